@@ -1,0 +1,1 @@
+"""SimpleTuner's parts, in layers: see documentation/ARCHITECTURE.md."""

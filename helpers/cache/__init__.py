@@ -1,0 +1,1 @@
+"""What has been encoded: content-addressed latents and text embeddings in sharded files."""

@@ -1,0 +1,68 @@
+"""How an option is declared: once, as a field of a frozen group, with all that anyone asks of it."""
+
+import dataclasses
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+DECLARATION = "declaration"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Declaration:
+    """What is known of an option beyond its name, type and default.
+
+    help: one sentence that says what the setting does, and its unit.
+    env: the name in `config.env`; empty where it is the flag's name in capitals.
+    choices: every value allowed; empty where the type says enough.
+    minimum, maximum: the bounds of a number, both included.
+    above: a bound of a number that is itself not allowed.
+    flags: further spellings accepted on the command line, without the dashes.
+    required: an error where nobody says a value.
+    """
+
+    help: str
+    env: str = ""
+    choices: tuple[str, ...] = ()
+    minimum: float | None = None
+    maximum: float | None = None
+    above: float | None = None
+    flags: tuple[str, ...] = ()
+    required: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Option:
+    """A declared option: the field's name is the flag (`--name`) and the attribute of its group."""
+
+    group: str
+    name: str
+    kind: type
+    optional: bool
+    default: Any
+    declaration: Declaration
+
+    @property
+    def env(self) -> str:
+        """The option's name in `config.env`."""
+        return self.declaration.env or self.name.upper()
+
+
+def setting(default: Any, *, help: str, **more: Any) -> Any:
+    """Declare an option as a dataclass field; `more` are the other fields of `Declaration`."""
+    return dataclasses.field(default=default, metadata={DECLARATION: Declaration(help=help, **more)})
+
+
+def declared(group: str, options: type) -> Iterator[Option]:
+    """Each option of the dataclass `options`, in the order written."""
+    for field in dataclasses.fields(options):
+        optional = not isinstance(field.type, type)
+        kind = next(t for t in field.type.__args__ if t is not type(None)) if optional else field.type  # type: ignore[union-attr]
+        yield Option(
+            group=group,
+            name=field.name,
+            kind=kind,  # type: ignore[arg-type]
+            optional=optional,
+            default=field.default,
+            declaration=field.metadata[DECLARATION],
+        )

@@ -1,0 +1,39 @@
+"""The whole of what a run was told: its option groups, frozen."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field, fields
+
+from helpers.config.declare import Option, declared
+from helpers.config.options.data import CacheOptions, DataOptions
+from helpers.config.options.model import LoraOptions, ModelOptions, PrecisionOptions, TextOptions
+from helpers.config.options.training import (
+    CheckpointOptions,
+    ObjectiveOptions,
+    OptimizerOptions,
+    RunOptions,
+)
+from helpers.config.options.validation import ValidationOptions
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunConfig:
+    """Every option's value, by group; below `train.py` a function is handed its own group only."""
+
+    model: ModelOptions = field(default_factory=ModelOptions)
+    precision: PrecisionOptions = field(default_factory=PrecisionOptions)
+    lora: LoraOptions = field(default_factory=LoraOptions)
+    text: TextOptions = field(default_factory=TextOptions)
+    data: DataOptions = field(default_factory=DataOptions)
+    cache: CacheOptions = field(default_factory=CacheOptions)
+    run: RunOptions = field(default_factory=RunOptions)
+    optimizer: OptimizerOptions = field(default_factory=OptimizerOptions)
+    objective: ObjectiveOptions = field(default_factory=ObjectiveOptions)
+    checkpoint: CheckpointOptions = field(default_factory=CheckpointOptions)
+    validation: ValidationOptions = field(default_factory=ValidationOptions)
+
+
+def all_options() -> Iterator[Option]:
+    """Every declared option, in the order of the groups."""
+    for group in fields(RunConfig):
+        assert isinstance(group.type, type)
+        yield from declared(group.name, group.type)

@@ -1,0 +1,125 @@
+"""The words that pictures are spoken of with: sizes, boxes, geometries, catalogs."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from helpers.storage.protocols import SourceStore
+
+
+class Size(NamedTuple):
+    """Width and height in pixels."""
+
+    width: int
+    height: int
+
+    def __str__(self) -> str:
+        return f"{self.width}x{self.height}"
+
+
+class Box(NamedTuple):
+    """A rectangle in pixels; right and bottom are not inside."""
+
+    left: int
+    top: int
+    right: int
+    bottom: int
+
+    @property
+    def size(self) -> Size:
+        return Size(self.right - self.left, self.bottom - self.top)
+
+
+@dataclass(frozen=True, slots=True)
+class Geometry:
+    """How an upright picture becomes training pixels: resized to `resize`, of which `crop` is kept."""
+
+    resize: Size
+    crop: Box
+
+    @property
+    def target(self) -> Size:
+        """The size trained on, which names the bucket."""
+        return self.crop.size
+
+
+@dataclass(frozen=True, slots=True)
+class ImageRecord:
+    """One picture of a data set; `size` is that of the upright picture, after EXIF's orientation."""
+
+    dataset_id: str
+    path: str
+    size_bytes: int
+    tag: str
+    size: Size
+    geometry: Geometry
+    captions: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Rejected:
+    """A picture that is not trained on, and why."""
+
+    path: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Bucket:
+    """The pictures of one data set that are trained on at one size."""
+
+    dataset_id: str
+    size: Size
+    images: NDArray[np.int64]
+    repeats: int
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Catalog:
+    """All of a data set that can be trained on, by column; image `i` is row `i`, ordered by path.
+
+    paths, tags: [N]; size_bytes: [N]; sizes: [N, 2] width and height, upright;
+    geometries: [N, 6] resize width and height, crop left, top, right and bottom;
+    captions_of: the captions of image `i`, one or more.
+    ignored: names of files that are no pictures or hidden, counted only.
+    """
+
+    dataset_id: str
+    source: SourceStore
+    repeats: int
+    paths: Sequence[str]
+    tags: Sequence[str]
+    size_bytes: NDArray[np.int64]
+    sizes: NDArray[np.int32]
+    geometries: NDArray[np.int32]
+    captions_of: Callable[[int], tuple[str, ...]]
+    rejected: tuple[Rejected, ...] = ()
+    ignored: int = 0
+    buckets: tuple[Bucket, ...] = field(default=())
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def geometry(self, index: int) -> Geometry:
+        """The geometry of image `index`."""
+        width, height, left, top, right, bottom = self.geometries[index].tolist()
+        return Geometry(resize=Size(width, height), crop=Box(left, top, right, bottom))
+
+    def record(self, index: int) -> ImageRecord:
+        """All that is known of image `index`."""
+        width, height = self.sizes[index].tolist()
+        return ImageRecord(
+            dataset_id=self.dataset_id,
+            path=self.paths[index],
+            size_bytes=int(self.size_bytes[index]),
+            tag=self.tags[index],
+            size=Size(width, height),
+            geometry=self.geometry(index),
+            captions=self.captions_of(index),
+        )

@@ -1,0 +1,56 @@
+"""The errors a person can cause and cure; anything else that is raised is a bug of ours.
+
+`train.py` shows a `UserError` as its message alone and exits with a status that is not 0.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, kw_only=True)
+class Problem:
+    """One thing wrong with what the user said: where, what, why, and the cure."""
+
+    option: str
+    value: str
+    reason: str
+    fix: str
+
+    def __str__(self) -> str:
+        said = f" = {self.value}" if self.value else ""
+        return f"{self.option}{said}\n    why:  {self.reason}\n    cure: {self.fix}"
+
+
+class UserError(Exception):
+    """A failure the user can cure; its message says how."""
+
+
+class ConfigError(UserError):
+    """Everything wrong with the settings, shown together."""
+
+    def __init__(self, problems: Sequence[Problem]) -> None:
+        assert problems, "a ConfigError lists at least one problem"
+        self.problems = tuple(problems)
+        count = "one setting needs" if len(self.problems) == 1 else f"{len(self.problems)} settings need"
+        lines = "\n".join(f"  {number}. {problem}" for number, problem in enumerate(self.problems, 1))
+        super().__init__(f"{count} a change before training can start:\n{lines}")
+
+
+class DataError(UserError):
+    """A data set that cannot be trained on as it is."""
+
+
+class CacheError(UserError):
+    """A cache that cannot be written or read."""
+
+
+class ModelError(UserError):
+    """A model that cannot be found, read or used."""
+
+
+class CheckpointError(UserError):
+    """A checkpoint that cannot be written, read or continued from."""
+
+
+class TrainingError(UserError):
+    """A run that cannot go on, such as a loss that is no longer a number."""

@@ -1,0 +1,1 @@
+"""How a model family encodes, predicts and renders; sees nothing of data, caches or training."""

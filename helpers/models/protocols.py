@@ -1,0 +1,152 @@
+"""What a model family must be able to do; a family is a value that holds functions, not a base class."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from helpers.config.options.model import ModelOptions, PrecisionOptions, TextOptions
+
+
+@dataclass(frozen=True, slots=True)
+class TextEmbedding:
+    """A caption as the model is given it: prompt_embeds [L, D], pooled [P]."""
+
+    prompt_embeds: Tensor
+    pooled: Tensor
+
+
+class TextEncoder(Protocol):
+    """One loaded text encoder with its tokenizer."""
+
+    def encode(self, captions: Sequence[str]) -> dict[str, Tensor]:
+        """Named outputs of each caption, first axis the captions, bf16 on the CPU.
+
+        A caption's rows do not depend on which others are encoded with it, nor on how many.
+        """
+        ...
+
+    def token_counts(self, captions: Sequence[str]) -> list[int]:
+        """Tokens of each caption before it is cut, special tokens included."""
+        ...
+
+
+class LatentEncoder(Protocol):
+    """A loaded VAE."""
+
+    def encode(self, pixels: Tensor) -> Tensor:
+        """Raw latents (no shift or scale) [B, C, h, w] in fp32 on the CPU, of uint8 RGB pixels [B, H, W, 3].
+
+        The mean of the posterior; a picture's latent does not depend on which others are encoded with it.
+        """
+        ...
+
+    def decode(self, latents: Tensor) -> Tensor:
+        """uint8 RGB pixels [B, H, W, 3] on the CPU, of raw latents [B, C, h, w]."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextPart:
+    """A text encoder that may be loaded: what its outputs depend on, and how to get it.
+
+    identity: a hash of all its outputs depend on besides the caption: weights, config, tokenizer, precision,
+    length and masking. batch_size: how many captions `encode` takes at once at best.
+    load: loads it on the device; the caller drops it again before loading another.
+    """
+
+    name: str
+    identity: str
+    batch_size: int
+    load: Callable[[], TextEncoder]
+
+
+@dataclass(frozen=True, kw_only=True)
+class LatentPart:
+    """A VAE that may be loaded; `identity` is a hash of its weights, config and number format.
+
+    Raw latents become the model's by (z - shift) * scale. `downscale`: pixels per latent pixel.
+    """
+
+    identity: str
+    shift: float
+    scale: float
+    channels: int
+    downscale: int
+    load: Callable[[], LatentEncoder]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelParts:
+    """Where a base model's parts are on this machine, read from its folder without loading weights.
+
+    variant: such as `SD3 medium` or `SD3.5 large`, by the transformer's config.
+    identity: a hash of the transformer's config and weights. flow_shift: of its own scheduler.
+    """
+
+    name: str
+    variant: str
+    identity: str
+    flow_shift: float
+    transformer: Path
+    vae: Path
+    scheduler: Path
+    text_encoders: tuple[Path, ...]
+    tokenizers: tuple[Path, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class RenderRequest:
+    """One validation picture: raw text embeddings, size in pixels, and the sampler's settings.
+
+    negative: None where `guidance` is 1 or less.
+    """
+
+    prompt: TextEmbedding
+    negative: TextEmbedding | None
+    width: int
+    height: int
+    steps: int
+    guidance: float
+    seed: int
+
+
+class Predict(Protocol):
+    """One forward pass of a family's denoiser."""
+
+    def __call__(self, denoiser: nn.Module, noisy: Tensor, sigmas: Tensor, prompt_embeds: Tensor, pooled: Tensor) -> Tensor:
+        """The predicted velocity [B, C, h, w] of `noisy` [B, C, h, w] at `sigmas` [B] in (0, 1]."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelFamily:
+    """Everything the trainer asks of a family of models.
+
+    locate: find the parts (downloading from the hub where a hub id is given); raises ModelError.
+    text_parts: the text encoders, in the order in which `assemble_text` wants their outputs.
+    assemble_text: one caption's outputs of every part -> TextEmbedding, bf16.
+    latent_part: the VAE.
+    load_denoiser: the frozen base on `device`, quantised as asked, in eval mode.
+    attach_lora: put an adapter in the loaded base (LoraOptions, seed) and return its trainable tensors by the names they
+    have in the exported file; zero of them raises ModelError.
+    render: raw latents [1, C, h, w] of a picture, from the denoiser as it is (see RenderRequest); the same
+    picture as the family's diffusers pipeline draws from the same seed.
+    save_lora, load_lora: the exported file, fp32 unless said, with alpha and metadata; load copies by name.
+    """
+
+    name: str
+    locate: Callable[[ModelOptions], ModelParts]
+    text_parts: Callable[[ModelParts, TextOptions, PrecisionOptions, torch.device], tuple[TextPart, ...]]
+    assemble_text: Callable[[Sequence[Mapping[str, Tensor]]], TextEmbedding]
+    latent_part: Callable[[ModelParts, PrecisionOptions, torch.device], LatentPart]
+    load_denoiser: Callable[[ModelParts, PrecisionOptions, torch.device], nn.Module]
+    enable_checkpointing: Callable[[nn.Module], None]
+    attach_lora: Callable[..., dict[str, nn.Parameter]]
+    predict: Predict
+    render: Callable[[nn.Module, ModelParts, RenderRequest], Tensor]
+    save_lora: Callable[..., Any]
+    load_lora: Callable[..., Any]

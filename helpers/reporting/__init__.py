@@ -1,0 +1,1 @@
+"""Who is told what happens: frozen events, and the listeners that show or send them."""

@@ -1,0 +1,1 @@
+"""Bytes by name, somewhere: sources that are only read, and folders that caches live in."""

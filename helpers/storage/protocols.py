@@ -1,0 +1,59 @@
+"""What a place for bytes must be able to do; a source has no way to write or delete in its type."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+
+@dataclass(frozen=True, slots=True)
+class Listed:
+    """One file of a store: its path from the store's root with forward slashes, and what changes when it does."""
+
+    path: str
+    size_bytes: int
+    tag: str
+
+
+class SourceStore(Protocol):
+    """Where a person's images and captions are; never written to."""
+
+    def list(self) -> Iterator[Listed]:
+        """Every file, in the order of their paths; raises DataError where the place cannot be read."""
+        ...
+
+    def read(self, path: str) -> bytes:
+        """A file's bytes; raises OSError where it cannot be read."""
+        ...
+
+    def read_start(self, path: str, length: int) -> bytes:
+        """The first `length` bytes of a file, or all of a shorter one; raises OSError."""
+        ...
+
+    def describe(self) -> str:
+        """The place in words, for messages; free of credentials."""
+        ...
+
+
+class CacheStore(Protocol):
+    """A folder of whole files: a file is there entirely or not at all."""
+
+    def sizes(self) -> dict[str, int]:
+        """The bytes of every complete file, by name; leftovers of a killed writer are not complete."""
+        ...
+
+    def local_path(self, name: str) -> Path:
+        """Where the file can be mapped into memory."""
+        ...
+
+    def write(self, name: str, content: bytes) -> None:
+        """Write a file under a temporary name, sync and rename it; raises CacheError naming the place."""
+        ...
+
+    def remove(self, name: str) -> None:
+        """Delete a file; it may be gone already."""
+        ...
+
+    def describe(self) -> str:
+        """The place in words, for messages; free of credentials."""
+        ...

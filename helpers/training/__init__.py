@@ -1,0 +1,1 @@
+"""The run itself: engine, state, step, loop, checkpoints, validation, export."""
