@@ -31,7 +31,7 @@ class StageAdvanced:
 
 @dataclass(frozen=True, kw_only=True)
 class StageFinished:
-    """The stage is over; peak_memory_bytes is the process's highest resident memory so far (and the device's)."""
+    """The stage is over; its highest resident memory (the process's so far, where the system can't tell) and the device's."""
 
     name: str
     seconds: float

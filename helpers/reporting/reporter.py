@@ -1,6 +1,7 @@
 """The one place events go to; a listener that fails is left out from then on, and the run goes on."""
 
 import logging
+import threading
 from collections.abc import Sequence
 from typing import Protocol
 
@@ -22,20 +23,22 @@ class Listener(Protocol):
 
 
 class Reporter:
-    """A listener that passes each event on to all of its listeners."""
+    """A listener that passes each event on to all of its listeners, one event at a time whichever thread tells it."""
 
     def __init__(self, listeners: Sequence[Listener] = ()) -> None:
+        self._turn = threading.RLock()
         self._listeners = list(listeners)
         self._failures: list[str] = []
 
     def hear(self, event: Event) -> None:
-        for listener in tuple(self._listeners):
-            try:
-                listener.hear(event)
-            except Exception as error:  # a listener may fail, the run may not
-                self._listeners.remove(listener)
-                self._failures.append(f"{type(listener).__name__} stopped reporting: {error!r}")
-                logger.warning(self._failures[-1])
+        with self._turn:
+            for listener in tuple(self._listeners):
+                try:
+                    listener.hear(event)
+                except Exception as error:  # a listener may fail, the run may not
+                    self._listeners.remove(listener)
+                    self._failures.append(f"{type(listener).__name__} stopped reporting: {error!r}")
+                    logger.warning(self._failures[-1])
 
     def close(self) -> None:
         """Close every listener, and say again which of them failed."""

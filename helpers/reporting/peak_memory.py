@@ -1,0 +1,56 @@
+"""How much memory a stretch of work needed at its highest, which a person with a small GPU wants to know of each stage.
+
+Linux can start its high-water mark anew (write "5" to /proc/self/clear_refs, see `man 5 proc`), so there the figure is
+the stretch's own. Elsewhere it is the highest of the process so far.
+"""
+
+import os
+import resource
+import sys
+from pathlib import Path
+
+KIBIBYTE = 1024
+PROCESS_FOLDER = Path("/proc/self")
+
+
+class PeakMemory:
+    """Watches this process's memory from the moment it is made; two at once share one high-water mark."""
+
+    def __init__(self, process_folder: Path = PROCESS_FOLDER) -> None:
+        self._status = process_folder / "status"
+        self._is_own = _start_anew(process_folder / "clear_refs")
+        cuda = _initialised_cuda()
+        if cuda is not None:
+            cuda.reset_peak_memory_stats()
+
+    def resident_bytes(self) -> int:
+        """The highest resident memory, of this stretch where the system can tell, else of the process so far."""
+        if self._is_own:
+            line = next(line for line in self._status.read_text().splitlines() if line.startswith("VmHWM:"))
+            return int(line.split()[1]) * KIBIBYTE
+        highest = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        return highest if sys.platform == "darwin" else highest * KIBIBYTE
+
+    def device_bytes(self) -> int:
+        """The most memory PyTorch had in use on the CUDA device; 0 where there is none in use."""
+        cuda = _initialised_cuda()
+        return 0 if cuda is None else cuda.max_memory_allocated()
+
+
+def _start_anew(clear_refs: Path) -> bool:
+    """Start the high-water mark anew; False where the system has no such thing or does not allow it."""
+    try:
+        descriptor = os.open(clear_refs, os.O_WRONLY)  # it can only be written, and must never be created
+    except OSError:
+        return False
+    try:
+        os.write(descriptor, b"5")
+    finally:
+        os.close(descriptor)
+    return True
+
+
+def _initialised_cuda():
+    """`torch.cuda` where the run already uses it; asking must neither import torch nor wake a device."""
+    torch = sys.modules.get("torch")
+    return torch.cuda if torch is not None and torch.cuda.is_initialized() else None

@@ -1,0 +1,98 @@
+"""A stage tells that it began, how far it is, and what it needed."""
+
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+
+from helpers.reporting.events import Event, StageAdvanced, StageFinished, StageStarted
+from helpers.reporting.peak_memory import PROCESS_FOLDER, PeakMemory
+from helpers.reporting.reporter import Reporter
+from helpers.reporting.stages import stage
+
+MEBIBYTE = 2**20
+
+
+class Notebook:
+    def __init__(self) -> None:
+        self.events: list[Event] = []
+
+    def hear(self, event: Event) -> None:
+        self.events.append(event)
+
+    def close(self) -> None:
+        pass
+
+
+def test_a_stage_tells_its_beginning_its_progress_and_its_end() -> None:
+    notebook = Notebook()
+    with stage(Reporter([notebook]), "encode images", total=5, unit="images") as advance:
+        advance()
+        advance(count=4)
+    started, first, second, finished = notebook.events
+    assert started == StageStarted(name="encode images", total=5, unit="images")
+    assert [first, second] == [
+        StageAdvanced(name="encode images", count=1),
+        StageAdvanced(name="encode images", count=4),
+    ]
+    assert isinstance(finished, StageFinished)
+    assert 0 <= finished.seconds < 5
+    assert finished.peak_memory_bytes > MEBIBYTE
+
+
+def test_work_that_raises_is_not_told_as_finished() -> None:
+    notebook = Notebook()
+    with pytest.raises(OSError, match="gone"), stage(Reporter([notebook]), "read", total=1, unit="files"):
+        raise OSError("gone")
+    assert [type(event) for event in notebook.events] == [StageStarted]
+
+
+@pytest.mark.skipif(not (PROCESS_FOLDER / "clear_refs").exists(), reason="this system keeps one high-water mark")
+def test_a_stage_is_not_charged_with_the_memory_of_the_one_before() -> None:
+    notebook = Notebook()
+    reporter = Reporter([notebook])
+    with stage(reporter, "large", total=1, unit="blocks"):
+        block = bytearray(200 * MEBIBYTE)
+        del block
+    with stage(reporter, "small", total=1, unit="blocks"):
+        pass
+    large, small = (event.peak_memory_bytes for event in notebook.events if isinstance(event, StageFinished))
+    assert large - small > 150 * MEBIBYTE
+
+
+@pytest.mark.parametrize("kind", ["missing", "refused"])
+def test_without_a_mark_of_its_own_the_process_peak_is_told(tmp_path: Path, kind: str) -> None:
+    if kind == "refused":
+        (tmp_path / "clear_refs").mkdir()
+    block = bytearray(64 * MEBIBYTE)
+    assert PeakMemory(tmp_path).resident_bytes() > len(block)
+
+
+def test_measuring_neither_imports_torch_nor_wakes_a_device() -> None:
+    import subprocess
+
+    code = "import sys; from helpers.reporting.peak_memory import PeakMemory as P; assert P().device_bytes() == 0; assert 'torch' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_threads_may_advance_a_stage_at_once() -> None:
+    inside, overlaps = 0, 0
+
+    class Counter(Notebook):
+        def hear(self, event: Event) -> None:
+            nonlocal inside, overlaps
+            inside += 1
+            overlaps += inside > 1
+            super().hear(event)
+            inside -= 1
+
+    counter = Counter()
+    with stage(Reporter([counter]), "read", total=400, unit="files") as advance:
+        threads = [threading.Thread(target=lambda: [advance() for _ in range(100)]) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    assert sum(isinstance(event, StageAdvanced) for event in counter.events) == 400
+    assert overlaps == 0
