@@ -4,7 +4,6 @@ Linux can start its high-water mark anew (write "5" to /proc/self/clear_refs, se
 the stretch's own. Elsewhere it is the highest of the process so far.
 """
 
-import os
 import resource
 import sys
 from pathlib import Path
@@ -39,14 +38,12 @@ class PeakMemory:
 
 def _start_anew(clear_refs: Path) -> bool:
     """Start the high-water mark anew; False where the system has no such thing or does not allow it."""
-    try:
-        descriptor = os.open(clear_refs, os.O_WRONLY)  # it can only be written, and must never be created
-    except OSError:
+    if not clear_refs.exists():
         return False
     try:
-        os.write(descriptor, b"5")
-    finally:
-        os.close(descriptor)
+        clear_refs.write_text("5")
+    except OSError:
+        return False
     return True
 
 
