@@ -40,7 +40,7 @@ def _unshifted_sigma(generator: torch.Generator, objective: ObjectiveOptions) ->
 
 
 def logit_normal(normal: Tensor, *, mean: float, std: float) -> Tensor:
-    """Logit-normal noise levels of standard normal draws: sigmoid(mean + std·normal) (eq. 19)."""
+    """Logit-normal noise levels of standard normal draws: sigmoid(mean + std·normal) (section 3.1)."""
     return torch.sigmoid(mean + std * normal)
 
 
@@ -63,7 +63,7 @@ def beta_2_2(uniform: Tensor) -> Tensor:
 
 
 def shifted(sigmas: Tensor, *, shift: float) -> Tensor:
-    """Noise levels moved up for larger images: s·σ / (1 + (s - 1)·σ) (eq. 23, s = sqrt(m / n))."""
+    """Noise levels moved up for larger images: s·σ / (1 + (s - 1)·σ) (section 5.3.2, with s = √(m / n))."""
     return shift * sigmas / (1 + (shift - 1) * sigmas)
 
 
@@ -107,7 +107,7 @@ def loss_weights(sigmas: Tensor, *, weighting: str) -> Tensor:
     """The weight of each sample's loss, fp32 [B], of sigmas [B] in (0, 1]; always finite.
 
     `sigma_sqrt`: 1 / σ², as diffusers' scripts mean the word, bounded at σ = 0.001 so that no sample outweighs a
-    whole run. `cosmap`: 2 / (π·(1 - 2σ + 2σ²)), the density of `cosmap` draws (eq. 22).
+    whole run. `cosmap`: 2 / (π·(1 - 2σ + 2σ²)), the density of `cosmap` draws (section 3.1).
     """
     match weighting:
         case "none":

@@ -1,0 +1,147 @@
+"""Which pictures come when, as a pure function of the buckets, the seed and the number of images in a batch.
+
+Each bucket is an endless stream: a permutation of its images, then another, one permutation a pass. A batch for all
+ranks together is a run of `batch_size * world_size` consecutive images of one bucket's stream, so it is always full and
+no image is left out because a bucket is small. By the end of `k` epochs a bucket of `n` images has given
+ceil(k·n·(1 + repeats) / (batch_size·world_size)) batches; an epoch's batches are those that are new in it, shuffled.
+"""
+
+from bisect import bisect_right
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+from numpy.typing import NDArray
+
+from helpers.batches.randomness import permutation
+from helpers.batches.types import Position
+from helpers.data.types import Bucket
+
+PASSES_KEPT = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One place in the order: which picture stands there, and the numbers that seed what is random about it.
+
+    bucket: index in the order's buckets. image: row of the data set's catalog. pass_number: how often the image's
+    bucket had been gone through before. slot: place in the batch of all ranks together.
+    """
+
+    bucket: int
+    dataset_id: str
+    image: int
+    pass_number: int
+    position: Position
+    slot: int
+
+
+@dataclass(frozen=True)
+class _Epoch:
+    """The batches of an epoch: the bucket of each, and which of that bucket's batches since the beginning it is."""
+
+    bucket: NDArray[np.int32]
+    number: NDArray[np.int64]
+
+
+class Order:
+    """The order of all samples of all epochs; two orders of equal arguments are equal.
+
+    Looking up a batch costs the same however many images there are; only the first batch of an epoch, and the first of
+    a bucket's pass, draw a permutation.
+    """
+
+    def __init__(self, buckets: Sequence[Bucket], *, seed: int, batch_size: int, world_size: int) -> None:
+        assert any(len(bucket) for bucket in buckets), "a catalog without images has been refused before"
+        self.buckets = tuple(buckets)
+        self.batch_size = batch_size
+        self.world_size = world_size
+        self._seed = seed
+        self._images_per_epoch = np.array([len(bucket) * (1 + bucket.repeats) for bucket in buckets], dtype=np.int64)
+        self._streams = tuple(_Stream(bucket, seed=seed) for bucket in self.buckets)
+        self._epoch = lru_cache(maxsize=1)(self._draw_epoch)
+
+    @property
+    def images_per_batch(self) -> int:
+        """Images in one batch of all ranks together."""
+        return self.batch_size * self.world_size
+
+    def batches_before(self, epoch: int) -> int:
+        """Batches of all epochs before `epoch`."""
+        return int(self._bucket_batches_before(epoch).sum())
+
+    def batches_in_epoch(self, epoch: int) -> int:
+        """Batches of `epoch`; 0 where earlier ones, being whole batches, have shown enough of every bucket."""
+        return self.batches_before(epoch + 1) - self.batches_before(epoch)
+
+    def batches_done(self, position: Position) -> int:
+        """Batches from the beginning to `position`."""
+        return self.batches_before(position.epoch) + position.batch
+
+    def position_after(self, batches: int) -> Position:
+        """Where the order stands after so many batches; never at the end of an epoch, but at the start of the next."""
+        last = batches * self.images_per_batch // int(self._images_per_epoch.sum()) + 1
+        epoch = bisect_right(range(last + 1), batches, key=self.batches_before) - 1
+        return Position(epoch=epoch, batch=batches - self.batches_before(epoch))
+
+    def following(self, position: Position) -> Position:
+        """The position one batch further."""
+        return self.position_after(self.batches_done(position) + 1)
+
+    def steps_in_epochs(self, epochs: int, *, accumulation: int) -> int:
+        """Optimiser steps, of `accumulation` batches each, after which `epochs` epochs are done or more."""
+        return -(-self.batches_before(epochs) // accumulation)
+
+    def batch_at(self, position: Position) -> tuple[Sample, ...]:
+        """The samples of all ranks, `images_per_batch` of them, in the order of their slots."""
+        epoch = self._epoch(position.epoch)
+        bucket = int(epoch.bucket[position.batch])
+        start = int(epoch.number[position.batch]) * self.images_per_batch
+        dataset_id = self.buckets[bucket].dataset_id
+        return tuple(
+            Sample(bucket, dataset_id, image, pass_number, position, slot)
+            for slot, (image, pass_number) in enumerate(self._streams[bucket].run(start, self.images_per_batch))
+        )
+
+    def batch_of_rank(self, position: Position, *, rank: int) -> tuple[Sample, ...]:
+        """The `batch_size` samples of `rank`: its slice of the batch of all ranks."""
+        return self.batch_at(position)[rank * self.batch_size : (rank + 1) * self.batch_size]
+
+    def _bucket_batches_before(self, epoch: int) -> NDArray[np.int64]:
+        """Batches of each bucket in all epochs before `epoch`."""
+        return -(-epoch * self._images_per_epoch // self.images_per_batch)
+
+    def _draw_epoch(self, epoch: int) -> _Epoch:
+        """Shuffle the buckets' batches among each other; each bucket's own come in the order of its stream."""
+        done = self._bucket_batches_before(epoch)
+        counts = self._bucket_batches_before(epoch + 1) - done
+        bucket = np.repeat(np.arange(len(counts), dtype=np.int32), counts)
+        order = permutation(len(bucket), seed=self._seed, purpose="order of batches", parts=(epoch,))
+        numbers_by_bucket = np.arange(len(bucket)) - np.repeat(np.cumsum(counts) - counts - done, counts)
+        bucket, number = bucket[order], np.empty(len(bucket), dtype=np.int64)
+        number[np.argsort(bucket, kind="stable")] = numbers_by_bucket
+        return _Epoch(bucket=bucket, number=number)
+
+
+class _Stream:
+    """A bucket's endless stream of images."""
+
+    def __init__(self, bucket: Bucket, *, seed: int) -> None:
+        self._bucket = bucket
+        self._seed = seed
+        self._pass = lru_cache(maxsize=PASSES_KEPT)(self._draw_pass)
+
+    def run(self, start: int, length: int) -> list[tuple[int, int]]:
+        """Places `start` to `start + length` of the stream: the image's row in the catalog and the pass's number."""
+        found: list[tuple[int, int]] = []
+        while len(found) < length:
+            pass_number, first = divmod(start + len(found), len(self._bucket))
+            places = self._pass(pass_number)[first : first + length - len(found)]
+            found += [(image, pass_number) for image in self._bucket.images[places].tolist()]
+        return found
+
+    def _draw_pass(self, pass_number: int) -> NDArray[np.int32]:
+        size = self._bucket.size
+        parts = (self._bucket.dataset_id, size.width, size.height, pass_number)
+        return permutation(len(self._bucket), seed=self._seed, purpose="order of images", parts=parts)
