@@ -1,0 +1,10 @@
+#!/usr/bin/env bash
+# Makes the environment and runs every check that needs no GPU: behaviour, layers, lint, types, sizes.
+#
+#   bash tests/run.sh                        everything
+#   bash tests/run.sh tests/unit/config -q   pytest's own arguments, for a part
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+bash install/setup.sh dev
+venv="${VENV_PATH:-${VIRTUAL_ENV:-.venv}}"
+exec "$venv/bin/python" -m pytest "$@"
