@@ -73,7 +73,11 @@ class Order:
 
     def batches_in_epoch(self, epoch: int) -> int:
         """Batches of `epoch`; 0 where earlier ones, being whole batches, have shown enough of every bucket."""
-        return self.batches_before(epoch + 1) - self.batches_before(epoch)
+        return sum(self.bucket_batches_in(epoch))
+
+    def bucket_batches_in(self, epoch: int) -> list[int]:
+        """Batches of each bucket in `epoch`."""
+        return (self._bucket_batches_before(epoch + 1) - self._bucket_batches_before(epoch)).tolist()
 
     def batches_done(self, position: Position) -> int:
         """Batches from the beginning to `position`."""
@@ -115,7 +119,7 @@ class Order:
     def _draw_epoch(self, epoch: int) -> _Epoch:
         """Shuffle the buckets' batches among each other; each bucket's own come in the order of its stream."""
         done = self._bucket_batches_before(epoch)
-        counts = self._bucket_batches_before(epoch + 1) - done
+        counts = np.array(self.bucket_batches_in(epoch))
         bucket = np.repeat(np.arange(len(counts), dtype=np.int32), counts)
         order = permutation(len(bucket), seed=self._seed, purpose="order of batches", parts=(epoch,))
         numbers_by_bucket = np.arange(len(bucket)) - np.repeat(np.cumsum(counts) - counts - done, counts)

@@ -30,10 +30,11 @@ def buckets_of_any_size(draw: st.DrawFn) -> list[Bucket]:
 
 
 batch_sizes, world_sizes, accumulations = st.integers(1, 8), st.integers(1, 2), st.integers(1, 4)
+START = Position()
 seeds, epochs = st.integers(0, 2**32), st.integers(1, 5)
 
 
-def walk(order: Order, batches: int, start: Position = Position()) -> list[tuple[Sample, ...]]:
+def walk(order: Order, batches: int, start: Position = START) -> list[tuple[Sample, ...]]:
     """The next `batches` batches of all ranks, one position after the other."""
     position, found = start, []
     for _ in range(batches):

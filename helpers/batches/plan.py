@@ -1,0 +1,59 @@
+"""What a run will do with each bucket, in numbers and in words, so that a person sees it before it costs an hour."""
+
+from dataclasses import dataclass
+
+from helpers.batches.order import Order
+from helpers.data.types import Size
+
+
+@dataclass(frozen=True, kw_only=True)
+class BucketPlan:
+    """One bucket's part in the first epoch.
+
+    batches, shown: batches of all ranks together, and pictures in them. images_per_batch: of all ranks together.
+    """
+
+    dataset_id: str
+    size: Size
+    images: int
+    repeats: int
+    batches: int
+    images_per_batch: int
+
+    @property
+    def shown(self) -> int:
+        return self.batches * self.images_per_batch
+
+    @property
+    def shown_early(self) -> int:
+        """Pictures shown beyond each image's due, to fill the last batch; the next epoch shows so many fewer."""
+        return self.shown - self.images * (1 + self.repeats)
+
+    def __str__(self) -> str:
+        pictures = "1 image" if self.images == 1 else f"{self.images:,} images"
+        repeated = f", each {1 + self.repeats} times" if self.repeats else ""
+        batches = "1 batch" if self.batches == 1 else f"{self.batches:,} batches"
+        return f"{self.dataset_id} {self.size}: {pictures}{repeated}, {batches}{self._filling()}"
+
+    def _filling(self) -> str:
+        if self.images < self.images_per_batch:
+            times = self.images_per_batch / self.images
+            return f"; fewer than the {self.images_per_batch} of a batch, which shows each {times:.3g} times"
+        if self.shown_early:
+            return f"; the last is filled with {self.shown_early} of the next epoch's"
+        return ""
+
+
+def first_epoch(order: Order) -> tuple[BucketPlan, ...]:
+    """The plan of each bucket, in the order's own order."""
+    return tuple(
+        BucketPlan(
+            dataset_id=bucket.dataset_id,
+            size=bucket.size,
+            images=len(bucket),
+            repeats=bucket.repeats,
+            batches=batches,
+            images_per_batch=order.images_per_batch,
+        )
+        for bucket, batches in zip(order.buckets, order.bucket_batches_in(0), strict=True)
+    )
