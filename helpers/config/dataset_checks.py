@@ -1,0 +1,113 @@
+"""What is wrong with data sets beyond single values: folders that are not there, keys that need one another."""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from helpers.config.dataset_entries import Entry
+from helpers.config.dataset_keys import SKIPPABLE
+from helpers.config.dataset_types import LocalDataset, TextEmbedsStore
+from helpers.config.suggestions import did_you_mean
+from helpers.errors import Problem
+
+MOST_MEGAPIXELS = 100.0
+"""More than any image model trains at: whoever says more has pixels in mind."""
+
+
+def check_datasets(
+    images: Sequence[tuple[Entry, LocalDataset | None]],
+    *,
+    text_entries: Sequence[Entry],
+    store: TextEmbedsStore | None,
+    output_dir: Path,
+) -> list[Problem]:
+    """Everything wrong with the data sets beyond single values; None stands for one that could not be read."""
+    text_ids = [entry.name for entry in text_entries]
+    problems: list[Problem] = []
+    for entry, dataset in images:
+        problems += _text_store(entry, text_ids=text_ids)
+        if dataset is not None:
+            problems += _folders(entry, dataset=dataset, store=store, output_dir=output_dir)
+            problems += _sizes(entry, dataset=dataset)
+            problems += _crops(entry, dataset=dataset)
+            problems += _captions(entry, dataset=dataset)
+    return problems
+
+
+def _text_store(entry: Entry, *, text_ids: Sequence[str]) -> Iterator[Problem]:
+    named = entry.said.get("text_embeds")
+    if named is None or (len(text_ids) == 1 and named == text_ids[0]):
+        return
+    if named in text_ids:
+        yield entry.problem("text_embeds", reason="a text store for one data set is not supported yet", fix="remove it")
+    else:
+        fix = did_you_mean(str(named), text_ids, otherwise="remove it, or add a text_embeds entry with this id")
+        yield entry.problem("text_embeds", reason="no text_embeds entry has this id", fix=fix)
+
+
+def _folders(
+    entry: Entry, *, dataset: LocalDataset, store: TextEmbedsStore | None, output_dir: Path
+) -> Iterator[Problem]:
+    images = dataset.instance_data_dir
+    if not images.is_dir():
+        reason = f"{images} is not a folder" if images.exists() else f"there is no folder {images}"
+        fix = "name the folder that holds the images; a relative path starts at OUTPUT_DIR"
+        yield entry.problem("instance_data_dir", reason=reason, fix=fix)
+    own = images.resolve()
+    if output_dir.resolve().is_relative_to(own):
+        reason = f"OUTPUT_DIR ({output_dir}) lies inside it, so the pictures drawn would be trained on"
+        yield entry.problem("instance_data_dir", reason=reason, fix="move the images, or OUTPUT_DIR, elsewhere")
+        return
+    if dataset.cache_dir_vae.resolve().is_relative_to(own):
+        reason = "it lies inside the image folder, where this program writes nothing"
+        yield entry.problem("cache_dir_vae", reason=reason, fix="name a folder outside instance_data_dir")
+    if store is not None and store.cache_dir.resolve().is_relative_to(own):
+        reason = f"the text store's cache_dir ({store.cache_dir}) lies inside it, where this program writes nothing"
+        yield entry.problem("instance_data_dir", reason=reason, fix="name a cache_dir outside of it")
+
+
+def _sizes(entry: Entry, *, dataset: LocalDataset) -> Iterator[Problem]:
+    largest, shrunk, smallest = dataset.maximum_image_size, dataset.target_downsample_size, dataset.minimum_image_size
+    if (largest is None) != (shrunk is None):
+        there, missing = "maximum_image_size", "target_downsample_size"
+        if largest is None:
+            there, missing = missing, there
+        yield entry.problem(there, reason=f"it has no meaning without {missing}", fix=f"say both, or remove {there}")
+    elif largest is not None and shrunk is not None and shrunk > largest:
+        reason = f"it is more than maximum_image_size ({largest:g}), so it would enlarge instead of shrink"
+        yield entry.problem("target_downsample_size", reason=reason, fix="say at most maximum_image_size")
+    if largest is not None and smallest is not None and smallest > largest:
+        reason = f"it is more than maximum_image_size ({largest:g}), so no image could be used"
+        yield entry.problem("minimum_image_size", reason=reason, fix="say less than maximum_image_size")
+    if dataset.resolution_type == "area" and dataset.resolution > MOST_MEGAPIXELS:
+        reason = f"resolution_type is area, so this asks for {dataset.resolution:g} megapixels"
+        yield entry.problem("resolution", reason=reason, fix='say 1.0, or "resolution_type": "pixel"')
+    edge = 1000 * dataset.resolution**0.5 if dataset.resolution_type == "area" else dataset.resolution
+    if edge < dataset.aspect_bucket_alignment:
+        reason = (
+            f"an edge of {edge:.0f} pixels is less than aspect_bucket_alignment ({dataset.aspect_bucket_alignment})"
+        )
+        unit = "megapixels" if dataset.resolution_type == "area" else "pixels"
+        yield entry.problem("resolution", reason=reason, fix=f"say a larger resolution, in {unit}")
+
+
+def _crops(entry: Entry, *, dataset: LocalDataset) -> Iterator[Problem]:
+    chosen = dataset.crop_aspect in ("random", "closest")
+    if dataset.crop and chosen and not dataset.crop_aspect_buckets:
+        reason = "it chooses among crop_aspect_buckets, which are missing"
+        yield entry.problem("crop_aspect", reason=reason, fix='add "crop_aspect_buckets": [0.75, 1.0, 1.5]')
+    skipped = dataset.skip_file_discovery.replace(",", " ").split()
+    for word in skipped:
+        if word not in SKIPPABLE:
+            fix = did_you_mean(word, SKIPPABLE, otherwise=f"say words of: {' '.join(SKIPPABLE)}")
+            yield entry.problem("skip_file_discovery", reason=f"{word} names nothing to skip", fix=fix)
+
+
+def _captions(entry: Entry, *, dataset: LocalDataset) -> Iterator[Problem]:
+    needed = {
+        "caption_strategy": dataset.caption_strategy == "instanceprompt",
+        "prepend_instance_prompt": dataset.prepend_instance_prompt,
+        "only_instance_prompt": dataset.only_instance_prompt,
+    }
+    for key, asks in needed.items():
+        if asks and not dataset.instance_prompt:
+            yield entry.problem(key, reason="it needs an instance prompt", fix='add "instance_prompt": "…"')

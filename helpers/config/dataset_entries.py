@@ -1,0 +1,209 @@
+"""One entry of the dataset file at a time: which kind it is, and its keys checked and filled in."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
+
+from helpers.config.dataset_keys import (
+    ACCEPTED_ONLY,
+    DATASET_TYPES,
+    EVERY_ENTRY,
+    LATER_IMAGE_KEYS,
+    LATER_TEXT_KEYS,
+    LATER_VALUES,
+    STORAGE_TYPES,
+    LaterKey,
+)
+from helpers.config.dataset_types import OUTPUT_DIR, LocalDataset, TextEmbedsStore
+from helpers.config.run_config import RunConfig
+from helpers.config.suggestions import did_you_mean
+from helpers.errors import Problem
+
+FROM_DATA_OPTIONS = (
+    "resolution",
+    "resolution_type",
+    "minimum_image_size",
+    "aspect_bucket_alignment",
+    "aspect_bucket_rounding",
+    "caption_strategy",
+    "instance_prompt",
+    "prepend_instance_prompt",
+    "only_instance_prompt",
+)
+
+KINDS = {
+    "bool_type": "true or false",
+    "int_type": "a whole number",
+    "float_type": "a number",
+    "string_type": "text in quotes",
+    "path_type": "a folder's name in quotes",
+    "is_instance_of": "a folder's name in quotes",
+    "tuple_type": "a list of numbers, such as [0.75, 1.0, 1.5]",
+    "string_too_short": "at least one letter",
+}
+"""pydantic's kinds of mistakes, and what is wanted instead."""
+
+UNQUOTED = ("bool_type", "int_type", "float_type")
+
+Kind = TypeVar("Kind", bound=BaseModel)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Entry:
+    """An entry as written, with what to call it in a message."""
+
+    file: str
+    name: str
+    said: dict[str, Any]
+
+    def problem(self, key: str, *, reason: str, fix: str) -> Problem:
+        """What is wrong with this entry's `key`."""
+        value = json.dumps(self.said[key], ensure_ascii=False) if key in self.said else ""
+        return Problem(option=f"{self.file}: entry {self.name}, key {key}", value=value, reason=reason, fix=fix)
+
+
+def sort_entries(said: list[Any], *, file: str, problems: list[Problem]) -> tuple[list[Entry], list[Entry]]:
+    """The enabled entries for images, and those for text embeddings; others become problems."""
+    images: list[Entry] = []
+    texts: list[Entry] = []
+    for number, each in enumerate(said, 1):
+        if not isinstance(each, dict):
+            fix = 'write it as { "id": …, … }'
+            problems.append(
+                Problem(option=f"{file}: entry {number}", value=str(each), reason="it is no object", fix=fix)
+            )
+            continue
+        name = each.get("id")
+        entry = Entry(file=file, name=name if isinstance(name, str) and name else f"number {number}", said=each)
+        if each.get("disabled") is True or each.get("disable") is True:
+            continue
+        if _usable(entry, problems=problems):
+            (texts if each.get("dataset_type") == "text_embeds" else images).append(entry)
+    _check_ids([*images, *texts], problems=problems)
+    return images, texts
+
+
+def read_image_entry(
+    entry: Entry, *, config: RunConfig, output_dir: Path, problems: list[Problem]
+) -> LocalDataset | None:
+    """The data set that `entry` describes; None where it says too little to be checked further.
+
+    A key with a wrong value counts as left out once it is told of, so that the other keys can be checked with it.
+    """
+    defaults: dict[str, Any] = {name: getattr(config.data, name) for name in FROM_DATA_OPTIONS}
+    defaults |= {
+        "vae_batch_size": config.cache.vae_batch_size,
+        "write_batch_size": config.cache.write_batch_size,
+        "cache_dir_vae": output_dir / "cache" / "vae" / entry.name,
+    }
+    said = _without_later(entry, later=LATER_IMAGE_KEYS, also=(*EVERY_ENTRY, *ACCEPTED_ONLY), problems=problems)
+    return _validated(LocalDataset, entry, said=said, defaults=defaults, output_dir=output_dir, problems=problems)
+
+
+def read_text_entry(
+    entry: Entry, *, config: RunConfig, output_dir: Path, problems: list[Problem]
+) -> TextEmbedsStore | None:
+    """The store that `entry` describes; None where it says too little."""
+    defaults: dict[str, Any] = {
+        "cache_dir": output_dir / "cache" / "text",
+        "write_batch_size": config.cache.write_batch_size,
+    }
+    if not isinstance(entry.said.get("default", True), bool):
+        problems.append(entry.problem("default", reason="it must be true or false", fix="write it without quotes"))
+    said = _without_later(entry, later=LATER_TEXT_KEYS, also=(*EVERY_ENTRY, "default"), problems=problems)
+    return _validated(TextEmbedsStore, entry, said=said, defaults=defaults, output_dir=output_dir, problems=problems)
+
+
+def _usable(entry: Entry, *, problems: list[Problem]) -> bool:
+    """Whether the entry is of a kind that is built; tells of what it says about itself wrongly."""
+    said, before = entry.said, len(problems)
+    flags = [key for key in ("disabled", "disable", "preserve_data_backend_cache") if key in said]
+    problems += [
+        entry.problem(key, reason="it must be true or false", fix="write it without quotes")
+        for key in flags
+        if not isinstance(said[key], bool)
+    ]
+    known = {"type": STORAGE_TYPES, "dataset_type": DATASET_TYPES}
+    if "type" not in said:
+        problems.append(entry.problem("type", reason="it is missing", fix='say "type": "local"'))
+    for key, choices in known.items():
+        value = said.get(key, choices[0])
+        if value not in choices:
+            fix = did_you_mean(str(value), choices, otherwise=f"say one of {', '.join(choices)}")
+            problems.append(entry.problem(key, reason="there is no such kind", fix=fix))
+        elif (key, value) in LATER_VALUES:
+            problems.append(entry.problem(key, reason="not supported yet", fix=LATER_VALUES[key, value]))
+    return len(problems) == before
+
+
+def _check_ids(entries: list[Entry], *, problems: list[Problem]) -> None:
+    seen: set[str] = set()
+    for entry in entries:
+        if entry.name in seen:
+            problems.append(entry.problem("id", reason="two entries have this id", fix="give each entry its own"))
+        seen.add(entry.name)
+
+
+def _without_later(
+    entry: Entry, *, later: dict[str, LaterKey], also: tuple[str, ...], problems: list[Problem]
+) -> dict[str, Any]:
+    """The keys that are left for the entry's own type, once those of later and of every entry are dealt with."""
+    left: dict[str, Any] = {}
+    for key, value in entry.said.items():
+        if key in also:
+            continue
+        if key in later:
+            if not any(value is each or (value == each and type(value) is type(each)) for each in later[key].harmless):
+                problems.append(entry.problem(key, reason=later[key].reason, fix=later[key].fix))
+        elif isinstance(value, str) and (key, value) in LATER_VALUES:
+            problems.append(entry.problem(key, reason="not supported yet", fix=LATER_VALUES[key, value]))
+        else:
+            left[key] = value
+    return left
+
+
+def _validated(
+    kind: type[Kind],
+    entry: Entry,
+    *,
+    said: dict[str, Any],
+    defaults: dict[str, Any],
+    output_dir: Path,
+    problems: list[Problem],
+) -> Kind | None:
+    context = {OUTPUT_DIR: output_dir}
+    try:
+        return kind.model_validate(defaults | said, context=context)
+    except ValidationError as error:
+        details = error.errors(include_url=False, include_context=True)
+    known = (*kind.model_fields, *EVERY_ENTRY, *ACCEPTED_ONLY, *LATER_IMAGE_KEYS)
+    wrong = {str(each["loc"][0]): each for each in details}
+    for key, detail in wrong.items():
+        problems.append(entry.problem(key, **_words(key, detail=detail, known=known)))
+    try:
+        return kind.model_validate(defaults | {k: v for k, v in said.items() if k not in wrong}, context=context)
+    except ValidationError:
+        return None
+
+
+def _words(key: str, *, detail: ErrorDetails, known: tuple[str, ...]) -> dict[str, str]:
+    """The reason and the cure for one of pydantic's findings."""
+    if detail["type"] == "extra_forbidden":
+        return {"reason": "there is no such key", "fix": did_you_mean(key, known, otherwise="remove it")}
+    if detail["type"] == "missing":
+        return {"reason": "it is missing", "fix": f'add "{key}": …'}
+    if detail["type"] == "literal_error":
+        choices = detail["ctx"]["expected"].replace("'", "") if "ctx" in detail else ""
+        words = choices.replace(" or ", ", ").split(", ")
+        return {
+            "reason": "there is no such choice",
+            "fix": did_you_mean(str(detail["input"]), words, otherwise=f"say {choices}"),
+        }
+    wanted = KINDS.get(detail["type"]) or detail["msg"].removeprefix("Input should be ")
+    quoted = isinstance(detail["input"], str) and detail["type"] in UNQUOTED
+    fix = "write it without quotes" if quoted else f"write {wanted}"
+    return {"reason": f"it must be {wanted}", "fix": fix}

@@ -1,0 +1,59 @@
+"""Keys of the dataset file that this program knows of but that are no field of a local data set."""
+
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True, kw_only=True)
+class LaterKey:
+    """A key of which only the values that ask for nothing are accepted so far.
+
+    harmless: those values; `reason` and `fix` are told for any other.
+    """
+
+    harmless: tuple[Any, ...]
+    reason: str = "not supported yet"
+    fix: str = "leave this key out"
+
+
+EVERY_ENTRY = ("type", "dataset_type", "disabled", "disable", "preserve_data_backend_cache")
+"""Keys that are read before an entry's own; the last keeps caches, which are always kept here."""
+
+ACCEPTED_ONLY = ("hash_filenames", "text_embeds")
+"""Keys of an image entry that change nothing: cached files carry hashes as names in any case."""
+
+DATASET_TYPES = ("image", "text_embeds", "image_embeds", "eval")
+STORAGE_TYPES = ("local", "aws", "csv", "huggingface")
+SKIPPABLE = ("vae", "aspect", "metadata", "text")
+"""The words of `skip_file_discovery`."""
+
+LATER_IMAGE_KEYS = {
+    "probability": LaterKey(harmless=(1, 1.0), fix="leave this key out, or say `repeats`"),
+    "ignore_epochs": LaterKey(harmless=(0, None)),
+    "max_num_samples": LaterKey(harmless=(None,), fix="leave this key out, or train on a folder of fewer images"),
+    "is_regularisation_data": LaterKey(harmless=(False,)),
+    "vae_cache_clear_each_epoch": LaterKey(harmless=(False,)),
+    "parquet": LaterKey(harmless=(None,)),
+    "image_embeds": LaterKey(harmless=(None,), fix="say `cache_dir_vae` instead"),
+    "conditioning_data": LaterKey(
+        harmless=(None, ""), reason="conditioning images train a ControlNet, which is no part of this program"
+    ),
+}
+
+LATER_TEXT_KEYS = {
+    "caption_filter_list": LaterKey(harmless=(None, "", []), fix="leave this key out, and filter the captions' files"),
+}
+
+LATER_VALUES = {
+    ("crop_style", "face"): "say center, random or corner",
+    ("caption_strategy", "parquet"): "say filename, textfile or instanceprompt",
+    ("caption_strategy", "csv"): "say filename, textfile or instanceprompt",
+    ("caption_strategy", "huggingface"): "say filename, textfile or instanceprompt",
+    ("metadata_backend", "parquet"): 'say "json": each image\'s header is read once, and remembered',
+    ("type", "aws"): 'copy the images into a folder and say "type": "local"',
+    ("type", "csv"): 'download the images into a folder and say "type": "local"',
+    ("type", "huggingface"): 'write the images into a folder and say "type": "local"',
+    ("dataset_type", "image_embeds"): "remove the entry, and say `cache_dir_vae` in the images' entry",
+    ("dataset_type", "eval"): 'remove the entry, or say "disabled": true',
+}
+"""Values that are promised but not built yet, and what to say in their place."""

@@ -1,0 +1,81 @@
+"""What an entry of the dataset file may say, with every value's kind; unknown keys and near-kinds are errors."""
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo
+
+OUTPUT_DIR = "output_dir"
+"""The key of the validation context that names the folder relative paths start at."""
+
+
+def _absolute(said: Any, info: ValidationInfo) -> Any:
+    """A path as written, as an absolute one."""
+    if isinstance(said, str) and said:
+        start = (info.context or {}).get(OUTPUT_DIR, Path.cwd())
+        return Path(start / Path(said).expanduser()).absolute()
+    return said
+
+
+def _american(said: Any) -> Any:
+    return "center" if said == "centre" else said
+
+
+def _joined(said: Any) -> Any:
+    return "instanceprompt" if said == "instance_prompt" else said
+
+
+def _discovered(said: Any) -> Any:
+    return "discovery" if said == "json" else said
+
+
+Folder = Annotated[Path, BeforeValidator(_absolute)]
+Positive = Annotated[float, Field(gt=0)]
+Count = Annotated[int, Field(ge=1)]
+
+
+class LocalDataset(BaseModel):
+    """A folder of images and what is made of them; what the entry left out is filled in from the options.
+
+    Sizes (`resolution`, `minimum_image_size`, …) are in the unit of `resolution_type`.
+    """
+
+    model_config = ConfigDict(frozen=True, strict=True, extra="forbid", allow_inf_nan=False)
+
+    id: str = Field(min_length=1)
+    instance_data_dir: Folder
+    cache_dir_vae: Folder
+    crop: bool = False
+    crop_aspect: Literal["square", "preserve", "random", "closest"] = "square"
+    crop_style: Annotated[Literal["center", "random", "corner"], BeforeValidator(_american)] = "center"
+    crop_aspect_buckets: tuple[Positive, ...] = Field(default=(), strict=False)
+    resolution: Positive = 1.0
+    resolution_type: Literal["area", "pixel", "pixel_area"] = "area"
+    minimum_image_size: Annotated[float, Field(ge=0)] | None = None
+    maximum_image_size: Positive | None = None
+    target_downsample_size: Positive | None = None
+    aspect_bucket_alignment: Annotated[int, Field(ge=16, multiple_of=16)] = 64
+    aspect_bucket_rounding: Annotated[int, Field(ge=1, le=9)] = 2
+    repeats: Annotated[int, Field(ge=0)] = 0
+    caption_strategy: Annotated[Literal["filename", "textfile", "instanceprompt"], BeforeValidator(_joined)] = (
+        "filename"
+    )
+    instance_prompt: str | None = None
+    prepend_instance_prompt: bool = False
+    only_instance_prompt: bool = False
+    caption_fallback: bool = False
+    metadata_backend: Annotated[Literal["discovery"], BeforeValidator(_discovered)] = "discovery"
+    write_batch_size: Count = 128
+    vae_batch_size: Count = 4
+    scan_for_errors: bool = False
+    skip_file_discovery: str = ""
+
+
+class TextEmbedsStore(BaseModel):
+    """The folder in which encoded captions are kept."""
+
+    model_config = ConfigDict(frozen=True, strict=True, extra="forbid", allow_inf_nan=False)
+
+    id: str = Field(min_length=1)
+    cache_dir: Folder
+    write_batch_size: Count = 128

@@ -1,0 +1,120 @@
+"""From the dataset file to data sets with every value filled in, or to everything wrong with the file at once."""
+
+import json
+from dataclasses import dataclass
+from functools import partial
+from json import JSONDecodeError
+from pathlib import Path
+from typing import Any
+
+from helpers.config.dataset_checks import check_datasets
+from helpers.config.dataset_entries import Entry, read_image_entry, read_text_entry, sort_entries
+from helpers.config.dataset_types import LocalDataset, TextEmbedsStore
+from helpers.config.run_config import RunConfig
+from helpers.errors import ConfigError, Problem
+
+__all__ = ["DatasetFile", "LocalDataset", "TextEmbedsStore", "dataset_file_path", "load_datasets", "read_datasets"]
+
+FILE_NAME = "multidatabackend.json"
+CONFIG_FOLDER = Path(__file__).resolve().parents[2] / "config"
+
+
+@dataclass(frozen=True, kw_only=True)
+class DatasetFile:
+    """What the dataset file asks to train on, and where encoded captions are kept."""
+
+    images: tuple[LocalDataset, ...]
+    text_embeds: TextEmbedsStore
+
+
+def load_datasets(config: RunConfig) -> DatasetFile:
+    """The run's data sets. Raises ConfigError, listing every problem, where the file cannot be used."""
+    datasets, problems = read_datasets(config)
+    if datasets is None:
+        raise ConfigError(problems)
+    return datasets
+
+
+def dataset_file_path(config: RunConfig) -> Path:
+    """The dataset file: the one named, else the output folder's, else the configuration folder's."""
+    if config.data.data_backend_config:
+        return Path(config.data.data_backend_config).expanduser()
+    in_output = Path(config.run.output_dir).expanduser() / FILE_NAME
+    in_config = CONFIG_FOLDER / FILE_NAME
+    return in_config if in_config.is_file() and not in_output.is_file() else in_output
+
+
+def read_datasets(config: RunConfig) -> tuple[DatasetFile | None, list[Problem]]:
+    """The data sets, or None and all that is wrong with them."""
+    path = dataset_file_path(config)
+    output_dir = Path(config.run.output_dir).expanduser().absolute()
+    said, problems = _read_list(path)
+    if said is None:
+        return None, problems
+    image_entries, text_entries = sort_entries(said, file=path.name, problems=problems)
+    read = partial(read_image_entry, config=config, output_dir=output_dir, problems=problems)
+    images = [(entry, read(entry)) for entry in image_entries]
+    store = _text_store(text_entries, file=path.name, config=config, output_dir=output_dir, problems=problems)
+    problems += check_datasets(images, text_entries=text_entries, store=store, output_dir=output_dir)
+    if not image_entries and not problems:
+        reason = "no entry names images to train on, or all of them are disabled"
+        fix = 'add an entry with "id", "type": "local" and "instance_data_dir"'
+        problems.append(Problem(option=path.name, value="", reason=reason, fix=fix))
+    if problems or store is None:
+        return None, problems
+    return DatasetFile(images=tuple(each for _, each in images if each is not None), text_embeds=store), []
+
+
+def _text_store(
+    entries: list[Entry], *, file: str, config: RunConfig, output_dir: Path, problems: list[Problem]
+) -> TextEmbedsStore | None:
+    """The store to use: the only entry's, the one marked as the default, or the output folder's own."""
+    read = partial(read_text_entry, config=config, output_dir=output_dir, problems=problems)
+    stores = [read(entry) for entry in entries]
+    marked = [store for entry, store in zip(entries, stores, strict=True) if entry.said.get("default") is True]
+    if len(entries) > 1 and len(marked) != 1:
+        names = ", ".join(entry.name for entry in entries)
+        reason = f"of several text_embeds entries exactly one is the default, but {len(marked)} say so"
+        fix = 'say "default": true in one of them only'
+        problems.append(Problem(option=f"{file}: entries {names}, key default", value="", reason=reason, fix=fix))
+    if not entries:
+        unsaid = Entry(file=file, name="text-embeds", said={"id": "text-embeds"})
+        return read(unsaid)
+    return (marked or stores)[0]
+
+
+def _read_list(path: Path) -> tuple[list[Any] | None, list[Problem]]:
+    """The file's JSON list as it stands, or None and why it cannot be read."""
+
+    def problem(reason: str, fix: str) -> tuple[None, list[Problem]]:
+        return None, [Problem(option="DATALOADER_CONFIG", value=str(path), reason=reason, fix=fix)]
+
+    try:
+        said = json.loads(path.read_bytes(), object_pairs_hook=_object)
+    except FileNotFoundError:
+        return problem("there is no such file", f"write it there ({CONFIG_FOLDER.name}/{FILE_NAME}.example shows how)")
+    except OSError as error:
+        return problem(f"it cannot be read: {error.strerror}", "name a file that this user may read")
+    except JSONDecodeError as error:
+        place = f"line {error.lineno}, column {error.colno}"
+        return problem(f"it is not JSON: {error.msg} ({place})", f"mend {place}; a comma too many or a missing one?")
+    except UnicodeDecodeError as error:
+        return problem(f"it is not UTF-8 text ({error.reason} at byte {error.start})", "save the file as UTF-8")
+    except RepeatedKey as error:
+        return problem(f'the key "{error}" stands twice in one entry', "remove one of the two")
+    if not isinstance(said, list):
+        return problem("it does not hold a list of entries", "put the entries between [ and ]")
+    return said, []
+
+
+class RepeatedKey(Exception):
+    """One entry says one key twice, so one of the two would be lost."""
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for key, value in pairs:
+        if key in found:
+            raise RepeatedKey(key)
+        found[key] = value
+    return found
