@@ -1,0 +1,124 @@
+"""Encodes every picture once by the VAE, so that training neither decodes pictures nor loads the VAE."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from helpers.cache.keys import latent_key, latent_keys
+from helpers.cache.pipeline import LATENT_OUTPUT, Batch, encode_batches, read_pixels
+from helpers.cache.release import release_device_memory
+from helpers.cache.store import open_tensors
+from helpers.cache.upkeep import open_and_check
+from helpers.cache.writer import ShardWriter
+from helpers.data.types import Catalog, Rejected
+from helpers.errors import CacheError
+from helpers.models.protocols import LatentPart
+from helpers.ranks import Ranks
+from helpers.reporting.reporter import Reporter
+from helpers.reporting.stages import stage
+from helpers.storage.protocols import CacheStore
+
+
+class LatentCache:
+    """Reads a data set's latents; opened after `fill_latent_cache`, with the catalog that is trained on."""
+
+    def __init__(self, store: CacheStore, *, catalog: Catalog, part: LatentPart) -> None:
+        self._tensors = open_tensors(store)
+        self._catalog = catalog
+        self._part = part
+
+    def latents(self, index: int) -> Tensor:
+        """Image `index`'s latents as the model wants them, (z - shift) * scale, [C, h, w] in fp32.
+
+        Raises CacheError for an image that was not cached.
+        """
+        record = self._catalog.record(index)
+        try:
+            raw = self._tensors.read(latent_key(record, vae_identity=self._part.identity))[LATENT_OUTPUT]
+        except KeyError as error:
+            raise CacheError(
+                f"{record.path} of data set {record.dataset_id} is not in the latent cache "
+                f"{self._tensors.store.describe()}, which was changed during the run. "
+                "Start again: what is missing is encoded."
+            ) from error
+        target = record.geometry.target
+        expected = (self._part.channels, target.height // self._part.downscale, target.width // self._part.downscale)
+        assert raw.shape == expected, (
+            f"the key of {record.path} led to latents {tuple(raw.shape)} in place of {expected}"
+        )
+        return (raw.float() - self._part.shift) * self._part.scale
+
+
+def fill_latent_cache(
+    catalog: Catalog,
+    *,
+    part: LatentPart,
+    store: CacheStore,
+    vae_batch_size: int,
+    write_batch_size: int,
+    workers: int,
+    ranks: Ranks,
+    reporter: Reporter,
+    scan_for_errors: bool = False,
+) -> tuple[Rejected, ...]:
+    """Encode what the cache lacks of a catalog; returns the pictures that turned out unreadable, the same on all ranks.
+
+    The VAE is loaded only where something is missing, and dropped again. Ranks divide the pictures. `workers` threads
+    read and decode. Returns when everything is on disk. Raises CacheError where a picture's latents are no numbers, do
+    not fit in memory, or cannot be written.
+    """
+    keys = latent_keys(catalog, vae_identity=part.identity)
+
+    def describe(key: str) -> str | None:
+        hits = (keys == key.encode()).nonzero()[0]
+        return f"{catalog.paths[hits[0]]} of data set {catalog.dataset_id}" if len(hits) else None
+
+    tensors = open_and_check(store, scan_for_errors=scan_for_errors, describe=describe, ranks=ranks, reporter=reporter)
+    mine = np.arange(ranks.rank, len(catalog), ranks.world_size)
+    todo = mine[tensors.missing(keys[mine])]
+    rejected: dict[int, str] = {}
+    if len(todo):
+        with (
+            stage(reporter, f"encode images of {catalog.dataset_id}", total=len(todo), unit="images") as advance,
+            ShardWriter(store, rank=ranks.rank, write_batch_size=write_batch_size) as writer,
+        ):
+            batches = _batches(catalog, todo, size=vae_batch_size)
+            rejected = encode_batches(
+                batches,
+                catalog=catalog,
+                keys=keys,
+                part=part,
+                writer=writer,
+                workers=workers,
+                reporter=reporter,
+                advance=advance,
+            )
+        release_device_memory()
+    ranks.wait()
+    tensors = open_tensors(store)
+    if ranks.rank == 0:
+        tensors.tidy()
+    unmade = tensors.missing(keys).nonzero()[0].tolist()
+    return tuple(_rejected(catalog, index, rejected.get(index)) for index in unmade)
+
+
+def _rejected(catalog: Catalog, index: int, reason: str | None) -> Rejected:
+    """Why an image has no latents; what another rank met is met again here."""
+    if reason is None:
+        found = read_pixels(catalog, index)
+        reason = found.reason if isinstance(found, Rejected) else "its latents could not be kept"
+    return Rejected(path=catalog.paths[index], reason=reason)
+
+
+def _batches(catalog: Catalog, indices: NDArray[np.int64], *, size: int) -> Sequence[Batch]:
+    """Images in runs of at most `size` of one target size each, otherwise in the catalog's order."""
+    edges = catalog.geometries[indices]
+    targets = np.stack([edges[:, 4] - edges[:, 2], edges[:, 5] - edges[:, 3]], axis=1)
+    _, groups = np.unique(targets, axis=0, return_inverse=True)
+    batches: list[Batch] = []
+    for group in range(int(groups.max()) + 1):
+        members = indices[groups == group].tolist()
+        batches += [tuple(members[first : first + size]) for first in range(0, len(members), size)]
+    return batches

@@ -1,0 +1,155 @@
+"""A shard is one safetensors file of many entries, each with a checksum; its header is the truth about what it holds.
+
+An entry is a key and the tensors under it. In the file a tensor is called `key/output`, or, where it is compressed,
+`key/output/planes/77x4096` with the shape it had. The checksum covers a tensor's name, format, shape and bytes.
+"""
+
+import json
+import math
+import mmap
+import zlib
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from helpers.cache.planes import pack, unpack
+
+SUFFIX = ".safetensors"
+FORMATS = {"F16": torch.float16, "BF16": torch.bfloat16, "U8": torch.uint8}
+NAMES = {dtype: name for name, dtype in FORMATS.items()}
+
+
+class DamagedShard(Exception):
+    """A shard that does not hold what its header says; the message says how."""
+
+
+class RawTensor(NamedTuple):
+    """A tensor as it lies in a shard."""
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    content: bytes
+
+    @property
+    def checksum(self) -> int:
+        description = f"{self.name} {self.dtype} {self.shape}".encode()
+        return zlib.crc32(self.content, zlib.crc32(description))
+
+
+class PlacedTensor(NamedTuple):
+    """Where in a shard a tensor lies, in bytes from the file's beginning, and the checksum it was written with."""
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    start: int
+    stop: int
+    checksum: int
+
+    @property
+    def key(self) -> str:
+        return self.name[:32]
+
+
+class Layout(NamedTuple):
+    """What the bytes of one output of an entry mean."""
+
+    output: str
+    dtype: str
+    shape: tuple[int, ...]
+    packed: bool
+
+
+def raw_tensors(key: str, tensors: Mapping[str, Tensor], *, compress: bool) -> list[RawTensor]:
+    """An entry's tensors (on the CPU, fp16 or bf16; only bf16 can be compressed) as they are written."""
+    raw = []
+    for output, tensor in tensors.items():
+        if compress:
+            content = pack(tensor)
+            shape = "x".join(map(str, tensor.shape))
+            raw.append(RawTensor(f"{key}/{output}/planes/{shape}", "U8", (len(content),), content))
+        else:
+            content = tensor.contiguous().view(torch.uint8).numpy().tobytes()
+            raw.append(RawTensor(f"{key}/{output}", NAMES[tensor.dtype], tuple(tensor.shape), content))
+    return raw
+
+
+def shard_bytes(tensors: Sequence[RawTensor]) -> bytes:
+    """A whole shard."""
+    header: dict[str, object] = {
+        "__metadata__": {"format": "pt", "crc32": "".join(f"{tensor.checksum:08x}" for tensor in tensors)}
+    }
+    end = 0
+    for tensor in tensors:
+        start, end = end, end + len(tensor.content)
+        header[tensor.name] = {"dtype": tensor.dtype, "shape": tensor.shape, "data_offsets": [start, end]}
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    return b"".join([len(text).to_bytes(8, "little"), text, *(tensor.content for tensor in tensors)])
+
+
+def read_header(path: Path) -> list[PlacedTensor]:
+    """What a shard holds; raises DamagedShard where it is cut short or its header cannot be read, or OSError."""
+    with path.open("rb") as file:
+        size = file.seek(0, 2)
+        file.seek(0)
+        length = int.from_bytes(file.read(8), "little")
+        if size < 8 or 8 + length > size:
+            raise DamagedShard(f"is cut short: {size} bytes do not even hold its header")
+        text = file.read(length)
+    try:
+        placed = _placed(json.loads(text), data_start=8 + length)
+    except (ValueError, LookupError, TypeError, AttributeError) as error:
+        raise DamagedShard("has a header that cannot be read") from error
+    expected = placed[-1].stop if placed else 8 + length
+    if expected != size:
+        raise DamagedShard(f"is cut short or too long: it has {size} of {expected} bytes")
+    return placed
+
+
+def _placed(header: dict, *, data_start: int) -> list[PlacedTensor]:
+    """The header's tensors in the order of their bytes; any of many errors where it makes no sense."""
+    checksums = header.pop("__metadata__")["crc32"]
+    placed, end = [], 0
+    for number, (name, entry) in enumerate(header.items()):
+        dtype, shape, (start, stop) = entry["dtype"], tuple(entry["shape"]), entry["data_offsets"]
+        if start != end or stop - start != math.prod(shape) * FORMATS[dtype].itemsize or name[32] != "/":
+            raise ValueError(f"{name} does not fit its place")
+        layout_of(name, dtype=dtype, shape=shape)
+        checksum = int(checksums[8 * number : 8 * number + 8], 16)
+        placed.append(PlacedTensor(name, dtype, shape, data_start + start, data_start + stop, checksum))
+        end = stop
+    return placed
+
+
+def layout_of(name: str, *, dtype: str, shape: tuple[int, ...]) -> Layout:
+    """What a tensor of this name in a shard means; raises ValueError for a name that is not ours."""
+    output, _, rest = name[33:].partition("/planes/")
+    if not rest:
+        return Layout(output, dtype, shape, packed=False)
+    return Layout(output, "BF16", tuple(int(edge) for edge in rest.split("x")), packed=True)
+
+
+def read_tensor(path: Path, *, start: int, length: int, layout: Layout) -> Tensor:
+    """One tensor of a shard, straight from the mapped file unless it is compressed.
+
+    The tensor keeps its own mapping alive: it outlives the file's name, and changing it does not change the file.
+    """
+    first_page = start - start % mmap.ALLOCATIONGRANULARITY
+    with path.open("rb") as file:
+        mapped = mmap.mmap(file.fileno(), start - first_page + length, access=mmap.ACCESS_COPY, offset=first_page)
+    if layout.packed:
+        return unpack(mapped[start - first_page :], shape=layout.shape)
+    dtype = FORMATS[layout.dtype]
+    count = length // dtype.itemsize
+    return torch.frombuffer(mapped, dtype=dtype, count=count, offset=start - first_page).reshape(layout.shape)
+
+
+def read_raw(path: Path, placed: Iterable[PlacedTensor]) -> list[RawTensor]:
+    """Tensors of a shard as they were written, damaged or not."""
+    content = path.read_bytes()
+    return [RawTensor(one.name, one.dtype, one.shape, content[one.start : one.stop]) for one in placed]
