@@ -17,8 +17,11 @@ class Declaration:
     choices: every value allowed; empty where the type says enough.
     minimum, maximum: the bounds of a number, both included.
     above: a bound of a number that is itself not allowed.
+    multiple_of: what a whole number must be a multiple of.
     flags: further spellings accepted on the command line, without the dashes.
     required: an error where nobody says a value.
+    empty_means: whether an empty text is a value like others, rather than the same as saying nothing.
+    refused: values that people do say, each with the reason that it is not accepted.
     """
 
     help: str
@@ -29,6 +32,9 @@ class Declaration:
     above: float | None = None
     flags: tuple[str, ...] = ()
     required: bool = False
+    multiple_of: int | None = None
+    empty_means: bool = False
+    refused: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,17 +9,52 @@ from helpers.config.declare import setting
 class DataOptions:
     """The dataset file, and what holds for a data set that does not say otherwise."""
 
-    data_backend_config: str | None = setting(None, env="DATALOADER_CONFIG", help="The dataset file; without it, `multidatabackend.json` in the output folder, else in `config/`.")
+    data_backend_config: str | None = setting(
+        None,
+        env="DATALOADER_CONFIG",
+        help="The dataset file; without it, `multidatabackend.json` in the output folder, else in `config/`.",
+    )
     resolution: float = setting(1.0, above=0.0, help="The training size, in the unit of `resolution_type`.")
-    resolution_type: str = setting("area", choices=("area", "pixel", "pixel_area"), help="The unit of sizes: `area` megapixels, `pixel` the shorter edge, `pixel_area` the edge of a square of that area.")
-    minimum_image_size: float | None = setting(None, env="MINIMUM_RESOLUTION", minimum=0.0, help="Smaller images are left out and counted; in the unit of `resolution_type`.")
-    aspect_bucket_rounding: int = setting(2, minimum=1, maximum=9, help="Decimals to which an aspect ratio is rounded when images are grouped.")
-    aspect_bucket_alignment: int = setting(64, minimum=16, help="Widths and heights are multiples of this many pixels; SD3 needs multiples of 16.")
-    caption_strategy: str = setting("filename", choices=("filename", "textfile", "instanceprompt", "instance_prompt"), help="Where captions come from.")
-    instance_prompt: str | None = setting(None, help="The caption of every image with `caption_strategy=instanceprompt`, or what is put before each caption.")
+    resolution_type: str = setting(
+        "area",
+        choices=("area", "pixel", "pixel_area"),
+        help="The unit of sizes: `area` megapixels, `pixel` the shorter edge, `pixel_area` the edge of a "
+        "square of that area.",
+    )
+    minimum_image_size: float | None = setting(
+        None,
+        env="MINIMUM_RESOLUTION",
+        minimum=0.0,
+        help="Smaller images are left out and counted; in the unit of `resolution_type`.",
+    )
+    aspect_bucket_rounding: int = setting(
+        2,
+        minimum=1,
+        maximum=9,
+        help="Decimals to which an aspect ratio is rounded when images are grouped.",
+    )
+    aspect_bucket_alignment: int = setting(
+        64,
+        minimum=16,
+        multiple_of=16,
+        help="Widths and heights are multiples of this many pixels; SD3 needs multiples of 16.",
+    )
+    caption_strategy: str = setting(
+        "filename",
+        choices=("filename", "textfile", "instanceprompt", "instance_prompt"),
+        help="Where captions come from.",
+    )
+    instance_prompt: str | None = setting(
+        None,
+        help="The caption of every image with `caption_strategy=instanceprompt`, or what is put before each caption.",
+    )
     prepend_instance_prompt: bool = setting(False, help="Put the instance prompt before each caption.")
     only_instance_prompt: bool = setting(False, help="Use the instance prompt in place of every caption.")
-    max_workers: int | None = setting(None, minimum=1, help="Threads that read and decode images; without it, one per processor core.")
+    max_workers: int | None = setting(
+        None,
+        minimum=1,
+        help="Threads that read and decode images; without it, one per processor core.",
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

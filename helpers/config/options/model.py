@@ -12,11 +12,32 @@ LORA_TARGETS = ("image-attention", "attention", "attention+mlp")
 class ModelOptions:
     """The base model and where its parts come from."""
 
-    model_type: str = setting("lora", choices=("lora",), help="What is trained: `lora`, a small adapter beside the frozen model.")
-    sd3: bool = setting(True, env="STABLE_DIFFUSION_3", help="Train Stable Diffusion 3 or 3.5, the only family so far; which one is read from the model's own config.")
-    pretrained_model_name_or_path: str = setting("", env="MODEL_NAME", required=True, help="The base model: a Hugging Face hub id, or a folder in diffusers layout.")
-    pretrained_vae_model_name_or_path: str | None = setting(None, help="A folder or hub id to take the VAE from; without it, the base model's own.")
-    pretrained_t5_model_name_or_path: str | None = setting(None, help="A folder or hub id to take the T5 text encoder from; without it, the base model's own.")
+    model_type: str = setting(
+        "lora",
+        choices=("lora",),
+        refused=(("full", "training the whole model is not supported yet"),),
+        help="What is trained: `lora`, a small adapter beside the frozen model.",
+    )
+    sd3: bool = setting(
+        True,
+        env="STABLE_DIFFUSION_3",
+        refused=(("false", "Stable Diffusion 3 and 3.5 are all that this program trains so far"),),
+        help="Train Stable Diffusion 3 or 3.5, the only family so far; which one is read from the model's own config.",
+    )
+    pretrained_model_name_or_path: str = setting(
+        "",
+        env="MODEL_NAME",
+        required=True,
+        help="The base model: a Hugging Face hub id, or a folder in diffusers layout.",
+    )
+    pretrained_vae_model_name_or_path: str | None = setting(
+        None,
+        help="A folder or hub id to take the VAE from; without it, the base model's own.",
+    )
+    pretrained_t5_model_name_or_path: str | None = setting(
+        None,
+        help="A folder or hub id to take the T5 text encoder from; without it, the base model's own.",
+    )
     revision: str | None = setting(None, help="The branch, tag or commit of the base model on the hub.")
     variant: str | None = setting(None, help="The variant of the weight files, such as `fp16`.")
 
@@ -25,14 +46,49 @@ class ModelOptions:
 class PrecisionOptions:
     """Number formats: of the frozen base, of the arithmetic, and of the encoders."""
 
-    mixed_precision: str | None = setting(None, choices=("no", "bf16"), help="The number format of the arithmetic; without it, `bf16` where the device can and `no` elsewhere.")
-    base_model_precision: str = setting("no_change", choices=QUANTO_LEVELS, help="How far the frozen base's weights are quantised.")
-    base_model_default_dtype: str | None = setting(None, choices=("bf16", "fp32"), help="The format of base weights that are not quantised; without it, `bf16` when quantised, else as `mixed_precision`.")
-    text_encoder_1_precision: str | None = setting(None, choices=QUANTO_LEVELS, help="How far CLIP-L is quantised while captions are encoded; without it, as the base model.")
-    text_encoder_2_precision: str | None = setting(None, choices=QUANTO_LEVELS, help="How far CLIP-G is quantised while captions are encoded; without it, as the base model.")
-    text_encoder_3_precision: str | None = setting(None, choices=QUANTO_LEVELS, help="How far T5 is quantised while captions are encoded; without it, as the base model.")
-    vae_dtype: str | None = setting(None, choices=("bf16", "fp32"), help="The VAE's number format; without it, as `mixed_precision`.")
+    mixed_precision: str | None = setting(
+        None,
+        choices=("no", "bf16"),
+        refused=(("fp16", "SD3's values grow too large for fp16 and become NaN; bf16 holds them and is as fast"),),
+        help="The number format of the arithmetic; without it, `bf16` where the device can and `no` elsewhere.",
+    )
+    base_model_precision: str = setting(
+        "no_change",
+        choices=QUANTO_LEVELS,
+        help="How far the frozen base's weights are quantised.",
+    )
+    base_model_default_dtype: str | None = setting(
+        None,
+        choices=("bf16", "fp32"),
+        help="The format of base weights that are not quantised; without it, `bf16` when quantised, else as "
+        "`mixed_precision`.",
+    )
+    text_encoder_1_precision: str | None = setting(
+        None,
+        choices=QUANTO_LEVELS,
+        help="How far CLIP-L is quantised while captions are encoded; without it, as the base model.",
+    )
+    text_encoder_2_precision: str | None = setting(
+        None,
+        choices=QUANTO_LEVELS,
+        help="How far CLIP-G is quantised while captions are encoded; without it, as the base model.",
+    )
+    text_encoder_3_precision: str | None = setting(
+        None,
+        choices=QUANTO_LEVELS,
+        help="How far T5 is quantised while captions are encoded; without it, as the base model.",
+    )
+    vae_dtype: str | None = setting(
+        None,
+        choices=("bf16", "fp32"),
+        help="The VAE's number format; without it, as `mixed_precision`.",
+    )
     allow_tf32: bool = setting(True, help="Let NVIDIA GPUs round 32-bit matrix products to TF32, which is faster.")
+
+    def text_encoder_precision(self, number: int) -> str:
+        """How far text encoder `number` (1 CLIP-L, 2 CLIP-G, 3 T5) is quantised: what was said, else as the base."""
+        said = (self.text_encoder_1_precision, self.text_encoder_2_precision, self.text_encoder_3_precision)
+        return said[number - 1] or self.base_model_precision
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,14 +96,41 @@ class LoraOptions:
     """The adapter's shape and place."""
 
     lora_rank: int = setting(16, minimum=1, help="The adapter's rank: its width, and so its capacity and size.")
-    lora_alpha: float | None = setting(None, above=0.0, help="The adapter's strength is alpha / rank; without it, alpha is the rank. Saved in the file.")
-    lora_dropout: float = setting(0.0, minimum=0.0, maximum=0.99, help="The share of the adapter's inputs dropped at each training step.")
-    lora_target: str = setting("attention", help="Where it is attached: `image-attention`, `attention` (both streams), `attention+mlp`, or a comma list of module names.")
+    lora_alpha: float | None = setting(
+        None,
+        above=0.0,
+        help="The adapter's strength is alpha / rank; without it, alpha is the rank. Saved in the file.",
+    )
+    lora_dropout: float = setting(
+        0.0,
+        minimum=0.0,
+        maximum=0.99,
+        help="The share of the adapter's inputs dropped at each training step.",
+    )
+    lora_target: str = setting(
+        "attention",
+        help="Where it is attached: `image-attention`, `attention` (both streams), `attention+mlp`, or a comma "
+        "list of module names.",
+    )
+
+    @property
+    def alpha(self) -> float:
+        """The alpha that was said, else the rank; the adapter's strength is alpha / rank."""
+        return float(self.lora_rank) if self.lora_alpha is None else self.lora_alpha
 
 
 @dataclass(frozen=True, kw_only=True)
 class TextOptions:
     """How captions become the model's conditioning."""
 
-    tokenizer_max_length: int = setting(77, minimum=1, maximum=256, help="T5's length in tokens; longer captions are cut.")
-    sd3_t5_mask_behaviour: str = setting("do-nothing", choices=("do-nothing", "mask"), help="`mask` sets T5's padding positions to zero; `do-nothing` is what SD3 was trained with.")
+    tokenizer_max_length: int = setting(
+        77,
+        minimum=1,
+        maximum=256,
+        help="T5's length in tokens; longer captions are cut.",
+    )
+    sd3_t5_mask_behaviour: str = setting(
+        "do-nothing",
+        choices=("do-nothing", "mask"),
+        help="`mask` sets T5's padding positions to zero; `do-nothing` is what SD3 was trained with.",
+    )

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from helpers.config.declare import setting
 
+LATER_OPTIMIZERS = ("adamw8bit", "dadaptation", "lion", "adamw_schedulefree")
 OPTIMIZERS = ("adamw", "adamw_bf16", "adafactor", "prodigy")
 LR_SCHEDULES = ("constant", "constant_with_warmup", "linear", "cosine", "cosine_with_restarts", "polynomial", "sine")
 
@@ -12,42 +13,115 @@ LR_SCHEDULES = ("constant", "constant_with_warmup", "linear", "cosine", "cosine_
 class RunOptions:
     """How long a run is, how large its steps are, and where it writes."""
 
-    output_dir: str = setting("output/models", help="Where checkpoints, pictures and the final weights are written; relative paths in the dataset file start here.")
+    output_dir: str = setting(
+        "output/models",
+        help="Where checkpoints, pictures and the final weights are written; relative paths in the dataset "
+        "file start here.",
+    )
     seed: int = setting(42, env="TRAINING_SEED", minimum=0, help="Decides every random choice of the run.")
-    max_train_steps: int = setting(0, env="MAX_NUM_STEPS", minimum=0, help="Optimiser steps in all; 0 where `num_train_epochs` decides.")
-    num_train_epochs: int = setting(0, env="NUM_EPOCHS", minimum=0, help="Times every image is seen, times its repeats; 0 where `max_train_steps` decides.")
+    max_train_steps: int = setting(
+        0,
+        env="MAX_NUM_STEPS",
+        minimum=0,
+        help="Optimiser steps in all; 0 where `num_train_epochs` decides.",
+    )
+    num_train_epochs: int = setting(
+        0,
+        env="NUM_EPOCHS",
+        minimum=0,
+        help="Times every image is seen, times its repeats; 0 where `max_train_steps` decides.",
+    )
     train_batch_size: int = setting(1, minimum=1, help="Images in one forward pass of one process.")
-    gradient_accumulation_steps: int = setting(1, minimum=1, help="Forward passes whose gradients make one optimiser step.")
-    gradient_checkpointing: bool = setting(True, env="USE_GRADIENT_CHECKPOINTING", help="Compute activations again in the backward pass: less memory, about a third slower.")
-    caption_dropout_probability: float = setting(0.1, minimum=0.0, maximum=1.0, help="The share of samples trained with the empty caption.")
-    torch_num_threads: int | None = setting(None, minimum=1, help="Threads of PyTorch's arithmetic on the processor; without it, PyTorch's own choice.")
+    gradient_accumulation_steps: int = setting(
+        1,
+        minimum=1,
+        help="Forward passes whose gradients make one optimiser step.",
+    )
+    gradient_checkpointing: bool = setting(
+        True,
+        env="USE_GRADIENT_CHECKPOINTING",
+        help="Compute activations again in the backward pass: less memory, about a third slower.",
+    )
+    caption_dropout_probability: float = setting(
+        0.1,
+        minimum=0.0,
+        maximum=1.0,
+        help="The share of samples trained with the empty caption.",
+    )
+    torch_num_threads: int | None = setting(
+        None,
+        minimum=1,
+        help="Threads of PyTorch's arithmetic on the processor; without it, PyTorch's own choice.",
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
 class OptimizerOptions:
     """Which rule moves the weights, and how far."""
 
-    optimizer: str = setting("adamw", choices=OPTIMIZERS, help="The optimiser.")
+    optimizer: str = setting(
+        "adamw",
+        choices=OPTIMIZERS,
+        refused=tuple((name, "this optimiser is not supported yet") for name in LATER_OPTIMIZERS),
+        help="The optimiser.",
+    )
     learning_rate: float = setting(1e-4, above=0.0, help="The learning rate at its highest; Prodigy wants 1.0.")
-    lr_scheduler: str = setting("constant_with_warmup", env="LR_SCHEDULE", choices=LR_SCHEDULES, help="How the learning rate moves over the run.")
+    lr_scheduler: str = setting(
+        "constant_with_warmup",
+        env="LR_SCHEDULE",
+        choices=LR_SCHEDULES,
+        help="How the learning rate moves over the run.",
+    )
     lr_warmup_steps: int = setting(0, minimum=0, help="Optimiser steps over which the learning rate rises from 0.")
-    lr_end: float = setting(0.0, minimum=0.0, help="The learning rate that linear, cosine, polynomial and sine schedules end at (or swing down to).")
+    lr_end: float = setting(
+        0.0,
+        minimum=0.0,
+        help="The learning rate that linear, cosine, polynomial and sine schedules end at (or swing down to).",
+    )
     lr_power: float = setting(1.0, above=0.0, help="The exponent of the polynomial schedule.")
     lr_num_cycles: int = setting(1, minimum=1, help="Cycles of `cosine_with_restarts` and `sine`.")
-    max_grad_norm: float = setting(1.0, minimum=0.0, help="Gradients longer than this are shortened to it; 0 leaves them as they are.")
+    max_grad_norm: float = setting(
+        1.0,
+        minimum=0.0,
+        help="Gradients longer than this are shortened to it; 0 leaves them as they are.",
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
 class ObjectiveOptions:
     """What the model is asked to predict, at which noise levels, and how errors are weighed."""
 
-    timestep_sampling: str = setting("logit_normal", choices=("logit_normal", "uniform", "mode", "cosmap", "beta"), help="The distribution that noise levels are drawn from.")
-    logit_mean: float = setting(0.0, help="The mean of the logit-normal distribution; above 0 trains more on noisy images.")
+    timestep_sampling: str = setting(
+        "logit_normal",
+        choices=("logit_normal", "uniform", "mode", "cosmap", "beta"),
+        help="The distribution that noise levels are drawn from.",
+    )
+    logit_mean: float = setting(
+        0.0,
+        help="The mean of the logit-normal distribution; above 0 trains more on noisy images.",
+    )
     logit_std: float = setting(1.0, above=0.0, help="The spread of the logit-normal distribution.")
-    mode_scale: float = setting(1.29, minimum=-1.0, maximum=1.75, help="The `mode` distribution's weight of middle noise levels.")
-    flow_shift: float | None = setting(None, above=0.0, help="Moves noise levels up, for large images; without it, the model's own scheduler's shift.")
-    loss_weighting: str = setting("none", choices=("none", "sigma_sqrt", "cosmap"), help="The weight of a sample's loss by its noise level.")
-    loss_type: str = setting("l2", choices=("l2", "huber", "smooth_l1"), help="The distance between prediction and target.")
+    mode_scale: float = setting(
+        1.29,
+        minimum=-1.0,
+        maximum=1.75,
+        help="The `mode` distribution's weight of middle noise levels.",
+    )
+    flow_shift: float | None = setting(
+        None,
+        above=0.0,
+        help="Moves noise levels up, for large images; without it, the model's own scheduler's shift.",
+    )
+    loss_weighting: str = setting(
+        "none",
+        choices=("none", "sigma_sqrt", "cosmap"),
+        help="The weight of a sample's loss by its noise level.",
+    )
+    loss_type: str = setting(
+        "l2",
+        choices=("l2", "huber", "smooth_l1"),
+        help="The distance between prediction and target.",
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,5 +129,14 @@ class CheckpointOptions:
     """When the run is saved, how many are kept, and which one is continued."""
 
     checkpointing_steps: int = setting(500, minimum=1, help="Optimiser steps between checkpoints.")
-    checkpoints_total_limit: int = setting(3, env="CHECKPOINTING_LIMIT", minimum=1, help="Complete checkpoints kept; older ones are deleted after a newer one is complete.")
-    resume_from_checkpoint: str = setting("latest", env="RESUME_CHECKPOINT", help="`latest`, `checkpoint-N`, a path, or `none` to start anew.")
+    checkpoints_total_limit: int = setting(
+        3,
+        env="CHECKPOINTING_LIMIT",
+        minimum=1,
+        help="Complete checkpoints kept; older ones are deleted after a newer one is complete.",
+    )
+    resume_from_checkpoint: str = setting(
+        "latest",
+        env="RESUME_CHECKPOINT",
+        help="`latest`, `checkpoint-N`, a path, or `none` to start anew.",
+    )
