@@ -31,7 +31,7 @@ class StageAdvanced:
 
 @dataclass(frozen=True, kw_only=True)
 class StageFinished:
-    """The stage is over; its highest resident memory (the process's so far, where the system can't tell) and the device's."""
+    """The stage is over; with its highest resident memory (where the system can't tell, the process's) and the device's."""
 
     name: str
     seconds: float

@@ -16,12 +16,13 @@ def stage(reporter: Reporter, name: str, *, total: int, unit: str) -> Iterator[A
     """Tell `reporter` of work of `total` units (0: not known) while the block runs.
 
     name: what is done, in words, such as `encode images`; unit: the plural of what is counted, such as `images`.
-    Yields `advance(count=1)`, to be called as units are done, from any thread. Work that raises is not told as finished.
+    Yields `advance(count=1)`, to be called as units are done, from any thread. Work that raises is
+    not told as finished.
     Stages follow each other and do not nest: the process has one high-water mark of memory.
     """
-    peak = PeakMemory()
-    started = time.monotonic()
     reporter.hear(StageStarted(name=name, total=total, unit=unit))
+    peak = PeakMemory()  # after the event, so that whoever watches the memory of more than this stage reads it first
+    started = time.monotonic()
 
     def advance(count: int = 1) -> None:
         reporter.hear(StageAdvanced(name=name, count=count))

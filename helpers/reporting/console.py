@@ -1,0 +1,200 @@
+"""What the person at the terminal, or the one who reads the log, is told of a run."""
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TextIO
+
+from helpers.reporting import figures
+from helpers.reporting.displays import Display, PlainDisplay
+from helpers.reporting.events import (
+    CheckpointSaved,
+    Event,
+    Notice,
+    PicturesDrawn,
+    RunFinished,
+    StageAdvanced,
+    StageFinished,
+    StageStarted,
+    StepFinished,
+    TrainingStarted,
+)
+from helpers.reporting.pace import Pace, Smoothed
+from helpers.reporting.peak_memory import PeakMemory
+
+PATHS_NAMED = 3
+
+
+def display_for(stream: TextIO) -> Display:
+    """Live bars on a terminal, plain lines anywhere else."""
+    if not stream.isatty():
+        return PlainDisplay(stream)
+    from helpers.reporting.live_display import LiveDisplay
+
+    return LiveDisplay(stream)
+
+
+class Console:
+    """A listener that tells a person of everything, with rates and times left, on `stream`."""
+
+    def __init__(self, stream: TextIO, *, clock: Callable[[], float] = time.monotonic) -> None:
+        self._display = display_for(stream)
+        self._clock = clock
+        self._stage: _Stage | None = None
+        self._training: _Training | None = None
+
+    def hear(self, event: Event) -> None:
+        """Show an event; raises OSError or ValueError where the stream is gone."""
+        match event:
+            case Notice():
+                self._display.line(event.text, warning=event.level == "warning")
+            case StageStarted() | StageAdvanced() | StageFinished():
+                self._hear_stage(event)
+            case TrainingStarted():
+                self._training = _Training(event, display=self._display, clock=self._clock)
+            case StepFinished():
+                assert self._training is not None, "training starts before its first step"
+                self._training.step(event)
+            case PicturesDrawn():
+                of_what = f"at step {event.step:,}" if event.step else "of the base model"
+                self._display.line(f"pictures {of_what}: {_named(event.paths)}")
+            case CheckpointSaved():
+                self._display.line(f"checkpoint at step {event.step:,}: {event.path}")
+            case RunFinished():
+                self._finish(event)
+
+    def close(self) -> None:
+        """Clear the bars away; nothing is shown after it."""
+        self._display.close()
+
+    def _hear_stage(self, event: StageStarted | StageAdvanced | StageFinished) -> None:
+        match event:
+            case StageStarted():
+                self._leave_stage()
+                if self._training is not None:
+                    self._training.note_memory()
+                self._stage = _Stage(event, display=self._display, clock=self._clock)
+            case StageAdvanced():
+                assert self._stage is not None, "a stage starts before it advances"
+                self._stage.advance(event.count)
+            case StageFinished():
+                assert self._stage is not None, "a stage starts before it finishes"
+                self._stage.finish(event)
+                self._stage = None
+
+    def _leave_stage(self) -> None:
+        """Clear away a stage that was broken off."""
+        if self._stage is not None:
+            self._stage.bar.end()
+            self._stage = None
+
+    def _finish(self, event: RunFinished) -> None:
+        self._leave_stage()
+        used = ""
+        if self._training is not None:
+            self._training.bar.end()
+            used = f", peak memory {self._training.memory()}"
+        how = "stopped" if event.interrupted else "finished"
+        self._display.line(f"{how} after step {event.step:,}, in {figures.duration(event.seconds)}{used}")
+        if event.written:
+            self._display.line("\n".join(["written:", *(f"  {path}" for path in event.written)]))
+        if event.interrupted:
+            self._display.line(f"to continue after step {event.step:,}, run the same command again")
+
+
+class _Stage:
+    """A stage under way."""
+
+    def __init__(self, event: StageStarted, *, display: Display, clock: Callable[[], float]) -> None:
+        self._event, self._display, self._clock = event, display, clock
+        self._shown = clock()
+        self._pace = Pace(total=event.total, done=0, now=self._shown)
+        self.bar = display.bar(event.name, total=event.total)
+        self.bar.show(f"{event.total:,} {event.unit}" if event.total else "started", done=0)
+
+    def advance(self, count: int) -> None:
+        now = self._clock()
+        self._pace.reach(self._pace.done + count, now=now)
+        if now - self._shown >= self._display.seconds_between:
+            self._shown = now
+            done = figures.amount(self._pace.done, self._pace.total, self._event.unit)
+            self.bar.show(f"{done}{_speed(self._pace, self._event.unit)}", done=self._pace.done)
+
+    def finish(self, event: StageFinished) -> None:
+        self.bar.end()
+        what = f"{self._pace.done:,} {self._event.unit}" if self._pace.done else "done"
+        speed = figures.rate(self._pace.overall_per_second(event.seconds), self._event.unit)
+        rate = f" ({speed})" if self._pace.done else ""
+        memory = _peak(event.peak_memory_bytes, event.peak_device_memory_bytes)
+        self._display.line(f"{event.name}: {what} in {figures.duration(event.seconds)}{rate}, peak memory {memory}")
+
+
+class _Training:
+    """The loop under way."""
+
+    def __init__(self, event: TrainingStarted, *, display: Display, clock: Callable[[], float]) -> None:
+        self._event, self._display, self._clock = event, display, clock
+        self._shown: float | None = None
+        self._loss = Smoothed()
+        self._peak = PeakMemory()
+        self._resident, self._device = 0, 0
+        self._pace = Pace(total=event.total_steps, done=event.first_step, now=clock())
+        images = "1 image" if event.images_per_step == 1 else f"{event.images_per_step:,} images"
+        display.line(
+            f"training: {event.total_steps:,} steps of {images}, {figures.significant(event.steps_per_epoch)} an epoch"
+        )
+        if event.first_step:
+            display.line(f"training: continues after step {event.first_step:,}")
+        self.bar = display.bar("training", total=event.total_steps)
+
+    def step(self, event: StepFinished) -> None:
+        now = self._clock()
+        self._loss.add(event.loss)
+        self._pace.reach(event.step, now=now)
+        is_last = event.step == self._event.total_steps
+        if self._shown is None or is_last or now - self._shown >= self._display.seconds_between:
+            self._shown = now
+            self.bar.show(self._describe(event), done=event.step)
+
+    def _describe(self, event: StepFinished) -> str:
+        images = figures.rate(self._pace.per_second() * self._event.images_per_step, "images")
+        left = self._pace.seconds_left()
+        parts = [
+            f"step {event.step:,} of {self._event.total_steps:,}",
+            f"epoch {event.epoch + 1:,}",
+            f"mean loss {self._loss.value:.4f}",
+            f"learning rate {figures.significant(event.learning_rate)}",
+            *([] if left is None else [images, f"{figures.duration(left)} left"]),
+            f"peak memory {self.memory()}",
+        ]
+        return ", ".join(parts)
+
+    def note_memory(self) -> None:
+        """Remember the memory needed so far: a stage within training starts the process's mark anew."""
+        self._resident = max(self._resident, self._peak.resident_bytes())
+        self._device = max(self._device, self._peak.device_bytes())
+
+    def memory(self) -> str:
+        """The most memory since training began, its stages included."""
+        self.note_memory()
+        return _peak(self._resident, self._device)
+
+
+def _speed(pace: Pace, unit: str) -> str:
+    """`, 20.1 images/s, 6 s left`, as far as they are known."""
+    left = pace.seconds_left()
+    speed = pace.per_second()
+    rate = f", {figures.rate(speed, unit)}" if speed else ""
+    return rate if left is None else f"{rate}, {figures.duration(left)} left"
+
+
+def _peak(resident_bytes: int, device_bytes: int) -> str:
+    """`1.2 GB`, or `1.2 GB, on the device 8.3 GB`."""
+    device = f", on the device {figures.memory(device_bytes)}" if device_bytes else ""
+    return f"{figures.memory(resident_bytes)}{device}"
+
+
+def _named(paths: tuple[Path, ...]) -> str:
+    """The first few paths, and how many more there are."""
+    shown = ", ".join(str(path) for path in paths[:PATHS_NAMED])
+    return shown if len(paths) <= PATHS_NAMED else f"{shown} and {len(paths) - PATHS_NAMED:,} more"

@@ -1,0 +1,259 @@
+"""What a person is told, in a log and on a terminal."""
+
+import io
+import os
+import pty
+import re
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from helpers.reporting.console import Console
+from helpers.reporting.events import (
+    CheckpointSaved,
+    Notice,
+    PicturesDrawn,
+    RunFinished,
+    StageAdvanced,
+    StageFinished,
+    StageStarted,
+    StepFinished,
+    TrainingStarted,
+)
+from helpers.reporting.reporter import Reporter
+
+TRAINING = TrainingStarted(first_step=0, total_steps=60, steps_per_epoch=12.5, images_per_step=4)
+ANY_MEMORY = r"[\d.]+ [MG]B"
+
+
+@dataclass
+class Clock:
+    now: float = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def step(number: int, *, loss: float = 0.5) -> StepFinished:
+    return StepFinished(step=number, epoch=0, loss=loss, learning_rate=1e-4, gradient_norm=1.0, images=4)
+
+
+def logged() -> tuple[Console, Clock, io.StringIO]:
+    clock, stream = Clock(), io.StringIO()
+    return Console(stream, clock=clock), clock, stream
+
+
+def test_a_log_shows_a_stage_s_beginning_progress_and_end() -> None:
+    console, clock, stream = logged()
+    console.hear(StageStarted(name="encode images", total=1000, unit="images"))
+    for _ in range(100):
+        clock.now += 0.5
+        console.hear(StageAdvanced(name="encode images", count=10))
+    console.hear(StageFinished(name="encode images", seconds=50, peak_memory_bytes=1_240_000_000))
+    lines = stream.getvalue().splitlines()
+    assert lines[0] == "encode images: 1,000 images"
+    assert lines[1] == "encode images: 200 of 1,000 images (20 %), 20 images/s, 40 s left"
+    assert len(lines) == 7, "a line every ten seconds"
+    assert lines[-1] == "encode images: 1,000 images in 50 s (20 images/s), peak memory 1.24 GB"
+
+
+def test_a_stage_of_unknown_length_shows_its_speed_and_device_memory() -> None:
+    console, clock, stream = logged()
+    console.hear(StageStarted(name="look for images", total=0, unit="files"))
+    clock.now = 12
+    console.hear(StageAdvanced(name="look for images", count=2400))
+    finished = StageFinished(
+        name="look for images", seconds=12, peak_memory_bytes=90_000_000, peak_device_memory_bytes=2_000_000_000
+    )
+    console.hear(finished)
+    assert stream.getvalue().splitlines() == [
+        "look for images: started",
+        "look for images: 2,400 files, 200 files/s",
+        "look for images: 2,400 files in 12 s (200 files/s), peak memory 90 MB, on the device 2 GB",
+    ]
+
+
+def test_a_stage_that_finds_nothing_to_do_says_so_briefly() -> None:
+    console, _, stream = logged()
+    console.hear(StageStarted(name="encode captions", total=0, unit="captions"))
+    console.hear(StageFinished(name="encode captions", seconds=0.1, peak_memory_bytes=90_000_000))
+    assert stream.getvalue().splitlines()[-1] == "encode captions: done in 0.1 s, peak memory 90 MB"
+
+
+def test_a_log_shows_the_first_step_the_last_and_some_between() -> None:
+    console, clock, stream = logged()
+    console.hear(TRAINING)
+    for number in range(1, 61):
+        clock.now += 1.0
+        console.hear(step(number, loss=0.25 if number < 60 else 0.75))
+    lines = stream.getvalue().splitlines()
+    assert lines[0] == "training: 60 steps of 4 images, 12.5 an epoch"
+    assert [line.split(",")[0] for line in lines[1:]] == [
+        f"training: step {number} of 60" for number in (1, 11, 21, 31, 41, 51, 60)
+    ]
+    assert re.fullmatch(
+        r"training: step 31 of 60, epoch 1, mean loss 0\.2500, learning rate 0\.0001, 4 images/s, 29 s left, peak memory "
+        + ANY_MEMORY,
+        lines[4],
+    )
+    (mean,) = re.findall(r"mean loss (\S+),", lines[-1])
+    assert 0.25 < float(mean) < 0.30, "the loss is smoothed"
+
+
+def test_the_time_left_of_a_run_that_was_continued_counts_its_own_steps_only() -> None:
+    console, clock, stream = logged()
+    console.hear(TrainingStarted(first_step=5000, total_steps=5100, steps_per_epoch=10, images_per_step=1))
+    clock.now = 2.0
+    console.hear(step(5001))
+    lines = stream.getvalue().splitlines()
+    assert lines[1] == "training: continues after step 5,000"
+    assert "step 5,001 of 5,100" in lines[2] and "30 images/min, 3 min 18 s left" in lines[2]
+
+
+def test_the_speed_is_that_of_the_last_half_minute() -> None:
+    console, clock, stream = logged()
+    console.hear(StageStarted(name="encode", total=10_000, unit="images"))
+    clock.now = 600
+    console.hear(StageAdvanced(name="encode", count=1))
+    for _ in range(60):
+        clock.now += 1
+        console.hear(StageAdvanced(name="encode", count=10))
+    assert "10 images/s" in stream.getvalue().splitlines()[-1]
+
+
+def test_notices_pictures_and_checkpoints_are_told() -> None:
+    console, _, stream = logged()
+    console.hear(Notice(text="3 images were left out"))
+    console.hear(Notice(text="the disk is nearly full", level="warning"))
+    console.hear(PicturesDrawn(step=0, paths=(Path("out/a.png"),)))
+    console.hear(PicturesDrawn(step=1500, paths=tuple(Path(f"out/{n}.png") for n in range(5))))
+    console.hear(CheckpointSaved(step=1500, path=Path("out/checkpoint-1500")))
+    assert stream.getvalue().splitlines() == [
+        "3 images were left out",
+        "warning: the disk is nearly full",
+        "pictures of the base model: out/a.png",
+        "pictures at step 1,500: out/0.png, out/1.png, out/2.png and 2 more",
+        "checkpoint at step 1,500: out/checkpoint-1500",
+    ]
+
+
+@pytest.mark.parametrize("interrupted", [False, True])
+def test_the_end_names_what_was_written_and_how_to_continue(interrupted: bool) -> None:
+    console, _, stream = logged()
+    console.hear(TRAINING)
+    written = (Path("out/pytorch_lora_weights.safetensors"), Path("out/validation_images"))
+    console.hear(RunFinished(step=20, seconds=725, written=written, interrupted=interrupted))
+    lines = stream.getvalue().splitlines()[1:]
+    how = "stopped" if interrupted else "finished"
+    assert re.fullmatch(rf"{how} after step 20, in 12 min 05 s, peak memory {ANY_MEMORY}", lines[0])
+    assert lines[1:4] == ["written:", "  out/pytorch_lora_weights.safetensors", "  out/validation_images"]
+    assert lines[4:] == (["to continue after step 20, run the same command again"] if interrupted else [])
+
+
+def test_the_memory_of_training_includes_what_came_before_a_stage_within_it() -> None:
+    from helpers.reporting.stages import stage
+
+    console, _, stream = logged()
+    reporter = Reporter([console])
+    reporter.hear(TRAINING)
+    block = bytearray(300_000_000)
+    del block
+    with stage(reporter, "validation", total=1, unit="pictures"):
+        pass
+    reporter.hear(RunFinished(step=1, seconds=1, written=()))
+    (shown,) = re.findall(r"peak memory (\d+) MB", stream.getvalue().splitlines()[-1]) or [9999]
+    assert int(shown) > 300
+
+
+def test_a_stream_that_is_closed_does_not_end_the_run() -> None:
+    console, _, stream = logged()
+    reporter = Reporter([console])
+    stream.close()
+    for _ in range(3):
+        reporter.hear(Notice(text="still here"))
+    reporter.close()
+
+
+ON_A_TERMINAL = """
+import sys, time
+from pathlib import Path
+from helpers.reporting.console import Console
+from helpers.reporting.events import *
+from helpers.reporting.reporter import Reporter
+from helpers.reporting.stages import stage
+
+reporter = Reporter([Console(sys.stdout)])
+with stage(reporter, "encode [images]", total=8, unit="images") as advance:
+    for _ in range(8):
+        time.sleep(0.06)
+        advance()
+reporter.hear(TrainingStarted(first_step=0, total_steps=5, steps_per_epoch=5, images_per_step=2))
+for step in range(1, 6):
+    time.sleep(0.06)
+    reporter.hear(StepFinished(step=step, epoch=0, loss=0.5, learning_rate=1e-4, gradient_norm=1.0, images=2))
+with stage(reporter, "draw pictures", total=1, unit="pictures") as advance:
+    advance()
+reporter.hear(Notice(text="careful [now]", level="warning"))
+reporter.hear(RunFinished(step=5, seconds=3, written=(Path("out/" + "long_" * 30 + "name.safetensors"),)))
+reporter.close()
+"""
+
+
+def run_on_a_terminal(code: str) -> str:
+    ours, theirs = pty.openpty()
+    process = subprocess.Popen([sys.executable, "-c", code], stdout=theirs, stderr=subprocess.STDOUT)
+    os.close(theirs)
+    received = b""
+    try:
+        while chunk := os.read(ours, 65536):
+            received += chunk
+    except OSError:  # how Linux tells that the other side has gone
+        pass
+    os.close(ours)
+    assert process.wait() == 0, received.decode()
+    return received.decode()
+
+
+def test_a_terminal_shows_live_bars_and_lines_that_stay() -> None:
+    received = run_on_a_terminal(ON_A_TERMINAL)
+    assert "━" in received
+    assert re.search(r"\d of 8 images \(\d+ %\)", received)
+    assert "step 5 of 5" in received
+    assert "\x1b[?25l" not in received, "the cursor stays visible"
+    screen = visible_lines(received)
+    assert screen[0].startswith("encode [images]: 8 images in 0.")
+    assert screen[1] == "training: 5 steps of 2 images, 5 an epoch"
+    assert screen[2].startswith("draw pictures: 1 pictures in 0.")
+    assert screen[3] == "warning: careful [now]"
+    assert screen[4].startswith("finished after step 5")
+    assert screen[5:7] == ["written:", "  out/" + "long_" * 30 + "name.safetensors"]
+    assert not any("━" in line for line in screen), "bars are cleared away in the end"
+
+
+def visible_lines(received: str) -> list[str]:
+    """What a terminal that never wraps would show in the end."""
+    lines: list[str] = [""]
+    row = 0
+    for token in re.findall(r"\x1b\[[?\d;]*[A-Za-z]|\r|\n|[^\x1b\r\n]+", received):
+        if token == "\n":
+            row += 1
+            lines += [""] * (row + 1 - len(lines))
+        elif token == "\r":
+            continue
+        elif token.startswith("\x1b["):
+            if token.endswith("A"):
+                row -= int(token[2:-1])
+            elif token.endswith("K"):
+                lines[row] = ""
+        else:
+            lines[row] += token
+    return [line.rstrip() for line in lines if line.strip()]
+
+
+def test_a_log_needs_no_rich() -> None:
+    log = "from helpers.reporting.console import Console; import io, sys; Console(io.StringIO())"
+    code = f"{log}; sys.exit('rich' in sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True)
