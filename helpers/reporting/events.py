@@ -31,7 +31,7 @@ class StageAdvanced:
 
 @dataclass(frozen=True, kw_only=True)
 class StageFinished:
-    """The stage is over; with its highest resident memory (where the system can't tell, the process's) and the device's."""
+    """The stage is over; peaks are its own, of resident memory (the process's where the system can't tell) and device."""
 
     name: str
     seconds: float
@@ -51,7 +51,7 @@ class TrainingStarted:
 
 @dataclass(frozen=True, kw_only=True)
 class StepFinished:
-    """Optimiser step `step` (from 1) is done; loss is the mean over its samples, in fp32."""
+    """Optimiser step `step` (from 1) of epoch `epoch` (from 0) is done; loss is the mean over its samples, in fp32."""
 
     step: int
     epoch: int

@@ -228,3 +228,12 @@ def test_dropping_the_batches_stops_the_thread() -> None:
     del batches
     gc.collect()
     assert not batch_threads()
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="page-locked memory is a CUDA device's")
+def test_batches_for_a_device_are_page_locked_and_otherwise_the_same() -> None:
+    source = make_source()
+    with closing(prefetched(source, Position(), depth=1, pin_memory=True)) as batches:
+        batch = next(batches)
+    assert all(getattr(batch, name).is_pinned() for name in TENSORS)
+    assert_same(batch, source.batch(Position()))
