@@ -31,7 +31,7 @@ class StageAdvanced:
 
 @dataclass(frozen=True, kw_only=True)
 class StageFinished:
-    """The stage is over; peaks are its own, of resident memory (the process's where the system can't tell) and device."""
+    """The stage is over; the peaks are its own (resident: the process's where the system cannot tell), device's too."""
 
     name: str
     seconds: float
