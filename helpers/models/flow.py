@@ -63,12 +63,12 @@ def beta_2_2(uniform: Tensor) -> Tensor:
 
 
 def shifted(sigmas: Tensor, *, shift: float) -> Tensor:
-    """Noise levels moved up for larger images: s·σ / (1 + (s - 1)·σ) (section 5.3.2, with s = √(m / n))."""
+    """Noise levels moved up for larger images: s·t / (1 + (s - 1)·t) with s = `shift` (section 5.3.2, s = √(m / n))."""
     return shift * sigmas / (1 + (shift - 1) * sigmas)
 
 
 def noisy_latents(latents: Tensor, noise: Tensor, sigmas: Tensor) -> Tensor:
-    """What the model is shown, [B, C, h, w]: (1 - σ)·x₀ + σ·ε, sigmas [B] (eq. 13)."""
+    """What the model is shown, [B, C, h, w]: (1 - t)·x₀ + t·ε with t = `sigmas` [B] (eq. 13)."""
     sigmas = sigmas.view(-1, 1, 1, 1)
     return (1 - sigmas) * latents + sigmas * noise
 
@@ -106,8 +106,8 @@ def _bent(squared: Tensor) -> Tensor:
 def loss_weights(sigmas: Tensor, *, weighting: str) -> Tensor:
     """The weight of each sample's loss, fp32 [B], of sigmas [B] in (0, 1]; always finite.
 
-    `sigma_sqrt`: 1 / σ², as diffusers' scripts mean the word, bounded at σ = 0.001 so that no sample outweighs a
-    whole run. `cosmap`: 2 / (π·(1 - 2σ + 2σ²)), the density of `cosmap` draws (section 3.1).
+    `sigma_sqrt`: 1 / t², as diffusers' scripts mean the word, bounded at t = 0.001 so that no sample outweighs a
+    whole run. `cosmap`: 2 / (π·(1 - 2t + 2t²)), the density of `cosmap` draws (section 3.1).
     """
     match weighting:
         case "none":

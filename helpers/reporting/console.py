@@ -1,5 +1,6 @@
 """What the person at the terminal, or the one who reads the log, is told of a run."""
 
+import io
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -26,7 +27,9 @@ PATHS_NAMED = 3
 
 
 def display_for(stream: TextIO) -> Display:
-    """Live bars on a terminal, plain lines anywhere else."""
+    """Live bars on a terminal, plain lines anywhere else; letters that the stream cannot show are escaped."""
+    if isinstance(stream, io.TextIOWrapper):
+        stream.reconfigure(errors="backslashreplace")
     if not stream.isatty():
         return PlainDisplay(stream)
     from helpers.reporting.live_display import LiveDisplay

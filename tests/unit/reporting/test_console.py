@@ -168,6 +168,13 @@ def test_the_memory_of_training_includes_what_came_before_a_stage_within_it() ->
     assert int(shown) > 300
 
 
+def test_a_name_that_the_stream_cannot_show_is_escaped() -> None:
+    content = io.BytesIO()
+    console = Console(io.TextIOWrapper(content, encoding="ascii"))
+    console.hear(Notice(text="left out: pictüre\udce9.png"))
+    assert content.getvalue() == b"left out: pict\\xfcre\\udce9.png\n"
+
+
 def test_a_stream_that_is_closed_does_not_end_the_run() -> None:
     console, _, stream = logged()
     reporter = Reporter([console])
