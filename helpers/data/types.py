@@ -1,12 +1,13 @@
 """The words that pictures are spoken of with: sizes, boxes, geometries, catalogs."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from helpers.data.rejections import nothing_left
 from helpers.storage.protocols import SourceStore
 
 
@@ -80,6 +81,29 @@ class Bucket:
         return len(self.images)
 
 
+def buckets_of(geometries: NDArray[np.int32], *, dataset_id: str, repeats: int) -> tuple[Bucket, ...]:
+    """The buckets of pictures cut by `geometries` [N, 6], by width and height; images in rising order."""
+    targets = geometries[:, 4:6].astype(np.int64) - geometries[:, 2:4]
+    order = np.lexsort((targets[:, 1], targets[:, 0]))
+    starts = np.flatnonzero(np.diff(targets[order], axis=0, prepend=-1).any(axis=1))
+    return tuple(
+        Bucket(dataset_id=dataset_id, size=Size(*targets[images[0]].tolist()), images=images, repeats=repeats)
+        for images in np.split(order, starts[1:])
+        if len(images)
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _CaptionsOfSome:
+    """The captions of pictures that were others' rows before some were dropped."""
+
+    captions_of: Callable[[int], tuple[str, ...]]
+    rows: NDArray[np.int64]
+
+    def __call__(self, index: int) -> tuple[str, ...]:
+        return self.captions_of(int(self.rows[index]))
+
+
 @dataclass(frozen=True, kw_only=True)
 class Catalog:
     """All of a data set that can be trained on, by column; image `i` is row `i`, ordered by path.
@@ -110,6 +134,28 @@ class Catalog:
         """The geometry of image `index`."""
         width, height, left, top, right, bottom = self.geometries[index].tolist()
         return Geometry(resize=Size(width, height), crop=Box(left, top, right, bottom))
+
+    def without(self, rejected: Sequence[Rejected]) -> "Catalog":
+        """The catalog less pictures whose pixels turned out unreadable; raises DataError where nothing is left."""
+        if not rejected:
+            return self
+        dropped = {picture.path for picture in rejected}
+        rows = np.array([row for row, path in enumerate(self.paths) if path not in dropped], np.int64)
+        everything = tuple(sorted((*self.rejected, *rejected), key=lambda picture: picture.path))
+        if not len(rows):
+            place = self.source.describe()
+            raise nothing_left(self.dataset_id, place=place, rejected=everything, ignored=self.ignored)
+        return replace(
+            self,
+            paths=[self.paths[row] for row in rows.tolist()],
+            tags=[self.tags[row] for row in rows.tolist()],
+            size_bytes=self.size_bytes[rows],
+            sizes=self.sizes[rows],
+            geometries=self.geometries[rows],
+            captions_of=_CaptionsOfSome(self.captions_of, rows),
+            rejected=everything,
+            buckets=buckets_of(self.geometries[rows], dataset_id=self.dataset_id, repeats=self.repeats),
+        )
 
     def record(self, index: int) -> ImageRecord:
         """All that is known of image `index`."""

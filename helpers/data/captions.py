@@ -1,0 +1,107 @@
+"""What is said of each picture: its file name, a text file beside it, or one prompt for all."""
+
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from helpers.config.dataset_types import LocalDataset
+from helpers.data.columns import BytesColumn, TextColumn, encode_name
+from helpers.data.rejections import EMPTY_CAPTION_FILE, FOREIGN_CAPTION_FILE, NO_CAPTION_FILE, SILENT_NAME
+
+
+class NoCaption(Exception):
+    """A picture nothing is said of; `reason` says why, in words that go on from its name."""
+
+    def __init__(self, reason: str) -> None:
+        self.reason = reason
+        super().__init__(reason)
+
+
+@dataclass(frozen=True, kw_only=True)
+class CaptionRules:
+    """Where captions come from: `strategy` filename, textfile or instanceprompt, and what is done with them.
+
+    prompt: the instance prompt, empty where there is none; prepend: it is put before each caption;
+    fallback: a picture without a text file is called by its file name.
+    """
+
+    strategy: str
+    prompt: str = ""
+    prepend: bool = False
+    fallback: bool = False
+
+
+def caption_rules(dataset: LocalDataset) -> CaptionRules:
+    """The rules a data set states."""
+    return CaptionRules(
+        strategy="instanceprompt" if dataset.only_instance_prompt else dataset.caption_strategy,
+        prompt=dataset.instance_prompt or "",
+        prepend=dataset.prepend_instance_prompt,
+        fallback=dataset.caption_fallback,
+    )
+
+
+def caption_from_name(path: str) -> str:
+    """The file's name without its ending, with spaces for underscores; empty where nothing is left.
+
+    A name that is not UTF-8 is read as Latin-1, which such names mostly are.
+    """
+    stem = encode_name(os.path.splitext(os.path.basename(path))[0])
+    try:
+        name = stem.decode("utf-8")
+    except UnicodeDecodeError:
+        name = stem.decode("latin-1")
+    return " ".join(name.replace("_", " ").split())
+
+
+def captions_for(path: str, note: bytes | None, *, rules: CaptionRules) -> tuple[str, ...]:
+    """The captions of a picture: the lines of `note`, its text file, or what its name says; raises NoCaption.
+
+    note: None where there is no text file, or none is asked for.
+    """
+    if rules.strategy == "textfile":
+        try:
+            lines = _lines(note or b"")
+        except UnicodeDecodeError as error:
+            raise NoCaption(FOREIGN_CAPTION_FILE) from error
+        if lines:
+            return lines
+        if not rules.fallback:
+            raise NoCaption(NO_CAPTION_FILE if note is None else EMPTY_CAPTION_FILE)
+    name = caption_from_name(path)
+    if not name:
+        raise NoCaption(SILENT_NAME)
+    return (name,)
+
+
+def _lines(content: bytes) -> tuple[str, ...]:
+    """The lines of a UTF-8 text that say something."""
+    lines = (line.strip() for line in content.decode("utf-8-sig").splitlines())
+    return tuple(line for line in lines if line)
+
+
+@dataclass(frozen=True, slots=True)
+class PromptForAll:
+    """One caption for every picture."""
+
+    prompt: str
+
+    def __call__(self, index: int) -> tuple[str, ...]:
+        return (self.prompt,)
+
+
+@dataclass(frozen=True, slots=True)
+class CaptionColumn:
+    """The captions of picture `i`: the lines of item `i`, with `prefix` before each."""
+
+    texts: TextColumn
+    prefix: str = ""
+
+    def __call__(self, index: int) -> tuple[str, ...]:
+        return tuple(self.prefix + line for line in self.texts[index].split("\n"))
+
+
+def caption_column(captions: Iterable[tuple[str, ...]], *, rules: CaptionRules) -> CaptionColumn:
+    """Captions of each picture, as a column."""
+    encoded = BytesColumn.of("\n".join(lines).encode() for lines in captions)
+    return CaptionColumn(TextColumn(encoded), f"{rules.prompt} " if rules.prepend else "")

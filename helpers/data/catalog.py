@@ -1,0 +1,145 @@
+"""Opens a data set: which pictures there are, what is said of them, how each is cut, and which are left out and why.
+
+Only headers are read, and those of known files not again. Neither a listing's order nor the timing of threads matters.
+"""
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from helpers.config.dataset_types import LocalDataset
+from helpers.data.captions import CaptionRules, NoCaption, PromptForAll, caption_column, caption_rules, captions_for
+from helpers.data.geometry import cut_rules, draw, geometries, measure
+from helpers.data.metadata import Remembered, file_keys
+from helpers.data.rejections import TOO_LONG, TOO_SMALL, describe_rejected, nothing_left
+from helpers.data.scan import HEADERS, FileReader, Found, find_files, header
+from helpers.data.types import Catalog, Rejected, buckets_of
+from helpers.reporting.events import Notice
+from helpers.reporting.reporter import Reporter
+from helpers.storage.protocols import CacheStore, SourceStore
+
+# Stable Diffusion 3's table of positions: 192 patches of 2 latent pixels of 8 pixels.
+LONGEST_EDGE_PX = 3072
+UNITS = {"area": "megapixels", "pixel": "pixels (shorter edge)", "pixel_area": "pixels (edge of a square of that area)"}
+
+
+def open_catalog(
+    dataset: LocalDataset,
+    *,
+    source: SourceStore,
+    metadata: CacheStore,
+    seed: int,
+    workers: int,
+    reporter: Reporter,
+    longest_edge_px: int = LONGEST_EDGE_PX,
+) -> Catalog:
+    """Everything of `dataset` that can be trained on, by path; its pictures are in `source`.
+
+    metadata: where headers and captions are remembered, a place of this data set's own; seed: decides random crops;
+    workers: threads; longest_edge_px: the longest edge the model can place.
+    Raises DataError where the place cannot be listed or nothing is left, with the reasons and the settings to change.
+    """
+    rules = caption_rules(dataset)
+    found = find_files(source, want_notes=rules.strategy == "textfile")
+    reader = FileReader(
+        dataset_id=dataset.id, found=found, source=source, metadata=metadata, workers=workers, reporter=reporter
+    )
+    sizes, rejected = reader.read_headers()
+    ignored = found.ignored + len(found.paths) - int((sizes[:, 0] > 0).sum()) - len(rejected)
+    cuts = _cut(dataset, found, sizes, seed=seed)
+    rejected |= _of_unfit_size(dataset, sizes, cuts, longest_edge_px=longest_edge_px)
+    captions_of, speechless = _captions(reader, _rows_left(sizes, rejected), rules)
+    rejected |= speechless
+    left_out = tuple(Rejected(found.paths[row], rejected[row]) for row in sorted(rejected))
+    rows = _rows_left(sizes, rejected)
+    if not len(rows):
+        raise nothing_left(dataset.id, place=source.describe(), rejected=left_out, ignored=ignored)
+    catalog = Catalog(
+        dataset_id=dataset.id,
+        source=source,
+        repeats=dataset.repeats,
+        paths=found.paths.take(rows),
+        tags=found.tags.take(rows),
+        size_bytes=found.size_bytes[rows],
+        sizes=sizes[rows],
+        geometries=cuts[rows],
+        captions_of=captions_of,
+        rejected=left_out,
+        ignored=ignored,
+        buckets=buckets_of(cuts[rows], dataset_id=dataset.id, repeats=dataset.repeats),
+    )
+    _tell(catalog, reporter)
+    return catalog
+
+
+def remember_rejected(metadata: CacheStore, catalog: Catalog, rejected: Sequence[Rejected]) -> None:
+    """Note pictures whose pixels turned out unreadable, so that the next start knows without decoding them.
+
+    For UnreadableImage only: a file that could not be read may be readable next time.
+    """
+    if not rejected:
+        return
+    reasons = {picture.path: picture.reason for picture in rejected}
+    rows = [row for row, path in enumerate(catalog.paths) if path in reasons]
+    paths = [catalog.paths[row] for row in rows]
+    keys = file_keys(paths, catalog.size_bytes[rows].tolist(), [catalog.tags[row] for row in rows])
+    remembered = Remembered(metadata, name=HEADERS)
+    for key, path in zip(keys, paths, strict=True):
+        remembered.add(key, header((0, 0), reason=reasons[path]))
+    remembered.flush()
+
+
+def _rows_left(sizes: NDArray[np.int32], rejected: dict[int, str]) -> NDArray[np.int64]:
+    """The rows of pictures that are not rejected."""
+    left = sizes[:, 0] > 0
+    left[list(rejected)] = False
+    return np.flatnonzero(left)
+
+
+def _cut(dataset: LocalDataset, found: Found, sizes: NDArray[np.int32], *, seed: int) -> NDArray[np.int32]:
+    """The cut of each file found [N, 6]; of no use where it is no picture."""
+    rules = cut_rules(dataset)
+    draws = draw(found.paths, seed=seed, dataset_id=dataset.id) if rules.draws else np.zeros((0, 3))
+    return geometries(np.maximum(sizes, 1), rules=rules, draws=draws)
+
+
+def _of_unfit_size(
+    dataset: LocalDataset, sizes: NDArray[np.int32], cuts: NDArray[np.int32], *, longest_edge_px: int
+) -> dict[int, str]:
+    """Why pictures are rejected that are too small, or would become too long, by row."""
+    is_picture = sizes[:, 0] > 0
+    minimum = dataset.minimum_image_size or 0.0
+    too_small = is_picture & (measure(sizes, dataset.resolution_type) < minimum)
+    too_long = is_picture & ((cuts[:, 4:6] - cuts[:, 2:4]).max(axis=1) > longest_edge_px)
+    small = f"{TOO_SMALL} = {minimum:g} {UNITS[dataset.resolution_type]}"
+    long = f"{TOO_LONG}, {longest_edge_px} pixels"
+    return {row: small if too_small[row] else long for row in np.flatnonzero(too_small | too_long).tolist()}
+
+
+def _captions(
+    reader: FileReader, rows: NDArray[np.int64], rules: CaptionRules
+) -> tuple[Callable[[int], tuple[str, ...]], dict[int, str]]:
+    """The captions of the pictures of `rows` that have any, in their order, and why the others have none, by row."""
+    if rules.strategy == "instanceprompt":
+        return PromptForAll(rules.prompt), {}
+    contents, speechless = reader.read_captions(rows) if rules.strategy == "textfile" else ({}, {})
+    captions = []
+    for row in rows.tolist():
+        if row not in speechless:
+            try:
+                captions.append(captions_for(reader.found.paths[row], contents.get(row), rules=rules))
+            except NoCaption as error:
+                speechless[row] = error.reason
+    return caption_column(captions, rules=rules), speechless
+
+
+def _tell(catalog: Catalog, reporter: Reporter) -> None:
+    """Say in a line what a data set holds, and in another for each reason what is left out."""
+    others = f"; {catalog.ignored} other files ignored" if catalog.ignored else ""
+    shapes = "1 size" if len(catalog.buckets) == 1 else f"{len(catalog.buckets)} sizes"
+    reporter.hear(Notice(text=f"data set {catalog.dataset_id}: {len(catalog)} images in {shapes}{others}"))
+    if catalog.rejected:
+        lines = "\n".join(f"  {line}" for line in describe_rejected(catalog.rejected))
+        text = f"data set {catalog.dataset_id}: {len(catalog.rejected)} images left out\n{lines}"
+        reporter.hear(Notice(text=text, level="warning"))

@@ -1,0 +1,95 @@
+"""Text by the million: one block of bytes and where each piece of it begins, in place of an object per string."""
+
+from collections.abc import Iterable, Sequence
+from typing import overload
+
+import numpy as np
+from numpy.typing import NDArray
+
+TAKEN_AT_ONCE = 65_536
+
+
+class BytesColumn(Sequence[bytes]):
+    """Byte strings behind each other in `block` [bytes]; item i lies between `offsets` [N + 1] i and i + 1."""
+
+    def __init__(self, block: NDArray[np.uint8], offsets: NDArray[np.int64]) -> None:
+        self.block = block
+        self.offsets = offsets
+
+    @classmethod
+    def of(cls, items: Iterable[bytes]) -> "BytesColumn":
+        """The items, copied."""
+        kept = list(items)
+        offsets = np.zeros(len(kept) + 1, np.int64)
+        np.cumsum([len(item) for item in kept], out=offsets[1:])
+        return cls(np.frombuffer(b"".join(kept), np.uint8), offsets)
+
+    def __len__(self) -> int:
+        return len(self.offsets) - 1
+
+    @overload
+    def __getitem__(self, index: int) -> bytes: ...
+    @overload
+    def __getitem__(self, index: slice) -> "BytesColumn": ...
+    def __getitem__(self, index: int | slice) -> "bytes | BytesColumn":
+        if isinstance(index, slice):
+            return self.take(np.arange(len(self))[index])
+        row = range(len(self))[index]
+        return self.block[self.offsets[row] : self.offsets[row + 1]].tobytes()
+
+    @property
+    def lengths(self) -> NDArray[np.int64]:
+        """The bytes in each item [N]."""
+        return np.diff(self.offsets)
+
+    def take(self, rows: NDArray[np.integer]) -> "BytesColumn":
+        """The items at `rows`, in their order."""
+        starts, lengths = self.offsets[:-1][rows], self.lengths[rows]
+        offsets = np.zeros(len(rows) + 1, np.int64)
+        np.cumsum(lengths, out=offsets[1:])
+        block = np.empty(offsets[-1], np.uint8)
+        for first in range(0, len(rows), TAKEN_AT_ONCE):
+            few = slice(first, first + TAKEN_AT_ONCE)
+            begin, end = offsets[first], offsets[min(first + TAKEN_AT_ONCE, len(rows))]
+            # Where a byte was: where it will be, moved by as much as its item moves.
+            moves = np.repeat(starts[few] - offsets[:-1][few], lengths[few])
+            block[begin:end] = self.block[np.arange(begin, end) + moves]
+        return BytesColumn(block, offsets)
+
+
+class TextColumn(Sequence[str]):
+    """Strings kept as UTF-8; names that are not UTF-8 come back with the surrogate escapes they came with."""
+
+    def __init__(self, encoded: BytesColumn) -> None:
+        self.encoded = encoded
+
+    @classmethod
+    def of(cls, items: Iterable[str]) -> "TextColumn":
+        """The items, copied."""
+        return cls(BytesColumn.of(encode_name(item) for item in items))
+
+    def __len__(self) -> int:
+        return len(self.encoded)
+
+    @overload
+    def __getitem__(self, index: int) -> str: ...
+    @overload
+    def __getitem__(self, index: slice) -> "TextColumn": ...
+    def __getitem__(self, index: int | slice) -> "str | TextColumn":
+        if isinstance(index, slice):
+            return TextColumn(self.encoded[index])
+        return self.encoded[index].decode("utf-8", "surrogateescape")
+
+    def take(self, rows: NDArray[np.integer]) -> "TextColumn":
+        """The items at `rows`, in their order."""
+        return TextColumn(self.encoded.take(rows))
+
+
+def encode_name(name: str) -> bytes:
+    """The bytes a file name was made from."""
+    return name.encode("utf-8", "surrogateescape")
+
+
+def printable(name: str) -> str:
+    """A file name for messages: as it is where one line can show it, else with its odd characters spelt out."""
+    return name if name.isprintable() else ascii(name)

@@ -1,0 +1,241 @@
+"""The one place where a picture's bytes become its size or its pixels, whatever format they are in.
+
+Pillow reads; it lets go of the interpreter lock while it decodes and resizes, so threads use every core.
+"""
+
+import io
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import cache
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from helpers.data.types import Geometry, Size
+from helpers.errors import DataError
+
+if TYPE_CHECKING:
+    from PIL import Image, ImageFile
+
+START_BYTES = 65_536
+LONGEST_EDGE_PX = 65_535
+DRAFT_MARGIN = 2
+
+# Formats whose size and orientation stand before the pixels; of the others all bytes are needed to know.
+SIZE_IN_START = frozenset({"BMP", "GIF", "JPEG", "MPO", "PNG", "PPM", "QOI"})
+# Not pictures, or pictures that Pillow names but cannot draw without another program.
+NEVER_PICTURES = frozenset({"BUFR", "EPS", "FITS", "GRIB", "HDF5", "IPTC", "MPEG", "WMF"})
+COMMON_FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "TIFF", "BMP", "AVIF")
+# Camera files look like a TIFF whose first picture is a thumbnail.
+CAMERA_ENDINGS = frozenset({".arw", ".cr2", ".dng", ".nef", ".orf", ".pef", ".raf", ".rw2", ".sr2", ".srw"})
+OTHER_PICTURE_ENDINGS = frozenset({".cr3", ".eps", ".heic", ".heif", ".jxl", ".svg", ".wmf"})
+
+ORIENTATION_TAG = 0x0112
+MIRRORED_ACROSS = frozenset({2, 3, 6, 7})
+MIRRORED_DOWN = frozenset({3, 4, 7, 8})
+TURNED = frozenset({5, 6, 7, 8})
+
+
+class UnreadableImage(DataError):
+    """A picture that cannot be trained on; `reason` says why, in words that go on from its name."""
+
+    def __init__(self, reason: str) -> None:
+        self.reason = reason
+        super().__init__(reason)
+
+
+class NotAPicture(Exception):
+    """Bytes in no picture format, in a file whose name does not promise one."""
+
+
+def read_size(start: bytes, *, path: str, whole: Callable[[], bytes] | None = None) -> Size:
+    """The size in pixels of the upright picture, from the first bytes of its file.
+
+    start: the first START_BYTES of the file, or all of a shorter one; whole: reads all of it, needed for formats whose
+    header may be longer or lies elsewhere; None where `start` is all. The pixels are not decoded.
+    Raises UnreadableImage with the reason, NotAPicture, and whatever `whole` raises.
+    """
+    ending = os.path.splitext(path)[1].lower()
+    if ending in CAMERA_ENDINGS:
+        raise UnreadableImage("is a camera's raw file, which has no colours yet; convert it to PNG or JPEG")
+    if not start:
+        raise UnreadableImage("is an empty file")
+    formats = _formats(ending)
+    if whole is not None:
+        try:
+            with _opened(start, formats) as image:
+                if image.format in SIZE_IN_START:
+                    return _checked(_upright(image))
+        except UnreadableImage:
+            pass  # the header goes on behind `start`: all of the file is looked at before judging
+        start = whole()
+    try:
+        with _opened(start, formats) as image:
+            return _checked(_upright(image))
+    except UnreadableImage as error:
+        if error.reason == UNKNOWN_FORMAT and not _promises_picture(ending):
+            raise NotAPicture(path) from error
+        raise
+
+
+def decode(content: bytes, *, size: Size, geometry: Geometry) -> NDArray[np.uint8]:
+    """The pixels trained on: RGB [H, W, 3], upright, alpha flattened on white; may be read-only.
+
+    size: the upright size that `geometry` was made for. Resized with Lanczos in one step with the crop.
+    A JPEG is decoded at a half, quarter or eighth where that leaves at least twice the pixels along each edge that the
+    resize needs: on noise with hard edges its root mean square difference to the full decode is below 2.5 of 255.
+    Raises UnreadableImage, also where the picture is of another size now.
+    """
+    from PIL import Image
+
+    with _opened(content, _formats(None)) as image:
+        if _upright(image) != size:
+            raise UnreadableImage(f"changed while it was in use: it was {size} and is {_upright(image)} now")
+        orientation = _orientation(image)
+        turned = orientation in TURNED
+        box = _stored_box(geometry, size, orientation)
+        scale = _draft(image, _across(geometry.resize, turned))
+        box = tuple(edge / scale for edge in box)
+        pixels = _resizable(image)
+        box = (box[0], box[1], min(box[2], pixels.width), min(box[3], pixels.height))
+        target = _across(geometry.target, turned)
+        if (box[2] - box[0], box[3] - box[1]) == target and all(edge.is_integer() for edge in box):
+            pixels = pixels.crop(tuple(int(edge) for edge in box))  # type: ignore[arg-type]
+        else:
+            pixels = pixels.resize(target, Image.Resampling.LANCZOS, box=box)
+        return _turned_upright(np.asarray(pixels if pixels.mode == "RGB" else pixels.convert("RGB")), orientation)
+
+
+UNKNOWN_FORMAT = "is not a picture in any format that can be read"
+
+
+@contextmanager
+def _opened(content: bytes, formats: tuple[str, ...]) -> Iterator["ImageFile.ImageFile"]:
+    """A lazily opened picture; whatever goes wrong in the block is an UnreadableImage that names the reason."""
+    from PIL import Image, UnidentifiedImageError
+
+    try:
+        with Image.open(io.BytesIO(content), formats=formats) as image:
+            yield image
+    except (UnreadableImage, MemoryError):
+        raise
+    except UnidentifiedImageError as error:
+        raise UnreadableImage(UNKNOWN_FORMAT) from error
+    except Image.DecompressionBombError as error:
+        raise UnreadableImage("has so many pixels that it is taken for a bomb; make it smaller") from error
+    except Exception as error:  # decoders raise almost anything on damaged bytes, and all of it means that
+        cut = "truncated" in str(error).lower()
+        raise UnreadableImage("is cut short" if cut else f"is damaged ({error or type(error).__name__})") from error
+
+
+@cache
+def _formats(ending: str | None) -> tuple[str, ...]:
+    """The formats to try on a file with that ending (None: all), the common ones first.
+
+    A format without a signature matches almost any bytes, so it is tried only where the ending names it.
+    """
+    from PIL import Image
+
+    Image.init()
+    named = Image.registered_extensions().get(ending or "")
+    known = [
+        name
+        for name, (_, accepts) in Image.OPEN.items()
+        if name not in NEVER_PICTURES and (accepts is not None or name == named or ending is None)
+    ]
+    signed_first = sorted(known, key=lambda name: Image.OPEN[name][1] is None)
+    return (*COMMON_FORMATS, *(name for name in signed_first if name not in COMMON_FORMATS))
+
+
+def _promises_picture(ending: str) -> bool:
+    from PIL import Image
+
+    named = Image.registered_extensions().get(ending)
+    return ending in OTHER_PICTURE_ENDINGS or (named in Image.OPEN and named not in NEVER_PICTURES)
+
+
+def _orientation(image: "Image.Image") -> int:
+    """EXIF's orientation, 1 to 8, of a picture not yet decoded; 1 where it says nothing that makes sense.
+
+    Only what stands before the pixels counts, so that scanning and decoding agree without reading whole PNGs.
+    """
+    from PIL import Image
+
+    if image.format == "TIFF":  # Pillow turns these itself
+        return 1
+    try:
+        # The base class's method: PNG's own decodes the picture to look behind its pixels.
+        orientation = Image.Image.getexif(image).get(ORIENTATION_TAG, 1)
+    except Exception:  # as broken as EXIF often is, the picture is not
+        return 1
+    return orientation if orientation in range(1, 9) else 1
+
+
+def _upright(image: "Image.Image") -> Size:
+    return _across(Size(*image.size), _orientation(image) in TURNED)
+
+
+def _across(size: Size, turned: bool) -> Size:
+    return Size(size.height, size.width) if turned else size
+
+
+def _checked(size: Size) -> Size:
+    if not 0 < max(size) <= LONGEST_EDGE_PX or min(size) < 1:
+        raise UnreadableImage(f"has an absurd size ({size}); edges may be 1 to {LONGEST_EDGE_PX} pixels long")
+    return size
+
+
+def _stored_box(geometry: Geometry, size: Size, orientation: int) -> tuple[float, ...]:
+    """The part of the picture, in pixels of the stored one, that becomes the crop."""
+    across, down = size.width / geometry.resize.width, size.height / geometry.resize.height
+    left, right = geometry.crop.left * across, geometry.crop.right * across
+    top, bottom = geometry.crop.top * down, geometry.crop.bottom * down
+    if orientation in MIRRORED_ACROSS:
+        left, right = size.width - right, size.width - left
+    if orientation in MIRRORED_DOWN:
+        top, bottom = size.height - bottom, size.height - top
+    return (top, left, bottom, right) if orientation in TURNED else (left, top, right, bottom)
+
+
+def _draft(image: "ImageFile.ImageFile", resize: tuple[int, int]) -> float:
+    """Have a JPEG decoded smaller where that loses nothing; returns how many times smaller."""
+    width = image.width
+    drafted = image.draft(None, (DRAFT_MARGIN * resize[0], DRAFT_MARGIN * resize[1]))  # type: ignore[arg-type]
+    return width / drafted[1][2] if drafted else 1.0
+
+
+def _resizable(image: "Image.Image") -> "Image.Image":
+    """The picture in a mode of which resizing makes the same colours: RGB, or L where there are none."""
+    from PIL import Image
+
+    if image.mode.startswith("I"):
+        return Image.fromarray(_eight_bits(np.asarray(image)))
+    if image.mode == "F":
+        raise UnreadableImage("has floating-point pixels, of which nobody says which is white; save it with 16 bits")
+    if image.has_transparency_data:
+        see_through = image.convert("RGBA")
+        flat = Image.new("RGB", image.size, "white")
+        flat.paste(see_through, mask=see_through)
+        return flat
+    if image.mode not in ("RGB", "L"):
+        return image.convert("RGB")
+    image.load()
+    return image
+
+
+def _eight_bits(values: NDArray[np.integer]) -> NDArray[np.uint8]:
+    """16-bit grey levels as 8-bit ones, white staying white."""
+    return ((np.clip(values, 0, 65_535).astype(np.uint32) * 255 + 32_767) // 65_535).astype(np.uint8)
+
+
+def _turned_upright(pixels: NDArray[np.uint8], orientation: int) -> NDArray[np.uint8]:
+    """Stored pixels [h, w, 3] as upright ones."""
+    if orientation in TURNED:
+        pixels = pixels.swapaxes(0, 1)
+    if orientation in MIRRORED_ACROSS:
+        pixels = pixels[:, ::-1]
+    if orientation in MIRRORED_DOWN:
+        pixels = pixels[::-1]
+    return np.ascontiguousarray(pixels)

@@ -1,0 +1,131 @@
+"""What was learnt of each file by opening it, remembered beside the caches, so that a known file is not opened again.
+
+A table is whole part files, appended while a scan runs, so a killed scan goes on where it was. They are numpy's `.npz`,
+whose parts carry checksums: reading them needs no library that a fully cached run would not load anyway.
+"""
+
+import hashlib
+import io
+import logging
+import time
+import uuid
+import zipfile
+import zlib
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from helpers.data.columns import BytesColumn, encode_name
+from helpers.storage.protocols import CacheStore
+
+logger = logging.getLogger(__name__)
+
+MOST_PARTS = 16
+SECONDS_PER_PART = 5.0
+ROWS_PER_PART = 20_000
+UNKNOWN = -1
+
+Keys = NDArray[np.uint64]
+
+
+def file_keys(paths: Iterable[str], sizes_bytes: Iterable[int], tags: Iterable[str]) -> Keys:
+    """What stands for each file as it is now [N, 2]: a hash of its path, size and tag."""
+    digests = [
+        hashlib.blake2b(b"%s\0%d\0%s" % (encode_name(path), size, tag.encode()), digest_size=16).digest()
+        for path, size, tag in zip(paths, sizes_bytes, tags, strict=True)
+    ]
+    return np.frombuffer(b"".join(digests), "<u8").reshape(-1, 2)
+
+
+class Remembered:
+    """A table of bytes by file key that only grows; of two values for one key the longer one holds."""
+
+    def __init__(self, store: CacheStore, *, name: str) -> None:
+        """name: begins the names of the part files; another name when what the values mean has changed."""
+        self._store = store
+        self._prefix = f"{name}-"
+        self._keys: Keys = np.zeros((0, 2), np.uint64)
+        self._values = BytesColumn.of(())
+        self._fresh: list[tuple[Keys, bytes]] = []
+        self._written_at = time.monotonic()
+        self._loose: list[tuple[Keys, BytesColumn]] = []
+        self._parts = self._read()
+
+    def _read(self) -> list[str]:
+        """Load every part; returns their names. A part that vanishes was merged into another by another process."""
+        while True:
+            names = [name for name in self._store.sizes() if name.startswith(self._prefix)]
+            try:
+                loaded = [part for name in names if (part := self._part(name))]
+            except FileNotFoundError:
+                continue
+            self._join(loaded)
+            return names
+
+    def _part(self, name: str) -> tuple[Keys, BytesColumn] | None:
+        try:
+            with np.load(self._store.local_path(name)) as arrays:
+                return arrays["keys"], BytesColumn(arrays["block"], arrays["offsets"])
+        except (zipfile.BadZipFile, zlib.error, ValueError, KeyError, EOFError):
+            logger.warning("%s in %s is damaged; what it told is found out again", name, self._store.describe())
+            self._store.remove(name)
+            return None
+
+    def _join(self, parts: Sequence[tuple[Keys, BytesColumn]]) -> None:
+        """Make the table of `parts`, in the order of the keys and of the values' lengths."""
+        if not parts:
+            return
+        keys = np.concatenate([keys for keys, _ in parts])
+        starts = np.cumsum([0] + [len(values.block) for _, values in parts])
+        offsets = [values.offsets[:-1] + start for (_, values), start in zip(parts, starts, strict=False)]
+        values = BytesColumn(
+            np.concatenate([values.block for _, values in parts]), np.concatenate([*offsets, starts[-1:]])
+        )
+        order = np.lexsort((values.lengths, keys[:, 1], keys[:, 0]))
+        self._keys, self._values = np.ascontiguousarray(keys[order]), values.take(order)
+
+    def find(self, keys: Keys) -> NDArray[np.int64]:
+        """The row of each key [N], UNKNOWN where nothing is remembered; rows hold until the next `flush`."""
+        if not len(self._keys):
+            return np.full(len(keys), UNKNOWN, np.int64)
+        rows = np.searchsorted(self._keys[:, 0], keys[:, 0], side="right") - 1
+        return np.where((self._keys[rows] == keys).all(axis=1), rows, UNKNOWN)
+
+    def values(self, rows: NDArray[np.int64]) -> BytesColumn:
+        """The values at `rows` of `find`."""
+        return self._values.take(rows)
+
+    def add(self, key: Keys, value: bytes) -> None:
+        """Remember `value` for one key [2]; on disk at the next part, a few seconds later at most."""
+        self._fresh.append((key, value))
+        if len(self._fresh) >= ROWS_PER_PART or time.monotonic() - self._written_at > SECONDS_PER_PART:
+            self._write_fresh()
+
+    def _write_fresh(self) -> None:
+        keys = np.stack([key for key, _ in self._fresh])
+        values = BytesColumn.of(value for _, value in self._fresh)
+        self._parts.append(self._write(keys, values))
+        self._loose.append((keys, values))
+        self._fresh.clear()
+        self._written_at = time.monotonic()
+
+    def flush(self) -> None:
+        """Write what is not yet on disk, and merge the parts when they have become many."""
+        if self._fresh:
+            self._write_fresh()
+        if self._loose:
+            self._join([(self._keys, self._values), *self._loose])
+            self._loose.clear()
+        if len(self._parts) > MOST_PARTS:
+            merged = self._write(self._keys, self._values)
+            for name in self._parts:
+                self._store.remove(name)
+            self._parts = [merged]
+
+    def _write(self, keys: Keys, values: BytesColumn) -> str:
+        name = f"{self._prefix}{uuid.uuid4().hex}.npz"
+        content = io.BytesIO()
+        np.savez(content, keys=keys, block=values.block, offsets=values.offsets)
+        self._store.write(name, content.getvalue())
+        return name

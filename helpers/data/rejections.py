@@ -1,0 +1,59 @@
+"""Words for pictures that are left out: how many for each reason, which ones, and what would bring them back."""
+
+from collections import defaultdict
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from helpers.data.columns import printable
+from helpers.errors import DataError
+
+if TYPE_CHECKING:
+    from helpers.data.types import Rejected
+
+NAMES_SHOWN = 3
+
+TOO_SMALL = "is smaller than minimum_image_size"
+TOO_LONG = "would be trained on with an edge longer than the model can place"
+NO_CAPTION_FILE = "has no caption file of its name beside it"
+EMPTY_CAPTION_FILE = "has an empty caption file"
+FOREIGN_CAPTION_FILE = "has a caption file that is not UTF-8"
+SILENT_NAME = "has a file name that says nothing"
+UNREADABLE = "cannot be read"
+
+CURES = {
+    TOO_SMALL: "lower minimum_image_size",
+    TOO_LONG: "set crop to true, or lower resolution",
+    NO_CAPTION_FILE: "write one NAME.txt for each NAME.png, set caption_fallback to true, or change caption_strategy",
+    EMPTY_CAPTION_FILE: "write captions into these files, or set caption_fallback to true",
+    FOREIGN_CAPTION_FILE: "save these text files as UTF-8",
+    SILENT_NAME: "rename these files, or change caption_strategy",
+    UNREADABLE: "let these files be read by you",
+}
+OTHER_CURE = "replace these files, or convert them"
+
+
+def describe_rejected(rejected: Sequence["Rejected"]) -> list[str]:
+    """A line for each reason, the commonest first: how many pictures, some names, and the cure."""
+    names: dict[str, list[str]] = defaultdict(list)
+    for picture in rejected:
+        names[picture.reason].append(printable(picture.path))
+    lines = []
+    for reason, paths in sorted(names.items(), key=lambda item: (-len(item[1]), item[0])):
+        cure = next((cure for start, cure in CURES.items() if reason.startswith(start)), OTHER_CURE)
+        shown = ", ".join(paths[:NAMES_SHOWN]) + (", …" if len(paths) > NAMES_SHOWN else "")
+        lines.append(f"{reason}: {len(paths)} ({shown})\n    cure: {cure}")
+    return lines
+
+
+def nothing_left(dataset_id: str, *, place: str, rejected: Sequence["Rejected"], ignored: int) -> DataError:
+    """The error for a data set without a single picture to train on."""
+    if not rejected:
+        others = f" ({ignored} other files)" if ignored else ""
+        return DataError(
+            f"data set {dataset_id!r} has no pictures: none were found in {place}{others}. "
+            "Put pictures there, or change its instance_data_dir."
+        )
+    why = "\n".join(f"  {line}" for line in describe_rejected(rejected))
+    return DataError(
+        f"data set {dataset_id!r} has nothing to train on: all {len(rejected)} pictures in {place} are left out.\n{why}"
+    )

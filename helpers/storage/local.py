@@ -1,0 +1,155 @@
+"""Folders of this machine, read and written through the operating system.
+
+An object-store library's local driver refuses a whole listing for one odd file name; the operating system does not.
+"""
+
+import os
+import stat
+import time
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+from helpers.errors import CacheError, DataError
+from helpers.storage.protocols import Listed
+
+UNFINISHED_PREFIX = ".unfinished-"
+LEFTOVER_AGE_SECONDS = 3600.0
+
+
+class LocalSource:
+    """A person's folder, with the folders in it; links are followed, but never back into a folder they are in.
+
+    Names that are not UTF-8 survive as Python's surrogate escapes.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self._root = str(root)
+
+    def list(self) -> Iterator[Listed]:
+        """Every file, in the order of their paths; raises DataError where a folder cannot be read.
+
+        Sockets, pipes and devices are left out. A link to nothing is listed with an empty tag.
+        """
+        walk = [self._entries("", ancestors=())]
+        while walk:
+            entry = next(walk[-1], None)
+            if entry is None:
+                walk.pop()
+            elif isinstance(entry, Listed):
+                yield entry
+            else:
+                walk.append(entry)
+
+    def _entries(self, folder: str, *, ancestors: tuple[tuple[int, int], ...]) -> Iterator["Listed | Iterator"]:
+        """The files of `folder` ("" or ending in a slash), and an iterator for each folder in it, by path."""
+        try:
+            status = os.stat(os.path.join(self._root, folder))
+            identity = (status.st_dev, status.st_ino)
+            if identity in ancestors:  # a link that leads back into itself
+                return
+            with os.scandir(os.path.join(self._root, folder)) as entries:
+                # A slash sorts a folder where its files' paths belong: "a.png" before "a/b.png".
+                names = sorted(entry.name + ("/" if entry.is_dir() else "") for entry in entries)
+        except OSError as error:
+            raise DataError(
+                f"cannot list the folder {os.path.join(self._root, folder)!r}: {error.strerror}. "
+                "Check that it exists and may be read, or change the data set's instance_data_dir."
+            ) from error
+        for name in names:
+            if name.endswith("/"):
+                yield self._entries(folder + name, ancestors=(*ancestors, identity))
+            elif listed := self._listed(folder + name):
+                yield listed
+
+    def _listed(self, path: str) -> Listed | None:
+        try:
+            status = os.stat(os.path.join(self._root, path))
+        except OSError:  # gone since, or a link to nothing: reading it will say so
+            return Listed(path, 0, "")
+        if not stat.S_ISREG(status.st_mode):
+            return None
+        return Listed(path, status.st_size, str(status.st_mtime_ns))
+
+    def read(self, path: str) -> bytes:
+        """A file's bytes; raises OSError where it cannot be read."""
+        with open(os.path.join(self._root, path), "rb", buffering=0) as file:
+            return file.readall()
+
+    def read_start(self, path: str, length: int) -> bytes:
+        """The first `length` bytes of a file, or all of a shorter one; raises OSError."""
+        with open(os.path.join(self._root, path), "rb", buffering=0) as file:
+            return file.read(length)
+
+    def describe(self) -> str:
+        """The folder, for messages."""
+        return f"the folder {self._root}"
+
+
+class LocalCache:
+    """A folder of whole files; made with the first file written."""
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+        self._cleaned = False
+
+    def sizes(self) -> dict[str, int]:
+        """The bytes of every complete file, by name; what a killed writer left is not complete."""
+        try:
+            with os.scandir(self._root) as entries:
+                return {
+                    entry.name: entry.stat().st_size
+                    for entry in sorted(entries, key=lambda entry: entry.name)
+                    if entry.is_file() and not entry.name.startswith(UNFINISHED_PREFIX)
+                }
+        except FileNotFoundError:
+            return {}
+        except OSError as error:
+            raise CacheError(f"cannot list {self.describe()}: {error.strerror}. {CURE}") from error
+
+    def local_path(self, name: str) -> Path:
+        """Where the file can be mapped into memory."""
+        return self._root / name
+
+    def write(self, name: str, content: bytes) -> None:
+        """Write a file under a temporary name, sync and rename it; raises CacheError naming the place."""
+        unfinished = self._root / f"{UNFINISHED_PREFIX}{uuid.uuid4().hex}"
+        try:
+            self._root.mkdir(parents=True, exist_ok=True)
+            self._remove_leftovers()
+            try:
+                with open(unfinished, "xb") as file:
+                    file.write(content)
+                    file.flush()
+                    os.fsync(file.fileno())
+                os.replace(unfinished, self._root / name)
+            finally:
+                unfinished.unlink(missing_ok=True)
+        except OSError as error:
+            megabytes = len(content) / 1e6
+            raise CacheError(
+                f"cannot write {name} ({megabytes:.1f} MB) in {self.describe()}: {error.strerror}. {CURE}"
+            ) from error
+
+    def _remove_leftovers(self) -> None:
+        """Delete what writers killed long ago left behind; a living one takes seconds, not an hour."""
+        if self._cleaned:
+            return
+        self._cleaned = True
+        for leftover in self._root.glob(f"{UNFINISHED_PREFIX}*"):
+            try:
+                if time.time() - leftover.stat().st_mtime > LEFTOVER_AGE_SECONDS:
+                    leftover.unlink()
+            except FileNotFoundError:  # its writer has finished, or another process cleaned first
+                continue
+
+    def remove(self, name: str) -> None:
+        """Delete a file; it may be gone already."""
+        self.local_path(name).unlink(missing_ok=True)
+
+    def describe(self) -> str:
+        """The folder, for messages."""
+        return f"the folder {self._root}"
+
+
+CURE = "Free some space there or let it be written to, or name another folder (cache_dir_vae, cache_dir or OUTPUT_DIR)."
