@@ -10,7 +10,7 @@ from helpers.cache.keys import latent_key, latent_keys
 from helpers.cache.pipeline import LATENT_OUTPUT, Batch, encode_batches, read_pixels
 from helpers.cache.release import release_device_memory
 from helpers.cache.store import open_tensors
-from helpers.cache.upkeep import open_and_check
+from helpers.cache.upkeep import open_and_check, settle
 from helpers.cache.writer import ShardWriter
 from helpers.data.types import Catalog, Rejected
 from helpers.errors import CacheError
@@ -96,11 +96,7 @@ def fill_latent_cache(
                 advance=advance,
             )
         release_device_memory()
-    ranks.wait()
-    tensors = open_tensors(store)
-    if ranks.rank == 0:
-        tensors.tidy()
-    unmade = tensors.missing(keys).nonzero()[0].tolist()
+    unmade = settle(store, ranks=ranks).missing(keys).nonzero()[0].tolist()
     return tuple(_rejected(catalog, index, rejected.get(index)) for index in unmade)
 
 
@@ -108,7 +104,9 @@ def _rejected(catalog: Catalog, index: int, reason: str | None) -> Rejected:
     """Why an image has no latents; what another rank met is met again here."""
     if reason is None:
         found = read_pixels(catalog, index)
-        reason = found.reason if isinstance(found, Rejected) else "its latents could not be kept"
+        reason = (
+            found.reason if isinstance(found, Rejected) else "could not be encoded by the process whose turn it was"
+        )
     return Rejected(path=catalog.paths[index], reason=reason)
 
 

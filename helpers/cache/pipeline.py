@@ -31,14 +31,14 @@ def read_pixels(catalog: Catalog, index: int) -> Pixels | Rejected:
     try:
         content = catalog.source.read(path)
     except OSError as error:
-        return Rejected(path, f"it can no longer be read: {error.strerror or error}")
+        return Rejected(path, f"can no longer be read: {error.strerror or error}")
     if len(content) != catalog.size_bytes[index]:
-        return Rejected(path, "it changed after the folder was read; start again to take it in")
+        return Rejected(path, "changed after its folder was listed; start again to take it in")
     width, height = catalog.sizes[index].tolist()
     try:
         return decode(content, size=Size(width, height), geometry=catalog.geometry(index))
     except UnreadableImage as error:
-        return Rejected(path, str(error))
+        return Rejected(path, error.reason)
 
 
 def encode_batches(

@@ -1,7 +1,7 @@
 """A shard is one safetensors file of many entries, each with a checksum; its header is the truth about what it holds.
 
 An entry is a key and the tensors under it. In the file a tensor is called `key/output`, or, where it is compressed,
-`key/output/planes/77x4096` with the shape it had. The checksum covers a tensor's name, format, shape and bytes.
+`key/output/planes/77x4096` with the shape it had. Each tensor's bytes have a checksum, and so has the header.
 """
 
 import json
@@ -36,8 +36,7 @@ class RawTensor(NamedTuple):
 
     @property
     def checksum(self) -> int:
-        description = f"{self.name} {self.dtype} {self.shape}".encode()
-        return zlib.crc32(self.content, zlib.crc32(description))
+        return zlib.crc32(self.content)
 
 
 class PlacedTensor(NamedTuple):
@@ -80,9 +79,10 @@ def raw_tensors(key: str, tensors: Mapping[str, Tensor], *, compress: bool) -> l
 
 def shard_bytes(tensors: Sequence[RawTensor]) -> bytes:
     """A whole shard."""
-    header: dict[str, object] = {
-        "__metadata__": {"format": "pt", "crc32": "".join(f"{tensor.checksum:08x}" for tensor in tensors)}
-    }
+    checksums = [tensor.checksum for tensor in tensors]
+    own = _header_checksum((*tensor[:3], checksum) for tensor, checksum in zip(tensors, checksums, strict=True))
+    metadata = {"format": "pt", "header_crc32": f"{own:08x}", "crc32": "".join(f"{each:08x}" for each in checksums)}
+    header: dict[str, object] = {"__metadata__": metadata}
     end = 0
     for tensor in tensors:
         start, end = end, end + len(tensor.content)
@@ -90,6 +90,11 @@ def shard_bytes(tensors: Sequence[RawTensor]) -> bytes:
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
     return b"".join([len(text).to_bytes(8, "little"), text, *(tensor.content for tensor in tensors)])
+
+
+def _header_checksum(tensors: Iterable[tuple[str, str, tuple[int, ...], int]]) -> int:
+    """The checksum of all that a header says: names, formats, shapes and checksums; places follow from them."""
+    return zlib.crc32("\n".join(map(str, tensors)).encode())
 
 
 def read_header(path: Path) -> list[PlacedTensor]:
@@ -113,21 +118,23 @@ def read_header(path: Path) -> list[PlacedTensor]:
 
 def _placed(header: dict, *, data_start: int) -> list[PlacedTensor]:
     """The header's tensors in the order of their bytes; any of many errors where it makes no sense."""
-    checksums = header.pop("__metadata__")["crc32"]
+    metadata = header.pop("__metadata__")
+    checksums = metadata["crc32"]
     placed, end = [], 0
     for number, (name, entry) in enumerate(header.items()):
         dtype, shape, (start, stop) = entry["dtype"], tuple(entry["shape"]), entry["data_offsets"]
-        if start != end or stop - start != math.prod(shape) * FORMATS[dtype].itemsize or name[32] != "/":
+        if start != end or stop - start != math.prod(shape) * FORMATS[dtype].itemsize:
             raise ValueError(f"{name} does not fit its place")
-        layout_of(name, dtype=dtype, shape=shape)
         checksum = int(checksums[8 * number : 8 * number + 8], 16)
         placed.append(PlacedTensor(name, dtype, shape, data_start + start, data_start + stop, checksum))
         end = stop
+    if int(metadata["header_crc32"], 16) != _header_checksum((*tensor[:3], tensor.checksum) for tensor in placed):
+        raise ValueError("the header's checksum differs")
     return placed
 
 
 def layout_of(name: str, *, dtype: str, shape: tuple[int, ...]) -> Layout:
-    """What a tensor of this name in a shard means; raises ValueError for a name that is not ours."""
+    """What a tensor of this name in a shard means."""
     output, _, rest = name[33:].partition("/planes/")
     if not rest:
         return Layout(output, dtype, shape, packed=False)

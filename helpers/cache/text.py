@@ -11,7 +11,7 @@ from torch import Tensor
 from helpers.cache.keys import Keys, text_key, text_keys
 from helpers.cache.release import release_device_memory
 from helpers.cache.store import open_tensors
-from helpers.cache.upkeep import open_and_check
+from helpers.cache.upkeep import open_and_check, settle
 from helpers.cache.writer import ShardWriter
 from helpers.config.options.data import CacheOptions
 from helpers.errors import CacheError
@@ -86,9 +86,7 @@ def fill_text_cache(
             ) as writer:
                 _encode([mine[row] for row in missing], keys[missing], part=part, writer=writer, reporter=reporter)
             release_device_memory()
-    ranks.wait()
-    if ranks.rank == 0:
-        open_tensors(store).tidy()
+    settle(store, ranks=ranks)
 
 
 def _encode(captions: Sequence[str], keys: Keys, *, part: TextPart, writer: ShardWriter, reporter: Reporter) -> None:

@@ -46,6 +46,15 @@ def open_and_check(
     return open_tensors(store)
 
 
+def settle(store: CacheStore, *, ranks: Ranks) -> TensorStore:
+    """Wait for all ranks' entries, have one of them tidy up, and open what is now there."""
+    ranks.wait()
+    if ranks.rank == 0:
+        open_tensors(store).tidy()
+    ranks.wait()
+    return open_tensors(store)
+
+
 def verify(tensors: TensorStore, *, share: slice, describe: Describe, reporter: Reporter) -> tuple[str, ...]:
     """Compare every entry of a share of the shards with its checksum, and take the damaged ones out of their shards.
 
