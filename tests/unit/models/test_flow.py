@@ -9,7 +9,7 @@ import torch
 from helpers.config.options.training import ObjectiveOptions
 from helpers.models import flow
 
-DRAWS = 4000
+DRAWS = 2500
 
 
 def draws(*, shift: float = 1.0, **objective: Any) -> torch.Tensor:
@@ -51,7 +51,7 @@ def test_noise_levels_follow_their_distribution(objective: dict[str, Any], distr
     assert sigmas.min() > 0 and sigmas.max() <= 1
     for at in (0.1, 0.3, 0.5, 0.7, 0.9):
         unshifted = at / (shift - (shift - 1) * at)
-        assert empirical(sigmas, at) == pytest.approx(distribution(unshifted), abs=0.03)
+        assert empirical(sigmas, at) == pytest.approx(distribution(unshifted), abs=0.035)
 
 
 def test_mode_sampling_is_equation_20_and_prefers_the_middle() -> None:
