@@ -88,12 +88,14 @@ class ModelParts:
 
     variant: such as `SD3 medium` or `SD3.5 large`, by the transformer's config.
     identity: a hash of the transformer's config and weights. flow_shift: of its own scheduler.
+    weights_variant: which of several sets of weight files is meant, such as `fp16`; parts without it have plain ones.
     """
 
     name: str
     variant: str
     identity: str
     flow_shift: float
+    weights_variant: str | None
     transformer: Path
     vae: Path
     scheduler: Path
@@ -120,7 +122,9 @@ class RenderRequest:
 class Predict(Protocol):
     """One forward pass of a family's denoiser."""
 
-    def __call__(self, denoiser: nn.Module, noisy: Tensor, sigmas: Tensor, prompt_embeds: Tensor, pooled: Tensor) -> Tensor:
+    def __call__(
+        self, denoiser: nn.Module, noisy: Tensor, sigmas: Tensor, prompt_embeds: Tensor, pooled: Tensor
+    ) -> Tensor:
         """The predicted velocity [B, C, h, w] of `noisy` [B, C, h, w] at `sigmas` [B] in (0, 1]."""
         ...
 
@@ -132,10 +136,10 @@ class ModelFamily:
     locate: find the parts (downloading from the hub where a hub id is given); raises ModelError.
     text_parts: the text encoders, in the order in which `assemble_text` wants their outputs.
     assemble_text: one caption's outputs of every part -> TextEmbedding, bf16.
-    latent_part: the VAE.
+    latent_part: the VAE (ModelParts, PrecisionOptions, device; vae_batch_size: pictures at once on an accelerator).
     load_denoiser: the frozen base on `device`, quantised as asked, in eval mode.
-    attach_lora: put an adapter in the loaded base (LoraOptions, seed) and return its trainable tensors by the names they
-    have in the exported file; zero of them raises ModelError.
+    attach_lora: put an adapter in the loaded base (LoraOptions, seed) and return its trainable tensors by the names
+    they have in the exported file; zero of them raises ModelError.
     render: raw latents [1, C, h, w] of a picture, from the denoiser as it is (see RenderRequest); the same
     picture as the family's diffusers pipeline draws from the same seed.
     save_lora, load_lora: the exported file, fp32 unless said, with alpha and metadata; load copies by name.
@@ -145,7 +149,7 @@ class ModelFamily:
     locate: Callable[[ModelOptions], ModelParts]
     text_parts: Callable[[ModelParts, TextOptions, PrecisionOptions, torch.device], tuple[TextPart, ...]]
     assemble_text: Callable[[Sequence[Mapping[str, Tensor]]], TextEmbedding]
-    latent_part: Callable[[ModelParts, PrecisionOptions, torch.device], LatentPart]
+    latent_part: Callable[..., LatentPart]
     load_denoiser: Callable[[ModelParts, PrecisionOptions, torch.device], nn.Module]
     enable_checkpointing: Callable[[nn.Module], None]
     attach_lora: Callable[..., dict[str, nn.Parameter]]

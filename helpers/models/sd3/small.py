@@ -1,4 +1,4 @@
-"""A small random SD3 pipeline in diffusers layout, because tests, benchmarks and the demo need a model that needs no download.
+"""A small random SD3 pipeline in diffusers layout: tests, benchmarks and the demo need a model without a download.
 
 `python -m helpers.models.sd3.small FOLDER [SIZE]` makes one, or leaves the one that is there.
 """
@@ -69,7 +69,13 @@ def make_small_pipeline(
     """
     if size not in SHAPES:
         raise ModelError(f"There is no small pipeline of size `{size}`: choose one of {', '.join(SHAPES)}.")
-    recipe = {"version": RECIPE_VERSION, "seed": seed, "size": size, "dual_attention": dual_attention, "qk_norm": qk_norm}
+    recipe = {
+        "version": RECIPE_VERSION,
+        "seed": seed,
+        "size": size,
+        "dual_attention": dual_attention,
+        "qk_norm": qk_norm,
+    }
     if folder.exists():
         if _recipe_of(folder) == recipe:
             return folder
@@ -138,7 +144,9 @@ def _write_tokenizers(folder: Path) -> None:
 def _write_models(folder: Path, *, shape: Shape, seed: int, dual_attention: bool, qk_norm: str | None) -> None:
     import torch
 
-    with torch.random.fork_rng(devices=[]), torch.no_grad():
+    from helpers.models.quiet import no_progress_bars
+
+    with torch.random.fork_rng(devices=[]), torch.no_grad(), no_progress_bars():
         torch.manual_seed(seed)
         _transformer(shape, dual_attention=dual_attention, qk_norm=qk_norm).save_pretrained(folder / "transformer")
         _vae(shape).save_pretrained(folder / "vae")
@@ -190,10 +198,14 @@ def _transformer(shape: Shape, *, dual_attention: bool, qk_norm: str | None) -> 
 def _vae(shape: Shape) -> Any:
     from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 
+    # The library annotates these three as tuples of one.
+    blocks: dict[str, Any] = {
+        "down_block_types": ("DownEncoderBlock2D",) * 4,
+        "up_block_types": ("UpDecoderBlock2D",) * 4,
+        "block_out_channels": shape.vae_widths,
+    }
     model = AutoencoderKL(
-        down_block_types=("DownEncoderBlock2D",) * 4,
-        up_block_types=("UpDecoderBlock2D",) * 4,
-        block_out_channels=shape.vae_widths,
+        **blocks,
         layers_per_block=1,
         norm_num_groups=4,
         latent_channels=LATENT_CHANNELS,
@@ -238,7 +250,6 @@ def _t5(shape: Shape) -> Any:
         num_layers=shape.text_layers,
         num_heads=shape.t5_width // 8,
         feed_forward_proj="gated-gelu",
-        tie_word_embeddings=False,
     )
     return T5EncoderModel(config)
 

@@ -1,0 +1,130 @@
+"""Attaches a LoRA to any denoiser, and writes and reads it as the file that other programs open."""
+
+import difflib
+import json
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from helpers.config.options.model import LoraOptions
+from helpers.errors import ModelError
+
+ADAPTER = "default"
+# Diffusers reads the adapter's configuration from this entry of the file's header; keys of tensors it does not know,
+# such as `.alpha`, make it refuse the file.
+DIFFUSERS_ENTRY = "lora_adapter_metadata"
+EXPORT_PREFIX = "transformer."
+
+
+def matching_modules(linear_names: Sequence[str], wanted: Iterable[str]) -> list[str]:
+    """The modules among `linear_names` that lie at or under one of the wanted names, whole segments compared.
+
+    `to_q` is every module called so; `transformer_blocks.0.attn` all of one attention. Raises ModelError for a name
+    that is nowhere, naming near ones.
+    """
+    chosen: set[str] = set()
+    for name in wanted:
+        hits = {module for module in linear_names if f".{name}." in f".{module}."}
+        if not hits:
+            segments = {segment for module in linear_names for segment in module.split(".")}
+            near = difflib.get_close_matches(name, sorted({*segments, *linear_names}), n=3)
+            hint = f"did you mean {' or '.join(near)}?" if near else f"there are {', '.join(sorted(segments)[:20])} …"
+            raise ModelError(f"lora_target names `{name}`, which the model has no layer of: {hint}")
+        chosen |= hits
+    return [module for module in linear_names if module in chosen]
+
+
+def linear_modules(denoiser: nn.Module) -> list[str]:
+    """The names of all layers that a LoRA can sit on, quantised ones included."""
+    return [name for name, module in denoiser.named_modules() if isinstance(module, nn.Linear)]
+
+
+def attach_lora(
+    denoiser: nn.Module, *, lora: LoraOptions, modules: Sequence[str], seed: int
+) -> dict[str, nn.Parameter]:
+    """Put a LoRA on the named layers of a frozen denoiser, in place; its tensors by the names of the exported file.
+
+    h = W x + (alpha / rank) B A x (Hu et al. 2021, section 4.1), with A drawn as a linear layer's weights are and B
+    zero, both fp32 whatever the base is: the draw depends on `seed` and the modules' order alone. Only these tensors
+    require gradients afterwards. Raises ModelError where there is no layer to train.
+    """
+    if not modules:
+        raise ModelError("lora_target leaves no layer to train; choose `attention`, or name layers that the model has.")
+    from peft import LoraConfig, inject_adapter_in_model
+
+    denoiser.requires_grad_(False)
+    config = LoraConfig(
+        r=lora.lora_rank,
+        lora_alpha=lora.alpha,  # type: ignore[arg-type]  # peft says int and divides
+        lora_dropout=lora.lora_dropout,
+        target_modules=list(modules),
+    )
+    with torch.random.fork_rng(devices=[]):
+        inject_adapter_in_model(config, denoiser, adapter_name=ADAPTER)
+    generator = torch.Generator().manual_seed(seed)
+    tensors = {}
+    for name, parameter in denoiser.named_parameters():
+        if f".lora_A.{ADAPTER}." in name or f".lora_B.{ADAPTER}." in name:
+            start = torch.zeros(parameter.shape)
+            if ".lora_A." in name:
+                nn.init.kaiming_uniform_(start, a=math.sqrt(5), generator=generator)
+            parameter.data = start.to(parameter.device)
+            parameter.requires_grad_(True)
+            tensors[EXPORT_PREFIX + name.replace(f".{ADAPTER}.", ".")] = parameter
+    return tensors
+
+
+def save_lora(
+    path: Path,
+    tensors: Mapping[str, Tensor],
+    *,
+    lora: LoraOptions,
+    metadata: Mapping[str, str],
+    portable: bool = False,
+) -> None:
+    """Write an adapter as one safetensors file that diffusers loads, in fp32, with `metadata` in its header.
+
+    Alpha is in the header, where diffusers looks. Other programs (ComfyUI) look for a tensor that diffusers refuses,
+    and without it take alpha for the rank: `portable` multiplies alpha / rank into B instead, and says alpha = rank, so
+    that every program draws alike. Not for a file that training continues from, because the product is rounded.
+    """
+    from safetensors.torch import save_file
+
+    scale = lora.alpha / lora.lora_rank if portable else 1.0
+    content = {
+        name: (tensor.detach().float() * (scale if ".lora_B." in name else 1.0)).cpu().contiguous()
+        for name, tensor in tensors.items()
+    }
+    modules = [name.removeprefix(EXPORT_PREFIX).split(".lora_A.")[0] for name in tensors if ".lora_A." in name]
+    config: dict[str, Any] = {
+        "r": lora.lora_rank,
+        "lora_alpha": lora.lora_rank if portable else lora.alpha,
+        "target_modules": modules,
+    }
+    entry = json.dumps({EXPORT_PREFIX + name: value for name, value in config.items()}, sort_keys=True)
+    save_file(content, path, metadata={**metadata, "format": "pt", DIFFUSERS_ENTRY: entry})
+
+
+def load_lora(path: Path, *, into: Mapping[str, nn.Parameter]) -> None:
+    """Copy a saved adapter's tensors by name into those of an attached one; raises ModelError where they differ."""
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        saved = load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise ModelError(f"{path} cannot be read as an adapter: {error}") from error
+    odd = sorted(saved.keys() ^ into.keys())
+    if odd:
+        raise ModelError(f"{path} belongs to an adapter on other layers: {odd[0]} is only in one of the two.")
+    for name, parameter in into.items():
+        if saved[name].shape != parameter.shape:
+            raise ModelError(
+                f"{path} holds {name} as {list(saved[name].shape)}, but the run's is {list(parameter.shape)}: set "
+                "lora_rank to what the file was trained with."
+            )
+        parameter.data.copy_(saved[name])

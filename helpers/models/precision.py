@@ -1,0 +1,55 @@
+"""Which number format each part is held in, and the shrinking of frozen weights to eight bits and fewer."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import nn
+
+from helpers.config.options.model import PrecisionOptions
+from helpers.errors import ModelError
+
+AS_IT_IS = "no_change"
+DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
+
+
+def encoder_dtype(precision: PrecisionOptions) -> torch.dtype:
+    """The text encoders' format: bf16 where `mixed_precision` (resolved for the device) is."""
+    return torch.bfloat16 if precision.mixed_precision == "bf16" else torch.float32
+
+
+def vae_dtype(precision: PrecisionOptions) -> torch.dtype:
+    """The VAE's format: as asked, else as the text encoders'."""
+    return DTYPES[precision.vae_dtype] if precision.vae_dtype else encoder_dtype(precision)
+
+
+def base_dtype(precision: PrecisionOptions) -> torch.dtype:
+    """The format of the base's weights that are not quantised: as asked, else bf16 beside quantised ones."""
+    if precision.base_model_default_dtype:
+        return DTYPES[precision.base_model_default_dtype]
+    return torch.bfloat16 if precision.base_model_precision != AS_IT_IS else encoder_dtype(precision)
+
+
+def quantise(module: nn.Module, level: str, *, device: torch.device, keep: Sequence[str] = ()) -> None:
+    """Shrink the weights of `module`'s linear and convolution layers in place, and freeze them.
+
+    level: `no_change`, `int8-quanto`, `int4-quanto`, `int2-quanto` or `fp8-quanto`. device: where it will compute.
+    keep: names of layers (shell patterns) that stay as they are. Raises ModelError for fp8 on Apple's GPUs.
+    """
+    if level == AS_IT_IS:
+        return
+    if level == "fp8-quanto" and device.type == "mps":
+        raise ModelError(
+            "fp8-quanto cannot be computed on Apple's GPUs, which have no 8-bit floating point numbers: "
+            "choose int8-quanto, which takes the same memory."
+        )
+    from optimum import quanto
+
+    types: dict[str, Any] = {
+        "int8-quanto": quanto.qint8,
+        "int4-quanto": quanto.qint4,
+        "int2-quanto": quanto.qint2,
+        "fp8-quanto": quanto.qfloat8,
+    }
+    quanto.quantize(module, weights=types[level], exclude=list(keep))
+    quanto.freeze(module)

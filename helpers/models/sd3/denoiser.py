@@ -1,0 +1,85 @@
+"""SD3's transformer: loading it frozen, one prediction, and where a LoRA sits on it."""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from helpers.config.options.model import LoraOptions, PrecisionOptions
+from helpers.models.adapters import attach_lora, linear_modules, matching_modules
+from helpers.models.precision import base_dtype, quantise
+from helpers.models.protocols import ModelParts
+from helpers.models.sd3.parts import loading_variant
+
+# The network's two ends and its modulation of time: a small share of the weights, through which everything passes.
+NEVER_QUANTISED = ("pos_embed.*", "time_text_embed.*", "context_embedder", "norm_out.*", "proj_out")
+
+IMAGE_ATTENTION = ("attn.to_q", "attn.to_k", "attn.to_v", "attn.to_out.0")
+TEXT_ATTENTION = ("attn.add_q_proj", "attn.add_k_proj", "attn.add_v_proj", "attn.to_add_out")
+SECOND_ATTENTION = ("attn2.to_q", "attn2.to_k", "attn2.to_v", "attn2.to_out.0")
+MLP = ("ff.net", "ff_context.net")
+
+
+def load_denoiser(parts: ModelParts, precision: PrecisionOptions, device: torch.device) -> nn.Module:
+    """The transformer, frozen, in eval mode, on `device`; `precision` with its `mixed_precision` resolved.
+
+    Read straight into its number format, and quantised before it goes to the device, which never holds it whole.
+    """
+    from diffusers.models.transformers.transformer_sd3 import SD3Transformer2DModel
+
+    denoiser: Any = SD3Transformer2DModel.from_pretrained(
+        parts.transformer,
+        torch_dtype=base_dtype(precision),
+        variant=loading_variant(parts.transformer, parts.weights_variant),
+        use_safetensors=True,
+        low_cpu_mem_usage=True,
+    )
+    denoiser.eval().requires_grad_(False)
+    quantise(denoiser, precision.base_model_precision, device=device, keep=NEVER_QUANTISED)
+    return denoiser.to(device)
+
+
+def enable_checkpointing(denoiser: nn.Module) -> None:
+    """Compute each block's activations again on the way back instead of keeping them."""
+    denoiser.enable_gradient_checkpointing()  # type: ignore[operator]
+
+
+def attach(denoiser: nn.Module, lora: LoraOptions, *, seed: int) -> dict[str, nn.Parameter]:
+    """See `adapters.attach_lora`, on the layers that `lora_target` means for SD3."""
+    return attach_lora(denoiser, lora=lora, modules=target_modules(denoiser, lora.lora_target), seed=seed)
+
+
+def target_modules(denoiser: nn.Module, target: str) -> list[str]:
+    """The layers that a `lora_target` means; raises ModelError for a name that the model lacks."""
+    linear = linear_modules(denoiser)
+    if target not in ("image-attention", "attention", "attention+mlp"):
+        return matching_modules(linear, [name.strip() for name in target.split(",") if name.strip()])
+    sets = IMAGE_ATTENTION
+    if target != "image-attention":
+        sets += TEXT_ATTENTION + SECOND_ATTENTION
+    if target == "attention+mlp":
+        sets += MLP
+    there = [name for name in sets if any(f".{name}." in f".{module}." for module in linear)]
+    chosen = matching_modules(linear, there)
+    return [module for module in chosen if module not in _without_effect(denoiser)]
+
+
+def _without_effect(denoiser: nn.Module) -> set[str]:
+    """The last block computes queries for the text stream and throws away what they bring."""
+    last = len(denoiser.transformer_blocks) - 1  # type: ignore[arg-type]
+    return {f"transformer_blocks.{last}.attn.add_q_proj"}
+
+
+def predict(denoiser: nn.Module, noisy: Tensor, sigmas: Tensor, prompt_embeds: Tensor, pooled: Tensor) -> Tensor:
+    """The velocity [B, C, h, w], in the denoiser's own number format, of `noisy` [B, C, h, w] at `sigmas` [B].
+
+    sigmas in (0, 1], prompt_embeds [B, L, D], pooled [B, P]; the model counts time in thousandths: 1000 * sigma.
+    """
+    dtype = next(denoiser.parameters()).dtype
+    return denoiser(
+        hidden_states=noisy.to(dtype),
+        timestep=sigmas * 1000,
+        encoder_hidden_states=prompt_embeds.to(dtype),
+        pooled_projections=pooled.to(dtype),
+        return_dict=False,
+    )[0]

@@ -1,0 +1,27 @@
+"""Stable Diffusion 3 and 3.5 as one value, which is all that the rest of the program sees of it."""
+
+from helpers.models.adapters import load_lora, save_lora
+from helpers.models.protocols import ModelFamily
+from helpers.models.sd3.denoiser import attach, enable_checkpointing, load_denoiser, predict
+from helpers.models.sd3.parts import locate
+from helpers.models.sd3.sampling import render
+from helpers.models.sd3.text import assemble_text, text_parts
+from helpers.models.sd3.vae import latent_part
+
+
+def sd3_family() -> ModelFamily:
+    """The family's functions; each imports the libraries it needs when it is called."""
+    return ModelFamily(
+        name="sd3",
+        locate=locate,
+        text_parts=text_parts,
+        assemble_text=assemble_text,
+        latent_part=latent_part,
+        load_denoiser=load_denoiser,
+        enable_checkpointing=enable_checkpointing,
+        attach_lora=attach,
+        predict=predict,
+        render=render,
+        save_lora=save_lora,
+        load_lora=load_lora,
+    )

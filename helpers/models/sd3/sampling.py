@@ -1,0 +1,62 @@
+"""Draws validation pictures from the denoiser as it stands in training, and leaves no trace in it."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from helpers.models.protocols import ModelParts, RenderRequest
+from helpers.models.sd3.parts import read_config
+
+
+@torch.no_grad()
+def render(denoiser: nn.Module, parts: ModelParts, request: RenderRequest) -> Tensor:
+    """Raw latents [1, C, h, w] in fp32 on the denoiser's device, for the VAE to decode.
+
+    Diffusers' StableDiffusion3Pipeline, given the same embeddings in the denoiser's number format and a processor's
+    generator of the same seed, draws the same; its loop is here because the pipeline class brings in every encoder's
+    code. `denoiser`: the bare module, not one wrapped for several processes.
+    """
+    from diffusers.schedulers.scheduling_flow_match_euler_discrete import FlowMatchEulerDiscreteScheduler
+
+    vae, transformer = read_config(parts.vae), read_config(parts.transformer)
+    downscale = 2 ** (len(vae["block_out_channels"]) - 1)
+    first = next(denoiser.parameters())
+    device, dtype = first.device, first.dtype
+    texts = [request.prompt] if request.negative is None else [request.negative, request.prompt]
+    prompt_embeds = torch.stack([text.prompt_embeds for text in texts]).to(device, dtype)
+    pooled = torch.stack([text.pooled for text in texts]).to(device, dtype)
+
+    shape = (1, transformer["in_channels"], request.height // downscale, request.width // downscale)
+    generator = torch.Generator().manual_seed(request.seed)
+    latents = torch.randn(shape, generator=generator, dtype=dtype).to(device)
+    scheduler: Any = FlowMatchEulerDiscreteScheduler.from_pretrained(parts.scheduler)
+    scheduler.set_timesteps(request.steps, device=device)
+    with _drawing(denoiser):
+        for timestep in scheduler.timesteps:
+            velocity = denoiser(
+                hidden_states=latents.expand(len(texts), -1, -1, -1),
+                timestep=timestep.expand(len(texts)),
+                encoder_hidden_states=prompt_embeds,
+                pooled_projections=pooled,
+                return_dict=False,
+            )[0]
+            if len(texts) == 2:
+                without, with_prompt = velocity.chunk(2)
+                velocity = without + request.guidance * (with_prompt - without)
+            latents = scheduler.step(velocity, timestep, latents, return_dict=False)[0]
+    return (latents / vae["scaling_factor"] + (vae.get("shift_factor") or 0.0)).float()
+
+
+@contextmanager
+def _drawing(denoiser: nn.Module) -> Iterator[None]:
+    """Every module in eval mode, and afterwards each in the mode it was in."""
+    training = [module for module in denoiser.modules() if module.training]
+    denoiser.eval()
+    try:
+        yield
+    finally:
+        for module in training:
+            module.training = True

@@ -1,0 +1,169 @@
+"""SD3's three text encoders, one at a time, with outputs that are those of diffusers' own pipeline."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.functional import pad
+
+from helpers.config.options.model import PrecisionOptions, TextOptions
+from helpers.models.fingerprint import files_fingerprint, fingerprint
+from helpers.models.precision import encoder_dtype, quantise
+from helpers.models.protocols import ModelParts, TextEmbedding, TextPart
+from helpers.models.quiet import no_progress_bars
+from helpers.models.sd3.parts import loading_variant, part_identity
+
+NAMES = ("clip_l", "clip_g", "t5")
+# To be raised whenever the same settings begin to give other numbers.
+ENCODING_VERSION = "1"
+BATCH_SIZE = 32
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Wanted:
+    """All that a text encoder's outputs depend on, besides the caption."""
+
+    name: str
+    folder: Path
+    tokenizer: Path
+    variant: str | None
+    level: str
+    dtype: torch.dtype
+    t5_length: int
+    mask_padding: bool
+    device: torch.device
+
+
+def text_parts(
+    parts: ModelParts, options: TextOptions, precision: PrecisionOptions, device: torch.device
+) -> tuple[TextPart, ...]:
+    """CLIP-L, CLIP-G and T5; `precision` with its `mixed_precision` resolved for `device`."""
+    found = []
+    places = zip(NAMES, parts.text_encoders, parts.tokenizers, strict=True)
+    for number, (name, folder, tokenizer) in enumerate(places, 1):
+        wanted = _Wanted(
+            name=name,
+            folder=folder,
+            tokenizer=tokenizer,
+            variant=parts.weights_variant,
+            level=precision.text_encoder_precision(number),
+            dtype=encoder_dtype(precision),
+            t5_length=options.tokenizer_max_length,
+            mask_padding=options.sd3_t5_mask_behaviour == "mask",
+            device=device,
+        )
+        identity = _identity(wanted)
+        found.append(TextPart(name=name, identity=identity, batch_size=BATCH_SIZE, load=partial(_load, wanted)))
+    return tuple(found)
+
+
+def assemble_text(outputs: Sequence[Mapping[str, Tensor]]) -> TextEmbedding:
+    """One caption's conditioning of CLIP-L's, CLIP-G's and T5's outputs: prompt_embeds [77 + L, D], pooled [P].
+
+    Both CLIPs side by side on the channels, zeros up to T5's width D, then T5's positions (Esser et al. 2024,
+    section 4 and figure 2a); pooled: both CLIPs' projections side by side.
+    """
+    clip_l, clip_g, t5 = outputs
+    clip = torch.cat([clip_l["hidden"], clip_g["hidden"]], dim=-1)
+    clip = pad(clip, (0, t5["hidden"].shape[-1] - clip.shape[-1]))
+    return TextEmbedding(
+        prompt_embeds=torch.cat([clip, t5["hidden"]], dim=0),
+        pooled=torch.cat([clip_l["pooled"], clip_g["pooled"]], dim=-1),
+    )
+
+
+class ClipEncoder:
+    """A CLIP text encoder: `hidden` [B, 77, D] before its last layer, and its projection `pooled` [B, D]."""
+
+    def __init__(self, wanted: _Wanted) -> None:
+        from transformers import CLIPTextModelWithProjection, CLIPTokenizer
+
+        # Built from its vocabulary files instead, transformers 5 gives other ids without a word.
+        self._tokenizer = CLIPTokenizer.from_pretrained(wanted.tokenizer)
+        self._model = _load_model(CLIPTextModelWithProjection, wanted)
+        self._device = wanted.device
+
+    @torch.no_grad()
+    def encode(self, captions: Sequence[str]) -> dict[str, Tensor]:
+        """See `TextEncoder`."""
+        assert len(captions) <= BATCH_SIZE
+        tokens = _tokens(self._tokenizer, captions, length=self._tokenizer.model_max_length)
+        output = self._model(tokens.input_ids.to(self._device), output_hidden_states=True)
+        outputs = {"hidden": output.hidden_states[-2], "pooled": output.text_embeds}
+        return {name: _stored(tensor, len(captions)) for name, tensor in outputs.items()}
+
+    def token_counts(self, captions: Sequence[str]) -> list[int]:
+        """See `TextEncoder`."""
+        return _token_counts(self._tokenizer, captions)
+
+
+class T5Encoder:
+    """A T5 encoder: `hidden` [B, L, D] of its last layer; padding is attended to, as SD3 was trained."""
+
+    def __init__(self, wanted: _Wanted) -> None:
+        from transformers import T5EncoderModel, T5Tokenizer
+
+        self._tokenizer = T5Tokenizer.from_pretrained(wanted.tokenizer)
+        self._model = _load_model(T5EncoderModel, wanted)
+        self._device = wanted.device
+        self._length = wanted.t5_length
+        self._mask_padding = wanted.mask_padding
+
+    @torch.no_grad()
+    def encode(self, captions: Sequence[str]) -> dict[str, Tensor]:
+        """See `TextEncoder`; with masking, zeros at padding's positions."""
+        assert len(captions) <= BATCH_SIZE
+        tokens = _tokens(self._tokenizer, captions, length=self._length)
+        hidden = self._model(tokens.input_ids.to(self._device)).last_hidden_state
+        if self._mask_padding:
+            hidden = hidden * tokens.attention_mask.to(hidden).unsqueeze(-1)
+        return {"hidden": _stored(hidden, len(captions))}
+
+    def token_counts(self, captions: Sequence[str]) -> list[int]:
+        """See `TextEncoder`."""
+        return _token_counts(self._tokenizer, captions)
+
+
+def _load(wanted: _Wanted) -> ClipEncoder | T5Encoder:
+    return T5Encoder(wanted) if wanted.name == "t5" else ClipEncoder(wanted)
+
+
+def _load_model(model_class: Any, wanted: _Wanted) -> Any:
+    """The frozen model on its device, quantised before it goes there, so that it never needs its full size there."""
+    with no_progress_bars():
+        variant = loading_variant(wanted.folder, wanted.variant)
+        model = model_class.from_pretrained(wanted.folder, dtype=wanted.dtype, variant=variant, use_safetensors=True)
+    quantise(model, wanted.level, device=wanted.device)
+    return model.eval().requires_grad_(False).to(wanted.device)
+
+
+def _tokens(tokenizer: Any, captions: Sequence[str], *, length: int) -> Any:
+    """Ids of a full batch, filled up with empty captions: matrix products of another shape may round otherwise, and a
+    caption's numbers must not depend on how many others were missing from the cache."""
+    filled = [*captions, *[""] * (BATCH_SIZE - len(captions))]
+    return tokenizer(filled, padding="max_length", max_length=length, truncation=True, return_tensors="pt")
+
+
+def _token_counts(tokenizer: Any, captions: Sequence[str]) -> list[int]:
+    return [len(ids) for ids in tokenizer(list(captions), verbose=False).input_ids]
+
+
+def _stored(tensor: Tensor, count: int) -> Tensor:
+    return tensor[:count].to(device="cpu", dtype=torch.bfloat16)
+
+
+def _identity(wanted: _Wanted) -> str:
+    reading = f"length {wanted.t5_length}, mask {wanted.mask_padding}" if wanted.name == "t5" else ""
+    return fingerprint(
+        ENCODING_VERSION,
+        wanted.name,
+        part_identity(wanted.folder, wanted.variant),
+        files_fingerprint(file for file in wanted.tokenizer.iterdir() if file.is_file()),
+        wanted.level,
+        str(wanted.dtype),
+        reading,
+    )

@@ -1,0 +1,94 @@
+"""SD3's VAE: pictures to raw latents for the cache, and latents to pictures for validation."""
+
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.functional import pad
+
+from helpers.config.options.model import PrecisionOptions
+from helpers.models.fingerprint import fingerprint
+from helpers.models.precision import vae_dtype
+from helpers.models.protocols import LatentPart, ModelParts
+from helpers.models.sd3.parts import loading_variant, part_identity, read_config
+
+# To be raised whenever the same settings begin to give other numbers.
+ENCODING_VERSION = "1"
+# Beyond 1024 x 1024 pixels a decoder needs more memory than the transformer leaves on a common GPU.
+TILED_ABOVE_LATENT_PIXELS = 128 * 128
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Wanted:
+    folder: Path
+    variant: str | None
+    dtype: torch.dtype
+    device: torch.device
+    pictures_at_once: int
+
+
+def latent_part(
+    parts: ModelParts, precision: PrecisionOptions, device: torch.device, *, vae_batch_size: int = 4
+) -> LatentPart:
+    """The VAE; `precision` with its `mixed_precision` resolved for `device`.
+
+    A convolution rounds otherwise when its batch is of another size, on processors too, so every call of the model is
+    handed the same number of pictures: `vae_batch_size` on an accelerator, a short batch being filled up. On the
+    processor it is one, which costs no time there.
+    """
+    config = read_config(parts.vae)
+    dtype = vae_dtype(precision)
+    on_processor = device.type == "cpu"
+    wanted = _Wanted(
+        folder=parts.vae,
+        variant=parts.weights_variant,
+        dtype=dtype,
+        device=device,
+        pictures_at_once=1 if on_processor else vae_batch_size,
+    )
+    return LatentPart(
+        identity=fingerprint(ENCODING_VERSION, part_identity(parts.vae, parts.weights_variant), str(dtype)),
+        shift=float(config.get("shift_factor") or 0.0),
+        scale=float(config["scaling_factor"]),
+        channels=int(config["latent_channels"]),
+        downscale=2 ** (len(config["block_out_channels"]) - 1),
+        parallel_encodes=torch.get_num_threads() if on_processor else 1,
+        load=partial(KlEncoder, wanted),
+    )
+
+
+class KlEncoder:
+    """A loaded AutoencoderKL; see `LatentEncoder`."""
+
+    def __init__(self, wanted: _Wanted) -> None:
+        from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
+
+        variant = loading_variant(wanted.folder, wanted.variant)
+        model: Any = AutoencoderKL.from_pretrained(
+            wanted.folder, torch_dtype=wanted.dtype, variant=variant, use_safetensors=True
+        )
+        self._model = model.eval().requires_grad_(False).to(wanted.device)
+        self._wanted = wanted
+
+    @torch.no_grad()
+    def encode(self, pixels: Tensor) -> Tensor:
+        """See `LatentEncoder`: uint8 [B, H, W, 3] -> fp32 [B, C, h, w]."""
+        return torch.cat([self._encode_some(some) for some in pixels.split(self._wanted.pictures_at_once)])
+
+    @torch.no_grad()
+    def decode(self, latents: Tensor) -> Tensor:
+        """See `LatentEncoder`: [B, C, h, w] -> uint8 [B, H, W, 3]; pictures over a megapixel in tiles."""
+        self._model.use_tiling = latents.shape[-2] * latents.shape[-1] > TILED_ABOVE_LATENT_PIXELS
+        latents = latents.to(self._wanted.device, self._wanted.dtype)
+        pictures = [self._model.decode(one).sample for one in latents.split(1)]
+        colours = (torch.cat(pictures).float() / 2 + 0.5).clamp(0, 1)
+        return (colours * 255).round().to(torch.uint8).permute(0, 2, 3, 1).contiguous().cpu()
+
+    def _encode_some(self, pixels: Tensor) -> Tensor:
+        filled = pad(pixels, (0, 0) * 3 + (0, self._wanted.pictures_at_once - len(pixels)))
+        colours = filled.to(self._wanted.device).permute(0, 3, 1, 2).float() / 127.5 - 1
+        mean = self._model.encode(colours.to(self._wanted.dtype)).latent_dist.mean
+        return mean[: len(pixels)].float().cpu()
