@@ -1,0 +1,151 @@
+"""The loop: one fixed order of duties for each optimiser step, and one wait for the device."""
+
+import math
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+from helpers.batches.types import Position, TrainBatch
+from helpers.errors import TrainingError
+from helpers.reporting.events import StepFinished, TrainingStarted
+from helpers.reporting.reporter import Reporter
+from helpers.training.optimisers import set_learning_rate
+from helpers.training.state import TrainState
+from helpers.training.step import Learner, draws_random_numbers, forward_backward
+from helpers.training.stop import StopRequest
+
+PICTURES_NAMED = 8
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoopPlan:
+    """How long a run is and when its duties are due; all counts are optimiser steps unless they say otherwise.
+
+    accumulation: batches whose gradients make one step. longest_gradient: see `Runtime.clip_gradients`.
+    learning_rate: by step, from 0. following: the position one batch further. images_per_step: of all ranks.
+    """
+
+    total_steps: int
+    accumulation: int
+    checkpoint_every: int
+    draw_every: int
+    longest_gradient: float
+    learning_rate: Callable[[int], float]
+    following: Callable[[Position], Position]
+    steps_per_epoch: float
+    images_per_step: int
+
+
+class Duties(Protocol):
+    """What is done between steps."""
+
+    def save(self, state: TrainState) -> None:
+        """Let a complete checkpoint stand."""
+        ...
+
+    def draw(self, step: int, *, only_missing: bool = False) -> None:
+        """Draw validation pictures, leaving training as it is; `only_missing`: those that are not there yet."""
+        ...
+
+
+def train(
+    learner: Learner,
+    *,
+    optimiser: Optimizer,
+    state: TrainState,
+    batches: Iterator[TrainBatch],
+    plan: LoopPlan,
+    duties: Duties,
+    stop: StopRequest,
+    reporter: Reporter,
+) -> None:
+    """Take the steps from `state.step` to `plan.total_steps`, or until `stop`; the last step is always saved.
+
+    batches: of this rank, from `state.position` on. Raises TrainingError before a step that would spoil the weights.
+    """
+    reporter.hear(
+        TrainingStarted(
+            first_step=state.step,
+            total_steps=plan.total_steps,
+            steps_per_epoch=plan.steps_per_epoch,
+            images_per_step=plan.images_per_step,
+        )
+    )
+    saved_step = state.step
+    with stop.finishing_steps():
+        if state.step % plan.draw_every == 0 or state.step >= plan.total_steps:
+            duties.draw(state.step, only_missing=True)
+        learner.denoiser.train()
+        seeded = draws_random_numbers(learner.denoiser)
+        while state.step < plan.total_steps and not learner.runtime.on_any_rank(stop.requested):
+            taken = take_step(learner, optimiser=optimiser, state=state, batches=batches, plan=plan, seeded=seeded)
+            reporter.hear(taken)
+            is_last = state.step == plan.total_steps
+            if is_last or state.step % plan.checkpoint_every == 0:
+                duties.save(state)
+                saved_step = state.step
+            if is_last or state.step % plan.draw_every == 0:
+                duties.draw(state.step)
+        if saved_step != state.step:
+            duties.save(state)
+
+
+def take_step(
+    learner: Learner,
+    *,
+    optimiser: Optimizer,
+    state: TrainState,
+    batches: Iterator[TrainBatch],
+    plan: LoopPlan,
+    seeded: bool,
+) -> StepFinished:
+    """One optimiser step. `state` moves with it; raises TrainingError before the weights would be spoilt."""
+    losses: list[Tensor] = []
+    pictures: list[str] = []
+    position = state.position
+    for left in reversed(range(plan.accumulation)):
+        batch = next(batches)
+        with learner.runtime.keep_gradients(learner.denoiser) if left else nullcontext():
+            losses.append(forward_backward(learner, batch, share=1 / plan.accumulation, seeded=seeded))
+        pictures.extend(batch.paths)
+        position = batch.position
+        state.position = plan.following(position)
+
+    all_losses = torch.cat(losses)
+    norm = learner.runtime.clip_gradients(learner.weights.values(), longest=plan.longest_gradient)
+    figures = torch.stack([learner.runtime.mean_over_ranks(all_losses.mean()), norm])
+    loss, gradient_norm = figures.tolist()  # the one moment that waits for the device
+    if not math.isfinite(loss) or not math.isfinite(gradient_norm):
+        raise _not_a_number(state.step + 1, loss=loss, losses=all_losses.tolist(), pictures=pictures)
+
+    rate = plan.learning_rate(state.step)
+    set_learning_rate(optimiser, rate)
+    optimiser.step()
+    optimiser.zero_grad(set_to_none=True)
+    state.step += 1
+    return StepFinished(
+        step=state.step,
+        epoch=position.epoch,
+        loss=loss,
+        learning_rate=rate,
+        gradient_norm=gradient_norm,
+        images=plan.images_per_step,
+    )
+
+
+def _not_a_number(step: int, *, loss: float, losses: list[float], pictures: list[str]) -> TrainingError:
+    """The error that ends a run whose next step would spoil the weights; names the pictures that may be the cause."""
+    what = "length of the gradient" if math.isfinite(loss) else "loss"
+    suspects = [name for name, each in zip(pictures, losses, strict=True) if not math.isfinite(each)] or pictures
+    named = "\n".join(f"  {name}" for name in suspects[:PICTURES_NAMED])
+    more = f"\n  and {len(suspects) - PICTURES_NAMED} more" if len(suspects) > PICTURES_NAMED else ""
+    return TrainingError(
+        f"At optimiser step {step} the {what} is not a finite number. The weights were left as step {step - 1} made"
+        f" them, and no checkpoint was spoilt. The pictures of the step:\n{named}{more}\n"
+        "Lower the learning_rate, or set mixed_precision=no; the same command then goes on from the last checkpoint."
+    )

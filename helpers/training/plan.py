@@ -1,0 +1,35 @@
+"""How long a run is and when its duties are due, worked out once from what was asked and the order of the data."""
+
+from functools import partial
+
+from helpers.batches.order import Order
+from helpers.config.options.training import CheckpointOptions, OptimizerOptions, RunOptions
+from helpers.config.options.validation import ValidationOptions
+from helpers.training.loop import LoopPlan
+from helpers.training.schedules import learning_rate
+
+
+def plan_run(
+    order: Order,
+    *,
+    run: RunOptions,
+    optimizer: OptimizerOptions,
+    checkpoint: CheckpointOptions,
+    validation: ValidationOptions,
+) -> LoopPlan:
+    """The plan of a run over `order`; as many steps as asked, or as the epochs asked for take."""
+    accumulation = run.gradient_accumulation_steps
+    total = run.max_train_steps or order.steps_in_epochs(run.num_train_epochs, accumulation=accumulation)
+    images = sum(len(bucket) * (1 + bucket.repeats) for bucket in order.buckets)
+    images_per_step = order.images_per_batch * accumulation
+    return LoopPlan(
+        total_steps=total,
+        accumulation=accumulation,
+        checkpoint_every=checkpoint.checkpointing_steps,
+        draw_every=validation.validation_steps or checkpoint.checkpointing_steps,
+        longest_gradient=optimizer.max_grad_norm,
+        learning_rate=partial(learning_rate, options=optimizer, total_steps=total),
+        following=order.following,
+        steps_per_epoch=images / images_per_step,
+        images_per_step=images_per_step,
+    )

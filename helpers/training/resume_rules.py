@@ -1,0 +1,110 @@
+"""What may differ between a checkpoint and the run that continues it: refused, announced or of no account, as data."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from helpers.errors import CheckpointError
+from helpers.training.manifest import CheckpointManifest, Foundations
+
+BASE_MODEL = "the base model"
+WORLD_SIZE = "the number of processes"
+DATASET = "data set"
+
+# The saved weights, optimiser state or place in the data's order mean something else under another value.
+MUST_AGREE = (
+    BASE_MODEL,
+    "model_type",
+    "lora_rank",
+    "lora_alpha",
+    "lora_target",
+    "optimizer",
+    "seed",
+    "train_batch_size",
+    "gradient_accumulation_steps",
+)
+# Where things are, when they are shown or saved, and how quickly they are computed. The base model and the data sets
+# are judged by what they hold.
+OF_NO_ACCOUNT = (
+    "pretrained_model_name_or_path",
+    "revision",
+    "variant",
+    "data_backend_config",
+    "output_dir",
+    "resume_from_checkpoint",
+    "checkpointing_steps",
+    "checkpoints_total_limit",
+    "gradient_checkpointing",
+    "torch_num_threads",
+    "max_workers",
+    "vae_batch_size",
+    "write_batch_size",
+    "compress_disk_cache",
+    "cache_only",
+)
+GROUP_OF_NO_ACCOUNT = "validation"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Difference:
+    """A setting that is another now than when the checkpoint was saved."""
+
+    name: str
+    saved: str
+    current: str
+
+    def __str__(self) -> str:
+        return f"{self.name}: {self.saved} in the checkpoint, {self.current} now"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Continuation:
+    """How a run continues: what is announced, and whether the order of pictures is still the one it had."""
+
+    announced: tuple[Difference, ...]
+    same_order: bool
+
+
+def compare(
+    manifest: CheckpointManifest,
+    *,
+    configuration: Mapping[str, Mapping[str, Any]],
+    foundations: Foundations,
+    folder: str,
+) -> Continuation:
+    """What differs; raises CheckpointError where the run would not be the one that was saved."""
+    differences = [*_foundations(manifest.foundations, foundations)]
+    same_order = not any(difference.name.startswith((WORLD_SIZE, DATASET)) for difference in differences)
+    differences += _settings(manifest.configuration, configuration)
+    refused = [difference for difference in differences if difference.name in MUST_AGREE]
+    if refused:
+        listed = "\n".join(f"  {difference}" for difference in refused)
+        raise CheckpointError(
+            f"{folder} cannot be continued with these settings:\n{listed}\n"
+            "Set them back to continue it, or start a new run: another OUTPUT_DIR, or resume_from_checkpoint=none."
+        )
+    return Continuation(announced=tuple(differences), same_order=same_order)
+
+
+def _foundations(saved: Foundations, current: Foundations) -> Iterator[Difference]:
+    if saved.base_identity != current.base_identity:
+        yield Difference(
+            name=BASE_MODEL,
+            saved=f"{saved.base_model} ({saved.base_identity})",
+            current=f"{current.base_model} ({current.base_identity})",
+        )
+    if saved.world_size != current.world_size:
+        yield Difference(name=WORLD_SIZE, saved=str(saved.world_size), current=str(current.world_size))
+    for dataset in sorted(saved.datasets.keys() | current.datasets.keys()):
+        before, now = saved.datasets.get(dataset, "not there"), current.datasets.get(dataset, "not there")
+        if before != now:
+            yield Difference(name=f"{DATASET} {dataset}", saved=before, current=now)
+
+
+def _settings(saved: Mapping[str, Mapping[str, Any]], current: Mapping[str, Mapping[str, Any]]) -> Iterator[Difference]:
+    """Settings that differ and matter; one that only one of the two program versions knows can't be compared."""
+    for group, settings in current.items():
+        for name, value in settings.items():
+            before = saved.get(group, {}).get(name, value)
+            if before != value and name not in OF_NO_ACCOUNT and group != GROUP_OF_NO_ACCOUNT:
+                yield Difference(name=name, saved=str(before), current=str(value))

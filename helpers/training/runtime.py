@@ -1,0 +1,122 @@
+"""The engine: device, processes and number formats; the only module that knows accelerate.
+
+It is opened before anything is encoded, since caching needs a device and ranks too; the model joins it later. With one
+process nothing is wrapped and every call is PyTorch's own.
+"""
+
+from collections.abc import Iterable
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, replace
+from datetime import timedelta
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from helpers.config.options.model import PrecisionOptions
+from helpers.config.options.training import RunOptions
+
+# A rank may wait for another that scans or encodes for hours.
+LONGEST_WAIT = timedelta(days=1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Runtime:
+    """An opened engine. It is the run's `helpers.ranks.Ranks`.
+
+    precision: with `mixed_precision` resolved for the device.
+    """
+
+    device: torch.device
+    precision: PrecisionOptions
+    rank: int
+    world_size: int
+    _accelerator: Any
+
+    def wait(self) -> None:
+        """Return once every process has come here."""
+        self._accelerator.wait_for_everyone()
+
+    def prepare(self, denoiser: nn.Module) -> nn.Module:
+        """What the forward pass is called on: `denoiser` itself, or its wrapper that shares gradients among ranks.
+
+        Each rank has loaded the same frozen weights, which are not sent around (and, quantised, could not be).
+        """
+        if self.world_size == 1:
+            return denoiser
+        frozen = [name for name, weight in denoiser.named_parameters() if not weight.requires_grad]
+        buffers = [name for name, _ in denoiser.named_buffers()]
+        DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(denoiser, frozen + buffers)
+        return self._accelerator.prepare_model(denoiser)
+
+    def autocast(self) -> AbstractContextManager[Any]:
+        """The number format in which a forward pass computes."""
+        if self.precision.mixed_precision == "no":
+            return nullcontext()
+        return torch.autocast(self.device.type, dtype=torch.bfloat16)
+
+    def keep_gradients(self, denoiser: nn.Module) -> AbstractContextManager[Any]:
+        """Within it, backward passes of the prepared `denoiser` add up gradients on each rank without sharing them."""
+        return nullcontext() if self.world_size == 1 else self._accelerator.no_sync(denoiser)
+
+    def backward(self, loss: Tensor) -> None:
+        """Add the gradients of `loss` to those of the weights."""
+        self._accelerator.backward(loss)
+
+    def mean_over_ranks(self, values: Tensor) -> Tensor:
+        """The mean of each rank's `values`, the same on all of them."""
+        return values if self.world_size == 1 else self._accelerator.reduce(values, reduction="mean")
+
+    def on_any_rank(self, flag: bool) -> bool:
+        """Whether `flag` is set on one rank at least, the same answer on all of them."""
+        if self.world_size == 1:
+            return flag
+        return bool(self._accelerator.reduce(torch.tensor(float(flag), device=self.device)).item())
+
+    def clip_gradients(self, weights: Iterable[nn.Parameter], *, longest: float) -> Tensor:
+        """Shorten the gradients, taken as one vector, to `longest` (0: leave them); their length before, fp32 []."""
+        weights = list(weights)
+        if longest > 0:
+            return self._accelerator.clip_grad_norm_(weights, longest)
+        return nn.utils.get_total_norm([weight.grad for weight in weights if weight.grad is not None])
+
+
+def open_runtime(precision: PrecisionOptions, run: RunOptions) -> Runtime:
+    """Find the device and the other processes, and set PyTorch up for them."""
+    from accelerate import Accelerator, InitProcessGroupKwargs
+
+    if run.torch_num_threads is not None:
+        torch.set_num_threads(run.torch_num_threads)
+    # Mixed precision is ours (`autocast`), so that one process and several compute alike.
+    accelerator = Accelerator(mixed_precision="no", kwargs_handlers=[InitProcessGroupKwargs(timeout=LONGEST_WAIT)])
+    if precision.allow_tf32:
+        torch.backends.cuda.matmul.allow_tf32 = True
+        torch.backends.cudnn.allow_tf32 = True
+    return Runtime(
+        device=accelerator.device,
+        precision=resolved(precision, accelerator.device),
+        rank=accelerator.process_index,
+        world_size=accelerator.num_processes,
+        _accelerator=accelerator,
+    )
+
+
+def resolved(precision: PrecisionOptions, device: torch.device) -> PrecisionOptions:
+    """`precision` with `mixed_precision` said: as asked, else bf16 where `device` computes it natively."""
+    if precision.mixed_precision is not None:
+        return precision
+    return replace(precision, mixed_precision="bf16" if computes_bf16(device) else "no")
+
+
+def computes_bf16(device: torch.device) -> bool:
+    """Whether bf16 is worth it on `device`.
+
+    NVIDIA from Ampere on and AMD's like. Not Apple's GPUs, where the quickstart asks for `no`. A processor only with
+    instructions for it (AVX512-BF16 or AMX), which were measured to save a quarter of a step; others emulate it slowly.
+    """
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    if device.type == "cpu":
+        return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    return False

@@ -1,0 +1,13 @@
+"""How far a run has come: the only thing about it that changes besides the weights and the optimiser."""
+
+from dataclasses import dataclass, field
+
+from helpers.batches.types import Position
+
+
+@dataclass(kw_only=True)
+class TrainState:
+    """`step` optimiser steps are done; `position` is the place in the data's order that comes next."""
+
+    step: int = 0
+    position: Position = field(default_factory=Position)

@@ -1,0 +1,52 @@
+"""One forward and backward pass: from a batch to gradients."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from helpers.batches.types import TrainBatch
+from helpers.config.options.training import ObjectiveOptions
+from helpers.models.flow import loss_per_sample, loss_weights, noisy_latents, velocity_target
+from helpers.models.protocols import Predict
+from helpers.training.runtime import Runtime
+
+
+@dataclass(frozen=True, kw_only=True)
+class Learner:
+    """What learns: the denoiser as `runtime` prepared it, and the weights in it that move, by exported name."""
+
+    runtime: Runtime
+    denoiser: nn.Module
+    weights: Mapping[str, nn.Parameter]
+    predict: Predict
+    objective: ObjectiveOptions
+
+
+def draws_random_numbers(denoiser: nn.Module) -> bool:
+    """Whether a forward pass in training mode draws from PyTorch's own generators."""
+    return any(isinstance(module, nn.Dropout) and module.p > 0 for module in denoiser.modules())
+
+
+def forward_backward(learner: Learner, batch: TrainBatch, *, share: float, seeded: bool) -> Tensor:
+    """Add the gradients of `share` times the batch's mean loss; the loss of each sample, fp32 [B], on the device.
+
+    Nothing here waits for the device. seeded: seed what the forward pass draws itself, for batches that
+    `draws_random_numbers`.
+    """
+    device = learner.runtime.device
+    latents, noise, sigmas, prompt_embeds, pooled = (
+        tensor.to(device, non_blocking=True)
+        for tensor in (batch.latents, batch.noise, batch.sigmas, batch.prompt_embeds, batch.pooled)
+    )
+    if seeded:
+        torch.manual_seed(batch.dropout_seed)
+    with learner.runtime.autocast():
+        noisy = noisy_latents(latents, noise, sigmas)
+        prediction = learner.predict(learner.denoiser, noisy, sigmas, prompt_embeds, pooled)
+    losses = loss_per_sample(
+        prediction, velocity_target(latents, noise), loss_type=learner.objective.loss_type
+    ) * loss_weights(sigmas, weighting=learner.objective.loss_weighting)
+    learner.runtime.backward(losses.mean() * share)
+    return losses.detach()
