@@ -76,11 +76,11 @@ def open_catalog(
 def remember_rejected(metadata: CacheStore, catalog: Catalog, rejected: Sequence[Rejected]) -> None:
     """Note pictures whose pixels turned out unreadable, so that the next start knows without decoding them.
 
-    For UnreadableImage only: a file that could not be read may be readable next time.
+    Those that are not `lasting` are passed over.
     """
-    if not rejected:
+    reasons = {picture.path: picture.reason for picture in rejected if picture.lasting}
+    if not reasons:
         return
-    reasons = {picture.path: picture.reason for picture in rejected}
     rows = [row for row, path in enumerate(catalog.paths) if path in reasons]
     paths = [catalog.paths[row] for row in rows]
     keys = file_keys(paths, catalog.size_bytes[rows].tolist(), [catalog.tags[row] for row in rows])

@@ -1,6 +1,7 @@
 """Text by the million: one block of bytes and where each piece of it begins, in place of an object per string."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import pairwise
 from typing import overload
 
 import numpy as np
@@ -36,6 +37,11 @@ class BytesColumn(Sequence[bytes]):
             return self.take(np.arange(len(self))[index])
         row = range(len(self))[index]
         return self.block[self.offsets[row] : self.offsets[row + 1]].tobytes()
+
+    def __iter__(self) -> Iterator[bytes]:
+        view = memoryview(self.block)
+        for start, end in pairwise(self.offsets.tolist()):
+            yield bytes(view[start:end])
 
     @property
     def lengths(self) -> NDArray[np.int64]:
@@ -79,6 +85,10 @@ class TextColumn(Sequence[str]):
         if isinstance(index, slice):
             return TextColumn(self.encoded[index])
         return self.encoded[index].decode("utf-8", "surrogateescape")
+
+    def __iter__(self) -> Iterator[str]:
+        for item in self.encoded:
+            yield item.decode("utf-8", "surrogateescape")
 
     def take(self, rows: NDArray[np.integer]) -> "TextColumn":
         """The items at `rows`, in their order."""

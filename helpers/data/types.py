@@ -7,6 +7,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from helpers.data.columns import TextColumn
 from helpers.data.rejections import nothing_left
 from helpers.storage.protocols import SourceStore
 
@@ -62,10 +63,14 @@ class ImageRecord:
 
 @dataclass(frozen=True, slots=True)
 class Rejected:
-    """A picture that is not trained on, and why."""
+    """A picture that is not trained on, and why, in words that go on from its name.
+
+    lasting: whether that holds until the file changes; what may be over at the next start is not remembered.
+    """
 
     path: str
     reason: str
+    lasting: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,8 +152,8 @@ class Catalog:
             raise nothing_left(self.dataset_id, place=place, rejected=everything, ignored=self.ignored)
         return replace(
             self,
-            paths=[self.paths[row] for row in rows.tolist()],
-            tags=[self.tags[row] for row in rows.tolist()],
+            paths=TextColumn.of(self.paths[row] for row in rows.tolist()),
+            tags=TextColumn.of(self.tags[row] for row in rows.tolist()),
             size_bytes=self.size_bytes[rows],
             sizes=self.sizes[rows],
             geometries=self.geometries[rows],
