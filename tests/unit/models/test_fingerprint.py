@@ -1,0 +1,45 @@
+"""A fingerprint changes with what a model computes, and with nothing else."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from helpers.models import fingerprint
+from helpers.models.fingerprint import config_fingerprint, files_fingerprint
+
+
+def test_words_are_not_run_together() -> None:
+    assert fingerprint.fingerprint("ab", "c") != fingerprint.fingerprint("a", "bc")
+
+
+def test_a_config_s_saver_and_key_order_do_not_count() -> None:
+    mine = {"width": 8, "depth": 2, "_name_or_path": "/home/me", "transformers_version": "5.0"}
+    yours = {"depth": 2, "width": 8, "_diffusers_version": "0.42"}
+    assert config_fingerprint(mine) == config_fingerprint(yours)
+    assert config_fingerprint({**mine, "width": 9}) != config_fingerprint(mine)
+
+
+def test_folders_and_dates_do_not_count(tmp_path: Path) -> None:
+    for name in ("here", "there"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "weights").write_bytes(b"1234")
+    os.utime(tmp_path / "there" / "weights", (0, 0))
+    here, there = ([tmp_path / name / "weights"] for name in ("here", "there"))
+    assert files_fingerprint(here) == files_fingerprint(there)
+
+
+@pytest.mark.parametrize("whole_below", [1 << 20, 1 << 10])
+def test_a_change_of_content_or_length_counts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, whole_below: int
+) -> None:
+    monkeypatch.setattr(fingerprint, "WHOLE_BELOW_BYTES", whole_below)
+    monkeypatch.setattr(fingerprint, "SAMPLE_BYTES", 64)
+    file = tmp_path / "weights"
+    content = bytes(range(256)) * 400
+    seen = set()
+    trained = bytes(byte ^ 1 for byte in content)
+    for written in (content, content + b"!", b"!" + content[1:], content[:-1] + b"!", trained):
+        file.write_bytes(written)
+        seen.add(files_fingerprint([file]))
+    assert len(seen) == 5
