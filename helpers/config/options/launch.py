@@ -9,12 +9,17 @@ from helpers.config.declare import setting
 class LaunchOptions:
     """Processes, machines, and words that are handed on."""
 
-    training_num_processes: int = setting(1, minimum=1, help="Processes on this machine, one per GPU.")
-    training_num_machines: int = setting(1, minimum=1, help="Machines that train together.")
+    training_num_processes: int | None = setting(
+        None, minimum=1, help="Processes in all, one per GPU; without it, 1, or what accelerate's own file says."
+    )
+    training_num_machines: int | None = setting(
+        None, minimum=1, help="Machines that train together; without it, 1, or what accelerate's own file says."
+    )
     training_dynamo_backend: str = setting(
         "no",
-        choices=("no", "eager", "aot_eager", "inductor", "cudagraphs"),
-        help="How the model is compiled: `inductor`, or `no` for not at all.",
+        choices=("no",),
+        refused=(("inductor", "compiling the model is not supported yet"),),
+        help="How the model is compiled: `no`, not at all.",
     )
     accelerate_extra_args: str = setting("", help="More words for `accelerate launch`.")
     trainer_extra_args: str = setting("", help="More flags for `train.py`, which win over the names of this file.")

@@ -1,0 +1,91 @@
+"""What is wrong with the options taken together, or with what they point at; single values are checked before."""
+
+import os
+import re
+from collections.abc import Collection, Iterator
+from pathlib import Path
+
+from helpers.config.run_config import RunConfig, all_options
+from helpers.config.sizes import parse_validation_sizes
+from helpers.errors import Problem
+
+PRODIGY_LEAST_RATE = 0.1
+"""Prodigy multiplies its own estimate by the rate; below this it hardly moves."""
+
+OTHERS_MOST_RATE = 0.01
+"""No LoRA is known to survive a rate above this with the other optimisers."""
+
+HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
+
+
+def check(config: RunConfig, *, unless: Collection[str] = ()) -> list[Problem]:
+    """All problems of `config`, but for options named in `unless`, which are known to be wrong already."""
+    found = (*_length(config), *_validation(config), *_models(config), *_output(config))
+    return [problem for name, problem in found if name not in unless]
+
+
+def remarks(config: RunConfig) -> list[str]:
+    """Lines about settings that are allowed but seldom meant."""
+    rate, optimizer = config.optimizer.learning_rate, config.optimizer.optimizer
+    if optimizer == "prodigy" and rate < PRODIGY_LEAST_RATE:
+        return [f"LEARNING_RATE={rate:g} is very small for prodigy, which finds the rate itself; 1.0 is usual"]
+    if optimizer != "prodigy" and rate > OTHERS_MOST_RATE:
+        return [f"LEARNING_RATE={rate:g} is very large for {optimizer}; 1e-4 is usual"]
+    return []
+
+
+def _problem(name: str, *, value: str, reason: str, fix: str) -> tuple[str, Problem]:
+    """A problem of the option `name`, under the name it has in the env file."""
+    env = next(option.env for option in all_options() if option.name == name)
+    return name, Problem(option=env, value=value, reason=reason, fix=fix)
+
+
+def _length(config: RunConfig) -> Iterator[tuple[str, Problem]]:
+    steps, epochs = config.run.max_train_steps, config.run.num_train_epochs
+    if steps and epochs:
+        reason = f"MAX_NUM_STEPS={steps} says how long the run is, too"
+        yield _problem("num_train_epochs", value=str(epochs), reason=reason, fix="set one of the two to 0")
+    if not steps and not epochs:
+        reason = "nothing says how long the run is"
+        yield _problem("max_train_steps", value="0", reason=reason, fix="say MAX_NUM_STEPS or NUM_EPOCHS")
+
+
+def _validation(config: RunConfig) -> Iterator[tuple[str, Problem]]:
+    said = config.validation
+    try:
+        parse_validation_sizes(said.validation_resolution)
+    except ValueError as error:
+        fix = "say 1024x1024, or a comma list such as 1024x1024,1280x768"
+        yield _problem("validation_resolution", value=said.validation_resolution, reason=str(error), fix=fix)
+    if said.validation_seed and not said.validation_seed.isdecimal():
+        fix = "say a whole number from 0 up, or nothing for a new seed each time"
+        yield _problem("validation_seed", value=said.validation_seed, reason="it is no whole number", fix=fix)
+
+
+def _models(config: RunConfig) -> Iterator[tuple[str, Problem]]:
+    names = ("pretrained_model_name_or_path", "pretrained_vae_model_name_or_path", "pretrained_t5_model_name_or_path")
+    for name in names:
+        said = getattr(config.model, name)
+        if not said:
+            continue
+        path = Path(said).expanduser()
+        if path.is_file():
+            fix = "name a folder in diffusers layout (with model_index.json), or a hub id"
+            yield _problem(name, value=said, reason="models in one file are not supported yet", fix=fix)
+        elif not path.is_dir() and not HUB_ID.fullmatch(said):
+            fix = "name a folder in diffusers layout, or a hub id such as stabilityai/stable-diffusion-3.5-medium"
+            yield _problem(name, value=said, reason="there is no such folder, and no hub id looks like it", fix=fix)
+        elif name == names[0] and path.is_dir() and not (path / "model_index.json").is_file():
+            fix = "name the folder that holds model_index.json, transformer, vae and the text encoders"
+            yield _problem(name, value=said, reason="the folder is no model in diffusers layout", fix=fix)
+
+
+def _output(config: RunConfig) -> Iterator[tuple[str, Problem]]:
+    path = Path(config.run.output_dir).expanduser().absolute()
+    there = next(each for each in (path, *path.parents) if each.exists())
+    if not there.is_dir():
+        fix = "name a folder"
+        yield _problem("output_dir", value=config.run.output_dir, reason=f"{there} is a file", fix=fix)
+    elif not os.access(there, os.W_OK | os.X_OK):
+        fix = "name a folder that this user may write to"
+        yield _problem("output_dir", value=config.run.output_dir, reason=f"{there} cannot be written to", fix=fix)

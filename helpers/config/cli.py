@@ -1,0 +1,72 @@
+"""From the command line of `train.py` to the run's options, or to everything wrong with it at once."""
+
+import logging
+from collections.abc import Sequence
+
+from helpers.config.checks import check, remarks
+from helpers.config.run_config import RunConfig
+from helpers.config.settings import Names, Reading, Said, known_names, read_settings
+from helpers.config.values import FALSE, TRUE
+from helpers.errors import ConfigError, Problem
+
+log = logging.getLogger(__name__)
+
+
+def parse_arguments(argv: Sequence[str]) -> RunConfig:
+    """The run's options. Raises ConfigError with every problem; remarks that stop nothing are logged."""
+    reading = read_arguments(argv)
+    config = reading.config()
+    problems = [*reading.problems, *check(config, unless=reading.wrong)]
+    if problems:
+        raise ConfigError(problems)
+    for line in (*reading.remarks, *remarks(config)):
+        log.warning(line)
+    return config
+
+
+def read_arguments(argv: Sequence[str]) -> Reading:
+    """What the words of a command line say; every problem is listed, none raised."""
+    said, problems = split_arguments(argv)
+    reading = read_settings(said)
+    reading.problems[:0] = problems
+    return reading
+
+
+def split_arguments(argv: Sequence[str], *, place: str = "") -> tuple[list[Said], list[Problem]]:
+    """The flags and values in `argv`, and the words that are neither; `place` says where the words stood."""
+    names = known_names()
+    said: list[Said] = []
+    problems: list[Problem] = []
+    words = list(argv)
+    while words:
+        word = words.pop(0)
+        name, equals, text = word[2:].partition("=")
+        spelled = f"--{name}{place}"
+        if not word.startswith("--") or not name:
+            problems.append(_stray(word, place=place, before=said, names=names))
+        elif equals:
+            said.append(Said(name=name, text=text, spelled=spelled))
+        elif names.stands_alone(name):
+            said.append(Said(name=name, text="true", spelled=spelled))
+        elif words and not words[0].startswith("--"):
+            said.append(Said(name=name, text=words.pop(0), spelled=spelled))
+        elif name in names.options or name in names.old:
+            problems.append(Problem(option=spelled, value="", reason="it needs a value", fix=f"write --{name}=…"))
+        else:
+            said.append(Said(name=name, text="", spelled=spelled))
+    return said, problems
+
+
+def wants_help(argv: Sequence[str]) -> bool:
+    """Whether the page of all flags is asked for."""
+    return any(word in ("-h", "--help") for word in argv)
+
+
+def _stray(word: str, *, place: str, before: list[Said], names: Names) -> Problem:
+    if before and names.stands_alone(before[-1].name) and word.lower() in TRUE + FALSE:
+        fix = f"did you mean --{before[-1].name}={word}?"
+    elif word.startswith("-") and len(word) > 1:
+        fix = names.suggest(word.strip("-").partition("=")[0])
+    else:
+        fix = "write --name=value, with quotes around a value that has spaces"
+    return Problem(option=f"{word!r}{place}", value="", reason="it is neither a flag nor a flag's value", fix=fix)

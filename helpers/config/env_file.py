@@ -1,0 +1,131 @@
+"""Which variables an env file sets: it is a shell script, so a real bash reads it."""
+
+import os
+import re
+import subprocess
+import sys
+import tempfile
+from collections.abc import Collection, Mapping
+from pathlib import Path
+
+from helpers.errors import ConfigError, Problem
+
+READER = r"""
+exec 3>"$1" 1>&2 </dev/null
+__file=$2; shift 2
+if [ $# -gt 0 ]; then export -n "$@"; fi
+__before=" $(compgen -v | tr '\n' ' ') "
+trap '[ -z "${BASH_SOURCE[0]}" ] || printf "%s\0" failed "$LINENO" "$BASH_COMMAND" >&3' ERR
+set -a
+source "$__file"
+set +a
+trap - ERR
+__exported=" $(compgen -e | tr '\n' ' ') "
+for __name in $(compgen -v); do
+    __is_new=new; __is_exported=no
+    case "$__before" in *" $__name "*) __is_new=old ;; esac
+    case "$__exported" in *" $__name "*) __is_exported=exported ;; esac
+    printf '%s\0' "$__is_new" "$__is_exported" "$__name" "${!__name}" >&3
+done
+printf '%s\0' read >&3
+"""
+"""Sources the file $2; writes to the file $1, between NULs, the commands that failed and every variable there is then.
+
+The other words are names to forget the export of: `set -a` exports again those that the file sets, be it to the value
+that they had. `${!name}` and `compgen` are known to the bash 3.2 that Macs have.
+"""
+
+BASH_OWN = re.compile(
+    r"_|__.*|BASH.*|PWD|OLDPWD|SHLVL|PIPESTATUS|FUNCNAME|LINENO|RANDOM|SRANDOM|SECONDS|EPOCH.*"
+    r"|COLUMNS|LINES|REPLY|OPTARG|OPTIND|OPTERR|IFS|PPID|DIRSTACK|GROUPS|HISTCMD|HOSTNAME"
+)
+
+
+def read_env_file(path: Path, *, known: Collection[str]) -> dict[str, str]:
+    """The variables that the script at `path` sets, in the environment of this process; `known` are our names.
+
+    What its commands say is shown as they say it. Raises ConfigError, naming file and line, where the script cannot be
+    read or a command of it fails.
+    """
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        fix = "name an env file that is there: ENV=name reads config/name/config.env"
+        raise ConfigError([Problem(option=str(path), value="", reason=error.strerror or "", fix=fix)]) from None
+    cleaned = content.removeprefix(b"\xef\xbb\xbf").replace(b"\r\n", b"\n")
+    with tempfile.TemporaryDirectory() as folder:
+        script = path.absolute()
+        if cleaned != content:
+            script = Path(folder) / path.name
+            script.write_bytes(cleaned)
+        return _source(script, path=path, known=known, answer=Path(folder) / "answer")
+
+
+def _source(script: Path, *, path: Path, known: Collection[str], answer: Path) -> dict[str, str]:
+    syntax = subprocess.run(["bash", "-n", script], capture_output=True, check=False)
+    if syntax.returncode:
+        raise ConfigError(_messages(os.fsdecode(syntax.stderr), path=path)[:1])
+    forgotten = [name for name in known if name in os.environ]
+    own_python = {"PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])}
+    environment = os.environ | own_python
+    command = ["bash", "--noprofile", "--norc", "-c", READER, "bash", answer, script, *forgotten]
+    output = _run(command, environment=environment, quiet=f"{script}: line ")
+    words = os.fsdecode(answer.read_bytes()).split("\0")[:-1]
+    failed, words = _failures(words, output=output, path=path)
+    if not failed and words[-1:] != ["read"]:
+        failed = _messages(output, path=path) or [
+            _problem(path, line="", value="", reason="it leaves the shell (exit)")
+        ]
+    if failed:
+        raise ConfigError(failed)
+    return _set_by_file(words[:-1], known=known, before=environment)
+
+
+def _run(command: list[str | Path], *, environment: Mapping[str, str], quiet: str) -> str:
+    """Run `command`, showing what it says except for lines that start with `quiet`; all that it said."""
+    said: list[str] = []
+    with subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, errors="replace", text=True) as process:
+        assert process.stderr is not None
+        for line in process.stderr:
+            said.append(line)
+            if not line.startswith(quiet):
+                sys.stderr.write(line)
+    return "".join(said)
+
+
+def _set_by_file(words: list[str], *, known: Collection[str], before: Mapping[str, str]) -> dict[str, str]:
+    """The variables among the reader's `words` (four for each) that the file itself set."""
+    found: dict[str, str] = {}
+    for new, exported, name, value in zip(*[iter(words)] * 4, strict=True):
+        if name in known:
+            is_set = exported == "exported"
+        else:
+            is_set = (new == "new" or before.get(name, value) != value) and not BASH_OWN.fullmatch(name)
+        if is_set:
+            found[name] = value
+    return found
+
+
+def _failures(words: list[str], *, output: str, path: Path) -> tuple[list[Problem], list[str]]:
+    """A problem for each command that failed, which the reader prints first, and the words after them."""
+    problems: list[Problem] = []
+    while words[:1] == ["failed"]:
+        _, line, command = words[:3]
+        words = words[3:]
+        reasons = [reason for number, reason in _lines(output) if number == line]
+        problems.append(_problem(path, line=line, value=command, reason=(reasons or ["the command failed"])[0]))
+    return problems, words
+
+
+def _messages(output: str, *, path: Path) -> list[Problem]:
+    """A problem for each of bash's own messages."""
+    return [_problem(path, line=line, value="", reason=reason) for line, reason in _lines(output)]
+
+
+def _lines(output: str) -> list[tuple[str, str]]:
+    return re.findall(r"^.*?: line (\d+): (.*)$", output, flags=re.MULTILINE)
+
+
+def _problem(path: Path, *, line: str, value: str, reason: str) -> Problem:
+    fix = "write NAME=value without spaces around the =, and with quotes around a value that has spaces"
+    return Problem(option=f"{path}, line {line}" if line else str(path), value=value, reason=reason, fix=fix)

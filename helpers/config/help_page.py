@@ -1,0 +1,35 @@
+"""The page that `train.py --help` shows, made from the declarations."""
+
+import textwrap
+from dataclasses import fields
+
+from helpers.config.declare import Option, declared
+from helpers.config.run_config import RunConfig
+from helpers.config.values import KINDS, written
+
+WIDTH = 100
+
+
+def help_page() -> str:
+    """Every flag by group: what it does, its values, its default, and its name in config.env."""
+    lines = [
+        "usage: bash train.sh [--name=value ...]      settings from config/config.env; flags win over it",
+        "       python train.py --name=value ...      settings from flags alone",
+        "",
+        "A switch may stand alone (--allow_tf32) or say true or false (--allow_tf32=false).",
+    ]
+    for group in fields(RunConfig):
+        assert isinstance(group.type, type)
+        lines += ["", (group.type.__doc__ or group.name).partition("\n")[0]]
+        for option in declared(group.name, group.type):
+            lines += _lines(option)
+    return "\n".join(lines) + "\n"
+
+
+def _lines(option: Option) -> list[str]:
+    declaration = option.declaration
+    values = "|".join(declaration.choices) or KINDS.get(option.kind, "text").removeprefix("a ").upper()
+    facts = ["required" if declaration.required else f"default: {written(option.default) or 'none'}", option.env]
+    text = f"{declaration.help} ({'; '.join(facts)})"
+    wrapped = textwrap.wrap(text, WIDTH, initial_indent="        ", subsequent_indent="        ")
+    return [f"  --{option.name}={values}", *wrapped]

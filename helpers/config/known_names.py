@@ -1,0 +1,134 @@
+"""Names that old files say and that are no options here: replaced, without meaning, or not supported yet.
+
+An option that is built moves from here to its declaration.
+"""
+
+from dataclasses import dataclass
+
+OFF = ("false", "0", "no", "none", "")
+EVERY_VALUE: tuple[str, ...] | None = None
+NOT_YET = "not supported yet"
+
+
+@dataclass(frozen=True, kw_only=True)
+class OldName:
+    """A name that is no option of ours.
+
+    name: the flag without dashes, in the spelling of `train.py`.
+    env: its name in the env file; empty where it is the flag's in capitals.
+    stands_for: the option, and the value, that took its place.
+    harmless: the values that ask for nothing, in small letters; None where every value does.
+    remark: what is said of it where it is harmless, and worth a line.
+    reason, cure: what is said of a value that is not harmless.
+    switch: whether the flag may stand alone.
+    """
+
+    name: str
+    env: str = ""
+    stands_for: tuple[str, str] | None = None
+    harmless: tuple[str, ...] | None = OFF
+    remark: str = ""
+    reason: str = NOT_YET
+    cure: str = "leave it out"
+    switch: bool = False
+
+    @property
+    def env_name(self) -> str:
+        """Its name in the env file."""
+        return self.env or self.name.upper()
+
+
+def _replaced(name: str, *, option: str, value: str) -> OldName:
+    return OldName(name=name, stands_for=(option, value), switch=True)
+
+
+def _meaningless(name: str, remark: str, *, env: str = "", switch: bool = False) -> OldName:
+    return OldName(name=name, env=env, harmless=EVERY_VALUE, remark=remark, switch=switch)
+
+
+def _later_switch(name: str, *, env: str = "", cure: str = "say false, or leave it out") -> OldName:
+    return OldName(name=name, env=env, switch=True, cure=cure)
+
+
+def _later_detail(name: str, *, env: str = "") -> OldName:
+    """A detail of something that cannot be switched on yet."""
+    return OldName(name=name, env=env, harmless=EVERY_VALUE)
+
+
+def _family(env: str) -> OldName:
+    reason = "Stable Diffusion 3 and 3.5 are all that this program trains so far"
+    return OldName(name=env.lower(), env=env, switch=True, reason=reason, cure="say false, and STABLE_DIFFUSION_3=true")
+
+
+def _deleting(env: str, *, name: str) -> OldName:
+    reason = "this program does not delete anybody's images; those it leaves out are listed by name, with the reason"
+    return OldName(name=name, env=env, switch=True, reason=reason, cure="say 0, or leave it out")
+
+
+NOT_SD3 = "has no meaning for SD3"
+NOT_HERE = "has no meaning here"
+
+OLD_NAMES: tuple[OldName, ...] = (
+    _replaced("adam_bfloat16", option="optimizer", value="adamw_bf16"),
+    _replaced("use_prodigy_optimizer", option="optimizer", value="prodigy"),
+    _replaced("use_adafactor_optimizer", option="optimizer", value="adafactor"),
+    _replaced("use_8bit_adam", option="optimizer", value="adamw8bit"),
+    _replaced("use_dadapt_optimizer", option="optimizer", value="dadaptation"),
+    _meaningless("pure_bf16", "is not needed: OPTIMIZER=adamw_bf16 decides", switch=True),
+    _meaningless("validation_guidance_real", NOT_SD3),
+    _meaningless("validation_guidance_rescale", NOT_SD3),
+    _meaningless("validation_no_cfg_until_timestep", NOT_SD3),
+    _meaningless("training_scheduler_timestep_spacing", NOT_SD3),
+    _meaningless("inference_scheduler_timestep_spacing", NOT_SD3),
+    _meaningless("snr_gamma", NOT_SD3, env="MIN_SNR_GAMMA"),
+    _meaningless("min_snr_gamma", NOT_SD3),
+    _meaningless("use_xformers", NOT_HERE + ": PyTorch's own attention is used", switch=True),
+    _meaningless("enable_xformers_memory_efficient_attention", NOT_HERE, switch=True),
+    _meaningless("read_batch_size", NOT_HERE),
+    _meaningless("image_processing_batch_size", NOT_HERE),
+    _meaningless("metadata_update_interval", NOT_HERE),
+    _meaningless("aws_max_pool_connections", "has no meaning yet: images come from local folders"),
+    _meaningless("disable_bucket_pruning", "is not needed: no bucket is ever pruned", switch=True),
+    _meaningless("vae_cache_scan_behaviour", "is not needed: what a setting changes is encoded again, and only that"),
+    _meaningless("quantize_via", "has no meaning yet: weights are quantised where they are loaded"),
+    _family("FLUX"),
+    _family("PIXART_SIGMA"),
+    _family("KOLORS"),
+    _family("STABLE_DIFFUSION_LEGACY"),
+    _family("SMOLDIT"),
+    _family("CONTROLNET"),
+    _deleting("DELETE_ERRORED_IMAGES", name="delete_problematic_images"),
+    _deleting("DELETE_SMALL_IMAGES", name="delete_unwanted_images"),
+    _later_switch("use_ema"),
+    _later_detail("ema_decay"),
+    _later_detail("ema_device"),
+    _later_detail("ema_update_interval"),
+    _later_switch("use_dora"),
+    _later_switch("use_bitfit"),
+    OldName(name="layer_freeze_strategy"),
+    OldName(name="lora_type", harmless=("standard", ""), cure="say standard, or leave it out"),
+    OldName(name="lycoris_config"),
+    OldName(name="lora_init_type", harmless=("default", "true", ""), cure="say default, or leave it out"),
+    OldName(name="init_lora"),
+    OldName(name="gradient_checkpointing_interval", harmless=("", "0", "1"), cure="say 1, or leave it out"),
+    OldName(name="report_to", cure="say none; progress is shown on the console"),
+    _later_detail("tracker_project_name"),
+    _later_detail("tracker_run_name"),
+    _later_detail("logging_dir"),
+    _later_switch("push_to_hub"),
+    _later_switch("push_checkpoints_to_hub", env="PUSH_CHECKPOINTS"),
+    _later_detail("hub_model_id", env="HUB_MODEL_NAME"),
+    OldName(name="hub_private", harmless=EVERY_VALUE, switch=True),
+    _later_detail("model_card_note"),
+    OldName(name="webhook_config"),
+    _later_switch("validation_prompt_library"),
+    OldName(name="user_prompt_library", cure="leave it out, and say VALIDATION_PROMPT"),
+    OldName(name="num_validation_images", harmless=("", "1"), cure="say 1, or leave it out"),
+    _later_switch("validation_disable_unconditional", cure="leave it out"),
+    OldName(name="eval_dataset_id"),
+    _later_detail("eval_steps_interval"),
+    OldName(name="num_eval_images"),
+    _later_switch("dry_run", cure="leave it out"),
+    _later_switch("keep_vae_loaded"),
+    OldName(name="skip_file_discovery", cure="leave it out, or say it in a data set's entry"),
+)

@@ -1,0 +1,131 @@
+"""What was said, in whatever place, read against the declarations: values, remarks, and all that is wrong."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+from helpers.config.declare import Option
+from helpers.config.known_names import OLD_NAMES, OldName
+from helpers.config.run_config import RunConfig, all_options
+from helpers.config.suggestions import did_you_mean
+from helpers.config.values import WrongValue, read_value
+from helpers.errors import Problem
+
+
+@dataclass(frozen=True, kw_only=True)
+class Said:
+    """A setting as somebody said it: the flag's `name` without dashes, the value's text, and how it was spelled."""
+
+    name: str
+    text: str
+    spelled: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Names:
+    """Every name that may be said on the command line, and what it is."""
+
+    options: dict[str, Option]
+    old: dict[str, OldName]
+
+    def option_name(self, name: str) -> str:
+        """The option's own name, where `name` is a further spelling of one."""
+        for option in self.options.values():
+            if name in option.declaration.flags:
+                return option.name
+        return name
+
+    def stands_alone(self, name: str) -> bool:
+        """Whether the flag needs no value."""
+        option, old = self.options.get(self.option_name(name)), self.old.get(name)
+        return (option is not None and option.kind is bool) or (old is not None and old.switch)
+
+    def suggest(self, name: str) -> str:
+        """The cure for an unknown flag."""
+        env_names = {option.env.lower(): option.name for option in self.options.values()}
+        if name.lower() in env_names:
+            return f"did you mean --{env_names[name.lower()]}?"
+        flags = [f"--{known}" for known in (*self.options, *self.old)]
+        return did_you_mean(f"--{name}", flags, otherwise="`python train.py --help` lists every flag")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reading:
+    """What became of what was said.
+
+    values: by option name, the last that was said of it.
+    wrong: the options whose value could not be read, which keep their defaults.
+    remarks: lines worth showing although nothing is wrong.
+    """
+
+    values: dict[str, Any] = field(default_factory=dict)
+    wrong: set[str] = field(default_factory=set)
+    remarks: list[str] = field(default_factory=list)
+    problems: list[Problem] = field(default_factory=list)
+
+    def config(self) -> RunConfig:
+        """The run's options; those that nobody said have their defaults."""
+        options = {option.name: option for option in all_options()}
+        said: dict[str, dict[str, Any]] = {group.name: {} for group in fields(RunConfig)}
+        for name, value in self.values.items():
+            said[options[name].group][name] = value
+        return RunConfig(**{group.name: group.type(**said[group.name]) for group in fields(RunConfig)})  # type: ignore[operator]
+
+
+def known_names() -> Names:
+    """Every option and every old name, by flag."""
+    return Names(options={o.name: o for o in all_options()}, old={old.name: old for old in OLD_NAMES})
+
+
+def read_settings(said: Iterable[Said]) -> Reading:
+    """The values of everything said, the last of each; every problem is listed, none raised."""
+    names, reading = known_names(), Reading()
+    last: dict[str, Said] = {}
+    unused: list[str] = []
+    for each in said:
+        name = names.option_name(each.name)
+        if name in names.options:
+            last[name] = Said(name=name, text=each.text, spelled=each.spelled)
+        elif name in names.old:
+            _read_old(names.old[name], said=each, last=last, unused=unused, reading=reading)
+        else:
+            problem = Problem(
+                option=each.spelled, value=each.text, reason="there is no such setting", fix=names.suggest(name)
+            )
+            reading.problems.append(problem)
+    if unused:
+        reading.remarks.append(f"not used yet: {', '.join(unused)}")
+    for name, each in last.items():
+        _read_last(names.options[name], said=each, reading=reading)
+    for option in names.options.values():
+        if option.declaration.required and not reading.values.get(option.name) and option.name not in reading.wrong:
+            fix = f"set {option.env} in config/config.env, or say --{option.name}=…"
+            reading.problems.append(Problem(option=option.env, value="", reason="nobody said it", fix=fix))
+    return reading
+
+
+def _read_last(option: Option, *, said: Said, reading: Reading) -> None:
+    try:
+        value = read_value(option, text=said.text)
+    except WrongValue as wrong:
+        reading.wrong.add(option.name)
+        reading.problems.append(Problem(option=said.spelled, value=said.text, reason=wrong.reason, fix=wrong.fix))
+        return
+    if value is not None:
+        reading.values[option.name] = value
+
+
+def _read_old(old: OldName, *, said: Said, last: dict[str, Said], unused: list[str], reading: Reading) -> None:
+    text = said.text.strip().lower()
+    if old.stands_for is not None:
+        name, value = old.stands_for
+        if text not in ("false", "0", "no", ""):
+            last[name] = Said(name=name, text=value, spelled=said.spelled)
+            reading.remarks.append(f"{said.spelled} is now --{name}={value}")
+    elif old.harmless is None:
+        if old.remark:
+            reading.remarks.append(f"{said.spelled} {old.remark}")
+        else:
+            unused.append(said.spelled)
+    elif text not in old.harmless:
+        reading.problems.append(Problem(option=said.spelled, value=said.text, reason=old.reason, fix=old.cure))

@@ -1,0 +1,25 @@
+"""The sizes of validation pictures, as they are written in one setting."""
+
+SMALLEST_PX = 64
+MULTIPLE_PX = 16
+"""SD3's latents are an eighth of the picture, and its transformer takes them two by two."""
+
+
+def parse_validation_sizes(text: str) -> tuple[tuple[int, int], ...]:
+    """(width, height) in pixels of each size in `text`: `1024`, `1280x768`, or a comma list of these; none twice.
+
+    Raises ValueError, with the reason as its message, where one cannot be drawn.
+    """
+    return tuple(dict.fromkeys(_size(each.strip()) for each in text.split(",")))
+
+
+def _size(text: str) -> tuple[int, int]:
+    width, _, height = text.lower().partition("x")
+    if not width.isascii() or not (width + (height or width)).isdecimal():
+        raise ValueError(f"{text!r} is not a size such as 1024 or 1280x768")
+    size = int(width), int(height or width)
+    for edge in size:
+        if edge < SMALLEST_PX or edge % MULTIPLE_PX:
+            near = max(SMALLEST_PX, round(edge / MULTIPLE_PX) * MULTIPLE_PX)
+            raise ValueError(f"{edge} in {text!r} is not a multiple of {MULTIPLE_PX} from {SMALLEST_PX} up; {near} is")
+    return size

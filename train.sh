@@ -1,0 +1,32 @@
+#!/usr/bin/env bash
+# From the env file to a running trainer. Run `bash train.sh`, from anywhere; more words are flags for train.py and win:
+#
+#   bash train.sh --max_train_steps=10      config/config.env, or the embedded demo while there is none
+#   ENV=name bash train.sh                  config/name/config.env
+#
+# Relative paths start at this folder. Signals and the exit status are train.py's, because this becomes it.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")"
+
+config=config/config.env
+if [ -n "${ENV:-}" ]; then
+    config="config/$ENV/config.env"
+elif [ ! -e "$config" ]; then
+    config=config/demo/config.env
+    echo "There is no config/config.env yet, so this runs the embedded demo ($config)." >&2
+fi
+if [ ! -f "$config" ]; then
+    echo "There is no $config: write it (config/config.env.example shows how), or name another with ENV=name." >&2
+    exit 1
+fi
+
+# The environment's place may stand in the env file, which is a shell script; mistakes in it are told of below.
+if grep -q '^[^#]*VENV_PATH=' "$config"; then
+    VENV_PATH="$(set +eu; eval "$(tr -d '\r' <"$config")" >/dev/null 2>&1; printf %s "${VENV_PATH:-}")"
+fi
+venv="${VENV_PATH:-${VIRTUAL_ENV:-.venv}}"
+if ! compgen -G "$venv/lib/python*/site-packages/diffusers/__init__.py" >/dev/null ||
+    [ -e "$venv/.requirements-being-installed.txt" ]; then
+    VENV_PATH="$venv" bash install/setup.sh >&2
+fi
+exec "$venv/bin/python" -m helpers.config.launch "$config" "$@"
