@@ -145,7 +145,9 @@ any_rules = st.builds(
     lambda rules: st.one_of(
         st.just(rules),
         st.just(dataclasses.replace(rules, resolution_type="pixel", resolution=1000 * math.sqrt(rules.resolution))),
-        st.just(dataclasses.replace(rules, resolution_type="pixel_area", resolution=1000 * math.sqrt(rules.resolution))),
+        st.just(
+            dataclasses.replace(rules, resolution_type="pixel_area", resolution=1000 * math.sqrt(rules.resolution))
+        ),
         st.just(dataclasses.replace(rules, maximum=2.0, downsample=1.0)),
     )
 )
