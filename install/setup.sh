@@ -56,6 +56,7 @@ install() { "$python" -m pip install ${quiet[@]+"${quiet[@]}"} --no-input --disa
 # One for ROCm stays: somebody chose it.
 torch="$(grep '^torch==' install/requirements.txt)"
 installed="$("$python" -c 'import importlib.metadata as found; print(found.version("torch"))' 2>/dev/null || true)"
+# train.sh takes this file, while it exists, as the sign of an unfinished set-up.
 rest="$venv/.requirements-being-installed.txt"
 if [[ "$installed" == *+rocm* ]]; then
     echo "Keeping PyTorch $installed"

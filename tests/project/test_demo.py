@@ -1,25 +1,30 @@
 """The embedded demo is whole: its pictures make three buckets, and its settings reach them."""
 
-import json
-import os
-import subprocess
 from collections import Counter
 from pathlib import Path
 
+import pytest
 from PIL import Image
 
+from helpers.config.cli import parse_arguments
+from helpers.config.datasets import load_datasets
+from helpers.config.launch import translated
+from helpers.config.run_config import RunConfig
 from tests.project.sources import ROOT
 
 DEMO = ROOT / "config" / "demo"
 PICTURES = sorted((DEMO / "pictures").iterdir())
 
 
-def settings(folder: Path) -> dict[str, str]:
-    """What config.env exports, with the making of the model left out."""
-    told = {"PATH": os.environ["PATH"], "PYTHON": "true"}
-    script = f"source {DEMO / 'config.env'} && env -0"
-    shell = subprocess.run(["bash", "-euc", script], cwd=folder, env=told, capture_output=True, check=True)
-    return dict(line.split("=", 1) for line in shell.stdout.decode().split("\0") if "=" in line)
+@pytest.fixture
+def demo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> RunConfig:
+    """What the demo's env file comes to, read in a clone whose small model is made already."""
+    (tmp_path / "config").symlink_to(ROOT / "config")
+    base = tmp_path / "output" / "demo" / "base"
+    base.mkdir(parents=True)
+    (base / "model_index.json").write_text("{}")
+    monkeypatch.chdir(tmp_path)
+    return parse_arguments(translated(Path("config/demo/config.env"), flags=[]).arguments)
 
 
 def test_the_pictures_are_small_and_of_three_shapes() -> None:
@@ -34,15 +39,14 @@ def test_the_pictures_are_small_and_of_three_shapes() -> None:
     assert sum(picture.stat().st_size for picture in PICTURES) < 1_500_000
 
 
-def test_the_settings_reach_the_pictures(tmp_path: Path) -> None:
-    told = settings(tmp_path)
-    datasets = json.loads((ROOT / told["DATALOADER_CONFIG"]).read_text())
-    assert (ROOT / told["OUTPUT_DIR"] / datasets[0]["instance_data_dir"]).resolve() == DEMO / "pictures"
-    assert told["MODEL_NAME"].startswith(told["OUTPUT_DIR"])
+def test_the_settings_reach_the_pictures(demo: RunConfig) -> None:
+    (dataset,) = load_datasets(demo).images
+    assert dataset.instance_data_dir.resolve() == DEMO / "pictures"
+    assert Path(demo.model.pretrained_model_name_or_path) == Path(demo.run.output_dir) / "base"
 
 
-def test_the_validation_prompt_is_a_picture_the_demo_learns(tmp_path: Path) -> None:
-    assert settings(tmp_path)["VALIDATION_PROMPT"] in {picture.stem for picture in PICTURES}
+def test_the_validation_prompt_is_a_picture_the_demo_learns(demo: RunConfig) -> None:
+    assert demo.validation.validation_prompt in {picture.stem for picture in PICTURES}
 
 
 def test_every_part_taken_from_elsewhere_has_its_notice() -> None:
