@@ -31,7 +31,7 @@ def base_dtype(precision: PrecisionOptions) -> torch.dtype:
 
 
 def quantise(module: nn.Module, level: str, *, device: torch.device, keep: Sequence[str] = ()) -> None:
-    """Shrink the weights of `module`'s linear and convolution layers in place, and freeze them.
+    """Shrink the weights of `module`'s linear and convolution layers in place, for good; the layers are new ones.
 
     level: `no_change`, `int8-quanto`, `int4-quanto`, `int2-quanto` or `fp8-quanto`. device: where it will compute.
     keep: names of layers (shell patterns) that stay as they are. Raises ModelError for fp8 on Apple's GPUs.

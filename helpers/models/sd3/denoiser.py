@@ -34,9 +34,9 @@ def load_denoiser(parts: ModelParts, precision: PrecisionOptions, device: torch.
         use_safetensors=True,
         low_cpu_mem_usage=True,
     )
-    denoiser.eval().requires_grad_(False)
     quantise(denoiser, precision.base_model_precision, device=device, keep=NEVER_QUANTISED)
-    return denoiser.to(device)
+    # After quantising, which puts new layers in the place of old ones.
+    return denoiser.eval().requires_grad_(False).to(device)
 
 
 def enable_checkpointing(denoiser: nn.Module) -> None:

@@ -142,7 +142,7 @@ def test_a_weights_variant_is_taken_where_a_part_has_it(parts: ModelParts, folde
     assert wanted.identity != parts.identity
     assert replace(wanted, identity="", weights_variant=None) == replace(found(folder), identity="")
     plain.unlink()
-    with pytest.raises(ModelError, match="there is diffusion_pytorch_model.fp16.safetensors.*--variant"):
+    with pytest.raises(ModelError, match=r"there is diffusion_pytorch_model\.fp16\.safetensors.*--variant"):
         found(folder)
 
 

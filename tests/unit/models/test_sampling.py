@@ -1,0 +1,153 @@
+"""Validation draws what plain diffusers draws, and training goes on as if it had not been."""
+
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from helpers.config.options.model import LoraOptions, PrecisionOptions, TextOptions
+from helpers.models.protocols import ModelParts, RenderRequest, TextEmbedding
+from helpers.models.sd3.denoiser import attach, enable_checkpointing, load_denoiser, predict
+from helpers.models.sd3.sampling import render
+from helpers.models.sd3.text import assemble_text, text_parts
+from helpers.models.sd3.vae import latent_part
+
+PROMPT, NEGATIVE = "a red fox in the snow", "blurry"
+
+
+@pytest.fixture
+def denoiser(parts: ModelParts, full_precision: PrecisionOptions, cpu: torch.device) -> nn.Module:
+    return load_denoiser(parts, full_precision, cpu)
+
+
+@pytest.fixture(scope="module")
+def texts(parts: ModelParts, full_precision: PrecisionOptions, cpu: torch.device) -> dict[str, TextEmbedding]:
+    outputs = [part.load().encode([PROMPT, NEGATIVE]) for part in text_parts(parts, TextOptions(), full_precision, cpu)]
+    return {
+        caption: assemble_text([{name: rows[number] for name, rows in output.items()} for output in outputs])
+        for number, caption in enumerate((PROMPT, NEGATIVE))
+    }
+
+
+def request(texts: dict[str, TextEmbedding], *, guidance: float = 3.0, seed: int = 5) -> RenderRequest:
+    negative = texts[NEGATIVE] if guidance > 1 else None
+    return RenderRequest(
+        prompt=texts[PROMPT], negative=negative, width=96, height=64, steps=6, guidance=guidance, seed=seed
+    )
+
+
+def by_diffusers(
+    pipeline: Any, texts: dict[str, TextEmbedding], *, guidance: float, dtype: torch.dtype, output_type: str
+) -> torch.Tensor:
+    """What the plain pipeline draws from the same embeddings, in one number format."""
+    return pipeline.to(dtype)(
+        prompt_embeds=texts[PROMPT].prompt_embeds[None].to(dtype),
+        pooled_prompt_embeds=texts[PROMPT].pooled[None].to(dtype),
+        negative_prompt_embeds=texts[NEGATIVE].prompt_embeds[None].to(dtype),
+        negative_pooled_prompt_embeds=texts[NEGATIVE].pooled[None].to(dtype),
+        width=96,
+        height=64,
+        num_inference_steps=6,
+        guidance_scale=guidance,
+        generator=torch.Generator().manual_seed(5),
+        output_type=output_type,
+    ).images
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("guidance", [1.0, 3.0])
+def test_the_latents_are_those_of_diffusers_pipeline(
+    parts: ModelParts,
+    cpu: torch.device,
+    texts: dict[str, TextEmbedding],
+    diffusers_pipeline: Any,
+    guidance: float,
+    dtype: torch.dtype,
+) -> None:
+    precision = PrecisionOptions(mixed_precision="no" if dtype == torch.float32 else "bf16")
+    ours = render(load_denoiser(parts, precision, cpu), parts, request(texts, guidance=guidance))
+    theirs = by_diffusers(diffusers_pipeline, texts, guidance=guidance, dtype=dtype, output_type="latent")
+    assert torch.equal(ours, (theirs / 1.5305 + 0.0609).float())
+
+
+def test_the_picture_is_that_of_diffusers_pipeline(
+    parts: ModelParts,
+    cpu: torch.device,
+    denoiser: nn.Module,
+    full_precision: PrecisionOptions,
+    texts: dict[str, TextEmbedding],
+    diffusers_pipeline: Any,
+) -> None:
+    ours = latent_part(parts, full_precision, cpu).load().decode(render(denoiser, parts, request(texts)))
+    theirs = by_diffusers(diffusers_pipeline, texts, guidance=3.0, dtype=torch.float32, output_type="pt")
+    assert torch.equal(ours, (theirs.permute(0, 2, 3, 1) * 255).round().to(torch.uint8))
+
+
+def test_from_the_words_on_the_picture_differs_only_by_the_embeddings_rounding(
+    parts: ModelParts,
+    cpu: torch.device,
+    denoiser: nn.Module,
+    full_precision: PrecisionOptions,
+    texts: dict[str, TextEmbedding],
+    diffusers_pipeline: Any,
+) -> None:
+    """Ours are kept in 16 bits; the pipeline's own, in fp32, move no pixel far."""
+    ours = latent_part(parts, full_precision, cpu).load().decode(render(denoiser, parts, request(texts)))[0]
+    theirs = diffusers_pipeline(
+        PROMPT,
+        negative_prompt=NEGATIVE,
+        width=96,
+        height=64,
+        num_inference_steps=6,
+        guidance_scale=3.0,
+        max_sequence_length=77,
+        generator=torch.Generator().manual_seed(5),
+        output_type="np",
+    ).images[0]
+    assert abs(ours.numpy() / 255.0 - theirs).mean() < 1 / 255
+
+
+def test_seed_prompt_and_guidance_are_seen(
+    parts: ModelParts, denoiser: nn.Module, texts: dict[str, TextEmbedding]
+) -> None:
+    picture = render(denoiser, parts, request(texts))
+    assert picture.shape == (1, 16, 8, 12)
+    assert torch.equal(render(denoiser, parts, request(texts)), picture)
+    for other in (request(texts, seed=6), request(texts, guidance=1.0), request(texts, guidance=5.0)):
+        assert not torch.equal(render(denoiser, parts, other), picture)
+
+
+def test_training_is_left_as_it_was(parts: ModelParts, denoiser: nn.Module, texts: dict[str, TextEmbedding]) -> None:
+    tensors = attach(denoiser, LoraOptions(lora_rank=4, lora_dropout=0.5), seed=0)
+    enable_checkpointing(denoiser)
+    denoiser.train()
+    denoiser.get_submodule("norm_out").eval()
+    modes = [module.training for module in denoiser.modules()]
+    random_state = torch.get_rng_state()
+    first = render(denoiser, parts, request(texts))
+    assert torch.equal(render(denoiser, parts, request(texts)), first), "dropout must not act"
+    assert [module.training for module in denoiser.modules()] == modes
+    assert torch.equal(torch.get_rng_state(), random_state)
+    assert all(parameter.requires_grad for parameter in tensors.values())
+    assert not first.requires_grad
+
+
+def test_checkpointing_changes_memory_not_gradients(
+    parts: ModelParts, denoiser: nn.Module, texts: dict[str, TextEmbedding]
+) -> None:
+    tensors = attach(denoiser, LoraOptions(lora_rank=4, lora_dropout=0.5), seed=0)
+    for parameter in tensors.values():
+        parameter.data.normal_(generator=torch.Generator().manual_seed(1))
+    denoiser.train()
+    noisy = torch.randn(1, 16, 8, 8, generator=torch.Generator().manual_seed(2))
+
+    def gradients() -> list[torch.Tensor]:
+        torch.manual_seed(3)
+        embedding = texts[PROMPT]
+        loss = predict(denoiser, noisy, torch.tensor([0.5]), embedding.prompt_embeds[None], embedding.pooled[None])
+        return list(torch.autograd.grad(loss.square().mean(), list(tensors.values())))
+
+    plain = gradients()
+    enable_checkpointing(denoiser)
+    assert all(torch.equal(a, b) for a, b in zip(plain, gradients(), strict=True))

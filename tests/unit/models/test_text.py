@@ -1,0 +1,117 @@
+"""Captions become what diffusers' own pipeline makes of them, whatever company they are encoded in."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from helpers.config.options.model import PrecisionOptions, TextOptions
+from helpers.models.protocols import ModelParts, TextEmbedding, TextPart
+from helpers.models.sd3.text import assemble_text, text_parts
+
+CAPTIONS = ["a red fox in the snow", "", "Two GREEN apples, painted; on wood — no. 7", "word " * 120]
+
+
+@pytest.fixture(scope="module")
+def encoders(parts: ModelParts, full_precision: PrecisionOptions, cpu: torch.device) -> tuple[TextPart, ...]:
+    return text_parts(parts, TextOptions(), full_precision, cpu)
+
+
+def embed(encoders: Sequence[TextPart], captions: Sequence[str]) -> list[TextEmbedding]:
+    outputs = [part.load().encode(captions) for part in encoders]
+    return [
+        assemble_text([{name: rows[number] for name, rows in output.items()} for output in outputs])
+        for number in range(len(captions))
+    ]
+
+
+@pytest.mark.parametrize("length", [77, 20])
+def test_the_conditioning_is_that_of_diffusers_pipeline(
+    parts: ModelParts, full_precision: PrecisionOptions, cpu: torch.device, diffusers_pipeline: Any, length: int
+) -> None:
+    ours = embed(text_parts(parts, TextOptions(tokenizer_max_length=length), full_precision, cpu), CAPTIONS)
+    with torch.no_grad():
+        prompt_embeds, _, pooled, _ = diffusers_pipeline.encode_prompt(
+            CAPTIONS, None, None, do_classifier_free_guidance=False, max_sequence_length=length
+        )
+    for number, embedding in enumerate(ours):
+        assert torch.equal(embedding.prompt_embeds, prompt_embeds[number].bfloat16())
+        assert torch.equal(embedding.pooled, pooled[number].bfloat16())
+
+
+def test_a_caption_s_numbers_do_not_depend_on_its_company(encoders: tuple[TextPart, ...]) -> None:
+    company = [f"picture number {number}" for number in range(encoders[0].batch_size - 1)]
+    for part in encoders:
+        encoder = part.load()
+        alone = encoder.encode(["a red fox"])
+        first = encoder.encode(["a red fox", *company])
+        last = encoder.encode([*company, "a red fox"])
+        for name, rows in alone.items():
+            assert rows.shape[0] == 1
+            assert torch.equal(rows[0], first[name][0])
+            assert torch.equal(rows[0], last[name][-1])
+
+
+def test_masking_zeroes_what_t5_says_of_padding_and_nothing_else(
+    parts: ModelParts, full_precision: PrecisionOptions, cpu: torch.device, encoders: tuple[TextPart, ...]
+) -> None:
+    masked = text_parts(parts, TextOptions(sd3_t5_mask_behaviour="mask"), full_precision, cpu)
+    with_padding, without = encoders[2].load(), masked[2].load()
+    tokens = without.token_counts(["a red fox"])[0]
+    before = with_padding.encode(["a red fox"])["hidden"][0]
+    after = without.encode(["a red fox"])["hidden"][0]
+    assert torch.equal(after[:tokens], before[:tokens])
+    assert after[tokens:].count_nonzero() == 0
+    assert before[tokens:].count_nonzero() > 0
+
+
+def test_tokens_are_counted_before_the_cut(encoders: tuple[TextPart, ...]) -> None:
+    assert [part.load().token_counts(["a fox", "word " * 120]) for part in encoders[:1]] == [[4, 122]]
+    assert encoders[2].load().token_counts(["word " * 120])[0] > 77
+
+
+def identities(parts: ModelParts, precision: PrecisionOptions, **options: Any) -> list[str]:
+    return [part.identity for part in text_parts(parts, TextOptions(**options), precision, torch.device("cpu"))]
+
+
+def test_what_changes_the_numbers_changes_the_identity_of_its_encoder_only(
+    parts: ModelParts, full_precision: PrecisionOptions
+) -> None:
+    base = identities(parts, full_precision)
+    assert len(set(base)) == 3
+    assert identities(parts, full_precision) == base
+    for options in ({"tokenizer_max_length": 128}, {"sd3_t5_mask_behaviour": "mask"}):
+        changed = identities(parts, full_precision, **options)
+        assert changed[:2] == base[:2]
+        assert changed[2] != base[2]
+    for number in (1, 2, 3):
+        level = PrecisionOptions(mixed_precision="no", **{f"text_encoder_{number}_precision": "int8-quanto"})
+        changed = identities(parts, level)
+        assert [a != b for a, b in zip(changed, base, strict=True)] == [place == number for place in (1, 2, 3)]
+    assert not set(identities(parts, PrecisionOptions(mixed_precision="bf16"))) & set(base)
+
+
+def test_another_vocabulary_is_another_identity(
+    parts: ModelParts, full_precision: PrecisionOptions, tmp_path: Path
+) -> None:
+    for file in parts.tokenizers[0].iterdir():
+        (tmp_path / file.name).write_bytes(file.read_bytes() + (b"\n" if file.name == "merges.txt" else b""))
+    other = replace(parts, tokenizers=(tmp_path, *parts.tokenizers[1:]))
+    changed, base = identities(other, full_precision), identities(parts, full_precision)
+    assert [a != b for a, b in zip(changed, base, strict=True)] == [True, False, False]
+
+
+@pytest.mark.parametrize("level", ["int8-quanto", "int4-quanto", "int2-quanto", "fp8-quanto"])
+def test_quantised_encoders_say_nearly_the_same(
+    parts: ModelParts, cpu: torch.device, encoders: tuple[TextPart, ...], level: str
+) -> None:
+    rough = text_parts(parts, TextOptions(), PrecisionOptions(mixed_precision="no", base_model_precision=level), cpu)
+    ours, exact = embed(rough, ["a red fox"])[0], embed(encoders, ["a red fox"])[0]
+    assert not torch.equal(ours.prompt_embeds, exact.prompt_embeds)
+    likeness = torch.cosine_similarity(
+        ours.prompt_embeds.float().flatten(), exact.prompt_embeds.float().flatten(), dim=0
+    )
+    assert likeness > {"int2-quanto": 0.7, "int4-quanto": 0.97}.get(level, 0.999)

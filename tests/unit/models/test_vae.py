@@ -1,0 +1,100 @@
+"""Pictures become the latents, and latents the pictures, that plain diffusers makes of them, each on its own."""
+
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from helpers.config.options.model import PrecisionOptions
+from helpers.models.protocols import LatentEncoder, ModelParts
+from helpers.models.sd3.vae import latent_part
+
+
+@pytest.fixture(scope="module")
+def pixels() -> Tensor:
+    """Five pictures [5, 64, 96, 3] of coloured patches."""
+    patches = torch.randint(0, 256, (5, 8, 12, 3), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+    return patches.repeat_interleave(8, 1).repeat_interleave(8, 2)
+
+
+@pytest.fixture(scope="module")
+def encoder(parts: ModelParts, full_precision: PrecisionOptions, cpu: torch.device) -> LatentEncoder:
+    return latent_part(parts, full_precision, cpu).load()
+
+
+def test_latents_are_the_mean_that_diffusers_finds(
+    encoder: LatentEncoder, pixels: Tensor, diffusers_pipeline: Any
+) -> None:
+    ours = encoder.encode(pixels[:1])
+    colours = diffusers_pipeline.image_processor.preprocess(pixels[:1].numpy() / 255.0)
+    with torch.no_grad():
+        theirs = diffusers_pipeline.vae.encode(colours.float()).latent_dist.mean
+    assert ours.dtype == torch.float32
+    assert ours.shape == (1, 16, 8, 12)
+    torch.testing.assert_close(ours, theirs, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("pictures_at_once", [1, 4])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_latent_does_not_depend_on_its_company(
+    parts: ModelParts,
+    full_precision: PrecisionOptions,
+    cpu: torch.device,
+    pixels: Tensor,
+    pictures_at_once: int,
+    dtype: torch.dtype,
+) -> None:
+    """Four at once is what an accelerator does; the arithmetic is the same code."""
+    load = latent_part(parts, full_precision, cpu).load
+    assert isinstance(load, partial)
+    wanted = replace(load.args[0], pictures_at_once=pictures_at_once, dtype=dtype)
+    encoder = load.func(wanted)
+    together = encoder.encode(pixels)
+    for number in range(len(pixels)):
+        assert torch.equal(encoder.encode(pixels[number : number + 1])[0], together[number])
+    assert torch.equal(encoder.encode(pixels.flip(0)).flip(0), together)
+
+
+def test_an_accelerator_is_filled_and_a_processor_shared_among_threads(
+    parts: ModelParts, full_precision: PrecisionOptions, cpu: torch.device
+) -> None:
+    on_gpu = latent_part(parts, full_precision, torch.device("cuda"), vae_batch_size=6)
+    assert isinstance(on_gpu.load, partial)
+    assert on_gpu.load.args[0].pictures_at_once == 6
+    assert on_gpu.parallel_encodes == 1
+    assert latent_part(parts, full_precision, cpu).parallel_encodes == torch.get_num_threads()
+
+
+def test_pictures_are_those_of_diffusers_pipeline(encoder: LatentEncoder, diffusers_pipeline: Any) -> None:
+    latents = torch.randn(2, 16, 8, 12, generator=torch.Generator().manual_seed(1))
+    ours = encoder.decode(latents)
+    with torch.no_grad():
+        theirs = diffusers_pipeline.image_processor.postprocess(diffusers_pipeline.vae.decode(latents).sample, "np")
+    assert ours.dtype == torch.uint8
+    assert ours.shape == (2, 64, 96, 3)
+    assert (ours.numpy() / 255.0 - theirs).__abs__().max() <= 1.01 / 255
+
+
+def test_a_picture_over_a_megapixel_is_decoded_in_tiles(encoder: LatentEncoder) -> None:
+    large = torch.zeros(1, 16, 130, 130)
+    assert encoder.decode(large).shape == (1, 1040, 1040, 3)
+    assert encoder._model.use_tiling  # type: ignore[attr-defined]
+    encoder.decode(large[..., :8, :8])
+    assert not encoder._model.use_tiling  # type: ignore[attr-defined]
+
+
+def test_the_part_says_what_the_model_s_config_says(
+    parts: ModelParts, full_precision: PrecisionOptions, cpu: torch.device
+) -> None:
+    part = latent_part(parts, full_precision, cpu)
+    assert (part.shift, part.scale, part.channels, part.downscale) == (0.0609, 1.5305, 16, 8)
+
+
+def test_the_number_format_is_part_of_the_identity(parts: ModelParts, cpu: torch.device) -> None:
+    plain = latent_part(parts, PrecisionOptions(mixed_precision="no"), cpu)
+    mixed = latent_part(parts, PrecisionOptions(mixed_precision="bf16"), cpu)
+    kept = latent_part(parts, PrecisionOptions(mixed_precision="bf16", vae_dtype="fp32"), cpu)
+    assert plain.identity == kept.identity != mixed.identity
