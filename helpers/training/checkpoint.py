@@ -143,8 +143,8 @@ def clear_partial_checkpoints(output_dir: Path, *, reporter: Reporter) -> None:
 
 def restore(
     checkpoint: Checkpoint, *, family: ModelFamily, weights: Mapping[str, nn.Parameter], optimiser: Optimizer
-) -> TrainState:
-    """Put the checkpoint's numbers into the attached adapter and the new optimiser; where the run stood.
+) -> None:
+    """Put the checkpoint's numbers into the attached adapter and the new optimiser.
 
     Raises CheckpointError where a file is damaged, ModelError where the adapter is another.
     """
@@ -158,4 +158,3 @@ def restore(
         tensors=load_file(checkpoint.folder / OPTIMISER_TENSORS),
         text=(checkpoint.folder / OPTIMISER_REST).read_text(encoding="utf-8"),
     )
-    return TrainState(step=checkpoint.manifest.step, position=checkpoint.manifest.position)

@@ -1,0 +1,247 @@
+"""A whole run of a model of a few numbers, in this process or, as `python -m`, in one of its own that can be killed."""
+
+import argparse
+import contextlib
+import dataclasses
+import os
+import signal
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from helpers.batches.order import Order
+from helpers.batches.randomness import generator
+from helpers.batches.types import Position, TrainBatch
+from helpers.config.options.model import LoraOptions, PrecisionOptions
+from helpers.config.options.training import CheckpointOptions, ObjectiveOptions, OptimizerOptions, RunOptions
+from helpers.config.options.validation import ValidationOptions
+from helpers.data.types import Bucket, Size
+from helpers.models.adapters import load_lora, save_lora
+from helpers.models.protocols import ModelFamily
+from helpers.reporting.events import Event
+from helpers.reporting.reporter import Reporter
+from helpers.training.checkpoint import (
+    CheckpointContent,
+    CheckpointWriter,
+    clear_partial_checkpoints,
+    find_checkpoint,
+    restore,
+)
+from helpers.training.loop import LoopPlan, train
+from helpers.training.manifest import Foundations
+from helpers.training.optimisers import make_optimiser
+from helpers.training.plan import plan_run
+from helpers.training.resume import starting_state
+from helpers.training.runtime import open_runtime
+from helpers.training.state import TrainState
+from helpers.training.step import Learner
+from helpers.training.stop import Interrupted, StopRequest, heed_signals
+
+CHANNELS = 16
+LORA = LoraOptions(lora_rank=2)
+FOUNDATIONS = Foundations(base_model="small", base_identity="0", world_size=1, datasets={"a": "5 images, 0"})
+
+
+class SmallDenoiser(nn.Module):
+    """A frozen matrix with an adapter beside it, applied to every latent pixel."""
+
+    def __init__(self, *, dropout: float = 0.0) -> None:
+        super().__init__()
+        draw = generator(0, "small denoiser")
+        self.base = nn.Parameter(torch.randn(CHANNELS, CHANNELS, generator=draw), requires_grad=False)
+        self.lora_a = nn.Parameter(torch.randn(2, CHANNELS, generator=draw))
+        self.lora_b = nn.Parameter(torch.zeros(CHANNELS, 2))
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, noisy: Tensor) -> Tensor:
+        pixels = noisy.movedim(1, -1)
+        adapted = pixels @ self.base.T + self.dropout(pixels) @ self.lora_a.T @ self.lora_b.T
+        return adapted.movedim(-1, 1)
+
+    def weights(self) -> dict[str, nn.Parameter]:
+        return {"transformer.a.lora_A.weight": self.lora_a, "transformer.a.lora_B.weight": self.lora_b}
+
+
+def predict(denoiser: nn.Module, noisy: Tensor, sigmas: Tensor, prompt_embeds: Tensor, pooled: Tensor) -> Tensor:
+    return denoiser(noisy)
+
+
+def small_family(**functions: Any) -> ModelFamily:
+    """A family of which only the given functions, and the adapter's file, are there."""
+    absent = {field.name: None for field in dataclasses.fields(ModelFamily)}
+    return ModelFamily(**{**absent, "name": "small", "save_lora": save_lora, "load_lora": load_lora, **functions})
+
+
+def small_order(*, batch_size: int = 2, world_size: int = 1) -> Order:
+    bucket = Bucket(dataset_id="a", size=Size(64, 64), images=np.arange(5), repeats=0)
+    return Order([bucket], seed=0, batch_size=batch_size, world_size=world_size)
+
+
+def batch_at(position: Position, *, batch_size: int = 2, rank: int = 0, spoilt: bool = False) -> TrainBatch:
+    """A batch that is a function of its position, as the loader's are."""
+    draws = [
+        generator(0, "batch", position.epoch, position.batch, rank * batch_size + slot) for slot in range(batch_size)
+    ]
+    latents = torch.stack([torch.randn(CHANNELS, 4, 4, generator=draw) for draw in draws])
+    return TrainBatch(
+        position=position,
+        latents=latents * torch.nan if spoilt else latents,
+        noise=torch.stack([torch.randn(CHANNELS, 4, 4, generator=draw) for draw in draws]),
+        sigmas=torch.stack([torch.rand((), generator=draw) for draw in draws]),
+        prompt_embeds=torch.zeros(batch_size, 1, 1),
+        pooled=torch.zeros(batch_size, 1),
+        paths=tuple(f"a: {position.epoch}-{position.batch}-{slot}.png" for slot in range(batch_size)),
+        dropout_seed=1000 * position.epoch + position.batch,
+    )
+
+
+def batches_from(position: Position, *, order: Order, seconds: float = 0.0, rank: int = 0) -> Iterator[TrainBatch]:
+    while True:
+        time.sleep(seconds)
+        yield batch_at(position, batch_size=order.batch_size, rank=rank)
+        position = order.following(position)
+
+
+class Events(list[Event]):
+    """A listener that remembers."""
+
+    def hear(self, event: Event) -> None:
+        self.append(event)
+
+    def close(self) -> None:
+        """Nothing to close."""
+
+
+def small_plan(order: Order, *, steps: int, accumulation: int = 1, save_every: int = 2, **options: Any) -> LoopPlan:
+    run = RunOptions(max_train_steps=steps, gradient_accumulation_steps=accumulation)
+    return plan_run(
+        order,
+        run=run,
+        optimizer=OptimizerOptions(**options),
+        checkpoint=CheckpointOptions(checkpointing_steps=save_every),
+        validation=ValidationOptions(validation_steps=10**6),
+    )
+
+
+def small_learner(denoiser: SmallDenoiser, *, mixed_precision: str = "no", **objective: Any) -> Learner:
+    runtime = open_runtime(PrecisionOptions(mixed_precision=mixed_precision), RunOptions(torch_num_threads=1))
+    return Learner(
+        runtime=runtime,
+        denoiser=runtime.prepare(denoiser),
+        weights=denoiser.weights(),
+        predict=predict,
+        objective=ObjectiveOptions(**objective),
+    )
+
+
+@dataclasses.dataclass(kw_only=True)
+class SavingOnly:
+    """Duties of a run that draws nothing."""
+
+    writer: CheckpointWriter
+
+    def save(self, state: TrainState) -> None:
+        self.writer.save(state)
+
+    def draw(self, step: int, *, only_missing: bool = False) -> None:
+        """Nothing to draw."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SmallRun:
+    """What a run is told."""
+
+    output: Path
+    steps: int = 6
+    accumulation: int = 2
+    save_every: int = 2
+    optimizer: str = "adamw"
+    dropout: float = 0.0
+    keep: int = 3
+    batch_seconds: float = 0.0
+    kill_at_save: int = 0
+
+    def run(self, stop: StopRequest, events: Events) -> dict[str, Tensor]:
+        """Continue from the latest checkpoint and train; the final weights."""
+        reporter = Reporter([events])
+        denoiser = SmallDenoiser(dropout=self.dropout)
+        learner = small_learner(denoiser)
+        order = small_order()
+        options = OptimizerOptions(optimizer=self.optimizer, learning_rate=0.1)
+        optimiser = make_optimiser(options, weights=learner.weights, seed=0)
+        family = small_family(save_lora=self._save_lora)
+        configuration = {"lora": {"lora_rank": 2}}
+        clear_partial_checkpoints(self.output, reporter=reporter)
+        checkpoint = find_checkpoint(self.output, "latest", reporter=reporter)
+        state = starting_state(
+            checkpoint, configuration=configuration, foundations=FOUNDATIONS, order=order, reporter=reporter
+        )
+        if checkpoint is not None:
+            restore(checkpoint, family=family, weights=learner.weights, optimiser=optimiser)
+        writer = CheckpointWriter(
+            output_dir=self.output,
+            keep=self.keep,
+            content=CheckpointContent(
+                family=family, lora=LORA, weights=learner.weights, optimiser=optimiser, metadata={}
+            ),
+            configuration=configuration,
+            foundations=FOUNDATIONS,
+            reporter=reporter,
+        )
+        train(
+            learner,
+            optimiser=optimiser,
+            state=state,
+            batches=batches_from(state.position, order=order, seconds=self.batch_seconds),
+            plan=small_plan(
+                order,
+                steps=self.steps,
+                accumulation=self.accumulation,
+                save_every=self.save_every,
+                learning_rate=0.1,
+                lr_scheduler="linear",
+            ),
+            duties=SavingOnly(writer=writer),
+            stop=stop,
+            reporter=reporter,
+        )
+        return {name: weight.detach().clone() for name, weight in learner.weights.items()}
+
+    def _save_lora(self, path: Path, *arguments: Any, **options: Any) -> None:
+        """Write the adapter, and at the save that was named die after it, the checkpoint being half written."""
+        save_lora(path, *arguments, **options)
+        if self.kill_at_save and path.parent.name.startswith(f".checkpoint-{self.kill_at_save}."):
+            os.kill(os.getpid(), signal.SIGKILL)
+
+
+class Lines(Events):
+    """A listener that prints each event's name, for whoever watches the process."""
+
+    def hear(self, event: Event) -> None:
+        sys.stdout.write(f"{type(event).__name__} {getattr(event, 'step', '')}\n")
+        sys.stdout.flush()
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser()
+    for field in dataclasses.fields(SmallRun):
+        parser.add_argument(f"--{field.name}", type=field.type, default=argparse.SUPPRESS)  # type: ignore[arg-type]
+    run = SmallRun(**vars(parser.parse_args()))
+    with heed_signals() as stop:
+        with contextlib.suppress(Interrupted):
+            run.run(stop, Lines())
+        try:
+            stop.raise_if_requested()
+        except Interrupted as interrupted:
+            return interrupted.exit_status
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

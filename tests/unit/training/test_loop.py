@@ -1,0 +1,183 @@
+"""The loop takes the steps it promises, exactly those, whatever interrupts it."""
+
+import math
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from torch.nn.utils import clip_grad_norm_
+
+from helpers.batches.types import Position, TrainBatch
+from helpers.config.options.training import OptimizerOptions
+from helpers.errors import TrainingError
+from helpers.models.flow import noisy_latents, velocity_target
+from helpers.reporting.events import CheckpointSaved, StepFinished, TrainingStarted
+from helpers.reporting.reporter import Reporter
+from helpers.training.loop import take_step, train
+from helpers.training.optimisers import make_optimiser
+from helpers.training.state import TrainState
+from helpers.training.stop import StopRequest
+from tests.unit.training.small_run import (
+    Events,
+    SmallDenoiser,
+    SmallRun,
+    batch_at,
+    batches_from,
+    small_learner,
+    small_order,
+    small_plan,
+)
+
+
+class NoDuties:
+    def save(self, state: TrainState) -> None:
+        """Nothing is saved."""
+
+    def draw(self, step: int, *, only_missing: bool = False) -> None:
+        """Nothing is drawn."""
+
+
+def train_small(denoiser: SmallDenoiser, *, batches: Iterator[TrainBatch], steps: int, accumulation: int) -> Events:
+    events = Events()
+    learner = small_learner(denoiser)
+    train(
+        learner,
+        optimiser=make_optimiser(OptimizerOptions(learning_rate=0.1), weights=learner.weights, seed=0),
+        state=TrainState(),
+        batches=batches,
+        plan=small_plan(small_order(), steps=steps, accumulation=accumulation, learning_rate=0.1),
+        duties=NoDuties(),
+        stop=StopRequest(),
+        reporter=Reporter([events]),
+    )
+    return events
+
+
+def test_steps_are_those_of_a_plain_loop() -> None:
+    order = small_order()
+    denoiser, plain = SmallDenoiser(), SmallDenoiser()
+    events = train_small(denoiser, batches=batches_from(Position(), order=order), steps=4, accumulation=3)
+
+    optimiser = torch.optim.AdamW([plain.lora_a, plain.lora_b], lr=0.1, weight_decay=0.01, fused=True)
+    batches = batches_from(Position(), order=order)
+    for step in range(4):
+        losses = []
+        for _ in range(3):
+            batch = next(batches)
+            prediction = plain(noisy_latents(batch.latents, batch.noise, batch.sigmas))
+            loss = ((prediction - velocity_target(batch.latents, batch.noise)) ** 2).mean()
+            (loss / 3).backward()
+            losses.append(loss.item())
+        norm = clip_grad_norm_([plain.lora_a, plain.lora_b], 1.0)
+        optimiser.step()
+        optimiser.zero_grad()
+        told = [event for event in events if isinstance(event, StepFinished)][step]
+        assert told.loss == pytest.approx(sum(losses) / 3)
+        assert told.gradient_norm == pytest.approx(norm.item())
+    for name, weight in plain.weights().items():
+        torch.testing.assert_close(denoiser.weights()[name], weight)
+
+
+def test_events_tell_of_each_step() -> None:
+    order = small_order()
+    events = train_small(SmallDenoiser(), batches=batches_from(Position(), order=order), steps=3, accumulation=2)
+    assert [event.step for event in events if isinstance(event, StepFinished)] == [1, 2, 3]
+    # 5 images in batches of 2: 3 batches in the first epoch, 2 in the second.
+    assert [event.epoch for event in events if isinstance(event, StepFinished)] == [0, 1, 2]
+    (started,) = [event for event in events if isinstance(event, TrainingStarted)]
+    assert (started.first_step, started.total_steps, started.images_per_step) == (0, 3, 4)
+    assert started.steps_per_epoch == pytest.approx(5 / 4)
+
+
+def test_a_loss_that_is_no_number_ends_the_run_before_the_weights_change() -> None:
+    denoiser = SmallDenoiser()
+    before = {name: weight.clone() for name, weight in denoiser.weights().items()}
+
+    def batches() -> Iterator[TrainBatch]:
+        yield batch_at(Position(0, 0))
+        yield batch_at(Position(0, 1), spoilt=True)
+
+    with pytest.raises(TrainingError) as error:
+        train_small(denoiser, batches=batches(), steps=1, accumulation=2)
+    assert "optimiser step 1" in str(error.value)
+    assert "a: 0-1-0.png" in str(error.value)
+    assert "a: 0-0-0.png" not in str(error.value)
+    for name, weight in denoiser.weights().items():
+        assert torch.equal(weight, before[name])
+
+
+def test_a_gradient_that_is_no_number_ends_the_run_before_the_weights_change() -> None:
+    denoiser = SmallDenoiser()
+    with torch.no_grad():
+        denoiser.lora_a.mul_(1e30)  # the loss stays finite, the square of B's gradient does not
+    with pytest.raises(TrainingError, match=r"length of the gradient[\s\S]*a: 0-0-1\.png"):
+        train_small(denoiser, batches=iter([batch_at(Position())]), steps=1, accumulation=1)
+    assert not denoiser.lora_b.any()
+
+
+def test_gradients_are_left_as_they_are_without_a_limit() -> None:
+    learner = small_learner(SmallDenoiser())
+    learner.weights["transformer.a.lora_B.weight"].grad = torch.full((16, 2), 3.0)
+    norm = learner.runtime.clip_gradients(learner.weights.values(), longest=0.0)
+    assert norm.item() == pytest.approx(3 * math.sqrt(32))
+    assert learner.weights["transformer.a.lora_B.weight"].grad.eq(3.0).all()
+
+
+def test_the_position_moves_with_every_batch() -> None:
+    order = small_order()
+    learner = small_learner(SmallDenoiser())
+    state = TrainState()
+    take_step(
+        learner,
+        optimiser=make_optimiser(OptimizerOptions(), weights=learner.weights, seed=0),
+        state=state,
+        batches=batches_from(state.position, order=order),
+        plan=small_plan(order, steps=9, accumulation=4),
+        seeded=False,
+    )
+    assert (state.step, state.position) == (1, Position(1, 1))
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.5])
+@pytest.mark.parametrize("optimizer", ["adamw", "adamw_bf16", "adafactor", "prodigy"])
+def test_a_continued_run_is_the_run_that_was_not_interrupted(tmp_path: Path, optimizer: str, dropout: float) -> None:
+    straight = SmallRun(output=tmp_path / "straight", steps=6, optimizer=optimizer, dropout=dropout)
+    expected = straight.run(StopRequest(), Events())
+
+    class StopAfterStep(Events):
+        def hear(self, event: object) -> None:
+            super().hear(event)  # type: ignore[arg-type]
+            if isinstance(event, StepFinished) and event.step == 3:
+                stop._signal_number = 15
+
+    stop = StopRequest()
+    broken = SmallRun(output=tmp_path / "broken", steps=6, optimizer=optimizer, dropout=dropout)
+    events = StopAfterStep()
+    broken.run(stop, events)
+    assert [event.step for event in events if isinstance(event, CheckpointSaved)] == [2, 3]
+    torch.manual_seed(999)  # nothing may depend on what else drew numbers
+    found = broken.run(StopRequest(), Events())
+    assert found.keys() == expected.keys()
+    for name, weight in expected.items():
+        assert torch.equal(found[name], weight)
+
+
+def test_dropout_has_an_effect_that_does_not_depend_on_what_else_is_drawn(tmp_path: Path) -> None:
+    def final(dropout: float, name: str) -> torch.Tensor:
+        run = SmallRun(output=tmp_path / name, steps=2, dropout=dropout)
+        return run.run(StopRequest(), Events())["transformer.a.lora_B.weight"]
+
+    without, first = final(0.0, "without"), final(0.5, "first")
+    torch.manual_seed(7)
+    assert torch.equal(final(0.5, "second"), first)
+    assert not torch.equal(without, first)
+
+
+def test_a_finished_run_takes_no_further_step(tmp_path: Path) -> None:
+    run = SmallRun(output=tmp_path, steps=2)
+    expected = run.run(StopRequest(), Events())
+    events = Events()
+    again = run.run(StopRequest(), events)
+    assert not [event for event in events if isinstance(event, StepFinished | CheckpointSaved)]
+    assert all(torch.equal(again[name], weight) for name, weight in expected.items())
