@@ -39,7 +39,7 @@ class BytesColumn(Sequence[bytes]):
         return self.block[self.offsets[row] : self.offsets[row + 1]].tobytes()
 
     def __iter__(self) -> Iterator[bytes]:
-        view = memoryview(self.block)
+        view = self.block.data
         for start, end in pairwise(self.offsets.tolist()):
             yield bytes(view[start:end])
 

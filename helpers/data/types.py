@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import compress
 from typing import NamedTuple
 
 import numpy as np
@@ -145,15 +146,16 @@ class Catalog:
         if not rejected:
             return self
         dropped = {picture.path for picture in rejected}
-        rows = np.array([row for row, path in enumerate(self.paths) if path not in dropped], np.int64)
+        kept = [path not in dropped for path in self.paths]
+        rows = np.flatnonzero(kept)
         everything = tuple(sorted((*self.rejected, *rejected), key=lambda picture: picture.path))
         if not len(rows):
             place = self.source.describe()
             raise nothing_left(self.dataset_id, place=place, rejected=everything, ignored=self.ignored)
         return replace(
             self,
-            paths=TextColumn.of(self.paths[row] for row in rows.tolist()),
-            tags=TextColumn.of(self.tags[row] for row in rows.tolist()),
+            paths=TextColumn.of(compress(self.paths, kept)),
+            tags=TextColumn.of(compress(self.tags, kept)),
             size_bytes=self.size_bytes[rows],
             sizes=self.sizes[rows],
             geometries=self.geometries[rows],

@@ -144,9 +144,9 @@ any_rules = st.builds(
 ).flatmap(
     lambda rules: st.one_of(
         st.just(rules),
-        st.just(dataclasses.replace(rules, resolution_type="pixel", resolution=1000 * math.sqrt(rules.resolution))),
-        st.just(
-            dataclasses.replace(rules, resolution_type="pixel_area", resolution=1000 * math.sqrt(rules.resolution))
+        *(
+            st.just(dataclasses.replace(rules, resolution_type=kind, resolution=1000 * math.sqrt(rules.resolution)))
+            for kind in ("pixel", "pixel_area")
         ),
         st.just(dataclasses.replace(rules, maximum=2.0, downsample=1.0)),
     )

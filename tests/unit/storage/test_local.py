@@ -71,7 +71,7 @@ def test_a_folder_that_cannot_be_listed_is_named(tmp_path: Path, monkeypatch: py
     for _ in range(17):  # a path longer than the system takes, which not even root can list by name
         os.mkdir("d" * 250)
         os.chdir("d" * 250)
-    with pytest.raises(DataError, match="dddd.*too long"):
+    with pytest.raises(DataError, match=r"dddd.*too long"):
         paths(tmp_path)
 
 
