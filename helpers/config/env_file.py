@@ -35,6 +35,9 @@ The other words are names to forget the export of: `set -a` exports again those 
 that they had. `${!name}` and `compgen` are known to the bash 3.2 that Macs have.
 """
 
+EXPANSION_FAILED = re.compile(r"error token is|bad substitution")
+"""What bash says of an impossible $((sum)) or ${name}, which it calls no failure: it goes on with the next line."""
+
 BASH_OWN = re.compile(
     r"_|__.*|BASH.*|PWD|OLDPWD|SHLVL|PIPESTATUS|FUNCNAME|LINENO|RANDOM|SRANDOM|SECONDS|EPOCH.*"
     r"|COLUMNS|LINES|REPLY|OPTARG|OPTIND|OPTERR|IFS|PPID|DIRSTACK|GROUPS|HISTCMD|HOSTNAME"
@@ -107,12 +110,15 @@ def _set_by_file(words: list[str], *, known: Collection[str], before: Mapping[st
 
 
 def _failures(words: list[str], *, output: str, path: Path) -> tuple[list[Problem], list[str]]:
-    """A problem for each command that failed, which the reader prints first, and the words after them."""
-    problems: list[Problem] = []
+    """A problem for each line that failed, and the words after the reader's own about such lines."""
+    said = _lines(output)
+    problems = [
+        _problem(path, line=line, value="", reason=reason) for line, reason in said if EXPANSION_FAILED.search(reason)
+    ]
     while words[:1] == ["failed"]:
         _, line, command = words[:3]
         words = words[3:]
-        reasons = [reason for number, reason in _lines(output) if number == line]
+        reasons = [reason for number, reason in said if number == line]
         problems.append(_problem(path, line=line, value=command, reason=(reasons or ["the command failed"])[0]))
     return problems, words
 

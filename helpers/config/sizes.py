@@ -1,5 +1,7 @@
 """The sizes of validation pictures, as they are written in one setting."""
 
+import re
+
 SMALLEST_PX = 64
 MULTIPLE_PX = 16
 """SD3's latents are an eighth of the picture, and its transformer takes them two by two."""
@@ -14,10 +16,10 @@ def parse_validation_sizes(text: str) -> tuple[tuple[int, int], ...]:
 
 
 def _size(text: str) -> tuple[int, int]:
-    width, _, height = text.lower().partition("x")
-    if not width.isascii() or not (width + (height or width)).isdecimal():
+    found = re.fullmatch(r"([0-9]+)(?:x([0-9]+))?", text.lower())
+    if found is None:
         raise ValueError(f"{text!r} is not a size such as 1024 or 1280x768")
-    size = int(width), int(height or width)
+    size = int(found[1]), int(found[2] or found[1])
     for edge in size:
         if edge < SMALLEST_PX or edge % MULTIPLE_PX:
             near = max(SMALLEST_PX, round(edge / MULTIPLE_PX) * MULTIPLE_PX)

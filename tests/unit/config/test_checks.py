@@ -1,0 +1,76 @@
+"""What is wrong with options taken together, or with what they point at."""
+
+from pathlib import Path
+
+import pytest
+
+from helpers.config.cli import parse_arguments
+from helpers.config.sizes import parse_validation_sizes
+from helpers.errors import ConfigError, Problem
+
+MODEL = "--pretrained_model_name_or_path=some/model"
+
+
+def problem_of(*words: str) -> Problem:
+    with pytest.raises(ConfigError) as caught:
+        parse_arguments(words)
+    (problem,) = caught.value.problems
+    return problem
+
+
+def test_a_run_has_one_length() -> None:
+    assert problem_of(MODEL).option == "MAX_NUM_STEPS"
+    both = problem_of(MODEL, "--max_train_steps=10", "--num_train_epochs=1")
+    assert (both.option, both.fix) == ("NUM_EPOCHS", "set one of the two to 0")
+
+
+@pytest.mark.parametrize(
+    ("text", "sizes"),
+    [
+        ("1024", ((1024, 1024),)),
+        ("1024x1024", ((1024, 1024),)),
+        ("1024x1024, 1280x768", ((1024, 1024), (1280, 768))),
+        ("512X768,512,512x512", ((512, 768), (512, 512))),
+        ("64", ((64, 64),)),
+    ],
+)
+def test_validation_sizes(text: str, sizes: tuple[tuple[int, int], ...]) -> None:
+    assert parse_validation_sizes(text) == sizes
+
+
+@pytest.mark.parametrize("text", ["", "1000", "48", "1024x", "x1024", "1024x1024x1024", "a", "-512", "512,", "1024.0"])
+def test_sizes_that_cannot_be_drawn(text: str) -> None:
+    with pytest.raises(ValueError, match="is not a"):
+        parse_validation_sizes(text)
+
+
+def test_a_validation_size_that_cannot_be_drawn_is_told_with_a_near_one() -> None:
+    problem = problem_of(MODEL, "--max_train_steps=1", "--validation_resolution=1000")
+    assert "992 is" in problem.reason or "1008 is" in problem.reason
+
+
+@pytest.mark.parametrize("seed", ["x", "-1", "1.5"])
+def test_a_validation_seed_is_a_whole_number(seed: str) -> None:
+    assert problem_of(MODEL, "--max_train_steps=1", f"--validation_seed={seed}").option == "VALIDATION_SEED"
+
+
+def test_a_bucket_alignment_that_sd3_cannot_take() -> None:
+    problem = problem_of(MODEL, "--max_train_steps=1", "--aspect_bucket_alignment=24")
+    assert "multiple of 16" in problem.reason
+
+
+def test_models_that_are_not_there(tmp_path: Path) -> None:
+    single = tmp_path / "sd3.safetensors"
+    single.touch()
+    length = "--max_train_steps=1"
+    for said in (tmp_path / "nowhere", "./nowhere", "a/b/c", tmp_path, single):
+        problem = problem_of(f"--pretrained_model_name_or_path={said}", length)
+        assert (problem.option, problem.value) == ("MODEL_NAME", str(said))
+    vae = problem_of(MODEL, length, f"--pretrained_vae_model_name_or_path={tmp_path / 'nowhere'}")
+    assert vae.option == "PRETRAINED_VAE_MODEL_NAME_OR_PATH"
+
+
+def test_an_output_folder_that_is_a_file(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    problem = problem_of(MODEL, "--max_train_steps=1", f"--output_dir={tmp_path / 'file' / 'below'}")
+    assert (problem.option, problem.fix) == ("OUTPUT_DIR", "name a folder")
