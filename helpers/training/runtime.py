@@ -88,8 +88,11 @@ def open_runtime(precision: PrecisionOptions, run: RunOptions) -> Runtime:
 
     if run.torch_num_threads is not None:
         torch.set_num_threads(run.torch_num_threads)
-    # Mixed precision is ours (`autocast`), so that one process and several compute alike.
-    accelerator = Accelerator(mixed_precision="no", kwargs_handlers=[InitProcessGroupKwargs(timeout=LONGEST_WAIT)])
+    accelerator = Accelerator(
+        cpu=not torch.accelerator.is_available(),  # unsaid, several processes without a GPU would not find each other
+        mixed_precision="no",  # ours is `autocast`, so that one process and several compute alike
+        kwargs_handlers=[InitProcessGroupKwargs(timeout=LONGEST_WAIT)],
+    )
     if precision.allow_tf32:
         torch.backends.cuda.matmul.allow_tf32 = True
         torch.backends.cudnn.allow_tf32 = True

@@ -1,4 +1,4 @@
-"""Checkpoints are there whole or not at all, are found whatever else lies beside them, and are kept as many as asked."""
+"""Checkpoints are whole or not there, are found whatever lies beside them, and are kept as many as asked."""
 
 import dataclasses
 import json
@@ -43,15 +43,8 @@ def killed_run(output: Path, *, at_save: int) -> None:
 
 def test_the_latest_checkpoint_is_found_among_odd_names(tmp_path: Path) -> None:
     saved_run(tmp_path)
-    for odd in (
-        "checkpoint-",
-        "checkpoint-x",
-        "checkpoint-1e3",
-        "checkpoint-٣",
-        "checkpoint-99 (copy)",
-        "checkpoint-007",
-    ):
-        (tmp_path / odd).mkdir()
+    for odd in ("", "x", "1e3", "٣", "99 (copy)", "007"):
+        (tmp_path / f"checkpoint-{odd}").mkdir()
     (tmp_path / "checkpoint-500").write_text("a file")
     (tmp_path / ("checkpoint-" + "9" * 200)).mkdir()
     assert found_name(tmp_path) == "checkpoint-6"

@@ -1,0 +1,145 @@
+"""What may differ when a run is continued: refused by name, announced, or of no account."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from helpers import __version__
+from helpers.batches.types import Position
+from helpers.config.options.model import LoraOptions
+from helpers.config.options.training import OptimizerOptions, RunOptions
+from helpers.config.options.validation import ValidationOptions
+from helpers.config.run_config import RunConfig, all_options
+from helpers.data.types import Catalog
+from helpers.errors import CheckpointError
+from helpers.reporting.events import Notice
+from helpers.reporting.reporter import Reporter
+from helpers.training.checkpoint import Checkpoint
+from helpers.training.manifest import CheckpointManifest, Foundations, configuration_of, dataset_fingerprints
+from helpers.training.resume import starting_state
+from helpers.training.resume_rules import MUST_AGREE, OF_NO_ACCOUNT
+from helpers.training.state import TrainState
+from tests.unit.training.small_run import Events, small_order
+
+SAVED = RunConfig(lora=LoraOptions(lora_rank=8))
+FOUNDATIONS = Foundations(base_model="sd3", base_identity="aa", world_size=1, datasets={"a": "5 images, 01"})
+SAVED_AT = Position(3, 1)
+
+
+def start(config: RunConfig = SAVED, foundations: Foundations = FOUNDATIONS) -> tuple[TrainState, list[str]]:
+    manifest = CheckpointManifest(
+        serial=1,
+        step=7,
+        position=SAVED_AT,
+        foundations=FOUNDATIONS,
+        configuration=configuration_of(SAVED),
+        files={},
+    )
+    events = Events()
+    state = starting_state(
+        Checkpoint(folder=Path("out/checkpoint-7"), manifest=manifest),
+        configuration=configuration_of(config),
+        foundations=foundations,
+        order=small_order(),
+        reporter=Reporter([events]),
+    )
+    return state, [event.text for event in events if isinstance(event, Notice)]
+
+
+def changed(**groups: object) -> RunConfig:
+    return RunConfig(**{"lora": SAVED.lora, **groups})  # type: ignore[arg-type]
+
+
+def test_equal_settings_continue_in_silence() -> None:
+    assert start() == (TrainState(step=7, position=SAVED_AT), ["continues from out/checkpoint-7"])
+
+
+@pytest.mark.parametrize(
+    ("config", "name", "saved", "current"),
+    [
+        (changed(lora=LoraOptions(lora_rank=4)), "lora_rank", "8", "4"),
+        (changed(lora=LoraOptions(lora_rank=8, lora_alpha=2.0)), "lora_alpha", "8.0", "2.0"),
+        (changed(run=RunOptions(seed=1)), "seed", "42", "1"),
+        (changed(run=RunOptions(train_batch_size=2)), "train_batch_size", "1", "2"),
+        (changed(run=RunOptions(gradient_accumulation_steps=2)), "gradient_accumulation_steps", "1", "2"),
+        (changed(optimizer=OptimizerOptions(optimizer="prodigy")), "optimizer", "adamw", "prodigy"),
+    ],
+)
+def test_what_must_agree_is_refused_by_name_with_both_values(
+    config: RunConfig, name: str, saved: str, current: str
+) -> None:
+    with pytest.raises(CheckpointError) as error:
+        start(config)
+    assert f"{name}: {saved} in the checkpoint, {current} now" in str(error.value)
+    assert "resume_from_checkpoint=none" in str(error.value)
+
+
+def test_another_base_model_is_refused_and_the_same_one_elsewhere_is_not() -> None:
+    same = Foundations(base_model="/moved/sd3", base_identity="aa", world_size=1, datasets=FOUNDATIONS.datasets)
+    assert start(foundations=same)[0].step == 7
+    other = Foundations(base_model="sd3.5", base_identity="bb", world_size=1, datasets=FOUNDATIONS.datasets)
+    with pytest.raises(CheckpointError, match=r"the base model: sd3 \(aa\) in the checkpoint, sd3\.5 \(bb\) now"):
+        start(foundations=other)
+
+
+def test_alpha_that_was_the_rank_may_be_said() -> None:
+    assert start(changed(lora=LoraOptions(lora_rank=8, lora_alpha=8.0)))[0].step == 7
+
+
+def test_a_learning_rate_is_announced_and_a_folder_is_not() -> None:
+    config = changed(
+        optimizer=OptimizerOptions(learning_rate=1.0),
+        run=RunOptions(output_dir="elsewhere"),
+        validation=ValidationOptions(validation_prompt="a cat"),
+    )
+    state, notices = start(config)
+    assert state == TrainState(step=7, position=SAVED_AT)
+    assert notices[1:] == ["changed since: learning_rate: 0.0001 in the checkpoint, 1.0 now"]
+
+
+@pytest.mark.parametrize(
+    "foundations",
+    [
+        Foundations(base_model="sd3", base_identity="aa", world_size=2, datasets=FOUNDATIONS.datasets),
+        Foundations(base_model="sd3", base_identity="aa", world_size=1, datasets={"a": "6 images, 02"}),
+        Foundations(base_model="sd3", base_identity="aa", world_size=1, datasets={**FOUNDATIONS.datasets, "b": "1"}),
+    ],
+    ids=["ranks", "pictures", "data set"],
+)
+def test_another_order_starts_the_epoch_anew_and_says_so(foundations: Foundations) -> None:
+    state, notices = start(foundations=foundations)
+    assert state == TrainState(step=7, position=Position(3, 0))
+    assert "anew at the beginning of epoch 4" in notices[-1]
+
+
+def test_rules_name_settings_that_exist() -> None:
+    names = {option.name for option in all_options()}
+    assert set(OF_NO_ACCOUNT) <= names
+    assert set(MUST_AGREE) <= names | {"the base model"}
+
+
+def test_a_data_sets_fingerprint_changes_with_its_pictures_and_their_geometry() -> None:
+    def fingerprint(paths: tuple[str, ...], width: int) -> str:
+        catalog = Catalog(
+            dataset_id="a",
+            source=None,  # type: ignore[arg-type]
+            repeats=0,
+            paths=paths,
+            tags=paths,
+            size_bytes=np.zeros(len(paths), dtype=np.int64),
+            sizes=np.zeros((len(paths), 2), dtype=np.int32),
+            geometries=np.full((len(paths), 6), width, dtype=np.int32),
+            captions_of=lambda index: ("",),
+        )
+        return dataset_fingerprints([catalog])["a"]
+
+    first = fingerprint(("1.png", "2.png"), 64)
+    assert first.startswith("2 images, ")
+    assert len({first, fingerprint(("1.png", "3.png"), 64), fingerprint(("1.png", "2.png"), 128)}) == 3
+    assert fingerprint(("1.png", "2.png"), 64) == first
+
+
+def test_the_version_is_the_projects() -> None:
+    project = (Path(__file__).parents[3] / "pyproject.toml").read_text()
+    assert f'version = "{__version__}"' in project
