@@ -1,0 +1,176 @@
+"""`train.sh` through a real shell, in a copy of the repository whose train.py only says what reached it."""
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from helpers.config.launch import accelerate_has_default_file, command_line, translated
+from helpers.config.options.launch import LaunchOptions
+from helpers.config.translate import Translation
+
+REPOSITORY = Path(__file__).resolve().parents[3]
+VENV = Path(sys.prefix)
+LEAST = "MODEL_NAME=some/model\nMAX_NUM_STEPS=10\n"
+
+STAND_IN = """
+import os, signal, sys, time
+print(*sys.argv, "HF_HOME=" + os.environ.get("HF_HOME", ""), sep="\\n", flush=True)
+for number in (signal.SIGINT, signal.SIGTERM):
+    signal.signal(number, lambda n, _: sys.exit(128 + n))
+if "--seed=99" in sys.argv:
+    time.sleep(20)
+sys.exit(7)
+"""
+
+
+@pytest.fixture
+def copy(tmp_path: Path) -> Path:
+    """A repository with the real train.sh and helpers, and a train.py that ends with status 7."""
+    root = tmp_path / "a copy"
+    (root / "config").mkdir(parents=True)
+    (root / "helpers").symlink_to(REPOSITORY / "helpers")
+    (root / "train.sh").write_bytes((REPOSITORY / "train.sh").read_bytes())
+    (root / "train.py").write_text(STAND_IN)
+    return root
+
+
+def environment(**more: str) -> dict[str, str]:
+    unset = ("ENV", "HF_HOME", "XDG_CACHE_HOME", "VIRTUAL_ENV", "VENV_PATH")
+    kept = {name: value for name, value in os.environ.items() if name not in unset}
+    return kept | {"VENV_PATH": str(VENV), "XDG_CACHE_HOME": "/nonexistent"} | more
+
+
+def write_env_file(root: Path, text: str, *, name: str = "") -> None:
+    folder = root / "config" / name
+    folder.mkdir(exist_ok=True)
+    (folder / "config.env").write_text(text)
+
+
+def run_train_sh(root: Path, *words: str, **more: str) -> subprocess.CompletedProcess[str]:
+    command = ["bash", root / "train.sh", *words]
+    return subprocess.run(
+        command, cwd=root.parent, env=environment(**more), capture_output=True, text=True, timeout=30, check=False
+    )
+
+
+def test_the_env_file_the_words_and_the_exit_status_pass_through(copy: Path) -> None:
+    write_env_file(copy, LEAST + "LORA_RANK=4\nVALIDATION_PROMPT=\"it's a 'cat'; #2\"\nexport HF_HOME=/hf\n")
+    run = run_train_sh(copy, "--lora_rank=8", "--validation_negative_prompt=two words")
+    said = run.stdout.splitlines()
+    assert run.returncode == 7, run.stderr
+    assert said[0] == "train.py"
+    assert {
+        "--lora_rank=8",
+        "--validation_prompt=it's a 'cat'; #2",
+        "--validation_negative_prompt=two words",
+        "HF_HOME=/hf",
+    } <= set(said)
+    assert "HF_HOME" in run.stderr
+    assert "demo" not in run.stderr
+
+
+def test_another_env_file_can_be_named(copy: Path) -> None:
+    write_env_file(copy, "broken (")
+    write_env_file(copy, LEAST + "LORA_RANK=3\n", name="other")
+    assert "--lora_rank=3" in run_train_sh(copy, ENV="other").stdout
+    missing = run_train_sh(copy, ENV="nobody")
+    assert missing.returncode != 0
+    assert "config/nobody/config.env" in missing.stderr
+
+
+def test_without_an_env_file_the_demo_runs_and_that_is_said(copy: Path) -> None:
+    write_env_file(copy, LEAST + "LORA_RANK=2\n", name="demo")
+    run = run_train_sh(copy)
+    assert "--lora_rank=2" in run.stdout
+    assert "embedded demo" in run.stderr
+
+
+def test_mistakes_are_told_and_nothing_is_started(copy: Path) -> None:
+    write_env_file(copy, LEAST + "LORA_RNK=4\n")
+    run = run_train_sh(copy, "--nonsense")
+    assert run.returncode == 1
+    assert run.stdout == ""
+    assert "did you mean LORA_RANK?" in run.stderr
+    assert "--nonsense" in run.stderr
+    assert "Traceback" not in run.stderr
+
+
+def test_help_needs_no_valid_env_file(copy: Path) -> None:
+    write_env_file(copy, "broken (")
+    assert run_train_sh(copy, "--help").stdout.splitlines()[:2] == ["train.py", "--help"]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_signals_reach_the_trainer(copy: Path, number: signal.Signals) -> None:
+    write_env_file(copy, LEAST)
+    command = ["bash", copy / "train.sh", "--seed=99"]
+    with subprocess.Popen(command, env=environment(), stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        while not process.stdout.readline().startswith("HF_HOME="):
+            pass
+        # The stand-in listens once it has said this line and a moment has passed.
+        for _ in range(50):
+            try:
+                process.wait(0.1)
+                break
+            except subprocess.TimeoutExpired:
+                process.send_signal(number)
+        assert process.returncode == 128 + number
+
+
+def test_the_environment_may_be_named_in_the_env_file_and_is_made_where_there_is_none(copy: Path) -> None:
+    (copy / "install").mkdir()
+    (copy / "install" / "setup.sh").write_text(f'echo "making $VENV_PATH" >&2\nln -s "{VENV}" "$VENV_PATH"\n')
+    write_env_file(copy, LEAST + 'HERE=$PWD\nVENV_PATH="$HERE/my env"\r\n')
+    first, second = run_train_sh(copy), run_train_sh(copy)
+    assert "making" in first.stderr
+    assert "my env" in first.stderr
+    assert first.returncode == second.returncode == 7
+    assert "making" not in second.stderr
+
+
+def test_the_shipped_example_is_valid_as_it_is(tmp_path: Path) -> None:
+    translation = translated(REPOSITORY / "config" / "config.env.example", flags=())
+    assert translation.remarks == ()
+    assert dict(translation.exports) == {}
+    assert command_line(translation, environment={"HF_HOME": str(tmp_path)})[0] == "train.py"
+
+
+def words_for(launch: LaunchOptions, cache: Path) -> list[str]:
+    return command_line(Translation(arguments=("--seed=1",), launch=launch), environment={"XDG_CACHE_HOME": str(cache)})
+
+
+def test_one_plain_process_starts_without_accelerate(tmp_path: Path) -> None:
+    for launch in (LaunchOptions(), LaunchOptions(training_num_processes=1, training_num_machines=1)):
+        assert words_for(launch, tmp_path) == ["train.py", "--seed=1"]
+
+
+def test_several_processes_start_through_accelerate(tmp_path: Path) -> None:
+    words = words_for(LaunchOptions(training_num_processes=2), tmp_path)
+    assert words[:2] == ["-m", "accelerate.commands.launch"]
+    assert {"--num_processes=2", "--num_machines=1", "--multi_gpu"} <= set(words)
+    assert words[-2:] == ["train.py", "--seed=1"]
+    chosen = words_for(LaunchOptions(training_num_processes=2, accelerate_extra_args="--use_fsdp --x='a b'"), tmp_path)
+    assert "--multi_gpu" not in chosen
+    assert chosen[-4:] == ["--use_fsdp", "--x=a b", "train.py", "--seed=1"]
+
+
+@pytest.mark.parametrize("ending", ["yaml", "json"])
+def test_accelerates_own_file_is_heeded(tmp_path: Path, ending: str) -> None:
+    folder = tmp_path / "huggingface" / "accelerate"
+    folder.mkdir(parents=True)
+    (folder / f"default_config.{ending}").touch()
+    assert words_for(LaunchOptions(), tmp_path) == ["-m", "accelerate.commands.launch", "train.py", "--seed=1"]
+    assert "--num_processes=1" in words_for(LaunchOptions(training_num_processes=1), tmp_path)
+    assert accelerate_has_default_file({"HF_HOME": str(tmp_path / "huggingface"), "XDG_CACHE_HOME": "/nonexistent"})
+    assert not accelerate_has_default_file({"HF_HOME": str(tmp_path), "XDG_CACHE_HOME": str(tmp_path)})
+
+
+def test_translating_imports_nothing_heavy() -> None:
+    code = "import sys, helpers.config.launch; print(sorted({'torch', 'pydantic', 'numpy'} & set(sys.modules)))"
+    run = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True, check=True)
+    assert run.stdout.strip() == "[]"
