@@ -28,7 +28,8 @@ def help_page() -> str:
 
 def _lines(option: Option) -> list[str]:
     declaration = option.declaration
-    values = "|".join(declaration.choices) or KINDS.get(option.kind, "text").removeprefix("a ").upper()
+    choices = declaration.choices or (("true", "false") if option.kind is bool else ())
+    values = "|".join(choices) or KINDS.get(option.kind, "a text").removeprefix("a ").upper()
     facts = ["required" if declaration.required else f"default: {written(option.default) or 'none'}", option.env]
     text = f"{declaration.help} ({'; '.join(facts)})"
     wrapped = textwrap.wrap(text, WIDTH, initial_indent="        ", subsequent_indent="        ")
