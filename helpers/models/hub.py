@@ -44,8 +44,9 @@ def download(repository: str, *, folders: Sequence[str], revision: str | None, v
             f"`{repository}` is neither a folder here nor a model you may see on the Hugging Face hub. Check the name "
             "for a slip; if the model is private, log in with `hf auth login` (older: `huggingface-cli login`)."
         ) from error
-    except (errors.LocalEntryNotFoundError, errors.HfHubHTTPError, ConnectionError) as error:
+    # HTTPError is that of the HTTP library the hub's client uses, which changes with its version.
+    except (errors.LocalEntryNotFoundError, errors.HTTPError) as error:  # pyright: ignore[reportPrivateImportUsage]
         raise ModelError(
-            f"The Hugging Face hub could not be reached, and this machine does not hold {repository}. Check the "
+            f"The Hugging Face hub could not be reached, and this machine does not hold all of {repository}. Check the "
             f"network and HF_HUB_OFFLINE, or name a folder that holds the model. ({type(error).__name__})"
         ) from error
