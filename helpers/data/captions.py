@@ -76,7 +76,7 @@ def captions_for(path: str, note: bytes | None, *, rules: CaptionRules) -> tuple
 
 def _lines(content: bytes) -> tuple[str, ...]:
     """The lines of a UTF-8 text that say something."""
-    lines = (line.strip() for line in content.decode("utf-8-sig").splitlines())
+    lines = (line.strip() for line in content.decode().removeprefix("\ufeff").splitlines())
     return tuple(line for line in lines if line)
 
 

@@ -125,10 +125,10 @@ def _captions(
         return PromptForAll(rules.prompt), {}
     contents, speechless = reader.read_captions(rows) if rules.strategy == "textfile" else ({}, {})
     captions = []
-    for row in rows.tolist():
+    for row, path in zip(rows.tolist(), reader.found.paths.take(rows), strict=True):
         if row not in speechless:
             try:
-                captions.append(captions_for(reader.found.paths[row], contents.get(row), rules=rules))
+                captions.append(captions_for(path, contents.get(row), rules=rules))
             except NoCaption as error:
                 speechless[row] = error.reason
     return caption_column(captions, rules=rules), speechless

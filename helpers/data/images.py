@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from helpers.data.types import Geometry, Size
+from helpers.data.webp import webp_size
 from helpers.errors import DataError
 
 if TYPE_CHECKING:
@@ -64,6 +65,8 @@ def read_size(start: bytes, *, path: str, whole: Callable[[], bytes] | None = No
         raise UnreadableImage("is an empty file")
     formats = _formats(ending)
     if whole is not None:
+        if size := webp_size(start):
+            return _checked(size)
         try:
             with _opened(start, formats) as image:
                 if image.format in SIZE_IN_START:

@@ -1,6 +1,5 @@
 """Finds a data set's files and opens the ones not known yet, in threads, once each."""
 
-import os
 import struct
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -47,6 +46,12 @@ class Found:
     ignored: int
 
 
+def split_ending(path: str) -> tuple[str, str]:
+    """A path without its ending, and the ending in small letters with its dot; "" where there is none."""
+    stem, dot, ending = path.rpartition(".")
+    return (stem, f".{ending.lower()}") if dot and "/" not in ending else (path, "")
+
+
 def find_files(source: SourceStore, *, want_notes: bool) -> Found:
     """List `source`; raises DataError where it cannot be listed. `notes` stays empty unless wanted."""
     paths: list[str] = []
@@ -55,8 +60,7 @@ def find_files(source: SourceStore, *, want_notes: bool) -> Found:
     notes: dict[str, Listed] = {}
     ignored = 0
     for listed in source.list():
-        stem, ending = os.path.splitext(listed.path)
-        ending = ending.lower()
+        stem, ending = split_ending(listed.path)
         hidden = listed.path.startswith(".") or "/." in listed.path
         if not hidden and ending not in NOT_PICTURES:
             paths.append(listed.path)
@@ -120,8 +124,9 @@ class FileReader:
 
     def read_captions(self, rows: NDArray[np.int64]) -> tuple[dict[int, bytes], dict[int, str]]:
         """The text file beside each picture of `rows` that has one, by row, and why others cannot be read."""
-        stems = {row: os.path.splitext(self.found.paths[row])[0] for row in rows.tolist()}
-        notes = {row: self.found.notes[stem] for row, stem in stems.items() if stem in self.found.notes}
+        stems = (split_ending(path)[0] for path in self.found.paths.take(rows))
+        beside = zip(rows.tolist(), map(self.found.notes.get, stems), strict=True)
+        notes = {row: note for row, note in beside if note is not None}
         listed = list(notes.values())
         keys = file_keys([n.path for n in listed], [n.size_bytes for n in listed], [n.tag for n in listed])
         known, values, failed = self._learn(

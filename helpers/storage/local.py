@@ -24,7 +24,7 @@ class LocalSource:
     """
 
     def __init__(self, root: Path) -> None:
-        self._root = str(root)
+        self._start = os.path.join(root, "")
 
     def list(self) -> Iterator[Listed]:
         """Every file, in the order of their paths; raises DataError where a folder cannot be read.
@@ -44,16 +44,16 @@ class LocalSource:
     def _entries(self, folder: str, *, ancestors: tuple[tuple[int, int], ...]) -> Iterator["Listed | Iterator"]:
         """The files of `folder` ("" or ending in a slash), and an iterator for each folder in it, by path."""
         try:
-            status = os.stat(os.path.join(self._root, folder))
+            status = os.stat(self._start + folder)
             identity = (status.st_dev, status.st_ino)
             if identity in ancestors:  # a link that leads back into itself
                 return
-            with os.scandir(os.path.join(self._root, folder)) as entries:
+            with os.scandir(self._start + folder) as entries:
                 # A slash sorts a folder where its files' paths belong: "a.png" before "a/b.png".
                 names = sorted(entry.name + ("/" if entry.is_dir() else "") for entry in entries)
         except OSError as error:
             raise DataError(
-                f"cannot list the folder {os.path.join(self._root, folder)!r}: {error.strerror}. "
+                f"cannot list the folder {self._start + folder!r}: {error.strerror}. "
                 "Check that it exists and may be read, or change the data set's instance_data_dir."
             ) from error
         for name in names:
@@ -64,7 +64,7 @@ class LocalSource:
 
     def _listed(self, path: str) -> Listed | None:
         try:
-            status = os.stat(os.path.join(self._root, path))
+            status = os.stat(self._start + path)
         except OSError:  # gone since, or a link to nothing: reading it will say so
             return Listed(path, 0, "")
         if not stat.S_ISREG(status.st_mode):
@@ -73,17 +73,17 @@ class LocalSource:
 
     def read(self, path: str) -> bytes:
         """A file's bytes; raises OSError where it cannot be read."""
-        with open(os.path.join(self._root, path), "rb", buffering=0) as file:
+        with open(self._start + path, "rb", buffering=0) as file:
             return file.readall()
 
     def read_start(self, path: str, length: int) -> bytes:
         """The first `length` bytes of a file, or all of a shorter one; raises OSError."""
-        with open(os.path.join(self._root, path), "rb", buffering=0) as file:
+        with open(self._start + path, "rb", buffering=0) as file:
             return file.read(length)
 
     def describe(self) -> str:
         """The folder, for messages."""
-        return f"the folder {self._root}"
+        return f"the folder {self._start.rstrip('/')}"
 
 
 class LocalCache:

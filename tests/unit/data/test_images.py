@@ -177,6 +177,17 @@ def test_the_header_is_enough_for_the_common_formats() -> None:
         assert read_size(content[:length], path="a.jpg", whole=lambda: pytest.fail("all was read")) == (400, 300)
 
 
+@pytest.mark.parametrize(
+    ("mode", "options"), [("RGB", {}), ("RGB", {"lossless": True}), ("RGBA", {}), ("RGB", {"save_all": True})]
+)
+@pytest.mark.parametrize("size", [(400, 300), (16_383, 5), (1, 1)])
+def test_a_webp_s_header_is_enough(size: tuple[int, int], mode: str, options: dict[str, bool]) -> None:
+    image = Image.new(mode, size)
+    frames = [Image.new(mode, size, "red")] if "save_all" in options else []
+    content = encoded(image, "WEBP", append_images=frames, **options)
+    assert read_size(content[:40], path="a.webp", whole=lambda: pytest.fail("all was read")) == size
+
+
 @pytest.mark.filterwarnings("ignore:Tag data larger than file")
 @pytest.mark.parametrize("format", ["JPEG", "PNG", "WEBP", "TIFF"])
 def test_a_header_longer_than_the_start_is_read_whole(format: str) -> None:
