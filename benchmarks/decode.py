@@ -1,4 +1,4 @@
-"""What decoding and resizing costs beside a bare Pillow loop, on one core and on all: `python benchmarks/decode.py`."""
+"""What decoding and resizing costs beside a bare Pillow loop, on one core and on all: `python -m benchmarks.decode`."""
 
 import io
 import os

@@ -5,6 +5,7 @@ nothing is ever stretched by more than the rounding to whole pixels.
 """
 
 import hashlib
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -36,8 +37,8 @@ class CutRules:
     crop_aspect: str
     crop_style: str
     aspect_buckets: tuple[float, ...] = ()
-    maximum: float | None = None
-    downsample: float | None = None
+    maximum: float = math.inf
+    downsample: float = math.inf
 
     @property
     def draws(self) -> bool:
@@ -55,9 +56,9 @@ def cut_rules(dataset: LocalDataset) -> CutRules:
         crop=dataset.crop,
         crop_aspect=dataset.crop_aspect,
         crop_style=dataset.crop_style,
-        aspect_buckets=tuple(dataset.crop_aspect_buckets or ()),
-        maximum=dataset.maximum_image_size,
-        downsample=dataset.target_downsample_size,
+        aspect_buckets=dataset.crop_aspect_buckets,
+        maximum=dataset.maximum_image_size or math.inf,
+        downsample=dataset.target_downsample_size or math.inf,
     )
 
 
@@ -90,8 +91,8 @@ def geometries(sizes: NDArray[np.integer], *, rules: CutRules, draws: Floats) ->
     edges = sizes.astype(np.float64)
     target = _targets(edges, rules, draws)
     scale = (target / edges).max(axis=1)
-    if rules.crop and rules.maximum is not None and rules.downsample is not None:
-        scale = np.maximum(scale, _shrinking(sizes, rules, rules.maximum, rules.downsample))
+    if rules.crop and rules.maximum < math.inf:
+        scale = np.maximum(scale, _own_scale(sizes, rules))
     resize = np.maximum(target, np.rint(edges * scale[:, None]))
     start = _offsets(resize - target, rules, draws)
     return np.concatenate([resize, start, start + target], axis=1).astype(np.int32)
@@ -132,13 +133,13 @@ def _on_grid(edges: Floats, alignment: int) -> Floats:
     return np.maximum(np.rint(edges / alignment), 1) * alignment
 
 
-def _shrinking(sizes: NDArray[np.integer], rules: CutRules, maximum: float, downsample: float) -> Floats:
-    """The scale [N] that takes pictures over `maximum` to `downsample`, and leaves the others as they are."""
+def _own_scale(sizes: NDArray[np.integer], rules: CutRules) -> Floats:
+    """The scale [N] that shrinks pictures over the maximum to `downsample`, and leaves the others as they are."""
     measured = measure(sizes, rules.resolution_type)
-    scale = np.minimum(downsample / measured, 1.0)
+    scale = np.minimum(rules.downsample / measured, 1.0)
     if rules.resolution_type == "area":
         scale = np.sqrt(scale)
-    return np.where(measured > maximum, scale, 1.0)
+    return np.where(measured > rules.maximum, scale, 1.0)
 
 
 def _offsets(overhang: Floats, rules: CutRules, draws: Floats) -> Floats:

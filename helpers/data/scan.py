@@ -169,7 +169,7 @@ class FileReader:
                     positions = unknown[first : first + READ_AT_ONCE].tolist()
                     for position, result in zip(positions, pool.map(attempt, positions), strict=True):
                         if isinstance(result, OSError):
-                            failed[position] = f"{UNREADABLE} ({result.strerror})"
+                            failed[position] = f"{UNREADABLE} ({result.strerror or result})"
                         else:
                             remembered.add(keys[position], result)
                     advance(len(positions))

@@ -29,7 +29,8 @@ class LocalSource:
     def list(self) -> Iterator[Listed]:
         """Every file, in the order of their paths; raises DataError where a folder cannot be read.
 
-        Sockets, pipes and devices are left out. A link to nothing is listed with an empty tag.
+        Hidden folders are not looked into; sockets, pipes and devices are left out. A link to nothing is listed with an
+        empty tag.
         """
         walk = [self._entries("", ancestors=())]
         while walk:
@@ -50,7 +51,7 @@ class LocalSource:
                 return
             with os.scandir(self._start + folder) as entries:
                 # A slash sorts a folder where its files' paths belong: "a.png" before "a/b.png".
-                names = sorted(entry.name + ("/" if entry.is_dir() else "") for entry in entries)
+                names = sorted(entry.name + ("/" if _is_folder(entry) else "") for entry in entries)
         except OSError as error:
             raise DataError(
                 f"cannot list the folder {self._start + folder!r}: {error.strerror}. "
@@ -58,7 +59,8 @@ class LocalSource:
             ) from error
         for name in names:
             if name.endswith("/"):
-                yield self._entries(folder + name, ancestors=(*ancestors, identity))
+                if not name.startswith("."):  # such as .git, which has a copy of every picture of a cloned data set
+                    yield self._entries(folder + name, ancestors=(*ancestors, identity))
             elif listed := self._listed(folder + name):
                 yield listed
 
@@ -84,6 +86,13 @@ class LocalSource:
     def describe(self) -> str:
         """The folder, for messages."""
         return f"the folder {self._start.rstrip('/')}"
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link in a circle
+        return False
 
 
 class LocalCache:

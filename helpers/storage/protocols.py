@@ -19,7 +19,10 @@ class SourceStore(Protocol):
     """Where a person's images and captions are; never written to."""
 
     def list(self) -> Iterator[Listed]:
-        """Every file, in the order of their paths; raises DataError where the place cannot be read."""
+        """Every file, in the order of their paths; raises DataError where the place cannot be read.
+
+        Hidden folders need not be looked into.
+        """
         ...
 
     def read(self, path: str) -> bytes:

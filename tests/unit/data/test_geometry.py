@@ -170,7 +170,7 @@ def test_every_cut_is_possible_and_stretches_nothing(
     most = min((made.resize.width + 0.5) / width, (made.resize.height + 0.5) / height)
     assert least <= most * (1 + 1e-12)
     # What is not cropped on purpose is kept: one edge is used whole, unless the picture is taken at its own scale.
-    if rules.maximum is None:
+    if rules.maximum == math.inf:
         assert made.target.width == made.resize.width or made.target.height == made.resize.height
 
 

@@ -39,6 +39,19 @@ def test_loops_of_links_end_and_other_links_are_followed(tmp_path: Path) -> None
     assert paths(tmp_path / "data") == ["a/1.png", "b/other/1.png", "linked/2.png"]
 
 
+def test_a_link_to_itself_does_not_spoil_its_folder(tmp_path: Path) -> None:
+    (tmp_path / "circle").symlink_to("circle")
+    (tmp_path / "1.png").write_bytes(b"1")
+    assert paths(tmp_path) == ["1.png", "circle"]
+
+
+def test_hidden_folders_are_not_looked_into(tmp_path: Path) -> None:
+    for path in (".git/objects/1.png", "cats/.thumbnails/1.png", "cats/1.png", ".hidden.png"):
+        (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / path).write_bytes(b"1")
+    assert paths(tmp_path) == [".hidden.png", "cats/1.png"]
+
+
 def test_a_link_to_nothing_is_listed_and_cannot_be_read(tmp_path: Path) -> None:
     (tmp_path / "gone.png").symlink_to(tmp_path / "nowhere")
     assert paths(tmp_path) == ["gone.png"]
