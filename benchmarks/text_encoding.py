@@ -26,9 +26,7 @@ from helpers.ranks import SingleRank
 from helpers.reporting.reporter import Reporter
 from helpers.storage.local import LocalCache
 
-WORDS = (
-    "red green small old happy cat dog tree house boat river night morning painting photograph of with under".split()
-)
+WORDS = ("red", "green", "small", "old", "happy", "cat", "dog", "tree", "house", "boat", "river", "night", "with", "of")
 
 
 def captions(count: int) -> list[str]:
