@@ -3,102 +3,26 @@
 import os
 import subprocess
 import sys
-from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from helpers.config.dataset_types import LocalDataset
-from helpers.data.catalog import open_catalog, remember_rejected
-from helpers.data.types import Catalog, Rejected, Size
+from helpers.data.catalog import remember_rejected
+from helpers.data.types import Rejected, Size
 from helpers.errors import DataError
-from helpers.reporting.events import Event, Notice, StageAdvanced, StageStarted
-from helpers.reporting.reporter import Reporter
-from helpers.storage.local import LocalCache, LocalSource
+from helpers.reporting.events import Notice, StageAdvanced, StageStarted
+from helpers.storage.local import LocalCache
+from tests.unit.data.folders import CountingSource, Folder, reasons, same
 from tests.unit.data.pictures import encoded, oriented, photograph
 
 REPOSITORY = Path(__file__).resolve().parents[3]
 
 
-class CountingSource(LocalSource):
-    """A folder that counts how often each of its files is opened."""
-
-    def __init__(self, root: Path) -> None:
-        super().__init__(root)
-        self.opened: Counter[str] = Counter()
-
-    def read(self, path: str) -> bytes:
-        self.opened[path] += 1
-        return super().read(path)
-
-    def read_start(self, path: str, length: int) -> bytes:
-        self.opened[path] += 1
-        return super().read_start(path, length)
-
-
-class Listener:
-    def __init__(self) -> None:
-        self.heard: list[Event] = []
-
-    def hear(self, event: Event) -> None:
-        self.heard.append(event)
-
-    def close(self) -> None:
-        pass
-
-
-class Folder:
-    """A data set's folder, and the opening of it."""
-
-    def __init__(self, root: Path) -> None:
-        self.pictures = root / "pictures"
-        self.pictures.mkdir()
-        self.metadata = root / "cache"
-        self.listener = Listener()
-        self.opened: Counter[str] = Counter()
-
-    def put(self, path: str, content: bytes | tuple[int, int] = (128, 96)) -> None:
-        if isinstance(content, tuple):
-            content = encoded(photograph(*content), "JPEG")
-        (self.pictures / path).parent.mkdir(parents=True, exist_ok=True)
-        (self.pictures / path).write_bytes(content)
-
-    def open(self, *, seed: int = 0, workers: int = 2, longest_edge_px: int = 3072, **settings: Any) -> Catalog:
-        source = CountingSource(self.pictures)
-        said = {"id": "pets", "instance_data_dir": self.pictures, "cache_dir_vae": self.metadata, "resolution": 0.01}
-        try:
-            return open_catalog(
-                LocalDataset(**{**said, "aspect_bucket_alignment": 16, **settings}),
-                source=source,
-                metadata=LocalCache(self.metadata),
-                seed=seed,
-                workers=workers,
-                reporter=Reporter([self.listener]),
-                longest_edge_px=longest_edge_px,
-            )
-        finally:
-            self.opened = source.opened
-
-
 @pytest.fixture
 def folder(tmp_path: Path) -> Folder:
     return Folder(tmp_path)
-
-
-def same(one: Catalog, other: Catalog) -> bool:
-    columns = ("size_bytes", "sizes", "geometries")
-    return (
-        [one.record(row) for row in range(len(one))] == [other.record(row) for row in range(len(other))]
-        and all((getattr(one, name) == getattr(other, name)).all() for name in columns)
-        and [(b.size, b.images.tolist()) for b in one.buckets] == [(b.size, b.images.tolist()) for b in other.buckets]
-        and (one.rejected, one.ignored) == (other.rejected, other.ignored)
-    )
-
-
-def reasons(catalog: Catalog) -> dict[str, str]:
-    return {picture.path: picture.reason for picture in catalog.rejected}
 
 
 def test_pictures_are_found_by_content_in_nested_folders(folder: Folder) -> None:
@@ -309,66 +233,6 @@ def test_an_empty_folder_is_named_with_the_setting(folder: Folder) -> None:
     folder.put("notes.md", b"")
     with pytest.raises(DataError, match=r"no pictures.*pictures \(1 other files\).*instance_data_dir"):
         folder.open()
-
-
-def test_captions_come_from_the_file_name(folder: Folder) -> None:
-    folder.put("a_red_apple.jpg")
-    assert folder.open().captions_of(0) == ("a red apple",)
-
-
-def test_captions_come_from_text_files_and_changes_are_noticed(folder: Folder) -> None:
-    for path in ("a.jpg", "a.png", "cats/a.jpg", "b.jpg"):
-        folder.put(path)
-    folder.put("a.txt", b"first\nsecond")
-    folder.put("cats/a.TXT", b"of cats")
-    folder.put("b.txt", b"of b")
-    catalog = folder.open(caption_strategy="textfile")
-    assert {path: catalog.captions_of(row) for row, path in enumerate(catalog.paths)} == {
-        "a.jpg": ("first", "second"),
-        "a.png": ("first", "second"),
-        "b.jpg": ("of b",),
-        "cats/a.jpg": ("of cats",),
-    }
-    assert same(catalog, folder.open(caption_strategy="textfile"))
-    assert not folder.opened
-    folder.put("b.txt", b"something else")
-    catalog = folder.open(caption_strategy="textfile")
-    assert set(folder.opened) == {"b.txt"}
-    assert catalog.captions_of(2) == ("something else",)
-
-
-def test_a_missing_or_empty_text_file_rejects_by_name_or_falls_back(folder: Folder) -> None:
-    for name in ("said", "silent", "blank"):
-        folder.put(f"{name}_one.jpg")
-    folder.put("said_one.txt", b"words")
-    folder.put("blank_one.txt", b" \n")
-    catalog = folder.open(caption_strategy="textfile")
-    assert list(catalog.paths) == ["said_one.jpg"]
-    assert catalog.captions_of(0) == ("words",)
-    assert "empty caption file" in reasons(catalog)["blank_one.jpg"]
-    assert "no caption file" in reasons(catalog)["silent_one.jpg"]
-    catalog = folder.open(caption_strategy="textfile", caption_fallback=True)
-    assert [catalog.captions_of(row) for row in range(3)] == [("blank one",), ("words",), ("silent one",)]
-
-
-def test_a_text_file_that_cannot_be_read_rejects_its_picture(folder: Folder) -> None:
-    folder.put("a.jpg")
-    folder.put("b.jpg")
-    folder.put("b.txt", b"words")
-    (folder.pictures / "a.txt").symlink_to("nowhere")
-    catalog = folder.open(caption_strategy="textfile")
-    assert list(catalog.paths) == ["b.jpg"]
-    assert catalog.captions_of(0) == ("words",)
-    assert "cannot be read" in reasons(catalog)["a.jpg"]
-
-
-def test_the_instance_prompt_can_be_all_or_the_beginning(folder: Folder) -> None:
-    folder.put("a_dog.jpg")
-    prompt: dict[str, Any] = {"instance_prompt": "sks"}
-    assert folder.open(caption_strategy="instanceprompt", **prompt).captions_of(0) == ("sks",)
-    assert folder.open(only_instance_prompt=True, caption_strategy="textfile", **prompt).captions_of(0) == ("sks",)
-    assert folder.open(prepend_instance_prompt=True, **prompt).captions_of(0) == ("sks a dog",)
-    assert folder.open(**prompt).captions_of(0) == ("a dog",)
 
 
 def test_odd_names_are_pictures_like_others(folder: Folder) -> None:
