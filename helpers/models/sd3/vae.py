@@ -18,7 +18,7 @@ from helpers.models.sd3.parts import loading_variant, part_identity, read_config
 # To be raised whenever the same settings begin to give other numbers.
 ENCODING_VERSION = "1"
 # Beyond 1024 x 1024 pixels a decoder needs more memory than the transformer leaves on a common GPU.
-TILED_ABOVE_LATENT_PIXELS = 128 * 128
+TILE_LATENT_PIXELS = 128
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,6 +28,7 @@ class _Wanted:
     dtype: torch.dtype
     device: torch.device
     pictures_at_once: int
+    downscale: int
 
 
 def latent_part(
@@ -48,13 +49,14 @@ def latent_part(
         dtype=dtype,
         device=device,
         pictures_at_once=1 if on_processor else vae_batch_size,
+        downscale=2 ** (len(config["block_out_channels"]) - 1),
     )
     return LatentPart(
         identity=fingerprint(ENCODING_VERSION, part_identity(parts.vae, parts.weights_variant), str(dtype)),
         shift=float(config.get("shift_factor") or 0.0),
         scale=float(config["scaling_factor"]),
         channels=int(config["latent_channels"]),
-        downscale=2 ** (len(config["block_out_channels"]) - 1),
+        downscale=wanted.downscale,
         parallel_encodes=torch.get_num_threads() if on_processor else 1,
         load=partial(KlEncoder, wanted),
     )
@@ -81,7 +83,9 @@ class KlEncoder:
     @torch.no_grad()
     def decode(self, latents: Tensor) -> Tensor:
         """See `LatentEncoder`: [B, C, h, w] -> uint8 [B, H, W, 3]; pictures over a megapixel in tiles."""
-        self._model.use_tiling = latents.shape[-2] * latents.shape[-1] > TILED_ABOVE_LATENT_PIXELS
+        self._model.use_tiling = latents.shape[-2] * latents.shape[-1] > TILE_LATENT_PIXELS**2
+        self._model.tile_latent_min_size = TILE_LATENT_PIXELS
+        self._model.tile_sample_min_size = TILE_LATENT_PIXELS * self._wanted.downscale
         latents = latents.to(self._wanted.device, self._wanted.dtype)
         pictures = [self._model.decode(one).sample for one in latents.split(1)]
         colours = (torch.cat(pictures).float() / 2 + 0.5).clamp(0, 1)

@@ -1,5 +1,6 @@
 """The small pipeline as the trainer sees it, and as plain diffusers does."""
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,15 @@ import torch
 from helpers.config.options.model import ModelOptions, PrecisionOptions
 from helpers.models.protocols import ModelParts
 from helpers.models.sd3.parts import locate
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_thread() -> Iterator[None]:
+    """Models this small are slower with several, and far slower where other programs want the cores too."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="session")

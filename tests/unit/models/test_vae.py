@@ -10,6 +10,7 @@ from torch import Tensor
 
 from helpers.config.options.model import PrecisionOptions
 from helpers.models.protocols import LatentEncoder, ModelParts
+from helpers.models.sd3 import vae
 from helpers.models.sd3.vae import latent_part
 
 
@@ -78,12 +79,16 @@ def test_pictures_are_those_of_diffusers_pipeline(encoder: LatentEncoder, diffus
     assert (ours.numpy() / 255.0 - theirs).__abs__().max() <= 1.01 / 255
 
 
-def test_a_picture_over_a_megapixel_is_decoded_in_tiles(encoder: LatentEncoder) -> None:
-    large = torch.zeros(1, 16, 130, 130)
-    assert encoder.decode(large).shape == (1, 1040, 1040, 3)
-    assert encoder._model.use_tiling  # type: ignore[attr-defined]
-    encoder.decode(large[..., :8, :8])
-    assert not encoder._model.use_tiling  # type: ignore[attr-defined]
+def test_a_large_picture_is_decoded_in_tiles(encoder: LatentEncoder, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With tiles of 16 latent pixels in the place of 128: a part that is one tile's alone is decoded from it alone."""
+    monkeypatch.setattr(vae, "TILE_LATENT_PIXELS", 16)
+    latents = torch.randn(1, 16, 16, 24, generator=torch.Generator().manual_seed(1))
+    picture = encoder.decode(latents)
+    assert picture.shape == (1, 128, 192, 3)
+    first_tile = encoder.decode(latents[..., :16])
+    assert torch.equal(picture[:, :96, :96], first_tile[:, :96, :96])
+    monkeypatch.undo()
+    assert not torch.equal(encoder.decode(latents)[:, :96, :96], first_tile[:, :96, :96])
 
 
 def test_the_part_says_what_the_model_s_config_says(
