@@ -1,0 +1,148 @@
+"""Puts together what a run is made of, from the whole configuration to the options of each part, and takes it down.
+
+With train.py the only place below which nothing knows the whole configuration.
+"""
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from torch import nn
+from torch.optim import Optimizer
+
+from helpers.batches.order import Order
+from helpers.batches.plan import first_epoch
+from helpers.config.options.training import RunOptions
+from helpers.config.run_config import RunConfig
+from helpers.reporting.events import Notice, RunFinished
+from helpers.reporting.reporter import Reporter
+from helpers.reporting.stages import stage
+from helpers.training.checkpoint import Checkpoint, CheckpointContent, CheckpointWriter, restore
+from helpers.training.duties import FirstRankDuties, OtherRankDuties
+from helpers.training.export import export_lora, provenance
+from helpers.training.loop import Duties, LoopPlan
+from helpers.training.manifest import Foundations, configuration_of
+from helpers.training.optimisers import make_optimiser
+from helpers.training.prepare import Ground
+from helpers.training.state import TrainState
+from helpers.training.step import Learner
+from helpers.training.stop import StopRequest
+from helpers.training.validation import Painter
+
+BUCKETS_NAMED = 12
+
+
+@dataclass(frozen=True, kw_only=True)
+class Model:
+    """What learns; `denoiser` is the bare module, which the learner's may wrap. started: by `time.monotonic`."""
+
+    learner: Learner
+    denoiser: nn.Module
+    optimiser: Optimizer
+    started: float
+
+
+def order_of(ground: Ground, *, run: RunOptions, reporter: Reporter) -> Order:
+    """The order of all pictures, with a line for each bucket that says what it gives."""
+    order = Order(
+        [bucket for catalog in ground.catalogs.values() for bucket in catalog.buckets],
+        seed=run.seed,
+        batch_size=run.train_batch_size,
+        world_size=ground.runtime.world_size,
+    )
+    plans = first_epoch(order)
+    for each in plans[:BUCKETS_NAMED]:
+        reporter.hear(Notice(text=str(each)))
+    if len(plans) > BUCKETS_NAMED:
+        reporter.hear(Notice(text=f"and {len(plans) - BUCKETS_NAMED} buckets more"))
+    return order
+
+
+def assemble(config: RunConfig, *, ground: Ground, checkpoint: Checkpoint | None, reporter: Reporter) -> Model:
+    """Load the base, attach the adapter, and put the checkpoint's numbers in, where there is one."""
+    started = time.monotonic()
+    family, runtime = ground.family, ground.runtime
+    with stage(reporter, f"load {ground.parts.variant}", total=1, unit="models") as advance:
+        denoiser = family.load_denoiser(ground.parts, runtime.precision, runtime.device)
+        advance()
+    weights = family.attach_lora(denoiser, config.lora, seed=config.run.seed)
+    if config.run.gradient_checkpointing:
+        family.enable_checkpointing(denoiser)
+    optimiser = make_optimiser(config.optimizer, weights=weights, seed=config.run.seed)
+    if checkpoint is not None:
+        restore(checkpoint, family=family, weights=weights, optimiser=optimiser)
+    learner = Learner(
+        runtime=runtime,
+        denoiser=runtime.prepare(denoiser),
+        weights=weights,
+        predict=family.predict,
+        objective=config.objective,
+    )
+    return Model(learner=learner, denoiser=denoiser, optimiser=optimiser, started=started)
+
+
+def duties_of(
+    config: RunConfig, *, ground: Ground, model: Model, foundations: Foundations, stop: StopRequest, reporter: Reporter
+) -> Duties:
+    """What this rank does between steps."""
+    if ground.runtime.rank != 0:
+        return OtherRankDuties()
+    output_dir = Path(config.run.output_dir).expanduser()
+    content = CheckpointContent(
+        family=ground.family,
+        lora=config.lora,
+        weights=model.learner.weights,
+        optimiser=model.optimiser,
+        metadata=provenance(ground.parts, lora=config.lora, text=config.text),
+    )
+    writer = CheckpointWriter(
+        output_dir=output_dir,
+        keep=config.checkpoint.checkpoints_total_limit,
+        content=content,
+        configuration=configuration_of(config),
+        foundations=foundations,
+        reporter=reporter,
+    )
+    painter = Painter(
+        options=config.validation,
+        family=ground.family,
+        parts=ground.parts,
+        denoiser=model.denoiser,
+        latent_part=ground.latent_part,
+        embedding=ground.text.embedding,
+        output_dir=output_dir,
+        stop=stop,
+        reporter=reporter,
+    )
+    return FirstRankDuties(writer=writer, painter=painter)
+
+
+def finish(
+    config: RunConfig,
+    *,
+    ground: Ground,
+    model: Model,
+    state: TrainState,
+    plan: LoopPlan,
+    stop: StopRequest,
+    reporter: Reporter,
+) -> None:
+    """Write the weights of a run that is complete, and say what stands; raises Interrupted for one that is not."""
+    output_dir = Path(config.run.output_dir).expanduser()
+    written = [output_dir / f"checkpoint-{state.step}"]
+    complete = state.step >= plan.total_steps
+    if complete and ground.runtime.rank == 0:
+        weights = export_lora(
+            output_dir,
+            family=ground.family,
+            tensors=model.learner.weights,
+            lora=config.lora,
+            metadata=provenance(ground.parts, lora=config.lora, text=config.text),
+            step=state.step,
+        )
+        written.insert(0, weights)
+    if config.validation.validation_prompt:
+        written.append(output_dir / "validation_images")
+    seconds = time.monotonic() - model.started
+    reporter.hear(RunFinished(step=state.step, seconds=seconds, written=tuple(written), interrupted=not complete))
+    stop.raise_if_requested()

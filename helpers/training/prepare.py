@@ -1,0 +1,151 @@
+"""From the dataset file to caches that hold all a run will read: the road before the first step."""
+
+import itertools
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+from helpers.cache.latents import LatentCache, fill_latent_cache
+from helpers.cache.text import TextCache, fill_text_cache
+from helpers.config.datasets import LocalDataset, TextEmbedsStore
+from helpers.config.options.data import CacheOptions
+from helpers.data.catalog import open_catalog, remember_rejected
+from helpers.data.types import Catalog
+from helpers.models.protocols import LatentPart, ModelFamily, ModelParts, TextPart
+from helpers.ranks import Ranks
+from helpers.reporting.events import Notice
+from helpers.reporting.reporter import Reporter
+from helpers.storage.local import LocalCache, LocalSource
+from helpers.training.runtime import Runtime
+
+EMPTY_CAPTION = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Workers:
+    """Who prepares: this process among its ranks, with so many threads, and who is told of it."""
+
+    ranks: Ranks
+    threads: int
+    reporter: Reporter
+
+
+@dataclass(frozen=True, kw_only=True)
+class PreparedDataset:
+    """A data set of which every picture has its latents."""
+
+    catalog: Catalog
+    latents: LatentCache
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ground:
+    """All that a run stands on before its model is loaded: the engine, the model's places, and filled caches."""
+
+    runtime: Runtime
+    family: ModelFamily
+    parts: ModelParts
+    latent_part: LatentPart
+    datasets: tuple[PreparedDataset, ...]
+    text: TextCache
+
+    @property
+    def catalogs(self) -> dict[str, Catalog]:
+        """The catalogs by data set id."""
+        return {dataset.catalog.dataset_id: dataset.catalog for dataset in self.datasets}
+
+    @property
+    def latents(self) -> dict[str, LatentCache]:
+        """The latent caches by data set id."""
+        return {dataset.catalog.dataset_id: dataset.latents for dataset in self.datasets}
+
+
+def workers_for(max_workers: int | None, *, ranks: Ranks, reporter: Reporter) -> Workers:
+    """As many threads as asked for, else one for each of the machine's processor cores."""
+    return Workers(ranks=ranks, threads=max_workers or os.cpu_count() or 1, reporter=reporter)
+
+
+def open_catalogs(datasets: Sequence[LocalDataset], *, seed: int, workers: Workers) -> tuple[Catalog, ...]:
+    """What each data set has to train on; the first rank reads the headers, the others what it found.
+
+    Raises DataError where a data set has nothing to train on.
+    """
+    if workers.ranks.rank != 0:
+        workers.ranks.wait()
+    catalogs = tuple(
+        open_catalog(
+            dataset,
+            source=LocalSource(dataset.instance_data_dir),
+            metadata=_metadata(dataset),
+            seed=seed,
+            workers=workers.threads,
+            reporter=workers.reporter,
+        )
+        for dataset in datasets
+    )
+    if workers.ranks.rank == 0:
+        workers.ranks.wait()
+    return catalogs
+
+
+def captions_of(catalogs: Iterable[Catalog]) -> Iterator[str]:
+    """Every caption of every picture, as often as it stands."""
+    for catalog in catalogs:
+        for index in range(len(catalog)):
+            yield from catalog.captions_of(index)
+
+
+def prepare_text(
+    store: TextEmbedsStore,
+    *,
+    captions: Iterable[str],
+    family: ModelFamily,
+    parts: Sequence[TextPart],
+    options: CacheOptions,
+    workers: Workers,
+    scan_for_errors: bool,
+) -> TextCache:
+    """Encode the captions that are not cached yet, and the empty one that caption dropout trains with."""
+    cache = LocalCache(store.cache_dir)
+    fill_text_cache(
+        itertools.chain([EMPTY_CAPTION], captions),
+        parts=parts,
+        store=cache,
+        options=options,
+        write_batch_size=store.write_batch_size,
+        ranks=workers.ranks,
+        reporter=workers.reporter,
+        scan_for_errors=scan_for_errors,
+    )
+    return TextCache(cache, parts=parts, assemble=family.assemble_text)
+
+
+def prepare_latents(dataset: LocalDataset, *, catalog: Catalog, part: LatentPart, workers: Workers) -> PreparedDataset:
+    """Encode the pictures that are not cached yet; those that turn out unreadable are left out, by name.
+
+    Raises DataError where none is left.
+    """
+    store = LocalCache(dataset.cache_dir_vae)
+    rejected = fill_latent_cache(
+        catalog,
+        part=part,
+        store=store,
+        vae_batch_size=dataset.vae_batch_size,
+        write_batch_size=dataset.write_batch_size,
+        workers=workers.threads,
+        ranks=workers.ranks,
+        reporter=workers.reporter,
+        scan_for_errors=dataset.scan_for_errors,
+    )
+    for picture in rejected:
+        text = f"{dataset.id}: {picture.path} is left out: {picture.reason}"
+        workers.reporter.hear(Notice(level="warning", text=text))
+    if workers.ranks.rank == 0:
+        remember_rejected(_metadata(dataset), catalog, rejected)
+    left = catalog.without(rejected)
+    return PreparedDataset(catalog=left, latents=LatentCache(store, catalog=left, part=part))
+
+
+def _metadata(dataset: LocalDataset) -> LocalCache:
+    """Where a data set's headers and captions are remembered: beside its latents, under its own name."""
+    return LocalCache(dataset.cache_dir_vae / "metadata" / dataset.id)

@@ -1,0 +1,161 @@
+"""The story of a run, read from top to bottom; `bash train.sh` starts it with the env file's settings.
+
+Each chapter's details are behind the names it calls; documentation/ARCHITECTURE.md is the map. Chapters import what
+they need when they begin, so that a mistake in the settings is told of before PyTorch is loaded.
+"""
+
+import sys
+from collections.abc import Sequence
+from contextlib import closing
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from helpers.config.cli import parse_arguments, wants_help
+from helpers.config.datasets import DatasetFile, load_datasets
+from helpers.config.help_page import help_page
+from helpers.config.run_config import RunConfig
+from helpers.errors import UserError
+from helpers.log import set_up_logging
+from helpers.reporting.console import Console
+from helpers.reporting.events import Notice
+from helpers.reporting.reporter import Reporter
+
+if TYPE_CHECKING:
+    from helpers.training.prepare import Ground
+    from helpers.training.stop import StopRequest
+
+FAMILY = "sd3"
+BATCHES_AHEAD = 4
+
+
+def main(argv: Sequence[str]) -> int:
+    """Do what the command line says; the exit status: 0, 1 for what the user can cure, 130 or 143 if interrupted."""
+    set_up_logging()
+    if wants_help(argv):
+        print(help_page())
+        return 0
+    reporter = Reporter([Console(sys.stdout)])
+    status, failure = 1, None
+    try:
+        config = parse_arguments(argv)
+        status = run(config, load_datasets(config), reporter)
+    except UserError as error:
+        failure = error
+    finally:
+        reporter.close()
+    if failure is not None:
+        print(f"\n{failure}", file=sys.stderr)
+    return status
+
+
+def run(config: RunConfig, files: DatasetFile, reporter: Reporter) -> int:
+    """The whole run, settings and dataset file being in order; its exit status."""
+    from helpers.training.stop import Interrupted, heed_signals
+
+    try:
+        with heed_signals() as stop:
+            ground = prepare(config, files, reporter)
+            if config.cache.cache_only:
+                reporter.hear(Notice(text="the caches are filled; `cache_only` asks for nothing more"))
+            else:
+                learn(config, ground, stop, reporter)
+    except Interrupted as interrupted:
+        return interrupted.exit_status
+    return 0
+
+
+def prepare(config: RunConfig, files: DatasetFile, reporter: Reporter) -> "Ground":
+    """Chapter 1: find the engine, the model's parts and the pictures; encode what no cache holds yet."""
+    from helpers.models.registry import families
+    from helpers.training import prepare as road
+    from helpers.training.runtime import open_runtime
+    from helpers.training.validation import validation_captions
+
+    runtime = open_runtime(config.precision, config.run)
+    family = families()[FAMILY]
+    parts = family.locate(config.model)
+    workers = road.workers_for(config.data.max_workers, ranks=runtime, reporter=reporter)
+    catalogs = road.open_catalogs(files.images, seed=config.run.seed, workers=workers)
+    text = road.prepare_text(
+        files.text_embeds,
+        captions=(*road.captions_of(catalogs), *validation_captions(config.validation)),
+        family=family,
+        parts=family.text_parts(parts, config.text, runtime.precision, runtime.device),
+        options=config.cache,
+        workers=workers,
+        scan_for_errors=any(dataset.scan_for_errors for dataset in files.images),
+    )
+    vae_batch_size = max(dataset.vae_batch_size for dataset in files.images)
+    latent_part = family.latent_part(parts, runtime.precision, runtime.device, vae_batch_size=vae_batch_size)
+    datasets = tuple(
+        road.prepare_latents(dataset, catalog=catalog, part=latent_part, workers=workers)
+        for dataset, catalog in zip(files.images, catalogs, strict=True)
+    )
+    return road.Ground(
+        runtime=runtime, family=family, parts=parts, latent_part=latent_part, datasets=datasets, text=text
+    )
+
+
+def learn(config: RunConfig, ground: "Ground", stop: "StopRequest", reporter: Reporter) -> None:
+    """Chapter 2: order the pictures, go on where a checkpoint left off, train, and write what was learnt."""
+    from helpers.batches.loader import BatchSource, prefetched
+    from helpers.training import checkpoint as checkpoints
+    from helpers.training.assemble import assemble, duties_of, finish, order_of
+    from helpers.training.loop import train
+    from helpers.training.manifest import Foundations, configuration_of, dataset_fingerprints
+    from helpers.training.plan import plan_run
+    from helpers.training.resume import starting_state
+
+    output_dir = Path(config.run.output_dir).expanduser()
+    runtime, parts = ground.runtime, ground.parts
+    order = order_of(ground, run=config.run, reporter=reporter)
+    plan = plan_run(
+        order, run=config.run, optimizer=config.optimizer, checkpoint=config.checkpoint, validation=config.validation
+    )
+    foundations = Foundations(
+        base_model=parts.name,
+        base_identity=parts.identity,
+        world_size=runtime.world_size,
+        datasets=dataset_fingerprints(list(ground.catalogs.values())),
+    )
+    if runtime.rank == 0:
+        checkpoints.clear_partial_checkpoints(output_dir, reporter=reporter)
+    runtime.wait()
+    found = checkpoints.find_checkpoint(output_dir, config.checkpoint.resume_from_checkpoint, reporter=reporter)
+    configuration = configuration_of(config)
+    state = starting_state(found, configuration=configuration, foundations=foundations, order=order, reporter=reporter)
+    if state.step >= plan.total_steps:
+        text = (
+            f"this run is finished: all {plan.total_steps} steps are done. A larger max_train_steps goes on from here"
+        )
+        reporter.hear(Notice(text=text))
+
+    model = assemble(config, ground=ground, checkpoint=found, reporter=reporter)
+    source = BatchSource(
+        order=order,
+        catalogs=ground.catalogs,
+        latents=ground.latents,
+        text=ground.text,
+        objective=config.objective,
+        flow_shift=config.objective.flow_shift or parts.flow_shift,
+        caption_dropout_probability=config.run.caption_dropout_probability,
+        seed=config.run.seed,
+        rank=runtime.rank,
+    )
+    on_cuda = runtime.device.type == "cuda"
+    with closing(prefetched(source, state.position, depth=BATCHES_AHEAD, pin_memory=on_cuda)) as batches:
+        train(
+            model.learner,
+            optimiser=model.optimiser,
+            state=state,
+            batches=batches,
+            plan=plan,
+            duties=duties_of(config, ground=ground, model=model, foundations=foundations, stop=stop, reporter=reporter),
+            stop=stop,
+            reporter=reporter,
+        )
+    finish(config, ground=ground, model=model, state=state, plan=plan, stop=stop, reporter=reporter)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
