@@ -31,9 +31,9 @@ def read_pixels(catalog: Catalog, index: int) -> Pixels | Rejected:
     try:
         content = catalog.source.read(path)
     except OSError as error:
-        return Rejected(path, f"can no longer be read: {error.strerror or error}")
+        return Rejected(path, f"can no longer be read: {error.strerror or error}", lasting=False)
     if len(content) != catalog.size_bytes[index]:
-        return Rejected(path, "changed after its folder was listed; start again to take it in")
+        return Rejected(path, "changed after its folder was listed; start again to take it in", lasting=False)
     width, height = catalog.sizes[index].tolist()
     try:
         return decode(content, size=Size(width, height), geometry=catalog.geometry(index))

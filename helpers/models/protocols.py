@@ -88,6 +88,7 @@ class ModelParts:
 
     variant: such as `SD3 medium` or `SD3.5 large`, by the transformer's config.
     identity: a hash of the transformer's config and weights. flow_shift: of its own scheduler.
+    longest_edge_px: of a picture that the model can place.
     weights_variant: which of several sets of weight files is meant, such as `fp16`; parts without it have plain ones.
     """
 
@@ -95,6 +96,7 @@ class ModelParts:
     variant: str
     identity: str
     flow_shift: float
+    longest_edge_px: int
     weights_variant: str | None
     transformer: Path
     vae: Path

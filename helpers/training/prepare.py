@@ -65,7 +65,9 @@ def workers_for(max_workers: int | None, *, ranks: Ranks, reporter: Reporter) ->
     return Workers(ranks=ranks, threads=max_workers or os.cpu_count() or 1, reporter=reporter)
 
 
-def open_catalogs(datasets: Sequence[LocalDataset], *, seed: int, workers: Workers) -> tuple[Catalog, ...]:
+def open_catalogs(
+    datasets: Sequence[LocalDataset], *, parts: ModelParts, seed: int, workers: Workers
+) -> tuple[Catalog, ...]:
     """What each data set has to train on; the first rank reads the headers, the others what it found.
 
     Raises DataError where a data set has nothing to train on.
@@ -80,6 +82,7 @@ def open_catalogs(datasets: Sequence[LocalDataset], *, seed: int, workers: Worke
             seed=seed,
             workers=workers.threads,
             reporter=workers.reporter,
+            longest_edge_px=parts.longest_edge_px,
         )
         for dataset in datasets
     )

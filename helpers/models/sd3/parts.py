@@ -1,7 +1,7 @@
 """Finds a base model's parts on this machine, and refuses what is not a whole SD3 before anything is loaded."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
@@ -44,6 +44,7 @@ def locate(options: ModelOptions) -> ModelParts:
         variant=_variant(transformer),
         identity=part_identity(folders["transformer"], options.variant),
         flow_shift=float(read_config(root / "scheduler", "scheduler_config.json").get("shift", 1.0)),
+        longest_edge_px=_longest_edge_px(transformer, vae=read_config(folders[VAE])),
         weights_variant=options.variant,
         transformer=folders["transformer"],
         vae=folders[VAE],
@@ -51,6 +52,12 @@ def locate(options: ModelOptions) -> ModelParts:
         text_encoders=tuple(folders[part] for part in TEXT_ENCODERS),
         tokenizers=tuple(root / part for part in TOKENIZERS),
     )
+
+
+def _longest_edge_px(transformer: Mapping[str, Any], *, vae: Mapping[str, Any]) -> int:
+    """The longest edge of a picture for which the transformer's table of positions has places."""
+    downscale = 2 ** (len(vae["block_out_channels"]) - 1)
+    return int(transformer["pos_embed_max_size"]) * int(transformer["patch_size"]) * downscale
 
 
 def weight_files(folder: Path, variant: str | None, *, part: str = "") -> tuple[Path, ...]:
