@@ -63,7 +63,8 @@ class TensorStore:
         for name in self.damaged:
             self.store.remove(name)
         if self.stale or len(self.index_files) >= SEGMENTS_AT_MOST:
-            self._write_index(merged(self.segments))
+            if self.segments:
+                self._write_index(merged(self.segments))
             for name in self.index_files:
                 self.store.remove(name)
         elif self.unindexed:

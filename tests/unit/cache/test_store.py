@@ -181,6 +181,12 @@ def test_a_lost_or_damaged_index_is_made_again(store: LocalCache, folder: Path, 
     assert not open_tensors(store).unindexed and not open_tensors(store).stale
 
 
+def test_a_damaged_index_of_a_store_without_shards_is_removed(store: LocalCache, folder: Path) -> None:
+    store.write("index-lost.npz", b"no index")
+    open_tensors(store).tidy()
+    assert not list(folder.iterdir())
+
+
 # Damage
 
 
