@@ -7,7 +7,6 @@ they need when they begin, so that a mistake in the settings is told of before P
 import sys
 from collections.abc import Sequence
 from contextlib import closing
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from helpers.config.cli import parse_arguments, wants_help
@@ -98,51 +97,22 @@ def prepare(config: RunConfig, files: DatasetFile, reporter: Reporter) -> "Groun
 
 def learn(config: RunConfig, ground: "Ground", stop: "StopRequest", reporter: Reporter) -> None:
     """Chapter 2: order the pictures, go on where a checkpoint left off, train, and write what was learnt."""
-    from helpers.batches.loader import BatchSource, prefetched
-    from helpers.training import checkpoint as checkpoints
-    from helpers.training.assemble import assemble, duties_of, finish, order_of
+    from helpers.batches.loader import prefetched
+    from helpers.training import assemble
     from helpers.training.loop import train
-    from helpers.training.manifest import Foundations, configuration_of, dataset_fingerprints
     from helpers.training.plan import plan_run
-    from helpers.training.resume import starting_state
 
-    output_dir = Path(config.run.output_dir).expanduser()
-    runtime, parts = ground.runtime, ground.parts
-    order = order_of(ground, run=config.run, reporter=reporter)
+    order = assemble.order_of(ground, run=config.run, reporter=reporter)
     plan = plan_run(
         order, run=config.run, optimizer=config.optimizer, checkpoint=config.checkpoint, validation=config.validation
     )
-    foundations = Foundations(
-        base_model=parts.name,
-        base_identity=parts.identity,
-        world_size=runtime.world_size,
-        datasets=dataset_fingerprints(list(ground.catalogs.values())),
-    )
-    if runtime.rank == 0:
-        checkpoints.clear_partial_checkpoints(output_dir, reporter=reporter)
-    runtime.wait()
-    found = checkpoints.find_checkpoint(output_dir, config.checkpoint.resume_from_checkpoint, reporter=reporter)
-    configuration = configuration_of(config)
-    state = starting_state(found, configuration=configuration, foundations=foundations, order=order, reporter=reporter)
+    checkpoint, state = assemble.starting_point(config, ground=ground, order=order, reporter=reporter)
     if state.step >= plan.total_steps:
-        text = (
-            f"this run is finished: all {plan.total_steps} steps are done. A larger max_train_steps goes on from here"
-        )
+        text = f"this run is finished, all {plan.total_steps} steps of it; a larger max_train_steps goes on from here"
         reporter.hear(Notice(text=text))
-
-    model = assemble(config, ground=ground, checkpoint=found, reporter=reporter)
-    source = BatchSource(
-        order=order,
-        catalogs=ground.catalogs,
-        latents=ground.latents,
-        text=ground.text,
-        objective=config.objective,
-        flow_shift=config.objective.flow_shift or parts.flow_shift,
-        caption_dropout_probability=config.run.caption_dropout_probability,
-        seed=config.run.seed,
-        rank=runtime.rank,
-    )
-    on_cuda = runtime.device.type == "cuda"
+    model = assemble.load_model(config, ground=ground, checkpoint=checkpoint, reporter=reporter)
+    source = assemble.batch_source(config, ground=ground, order=order)
+    on_cuda = ground.runtime.device.type == "cuda"
     with closing(prefetched(source, state.position, depth=BATCHES_AHEAD, pin_memory=on_cuda)) as batches:
         train(
             model.learner,
@@ -150,11 +120,12 @@ def learn(config: RunConfig, ground: "Ground", stop: "StopRequest", reporter: Re
             state=state,
             batches=batches,
             plan=plan,
-            duties=duties_of(config, ground=ground, model=model, foundations=foundations, stop=stop, reporter=reporter),
+            duties=assemble.duties_of(config, ground=ground, model=model, stop=stop, reporter=reporter),
             stop=stop,
             reporter=reporter,
         )
-    finish(config, ground=ground, model=model, state=state, plan=plan, stop=stop, reporter=reporter)
+    assemble.finish(config, ground=ground, model=model, state=state, plan=plan, reporter=reporter)
+    stop.raise_if_requested()
 
 
 if __name__ == "__main__":

@@ -47,7 +47,7 @@ class HalvingEncoder:
     def _try(self, pixels: Tensor) -> Tensor | None:
         """The latents; None where memory ran out, by when what the attempt held is free to go."""
         try:
-            return self._encoder.encode(pixels)
+            return self._encoder.encode(pixels, at_most=self._at_once)
         except RuntimeError as error:
             if not isinstance(error, torch.OutOfMemoryError) and "out of memory" not in str(error):
                 raise

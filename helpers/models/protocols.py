@@ -37,10 +37,11 @@ class TextEncoder(Protocol):
 class LatentEncoder(Protocol):
     """A loaded VAE."""
 
-    def encode(self, pixels: Tensor) -> Tensor:
+    def encode(self, pixels: Tensor, *, at_most: int | None = None) -> Tensor:
         """Raw latents (no shift or scale) [B, C, h, w] in fp32 on the CPU, of uint8 RGB pixels [B, H, W, 3].
 
         The mean of the posterior; a picture's latent does not depend on which others are encoded with it.
+        at_most: how many pictures the device's memory holds at once, where it has run out with more.
         """
         ...
 

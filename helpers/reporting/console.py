@@ -101,6 +101,8 @@ class Console:
         self._display.line(f"{how} after step {event.step:,}, in {figures.duration(event.seconds)}{used}")
         if event.written:
             self._display.line("\n".join(["written:", *(f"  {path}" for path in event.written)]))
+        if event.next_step:
+            self._display.line(f"next: {event.next_step}")
         if event.interrupted:
             self._display.line(f"to continue after step {event.step:,}, run the same command again")
 

@@ -79,12 +79,16 @@ class CheckpointSaved:
 
 @dataclass(frozen=True, kw_only=True)
 class RunFinished:
-    """The run is over, by itself or (`interrupted`) by a signal after which it can be continued."""
+    """The run is over, by itself or (`interrupted`) by a signal after which it can be continued.
+
+    next_step: what the person may do now, in words.
+    """
 
     step: int
     seconds: float
     written: tuple[Path, ...]
     interrupted: bool = False
+    next_step: str = ""
 
 
 Event = (

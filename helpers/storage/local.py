@@ -106,15 +106,13 @@ class LocalCache:
         """The bytes of every complete file, by name; what a killed writer left is not complete."""
         try:
             with os.scandir(self._root) as entries:
-                return {
-                    entry.name: entry.stat().st_size
-                    for entry in sorted(entries, key=lambda entry: entry.name)
-                    if entry.is_file() and not entry.name.startswith(UNFINISHED_PREFIX)
-                }
+                names = sorted(entry.name for entry in entries if not entry.name.startswith(UNFINISHED_PREFIX))
         except FileNotFoundError:
             return {}
         except OSError as error:
             raise CacheError(f"cannot list {self.describe()}: {error.strerror}. {CURE}") from error
+        sizes = {name: _file_size(self._root / name) for name in names}
+        return {name: size for name, size in sizes.items() if size is not None}
 
     def local_path(self, name: str) -> Path:
         """Where the file can be mapped into memory."""
@@ -162,3 +160,12 @@ class LocalCache:
 
 
 CURE = "Free some space there or let it be written to, or name another folder (cache_dir_vae, cache_dir or OUTPUT_DIR)."
+
+
+def _file_size(path: Path) -> int | None:
+    """A file's bytes; None for a folder, and for a file that another process has removed since it was listed."""
+    try:
+        status = path.stat()
+    except FileNotFoundError:
+        return None
+    return status.st_size if stat.S_ISREG(status.st_mode) else None

@@ -10,6 +10,7 @@ from pathlib import Path
 from torch import nn
 from torch.optim import Optimizer
 
+from helpers.batches.loader import BatchSource
 from helpers.batches.order import Order
 from helpers.batches.plan import first_epoch
 from helpers.config.options.training import RunOptions
@@ -17,13 +18,21 @@ from helpers.config.run_config import RunConfig
 from helpers.reporting.events import Notice, RunFinished
 from helpers.reporting.reporter import Reporter
 from helpers.reporting.stages import stage
-from helpers.training.checkpoint import Checkpoint, CheckpointContent, CheckpointWriter, restore
+from helpers.training.checkpoint import (
+    Checkpoint,
+    CheckpointContent,
+    CheckpointWriter,
+    clear_partial_checkpoints,
+    find_checkpoint,
+    restore,
+)
 from helpers.training.duties import FirstRankDuties, OtherRankDuties
 from helpers.training.export import export_lora, provenance
 from helpers.training.loop import Duties, LoopPlan
-from helpers.training.manifest import Foundations, configuration_of
+from helpers.training.manifest import Foundations, configuration_of, dataset_fingerprints
 from helpers.training.optimisers import make_optimiser
 from helpers.training.prepare import Ground
+from helpers.training.resume import starting_state
 from helpers.training.state import TrainState
 from helpers.training.step import Learner
 from helpers.training.stop import StopRequest
@@ -58,7 +67,44 @@ def order_of(ground: Ground, *, run: RunOptions, reporter: Reporter) -> Order:
     return order
 
 
-def assemble(config: RunConfig, *, ground: Ground, checkpoint: Checkpoint | None, reporter: Reporter) -> Model:
+def starting_point(
+    config: RunConfig, *, ground: Ground, order: Order, reporter: Reporter
+) -> tuple[Checkpoint | None, TrainState]:
+    """What the run continues from, and where that stands; None and the beginning for a new one.
+
+    Raises CheckpointError where the checkpoint asked for is not there, or belongs to another run.
+    """
+    output_dir = Path(config.run.output_dir).expanduser()
+    if ground.runtime.rank == 0:
+        clear_partial_checkpoints(output_dir, reporter=reporter)
+    ground.runtime.wait()
+    checkpoint = find_checkpoint(output_dir, config.checkpoint.resume_from_checkpoint, reporter=reporter)
+    state = starting_state(
+        checkpoint,
+        configuration=configuration_of(config),
+        foundations=_foundations(ground),
+        order=order,
+        reporter=reporter,
+    )
+    return checkpoint, state
+
+
+def batch_source(config: RunConfig, *, ground: Ground, order: Order) -> BatchSource:
+    """What makes this rank's batches."""
+    return BatchSource(
+        order=order,
+        catalogs=ground.catalogs,
+        latents=ground.latents,
+        text=ground.text,
+        objective=config.objective,
+        flow_shift=config.objective.flow_shift or ground.parts.flow_shift,
+        caption_dropout_probability=config.run.caption_dropout_probability,
+        seed=config.run.seed,
+        rank=ground.runtime.rank,
+    )
+
+
+def load_model(config: RunConfig, *, ground: Ground, checkpoint: Checkpoint | None, reporter: Reporter) -> Model:
     """Load the base, attach the adapter, and put the checkpoint's numbers in, where there is one."""
     started = time.monotonic()
     family, runtime = ground.family, ground.runtime
@@ -81,9 +127,7 @@ def assemble(config: RunConfig, *, ground: Ground, checkpoint: Checkpoint | None
     return Model(learner=learner, denoiser=denoiser, optimiser=optimiser, started=started)
 
 
-def duties_of(
-    config: RunConfig, *, ground: Ground, model: Model, foundations: Foundations, stop: StopRequest, reporter: Reporter
-) -> Duties:
+def duties_of(config: RunConfig, *, ground: Ground, model: Model, stop: StopRequest, reporter: Reporter) -> Duties:
     """What this rank does between steps."""
     if ground.runtime.rank != 0:
         return OtherRankDuties()
@@ -100,7 +144,7 @@ def duties_of(
         keep=config.checkpoint.checkpoints_total_limit,
         content=content,
         configuration=configuration_of(config),
-        foundations=foundations,
+        foundations=_foundations(ground),
         reporter=reporter,
     )
     painter = Painter(
@@ -124,10 +168,9 @@ def finish(
     model: Model,
     state: TrainState,
     plan: LoopPlan,
-    stop: StopRequest,
     reporter: Reporter,
 ) -> None:
-    """Write the weights of a run that is complete, and say what stands; raises Interrupted for one that is not."""
+    """Write the weights of a run that is complete, and say what stands."""
     output_dir = Path(config.run.output_dir).expanduser()
     written = [output_dir / f"checkpoint-{state.step}"]
     complete = state.step >= plan.total_steps
@@ -143,6 +186,21 @@ def finish(
         written.insert(0, weights)
     if config.validation.validation_prompt:
         written.append(output_dir / "validation_images")
-    seconds = time.monotonic() - model.started
-    reporter.hear(RunFinished(step=state.step, seconds=seconds, written=tuple(written), interrupted=not complete))
-    stop.raise_if_requested()
+    reporter.hear(
+        RunFinished(
+            step=state.step,
+            seconds=time.monotonic() - model.started,
+            written=tuple(written),
+            interrupted=not complete,
+            next_step=config.run.next_step if complete else "",
+        )
+    )
+
+
+def _foundations(ground: Ground) -> Foundations:
+    return Foundations(
+        base_model=ground.parts.name,
+        base_identity=ground.parts.identity,
+        world_size=ground.runtime.world_size,
+        datasets=dataset_fingerprints(list(ground.catalogs.values())),
+    )

@@ -41,6 +41,7 @@ OF_NO_ACCOUNT = (
     "write_batch_size",
     "compress_disk_cache",
     "cache_only",
+    "next_step",
 )
 GROUP_OF_NO_ACCOUNT = "validation"
 

@@ -53,6 +53,7 @@ class RunOptions:
         minimum=1,
         help="Threads of PyTorch's arithmetic on the processor; without it, PyTorch's own choice.",
     )
+    next_step: str = setting("", help="What to do next, in words that are shown when the run is complete.")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -76,9 +76,10 @@ class KlEncoder:
         self._wanted = wanted
 
     @torch.no_grad()
-    def encode(self, pixels: Tensor) -> Tensor:
+    def encode(self, pixels: Tensor, *, at_most: int | None = None) -> Tensor:
         """See `LatentEncoder`: uint8 [B, H, W, 3] -> fp32 [B, C, h, w]."""
-        return torch.cat([self._encode_some(some) for some in pixels.split(self._wanted.pictures_at_once)])
+        at_once = min(at_most or self._wanted.pictures_at_once, self._wanted.pictures_at_once)
+        return torch.cat([self._encode_some(some, at_once=at_once) for some in pixels.split(at_once)])
 
     @torch.no_grad()
     def decode(self, latents: Tensor) -> Tensor:
@@ -91,8 +92,8 @@ class KlEncoder:
         colours = (torch.cat(pictures).float() / 2 + 0.5).clamp(0, 1)
         return (colours * 255).round().to(torch.uint8).permute(0, 2, 3, 1).contiguous().cpu()
 
-    def _encode_some(self, pixels: Tensor) -> Tensor:
-        filled = pad(pixels, (0, 0) * 3 + (0, self._wanted.pictures_at_once - len(pixels)))
+    def _encode_some(self, pixels: Tensor, *, at_once: int) -> Tensor:
+        filled = pad(pixels, (0, 0) * 3 + (0, at_once - len(pixels)))
         colours = filled.to(self._wanted.device).permute(0, 3, 1, 2).float() / 127.5 - 1
         mean = self._model.encode(colours.to(self._wanted.dtype)).latent_dist.mean
         return mean[: len(pixels)].float().cpu()

@@ -84,8 +84,8 @@ class Convolution:
     batches: list[int] = field(default_factory=list)
     loads: int = 0
 
-    def encode(self, pixels: Tensor) -> Tensor:
-        if len(pixels) > self.limit:
+    def encode(self, pixels: Tensor, *, at_most: int | None = None) -> Tensor:
+        if len(pixels) > self.limit or at_most is None or at_most > self.limit:
             raise torch.OutOfMemoryError("out of memory")
         self.batches.append(len(pixels))
         return torch.cat([self.one(image) for image in pixels])

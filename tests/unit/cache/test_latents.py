@@ -209,9 +209,9 @@ from tests.unit.cache.encoders import Convolution, catalog_of
 from tests.unit.cache.test_latents import fill
 
 class Slow(Convolution):
-    def encode(self, pixels):
+    def encode(self, pixels, *, at_most=None):
         time.sleep(float(sys.argv[3]))
-        return super().encode(pixels)
+        return super().encode(pixels, at_most=at_most)
 
 vae = Slow()
 print("ready", flush=True)
