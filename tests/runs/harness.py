@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -132,3 +133,9 @@ def same(first: Mapping[str, torch.Tensor], second: Mapping[str, torch.Tensor]) 
     assert first.keys() == second.keys()
     assert any(tensor.abs().sum() > 0 for name, tensor in first.items() if "lora_B" in name), "nothing was trained"
     return all(torch.equal(first[name], second[name]) for name in first)
+
+
+def encoded(said: str) -> dict[str, int]:
+    """What a run says that it encoded: pictures by data set id, captions by encoder; nothing where all was cached."""
+    lines = re.findall(r"^encode (?:images of|captions with) (\S+): (\d+) \w+ in ", said, flags=re.MULTILINE)
+    return {name: int(count) for name, count in lines}
