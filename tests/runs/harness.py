@@ -33,6 +33,8 @@ DEFAULTS: Mapping[str, Any] = {
     "write_batch_size": 2,
     "validation_num_inference_steps": 2,
     "validation_resolution": "64x64",
+    # PyTorch's threads wait for each other by spinning: on a busy machine two are twenty times slower than one.
+    "torch_num_threads": 1,
 }
 
 COLOURS: Mapping[str, tuple[int, int, int]] = {
@@ -114,6 +116,16 @@ class SmallRun:
     def weights(self) -> dict[str, torch.Tensor]:
         """The finished LoRA."""
         return load_file(self.output / "pytorch_lora_weights.safetensors")
+
+    def remembered(self, step: int) -> dict[str, torch.Tensor]:
+        """All tensors of a checkpoint: the adapter as it is trained, and what its optimiser remembers."""
+        folder = self.output / f"checkpoint-{step}"
+        weights = load_file(folder / "pytorch_lora_weights.safetensors")
+        return weights | load_file(folder / "optimizer.safetensors")
+
+    def saved_steps(self) -> list[int]:
+        """The steps of the checkpoints that stand."""
+        return sorted(int(folder.name.removeprefix("checkpoint-")) for folder in self.output.glob("checkpoint-*"))
 
 
 def image_dataset(**more: Any) -> dict[str, Any]:
