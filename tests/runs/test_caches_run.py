@@ -1,15 +1,12 @@
 """Caches change how long a run takes and nothing else: cold, warm, half filled, spoilt or shared, the weights agree."""
 
-import json
 import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
-from safetensors import safe_open
 
-from tests.runs.harness import COLOURS, REPOSITORY, SmallRun, draw, draw_set, encoded, image_dataset, same
+from tests.runs.harness import COLOURS, SmallRun, draw, draw_set, encoded, image_dataset, same
 
 EVERY_ENCODER = ("clip_l", "clip_g", "t5")
 CAPTIONS = len(COLOURS) + 1
@@ -155,7 +152,7 @@ def test_a_fully_cached_start_knows_neither_text_encoders_nor_vae(cached: SmallR
     process = cached.process("-c", code)
     output, _ = process.communicate(timeout=120)
     assert process.returncode == 0, output
-    assert f"checkpoint-{6}" in output
+    assert "checkpoint-6" in output
 
 
 def test_one_picture_more_encodes_one(cached: SmallRun, capsys: pytest.CaptureFixture[str]) -> None:
