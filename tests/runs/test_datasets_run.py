@@ -1,0 +1,216 @@
+"""Local data sets through real runs: several at once, every caption and crop, bad pictures, mistakes in settings."""
+
+import hashlib
+import io
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tests.runs.harness import COLOURS, SmallRun, draw_set, encoded, image_dataset
+
+
+@pytest.fixture
+def run(tmp_path: Path, tiny_pipeline: Path) -> SmallRun:
+    draw_set(tmp_path / "output" / "datasets" / "colours")
+    return SmallRun(tmp_path, tiny_pipeline, settings={"max_train_steps": 2})
+
+
+@pytest.fixture(scope="module")
+def texts(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """A text cache that runs of this module share, as they say the same words."""
+    cache = tmp_path_factory.mktemp("texts")
+    return {"id": "texts", "type": "local", "dataset_type": "text_embeds", "cache_dir": str(cache)}
+
+
+def said_by(capsys: pytest.CaptureFixture[str]) -> str:
+    return capsys.readouterr().out
+
+
+def test_two_data_sets_each_with_its_own_resolution_crop_and_cache(
+    run: SmallRun, capsys: pytest.CaptureFixture[str]
+) -> None:
+    draw_set(run.output / "datasets" / "more")
+    run.datasets = [
+        image_dataset(),
+        image_dataset(
+            id="more",
+            instance_data_dir="datasets/more",
+            resolution=48,
+            crop=True,
+            crop_aspect="square",
+            cache_dir_vae="cache/more",
+            repeats=2,
+        ),
+    ]
+    assert run.start(num_train_epochs=1, max_train_steps=None) == 0
+    said = said_by(capsys)
+    assert encoded(said) == {"colours": 7, "more": 7, "clip_l": 8, "clip_g": 8, "t5": 8}
+    assert "more 48x48: 7 images, each 3 times, 11 batches" in said
+    assert "colours 96x64: 2 images, 1 batch" in said
+    assert "training: 8 steps" in said, "4 batches of the first and 11 of the second, two batches a step"
+    assert len(list((run.output / "cache/vae").glob("shard-*"))) == 4
+    assert len(list((run.output / "cache/more").glob("shard-*"))) == 4
+
+
+CAPTIONS = {
+    "filename": ({}, 7),
+    "textfile": ({}, 14),
+    "instanceprompt": ({"instance_prompt": "a square"}, 1),
+    "prepended": ({"caption_strategy": "textfile", "prepend_instance_prompt": True, "instance_prompt": "my"}, 14),
+    "only": ({"caption_strategy": "filename", "only_instance_prompt": True, "instance_prompt": "a square"}, 1),
+}
+
+
+@pytest.mark.parametrize("strategy", CAPTIONS)
+def test_each_way_to_caption(strategy: str, run: SmallRun, capsys: pytest.CaptureFixture[str]) -> None:
+    """Two lines in a text file are two captions, both encoded; the empty caption is always there for dropout."""
+    settings, captions = CAPTIONS[strategy]
+    for name in COLOURS:
+        note = run.output / "datasets" / "colours" / f"{name} square.txt"
+        note.write_text(f"a {name} square\n\n  something all {name}  \n")
+    run.datasets = [image_dataset(**{"caption_strategy": strategy, **settings})]
+    assert run.start() == 0
+    assert encoded(said_by(capsys)) == {"colours": 7, **dict.fromkeys(("clip_l", "clip_g", "t5"), captions + 1)}
+
+
+def test_a_picture_without_a_text_file_is_left_out_by_name(run: SmallRun, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = run.output / "datasets" / "colours"
+    (folder / "red square.txt").write_text("a red square")
+    run.datasets = [image_dataset(caption_strategy="textfile")]
+    assert run.start() == 0
+    said = said_by(capsys)
+    assert encoded(said)["colours"] == 1
+    assert "6 images left out" in said and "black square.png" in said and "caption_fallback" in said
+    run.datasets = [image_dataset(caption_strategy="textfile", caption_fallback=True)]
+    assert run.start(resume_from_checkpoint="none") == 0
+    assert encoded(said_by(capsys))["colours"] == 6
+
+
+@pytest.mark.parametrize("style", ["center", "random", "corner"])
+@pytest.mark.parametrize("aspect", ["square", "preserve", "random", "closest"])
+def test_every_crop_is_trained_on(
+    style: str, aspect: str, run: SmallRun, texts: dict[str, Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    several = {"crop_aspect_buckets": [0.75, 1.0, 1.5]} if aspect in ("random", "closest") else {}
+    dataset = image_dataset(crop=True, crop_style=style, crop_aspect=aspect, **several)
+    run.datasets = [dataset, texts]
+    assert run.start(max_train_steps=1) == 0
+    said = said_by(capsys)
+    assert encoded(said)["colours"] == 7
+    buckets = {line.split(":")[0].removeprefix("colours ") for line in said.splitlines() if line.startswith("colours ")}
+    expected = {
+        "square": {"64x64"},
+        "preserve": {"64x64", "64x96", "96x64"},
+        "closest": {"64x64", "64x80", "96x64"},
+    }
+    assert buckets == expected.get(aspect, buckets) and buckets <= {"64x64", "64x96", "96x64", "64x80"}
+
+
+def bad_pictures(folder: Path) -> None:
+    """One of each kind that people have in their folders."""
+    folder.mkdir(parents=True)
+    rng = np.random.default_rng(0)
+    picture = Image.fromarray(rng.integers(0, 256, (64, 80, 3), dtype=np.uint8))
+    content = io.BytesIO()
+    picture.save(content, "JPEG", quality=95)
+    (folder / "truncated.jpg").write_bytes(content.getvalue()[: len(content.getvalue()) // 2])
+    (folder / "empty.png").write_bytes(b"")
+    (folder / "nonsense.png").write_bytes(b"this is no picture" * 10)
+    (folder / "wrong ending.png").write_bytes(content.getvalue())
+    (folder / "picture.without.known.ending").write_bytes(content.getvalue())
+    picture.convert("CMYK").save(folder / "cmyk.jpg")
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    picture.save(folder / "rotated.jpg", exif=exif)
+    picture.convert("RGBA").save(folder / "alpha.png")
+    picture.convert("P").save(folder / "palette.png")
+    picture.convert("P").save(folder / "see-through palette.png", transparency=3)
+    Image.fromarray(rng.integers(0, 65536, (64, 80), dtype=np.uint16)).save(folder / "16 bit.png")
+    picture.convert("L").save(folder / "grey.webp")
+    picture.save(folder / "animated.gif", save_all=True, append_images=[picture.rotate(90)] * 3, duration=50)
+    (folder / "note.txt").write_text("buy milk")
+    (folder / "Thumbs.db").write_bytes(b"\0" * 64)
+    picture.save(folder / ".hidden.png")
+
+
+GOOD_AFTER_ALL = 10
+
+
+def listing(folder: Path) -> dict[str, tuple[str, int]]:
+    return {
+        str(path.relative_to(folder)): (
+            hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else "",
+            path.stat().st_mtime_ns,
+        )
+        for path in [folder, *folder.rglob("*")]
+    }
+
+
+def test_bad_pictures_are_named_or_taken_and_never_touched(
+    tmp_path: Path, tiny_pipeline: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = SmallRun(tmp_path, tiny_pipeline, settings={"max_train_steps": 6})
+    folder = run.output / "datasets" / "colours"
+    bad_pictures(folder)
+    before = listing(run.output / "datasets")
+    assert run.start() == 0
+    said = said_by(capsys)
+    assert "truncated.jpg" in said and "is cut short" in said
+    assert "empty.png" in said and "is an empty file" in said
+    assert "nonsense.png" in said and "is not a picture in any format" in said
+    assert "3 other files ignored" in said
+    assert "64x80: 1 image" in said, "the rotated one stands upright"
+    assert f"{GOOD_AFTER_ALL - 1} images" in said
+    assert listing(run.output / "datasets") == before
+
+    assert run.start(resume_from_checkpoint="none") == 0
+    again = said_by(capsys)
+    assert encoded(again) == {} and "truncated.jpg" in again, "known without decoding it again, and still named"
+
+
+def missing_folder(run: SmallRun) -> dict[str, Any]:
+    shutil.rmtree(run.output / "datasets")
+    return {}
+
+
+def misspelt_key(run: SmallRun) -> dict[str, Any]:
+    run.datasets = [image_dataset(resolutoin=64)]
+    return {}
+
+
+def misspelt_flag(run: SmallRun) -> dict[str, Any]:
+    return {"learning_rat": 1}
+
+
+def empty_folder(run: SmallRun) -> dict[str, Any]:
+    shutil.rmtree(run.output / "datasets" / "colours")
+    (run.output / "datasets" / "colours").mkdir()
+    return {}
+
+
+def no_model(run: SmallRun) -> dict[str, Any]:
+    return {"pretrained_model_name_or_path": run.folder / "nowhere"}
+
+
+@pytest.mark.parametrize(
+    ("mistake", "told"),
+    [
+        (missing_folder, ("datasets/colours",)),
+        (empty_folder, ("datasets/colours", "no pictures")),
+        (misspelt_key, ("resolutoin", "did you mean", "resolution")),
+        (misspelt_flag, ("learning_rat", "did you mean", "learning_rate")),
+        (no_model, ("nowhere",)),
+    ],
+)
+def test_a_mistake_is_told_once_and_ends_the_run(
+    mistake: Any, told: tuple[str, ...], run: SmallRun, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run.start(**mistake(run)) == 1
+    error = capsys.readouterr().err
+    assert all(word in error for word in told)
+    assert "Traceback" not in error
+    assert not list(run.output.glob("checkpoint-*"))
