@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.runs.harness import COLOURS, SmallRun, draw_set, encoded, image_dataset
+from tests.runs.harness import COLOURS, SmallRun, draw_set, encoded, image_dataset, same
 
 
 @pytest.fixture
@@ -164,12 +164,14 @@ def test_bad_pictures_are_named_or_taken_and_never_touched(
     assert "nonsense.png" in said and "is not a picture in any format" in said
     assert "3 other files ignored" in said
     assert "64x80: 1 image" in said, "the rotated one stands upright"
-    assert f"{GOOD_AFTER_ALL - 1} images" in said
     assert listing(run.output / "datasets") == before
+    learnt = run.weights()
 
     assert run.start(resume_from_checkpoint="none") == 0
     again = said_by(capsys)
     assert encoded(again) == {} and "truncated.jpg" in again, "known without decoding it again, and still named"
+    assert f"data set colours: {GOOD_AFTER_ALL} images in 2 sizes" in again
+    assert same(run.weights(), learnt), "whether it was known at start or found on the way makes no difference"
 
 
 def missing_folder(run: SmallRun) -> dict[str, Any]:
