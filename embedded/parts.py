@@ -17,9 +17,9 @@ from transformers import (
     T5Tokenizer,
 )
 
-WIDTH, LAYERS, HEADS, TEXT_LAYERS = 192, 6, 3, 2
-CLIP_L, CLIP_G, T5 = 64, 96, 192
-SAMPLE_SIZE, POSITIONS, SHIFT = 8, 32, 2.0
+WIDTH, LAYERS, HEADS, TEXT_LAYERS = 192, 5, 3, 2
+CLIP_L, CLIP_G, T5 = 64, 64, 160
+SAMPLE_SIZE, POSITIONS, SHIFT = 8, 24, 2.0
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,6 +5,7 @@ the VAE in PIPELINE_FOLDER; the same command continues a stopped training.
 """
 
 import argparse
+import json
 import math
 import time
 from dataclasses import dataclass
@@ -100,6 +101,11 @@ def save_parts(parts: Parts, pipeline: Path) -> None:
         kept = {key: value.clone() for key, value in model.state_dict().items()}
         model.half().save_pretrained(pipeline / name)  # type: ignore[operator]
         model.float().load_state_dict(kept)
+        # transformers would compute in the stored precision where the configuration names it, and diffusers would not.
+        configuration = json.loads((pipeline / name / "config.json").read_text())
+        if "dtype" in configuration:
+            configuration["dtype"] = "float32"
+            (pipeline / name / "config.json").write_text(json.dumps(configuration, indent=2) + "\n")
 
 
 def train(data: Path, pipeline: Path, output: Path, *, minutes: float, batch: int, lr: float) -> None:
@@ -129,7 +135,7 @@ def train(data: Path, pipeline: Path, output: Path, *, minutes: float, batch: in
             optimiser.step()
             optimiser.zero_grad()
         average.update()
-        shown = loss.item() if shown == 0 else 0.98 * shown + 0.02 * loss.item()
+        shown = loss.item() if shown == 0 else 0.95 * shown + 0.05 * loss.item()
         if not math.isfinite(shown):
             raise SystemExit("The loss is no number any more: start again with a smaller learning rate.")
         if average.updates % 50 == 0:
