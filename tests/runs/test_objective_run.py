@@ -134,11 +134,16 @@ def test_nothing_to_train_is_an_error(run: SmallRun, capsys: pytest.CaptureFixtu
     assert not (run.output / "pytorch_lora_weights.safetensors").exists()
 
 
-def painted(folder: Path, *, ending: str = "png", seed: int = 0) -> None:
-    """A picture of each colour, of a size that needs no resizing, in a folder of its own beside the other colours'."""
+def painted(folder: Path, *, ending: str, seed: int) -> None:
+    """A picture of each colour, of a size that needs no resizing, each in a folder of its own.
+
+    They are not compressed, so that two of one shape are equally long.
+    """
     for number, (name, colour) in enumerate(COLOURS.items()):
         size = [(64, 64), (96, 64), (64, 96)][number % 3]
-        draw(folder / str(seed + number) / f"{name}.{ending}", colour=colour, size=size, seed=seed + number)
+        drawn = folder / str(number) / "drawn.bmp"
+        draw(drawn, colour=colour, size=size, seed=seed + number)
+        drawn.rename(drawn.with_name(f"{name}{ending}"))
 
 
 @pytest.mark.parametrize("dropout", [0.0, 0.5])
@@ -147,14 +152,14 @@ def test_every_latent_is_trained_with_its_own_caption(
 ) -> None:
     """Colour in the picture, colour in the words, as plain diffusers encodes both.
 
-    Equal names lie in many folders, and files of equal names but for their ending beside each other.
+    Files of equal name and length lie in two folders, and beside each other but for their ending, which may be wrong.
     """
     run = SmallRun(tmp_path, tiny_pipeline, settings=OBJECTIVE)
     one, other = run.output / "datasets" / "one", run.output / "datasets" / "other"
-    painted(one, seed=0)
-    painted(one, seed=100)
-    painted(one, ending="webp", seed=0)
-    painted(other, seed=3)
+    painted(one / "here", ending=".bmp", seed=0)
+    painted(one / "here", ending=".png", seed=100)
+    painted(one / "there", ending=".bmp", seed=200)
+    painted(other, ending=".bmp", seed=300)
     run.datasets = [
         image_dataset(id="one", instance_data_dir=str(one), repeats=1),
         image_dataset(id="other", instance_data_dir=str(other), prepend_instance_prompt=True, instance_prompt="all"),
@@ -162,7 +167,9 @@ def test_every_latent_is_trained_with_its_own_caption(
     words = [f"{before}{name}" for before in ("", "all ") for name in COLOURS]
     assert run.start(caption_dropout_probability=dropout, max_train_steps=20) == 0
 
-    pictures, captions = Referee(tiny_pipeline).encode(sorted(run.output.glob("datasets/*/*/*")), [*words, ""])
+    pictures, captions = Referee(tiny_pipeline).encode(
+        sorted(file for file in run.output.glob("datasets/**/*") if file.is_file()), [*words, ""]
+    )
     met, dropped = set(), 0
     for batch in watch.batches:
         for row, name in enumerate(batch.paths):
