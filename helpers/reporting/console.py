@@ -115,7 +115,7 @@ class _Stage:
         self._shown = clock()
         self._pace = Pace(total=event.total, done=0, now=self._shown)
         self.bar = display.bar(event.name, total=event.total)
-        self.bar.show(f"{event.total:,} {event.unit}" if event.total else "started", done=0)
+        self.bar.show(figures.counted(event.total, event.unit) if event.total else "started", done=0)
 
     def advance(self, count: int) -> None:
         now = self._clock()
@@ -127,7 +127,7 @@ class _Stage:
 
     def finish(self, event: StageFinished) -> None:
         self.bar.end()
-        what = f"{self._pace.done:,} {self._event.unit}" if self._pace.done else "done"
+        what = figures.counted(self._pace.done, self._event.unit) if self._pace.done else "done"
         speed = figures.rate(self._pace.overall_per_second(event.seconds), self._event.unit)
         rate = f" ({speed})" if self._pace.done else ""
         memory = _peak(event.peak_memory_bytes, event.peak_device_memory_bytes)

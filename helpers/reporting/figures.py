@@ -38,6 +38,11 @@ def significant(value: float) -> str:
     return f"{value:,.0f}" if abs(value) >= 999.5 else f"{value:.3g}"
 
 
+def counted(number: int, unit: str) -> str:
+    """`120 images`, and `1 image`; units are plurals with an s."""
+    return f"{number:,} {unit.removesuffix('s') if number == 1 else unit}"
+
+
 def amount(done: int, total: int, unit: str) -> str:
     """`120 of 256 images (46 %)`, or `120 images` where the total is not known (0)."""
     return f"{done:,} of {total:,} {unit} ({100 * done // total} %)" if total else f"{done:,} {unit}"
