@@ -129,7 +129,7 @@ class _Stage:
         self.bar.end()
         what = figures.counted(self._pace.done, self._event.unit) if self._pace.done else "done"
         speed = figures.rate(self._pace.overall_per_second(event.seconds), self._event.unit)
-        rate = f" ({speed})" if self._pace.done else ""
+        rate = f" ({speed})" if self._pace.done > 1 else ""
         memory = _peak(event.peak_memory_bytes, event.peak_device_memory_bytes)
         self._display.line(f"{event.name}: {what} in {figures.duration(event.seconds)}{rate}, peak memory {memory}")
 

@@ -233,7 +233,7 @@ def test_a_terminal_shows_live_bars_and_lines_that_stay() -> None:
     screen = visible_lines(received)
     assert screen[0].startswith("encode [images]: 8 images in 0.")
     assert screen[1] == "training: 5 steps of 2 images, 5 an epoch"
-    assert screen[2].startswith("draw pictures: 1 pictures in 0.")
+    assert screen[2].startswith("draw pictures: 1 picture in 0.")
     assert screen[3] == "warning: careful [now]"
     assert screen[4].startswith("finished after step 5")
     assert screen[5:7] == ["written:", "  out/" + "long_" * 30 + "name.safetensors"]
