@@ -11,6 +11,9 @@ from helpers.errors import ModelError
 
 AS_IT_IS = "no_change"
 DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
+# `torch._weight_int8pack_mm` on a processor reads past the end of rows that are no multiple of this: a crash, or
+# numbers from anywhere (PyTorch 2.13). SD3's own layers are all multiples; those of small models need not be.
+INT8_ROW = 16
 
 
 def encoder_dtype(precision: PrecisionOptions) -> torch.dtype:
@@ -34,7 +37,8 @@ def quantise(module: nn.Module, level: str, *, device: torch.device, keep: Seque
     """Shrink the weights of `module`'s linear and convolution layers in place, for good; the layers are new ones.
 
     level: `no_change`, `int8-quanto`, `int4-quanto`, `int2-quanto` or `fp8-quanto`. device: where it will compute.
-    keep: names of layers (shell patterns) that stay as they are. Raises ModelError for fp8 on Apple's GPUs.
+    keep: names of layers (shell patterns) that stay as they are, as do those that PyTorch cannot compute safely.
+    Raises ModelError for fp8 on Apple's GPUs.
     """
     if level == AS_IT_IS:
         return
@@ -51,5 +55,12 @@ def quantise(module: nn.Module, level: str, *, device: torch.device, keep: Seque
         "int2-quanto": quanto.qint2,
         "fp8-quanto": quanto.qfloat8,
     }
-    quanto.quantize(module, weights=types[level], exclude=list(keep))
+    unsafe = _odd_layers(module) if level == "int8-quanto" and device.type == "cpu" else []
+    quanto.quantize(module, weights=types[level], exclude=[*keep, *unsafe])
     quanto.freeze(module)
+
+
+def _odd_layers(module: nn.Module) -> list[str]:
+    """The linear layers whose rows PyTorch's 8-bit kernel would read past."""
+    layers = ((name, layer) for name, layer in module.named_modules() if isinstance(layer, nn.Linear))
+    return [name for name, layer in layers if layer.in_features % INT8_ROW]

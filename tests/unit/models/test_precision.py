@@ -75,3 +75,14 @@ def test_the_ends_of_the_network_stay_whole(parts: ModelParts, cpu: torch.device
 def test_fp8_is_refused_on_apple_with_what_to_take_instead() -> None:
     with pytest.raises(ModelError, match="choose int8-quanto"):
         quantise(torch.nn.Linear(4, 4), "fp8-quanto", device=torch.device("mps"))
+
+
+def test_layers_that_the_processors_8_bit_kernel_would_read_past_stay_whole() -> None:
+    """It takes rows of 16 numbers; of others it made garbage, or a crash that ended the run without a word."""
+    layers = torch.nn.Sequential(*(torch.nn.Linear(width, 48) for width in (16, 24, 48))).bfloat16()
+    exact = [layer(torch.ones(32, layer.in_features, dtype=torch.bfloat16)) for layer in layers]
+    quantise(layers, "int8-quanto", device=torch.device("cpu"))
+    assert [type(layer).__name__ for layer in layers] == ["QLinear", "Linear", "QLinear"]
+    for layer, before in zip(layers, exact, strict=True):
+        after = layer(torch.ones(32, layer.in_features, dtype=torch.bfloat16))
+        torch.testing.assert_close(after, before, atol=0.05, rtol=0)
