@@ -1,0 +1,189 @@
+"""However often a run is killed or stopped, the same command ends in the weights of a run that never was."""
+
+import shutil
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from helpers.training import loop
+from helpers.training.manifest import read_manifest
+from tests.runs.harness import SmallRun, draw, draw_set, same
+
+STEPS = 6
+# Everything that draws random numbers, or computes anything twice, is on.
+SETTINGS = {
+    "max_train_steps": STEPS,
+    "checkpointing_steps": 2,
+    "lora_dropout": 0.2,
+    "caption_dropout_probability": 0.3,
+    "gradient_checkpointing": True,
+    "torch_num_threads": 1,
+}
+
+# Where the process is killed, at which of its calls in that process, and the steps that are saved by then. A forward
+# pass with an even number is the second of its step.
+IN_LATENT_SHARD = ("helpers.cache.writer:shard_bytes", 14, [])
+IN_TEXT_SHARD = ("helpers.cache.writer:shard_bytes", 6, [])
+AFTER_AN_UNSAVED_STEP = ("helpers.training.loop:take_step", 4, [2])
+IN_A_FIRST_ACCUMULATION = ("helpers.training.loop:forward_backward", 6, [2])
+IN_AN_ACCUMULATION = ("helpers.training.loop:forward_backward", 4, [2])
+AFTER_A_CHECKPOINTS_WEIGHTS = ("helpers.training.checkpoint:optimiser_state", 1, [2])
+BEFORE_A_CHECKPOINTS_RENAME = ("helpers.training.whole_files:sync", 1, [2])
+
+
+def new_run(folder: Path, pipeline: Path, **settings: Any) -> SmallRun:
+    """Nine pictures in three shapes, of which a checkpoint every second step falls amid an epoch."""
+    run = SmallRun(folder, pipeline, settings=SETTINGS | settings)
+    pictures = run.output / "datasets" / "colours"
+    draw_set(pictures)
+    for seed, name in enumerate(("orange", "brown")):
+        draw(pictures / f"{name} tower.png", colour=(250, 150, 40 * seed), size=(64, 96), seed=seed)
+    return run
+
+
+@pytest.mark.parametrize(
+    ("settings", "kills"),
+    [
+        pytest.param(
+            {},
+            [IN_LATENT_SHARD, AFTER_AN_UNSAVED_STEP, IN_AN_ACCUMULATION, AFTER_A_CHECKPOINTS_WEIGHTS],
+            id="fp32",
+        ),
+        pytest.param(
+            {"mixed_precision": "bf16"},
+            [IN_TEXT_SHARD, IN_A_FIRST_ACCUMULATION, BEFORE_A_CHECKPOINTS_RENAME],
+            id="bf16",
+        ),
+        pytest.param(
+            {"mixed_precision": "bf16", "base_model_precision": "int8-quanto"},
+            [IN_A_FIRST_ACCUMULATION, AFTER_A_CHECKPOINTS_WEIGHTS],
+            id="int8-quanto",
+        ),
+    ],
+)
+def test_a_run_killed_again_and_again_ends_in_the_same_weights(
+    settings: dict[str, Any],
+    kills: list[tuple[str, int, list[int]]],
+    tmp_path: Path,
+    tiny_pipeline: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    straight = new_run(tmp_path / "straight", tiny_pipeline, **settings)
+    broken = new_run(tmp_path / "broken", tiny_pipeline, **settings)
+    for place, at_call, saved in kills:
+        broken.killed(place, at_call=at_call)
+        assert broken.saved_steps() == saved, place
+    assert list(broken.output.glob(".checkpoint-4.partial-*")), "the last kill left a checkpoint unfinished"
+    assert read_manifest(broken.output / "checkpoint-2").position.batch > 0, "amid an epoch"
+
+    assert broken.start() == 0
+    said = capsys.readouterr().out
+    assert "never finished" in said
+    assert "continues from" in said
+    assert straight.start() == 0
+    assert same(broken.weights(), straight.weights())
+    assert same(broken.remembered(STEPS), straight.remembered(STEPS))
+
+
+@pytest.fixture(scope="module")
+def cached(tmp_path_factory: pytest.TempPathFactory, tiny_pipeline: Path) -> SmallRun:
+    """Pictures and full caches, to be copied."""
+    run = new_run(tmp_path_factory.mktemp("cached"), tiny_pipeline)
+    assert run.start(cache_only=True) == 0
+    return run
+
+
+def copied(run: SmallRun, folder: Path, **settings: Any) -> SmallRun:
+    """Another run over the same pictures and caches."""
+    shutil.copytree(run.output, folder / "output")
+    return SmallRun(folder, run.pipeline, settings=run.settings | settings)
+
+
+def stop_after(step: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have this process told to end while it takes the step of that number."""
+
+    def taken(*arguments: Any, **named: Any) -> Any:
+        if named["state"].step + 1 == step:
+            signal.raise_signal(signal.SIGTERM)
+        return take_step(*arguments, **named)
+
+    take_step = loop.take_step
+    monkeypatch.setattr(loop, "take_step", taken)
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "learning_rate"), [("adamw", 0.01), ("adamw_bf16", 0.01), ("adafactor", 0.01), ("prodigy", 1.0)]
+)
+def test_a_run_that_was_stopped_goes_on_as_if_it_had_not(
+    optimizer: str, learning_rate: float, cached: SmallRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With a learning rate that rises and falls, so that its place in the run matters, too."""
+    settings = {
+        "optimizer": optimizer,
+        "learning_rate": learning_rate,
+        "lr_scheduler": "cosine",
+        "lr_warmup_steps": 2,
+        "max_train_steps": 5,
+        "checkpointing_steps": 4,
+    }
+    straight, stopped = (copied(cached, tmp_path / name, **settings) for name in ("straight", "stopped"))
+    assert straight.start() == 0
+    with monkeypatch.context() as patched:
+        stop_after(3, patched)
+        assert stopped.start() == 143
+    assert stopped.saved_steps() == [3]
+    assert not (stopped.output / "pytorch_lora_weights.safetensors").exists()
+    assert stopped.start() == 0
+    assert same(stopped.weights(), straight.weights())
+    assert same(stopped.remembered(5), straight.remembered(5))
+
+
+def test_a_finished_run_says_so_and_changes_nothing(
+    cached: SmallRun, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = copied(cached, tmp_path)
+    assert run.start() == 0
+    weights = run.weights()
+    capsys.readouterr()
+    assert run.start() == 0
+    said = capsys.readouterr().out
+    assert f"this run is finished, all {STEPS} steps" in said
+    assert "training: step" not in said
+    assert same(run.weights(), weights)
+    assert run.saved_steps() == [2, 4, 6]
+
+    longer = copied(cached, tmp_path / "longer", max_train_steps=STEPS + 2)
+    assert longer.start() == 0
+    assert run.start(max_train_steps=STEPS + 2) == 0
+    assert same(run.weights(), longer.weights())
+
+
+def test_any_checkpoint_can_be_named_and_none_begins_anew(
+    cached: SmallRun, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = copied(cached, tmp_path)
+    assert run.start() == 0
+    weights = run.weights()
+    for resume, first in (("checkpoint-2", "continues from"), ("none", "begins anew")):
+        (run.output / "pytorch_lora_weights.safetensors").unlink()
+        capsys.readouterr()
+        assert run.start(resume_from_checkpoint=resume) == 0
+        assert first in capsys.readouterr().out
+        assert same(run.weights(), weights)
+    assert run.start(resume_from_checkpoint="checkpoint-3") == 1
+    assert "checkpoint-2, checkpoint-4, checkpoint-6" in capsys.readouterr().err
+
+
+def test_the_latest_checkpoints_are_kept(cached: SmallRun, tmp_path: Path) -> None:
+    run = copied(cached, tmp_path, checkpointing_steps=1, checkpoints_total_limit=2)
+    assert run.start() == 0
+    assert run.saved_steps() == [5, 6]
+
+
+def test_nothing_to_train_is_an_error(cached: SmallRun, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = copied(cached, tmp_path, lora_target="to_qq")
+    assert run.start() == 1
+    assert "lora_target names `to_qq`, which the model has no layer of: did you mean to_q" in capsys.readouterr().err
+    assert run.saved_steps() == []
