@@ -35,6 +35,9 @@ def assemble(work: Path, output: Path) -> None:
         shutil.rmtree(output / name, ignore_errors=True)
         shutil.copytree(work / name, output / name)
     AutoencoderKL.from_pretrained(work / "vae").half().save_pretrained(output / "vae")
+    config = json.loads((output / "vae" / "config.json").read_text())
+    config.pop("_name_or_path", None)  # a place on the machine that trained it
+    (output / "vae" / "config.json").write_text(json.dumps(config, indent=2) + "\n")
     (output / "scheduler").mkdir(parents=True, exist_ok=True)
     (output / "scheduler" / "scheduler_config.json").write_text(json.dumps(SCHEDULER, indent=2) + "\n")
     (output / "model_index.json").write_text(json.dumps(INDEX, indent=2) + "\n")

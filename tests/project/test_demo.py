@@ -10,6 +10,7 @@ from helpers.config.cli import parse_arguments
 from helpers.config.datasets import load_datasets
 from helpers.config.launch import translated
 from helpers.config.run_config import RunConfig
+from helpers.models.registry import families
 from tests.project.sources import ROOT
 
 DEMO = ROOT / "config" / "demo"
@@ -18,11 +19,8 @@ PICTURES = sorted((DEMO / "pictures").iterdir())
 
 @pytest.fixture
 def demo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> RunConfig:
-    """What the demo's env file comes to, read in a clone whose small model is made already."""
+    """What the demo's env file comes to, read in a clone."""
     (tmp_path / "config").symlink_to(ROOT / "config")
-    base = tmp_path / "output" / "demo" / "base"
-    base.mkdir(parents=True)
-    (base / "model_index.json").write_text("{}")
     monkeypatch.chdir(tmp_path)
     return parse_arguments(translated(Path("config/demo/config.env"), flags=[]).arguments)
 
@@ -42,7 +40,12 @@ def test_the_pictures_are_small_and_of_three_shapes() -> None:
 def test_the_settings_reach_the_pictures(demo: RunConfig) -> None:
     (dataset,) = load_datasets(demo).images
     assert dataset.instance_data_dir.resolve() == DEMO / "pictures"
-    assert Path(demo.model.pretrained_model_name_or_path) == Path(demo.run.output_dir) / "base"
+    assert Path(demo.model.pretrained_model_name_or_path).resolve() == DEMO / "pipeline"
+
+
+def test_the_embedded_model_is_a_whole_sd3_of_at_most_24_mb(demo: RunConfig) -> None:
+    assert families()["sd3"].locate(demo.model).longest_edge_px >= 192
+    assert sum(file.stat().st_size for file in (DEMO / "pipeline").rglob("*") if file.is_file()) <= 24_000_000
 
 
 def test_the_validation_prompt_is_a_picture_the_demo_learns(demo: RunConfig) -> None:
