@@ -11,20 +11,8 @@ from pathlib import Path
 from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 
 from embedded.parts import SHIFT
+from helpers.models.sd3.small import model_index
 
-INDEX = {
-    "_class_name": "StableDiffusion3Pipeline",
-    "_diffusers_version": "0.30.0",
-    "scheduler": ["diffusers", "FlowMatchEulerDiscreteScheduler"],
-    "text_encoder": ["transformers", "CLIPTextModelWithProjection"],
-    "text_encoder_2": ["transformers", "CLIPTextModelWithProjection"],
-    "text_encoder_3": ["transformers", "T5EncoderModel"],
-    "tokenizer": ["transformers", "CLIPTokenizer"],
-    "tokenizer_2": ["transformers", "CLIPTokenizer"],
-    "tokenizer_3": ["transformers", "T5TokenizerFast"],
-    "transformer": ["diffusers", "SD3Transformer2DModel"],
-    "vae": ["diffusers", "AutoencoderKL"],
-}
 SCHEDULER = {"_class_name": "FlowMatchEulerDiscreteScheduler", "num_train_timesteps": 1000, "shift": SHIFT}
 COPIED = ("tokenizer", "tokenizer_2", "tokenizer_3", "text_encoder", "text_encoder_2", "text_encoder_3", "transformer")
 
@@ -40,7 +28,7 @@ def assemble(work: Path, output: Path) -> None:
     (output / "vae" / "config.json").write_text(json.dumps(config, indent=2) + "\n")
     (output / "scheduler").mkdir(parents=True, exist_ok=True)
     (output / "scheduler" / "scheduler_config.json").write_text(json.dumps(SCHEDULER, indent=2) + "\n")
-    (output / "model_index.json").write_text(json.dumps(INDEX, indent=2) + "\n")
+    (output / "model_index.json").write_text(json.dumps(model_index(), indent=2) + "\n")
 
 
 if __name__ == "__main__":

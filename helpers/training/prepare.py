@@ -5,6 +5,7 @@ import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
+from helpers.batches.loader import EMPTY_CAPTION
 from helpers.cache.latents import LatentCache, fill_latent_cache
 from helpers.cache.text import TextCache, fill_text_cache
 from helpers.config.datasets import LocalDataset, TextEmbedsStore
@@ -17,8 +18,6 @@ from helpers.reporting.events import Notice
 from helpers.reporting.reporter import Reporter
 from helpers.storage.local import LocalCache, LocalSource
 from helpers.training.runtime import Runtime
-
-EMPTY_CAPTION = ""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -88,7 +88,7 @@ def make_small_pipeline(
         _write_tokenizers(work)
         _write_json(work / "scheduler" / "scheduler_config.json", _scheduler_config())
         _write_json(work / RECIPE_FILE, recipe)
-        _write_json(work / "model_index.json", _model_index())
+        _write_json(work / "model_index.json", model_index())
         work.chmod(0o755)
         shutil.rmtree(folder, ignore_errors=True)
         work.rename(folder)
@@ -107,7 +107,8 @@ def _write_json(file: Path, content: dict[str, Any]) -> None:
     file.write_text(json.dumps(content, indent=2) + "\n")
 
 
-def _model_index() -> dict[str, Any]:
+def model_index() -> dict[str, Any]:
+    """What `model_index.json` says of any SD3 in diffusers layout."""
     return {
         "_class_name": "StableDiffusion3Pipeline",
         "_diffusers_version": "0.30.0",
