@@ -5,6 +5,7 @@ they need when they begin, so that a mistake in the settings is told of before P
 """
 
 import sys
+import traceback
 from collections.abc import Sequence
 from contextlib import closing
 from typing import TYPE_CHECKING
@@ -16,7 +17,7 @@ from helpers.config.run_config import RunConfig
 from helpers.errors import UserError
 from helpers.log import set_up_logging
 from helpers.reporting.console import Console
-from helpers.reporting.events import Notice
+from helpers.reporting.events import Notice, RunFailed
 from helpers.reporting.reporter import Reporter
 
 if TYPE_CHECKING:
@@ -40,6 +41,10 @@ def main(argv: Sequence[str]) -> int:
         status = run(config, load_datasets(config), reporter)
     except UserError as error:
         failure = error
+        reporter.hear(RunFailed(message=str(error)))
+    except Exception as error:
+        reporter.hear(RunFailed(message=repr(error), traceback=traceback.format_exc()))
+        raise
     finally:
         reporter.close()
     if failure is not None:
@@ -111,6 +116,9 @@ def learn(config: RunConfig, ground: "Ground", stop: "StopRequest", reporter: Re
         text = f"this run is finished, all {plan.total_steps} steps of it; a larger max_train_steps goes on from here"
         reporter.hear(Notice(text=text))
     model = assemble.load_model(config, ground=ground, checkpoint=checkpoint, reporter=reporter)
+    reporter.hear(
+        assemble.run_started(config, ground=ground, model=model, checkpoint=checkpoint, state=state, plan=plan)
+    )
     source = assemble.batch_source(config, ground=ground, order=order)
     on_cuda = ground.runtime.device.type == "cuda"
     with closing(prefetched(source, state.position, depth=BATCHES_AHEAD, pin_memory=on_cuda)) as batches:

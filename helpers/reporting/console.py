@@ -21,9 +21,9 @@ from helpers.reporting.events import (
     TrainingStarted,
 )
 from helpers.reporting.pace import Pace, Smoothed
-from helpers.reporting.peak_memory import PeakMemory
 
 PATHS_NAMED = 3
+WARNINGS_REPEATED = 20
 
 
 def display_for(stream: TextIO) -> Display:
@@ -45,12 +45,13 @@ class Console:
         self._clock = clock
         self._stage: _Stage | None = None
         self._training: _Training | None = None
+        self._warnings: dict[str, None] = {}
 
     def hear(self, event: Event) -> None:
         """Show an event; raises OSError or ValueError where the stream is gone."""
         match event:
             case Notice():
-                self._display.line(event.text, warning=event.level == "warning")
+                self._note(event)
             case StageStarted() | StageAdvanced() | StageFinished():
                 self._hear_stage(event)
             case TrainingStarted():
@@ -70,12 +71,16 @@ class Console:
         """Clear the bars away; nothing is shown after it."""
         self._display.close()
 
+    def _note(self, event: Notice) -> None:
+        is_warning = event.level == "warning"
+        if is_warning:
+            self._warnings[event.text] = None
+        self._display.line(event.text, warning=is_warning)
+
     def _hear_stage(self, event: StageStarted | StageAdvanced | StageFinished) -> None:
         match event:
             case StageStarted():
                 self._leave_stage()
-                if self._training is not None:
-                    self._training.note_memory()
                 self._stage = _Stage(event, display=self._display, clock=self._clock)
             case StageAdvanced():
                 assert self._stage is not None, "a stage starts before it advances"
@@ -84,6 +89,8 @@ class Console:
                 assert self._stage is not None, "a stage starts before it finishes"
                 self._stage.finish(event)
                 self._stage = None
+                if self._training is not None:
+                    self._training.note_memory(event.peak_memory_bytes, event.peak_device_memory_bytes)
 
     def _leave_stage(self) -> None:
         """Clear away a stage that was broken off."""
@@ -93,18 +100,24 @@ class Console:
 
     def _finish(self, event: RunFinished) -> None:
         self._leave_stage()
-        used = ""
+        how = "stopped" if event.interrupted else "finished"
+        said = [f"{how} after step {event.step:,}", f"in {figures.duration(event.seconds)}"]
         if self._training is not None:
             self._training.bar.end()
-            used = f", peak memory {self._training.memory()}"
-        how = "stopped" if event.interrupted else "finished"
-        self._display.line(f"{how} after step {event.step:,}, in {figures.duration(event.seconds)}{used}")
-        if event.written:
-            self._display.line("\n".join(["written:", *(f"  {path}" for path in event.written)]))
+            said += self._training.summary()
+        self._display.line(", ".join(said))
+        self._list("written:", [str(path) for path in event.written])
+        again = [*self._warnings][:WARNINGS_REPEATED]
+        more = len(self._warnings) - len(again)
+        self._list("warnings of this run:", [*again, *([f"and {more:,} more"] if more else [])])
         if event.next_step:
             self._display.line(f"next: {event.next_step}")
         if event.interrupted:
             self._display.line(f"to continue after step {event.step:,}, run the same command again")
+
+    def _list(self, heading: str, lines: list[str]) -> None:
+        if lines:
+            self._display.line("\n".join([heading, *(f"  {line}" for line in lines)]))
 
 
 class _Stage:
@@ -141,9 +154,9 @@ class _Training:
         self._event, self._display, self._clock = event, display, clock
         self._shown: float | None = None
         self._loss = Smoothed()
-        self._peak = PeakMemory()
         self._resident, self._device = 0, 0
-        self._pace = Pace(total=event.total_steps, done=event.first_step, now=clock())
+        self._began = clock()
+        self._pace = Pace(total=event.total_steps, done=event.first_step, now=self._began)
         images = "1 image" if event.images_per_step == 1 else f"{event.images_per_step:,} images"
         display.line(
             f"training: {event.total_steps:,} steps of {images}, {figures.significant(event.steps_per_epoch)} an epoch"
@@ -155,6 +168,7 @@ class _Training:
     def step(self, event: StepFinished) -> None:
         now = self._clock()
         self._loss.add(event.loss)
+        self.note_memory(event.memory.peak_bytes, event.memory.peak_device_bytes)
         self._pace.reach(event.step, now=now)
         is_last = event.step == self._event.total_steps
         if self._shown is None or is_last or now - self._shown >= self._display.seconds_between:
@@ -170,19 +184,25 @@ class _Training:
             f"mean loss {self._loss.value:.4f}",
             f"learning rate {figures.significant(event.learning_rate)}",
             *([] if left is None else [images, f"{figures.duration(left)} left"]),
-            f"peak memory {self.memory()}",
+            self._memory(),
         ]
         return ", ".join(parts)
 
-    def note_memory(self) -> None:
-        """Remember the memory needed so far: a stage within training starts the process's mark anew."""
-        self._resident = max(self._resident, self._peak.resident_bytes())
-        self._device = max(self._device, self._peak.device_bytes())
+    def summary(self) -> list[str]:
+        """The figures of the whole training; none where no step was taken."""
+        if self._pace.done == self._event.first_step:
+            return []
+        speed = self._pace.overall_per_second(self._clock() - self._began) * self._event.images_per_step
+        return [figures.rate(speed, "images"), f"mean loss {self._loss.value:.4f}", self._memory()]
 
-    def memory(self) -> str:
+    def note_memory(self, resident_bytes: int, device_bytes: int) -> None:
+        """Training, or a stage within it, needed so much."""
+        self._resident = max(self._resident, resident_bytes)
+        self._device = max(self._device, device_bytes)
+
+    def _memory(self) -> str:
         """The most memory since training began, its stages included."""
-        self.note_memory()
-        return _peak(self._resident, self._device)
+        return f"peak memory {_peak(self._resident, self._device)}"
 
 
 def _speed(pace: Pace, unit: str) -> str:

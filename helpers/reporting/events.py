@@ -1,7 +1,9 @@
 """Everything that happens in a run and is worth telling, as frozen values."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,6 +42,35 @@ class StageFinished:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Change:
+    """A setting, or something that a run stands on, that is another than when the run was last saved."""
+
+    name: str
+    before: str
+    now: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunStarted:
+    """All is loaded and training is about to begin; what this run is, told once.
+
+    model_type: what is trained, `lora` or `full`, with so many numbers that move. settings: every setting by group and
+    name. datasets: images by data set id. first_step: the optimiser steps done before, 0 in a new run. changes: those
+    since the checkpoint that is continued.
+    """
+
+    base_model: str
+    model_type: str
+    trained_numbers: int
+    settings: Mapping[str, Mapping[str, Any]]
+    datasets: Mapping[str, int]
+    output_dir: Path
+    first_step: int
+    total_steps: int
+    changes: tuple[Change, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
 class TrainingStarted:
     """The loop begins at optimiser step `first_step` (0 in a new run) of `total_steps`."""
 
@@ -50,8 +81,35 @@ class TrainingStarted:
 
 
 @dataclass(frozen=True, kw_only=True)
+class MemoryUse:
+    """Bytes: the process's highest since training began, PyTorch's on the device now, and its highest there."""
+
+    peak_bytes: int = 0
+    device_bytes: int = 0
+    peak_device_bytes: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class SigmaLoss:
+    """The loss of a step's samples whose noise level σ is in a range; only of ranges that had samples.
+
+    low, high: the range. loss, sigma: means over its `samples`.
+    """
+
+    low: float
+    high: float
+    loss: float
+    sigma: float
+    samples: int
+
+
+@dataclass(frozen=True, kw_only=True)
 class StepFinished:
-    """Optimiser step `step` (from 1) of epoch `epoch` (from 0) is done; loss is the mean over its samples, in fp32."""
+    """Optimiser step `step` (from 1) of epoch `epoch` (from 0) is done; loss is the mean over its samples, in fp32.
+
+    images: of all ranks. by_sigma: the loss by noise level, of all ranks. seconds: the step's own, its wait for data
+    included, duties between steps not; 0 where nobody measured.
+    """
 
     step: int
     epoch: int
@@ -59,14 +117,18 @@ class StepFinished:
     learning_rate: float
     gradient_norm: float
     images: int
+    by_sigma: tuple[SigmaLoss, ...] = ()
+    seconds: float = 0.0
+    memory: MemoryUse = MemoryUse()
 
 
 @dataclass(frozen=True, kw_only=True)
 class PicturesDrawn:
-    """Validation pictures were written; step 0 is the base model's."""
+    """Validation pictures were written, each with the caption it was drawn from; step 0 is the base model's."""
 
     step: int
     paths: tuple[Path, ...]
+    captions: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,14 +153,24 @@ class RunFinished:
     next_step: str = ""
 
 
+@dataclass(frozen=True, kw_only=True)
+class RunFailed:
+    """The run ended in an error: what a person is told, and of a bug of ours the traceback."""
+
+    message: str
+    traceback: str = ""
+
+
 Event = (
     Notice
     | StageStarted
     | StageAdvanced
     | StageFinished
+    | RunStarted
     | TrainingStarted
     | StepFinished
     | PicturesDrawn
     | CheckpointSaved
     | RunFinished
+    | RunFailed
 )

@@ -35,6 +35,11 @@ class PeakMemory:
         cuda = _initialised_cuda()
         return 0 if cuda is None else cuda.max_memory_allocated()
 
+    def device_bytes_now(self) -> int:
+        """What PyTorch has in use on the CUDA device."""
+        cuda = _initialised_cuda()
+        return 0 if cuda is None else cuda.memory_allocated()
+
 
 def _start_anew(clear_refs: Path) -> bool:
     """Start the high-water mark anew; False where the system has no such thing or does not allow it."""

@@ -15,7 +15,7 @@ from helpers.batches.order import Order
 from helpers.batches.plan import first_epoch
 from helpers.config.options.training import RunOptions
 from helpers.config.run_config import RunConfig
-from helpers.reporting.events import Notice, RunFinished
+from helpers.reporting.events import Change, Notice, RunFinished, RunStarted
 from helpers.reporting.reporter import Reporter
 from helpers.reporting.stages import stage
 from helpers.training.checkpoint import (
@@ -33,6 +33,7 @@ from helpers.training.manifest import Foundations, configuration_of, dataset_fin
 from helpers.training.optimisers import make_optimiser
 from helpers.training.prepare import Ground
 from helpers.training.resume import starting_state
+from helpers.training.resume_rules import compare
 from helpers.training.state import TrainState
 from helpers.training.step import Learner
 from helpers.training.stop import StopRequest
@@ -159,6 +160,33 @@ def duties_of(config: RunConfig, *, ground: Ground, model: Model, stop: StopRequ
         reporter=reporter,
     )
     return FirstRankDuties(writer=writer, painter=painter)
+
+
+def run_started(
+    config: RunConfig, *, ground: Ground, model: Model, checkpoint: Checkpoint | None, state: TrainState, plan: LoopPlan
+) -> RunStarted:
+    """What this run is, and what has changed since `checkpoint`, for whoever listens."""
+    configuration = configuration_of(config)
+    changes: tuple[Change, ...] = ()
+    if checkpoint is not None:
+        found = compare(
+            checkpoint.manifest,
+            configuration=configuration,
+            foundations=_foundations(ground),
+            folder=str(checkpoint.folder),
+        )
+        changes = tuple(Change(name=each.name, before=each.saved, now=each.current) for each in found.announced)
+    return RunStarted(
+        base_model=ground.parts.name,
+        model_type=config.model.model_type,
+        trained_numbers=sum(weight.numel() for weight in model.learner.weights.values()),
+        settings=configuration,
+        datasets={dataset_id: len(catalog) for dataset_id, catalog in ground.catalogs.items()},
+        output_dir=Path(config.run.output_dir).expanduser(),
+        first_step=state.step,
+        total_steps=plan.total_steps,
+        changes=changes,
+    )
 
 
 def finish(

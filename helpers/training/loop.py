@@ -13,8 +13,10 @@ from torch.optim import Optimizer
 from helpers.batches.types import Position, TrainBatch
 from helpers.errors import TrainingError
 from helpers.reporting.events import StepFinished, TrainingStarted
+from helpers.reporting.gauge import StepGauge
 from helpers.reporting.reporter import Reporter
 from helpers.training.optimisers import set_learning_rate
+from helpers.training.sigma_losses import losses_by_sigma, sums_by_sigma
 from helpers.training.state import TrainState
 from helpers.training.step import Learner, draws_random_numbers, forward_backward
 from helpers.training.stop import StopRequest
@@ -77,14 +79,16 @@ def train(
         )
     )
     saved_step = state.step
+    gauge = StepGauge()
     with stop.finishing_steps():
         if state.step % plan.draw_every == 0 or state.step >= plan.total_steps:
             duties.draw(state.step, only_missing=True)
         learner.denoiser.train()
         seeded = draws_random_numbers(learner.denoiser)
         while state.step < plan.total_steps and not learner.runtime.on_any_rank(stop.requested):
+            gauge.begin()
             taken = take_step(learner, optimiser=optimiser, state=state, batches=batches, plan=plan, seeded=seeded)
-            reporter.hear(taken)
+            reporter.hear(gauge.measured(taken))
             is_last = state.step == plan.total_steps
             if is_last or state.step % plan.checkpoint_every == 0:
                 duties.save(state)
@@ -106,20 +110,23 @@ def take_step(
 ) -> StepFinished:
     """One optimiser step. `state` moves with it; raises TrainingError before the weights would be spoilt."""
     losses: list[Tensor] = []
+    sigmas: list[Tensor] = []
     pictures: list[str] = []
     position = state.position
     for left in reversed(range(plan.accumulation)):
         batch = next(batches)
         with learner.runtime.keep_gradients(learner.denoiser) if left else nullcontext():
             losses.append(forward_backward(learner, batch, share=1 / plan.accumulation, seeded=seeded))
+        sigmas.append(batch.sigmas)
         pictures.extend(batch.paths)
         position = batch.position
         state.position = plan.following(position)
 
     all_losses = torch.cat(losses)
     norm = learner.runtime.clip_gradients(learner.weights.values(), longest=plan.longest_gradient)
-    figures = torch.stack([learner.runtime.mean_over_ranks(all_losses.mean()), norm])
-    loss, gradient_norm = figures.tolist()  # the one moment that waits for the device
+    by_sigma = sums_by_sigma(all_losses, torch.cat(sigmas).to(all_losses.device, non_blocking=True)).flatten()
+    shared = learner.runtime.mean_over_ranks(torch.cat([all_losses.mean().view(1), by_sigma]))
+    gradient_norm, loss, *rows = torch.cat([norm.view(1), shared]).tolist()  # the one moment that waits for the device
     if not math.isfinite(loss) or not math.isfinite(gradient_norm):
         raise _not_a_number(state.step + 1, loss=loss, losses=all_losses.tolist(), pictures=pictures)
 
@@ -135,6 +142,7 @@ def take_step(
         learning_rate=rate,
         gradient_norm=gradient_norm,
         images=plan.images_per_step,
+        by_sigma=losses_by_sigma(rows, ranks=learner.runtime.world_size),
     )
 
 

@@ -77,7 +77,8 @@ class Painter:
             drawn = self._draw(wanted)
         paths = tuple(_write(picture, pixels, folder) for picture, pixels in drawn)
         if paths:
-            self.reporter.hear(PicturesDrawn(step=step, paths=paths))
+            captions = tuple(picture.prompt for picture, _ in drawn)
+            self.reporter.hear(PicturesDrawn(step=step, paths=paths, captions=captions))
 
     @property
     def _any_seed(self) -> bool:

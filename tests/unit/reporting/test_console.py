@@ -6,7 +6,7 @@ import pty
 import re
 import subprocess
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
@@ -14,6 +14,7 @@ import pytest
 from helpers.reporting.console import Console
 from helpers.reporting.events import (
     CheckpointSaved,
+    MemoryUse,
     Notice,
     PicturesDrawn,
     RunFinished,
@@ -142,30 +143,38 @@ def test_notices_pictures_and_checkpoints_are_told() -> None:
 
 @pytest.mark.parametrize("interrupted", [False, True])
 def test_the_end_names_what_was_written_and_how_to_continue(interrupted: bool) -> None:
-    console, _, stream = logged()
+    console, clock, stream = logged()
     console.hear(TRAINING)
+    warning = Notice(text="2 images were left out", level="warning")
+    console.hear(warning)
+    clock.now = 10
+    memory = MemoryUse(peak_bytes=1_200_000_000, peak_device_bytes=7_000_000_000)
+    console.hear(replace(step(20, loss=0.25), memory=memory))
+    console.hear(warning)
     written = (Path("out/pytorch_lora_weights.safetensors"), Path("out/validation_images"))
     console.hear(RunFinished(step=20, seconds=725, written=written, interrupted=interrupted))
-    lines = stream.getvalue().splitlines()[1:]
-    how = "stopped" if interrupted else "finished"
-    assert re.fullmatch(rf"{how} after step 20, in 12 min 05 s, peak memory {ANY_MEMORY}", lines[0])
-    assert lines[1:4] == ["written:", "  out/pytorch_lora_weights.safetensors", "  out/validation_images"]
-    assert lines[4:] == (["to continue after step 20, run the same command again"] if interrupted else [])
+    lines = stream.getvalue().splitlines()[4:]
+    assert lines[:6] == [
+        f"{'stopped' if interrupted else 'finished'} after step 20, in 12 min 05 s, 8 images/s, mean loss 0.2500,"
+        " peak memory 1.2 GB, on the device 7 GB",
+        "written:",
+        "  out/pytorch_lora_weights.safetensors",
+        "  out/validation_images",
+        "warnings of this run:",
+        "  2 images were left out",
+    ]
+    assert lines[6:] == (["to continue after step 20, run the same command again"] if interrupted else [])
 
 
 def test_the_memory_of_training_includes_what_came_before_a_stage_within_it() -> None:
-    from helpers.reporting.stages import stage
-
     console, _, stream = logged()
-    reporter = Reporter([console])
-    reporter.hear(TRAINING)
-    block = bytearray(300_000_000)
-    del block
-    with stage(reporter, "validation", total=1, unit="pictures"):
-        pass
-    reporter.hear(RunFinished(step=1, seconds=1, written=()))
-    (shown,) = re.findall(r"peak memory (\d+) MB", stream.getvalue().splitlines()[-1]) or [9999]
-    assert int(shown) > 300
+    console.hear(TRAINING)
+    for first, second in ((900, 300), (300, 800)):
+        console.hear(replace(step(1), memory=MemoryUse(peak_bytes=first * 10**6)))
+        console.hear(StageStarted(name="validation", total=1, unit="pictures"))
+        console.hear(StageFinished(name="validation", seconds=1, peak_memory_bytes=second * 10**6))
+    console.hear(RunFinished(step=1, seconds=1, written=()))
+    assert stream.getvalue().splitlines()[-1].endswith("peak memory 900 MB")
 
 
 def test_a_name_that_the_stream_cannot_show_is_escaped() -> None:

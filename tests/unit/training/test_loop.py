@@ -85,6 +85,11 @@ def test_events_tell_of_each_step() -> None:
     assert [event.step for event in events if isinstance(event, StepFinished)] == [1, 2, 3]
     # 5 images in batches of 2: 3 batches in the first epoch, 2 in the second.
     assert [event.epoch for event in events if isinstance(event, StepFinished)] == [0, 1, 2]
+    for told in (event for event in events if isinstance(event, StepFinished)):
+        assert sum(part.samples for part in told.by_sigma) == told.images == 4
+        assert sum(part.samples * part.loss for part in told.by_sigma) / 4 == pytest.approx(told.loss)
+        assert told.seconds > 0
+        assert told.memory.peak_bytes > 1_000_000
     (started,) = [event for event in events if isinstance(event, TrainingStarted)]
     assert (started.first_step, started.total_steps, started.images_per_step) == (0, 3, 4)
     assert started.steps_per_epoch == pytest.approx(5 / 4)
