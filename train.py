@@ -79,7 +79,7 @@ def prepare(config: RunConfig, files: DatasetFile, reporter: Reporter) -> "Groun
     family = families()[FAMILY]
     parts = family.locate(config.model)
     workers = road.workers_for(config.data.max_workers, ranks=runtime, reporter=reporter)
-    catalogs = road.open_catalogs(files.images, parts=parts, seed=config.run.seed, workers=workers)
+    catalogs = road.open_catalogs(files.prepared, parts=parts, seed=config.run.seed, workers=workers)
     text = road.prepare_text(
         files.text_embeds,
         captions=(*road.captions_of(catalogs), *validation_captions(config.validation)),
@@ -87,16 +87,22 @@ def prepare(config: RunConfig, files: DatasetFile, reporter: Reporter) -> "Groun
         parts=family.text_parts(parts, config.text, runtime.precision, runtime.device),
         options=config.cache,
         workers=workers,
-        scan_for_errors=any(dataset.scan_for_errors for dataset in files.images),
+        scan_for_errors=any(dataset.scan_for_errors for dataset in files.prepared),
     )
-    vae_batch_size = max(dataset.vae_batch_size for dataset in files.images)
+    vae_batch_size = max(dataset.vae_batch_size for dataset in files.prepared)
     latent_part = family.latent_part(parts, runtime.precision, runtime.device, vae_batch_size=vae_batch_size)
-    datasets = tuple(
+    prepared = tuple(
         road.prepare_latents(dataset, catalog=catalog, part=latent_part, workers=workers)
-        for dataset, catalog in zip(files.images, catalogs, strict=True)
+        for dataset, catalog in zip(files.prepared, catalogs, strict=True)
     )
     return road.Ground(
-        runtime=runtime, family=family, parts=parts, latent_part=latent_part, datasets=datasets, text=text
+        runtime=runtime,
+        family=family,
+        parts=parts,
+        latent_part=latent_part,
+        datasets=prepared[: len(files.images)],
+        text=text,
+        kept_back=prepared[len(files.images) :],
     )
 
 

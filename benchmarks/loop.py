@@ -209,6 +209,7 @@ def main() -> None:
         denoiser=runtime.prepare(denoiser),
         weights=weights,
         predict=family.predict,
+        without_lora=family.without_lora,
         objective=ObjectiveOptions(),
     )
     print(f"medians of {arguments.steps} steps")

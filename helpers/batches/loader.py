@@ -74,6 +74,7 @@ class BatchSource:
             pooled=torch.stack([text.pooled for text in texts]),
             paths=tuple(self._name(sample) for sample in samples),
             dropout_seed=number(*self._seed("forward pass", samples[0])),
+            against_base=self.catalogs[samples[0].dataset_id].is_regularisation_data,
         )
 
     def caption(self, sample: Sample) -> str:

@@ -2,8 +2,9 @@
 
 Each bucket is an endless stream: a permutation of its images, then another, one permutation a pass. A batch for all
 ranks together is a run of `batch_size * world_size` consecutive images of one bucket's stream, so it is always full and
-no image is left out because a bucket is small. By the end of `k` epochs a bucket of `n` images has given
-ceil(k·n·(1 + repeats) / (batch_size·world_size)) batches; an epoch's batches are those that are new in it, shuffled.
+no image is left out because a bucket is small. By the end of `k` epochs a bucket that owes `w` images to each epoch
+(`mix.parts_per_epoch`) has given ceil(k·w / (batch_size·world_size)) batches; an epoch's batches are those that are new
+in it, shuffled.
 """
 
 from bisect import bisect_right
@@ -14,6 +15,7 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
+from helpers.batches.mix import PARTS, parts_per_epoch
 from helpers.batches.randomness import permutation
 from helpers.batches.types import Position
 from helpers.data.types import Bucket
@@ -58,7 +60,7 @@ class Order:
         self.batch_size = batch_size
         self.world_size = world_size
         self._seed = seed
-        self._images_per_epoch = np.array([len(bucket) * (1 + bucket.repeats) for bucket in buckets], dtype=np.int64)
+        self._parts_per_epoch = parts_per_epoch(buckets)
         self._streams = tuple(_Stream(bucket, seed=seed) for bucket in self.buckets)
         self._epoch = lru_cache(maxsize=1)(self._draw_epoch)
 
@@ -66,6 +68,11 @@ class Order:
     def images_per_batch(self) -> int:
         """Images in one batch of all ranks together."""
         return self.batch_size * self.world_size
+
+    @property
+    def bucket_images_per_epoch(self) -> list[float]:
+        """Images that each bucket owes to an epoch; what is more, or less, in one epoch the others make good."""
+        return (self._parts_per_epoch / PARTS).tolist()
 
     def batches_before(self, epoch: int) -> int:
         """Batches of all epochs before `epoch`."""
@@ -85,7 +92,7 @@ class Order:
 
     def position_after(self, batches: int) -> Position:
         """Where the order stands after so many batches; never at the end of an epoch, but at the start of the next."""
-        last = batches * self.images_per_batch // int(self._images_per_epoch.sum()) + 1
+        last = batches * self.images_per_batch * PARTS // int(self._parts_per_epoch.sum()) + 1
         epoch = bisect_right(range(last + 1), batches, key=self.batches_before) - 1
         return Position(epoch=epoch, batch=batches - self.batches_before(epoch))
 
@@ -114,7 +121,7 @@ class Order:
 
     def _bucket_batches_before(self, epoch: int) -> NDArray[np.int64]:
         """Batches of each bucket in all epochs before `epoch`."""
-        return -(-epoch * self._images_per_epoch // self.images_per_batch)
+        return -(-epoch * self._parts_per_epoch // (self.images_per_batch * PARTS))
 
     def _draw_epoch(self, epoch: int) -> _Epoch:
         """Shuffle the buckets' batches among each other; each bucket's own come in the order of its stream."""

@@ -10,13 +10,14 @@ from helpers.data.types import Size
 class BucketPlan:
     """One bucket's part in the first epoch.
 
-    batches, shown: batches of all ranks together, and pictures in them. images_per_batch: of all ranks together.
+    due: pictures that it owes to an epoch. batches, shown: batches of all ranks together, and pictures in them.
+    images_per_batch: of all ranks together.
     """
 
     dataset_id: str
     size: Size
     images: int
-    repeats: int
+    due: float
     batches: int
     images_per_batch: int
 
@@ -25,13 +26,14 @@ class BucketPlan:
         return self.batches * self.images_per_batch
 
     @property
-    def shown_early(self) -> int:
-        """Pictures shown beyond each image's due, to fill the last batch; the next epoch shows so many fewer."""
-        return self.shown - self.images * (1 + self.repeats)
+    def shown_early(self) -> float:
+        """Pictures shown beyond what is due, to fill the last batch; the next epoch shows so many fewer."""
+        return self.shown - self.due
 
     def __str__(self) -> str:
         pictures = "1 image" if self.images == 1 else f"{self.images:,} images"
-        repeated = f", each {1 + self.repeats} times" if self.repeats else ""
+        times = self.due / self.images
+        repeated = "" if times == 1 else f", each {times:.3g} times"
         batches = "1 batch" if self.batches == 1 else f"{self.batches:,} batches"
         return f"{self.dataset_id} {self.size}: {pictures}{repeated}, {batches}{self._filling()}"
 
@@ -40,7 +42,7 @@ class BucketPlan:
             times = self.images_per_batch / self.images
             return f"; fewer than the {self.images_per_batch} of a batch, which shows each {times:.3g} times"
         if self.shown_early:
-            return f"; the last is filled with {self.shown_early} of the next epoch's"
+            return f"; the last is filled with {self.shown_early:.3g} of the next epoch's"
         return ""
 
 
@@ -51,9 +53,23 @@ def first_epoch(order: Order) -> tuple[BucketPlan, ...]:
             dataset_id=bucket.dataset_id,
             size=bucket.size,
             images=len(bucket),
-            repeats=bucket.repeats,
+            due=due,
             batches=batches,
             images_per_batch=order.images_per_batch,
         )
-        for bucket, batches in zip(order.buckets, order.bucket_batches_in(0), strict=True)
+        for bucket, due, batches in zip(
+            order.buckets, order.bucket_images_per_epoch, order.bucket_batches_in(0), strict=True
+        )
     )
+
+
+def mix(order: Order) -> str:
+    """The mix of the data sets over an epoch, in words, as the long run shows it; empty where there is only one."""
+    due: dict[str, float] = {}
+    for bucket, images in zip(order.buckets, order.bucket_images_per_epoch, strict=True):
+        due[bucket.dataset_id] = due.get(bucket.dataset_id, 0) + images
+    if len(due) == 1:
+        return ""
+    everything = sum(due.values())
+    shares = (f"{name} {images / everything:.1%} ({images:,.9g} images)" for name, images in due.items())
+    return f"an epoch is {', '.join(shares)}"

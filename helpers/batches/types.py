@@ -19,6 +19,7 @@ class TrainBatch:
 
     latents [B, C, h, w] as the model wants them, noise [B, C, h, w], sigmas [B] in (0, 1], all fp32;
     prompt_embeds [B, L, D] and pooled [B, P], bf16; paths: the pictures, `dataset id: path`.
+    against_base: learn the base's own prediction in place of the pictures'.
     position: where it stands; dropout_seed: seeds whatever the forward pass itself draws.
     """
 
@@ -30,3 +31,4 @@ class TrainBatch:
     pooled: Tensor
     paths: tuple[str, ...]
     dropout_seed: int
+    against_base: bool = False

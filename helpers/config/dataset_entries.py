@@ -60,6 +60,11 @@ class Entry:
     name: str
     said: dict[str, Any]
 
+    @property
+    def is_eval(self) -> bool:
+        """Whether its pictures are kept back, never to be trained on."""
+        return self.said.get("dataset_type") == "eval"
+
     def problem(self, key: str, *, reason: str, fix: str) -> Problem:
         """What is wrong with this entry's `key`."""
         value = json.dumps(self.said[key], ensure_ascii=False) if key in self.said else ""
@@ -67,7 +72,7 @@ class Entry:
 
 
 def sort_entries(said: list[Any], *, file: str, problems: list[Problem]) -> tuple[list[Entry], list[Entry]]:
-    """The enabled entries for images, and those for text embeddings; others become problems."""
+    """The enabled entries for images (also those kept back), and for text embeddings; others become problems."""
     images: list[Entry] = []
     texts: list[Entry] = []
     for number, each in enumerate(said, 1):

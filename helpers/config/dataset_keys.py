@@ -28,10 +28,6 @@ SKIPPABLE = ("vae", "aspect", "metadata", "text")
 """The words of `skip_file_discovery`."""
 
 LATER_IMAGE_KEYS = {
-    "probability": LaterKey(harmless=(1, 1.0), fix="leave this key out, or say `repeats`"),
-    "ignore_epochs": LaterKey(harmless=(0, None)),
-    "max_num_samples": LaterKey(harmless=(None,), fix="leave this key out, or train on a folder of fewer images"),
-    "is_regularisation_data": LaterKey(harmless=(False,)),
     "vae_cache_clear_each_epoch": LaterKey(harmless=(False,)),
     "parquet": LaterKey(harmless=(None,)),
     "image_embeds": LaterKey(harmless=(None,), fix="say `cache_dir_vae` instead"),
@@ -54,6 +50,5 @@ LATER_VALUES = {
     ("type", "csv"): 'download the images into a folder and say "type": "local"',
     ("type", "huggingface"): 'write the images into a folder and say "type": "local"',
     ("dataset_type", "image_embeds"): "remove the entry, and say `cache_dir_vae` in the images' entry",
-    ("dataset_type", "eval"): 'remove the entry, or say "disabled": true',
 }
 """Values that are promised but not built yet, and what to say in their place."""

@@ -57,6 +57,10 @@ class LocalDataset(BaseModel):
     aspect_bucket_alignment: Annotated[int, Field(ge=16, multiple_of=16)] = 64
     aspect_bucket_rounding: Annotated[int, Field(ge=1, le=9)] = 2
     repeats: Annotated[int, Field(ge=0)] = 0
+    probability: Annotated[float, Field(ge=0.0001, le=100)] = 1.0
+    ignore_epochs: bool = False
+    max_num_samples: Count | None = None
+    is_regularisation_data: bool = False
     caption_strategy: Annotated[Literal["filename", "textfile", "instanceprompt"], BeforeValidator(_joined)] = (
         "filename"
     )

@@ -9,6 +9,7 @@ from typing import Any
 
 from helpers.config.dataset_checks import check_datasets
 from helpers.config.dataset_entries import Entry, read_image_entry, read_text_entry, sort_entries
+from helpers.config.dataset_mixing import check_mixing
 from helpers.config.dataset_types import LocalDataset, TextEmbedsStore
 from helpers.config.run_config import RunConfig
 from helpers.errors import ConfigError, Problem
@@ -21,10 +22,19 @@ CONFIG_FOLDER = Path(__file__).resolve().parents[2] / "config"
 
 @dataclass(frozen=True, kw_only=True)
 class DatasetFile:
-    """What the dataset file asks to train on, and where encoded captions are kept."""
+    """What the dataset file asks to train on, what it keeps back, and where encoded captions are kept.
+
+    eval: data sets that are prepared like the others and never trained on.
+    """
 
     images: tuple[LocalDataset, ...]
     text_embeds: TextEmbedsStore
+    eval: tuple[LocalDataset, ...] = ()
+
+    @property
+    def prepared(self) -> tuple[LocalDataset, ...]:
+        """Every data set whose pictures are encoded."""
+        return (*self.images, *self.eval)
 
 
 def load_datasets(config: RunConfig) -> DatasetFile:
@@ -56,13 +66,18 @@ def read_datasets(config: RunConfig) -> tuple[DatasetFile | None, list[Problem]]
     images = [(entry, read(entry)) for entry in image_entries]
     store = _text_store(text_entries, file=path.name, config=config, output_dir=output_dir, problems=problems)
     problems += check_datasets(images, text_entries=text_entries, store=store, output_dir=output_dir)
-    if not image_entries and not problems:
+    problems += check_mixing(images, model_type=config.model.model_type)
+    if all(entry.is_eval for entry in image_entries) and not problems:
         reason = "no entry names images to train on, or all of them are disabled"
         fix = 'add an entry with "id", "type": "local" and "instance_data_dir"'
         problems.append(Problem(option=path.name, value="", reason=reason, fix=fix))
     if problems or store is None:
         return None, problems
-    return DatasetFile(images=tuple(each for _, each in images if each is not None), text_embeds=store), []
+    trained, kept_back = (
+        tuple(each for entry, each in images if each is not None and entry.is_eval is is_eval)
+        for is_eval in (False, True)
+    )
+    return DatasetFile(images=trained, text_embeds=store, eval=kept_back), []
 
 
 def _text_store(

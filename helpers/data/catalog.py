@@ -49,16 +49,18 @@ def open_catalog(
     ignored = found.ignored + len(found.paths) - int((sizes[:, 0] > 0).sum()) - len(rejected)
     cuts = _cut(dataset, found, sizes, seed=seed)
     rejected |= _of_unfit_size(dataset, sizes, cuts, longest_edge_px=longest_edge_px)
+    spare = _spare(dataset, found, _rows_left(sizes, rejected), seed=seed)
+    sizes[spare] = 0
     captions_of, speechless = _captions(reader, _rows_left(sizes, rejected), rules)
     rejected |= speechless
     left_out = tuple(Rejected(found.paths[row], rejected[row]) for row in sorted(rejected))
     rows = _rows_left(sizes, rejected)
     if not len(rows):
         raise nothing_left(dataset.id, place=source.describe(), rejected=left_out, ignored=ignored)
+    shares = {name: getattr(dataset, name) for name in ("repeats", "probability", "ignore_epochs")}
     catalog = Catalog(
         dataset_id=dataset.id,
         source=source,
-        repeats=dataset.repeats,
         paths=found.paths.take(rows),
         tags=found.tags.take(rows),
         size_bytes=found.size_bytes[rows],
@@ -67,7 +69,10 @@ def open_catalog(
         captions_of=captions_of,
         rejected=left_out,
         ignored=ignored,
-        buckets=buckets_of(cuts[rows], dataset_id=dataset.id, repeats=dataset.repeats),
+        not_chosen=len(spare),
+        is_regularisation_data=dataset.is_regularisation_data,
+        **shares,
+        buckets=buckets_of(cuts[rows], dataset_id=dataset.id, **shares),
     )
     _tell(catalog, reporter)
     return catalog
@@ -95,6 +100,17 @@ def _rows_left(sizes: NDArray[np.int32], rejected: dict[int, str]) -> NDArray[np
     left = sizes[:, 0] > 0
     left[list(rejected)] = False
     return np.flatnonzero(left)
+
+
+def _spare(dataset: LocalDataset, found: Found, rows: NDArray[np.int64], *, seed: int) -> NDArray[np.int64]:
+    """The rows of pictures that are too many for `max_num_samples`.
+
+    Each picture has its own place in a queue, so that a picture more or less changes the choice by one at the most.
+    """
+    if dataset.max_num_samples is None or len(rows) <= dataset.max_num_samples:
+        return rows[:0]
+    draws = draw(found.paths.take(rows), seed=seed, dataset_id=dataset.id, purpose="sample")
+    return rows[np.argsort(draws[:, 0], kind="stable")[dataset.max_num_samples :]]
 
 
 def _cut(dataset: LocalDataset, found: Found, sizes: NDArray[np.int32], *, seed: int) -> NDArray[np.int32]:
@@ -136,7 +152,8 @@ def _captions(
 
 def _tell(catalog: Catalog, reporter: Reporter) -> None:
     """Say in a line what a data set holds, and in another for each reason what is left out."""
-    others = f"; {catalog.ignored} other files ignored" if catalog.ignored else ""
+    others = f"; {catalog.not_chosen} more are over max_num_samples" if catalog.not_chosen else ""
+    others += f"; {catalog.ignored} other files ignored" if catalog.ignored else ""
     shapes = "1 size" if len(catalog.buckets) == 1 else f"{len(catalog.buckets)} sizes"
     reporter.hear(Notice(text=f"data set {catalog.dataset_id}: {len(catalog)} images in {shapes}{others}"))
     if catalog.rejected:

@@ -71,9 +71,9 @@ def measure(sizes: NDArray[np.integer], resolution_type: str) -> Floats:
     return area / 1e6 if resolution_type == "area" else np.sqrt(area)
 
 
-def draw(paths: Iterable[str], *, seed: int, dataset_id: str) -> Floats:
-    """Three numbers in [0, 1) for each picture [N, 3], which depend on the seed, the data set and the path only."""
-    start = hashlib.blake2b(f"crop\0{seed}\0{dataset_id}\0".encode(), digest_size=DRAW_BYTES)
+def draw(paths: Iterable[str], *, seed: int, dataset_id: str, purpose: str = "crop") -> Floats:
+    """Three numbers in [0, 1) for each picture [N, 3]: of the seed, the purpose, the data set and the path only."""
+    start = hashlib.blake2b(f"{purpose}\0{seed}\0{dataset_id}\0".encode(), digest_size=DRAW_BYTES)
     digests = []
     for path in paths:
         one = start.copy()

@@ -76,24 +76,43 @@ class Rejected:
 
 @dataclass(frozen=True, slots=True)
 class Bucket:
-    """The pictures of one data set that are trained on at one size."""
+    """The pictures of one data set that are trained on at one size.
+
+    repeats, probability, ignore_epochs: how much of them an epoch shows, as the data set's entry says.
+    """
 
     dataset_id: str
     size: Size
     images: NDArray[np.int64]
     repeats: int
+    probability: float = 1.0
+    ignore_epochs: bool = False
 
     def __len__(self) -> int:
         return len(self.images)
 
 
-def buckets_of(geometries: NDArray[np.int32], *, dataset_id: str, repeats: int) -> tuple[Bucket, ...]:
+def buckets_of(
+    geometries: NDArray[np.int32],
+    *,
+    dataset_id: str,
+    repeats: int,
+    probability: float = 1.0,
+    ignore_epochs: bool = False,
+) -> tuple[Bucket, ...]:
     """The buckets of pictures cut by `geometries` [N, 6], by width and height; images in rising order."""
     targets = geometries[:, 4:6].astype(np.int64) - geometries[:, 2:4]
     order = np.lexsort((targets[:, 1], targets[:, 0]))
     starts = np.flatnonzero(np.diff(targets[order], axis=0, prepend=-1).any(axis=1))
     return tuple(
-        Bucket(dataset_id=dataset_id, size=Size(*targets[images[0]].tolist()), images=images, repeats=repeats)
+        Bucket(
+            dataset_id=dataset_id,
+            size=Size(*targets[images[0]].tolist()),
+            images=images,
+            repeats=repeats,
+            probability=probability,
+            ignore_epochs=ignore_epochs,
+        )
         for images in np.split(order, starts[1:])
         if len(images)
     )
@@ -117,6 +136,8 @@ class Catalog:
     paths, tags: [N]; size_bytes: [N]; sizes: [N, 2] width and height, upright;
     geometries: [N, 6] resize width and height, crop left, top, right and bottom;
     captions_of: the captions of image `i`, one or more.
+    repeats, probability, ignore_epochs: see `Bucket`. is_regularisation_data: trained against the base's own
+    prediction. not_chosen: pictures that max_num_samples left out, counted only.
     ignored: names of files that are no pictures or hidden, counted only.
     """
 
@@ -129,8 +150,12 @@ class Catalog:
     sizes: NDArray[np.int32]
     geometries: NDArray[np.int32]
     captions_of: Callable[[int], tuple[str, ...]]
+    probability: float = 1.0
+    ignore_epochs: bool = False
+    is_regularisation_data: bool = False
     rejected: tuple[Rejected, ...] = ()
     ignored: int = 0
+    not_chosen: int = 0
     buckets: tuple[Bucket, ...] = field(default=())
 
     def __len__(self) -> int:
@@ -161,7 +186,13 @@ class Catalog:
             geometries=self.geometries[rows],
             captions_of=_CaptionsOfSome(self.captions_of, rows),
             rejected=everything,
-            buckets=buckets_of(self.geometries[rows], dataset_id=self.dataset_id, repeats=self.repeats),
+            buckets=buckets_of(
+                self.geometries[rows],
+                dataset_id=self.dataset_id,
+                repeats=self.repeats,
+                probability=self.probability,
+                ignore_epochs=self.ignore_epochs,
+            ),
         )
 
     def record(self, index: int) -> ImageRecord:

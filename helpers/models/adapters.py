@@ -3,7 +3,8 @@
 import difflib
 import json
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -76,6 +77,23 @@ def attach_lora(
             parameter.requires_grad_(True)
             tensors[EXPORT_PREFIX + name.replace(f".{ADAPTER}.", ".")] = parameter
     return tensors
+
+
+@contextmanager
+def without_lora(denoiser: nn.Module) -> Iterator[None]:
+    """Within it `denoiser`, or what wraps it, predicts what its frozen base alone does."""
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    layers = [module for module in denoiser.modules() if isinstance(module, BaseTunerLayer)]
+    assert layers, "there is no adapter to leave out"
+    # The public switch would also freeze the adapter and thaw it again, of which its gradients know nothing.
+    for layer in layers:
+        layer._disable_adapters = True
+    try:
+        yield
+    finally:
+        for layer in layers:
+            layer._disable_adapters = False
 
 
 def save_lora(

@@ -1,6 +1,7 @@
 """What a model family must be able to do; a family is a value that holds functions, not a base class."""
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -143,6 +144,7 @@ class ModelFamily:
     load_denoiser: the frozen base on `device`, quantised as asked, in eval mode.
     attach_lora: put an adapter in the loaded base (LoraOptions, seed) and return its trainable tensors by the names
     they have in the exported file; zero of them raises ModelError.
+    without_lora: a context in which the denoiser predicts as if no adapter had been attached.
     render: raw latents [1, C, h, w] of a picture, from the denoiser as it is (see RenderRequest); the same
     picture as the family's diffusers pipeline draws from the same seed.
     save_lora, load_lora: the exported file, fp32 unless said, with alpha and metadata; load copies by name.
@@ -156,6 +158,7 @@ class ModelFamily:
     load_denoiser: Callable[[ModelParts, PrecisionOptions, torch.device], nn.Module]
     enable_checkpointing: Callable[[nn.Module], None]
     attach_lora: Callable[..., dict[str, nn.Parameter]]
+    without_lora: Callable[[nn.Module], AbstractContextManager[None]]
     predict: Predict
     render: Callable[[nn.Module, ModelParts, RenderRequest], Tensor]
     save_lora: Callable[..., Any]

@@ -12,7 +12,7 @@ from torch.optim import Optimizer
 
 from helpers.batches.loader import BatchSource
 from helpers.batches.order import Order
-from helpers.batches.plan import first_epoch
+from helpers.batches.plan import first_epoch, mix
 from helpers.config.options.training import RunOptions
 from helpers.config.run_config import RunConfig
 from helpers.reporting.events import Change, Notice, RunFinished, RunStarted
@@ -65,6 +65,8 @@ def order_of(ground: Ground, *, run: RunOptions, reporter: Reporter) -> Order:
         reporter.hear(Notice(text=str(each)))
     if len(plans) > BUCKETS_NAMED:
         reporter.hear(Notice(text=f"and {len(plans) - BUCKETS_NAMED} buckets more"))
+    if mixed := mix(order):
+        reporter.hear(Notice(text=mixed))
     return order
 
 
@@ -123,6 +125,7 @@ def load_model(config: RunConfig, *, ground: Ground, checkpoint: Checkpoint | No
         denoiser=runtime.prepare(denoiser),
         weights=weights,
         predict=family.predict,
+        without_lora=family.without_lora,
         objective=config.objective,
     )
     return Model(learner=learner, denoiser=denoiser, optimiser=optimiser, started=started)

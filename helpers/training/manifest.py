@@ -76,7 +76,9 @@ def _fingerprint(catalog: Catalog) -> str:
     for path in catalog.paths:
         digest.update(path.encode("utf-8", "surrogateescape") + b"\0")
     digest.update(np.ascontiguousarray(catalog.geometries).tobytes())
-    digest.update(str(catalog.repeats).encode())
+    digest.update(
+        str((catalog.repeats, catalog.probability, catalog.ignore_epochs, catalog.is_regularisation_data)).encode()
+    )
     return f"{len(catalog)} images, {digest.hexdigest()}"
 
 

@@ -20,7 +20,6 @@ def plan_run(
     """The plan of a run over `order`; as many steps as asked, or as the epochs asked for take."""
     accumulation = run.gradient_accumulation_steps
     total = run.max_train_steps or order.steps_in_epochs(run.num_train_epochs, accumulation=accumulation)
-    images = sum(len(bucket) * (1 + bucket.repeats) for bucket in order.buckets)
     images_per_step = order.images_per_batch * accumulation
     return LoopPlan(
         total_steps=total,
@@ -30,6 +29,6 @@ def plan_run(
         longest_gradient=optimizer.max_grad_norm,
         learning_rate=partial(learning_rate, options=optimizer, total_steps=total),
         following=order.following,
-        steps_per_epoch=images / images_per_step,
+        steps_per_epoch=sum(order.bucket_images_per_epoch) / images_per_step,
         images_per_step=images_per_step,
     )

@@ -39,7 +39,10 @@ class PreparedDataset:
 
 @dataclass(frozen=True, kw_only=True)
 class Ground:
-    """All that a run stands on before its model is loaded: the engine, the model's places, and filled caches."""
+    """All that a run stands on before its model is loaded: the engine, the model's places, and filled caches.
+
+    datasets: what is trained on. kept_back: what never is, by whose loss others see what was learnt.
+    """
 
     runtime: Runtime
     family: ModelFamily
@@ -47,15 +50,16 @@ class Ground:
     latent_part: LatentPart
     datasets: tuple[PreparedDataset, ...]
     text: TextCache
+    kept_back: tuple[PreparedDataset, ...] = ()
 
     @property
     def catalogs(self) -> dict[str, Catalog]:
-        """The catalogs by data set id."""
+        """The catalogs of what is trained on, by data set id."""
         return {dataset.catalog.dataset_id: dataset.catalog for dataset in self.datasets}
 
     @property
     def latents(self) -> dict[str, LatentCache]:
-        """The latent caches by data set id."""
+        """The latent caches of what is trained on, by data set id."""
         return {dataset.catalog.dataset_id: dataset.latents for dataset in self.datasets}
 
 

@@ -1,6 +1,7 @@
 """One forward and backward pass: from a batch to gradients."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
 import torch
@@ -21,6 +22,7 @@ class Learner:
     denoiser: nn.Module
     weights: Mapping[str, nn.Parameter]
     predict: Predict
+    without_lora: Callable[[nn.Module], AbstractContextManager[None]]
     objective: ObjectiveOptions
 
 
@@ -32,6 +34,8 @@ def draws_random_numbers(denoiser: nn.Module) -> bool:
 def forward_backward(learner: Learner, batch: TrainBatch, *, share: float, seeded: bool) -> Tensor:
     """Add the gradients of `share` times the batch's mean loss; the loss of each sample, fp32 [B], on the device.
 
+    Samples `against_base` are to be predicted as the base alone does (prior preservation, in the manner of Ruiz et al.
+    2022, section 3.3, with the base's prediction in the place of pictures that it drew).
     Nothing here waits for the device. seeded: seed what the forward pass draws itself, for batches that
     `draws_random_numbers`.
     """
@@ -40,13 +44,21 @@ def forward_backward(learner: Learner, batch: TrainBatch, *, share: float, seede
         tensor.to(device, non_blocking=True)
         for tensor in (batch.latents, batch.noise, batch.sigmas, batch.prompt_embeds, batch.pooled)
     )
+    noisy = noisy_latents(latents, noise, sigmas)
+
+    def predict() -> Tensor:
+        with learner.runtime.autocast():
+            return learner.predict(learner.denoiser, noisy, sigmas, prompt_embeds, pooled)
+
+    if batch.against_base:
+        with torch.no_grad(), learner.without_lora(learner.denoiser):
+            target = predict()
+    else:
+        target = velocity_target(latents, noise)
     if seeded:
         torch.manual_seed(batch.dropout_seed)
-    with learner.runtime.autocast():
-        noisy = noisy_latents(latents, noise, sigmas)
-        prediction = learner.predict(learner.denoiser, noisy, sigmas, prompt_embeds, pooled)
-    losses = loss_per_sample(
-        prediction, velocity_target(latents, noise), loss_type=learner.objective.loss_type
-    ) * loss_weights(sigmas, weighting=learner.objective.loss_weighting)
+    prediction = predict()
+    weights = loss_weights(sigmas, weighting=learner.objective.loss_weighting)
+    losses = loss_per_sample(prediction, target, loss_type=learner.objective.loss_type) * weights
     learner.runtime.backward(losses.mean() * share)
     return losses.detach()

@@ -60,7 +60,7 @@ def test_dataset_files_are_read_as_they_stand(block: Block, tmp_path: Path) -> N
         (tmp_path / folder).mkdir(parents=True)
     (tmp_path / "multidatabackend.json").write_text(block.text)
     read = load_datasets(configured(tmp_path))
-    assert [dataset.id for dataset in read.images] == [each["id"] for each in entries if "instance_data_dir" in each]
+    assert [dataset.id for dataset in read.prepared] == [each["id"] for each in entries if "instance_data_dir" in each]
 
 
 @pytest.mark.parametrize("block", blocks("bash"), ids=str)

@@ -1,6 +1,6 @@
 """Stable Diffusion 3 and 3.5 as one value, which is all that the rest of the program sees of it."""
 
-from helpers.models.adapters import load_lora, save_lora
+from helpers.models.adapters import load_lora, save_lora, without_lora
 from helpers.models.protocols import ModelFamily
 from helpers.models.sd3.denoiser import attach, enable_checkpointing, load_denoiser, predict
 from helpers.models.sd3.parts import locate
@@ -20,6 +20,7 @@ def sd3_family() -> ModelFamily:
         load_denoiser=load_denoiser,
         enable_checkpointing=enable_checkpointing,
         attach_lora=attach,
+        without_lora=without_lora,
         predict=predict,
         render=render,
         save_lora=save_lora,

@@ -222,13 +222,34 @@ def test_text_entries_are_as_strict(tmp_path: Path, key: str) -> None:
         ({"metadata_backend": "parquet"}, "metadata_backend"),
         ({"conditioning_data": "edges"}, "conditioning_data"),
         ({"type": "aws"}, "type"),
-        ({"dataset_type": "eval"}, "dataset_type"),
+        ({"ignore_epochs": True}, "ignore_epochs"),
+        ({"probability": 0}, "probability"),
+        ({"max_num_samples": 0}, "max_num_samples"),
     ],
 )
 def test_what_cannot_be_is_told_by_entry_and_key(tmp_path: Path, more: dict[str, Any], key: str) -> None:
     (problem,) = problems(tmp_path, [entry(tmp_path, **more)])
     assert problem.option == f"multidatabackend.json: entry mine, key {key}"
     assert problem.fix
+
+
+def test_what_is_kept_back_is_not_among_what_is_trained_on(tmp_path: Path) -> None:
+    found = load(tmp_path, [entry(tmp_path), entry(tmp_path, id="kept back", dataset_type="eval")])
+    assert [dataset.id for dataset in found.images] == ["mine"]
+    assert [dataset.id for dataset in found.eval] == ["kept back"]
+    (problem,) = problems(tmp_path, [entry(tmp_path, dataset_type="eval")])
+    assert "no entry names images to train on" in problem.reason
+    (problem,) = problems(
+        tmp_path, [entry(tmp_path), entry(tmp_path, id="kept back", dataset_type="eval", probability=0.5)]
+    )
+    assert problem.reason == "an eval data set is never trained on"
+
+
+def test_amounts_that_mean_nothing_are_told(tmp_path: Path) -> None:
+    endless = entry(tmp_path, id="endless", ignore_epochs=True)
+    assert load(tmp_path, [entry(tmp_path), endless]).images[1].ignore_epochs
+    (problem,) = problems(tmp_path, [entry(tmp_path), endless | {"repeats": 1}])
+    assert problem.option.endswith("entry endless, key repeats")
 
 
 def test_a_text_cache_may_not_lie_among_the_images(tmp_path: Path) -> None:

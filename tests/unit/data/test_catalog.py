@@ -195,6 +195,20 @@ def test_random_crops_stay_while_seed_and_path_do(folder: Folder) -> None:
     assert (folder.open(seed=1, **settings).geometries != second.geometries).any()
 
 
+def test_at_most_so_many_are_chosen_and_one_more_picture_changes_one_at_the_most(folder: Folder) -> None:
+    for number in range(20):
+        folder.put(f"{number}.jpg")
+    first = folder.open(max_num_samples=5)
+    assert (len(first), first.not_chosen, first.rejected) == (5, 15, ())
+    assert sum(map(len, first.buckets)) == 5
+    assert list(folder.open(max_num_samples=5).paths) == list(first.paths)
+    assert set(first.paths) < set(folder.open(max_num_samples=6).paths)
+    assert set(folder.open(max_num_samples=5, seed=1).paths) != set(first.paths)
+    folder.put("20.jpg")
+    assert len(set(folder.open(max_num_samples=5).paths) - set(first.paths)) <= 1
+    assert len(folder.open(max_num_samples=50)) == 21
+
+
 def test_small_pictures_are_left_out_and_counted(folder: Folder) -> None:
     folder.put("large.jpg", (400, 300))
     folder.put("small.jpg", (300, 300))

@@ -22,7 +22,7 @@ from helpers.config.options.model import LoraOptions, PrecisionOptions
 from helpers.config.options.training import CheckpointOptions, ObjectiveOptions, OptimizerOptions, RunOptions
 from helpers.config.options.validation import ValidationOptions
 from helpers.data.types import Bucket, Size
-from helpers.models.adapters import load_lora, save_lora
+from helpers.models.adapters import load_lora, save_lora, without_lora
 from helpers.models.protocols import ModelFamily
 from helpers.reporting.events import Event
 from helpers.reporting.reporter import Reporter
@@ -136,6 +136,7 @@ def small_learner(denoiser: SmallDenoiser, *, mixed_precision: str = "no", **obj
         denoiser=runtime.prepare(denoiser),
         weights=denoiser.weights(),
         predict=predict,
+        without_lora=without_lora,
         objective=ObjectiveOptions(**objective),
     )
 
