@@ -14,7 +14,7 @@ from helpers.data.geometry import cut_rules, draw, geometries, measure
 from helpers.data.metadata import Remembered, file_keys
 from helpers.data.rejections import TOO_LONG, TOO_SMALL, describe_rejected, nothing_left
 from helpers.data.scan import HEADERS, FileReader, Found, find_files, header
-from helpers.data.types import Catalog, Rejected, buckets_of
+from helpers.data.types import Catalog, Rejected
 from helpers.reporting.events import Notice
 from helpers.reporting.reporter import Reporter
 from helpers.storage.protocols import CacheStore, SourceStore
@@ -57,10 +57,13 @@ def open_catalog(
     rows = _rows_left(sizes, rejected)
     if not len(rows):
         raise nothing_left(dataset.id, place=source.describe(), rejected=left_out, ignored=ignored)
-    shares = {name: getattr(dataset, name) for name in ("repeats", "probability", "ignore_epochs")}
     catalog = Catalog(
         dataset_id=dataset.id,
         source=source,
+        repeats=dataset.repeats,
+        probability=dataset.probability,
+        ignore_epochs=dataset.ignore_epochs,
+        is_regularisation_data=dataset.is_regularisation_data,
         paths=found.paths.take(rows),
         tags=found.tags.take(rows),
         size_bytes=found.size_bytes[rows],
@@ -70,9 +73,6 @@ def open_catalog(
         rejected=left_out,
         ignored=ignored,
         not_chosen=len(spare),
-        is_regularisation_data=dataset.is_regularisation_data,
-        **shares,
-        buckets=buckets_of(cuts[rows], dataset_id=dataset.id, **shares),
     )
     _tell(catalog, reporter)
     return catalog

@@ -1,7 +1,8 @@
 """The words that pictures are spoken of with: sizes, boxes, geometries, catalogs."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
+from functools import cached_property
 from itertools import compress
 from typing import NamedTuple
 
@@ -92,32 +93,6 @@ class Bucket:
         return len(self.images)
 
 
-def buckets_of(
-    geometries: NDArray[np.int32],
-    *,
-    dataset_id: str,
-    repeats: int,
-    probability: float = 1.0,
-    ignore_epochs: bool = False,
-) -> tuple[Bucket, ...]:
-    """The buckets of pictures cut by `geometries` [N, 6], by width and height; images in rising order."""
-    targets = geometries[:, 4:6].astype(np.int64) - geometries[:, 2:4]
-    order = np.lexsort((targets[:, 1], targets[:, 0]))
-    starts = np.flatnonzero(np.diff(targets[order], axis=0, prepend=-1).any(axis=1))
-    return tuple(
-        Bucket(
-            dataset_id=dataset_id,
-            size=Size(*targets[images[0]].tolist()),
-            images=images,
-            repeats=repeats,
-            probability=probability,
-            ignore_epochs=ignore_epochs,
-        )
-        for images in np.split(order, starts[1:])
-        if len(images)
-    )
-
-
 @dataclass(frozen=True, slots=True)
 class _CaptionsOfSome:
     """The captions of pictures that were others' rows before some were dropped."""
@@ -156,10 +131,28 @@ class Catalog:
     rejected: tuple[Rejected, ...] = ()
     ignored: int = 0
     not_chosen: int = 0
-    buckets: tuple[Bucket, ...] = field(default=())
 
     def __len__(self) -> int:
         return len(self.paths)
+
+    @cached_property
+    def buckets(self) -> tuple[Bucket, ...]:
+        """The pictures by the width and height that they are trained on, in their order; images in rising order."""
+        targets = self.geometries[:, 4:6].astype(np.int64) - self.geometries[:, 2:4]
+        order = np.lexsort((targets[:, 1], targets[:, 0]))
+        starts = np.flatnonzero(np.diff(targets[order], axis=0, prepend=-1).any(axis=1))
+        return tuple(
+            Bucket(
+                dataset_id=self.dataset_id,
+                size=Size(*targets[images[0]].tolist()),
+                images=images,
+                repeats=self.repeats,
+                probability=self.probability,
+                ignore_epochs=self.ignore_epochs,
+            )
+            for images in np.split(order, starts[1:])
+            if len(images)
+        )
 
     def geometry(self, index: int) -> Geometry:
         """The geometry of image `index`."""
@@ -186,13 +179,6 @@ class Catalog:
             geometries=self.geometries[rows],
             captions_of=_CaptionsOfSome(self.captions_of, rows),
             rejected=everything,
-            buckets=buckets_of(
-                self.geometries[rows],
-                dataset_id=self.dataset_id,
-                repeats=self.repeats,
-                probability=self.probability,
-                ignore_epochs=self.ignore_epochs,
-            ),
         )
 
     def record(self, index: int) -> ImageRecord:

@@ -16,7 +16,7 @@ from helpers.batches.loader import BatchSource, prefetched
 from helpers.batches.order import Order
 from helpers.batches.types import Position, TrainBatch
 from helpers.config.options.training import ObjectiveOptions
-from helpers.data.types import Bucket, Catalog, Size
+from helpers.data.types import Catalog
 from helpers.errors import CacheError
 from helpers.models.protocols import TextEmbedding
 
@@ -45,7 +45,6 @@ class Words:
 
 
 def make_catalog(dataset_id: str, base: int, length: int, captions_each: int = 1) -> Catalog:
-    bucket = Bucket(dataset_id, Size(32, 32), np.arange(length, dtype=np.int64), repeats=0)
     return Catalog(
         dataset_id=dataset_id,
         source=None,  # type: ignore[arg-type] - batches are made from caches alone
@@ -54,9 +53,8 @@ def make_catalog(dataset_id: str, base: int, length: int, captions_each: int = 1
         tags=[""] * length,
         size_bytes=np.zeros(length, dtype=np.int64),
         sizes=np.full((length, 2), 32, dtype=np.int32),
-        geometries=np.zeros((length, 6), dtype=np.int32),
+        geometries=np.tile(np.array([32, 32, 0, 0, 32, 32], np.int32), (length, 1)),
         captions_of=lambda index: tuple(f"way {way} of {base + index}" for way in range(captions_each)),
-        buckets=(bucket,),
     )
 
 
