@@ -49,8 +49,7 @@ def open_catalog(
     ignored = found.ignored + len(found.paths) - int((sizes[:, 0] > 0).sum()) - len(rejected)
     cuts = _cut(dataset, found, sizes, seed=seed)
     rejected |= _of_unfit_size(dataset, sizes, cuts, longest_edge_px=longest_edge_px)
-    spare = _spare(dataset, found, _rows_left(sizes, rejected), seed=seed)
-    sizes[spare] = 0
+    not_chosen = _choose(dataset, found, sizes, rejected, seed=seed)
     captions_of, speechless = _captions(reader, _rows_left(sizes, rejected), rules)
     rejected |= speechless
     left_out = tuple(Rejected(found.paths[row], rejected[row]) for row in sorted(rejected))
@@ -72,7 +71,7 @@ def open_catalog(
         captions_of=captions_of,
         rejected=left_out,
         ignored=ignored,
-        not_chosen=len(spare),
+        not_chosen=not_chosen,
     )
     _tell(catalog, reporter)
     return catalog
@@ -102,15 +101,19 @@ def _rows_left(sizes: NDArray[np.int32], rejected: dict[int, str]) -> NDArray[np
     return np.flatnonzero(left)
 
 
-def _spare(dataset: LocalDataset, found: Found, rows: NDArray[np.int64], *, seed: int) -> NDArray[np.int64]:
-    """The rows of pictures that are too many for `max_num_samples`.
+def _choose(
+    dataset: LocalDataset, found: Found, sizes: NDArray[np.int32], rejected: dict[int, str], *, seed: int
+) -> int:
+    """Take the size off pictures that are too many for `max_num_samples`; how many they are.
 
     Each picture has its own place in a queue, so that a picture more or less changes the choice by one at the most.
     """
+    rows = _rows_left(sizes, rejected)
     if dataset.max_num_samples is None or len(rows) <= dataset.max_num_samples:
-        return rows[:0]
+        return 0
     draws = draw(found.paths.take(rows), seed=seed, dataset_id=dataset.id, purpose="sample")
-    return rows[np.argsort(draws[:, 0], kind="stable")[dataset.max_num_samples :]]
+    sizes[rows[np.argsort(draws[:, 0], kind="stable")[dataset.max_num_samples :]]] = 0
+    return len(rows) - dataset.max_num_samples
 
 
 def _cut(dataset: LocalDataset, found: Found, sizes: NDArray[np.int32], *, seed: int) -> NDArray[np.int32]:
