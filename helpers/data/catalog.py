@@ -52,10 +52,7 @@ def open_catalog(
     not_chosen = _choose(dataset, found, sizes, rejected, seed=seed)
     captions_of, speechless = _captions(reader, _rows_left(sizes, rejected), rules)
     rejected |= speechless
-    left_out = tuple(Rejected(found.paths[row], rejected[row]) for row in sorted(rejected))
     rows = _rows_left(sizes, rejected)
-    if not len(rows):
-        raise nothing_left(dataset.id, place=source.describe(), rejected=left_out, ignored=ignored)
     catalog = Catalog(
         dataset_id=dataset.id,
         source=source,
@@ -69,10 +66,12 @@ def open_catalog(
         sizes=sizes[rows],
         geometries=cuts[rows],
         captions_of=captions_of,
-        rejected=left_out,
+        rejected=tuple(Rejected(found.paths[row], rejected[row]) for row in sorted(rejected)),
         ignored=ignored,
         not_chosen=not_chosen,
     )
+    if not len(catalog):
+        raise nothing_left(dataset.id, place=source.describe(), rejected=catalog.rejected, ignored=ignored)
     _tell(catalog, reporter)
     return catalog
 
