@@ -1,0 +1,271 @@
+"""How much memory a run will need, from shapes and settings alone, before anything is loaded.
+
+Standard library only. What is counted is what PyTorch asks for; benchmarks/memory.py holds it against measured peaks.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+
+from helpers.config.options.model import PrecisionOptions
+from helpers.models.sd3 import activations
+from helpers.models.sd3.architecture import Architecture, Linear, TextEncoder, Transformer
+from helpers.models.sd3.targets import SETS, in_set
+
+BYTES = {"bf16": activations.BF16, "fp32": activations.FP32}
+QUANTO_BITS = {"int8-quanto": 8, "fp8-quanto": 8, "int4-quanto": 4, "int2-quanto": 2}
+QUANTO_GROUP = 128
+"""Weights that share a scale and a zero point below 8 bits; at 8 bits a row shares a scale."""
+
+OPTIMISER_BYTES = {
+    "adamw": 8,
+    "adamw_bf16": 4,
+    "adafactor": 0,
+    "prodigy": 16,
+    "lion": 4,
+    "adamw8bit": 2,
+    "adamw_schedulefree": 8,
+    "dadaptation": 12,
+}
+STOCHASTIC_AT_ONCE_BYTES = 4 * 4 * 2**24
+CUDA_CONTEXT_BYTES = 600 * 10**6
+"""What CUDA, its libraries and their kernels take of a device before the first number is stored there."""
+
+LIBRARIES_BYTES = 700 * 10**6
+"""What Python, PyTorch, diffusers and transformers take of a processor's memory before the first number is stored."""
+
+BATCHES_HELD = 6
+
+
+@dataclass(frozen=True, kw_only=True)
+class Workload:
+    """All settings that decide how much memory a run needs.
+
+    device: `cpu`, `cuda` or `mps`. precision: with `mixed_precision` said, and `base_model_default_dtype` as the kind
+    of training has it. width, height: of the largest pictures trained on, in pixels. t5_tokens: T5's length.
+    accumulation: batches to a step. vae_batch_size: pictures encoded at once, on a processor by so many threads.
+    validation: width and height of the largest picture drawn; None where none is. guided: whether it is drawn twice
+    at a time, with and without its prompt.
+    """
+
+    device: str
+    precision: PrecisionOptions
+    model_type: str = "lora"
+    optimizer: str = "adamw"
+    lora_rank: int = 16
+    lora_target: str = "attention"
+    batch_size: int = 1
+    accumulation: int = 1
+    width: int = 1024
+    height: int = 1024
+    t5_tokens: int = 77
+    gradient_checkpointing: bool = True
+    vae_batch_size: int = 4
+    validation: tuple[int, int] | None = (1024, 1024)
+    guided: bool = True
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingMemory:
+    """What training needs at its highest, in bytes, by what it is for."""
+
+    weights: int
+    trained: int
+    gradients: int
+    optimiser: int
+    activations: int
+
+    @property
+    def total(self) -> int:
+        return self.weights + self.trained + self.gradients + self.optimiser + self.activations
+
+
+@dataclass(frozen=True, kw_only=True)
+class MemoryEstimate:
+    """Peaks in bytes, of the device for an accelerator and of the process for a processor.
+
+    overhead_bytes: the libraries' own share, in each of the peaks. training: the parts of training_bytes, without it.
+    """
+
+    caching_bytes: int
+    training_bytes: int
+    validation_bytes: int
+    overhead_bytes: int
+    training: TrainingMemory
+
+    @property
+    def peak_bytes(self) -> int:
+        """The most that any part of the run needs."""
+        return max(self.caching_bytes, self.training_bytes, self.validation_bytes)
+
+
+def estimate_memory(architecture: Architecture, workload: Workload) -> MemoryEstimate:
+    """The peaks of caching, training and validation; validation is 0 where no picture is drawn."""
+    overhead = LIBRARIES_BYTES if workload.device == "cpu" else CUDA_CONTEXT_BYTES
+    training = training_memory(architecture, workload)
+    drawing = validation_memory(architecture, workload)
+    return MemoryEstimate(
+        caching_bytes=caching_memory(architecture, workload) + overhead,
+        training_bytes=training.total + overhead,
+        validation_bytes=drawing + overhead if workload.validation else 0,
+        overhead_bytes=overhead,
+        training=training,
+    )
+
+
+def adapted_layers(transformer: Transformer, target: str) -> list[Linear]:
+    """The linear layers that `lora_target` means; names that the model lacks are passed over."""
+    layers = {layer.name: layer for layer in transformer.linears()}
+    if target in SETS:
+        return [layers[name] for name in in_set(layers, target, layers=transformer.layers)]
+    wanted = [name.strip() for name in target.split(",") if name.strip()]
+    return [layer for name, layer in layers.items() if any(fnmatchcase(f".{name}.", f"*.{each}.*") for each in wanted)]
+
+
+def trained_parameters(transformer: Transformer, workload: Workload) -> int:
+    """Numbers that move."""
+    if workload.model_type == "full":
+        return transformer.parameters
+    layers = adapted_layers(transformer, workload.lora_target)
+    return sum(workload.lora_rank * (layer.inputs + layer.outputs) for layer in layers)
+
+
+def transformer_bytes(transformer: Transformer, precision: PrecisionOptions) -> int:
+    """The frozen transformer and its table of positions, as they are held."""
+    number = _base_bytes(precision)
+    whole = (transformer.parameters + transformer.positions) * number
+    blocks = [layer for index in range(transformer.layers) for layer in transformer.block(index)]
+    weights, rows = sum(layer.weights for layer in blocks), sum(layer.outputs for layer in blocks)
+    return whole - _saved_by_quantising(weights, rows=rows, level=precision.base_model_precision, number=number)
+
+
+def text_encoder_bytes(encoder: TextEncoder, *, level: str, number: int) -> int:
+    """A text encoder as it is held; number: bytes of one that is not quantised."""
+    saved = _saved_by_quantising(encoder.linear_weights, rows=encoder.linear_rows, level=level, number=number)
+    return encoder.parameters * number - saved
+
+
+def caching_memory(architecture: Architecture, workload: Workload) -> int:
+    """The largest of the encoders, one of which is there at a time, with what its work needs."""
+    precision = workload.precision
+    number = _encoder_bytes(precision)
+    needs = []
+    for place, encoder in enumerate(architecture.text_encoders, 1):
+        held = text_encoder_bytes(encoder, level=precision.text_encoder_precision(place), number=number)
+        tokens = workload.t5_tokens if encoder.is_t5 else encoder.positions
+        needs.append(held + activations.text_encoding(encoder, tokens=tokens, number=number))
+    number = _vae_bytes(precision)
+    on_processor = workload.device == "cpu"
+    working = activations.vae_encoding(
+        architecture.vae,
+        width=workload.width,
+        height=workload.height,
+        pictures=workload.vae_batch_size,
+        number=number,
+        reorders=on_processor,
+    )
+    needs.append(architecture.vae.parameters * number + working)
+    return max(needs)
+
+
+def training_memory(architecture: Architecture, workload: Workload) -> TrainingMemory:
+    """What training needs at its highest, from the second step on, when the optimiser remembers."""
+    transformer, precision = architecture.transformer, workload.precision
+    full = workload.model_type == "full"
+    number = _base_bytes(precision)
+    moving = trained_parameters(transformer, workload)
+    moving_bytes = number if full else activations.FP32
+    cast = BYTES["bf16"] * moving if full and _autocast(precision) and number == activations.FP32 else 0
+    return TrainingMemory(
+        weights=transformer.positions * number if full else transformer_bytes(transformer, precision),
+        trained=moving * moving_bytes,
+        gradients=moving * moving_bytes,
+        optimiser=_optimiser_bytes(workload, moving=moving),
+        activations=cast + _activations(architecture, workload),
+    )
+
+
+def validation_memory(architecture: Architecture, workload: Workload) -> int:
+    """What drawing a picture between two steps needs: all of training but its gradients and activations stays."""
+    if workload.validation is None:
+        return 0
+    training = training_memory(architecture, workload)
+    width, height = workload.validation
+    drawn = _pass(architecture, workload, width=width, height=height, pictures=2 if workload.guided else 1)
+    number = _vae_bytes(workload.precision)
+    decoding = activations.vae_decoding(
+        architecture.vae, width=width, height=height, number=number, reorders=workload.device == "cpu"
+    )
+    stays = training.weights + training.trained + training.optimiser
+    working = activations.forward_transient(architecture.transformer, drawn)
+    return stays + max(working, architecture.vae.parameters * number + decoding)
+
+
+def _activations(architecture: Architecture, workload: Workload) -> int:
+    transformer = architecture.transformer
+    run = _pass(architecture, workload, width=workload.width, height=workload.height, pictures=workload.batch_size)
+    kept: Sequence[int] = [
+        activations.kept_for_backward(transformer, run, block=index) for index in range(transformer.layers)
+    ]
+    on_the_way_back = activations.backward_transient(transformer, run)
+    batches = BATCHES_HELD if workload.device == "cpu" else 1
+    conditions = (
+        batches * workload.batch_size * run.text_tokens * transformer.text_width * (activations.BF16 + run.base)
+    )
+    if workload.gradient_checkpointing:
+        inputs = transformer.layers * activations.block_inputs(transformer, run)
+        return conditions + inputs + max(kept) + on_the_way_back
+    return conditions + sum(kept) + on_the_way_back
+
+
+def _pass(
+    architecture: Architecture, workload: Workload, *, width: int, height: int, pictures: int
+) -> activations.Pass:
+    transformer, precision = architecture.transformer, workload.precision
+    patch_px = architecture.vae.downscale * transformer.patch
+    full = workload.model_type == "full"
+    adapted = [] if full else adapted_layers(transformer, workload.lora_target)
+    return activations.Pass(
+        image_tokens=(width // patch_px) * (height // patch_px),
+        text_tokens=architecture.text_encoders[0].positions + workload.t5_tokens,
+        pictures=pictures,
+        base=_base_bytes(precision),
+        autocast=_autocast(precision),
+        norms_in_fp32=workload.device == "cuda",
+        keeps_inputs=precision.base_model_precision in QUANTO_BITS,
+        full=full,
+        adapted=frozenset(layer.name for layer in adapted),
+    )
+
+
+def _saved_by_quantising(weights: int, *, rows: int, level: str, number: int) -> int:
+    """Bytes that quantising `weights` weights in `rows` rows, of `number` bytes each, saves."""
+    bits = QUANTO_BITS.get(level)
+    if bits is None:
+        return 0
+    scales = rows * number if bits == 8 else 2 * number * weights // QUANTO_GROUP
+    return weights * number - weights * bits // 8 - scales
+
+
+def _optimiser_bytes(workload: Workload, *, moving: int) -> int:
+    """What the optimiser remembers, and what a step of it works with."""
+    remembered = OPTIMISER_BYTES[workload.optimizer] * moving
+    return remembered + (min(STOCHASTIC_AT_ONCE_BYTES, 16 * moving) if workload.optimizer == "adamw_bf16" else 0)
+
+
+def _autocast(precision: PrecisionOptions) -> bool:
+    return precision.mixed_precision == "bf16"
+
+
+def _encoder_bytes(precision: PrecisionOptions) -> int:
+    return activations.BF16 if _autocast(precision) else activations.FP32
+
+
+def _vae_bytes(precision: PrecisionOptions) -> int:
+    return BYTES[precision.vae_dtype] if precision.vae_dtype else _encoder_bytes(precision)
+
+
+def _base_bytes(precision: PrecisionOptions) -> int:
+    if precision.base_model_default_dtype:
+        return BYTES[precision.base_model_default_dtype]
+    return activations.BF16 if precision.base_model_precision in QUANTO_BITS else _encoder_bytes(precision)

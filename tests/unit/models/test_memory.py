@@ -1,0 +1,71 @@
+"""The memory estimate follows the settings; tests/runs/test_memory_run.py holds it against measured peaks."""
+
+import itertools
+import subprocess
+import sys
+from dataclasses import replace
+
+import pytest
+
+from helpers.config.options.model import PrecisionOptions
+from helpers.models.sd3.architecture import KNOWN
+from helpers.models.sd3.memory import Workload, estimate_memory, trained_parameters
+
+MEDIUM = KNOWN["SD3 medium"]
+BF16 = PrecisionOptions(mixed_precision="bf16")
+USUAL = Workload(device="cuda", precision=BF16)
+
+
+def training_bytes(**changed: object) -> int:
+    return estimate_memory(MEDIUM, replace(USUAL, **changed)).training_bytes  # type: ignore[arg-type]
+
+
+def test_reckoning_needs_neither_torch_nor_pydantic() -> None:
+    code = "import sys, helpers.models.sd3.memory; sys.exit(any(name in sys.modules for name in ('torch', 'pydantic')))"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_an_adapter_counts_rank_times_the_edges_of_its_layers() -> None:
+    # 24 blocks of 8 square layers 1536 wide, less the last one's text query and text output.
+    assert trained_parameters(MEDIUM.transformer, replace(USUAL, lora_rank=4)) == 4 * 2 * 1536 * (24 * 8 - 2)
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"gradient_checkpointing": False},
+        {"batch_size": 2},
+        {"width": 1536},
+        {"t5_tokens": 256},
+        {"lora_rank": 128},
+        {"lora_target": "attention+mlp", "gradient_checkpointing": False},
+        {"model_type": "full", "precision": replace(BF16, base_model_default_dtype="bf16")},
+        {"optimizer": "prodigy"},
+        {"precision": PrecisionOptions(mixed_precision="no")},
+    ],
+    ids=str,
+)
+def test_what_needs_more_is_said_to_need_more(changed: dict[str, object]) -> None:
+    less = {"gradient_checkpointing": False} if "lora_target" in changed else {}
+    assert training_bytes(**changed) > training_bytes(**less)
+
+
+def test_each_step_of_quantising_shrinks_caching_training_and_validation() -> None:
+    levels = ("no_change", "int8-quanto", "int4-quanto", "int2-quanto")
+    found = [
+        estimate_memory(MEDIUM, replace(USUAL, precision=replace(BF16, base_model_precision=level))) for level in levels
+    ]
+    for larger, smaller in itertools.pairwise(found):
+        assert smaller.training_bytes < larger.training_bytes
+        assert smaller.validation_bytes < larger.validation_bytes
+    assert found[1].caching_bytes < found[0].caching_bytes
+
+
+def test_a_run_that_draws_nothing_needs_nothing_for_it() -> None:
+    assert estimate_memory(MEDIUM, replace(USUAL, validation=None)).validation_bytes == 0
+
+
+def test_the_parts_add_up() -> None:
+    found = estimate_memory(MEDIUM, USUAL)
+    assert found.training_bytes == found.training.total + found.overhead_bytes
+    assert found.peak_bytes == max(found.caching_bytes, found.training_bytes, found.validation_bytes)
