@@ -97,6 +97,7 @@ def prepare(config: RunConfig, files: DatasetFile, reporter: Reporter) -> "Groun
     )
     return road.Ground(
         runtime=runtime,
+        workers=workers,
         family=family,
         parts=parts,
         latent_part=latent_part,
@@ -110,10 +111,13 @@ def learn(config: RunConfig, ground: "Ground", stop: "StopRequest", reporter: Re
     """Chapter 2: order the pictures, go on where a checkpoint left off, train, and write what was learnt."""
     from helpers.batches.loader import prefetched
     from helpers.training import assemble
+    from helpers.training.datasets_report import report_datasets
     from helpers.training.loop import train
     from helpers.training.plan import plan_run
 
     order = assemble.order_of(ground, run=config.run, reporter=reporter)
+    catalogs = tuple(ground.catalogs.values())
+    report_datasets(config.run.output_folder, catalogs=catalogs, order=order, workers=ground.workers)
     plan = plan_run(
         order, run=config.run, optimizer=config.optimizer, checkpoint=config.checkpoint, validation=config.validation
     )

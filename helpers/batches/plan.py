@@ -31,11 +31,16 @@ class BucketPlan:
         return self.shown - self.due
 
     def __str__(self) -> str:
+        return f"{self.dataset_id} {self.size}: {self.in_words}"
+
+    @property
+    def in_words(self) -> str:
+        """What is done with the bucket, without its name."""
         pictures = "1 image" if self.images == 1 else f"{self.images:,} images"
         times = self.due / self.images
         repeated = "" if times == 1 else f", each {times:.3g} times"
         batches = "1 batch" if self.batches == 1 else f"{self.batches:,} batches"
-        return f"{self.dataset_id} {self.size}: {pictures}{repeated}, {batches}{self._filling()}"
+        return f"{pictures}{repeated}, {batches}{self._filling()}"
 
     def _filling(self) -> str:
         if self.images < self.images_per_batch:

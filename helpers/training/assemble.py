@@ -5,7 +5,6 @@ With train.py the only place below which nothing knows the whole configuration.
 
 import time
 from dataclasses import dataclass
-from pathlib import Path
 
 from torch import nn
 from torch.optim import Optimizer
@@ -77,7 +76,7 @@ def starting_point(
 
     Raises CheckpointError where the checkpoint asked for is not there, or belongs to another run.
     """
-    output_dir = Path(config.run.output_dir).expanduser()
+    output_dir = config.run.output_folder
     if ground.runtime.rank == 0:
         clear_partial_checkpoints(output_dir, reporter=reporter)
     ground.runtime.wait()
@@ -135,7 +134,7 @@ def duties_of(config: RunConfig, *, ground: Ground, model: Model, stop: StopRequ
     """What this rank does between steps."""
     if ground.runtime.rank != 0:
         return OtherRankDuties()
-    output_dir = Path(config.run.output_dir).expanduser()
+    output_dir = config.run.output_folder
     content = CheckpointContent(
         family=ground.family,
         lora=config.lora,
@@ -202,7 +201,7 @@ def finish(
     reporter: Reporter,
 ) -> None:
     """Write the weights of a run that is complete, and say what stands."""
-    output_dir = Path(config.run.output_dir).expanduser()
+    output_dir = config.run.output_folder
     written = [output_dir / f"checkpoint-{state.step}"]
     complete = state.step >= plan.total_steps
     if complete and ground.runtime.rank == 0:

@@ -45,6 +45,7 @@ class Ground:
     """
 
     runtime: Runtime
+    workers: Workers
     family: ModelFamily
     parts: ModelParts
     latent_part: LatentPart

@@ -1,6 +1,7 @@
 """How long and how the model is trained."""
 
 from dataclasses import dataclass
+from pathlib import Path
 
 from helpers.config.declare import setting
 
@@ -54,6 +55,11 @@ class RunOptions:
         help="Threads of PyTorch's arithmetic on the processor; without it, PyTorch's own choice.",
     )
     next_step: str = setting("", help="What to do next, in words that are shown when the run is complete.")
+
+    @property
+    def output_folder(self) -> Path:
+        """`output_dir` as a path, `~` being the home folder."""
+        return Path(self.output_dir).expanduser()
 
 
 @dataclass(frozen=True, kw_only=True)

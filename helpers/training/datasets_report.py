@@ -1,0 +1,42 @@
+"""Writes `OUTPUT_DIR/datasets.html`, anew only where what it shows has changed."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from helpers.batches.order import Order
+from helpers.batches.plan import first_epoch
+from helpers.data.survey import fingerprint, survey
+from helpers.data.types import Catalog
+from helpers.reporting.datasets_page import datasets_page
+from helpers.reporting.events import Notice
+from helpers.training.prepare import Workers
+from helpers.training.whole_files import write_whole
+
+PAGE = "datasets.html"
+FIRST_BYTES = 256
+
+
+def report_datasets(output_dir: Path, *, catalogs: Sequence[Catalog], order: Order, workers: Workers) -> None:
+    """Let the page show `catalogs` as `order` trains on them; the first rank writes it. A full disk costs a warning."""
+    if workers.ranks.rank != 0:
+        return
+    reporter = workers.reporter
+    plans = {(plan.dataset_id, plan.size): plan.in_words for plan in first_epoch(order)}
+    notes = [[plans.get((each.dataset_id, bucket.size), "") for bucket in each.buckets] for each in catalogs]
+    mark = fingerprint(catalogs, notes=notes)
+    path = output_dir / PAGE
+    if path.is_file() and mark in _start(path):
+        return
+    views = [survey(each, notes=said, workers=workers.threads) for each, said in zip(catalogs, notes, strict=True)]
+    content = datasets_page(views, fingerprint=mark)
+    try:
+        write_whole(path, lambda partial: partial.write_text(content, encoding="utf-8", errors="replace"))
+    except OSError as error:
+        reporter.hear(Notice(text=f"{path} cannot be written: {error.strerror}", level="warning"))
+        return
+    reporter.hear(Notice(text=f"what is trained on can be looked at: {path}"))
+
+
+def _start(path: Path) -> str:
+    with path.open("rb") as file:
+        return file.read(FIRST_BYTES).decode("utf-8", "replace")

@@ -1,0 +1,56 @@
+"""Every run leaves a page that shows what it trains on, opened here by a real browser where there is one."""
+
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tests.runs.harness import SmallRun, draw_set
+
+BROWSER = shutil.which("chromium") or shutil.which("google-chrome")
+QUIET = ("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync")
+OFFLINE = ("--disable-background-networking", "--disable-component-update", "--host-resolver-rules=MAP * ~NOTFOUND")
+
+
+def opened(page: Path, profile: Path) -> str:
+    """What the browser makes of the page."""
+    command = [str(BROWSER), *QUIET, *OFFLINE, f"--user-data-dir={profile}", "--dump-dom", page.as_uri()]
+    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=True).stdout
+
+
+@pytest.fixture
+def run(tmp_path: Path, tiny_pipeline: Path) -> SmallRun:
+    draw_set(tmp_path / "output" / "datasets" / "colours")
+    (tmp_path / "output" / "datasets" / "colours" / "cut.png").write_bytes(b"\x89PNG\r\n\x1a\n")
+    return SmallRun(tmp_path, tiny_pipeline, settings={"max_train_steps": 1})
+
+
+def test_a_run_writes_the_page_and_writes_it_again_only_when_something_changed(run: SmallRun) -> None:
+    page = run.output / "datasets.html"
+    assert run.start() == 0
+    first = page.stat().st_mtime_ns
+    text = page.read_text(encoding="utf-8")
+    assert "7 images in 1 data set, 1 left out" in text
+    assert "cut.png" in text
+    assert "2 images, 1 batch" in text
+    assert run.start(max_train_steps=2) == 0
+    assert page.stat().st_mtime_ns == first
+    assert run.start(max_train_steps=3, resolution=48) == 0
+    assert page.stat().st_mtime_ns != first
+    assert "48x48" in page.read_text(encoding="utf-8")
+
+
+@pytest.mark.skipif(BROWSER is None, reason="no Chromium to open the page with")
+def test_a_browser_without_a_network_shows_every_picture(run: SmallRun, tmp_path: Path) -> None:
+    assert run.start() == 0
+    page = run.output / "datasets.html"
+    text = page.read_text(encoding="utf-8")
+    assert "http:" not in text
+    assert "https:" not in text
+    probe = page.with_name("probe.html")
+    check = "<script>addEventListener('load', () => document.title = [...document.images]"
+    probe.write_text(text.replace(' loading="lazy"', "") + check + ".every(i => i.naturalWidth > 20))</script>")
+    shown = opened(probe, tmp_path / "profile")
+    assert "<title>true</title>" in shown
+    assert shown.count("<img") == 7
