@@ -11,7 +11,7 @@ from PIL import Image
 
 from helpers.data.columns import TextColumn
 from helpers.data.survey import fingerprint, survey
-from helpers.data.types import Catalog, buckets_of
+from helpers.data.types import Catalog
 from helpers.reporting.datasets_page import CaptionLengths, datasets_page
 from helpers.storage.local import LocalSource
 from tests.unit.data.folders import Folder
@@ -125,7 +125,6 @@ def test_a_page_of_two_hundred_thousand_images_is_small(tmp_path: Path) -> None:
         sizes=sizes,
         geometries=cuts,
         captions_of=lambda index: (f"a caption of image {index}",),
-        buckets=buckets_of(cuts, dataset_id="large", repeats=0),
     )
     page = datasets_page([survey(catalog, notes=notes_of(catalog))], fingerprint="x")
     assert len(page) < 2_000_000
