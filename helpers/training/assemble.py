@@ -184,7 +184,7 @@ def run_started(
         trained_numbers=sum(weight.numel() for weight in model.learner.weights.values()),
         settings=configuration,
         datasets={dataset_id: len(catalog) for dataset_id, catalog in ground.catalogs.items()},
-        output_dir=Path(config.run.output_dir).expanduser(),
+        output_dir=config.run.output_folder,
         first_step=state.step,
         total_steps=plan.total_steps,
         changes=changes,
