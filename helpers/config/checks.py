@@ -9,27 +9,26 @@ from helpers.config.run_config import RunConfig, all_options
 from helpers.config.sizes import parse_validation_sizes
 from helpers.errors import Problem
 
-PRODIGY_LEAST_RATE = 0.1
-"""Prodigy multiplies its own estimate by the rate; below this it hardly moves."""
+FINDING_THEIR_RATE = ("prodigy", "dadaptation")
+THEIR_LEAST_RATE = 0.01
+"""They multiply their own estimate by the rate; below this they do not move within a run."""
 
 OTHERS_MOST_RATE = 0.01
-"""No LoRA is known to survive a rate above this with the other optimisers."""
+"""Nothing is known to survive a rate above this with the other optimisers."""
 
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 
 
 def check(config: RunConfig, *, unless: Collection[str] = ()) -> list[Problem]:
     """All problems of `config`, but for options named in `unless`, which are known to be wrong already."""
-    found = (*_length(config), *_validation(config), *_models(config), *_output(config))
+    found = (*_length(config), *_rates(config), *_validation(config), *_models(config), *_output(config))
     return [problem for name, problem in found if name not in unless]
 
 
 def remarks(config: RunConfig) -> list[str]:
     """Lines about settings that are allowed but seldom meant."""
     rate, optimizer = config.optimizer.learning_rate, config.optimizer.optimizer
-    if optimizer == "prodigy" and rate < PRODIGY_LEAST_RATE:
-        return [f"LEARNING_RATE={rate:g} is very small for prodigy, which finds the rate itself; 1.0 is usual"]
-    if optimizer != "prodigy" and rate > OTHERS_MOST_RATE:
+    if optimizer not in FINDING_THEIR_RATE and rate > OTHERS_MOST_RATE:
         return [f"LEARNING_RATE={rate:g} is very large for {optimizer}; 1e-4 is usual"]
     return []
 
@@ -48,6 +47,13 @@ def _length(config: RunConfig) -> Iterator[tuple[str, Problem]]:
     if not steps and not epochs:
         reason = "nothing says how long the run is"
         yield _problem("max_train_steps", value="0", reason=reason, fix="say MAX_NUM_STEPS or NUM_EPOCHS")
+
+
+def _rates(config: RunConfig) -> Iterator[tuple[str, Problem]]:
+    rate, optimizer = config.optimizer.learning_rate, config.optimizer.optimizer
+    if optimizer in FINDING_THEIR_RATE and rate < THEIR_LEAST_RATE:
+        reason = f"{optimizer} finds the rate itself and multiplies it by this, so that nothing would be learnt"
+        yield _problem("learning_rate", value=f"{rate:g}", reason=reason, fix="say 1.0, or leave it out")
 
 
 def _validation(config: RunConfig) -> Iterator[tuple[str, Problem]]:

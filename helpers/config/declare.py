@@ -18,10 +18,11 @@ class Declaration:
     minimum, maximum: the bounds of a number, both included.
     above: a bound of a number that is itself not allowed.
     multiple_of: what a whole number must be a multiple of.
-    flags: further spellings accepted on the command line, without the dashes.
     required: an error where nobody says a value.
     empty_means: whether an empty text is a value like others, rather than the same as saying nothing.
     refused: values that people do say, each with the reason that it is not accepted.
+    default_with: other defaults, each with another option's name and the value of that which brings it; the first
+        that fits counts.
     """
 
     help: str
@@ -30,11 +31,11 @@ class Declaration:
     minimum: float | None = None
     maximum: float | None = None
     above: float | None = None
-    flags: tuple[str, ...] = ()
     required: bool = False
     multiple_of: int | None = None
     empty_means: bool = False
     refused: tuple[tuple[str, str], ...] = ()
+    default_with: tuple[tuple[str, Any, Any], ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)

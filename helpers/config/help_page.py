@@ -5,7 +5,7 @@ from dataclasses import fields
 
 from helpers.config.declare import Option, declared
 from helpers.config.run_config import RunConfig
-from helpers.config.values import KINDS, written
+from helpers.config.values import KINDS, default_words
 
 WIDTH = 100
 
@@ -30,7 +30,7 @@ def _lines(option: Option) -> list[str]:
     declaration = option.declaration
     choices = declaration.choices or (("true", "false") if option.kind is bool else ())
     values = "|".join(choices) or KINDS.get(option.kind, "a text").removeprefix("a ").upper()
-    facts = ["required" if declaration.required else f"default: {written(option.default) or 'none'}", option.env]
-    text = f"{declaration.help} ({'; '.join(facts)})"
+    default = default_words(option)
+    text = f"{declaration.help} ({'' if declaration.required else 'default: '}{default}; {option.env})"
     wrapped = textwrap.wrap(text, WIDTH, initial_indent="        ", subsequent_indent="        ")
     return [f"  --{option.name}={values}", *wrapped]

@@ -28,16 +28,9 @@ class Names:
     options: dict[str, Option]
     old: dict[str, OldName]
 
-    def option_name(self, name: str) -> str:
-        """The option's own name, where `name` is a further spelling of one."""
-        for option in self.options.values():
-            if name in option.declaration.flags:
-                return option.name
-        return name
-
     def stands_alone(self, name: str) -> bool:
         """Whether the flag needs no value."""
-        option, old = self.options.get(self.option_name(name)), self.old.get(name)
+        option, old = self.options.get(name), self.old.get(name)
         return (option is not None and option.kind is bool) or (old is not None and old.switch)
 
     def suggest(self, name: str) -> str:
@@ -66,9 +59,13 @@ class Reading:
     def config(self) -> RunConfig:
         """The run's options; those that nobody said have their defaults."""
         options = {option.name: option for option in all_options()}
+        values = {name: self.values.get(name, option.default) for name, option in options.items()}
         said: dict[str, dict[str, Any]] = {group.name: {} for group in fields(RunConfig)}
-        for name, value in self.values.items():
-            said[options[name].group][name] = value
+        for name, option in options.items():
+            said[option.group][name] = values[name]
+            if name not in self.values:
+                fitting = (new for other, value, new in option.declaration.default_with if values[other] == value)
+                said[option.group][name] = next(fitting, values[name])
         return RunConfig(**{group.name: group.type(**said[group.name]) for group in fields(RunConfig)})  # type: ignore[operator]
 
 
@@ -83,9 +80,9 @@ def read_settings(said: Iterable[Said]) -> Reading:
     last: dict[str, Said] = {}
     unused: list[str] = []
     for each in said:
-        name = names.option_name(each.name)
+        name = each.name
         if name in names.options:
-            last[name] = Said(name=name, text=each.text, spelled=each.spelled)
+            last[name] = each
         elif name in names.old:
             _read_old(names.old[name], said=each, last=last, unused=unused, reading=reading)
         else:

@@ -47,6 +47,14 @@ def written(value: Any) -> str:
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 
+def default_words(option: Option) -> str:
+    """In words, the value that the option has where nobody says one."""
+    if option.declaration.required:
+        return "required"
+    others = [f"{written(value)} with {name}={written(said)}" for name, said, value in option.declaration.default_with]
+    return "; ".join([written(option.default) or "none", *others])
+
+
 def wanted(option: Option) -> str:
     """In words, the values that the option takes."""
     declaration = option.declaration

@@ -72,7 +72,12 @@ class OptimizerOptions:
         refused=tuple((name, "this optimiser is not supported yet") for name in LATER_OPTIMIZERS),
         help="The optimiser.",
     )
-    learning_rate: float = setting(1e-4, above=0.0, help="The learning rate at its highest; Prodigy wants 1.0.")
+    learning_rate: float = setting(
+        1e-4,
+        above=0.0,
+        default_with=(("optimizer", "prodigy", 1.0), ("model_type", "full", 1e-5)),
+        help="The learning rate at its highest; Prodigy finds the rate itself, and multiplies it by this.",
+    )
     lr_scheduler: str = setting(
         "constant_with_warmup",
         env="LR_SCHEDULE",
@@ -101,7 +106,7 @@ class ObjectiveOptions:
     timestep_sampling: str = setting(
         "logit_normal",
         choices=("logit_normal", "uniform", "mode", "cosmap", "beta"),
-        help="The distribution that noise levels are drawn from.",
+        help="The distribution that noise levels are drawn from; `beta` is Beta(2, 2), before the shift.",
     )
     logit_mean: float = setting(
         0.0,
@@ -127,7 +132,8 @@ class ObjectiveOptions:
     loss_type: str = setting(
         "l2",
         choices=("l2", "huber", "smooth_l1"),
-        help="The distance between prediction and target.",
+        help="The distance between prediction and target: `l2` the square, `huber` the pseudo-Huber loss with "
+        "c = 0.1, which counts outliers less, `smooth_l1` the same without its factor c, so ten times as large.",
     )
 
 

@@ -74,3 +74,15 @@ def test_an_output_folder_that_is_a_file(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     problem = problem_of(MODEL, "--max_train_steps=1", f"--output_dir={tmp_path / 'file' / 'below'}")
     assert (problem.option, problem.fix) == ("OUTPUT_DIR", "name a folder")
+
+
+def test_the_learning_rate_follows_what_it_steers() -> None:
+    def rate(*words: str) -> float:
+        return parse_arguments([MODEL, "--max_train_steps=1", *words]).optimizer.learning_rate
+
+    assert [rate(), rate("--optimizer=prodigy"), rate("--optimizer=prodigy", "--learning_rate=0.5")] == [1e-4, 1.0, 0.5]
+
+
+def test_an_optimiser_that_finds_its_rate_is_given_no_small_one() -> None:
+    problem = problem_of(MODEL, "--max_train_steps=1", "--optimizer=prodigy", "--learning_rate=1e-4")
+    assert (problem.option, problem.value, problem.fix) == ("LEARNING_RATE", "0.0001", "say 1.0, or leave it out")

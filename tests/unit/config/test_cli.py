@@ -226,9 +226,8 @@ def test_rates_that_are_seldom_meant_are_remarked_upon(caplog: pytest.LogCapture
     caplog.set_level(logging.WARNING)
     parse_arguments([*LEAST, "--optimizer=prodigy", "--learning_rate=1.0"])
     assert not caplog.messages
-    parse_arguments([*LEAST, "--optimizer=prodigy"])
     parse_arguments([*LEAST, "--learning_rate=1"])
-    assert ["very small" in caplog.messages[0], "very large" in caplog.messages[1]] == [True, True]
+    assert ["very large" in message for message in caplog.messages] == [True]
 
 
 def test_help_names_every_flag_with_its_env_name() -> None:
