@@ -79,7 +79,13 @@ def prepare(config: RunConfig, files: DatasetFile, reporter: Reporter) -> "Groun
     family = families()[FAMILY]
     parts = family.locate(config.model)
     workers = road.workers_for(config.data.max_workers, ranks=runtime, reporter=reporter)
-    catalogs = road.open_catalogs(files.prepared, parts=parts, seed=config.run.seed, workers=workers)
+    catalogs = road.open_catalogs(
+        files.prepared,
+        parts=parts,
+        seed=config.run.seed,
+        workers=workers,
+        filters=files.text_embeds.caption_filter_list,
+    )
     text = road.prepare_text(
         files.text_embeds,
         captions=(*road.captions_of(catalogs), *validation_captions(config.validation)),

@@ -33,6 +33,10 @@ FROM_DATA_OPTIONS = (
     "instance_prompt",
     "prepend_instance_prompt",
     "only_instance_prompt",
+    "caption_shuffle",
+    "caption_shuffle_count",
+    "caption_keep_tokens",
+    "caption_separator",
 )
 
 KINDS = {

@@ -36,9 +36,7 @@ LATER_IMAGE_KEYS = {
     ),
 }
 
-LATER_TEXT_KEYS = {
-    "caption_filter_list": LaterKey(harmless=(None, "", []), fix="leave this key out, and filter the captions' files"),
-}
+LATER_TEXT_KEYS: dict[str, LaterKey] = {}
 
 LATER_VALUES = {
     ("crop_style", "face"): "say center, random or corner",

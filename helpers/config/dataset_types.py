@@ -4,6 +4,9 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo
+from pydantic_core import PydanticCustomError
+
+from helpers.config.caption_filters import read_filters
 
 OUTPUT_DIR = "output_dir"
 """The key of the validation context that names the folder relative paths start at."""
@@ -27,6 +30,13 @@ def _joined(said: Any) -> Any:
 
 def _discovered(said: Any) -> Any:
     return "discovery" if said == "json" else said
+
+
+def _filters(said: Any, info: ValidationInfo) -> Any:
+    try:
+        return read_filters(said, start=(info.context or {}).get(OUTPUT_DIR, Path.cwd()))
+    except ValueError as error:
+        raise PydanticCustomError("caption_filter_list", "{why}", {"why": str(error)}) from error
 
 
 Folder = Annotated[Path, BeforeValidator(_absolute)]
@@ -68,6 +78,10 @@ class LocalDataset(BaseModel):
     prepend_instance_prompt: bool = False
     only_instance_prompt: bool = False
     caption_fallback: bool = False
+    caption_shuffle: bool = False
+    caption_shuffle_count: Count = 4
+    caption_keep_tokens: Annotated[int, Field(ge=0)] = 0
+    caption_separator: str = Field(default=",", min_length=1)
     metadata_backend: Annotated[Literal["discovery"], BeforeValidator(_discovered)] = "discovery"
     write_batch_size: Count = 128
     vae_batch_size: Count = 4
@@ -76,10 +90,11 @@ class LocalDataset(BaseModel):
 
 
 class TextEmbedsStore(BaseModel):
-    """The folder in which encoded captions are kept."""
+    """The folder in which encoded captions are kept, and what is taken out of captions before they are encoded."""
 
     model_config = ConfigDict(frozen=True, strict=True, extra="forbid", allow_inf_nan=False)
 
     id: str = Field(min_length=1)
     cache_dir: Folder
     write_batch_size: Count = 128
+    caption_filter_list: Annotated[tuple[str, ...], BeforeValidator(_filters)] = Field(default=(), strict=False)

@@ -5,6 +5,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from helpers.config.dataset_types import LocalDataset
+from helpers.data.caption_words import Shuffle
 from helpers.data.columns import BytesColumn, TextColumn, encode_name
 from helpers.data.rejections import EMPTY_CAPTION_FILE, FOREIGN_CAPTION_FILE, NO_CAPTION_FILE, SILENT_NAME
 
@@ -22,22 +23,30 @@ class CaptionRules:
     """Where captions come from: `strategy` filename, textfile or instanceprompt, and what is done with them.
 
     prompt: the instance prompt, empty where there is none; prepend: it is put before each caption;
-    fallback: a picture without a text file is called by its file name.
+    fallback: a picture without a text file is called by its file name. shuffle: what puts tags in other orders.
     """
 
     strategy: str
     prompt: str = ""
     prepend: bool = False
     fallback: bool = False
+    shuffle: Shuffle | None = None
 
 
-def caption_rules(dataset: LocalDataset) -> CaptionRules:
-    """The rules a data set states."""
+def caption_rules(dataset: LocalDataset, *, seed: int) -> CaptionRules:
+    """The rules a data set states; `seed` decides orders of tags."""
+    shuffle = Shuffle(
+        seed=seed,
+        count=dataset.caption_shuffle_count,
+        keep=dataset.caption_keep_tokens,
+        separator=dataset.caption_separator,
+    )
     return CaptionRules(
         strategy="instanceprompt" if dataset.only_instance_prompt else dataset.caption_strategy,
         prompt=dataset.instance_prompt or "",
         prepend=dataset.prepend_instance_prompt,
         fallback=dataset.caption_fallback,
+        shuffle=shuffle if dataset.caption_shuffle else None,
     )
 
 
@@ -92,16 +101,18 @@ class PromptForAll:
 
 @dataclass(frozen=True, slots=True)
 class CaptionColumn:
-    """The captions of picture `i`: the lines of item `i`, with `prefix` before each."""
+    """The captions of picture `i`: the lines of item `i`, each in all its orders, with `prefix` before each."""
 
     texts: TextColumn
     prefix: str = ""
+    shuffle: Shuffle | None = None
 
     def __call__(self, index: int) -> tuple[str, ...]:
-        return tuple(self.prefix + line for line in self.texts[index].split("\n"))
+        lines = self.texts[index].split("\n")
+        return tuple(self.prefix + line for line in (self.shuffle(lines) if self.shuffle else lines))
 
 
 def caption_column(captions: Iterable[tuple[str, ...]], *, rules: CaptionRules) -> CaptionColumn:
     """Captions of each picture, as a column."""
     encoded = BytesColumn.of("\n".join(lines).encode() for lines in captions)
-    return CaptionColumn(TextColumn(encoded), f"{rules.prompt} " if rules.prepend else "")
+    return CaptionColumn(TextColumn(encoded), f"{rules.prompt} " if rules.prepend else "", rules.shuffle)

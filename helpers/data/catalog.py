@@ -9,10 +9,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from helpers.config.dataset_types import LocalDataset
+from helpers.data.caption_words import CaptionFilter
 from helpers.data.captions import CaptionRules, NoCaption, PromptForAll, caption_column, caption_rules, captions_for
 from helpers.data.geometry import cut_rules, draw, geometries, measure
 from helpers.data.metadata import Remembered, file_keys
-from helpers.data.rejections import TOO_LONG, TOO_SMALL, describe_rejected, nothing_left
+from helpers.data.rejections import NOTHING_LEFT_TO_SAY, TOO_LONG, TOO_SMALL, describe_rejected, nothing_left
 from helpers.data.scan import HEADERS, FileReader, Found, find_files, header
 from helpers.data.types import Catalog, Rejected
 from helpers.reporting.events import Notice
@@ -33,14 +34,15 @@ def open_catalog(
     workers: int,
     reporter: Reporter,
     longest_edge_px: int = LONGEST_EDGE_PX,
+    filters: Sequence[str] = (),
 ) -> Catalog:
     """Everything of `dataset` that can be trained on, by path; its pictures are in `source`.
 
-    metadata: where headers and captions are remembered, a place of this data set's own; seed: decides random crops;
-    workers: threads; longest_edge_px: the longest edge the model can place.
+    metadata: where headers and captions are remembered, a place of this data set's own; seed: decides every draw;
+    workers: threads; longest_edge_px: the longest edge the model can place; filters: of `caption_filter_list`.
     Raises DataError where the place cannot be listed or nothing is left, with the reasons and the settings to change.
     """
-    rules = caption_rules(dataset)
+    rules = caption_rules(dataset, seed=seed)
     found = find_files(source, want_notes=rules.strategy == "textfile")
     reader = FileReader(
         dataset_id=dataset.id, found=found, source=source, metadata=metadata, workers=workers, reporter=reporter
@@ -50,7 +52,8 @@ def open_catalog(
     cuts = _cut(dataset, found, sizes, seed=seed)
     rejected |= _of_unfit_size(dataset, sizes, cuts, longest_edge_px=longest_edge_px)
     not_chosen = _choose(dataset, found, sizes, rejected, seed=seed)
-    captions_of, speechless = _captions(reader, _rows_left(sizes, rejected), rules)
+    words = CaptionFilter(filters)
+    captions_of, speechless = _captions(reader, _rows_left(sizes, rejected), rules, words)
     rejected |= speechless
     rows = _rows_left(sizes, rejected)
     catalog = Catalog(
@@ -72,7 +75,7 @@ def open_catalog(
     )
     if not len(catalog):
         raise nothing_left(dataset.id, place=source.describe(), rejected=catalog.rejected, ignored=ignored)
-    _tell(catalog, reporter)
+    _tell(catalog, reporter, words)
     return catalog
 
 
@@ -136,7 +139,7 @@ def _of_unfit_size(
 
 
 def _captions(
-    reader: FileReader, rows: NDArray[np.int64], rules: CaptionRules
+    reader: FileReader, rows: NDArray[np.int64], rules: CaptionRules, words: CaptionFilter
 ) -> tuple[Callable[[int], tuple[str, ...]], dict[int, str]]:
     """The captions of the pictures of `rows` that have any, in their order, and why the others have none, by row."""
     if rules.strategy == "instanceprompt":
@@ -146,13 +149,16 @@ def _captions(
     for row, path in zip(rows.tolist(), reader.found.paths.take(rows), strict=True):
         if row not in speechless:
             try:
-                captions.append(captions_for(path, contents.get(row), rules=rules))
+                left = words(captions_for(path, contents.get(row), rules=rules))
+                if not left:
+                    raise NoCaption(NOTHING_LEFT_TO_SAY)
+                captions.append(left)
             except NoCaption as error:
                 speechless[row] = error.reason
     return caption_column(captions, rules=rules), speechless
 
 
-def _tell(catalog: Catalog, reporter: Reporter) -> None:
+def _tell(catalog: Catalog, reporter: Reporter, words: CaptionFilter) -> None:
     """Say in a line what a data set holds, and in another for each reason what is left out."""
     others = f"; {catalog.not_chosen} more are over max_num_samples" if catalog.not_chosen else ""
     others += f"; {catalog.ignored} other files ignored" if catalog.ignored else ""
@@ -162,3 +168,5 @@ def _tell(catalog: Catalog, reporter: Reporter) -> None:
         lines = "\n".join(f"  {line}" for line in describe_rejected(catalog.rejected))
         text = f"data set {catalog.dataset_id}: {len(catalog.rejected)} images left out\n{lines}"
         reporter.hear(Notice(text=text, level="warning"))
+    if said := str(words):
+        reporter.hear(Notice(text=f"data set {catalog.dataset_id}: {said}"))

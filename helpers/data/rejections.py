@@ -17,6 +17,7 @@ TOO_LONG = "would be trained on with an edge longer than the model can place"
 NO_CAPTION_FILE = "has no caption file of its name beside it"
 EMPTY_CAPTION_FILE = "has an empty caption file"
 FOREIGN_CAPTION_FILE = "has a caption file that is not UTF-8"
+NOTHING_LEFT_TO_SAY = "has no caption left after caption_filter_list"
 SILENT_NAME = "has a file name that says nothing"
 UNREADABLE = "cannot be read"
 
@@ -26,6 +27,7 @@ CURES = {
     NO_CAPTION_FILE: "write one NAME.txt for each NAME.png, set caption_fallback to true, or change caption_strategy",
     EMPTY_CAPTION_FILE: "write captions into these files, or set caption_fallback to true",
     FOREIGN_CAPTION_FILE: "save these text files as UTF-8",
+    NOTHING_LEFT_TO_SAY: "change caption_filter_list, or write longer captions",
     SILENT_NAME: "rename these files, or change caption_strategy",
     UNREADABLE: "let these files be read by you",
 }

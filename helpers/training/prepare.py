@@ -70,9 +70,10 @@ def workers_for(max_workers: int | None, *, ranks: Ranks, reporter: Reporter) ->
 
 
 def open_catalogs(
-    datasets: Sequence[LocalDataset], *, parts: ModelParts, seed: int, workers: Workers
+    datasets: Sequence[LocalDataset], *, parts: ModelParts, seed: int, workers: Workers, filters: Sequence[str]
 ) -> tuple[Catalog, ...]:
     """What each data set has to train on; the first rank reads the headers, the others what it found.
+    filters: of `caption_filter_list`.
 
     Raises DataError where a data set has nothing to train on.
     """
@@ -87,6 +88,7 @@ def open_catalogs(
             workers=workers.threads,
             reporter=workers.reporter,
             longest_edge_px=parts.longest_edge_px,
+            filters=filters,
         )
         for dataset in datasets
     )

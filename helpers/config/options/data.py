@@ -50,6 +50,14 @@ class DataOptions:
     )
     prepend_instance_prompt: bool = setting(False, help="Put the instance prompt before each caption.")
     only_instance_prompt: bool = setting(False, help="Use the instance prompt in place of every caption.")
+    caption_shuffle: bool = setting(False, help="Put the tags of captions in other orders.")
+    caption_shuffle_count: int = setting(
+        4,
+        minimum=1,
+        help="Orders for each caption with `caption_shuffle`; each is encoded once and cached.",
+    )
+    caption_keep_tokens: int = setting(0, minimum=0, help="Tags that stay first with `caption_shuffle`.")
+    caption_separator: str = setting(",", help="What stands between two tags, for `caption_shuffle`.")
     max_workers: int | None = setting(
         None,
         minimum=1,

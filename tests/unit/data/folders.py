@@ -56,7 +56,15 @@ class Folder:
         (self.pictures / path).parent.mkdir(parents=True, exist_ok=True)
         (self.pictures / path).write_bytes(content)
 
-    def open(self, *, seed: int = 0, workers: int = 2, longest_edge_px: int = 3072, **settings: Any) -> Catalog:
+    def open(
+        self,
+        *,
+        seed: int = 0,
+        workers: int = 2,
+        longest_edge_px: int = 3072,
+        filters: tuple[str, ...] = (),
+        **settings: Any,
+    ) -> Catalog:
         source = CountingSource(self.pictures)
         said = {"id": "pets", "instance_data_dir": self.pictures, "cache_dir_vae": self.metadata, "resolution": 0.01}
         try:
@@ -68,6 +76,7 @@ class Folder:
                 workers=workers,
                 reporter=Reporter([self.listener]),
                 longest_edge_px=longest_edge_px,
+                filters=filters,
             )
         finally:
             self.opened = source.opened
