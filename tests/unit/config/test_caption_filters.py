@@ -1,8 +1,13 @@
 """Text is removed as it stands, expressions find, and `s/a/b/` puts words in place of others."""
 
+import json
+from pathlib import Path
+from typing import Any
+
 import pytest
 
 from helpers.config.caption_filters import compiled
+from tests.unit.config.test_datasets import entry, load, problems
 
 
 @pytest.mark.parametrize(
@@ -24,3 +29,31 @@ from helpers.config.caption_filters import compiled
 def test_what_an_entry_does(entry: str, caption: str, left: str) -> None:
     pattern, replacement = compiled(entry)
     assert pattern.sub(replacement, caption) == left
+
+
+@pytest.mark.parametrize("name", ["filters.txt", "filters.json"])
+def test_caption_filters_come_from_the_entry_or_a_file_beside_the_output(tmp_path: Path, name: str) -> None:
+    said = ["a photo of ", r"^\d+ ", "s/sks/my dog/"]
+    text = {"id": "a", "type": "local", "dataset_type": "text_embeds"}
+    (tmp_path / name).write_text(json.dumps(said) if name.endswith("json") else "\n".join(said) + "\n\n")
+    for filters in (said, name, str(tmp_path / name)):
+        found = load(tmp_path, [entry(tmp_path), text | {"caption_filter_list": filters}])
+        assert found.text_embeds.caption_filter_list == tuple(said)
+
+
+@pytest.mark.parametrize(
+    ("filters", "reason"),
+    [
+        (["[a"], "'[a' is neither"),
+        ([r"s/(a)/\2/"], "invalid group reference"),
+        ("none.txt", "No such file"),
+        ("words.md", "words.md is neither"),
+        ("broken.json", "UTF-8 text or JSON"),
+        ([1], "text in quotes"),
+    ],
+)
+def test_filters_of_no_use_are_told(tmp_path: Path, filters: Any, reason: str) -> None:
+    (tmp_path / "broken.json").write_text("[")
+    text = {"id": "a", "type": "local", "dataset_type": "text_embeds", "caption_filter_list": filters}
+    (problem,) = problems(tmp_path, [entry(tmp_path), text])
+    assert problem.option.endswith("entry a, key caption_filter_list") and reason in problem.reason

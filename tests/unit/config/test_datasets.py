@@ -233,25 +233,6 @@ def test_what_cannot_be_is_told_by_entry_and_key(tmp_path: Path, more: dict[str,
     assert problem.fix
 
 
-def test_what_is_kept_back_is_not_among_what_is_trained_on(tmp_path: Path) -> None:
-    found = load(tmp_path, [entry(tmp_path), entry(tmp_path, id="kept back", dataset_type="eval")])
-    assert [dataset.id for dataset in found.images] == ["mine"]
-    assert [dataset.id for dataset in found.eval] == ["kept back"]
-    (problem,) = problems(tmp_path, [entry(tmp_path, dataset_type="eval")])
-    assert "no entry names images to train on" in problem.reason
-    (problem,) = problems(
-        tmp_path, [entry(tmp_path), entry(tmp_path, id="kept back", dataset_type="eval", probability=0.5)]
-    )
-    assert problem.reason == "an eval data set is never trained on"
-
-
-def test_amounts_that_mean_nothing_are_told(tmp_path: Path) -> None:
-    endless = entry(tmp_path, id="endless", ignore_epochs=True)
-    assert load(tmp_path, [entry(tmp_path), endless]).images[1].ignore_epochs
-    (problem,) = problems(tmp_path, [entry(tmp_path), endless | {"repeats": 1}])
-    assert problem.option.endswith("entry endless, key repeats")
-
-
 def test_a_text_cache_may_not_lie_among_the_images(tmp_path: Path) -> None:
     text = {"id": "t", "type": "local", "dataset_type": "text_embeds", "cache_dir": "images/text"}
     (problem,) = problems(tmp_path, [entry(tmp_path), text])
@@ -265,34 +246,6 @@ def test_keys_of_later_are_accepted_where_they_ask_for_nothing(tmp_path: Path) -
     something = dict.fromkeys(LATER_IMAGE_KEYS, 0.5)
     told = problems(tmp_path, [entry(tmp_path, **something)])
     assert len(told) == len(LATER_IMAGE_KEYS)
-
-
-@pytest.mark.parametrize("name", ["filters.txt", "filters.json"])
-def test_caption_filters_come_from_the_entry_or_a_file_beside_the_output(tmp_path: Path, name: str) -> None:
-    said = ["a photo of ", r"^\d+ ", "s/sks/my dog/"]
-    text = {"id": "a", "type": "local", "dataset_type": "text_embeds"}
-    (tmp_path / name).write_text(json.dumps(said) if name.endswith("json") else "\n".join(said) + "\n\n")
-    for filters in (said, name, str(tmp_path / name)):
-        found = load(tmp_path, [entry(tmp_path), text | {"caption_filter_list": filters}])
-        assert found.text_embeds.caption_filter_list == tuple(said)
-
-
-@pytest.mark.parametrize(
-    ("filters", "reason"),
-    [
-        (["[a"], "'[a' is neither"),
-        ([r"s/(a)/\2/"], "invalid group reference"),
-        ("none.txt", "No such file"),
-        ("words.md", "words.md is neither"),
-        ("broken.json", "UTF-8 text or JSON"),
-        ([1], "text in quotes"),
-    ],
-)
-def test_filters_of_no_use_are_told(tmp_path: Path, filters: Any, reason: str) -> None:
-    (tmp_path / "broken.json").write_text("[")
-    text = {"id": "a", "type": "local", "dataset_type": "text_embeds", "caption_filter_list": filters}
-    (problem,) = problems(tmp_path, [entry(tmp_path), text])
-    assert problem.option.endswith("entry a, key caption_filter_list") and reason in problem.reason
 
 
 def test_of_several_text_stores_one_is_the_default(tmp_path: Path) -> None:

@@ -1,0 +1,24 @@
+"""Amounts and kinds of data sets that make no sense together are told of."""
+
+from pathlib import Path
+
+from tests.unit.config.test_datasets import entry, load, problems
+
+
+def test_what_is_kept_back_is_not_among_what_is_trained_on(tmp_path: Path) -> None:
+    found = load(tmp_path, [entry(tmp_path), entry(tmp_path, id="kept back", dataset_type="eval")])
+    assert [dataset.id for dataset in found.images] == ["mine"]
+    assert [dataset.id for dataset in found.eval] == ["kept back"]
+    (problem,) = problems(tmp_path, [entry(tmp_path, dataset_type="eval")])
+    assert "no entry names images to train on" in problem.reason
+    (problem,) = problems(
+        tmp_path, [entry(tmp_path), entry(tmp_path, id="kept back", dataset_type="eval", probability=0.5)]
+    )
+    assert problem.reason == "an eval data set is never trained on"
+
+
+def test_amounts_that_mean_nothing_are_told(tmp_path: Path) -> None:
+    endless = entry(tmp_path, id="endless", ignore_epochs=True)
+    assert load(tmp_path, [entry(tmp_path), endless]).images[1].ignore_epochs
+    (problem,) = problems(tmp_path, [entry(tmp_path), endless | {"repeats": 1}])
+    assert problem.option.endswith("entry endless, key repeats")
