@@ -1,7 +1,7 @@
 """What is said of each picture: its file name, a text file beside it, or one prompt for all."""
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from helpers.config.dataset_types import LocalDataset
@@ -23,17 +23,19 @@ class CaptionRules:
     """Where captions come from: `strategy` filename, textfile or instanceprompt, and what is done with them.
 
     prompt: the instance prompt, empty where there is none; prepend: it is put before each caption;
-    fallback: a picture without a text file is called by its file name. shuffle: what puts tags in other orders.
+    fallback: a picture without a text file is called by its file name. filters: entries of a
+    caption_filter_list; shuffle: what puts tags in other orders.
     """
 
     strategy: str
     prompt: str = ""
     prepend: bool = False
     fallback: bool = False
+    filters: Sequence[str] = ()
     shuffle: Shuffle | None = None
 
 
-def caption_rules(dataset: LocalDataset, *, seed: int) -> CaptionRules:
+def caption_rules(dataset: LocalDataset, *, seed: int, filters: Sequence[str] = ()) -> CaptionRules:
     """The rules a data set states; `seed` decides orders of tags."""
     shuffle = Shuffle(
         seed=seed,
@@ -46,6 +48,7 @@ def caption_rules(dataset: LocalDataset, *, seed: int) -> CaptionRules:
         prompt=dataset.instance_prompt or "",
         prepend=dataset.prepend_instance_prompt,
         fallback=dataset.caption_fallback,
+        filters=filters,
         shuffle=shuffle if dataset.caption_shuffle else None,
     )
 

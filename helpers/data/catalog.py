@@ -42,7 +42,7 @@ def open_catalog(
     workers: threads; longest_edge_px: the longest edge the model can place; filters: of `caption_filter_list`.
     Raises DataError where the place cannot be listed or nothing is left, with the reasons and the settings to change.
     """
-    rules = caption_rules(dataset, seed=seed)
+    rules = caption_rules(dataset, seed=seed, filters=filters)
     found = find_files(source, want_notes=rules.strategy == "textfile")
     reader = FileReader(
         dataset_id=dataset.id, found=found, source=source, metadata=metadata, workers=workers, reporter=reporter
@@ -52,8 +52,7 @@ def open_catalog(
     cuts = _cut(dataset, found, sizes, seed=seed)
     rejected |= _of_unfit_size(dataset, sizes, cuts, longest_edge_px=longest_edge_px)
     not_chosen = _choose(dataset, found, sizes, rejected, seed=seed)
-    words = CaptionFilter(filters)
-    captions_of, speechless = _captions(reader, _rows_left(sizes, rejected), rules, words)
+    captions_of, speechless = _captions(reader, _rows_left(sizes, rejected), rules)
     rejected |= speechless
     rows = _rows_left(sizes, rejected)
     catalog = Catalog(
@@ -75,7 +74,7 @@ def open_catalog(
     )
     if not len(catalog):
         raise nothing_left(dataset.id, place=source.describe(), rejected=catalog.rejected, ignored=ignored)
-    _tell(catalog, reporter, words)
+    _tell(catalog, reporter)
     return catalog
 
 
@@ -139,13 +138,13 @@ def _of_unfit_size(
 
 
 def _captions(
-    reader: FileReader, rows: NDArray[np.int64], rules: CaptionRules, words: CaptionFilter
+    reader: FileReader, rows: NDArray[np.int64], rules: CaptionRules
 ) -> tuple[Callable[[int], tuple[str, ...]], dict[int, str]]:
     """The captions of the pictures of `rows` that have any, in their order, and why the others have none, by row."""
     if rules.strategy == "instanceprompt":
         return PromptForAll(rules.prompt), {}
     contents, speechless = reader.read_captions(rows) if rules.strategy == "textfile" else ({}, {})
-    captions = []
+    captions, words = [], CaptionFilter(rules.filters)
     for row, path in zip(rows.tolist(), reader.found.paths.take(rows), strict=True):
         if row not in speechless:
             try:
@@ -155,10 +154,12 @@ def _captions(
                 captions.append(left)
             except NoCaption as error:
                 speechless[row] = error.reason
+    if said := str(words):
+        reader.reporter.hear(Notice(text=f"data set {reader.dataset_id}: {said}"))
     return caption_column(captions, rules=rules), speechless
 
 
-def _tell(catalog: Catalog, reporter: Reporter, words: CaptionFilter) -> None:
+def _tell(catalog: Catalog, reporter: Reporter) -> None:
     """Say in a line what a data set holds, and in another for each reason what is left out."""
     others = f"; {catalog.not_chosen} more are over max_num_samples" if catalog.not_chosen else ""
     others += f"; {catalog.ignored} other files ignored" if catalog.ignored else ""
@@ -168,5 +169,3 @@ def _tell(catalog: Catalog, reporter: Reporter, words: CaptionFilter) -> None:
         lines = "\n".join(f"  {line}" for line in describe_rejected(catalog.rejected))
         text = f"data set {catalog.dataset_id}: {len(catalog.rejected)} images left out\n{lines}"
         reporter.hear(Notice(text=text, level="warning"))
-    if said := str(words):
-        reporter.hear(Notice(text=f"data set {catalog.dataset_id}: {said}"))
