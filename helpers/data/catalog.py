@@ -72,8 +72,6 @@ def open_catalog(
         ignored=ignored,
         not_chosen=not_chosen,
     )
-    if not len(catalog):
-        raise nothing_left(dataset.id, place=source.describe(), rejected=catalog.rejected, ignored=ignored)
     _tell(catalog, reporter)
     return catalog
 
@@ -160,7 +158,13 @@ def _captions(
 
 
 def _tell(catalog: Catalog, reporter: Reporter) -> None:
-    """Say in a line what a data set holds, and in another for each reason what is left out."""
+    """Say in a line what a data set holds, and in another for each reason what is left out.
+
+    Raises DataError where that is all.
+    """
+    if not len(catalog):
+        place = catalog.source.describe()
+        raise nothing_left(catalog.dataset_id, place=place, rejected=catalog.rejected, ignored=catalog.ignored)
     others = f"; {catalog.not_chosen} more are over max_num_samples" if catalog.not_chosen else ""
     others += f"; {catalog.ignored} other files ignored" if catalog.ignored else ""
     shapes = "1 size" if len(catalog.buckets) == 1 else f"{len(catalog.buckets)} sizes"
