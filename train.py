@@ -10,8 +10,9 @@ from collections.abc import Sequence
 from contextlib import closing
 from typing import TYPE_CHECKING
 
-from helpers.config.cli import parse_arguments, wants_help
-from helpers.config.datasets import DatasetFile, load_datasets
+from helpers.config.cli import wants_help
+from helpers.config.datasets import DatasetFile
+from helpers.config.everything import read_everything
 from helpers.config.help_page import help_page
 from helpers.config.run_config import RunConfig
 from helpers.errors import UserError
@@ -37,8 +38,8 @@ def main(argv: Sequence[str]) -> int:
     reporter = Reporter([Console(sys.stdout)])
     status, failure = 1, None
     try:
-        config = parse_arguments(argv)
-        status = run(config, load_datasets(config), reporter)
+        config, files = read_everything(argv)
+        status = run(config, files, reporter)
     except UserError as error:
         failure = error
         reporter.hear(RunFailed(message=str(error)))

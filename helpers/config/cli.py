@@ -16,12 +16,21 @@ def parse_arguments(argv: Sequence[str]) -> RunConfig:
     """The run's options. Raises ConfigError with every problem; remarks that stop nothing are logged."""
     reading = read_arguments(argv)
     config = reading.config()
-    problems = [*reading.problems, *check(config, unless=reading.wrong)]
-    if problems:
+    if problems := problems_of(reading):
         raise ConfigError(problems)
-    for line in (*reading.remarks, *remarks(config)):
-        log.warning(line)
+    tell_remarks(reading)
     return config
+
+
+def problems_of(reading: Reading) -> list[Problem]:
+    """Everything wrong with what was said, and with the options that it comes to."""
+    return [*reading.problems, *check(reading.config(), unless=reading.wrong)]
+
+
+def tell_remarks(reading: Reading) -> None:
+    """Log the lines that stop nothing."""
+    for line in (*reading.remarks, *remarks(reading.config())):
+        log.warning(line)
 
 
 def read_arguments(argv: Sequence[str]) -> Reading:

@@ -5,7 +5,7 @@ import re
 import subprocess
 import sys
 import tempfile
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 from helpers.errors import ConfigError, Problem
@@ -44,11 +44,23 @@ BASH_OWN = re.compile(
 )
 
 
+class BrokenLines(ConfigError):
+    """Some lines of an env file failed; the others did what they say.
+
+    variables: what the other lines set. attempts: by name, what failed lines seem to set.
+    """
+
+    def __init__(self, problems: Sequence[Problem], *, variables: Mapping[str, str]) -> None:
+        super().__init__(problems)
+        self.variables = variables
+        self.attempts = dict(attempt for problem in problems if (attempt := _attempt(problem.value)))
+
+
 def read_env_file(path: Path, *, known: Collection[str]) -> dict[str, str]:
     """The variables that the script at `path` sets, in the environment of this process; `known` are our names.
 
     What its commands say is shown as they say it. Raises ConfigError, naming file and line, where the script cannot be
-    read or a command of it fails.
+    read, and BrokenLines where commands of it fail.
     """
     try:
         content = path.read_bytes()
@@ -75,13 +87,13 @@ def _source(script: Path, *, path: Path, known: Collection[str], answer: Path) -
     output = _run(command, environment=environment, quiet=f"{script}: line ")
     words = os.fsdecode(answer.read_bytes()).split("\0")[:-1]
     failed, words = _failures(words, output=output, path=path)
-    if not failed and words[-1:] != ["read"]:
-        failed = _messages(output, path=path) or [
-            _problem(path, line="", value="", reason="it leaves the shell (exit)")
-        ]
+    if words[-1:] != ["read"]:
+        left = _problem(path, line="", value="", reason="it leaves the shell (exit)")
+        raise ConfigError(failed or _messages(output, path=path) or [left])
+    variables = _set_by_file(words[:-1], known=known, before=environment)
     if failed:
-        raise ConfigError(failed)
-    return _set_by_file(words[:-1], known=known, before=environment)
+        raise BrokenLines(failed, variables=variables)
+    return variables
 
 
 def _run(command: list[str | Path], *, environment: Mapping[str, str], quiet: str) -> str:
@@ -128,10 +140,18 @@ def _messages(output: str, *, path: Path) -> list[Problem]:
     return [_problem(path, line=line, value="", reason=reason) for line, reason in _lines(output)]
 
 
+def _attempt(command: str) -> tuple[str, str] | None:
+    """The name and the value that a command that failed seems to set, as far as that can be said without a shell."""
+    found = re.fullmatch(r"(?:export\s+)?([A-Z]\w*)\s*=\s*([^$`\"'\\]*)", command)
+    return (found[1], found[2]) if found else None
+
+
 def _lines(output: str) -> list[tuple[str, str]]:
     return re.findall(r"^.*?: line (\d+): (.*)$", output, flags=re.MULTILINE)
 
 
 def _problem(path: Path, *, line: str, value: str, reason: str) -> Problem:
     fix = "write NAME=value without spaces around the =, and with quotes around a value that has spaces"
+    if attempt := _attempt(value):
+        fix = f'write {attempt[0]}="{attempt[1]}", without spaces around the ='
     return Problem(option=f"{path}, line {line}" if line else str(path), value=value, reason=reason, fix=fix)

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import NoReturn
 
 from helpers.config.cli import wants_help
-from helpers.config.env_file import read_env_file
+from helpers.config.env_file import BrokenLines, read_env_file
 from helpers.config.options.launch import LaunchOptions
 from helpers.config.translate import Translation, env_names, translate
-from helpers.errors import ConfigError, UserError
+from helpers.errors import ConfigError, Problem, UserError
 
 TRAINER = "train.py"
 
@@ -31,9 +31,18 @@ def translated(path: Path, *, flags: Sequence[str]) -> Translation:
     """What the env file at `path` and `flags` come to. Raises ConfigError with everything wrong with them."""
     if wants_help(flags):
         return Translation(arguments=("--help",))
-    translation = translate(read_env_file(path, known=env_names()), file=str(path), words=flags)
-    if translation.problems:
-        raise ConfigError(translation.problems)
+    broken: tuple[Problem, ...] = ()
+    attempts: dict[str, str] = {}
+    try:
+        variables = read_env_file(path, known=env_names())
+    except BrokenLines as error:
+        variables, broken, attempts = error.variables, error.problems, error.attempts
+    translation = translate(variables, file=str(path), words=flags, attempts=attempts)
+    if broken or translation.problems:
+        # Read here only to tell of everything at once; the trainer reads it in any case.
+        from helpers.config.everything import files_of
+
+        raise ConfigError([*broken, *translation.problems, *files_of(translation.reading)[1]])
     return translation
 
 

@@ -1,13 +1,14 @@
 """What was said, in whatever place, read against the declarations: values, remarks, and all that is wrong."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field, fields
+from contextlib import suppress
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 from helpers.config.declare import Option
 from helpers.config.known_names import OLD_NAMES, OldName
 from helpers.config.run_config import RunConfig, all_options
-from helpers.config.suggestions import did_you_mean
+from helpers.config.suggestions import nearest
 from helpers.config.values import WrongValue, read_value
 from helpers.errors import Problem
 
@@ -33,13 +34,15 @@ class Names:
         option, old = self.options.get(name), self.old.get(name)
         return (option is not None and option.kind is bool) or (old is not None and old.switch)
 
+    def meant(self, name: str) -> str | None:
+        """The flag that an unknown one is a slip of, or whose env name it is."""
+        env_names = {option.env.lower(): option.name for option in self.options.values()}
+        return env_names.get(name.lower()) or nearest(name, (*self.options, *self.old))
+
     def suggest(self, name: str) -> str:
         """The cure for an unknown flag."""
-        env_names = {option.env.lower(): option.name for option in self.options.values()}
-        if name.lower() in env_names:
-            return f"did you mean --{env_names[name.lower()]}?"
-        flags = [f"--{known}" for known in (*self.options, *self.old)]
-        return did_you_mean(f"--{name}", flags, otherwise="`python train.py --help` lists every flag")
+        meant = self.meant(name)
+        return f"did you mean --{meant}?" if meant else "`python train.py --help` lists every flag"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,7 +50,8 @@ class Reading:
     """What became of what was said.
 
     values: by option name, the last that was said of it.
-    wrong: the options whose value could not be read, which keep their defaults.
+    wrong: the options said wrongly: of a misspelt name the value counts, where it can be read, so that all else is
+        checked with it; the others have their defaults.
     remarks: lines worth showing although nothing is wrong.
     """
 
@@ -74,9 +78,13 @@ def known_names() -> Names:
     return Names(options={o.name: o for o in all_options()}, old={old.name: old for old in OLD_NAMES})
 
 
-def read_settings(said: Iterable[Said]) -> Reading:
-    """The values of everything said, the last of each; every problem is listed, none raised."""
+def read_settings(said: Iterable[Said], *, meant: Iterable[Said] = ()) -> Reading:
+    """The values of everything said, the last of each; every problem is listed, none raised.
+
+    `meant` is what was said wrongly, and has been told of, under the names that it was meant for.
+    """
     names, reading = known_names(), Reading()
+    guesses = {each.name: each for each in meant}
     last: dict[str, Said] = {}
     unused: list[str] = []
     for each in said:
@@ -90,10 +98,14 @@ def read_settings(said: Iterable[Said]) -> Reading:
                 option=each.spelled, value=each.text, reason="there is no such setting", fix=names.suggest(name)
             )
             reading.problems.append(problem)
+            guess = names.meant(name) or ""
+            guesses[guess] = replace(each, name=guess)
     if unused:
         reading.remarks.append(f"not used yet: {', '.join(unused)}")
     for name, each in last.items():
         _read_last(names.options[name], said=each, reading=reading)
+    for name in guesses.keys() & names.options.keys() - last.keys():
+        _read_guess(names.options[name], said=guesses[name], reading=reading)
     for option in names.options.values():
         if option.declaration.required and not reading.values.get(option.name) and option.name not in reading.wrong:
             fix = f"set {option.env} in config/config.env, or say --{option.name}=…"
@@ -110,6 +122,12 @@ def _read_last(option: Option, *, said: Said, reading: Reading) -> None:
         return
     if value is not None:
         reading.values[option.name] = value
+
+
+def _read_guess(option: Option, *, said: Said, reading: Reading) -> None:
+    reading.wrong.add(option.name)
+    with suppress(WrongValue):
+        reading.values[option.name] = read_value(option, text=said.text)
 
 
 def _read_old(old: OldName, *, said: Said, last: dict[str, Said], unused: list[str], reading: Reading) -> None:

@@ -4,13 +4,12 @@ import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from helpers.config.checks import check
-from helpers.config.cli import split_arguments
+from helpers.config.cli import problems_of, split_arguments
 from helpers.config.declare import declared
 from helpers.config.known_names import OLD_NAMES
 from helpers.config.options.launch import LaunchOptions
 from helpers.config.run_config import all_options
-from helpers.config.settings import Said, known_names, read_settings
+from helpers.config.settings import Reading, Said, known_names, read_settings
 from helpers.config.suggestions import nearest
 from helpers.config.values import WrongValue, read_value, written
 from helpers.errors import Problem
@@ -25,6 +24,7 @@ class Translation:
 
     arguments: flags of `train.py`, each option once.
     exports: variables that are no settings of ours, for the trainer's environment.
+    reading: what of it the options' values are.
     """
 
     arguments: tuple[str, ...]
@@ -32,6 +32,7 @@ class Translation:
     exports: Mapping[str, str] = field(default_factory=dict)
     remarks: tuple[str, ...] = ()
     problems: tuple[Problem, ...] = ()
+    reading: Reading = field(default_factory=Reading)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,6 +40,7 @@ class _Sorted:
     """The variables of an env file, by what they are."""
 
     said: list[Said] = field(default_factory=list)
+    meant: list[Said] = field(default_factory=list)
     launch: dict[str, str] = field(default_factory=dict)
     exports: dict[str, str] = field(default_factory=dict)
     problems: list[Problem] = field(default_factory=list)
@@ -50,12 +52,18 @@ def env_names() -> tuple[str, ...]:
     return (*options, *(old.env_name for old in OLD_NAMES))
 
 
-def translate(variables: Mapping[str, str], *, file: str, words: Sequence[str]) -> Translation:
+def translate(
+    variables: Mapping[str, str], *, file: str, words: Sequence[str], attempts: Mapping[str, str] | None = None
+) -> Translation:
     """The flags that `variables`, set by `file`, and the command line's `words` come to; the latter win.
 
-    Every problem is listed, none raised.
+    `attempts` is what lines of the file that failed seem to set. Every problem is listed, none raised.
     """
     sorted_ = _sort(variables, file=file)
+    options = {option.env: option.name for option in all_options()}
+    tried = [
+        Said(name=options[env], text=text, spelled=env) for env, text in (attempts or {}).items() if env in options
+    ]
     launch = _launch_options(sorted_, file=file)
     extra: list[Said] = []
     problems = list(sorted_.problems)
@@ -66,8 +74,8 @@ def translate(variables: Mapping[str, str], *, file: str, words: Sequence[str]) 
         problems += wrong
     _split(launch.accelerate_extra_args, name="ACCELERATE_EXTRA_ARGS", problems=problems)
     typed, wrong = split_arguments(words)
-    reading = read_settings([*sorted_.said, *extra, *typed])
-    problems += [*wrong, *reading.problems, *check(reading.config(), unless=reading.wrong)]
+    reading = read_settings([*sorted_.said, *extra, *typed], meant=[*tried, *sorted_.meant])
+    problems += [*wrong, *problems_of(reading)]
     remarks = [*_overruled(sorted_.said, extra=extra), *reading.remarks]
     if sorted_.exports:
         names = ", ".join(sorted_.exports)
@@ -78,6 +86,7 @@ def translate(variables: Mapping[str, str], *, file: str, words: Sequence[str]) 
         exports=sorted_.exports,
         remarks=tuple(remarks),
         problems=tuple(problems),
+        reading=reading,
     )
 
 
@@ -100,6 +109,8 @@ def _sort(variables: Mapping[str, str], *, file: str) -> _Sorted:
         elif meant := _meant(name):
             fix = f"did you mean {meant}?"
             found.problems.append(Problem(option=spelled, value=text, reason="there is no such setting", fix=fix))
+            if meant in options:
+                found.meant.append(Said(name=options[meant].name, text=text, spelled=spelled))
         else:
             found.exports[name] = text
     return found

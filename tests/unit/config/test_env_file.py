@@ -1,5 +1,6 @@
 """The env file is a shell script, read by a real bash; what it sets becomes flags, or everything wrong with it."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -21,8 +22,11 @@ def variables(folder: Path, script: str | bytes) -> dict[str, str]:
 
 
 def translate_file(folder: Path, script: str, *flags: str) -> Translation:
+    (folder / "images").mkdir(exist_ok=True)
+    entry = {"id": "mine", "type": "local", "instance_data_dir": "images"}
+    (folder / "multidatabackend.json").write_text(json.dumps([entry]))
     file = folder / "config.env"
-    file.write_text(LEAST + script)
+    file.write_text(f"OUTPUT_DIR='{folder}'\n{LEAST}{script}")
     return translated(file, flags=flags)
 
 
@@ -185,7 +189,7 @@ def test_an_open_quote_in_extra_words(tmp_path: Path, name: str) -> None:
 @pytest.mark.parametrize("name", sorted({option.env for option in all_options()} | {"TRAINING_NUM_PROCESSES"}))
 def test_a_misspelt_name_is_told_with_the_one_that_was_meant(tmp_path: Path, name: str) -> None:
     for slip in (name[:2] + name[3:], name.lower()):
-        (problem,) = problems(tmp_path, f"{slip}=1\n")
+        problem, *_ = problems(tmp_path, f"{slip}=1\n")
         assert slip in problem.option
         assert problem.fix == f"did you mean {name}?"
 

@@ -1,5 +1,6 @@
 """`train.sh` through a real shell, in a copy of the repository whose train.py only says what reached it."""
 
+import json
 import os
 import signal
 import subprocess
@@ -97,6 +98,18 @@ def test_mistakes_are_told_and_nothing_is_started(copy: Path) -> None:
     assert "did you mean LORA_RANK?" in run.stderr
     assert "--nonsense" in run.stderr
     assert "Traceback" not in run.stderr
+
+
+def test_mistakes_of_env_file_and_dataset_file_are_told_in_one_round(copy: Path) -> None:
+    (copy / "output").mkdir()
+    entry = {"id": "mine", "type": "local", "instance_data_dir": "nowhere", "crop": "False"}
+    (copy / "output" / "multidatabackend.json").write_text(json.dumps([entry]))
+    write_env_file(copy, "MODEL_NMAE=some/model\nOUTPUT_DIR=output\nMAX_NUM_STEPS = 10\nLORA_RANK=four\n")
+    run = run_train_sh(copy)
+    assert run.returncode == 1
+    assert "5 settings need a change" in run.stderr
+    cures = ["did you mean MODEL_NAME?", 'write MAX_NUM_STEPS="10", without spaces around the =', "LORA_RANK"]
+    assert not [cure for cure in [*cures, "key instance_data_dir", "key crop"] if cure not in run.stderr]
 
 
 def test_help_needs_no_valid_env_file(copy: Path) -> None:

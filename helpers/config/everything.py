@@ -1,0 +1,30 @@
+"""Everything a run was told, flags and dataset file together, so that a person hears of all mistakes at once."""
+
+from collections.abc import Sequence
+
+from helpers.config.cli import problems_of, read_arguments, tell_remarks
+from helpers.config.datasets import DatasetFile, read_datasets
+from helpers.config.run_config import RunConfig
+from helpers.config.settings import Reading
+from helpers.errors import ConfigError, Problem
+
+WHERE_IT_IS = frozenset({"output_dir", "data_backend_config"})
+"""The options that say where the dataset file is, and where its relative paths start."""
+
+
+def read_everything(argv: Sequence[str]) -> tuple[RunConfig, DatasetFile]:
+    """The run's options and data sets. Raises ConfigError with everything wrong with either of them."""
+    reading = read_arguments(argv)
+    config, problems = reading.config(), problems_of(reading)
+    files, wrong = files_of(reading)
+    if files is None or problems:
+        raise ConfigError([*problems, *wrong])
+    tell_remarks(reading)
+    return config, files
+
+
+def files_of(reading: Reading) -> tuple[DatasetFile | None, list[Problem]]:
+    """The data sets, or None and what is wrong with them: nothing, where nobody can know yet where the file is."""
+    if reading.wrong & WHERE_IT_IS - reading.values.keys():
+        return None, []
+    return read_datasets(reading.config())
