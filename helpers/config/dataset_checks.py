@@ -5,7 +5,7 @@ from pathlib import Path
 
 from helpers.config.dataset_entries import Entry
 from helpers.config.dataset_keys import SKIPPABLE
-from helpers.config.dataset_types import LocalDataset, TextEmbedsStore
+from helpers.config.dataset_types import ImageDataset, LocalDataset, TextEmbedsStore
 from helpers.config.suggestions import did_you_mean
 from helpers.errors import Problem
 
@@ -14,7 +14,7 @@ MOST_MEGAPIXELS = 100.0
 
 
 def check_datasets(
-    images: Sequence[tuple[Entry, LocalDataset | None]],
+    images: Sequence[tuple[Entry, ImageDataset | None]],
     *,
     text_entries: Sequence[Entry],
     store: TextEmbedsStore | None,
@@ -26,7 +26,8 @@ def check_datasets(
     for entry, dataset in images:
         problems += _text_store(entry, text_ids=text_ids)
         if dataset is not None:
-            problems += _folders(entry, dataset=dataset, store=store, output_dir=output_dir)
+            if isinstance(dataset, LocalDataset):
+                problems += _folders(entry, dataset=dataset, store=store, output_dir=output_dir)
             problems += _sizes(entry, dataset=dataset)
             problems += _crops(entry, dataset=dataset)
             problems += _captions(entry, dataset=dataset)
@@ -65,7 +66,7 @@ def _folders(
         yield entry.problem("instance_data_dir", reason=reason, fix="name a cache_dir outside of it")
 
 
-def _sizes(entry: Entry, *, dataset: LocalDataset) -> Iterator[Problem]:
+def _sizes(entry: Entry, *, dataset: ImageDataset) -> Iterator[Problem]:
     largest, shrunk, smallest = dataset.maximum_image_size, dataset.target_downsample_size, dataset.minimum_image_size
     if (largest is None) != (shrunk is None):
         there, missing = "maximum_image_size", "target_downsample_size"
@@ -90,7 +91,7 @@ def _sizes(entry: Entry, *, dataset: LocalDataset) -> Iterator[Problem]:
         yield entry.problem("resolution", reason=reason, fix=f"say a larger resolution, in {unit}")
 
 
-def _crops(entry: Entry, *, dataset: LocalDataset) -> Iterator[Problem]:
+def _crops(entry: Entry, *, dataset: ImageDataset) -> Iterator[Problem]:
     chosen = dataset.crop_aspect in ("random", "closest")
     if dataset.crop and chosen and not dataset.crop_aspect_buckets:
         reason = "it chooses among crop_aspect_buckets, which are missing"
@@ -102,7 +103,7 @@ def _crops(entry: Entry, *, dataset: LocalDataset) -> Iterator[Problem]:
             yield entry.problem("skip_file_discovery", reason=f"{word} names nothing to skip", fix=fix)
 
 
-def _captions(entry: Entry, *, dataset: LocalDataset) -> Iterator[Problem]:
+def _captions(entry: Entry, *, dataset: ImageDataset) -> Iterator[Problem]:
     needed = {
         "caption_strategy": dataset.caption_strategy == "instanceprompt",
         "prepend_instance_prompt": dataset.prepend_instance_prompt,

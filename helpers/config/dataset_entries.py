@@ -18,7 +18,7 @@ from helpers.config.dataset_keys import (
     STORAGE_TYPES,
     LaterKey,
 )
-from helpers.config.dataset_types import OUTPUT_DIR, LocalDataset, TextEmbedsStore
+from helpers.config.dataset_types import KINDS_OF_DATASET, OUTPUT_DIR, ImageDataset, TextEmbedsStore
 from helpers.config.run_config import RunConfig
 from helpers.config.suggestions import did_you_mean
 from helpers.errors import Problem
@@ -98,7 +98,7 @@ def sort_entries(said: list[Any], *, file: str, problems: list[Problem]) -> tupl
 
 def read_image_entry(
     entry: Entry, *, config: RunConfig, output_dir: Path, problems: list[Problem]
-) -> LocalDataset | None:
+) -> ImageDataset | None:
     """The data set that `entry` describes; None where it says too little to be checked further.
 
     A key with a wrong value counts as left out once it is told of, so that the other keys can be checked with it.
@@ -110,7 +110,8 @@ def read_image_entry(
         "cache_dir_vae": output_dir / "cache" / "vae" / entry.name,
     }
     said = _without_later(entry, later=LATER_IMAGE_KEYS, also=(*EVERY_ENTRY, *ACCEPTED_ONLY), problems=problems)
-    return _validated(LocalDataset, entry, said=said, defaults=defaults, output_dir=output_dir, problems=problems)
+    kind = KINDS_OF_DATASET[entry.said["type"]]
+    return _validated(kind, entry, said=said, defaults=defaults, output_dir=output_dir, problems=problems)
 
 
 def read_text_entry(

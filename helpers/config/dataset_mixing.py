@@ -3,13 +3,13 @@
 from collections.abc import Iterator, Sequence
 
 from helpers.config.dataset_entries import Entry
-from helpers.config.dataset_types import LocalDataset
+from helpers.config.dataset_types import ImageDataset
 from helpers.errors import Problem
 
 OF_TRAINING = ("repeats", "probability", "ignore_epochs", "is_regularisation_data")
 
 
-def check_mixing(images: Sequence[tuple[Entry, LocalDataset | None]], *, model_type: str) -> Iterator[Problem]:
+def check_mixing(images: Sequence[tuple[Entry, ImageDataset | None]], *, model_type: str) -> Iterator[Problem]:
     """Everything wrong with amounts and kinds of data sets; None stands for one that could not be read."""
     trained = [(entry, dataset) for entry, dataset in images if dataset is not None and not entry.is_eval]
     for entry, dataset in images:

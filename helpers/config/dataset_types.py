@@ -1,5 +1,6 @@
 """What an entry of the dataset file may say, with every value's kind; unknown keys and near-kinds are errors."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -44,8 +45,8 @@ Positive = Annotated[float, Field(gt=0)]
 Count = Annotated[int, Field(ge=1)]
 
 
-class LocalDataset(BaseModel):
-    """A folder of images and what is made of them; what the entry left out is filled in from the options.
+class ImageDataset(BaseModel):
+    """What every data set of images says, wherever they are; what the entry left out is filled in from the options.
 
     Sizes (`resolution`, `minimum_image_size`, …) are in the unit of `resolution_type`.
     """
@@ -53,7 +54,6 @@ class LocalDataset(BaseModel):
     model_config = ConfigDict(frozen=True, strict=True, extra="forbid", allow_inf_nan=False)
 
     id: str = Field(min_length=1)
-    instance_data_dir: Folder
     cache_dir_vae: Folder
     crop: bool = False
     crop_aspect: Literal["square", "preserve", "random", "closest"] = "square"
@@ -87,6 +87,16 @@ class LocalDataset(BaseModel):
     vae_batch_size: Count = 4
     scan_for_errors: bool = False
     skip_file_discovery: str = ""
+
+
+class LocalDataset(ImageDataset):
+    """A folder of images."""
+
+    instance_data_dir: Folder
+
+
+KINDS_OF_DATASET: Mapping[str, type[ImageDataset]] = {"local": LocalDataset}
+"""By the entry's `type`: where images are decides what else an entry says."""
 
 
 class TextEmbedsStore(BaseModel):

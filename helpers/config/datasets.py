@@ -10,11 +10,11 @@ from typing import Any
 from helpers.config.dataset_checks import check_datasets
 from helpers.config.dataset_entries import Entry, read_image_entry, read_text_entry, sort_entries
 from helpers.config.dataset_mixing import check_mixing
-from helpers.config.dataset_types import LocalDataset, TextEmbedsStore
+from helpers.config.dataset_types import ImageDataset, TextEmbedsStore
 from helpers.config.run_config import RunConfig
 from helpers.errors import ConfigError, Problem
 
-__all__ = ["DatasetFile", "LocalDataset", "TextEmbedsStore", "dataset_file_path", "load_datasets", "read_datasets"]
+__all__ = ["DatasetFile", "ImageDataset", "TextEmbedsStore", "dataset_file_path", "load_datasets", "read_datasets"]
 
 FILE_NAME = "multidatabackend.json"
 CONFIG_FOLDER = Path(__file__).resolve().parents[2] / "config"
@@ -27,12 +27,12 @@ class DatasetFile:
     eval: data sets that are prepared like the others and never trained on.
     """
 
-    images: tuple[LocalDataset, ...]
+    images: tuple[ImageDataset, ...]
     text_embeds: TextEmbedsStore
-    eval: tuple[LocalDataset, ...] = ()
+    eval: tuple[ImageDataset, ...] = ()
 
     @property
-    def prepared(self) -> tuple[LocalDataset, ...]:
+    def prepared(self) -> tuple[ImageDataset, ...]:
         """Every data set whose pictures are encoded."""
         return (*self.images, *self.eval)
 

@@ -4,7 +4,7 @@ import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from helpers.config.dataset_types import LocalDataset
+from helpers.config.dataset_types import ImageDataset
 from helpers.data.caption_words import Shuffle
 from helpers.data.columns import BytesColumn, TextColumn, encode_name
 from helpers.data.rejections import EMPTY_CAPTION_FILE, FOREIGN_CAPTION_FILE, NO_CAPTION_FILE, SILENT_NAME
@@ -35,7 +35,7 @@ class CaptionRules:
     shuffle: Shuffle | None = None
 
 
-def caption_rules(dataset: LocalDataset, *, seed: int, filters: Sequence[str] = ()) -> CaptionRules:
+def caption_rules(dataset: ImageDataset, *, seed: int, filters: Sequence[str] = ()) -> CaptionRules:
     """The rules a data set states; `seed` decides orders of tags."""
     shuffle = Shuffle(
         seed=seed,

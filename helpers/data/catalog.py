@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from helpers.config.dataset_types import LocalDataset
+from helpers.config.dataset_types import ImageDataset
 from helpers.data.caption_words import CaptionFilter
 from helpers.data.captions import CaptionRules, NoCaption, PromptForAll, caption_column, caption_rules, captions_for
 from helpers.data.geometry import cut_rules, draw, geometries, measure
@@ -26,7 +26,7 @@ UNITS = {"area": "megapixels", "pixel": "pixels (shorter edge)", "pixel_area": "
 
 
 def open_catalog(
-    dataset: LocalDataset,
+    dataset: ImageDataset,
     *,
     source: SourceStore,
     metadata: CacheStore,
@@ -101,7 +101,7 @@ def _rows_left(sizes: NDArray[np.int32], rejected: dict[int, str]) -> NDArray[np
 
 
 def _choose(
-    dataset: LocalDataset, found: Found, sizes: NDArray[np.int32], rejected: dict[int, str], *, seed: int
+    dataset: ImageDataset, found: Found, sizes: NDArray[np.int32], rejected: dict[int, str], *, seed: int
 ) -> int:
     """Take the size off pictures that are too many for `max_num_samples`; how many they are.
 
@@ -115,7 +115,7 @@ def _choose(
     return len(rows) - dataset.max_num_samples
 
 
-def _cut(dataset: LocalDataset, found: Found, sizes: NDArray[np.int32], *, seed: int) -> NDArray[np.int32]:
+def _cut(dataset: ImageDataset, found: Found, sizes: NDArray[np.int32], *, seed: int) -> NDArray[np.int32]:
     """The cut of each file found [N, 6]; of no use where it is no picture."""
     rules = cut_rules(dataset)
     draws = draw(found.paths, seed=seed, dataset_id=dataset.id) if rules.draws else np.zeros((0, 3))
@@ -123,7 +123,7 @@ def _cut(dataset: LocalDataset, found: Found, sizes: NDArray[np.int32], *, seed:
 
 
 def _of_unfit_size(
-    dataset: LocalDataset, sizes: NDArray[np.int32], cuts: NDArray[np.int32], *, longest_edge_px: int
+    dataset: ImageDataset, sizes: NDArray[np.int32], cuts: NDArray[np.int32], *, longest_edge_px: int
 ) -> dict[int, str]:
     """Why pictures are rejected that are too small, or would become too long, by row."""
     is_picture = sizes[:, 0] > 0

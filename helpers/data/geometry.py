@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from helpers.config.dataset_types import LocalDataset
+from helpers.config.dataset_types import ImageDataset
 from helpers.data.columns import encode_name
 
 Floats = NDArray[np.float64]
@@ -46,7 +46,7 @@ class CutRules:
         return self.crop and (self.crop_style == "random" or self.crop_aspect == "random")
 
 
-def cut_rules(dataset: LocalDataset) -> CutRules:
+def cut_rules(dataset: ImageDataset) -> CutRules:
     """The rules a data set states."""
     return CutRules(
         resolution=dataset.resolution,

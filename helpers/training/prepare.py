@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from helpers.batches.loader import EMPTY_CAPTION
 from helpers.cache.latents import LatentCache, fill_latent_cache
 from helpers.cache.text import TextCache, fill_text_cache
-from helpers.config.datasets import LocalDataset, TextEmbedsStore
+from helpers.config.datasets import ImageDataset, TextEmbedsStore
 from helpers.config.options.data import CacheOptions
 from helpers.data.catalog import open_catalog, remember_rejected
 from helpers.data.types import Catalog
@@ -16,7 +16,7 @@ from helpers.models.protocols import LatentPart, ModelFamily, ModelParts, TextPa
 from helpers.ranks import Ranks
 from helpers.reporting.events import Notice
 from helpers.reporting.reporter import Reporter
-from helpers.storage.local import LocalCache, LocalSource
+from helpers.training import places
 from helpers.training.runtime import Runtime
 
 
@@ -70,7 +70,7 @@ def workers_for(max_workers: int | None, *, ranks: Ranks, reporter: Reporter) ->
 
 
 def open_catalogs(
-    datasets: Sequence[LocalDataset], *, parts: ModelParts, seed: int, workers: Workers, filters: Sequence[str]
+    datasets: Sequence[ImageDataset], *, parts: ModelParts, seed: int, workers: Workers, filters: Sequence[str]
 ) -> tuple[Catalog, ...]:
     """What each data set has to train on; the first rank reads the headers, the others what it found.
     filters: of `caption_filter_list`.
@@ -82,8 +82,8 @@ def open_catalogs(
     catalogs = tuple(
         open_catalog(
             dataset,
-            source=LocalSource(dataset.instance_data_dir),
-            metadata=_metadata(dataset),
+            source=places.source_of(dataset),
+            metadata=places.metadata_of(dataset),
             seed=seed,
             workers=workers.threads,
             reporter=workers.reporter,
@@ -115,7 +115,7 @@ def prepare_text(
     scan_for_errors: bool,
 ) -> TextCache:
     """Encode the captions that are not cached yet, and the empty one that caption dropout trains with."""
-    cache = LocalCache(store.cache_dir)
+    cache = places.texts_of(store)
     fill_text_cache(
         itertools.chain([EMPTY_CAPTION], captions),
         parts=parts,
@@ -129,12 +129,12 @@ def prepare_text(
     return TextCache(cache, parts=parts, assemble=family.assemble_text)
 
 
-def prepare_latents(dataset: LocalDataset, *, catalog: Catalog, part: LatentPart, workers: Workers) -> PreparedDataset:
+def prepare_latents(dataset: ImageDataset, *, catalog: Catalog, part: LatentPart, workers: Workers) -> PreparedDataset:
     """Encode the pictures that are not cached yet; those that turn out unreadable are left out, by name.
 
     Raises DataError where none is left.
     """
-    store = LocalCache(dataset.cache_dir_vae)
+    store = places.latents_of(dataset)
     rejected = fill_latent_cache(
         catalog,
         part=part,
@@ -150,11 +150,6 @@ def prepare_latents(dataset: LocalDataset, *, catalog: Catalog, part: LatentPart
         text = f"{dataset.id}: {picture.path} is left out: {picture.reason}"
         workers.reporter.hear(Notice(level="warning", text=text))
     if workers.ranks.rank == 0:
-        remember_rejected(_metadata(dataset), catalog, rejected)
+        remember_rejected(places.metadata_of(dataset), catalog, rejected)
     left = catalog.without(rejected)
     return PreparedDataset(catalog=left, latents=LatentCache(store, catalog=left, part=part))
-
-
-def _metadata(dataset: LocalDataset) -> LocalCache:
-    """Where a data set's headers and captions are remembered: beside its latents, under its own name."""
-    return LocalCache(dataset.cache_dir_vae / "metadata" / dataset.id)

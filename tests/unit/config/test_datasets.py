@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from helpers.config.dataset_keys import LATER_IMAGE_KEYS
-from helpers.config.datasets import DatasetFile, LocalDataset, TextEmbedsStore, load_datasets
+from helpers.config.dataset_types import LocalDataset
+from helpers.config.datasets import DatasetFile, TextEmbedsStore, load_datasets
 from helpers.config.options.data import CacheOptions, DataOptions
 from helpers.config.options.training import RunOptions
 from helpers.config.run_config import RunConfig
