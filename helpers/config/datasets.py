@@ -57,20 +57,24 @@ def dataset_file_path(config: RunConfig) -> Path:
 def read_datasets(config: RunConfig) -> tuple[DatasetFile | None, list[Problem]]:
     """The data sets, or None and all that is wrong with them."""
     path = dataset_file_path(config)
-    output_dir = Path(config.run.output_dir).expanduser().absolute()
     said, problems = _read_list(path)
-    if said is None:
-        return None, problems
-    image_entries, text_entries = sort_entries(said, file=path.name, problems=problems)
+    return read_entries(said, file=path.name, config=config) if said is not None else (None, problems)
+
+
+def read_entries(said: list[Any], *, file: str, config: RunConfig) -> tuple[DatasetFile | None, list[Problem]]:
+    """The same from the list that `file` holds, or is to hold."""
+    problems: list[Problem] = []
+    output_dir = Path(config.run.output_dir).expanduser().absolute()
+    image_entries, text_entries = sort_entries(said, file=file, problems=problems)
     read = partial(read_image_entry, config=config, output_dir=output_dir, problems=problems)
     images = [(entry, read(entry)) for entry in image_entries]
-    store = _text_store(text_entries, file=path.name, config=config, output_dir=output_dir, problems=problems)
+    store = _text_store(text_entries, file=file, config=config, output_dir=output_dir, problems=problems)
     problems += check_datasets(images, text_entries=text_entries, store=store, output_dir=output_dir)
     problems += check_mixing(images, model_type=config.model.model_type)
     if all(entry.is_eval for entry in image_entries) and not problems:
         reason = "no entry names images to train on, or all of them are disabled"
         fix = 'add an entry with "id", "type": "local" and "instance_data_dir"'
-        problems.append(Problem(option=path.name, value="", reason=reason, fix=fix))
+        problems.append(Problem(option=file, value="", reason=reason, fix=fix))
     if problems or store is None:
         return None, problems
     trained, kept_back = (

@@ -20,6 +20,13 @@ def is_hub_id(name: str) -> bool:
     return name.count("/") <= 1 and not name.startswith((".", "/", "~"))
 
 
+def is_logged_in() -> bool:
+    """Whether this machine has a token for the hub; whether it is still good, only the hub knows."""
+    from huggingface_hub import get_token
+
+    return get_token() is not None
+
+
 def download(repository: str, *, folders: Sequence[str], revision: str | None, variant: str | None) -> Path:
     """Fetch the weights of `variant`, and the small files beside them, of some folders of a repository.
 

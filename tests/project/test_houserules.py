@@ -49,7 +49,7 @@ def rebinds_a_global(node: ast.AST) -> bool:
 RULES: dict[str, tuple[Callable[[ast.AST], bool], tuple[str, ...]]] = {
     "os.environ is read in config/ only": (reads_the_environment, ("config/",)),
     "argparse lives in config/cli.py": (parses_arguments, ("config/cli.py",)),
-    "print is for reporting/console.py and config/wizard.py": (prints, ("reporting/console.py", "config/wizard.py")),
+    "print is for reporting/console.py and config/wizard*.py": (prints, ("reporting/console.py", "config/wizard")),
     "only train.py and the launcher end the program": (ends_the_program, ("config/launch.py",)),
     "no global is rebound": (rebinds_a_global, ()),
 }
@@ -80,7 +80,7 @@ def test_the_house_rules_hold(promise: str) -> None:
         ("os.environ is read in config/ only", "import os\nhome = os.environ['HOME']"),
         ("os.environ is read in config/ only", "from os import environ"),
         ("argparse lives in config/cli.py", "from argparse import ArgumentParser"),
-        ("print is for reporting/console.py and config/wizard.py", "print('step')"),
+        ("print is for reporting/console.py and config/wizard*.py", "print('step')"),
         ("only train.py and the launcher end the program", "import sys\nsys.exit(1)"),
         ("only train.py and the launcher end the program", "raise SystemExit(1)"),
         ("no global is rebound", "def f():\n    global x"),

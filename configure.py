@@ -1,0 +1,42 @@
+"""Asks what a run needs to know and writes config/config.env and the dataset file: python configure.py
+
+ENV=name python configure.py writes config/name/config.env instead, as ENV=name bash train.sh reads it. Without a
+terminal it reads an answer a line (helpers/config/wizard_lines.py says how).
+"""
+
+import os
+import sys
+from functools import cache
+
+NO_ENVIRONMENT = """\
+This Python has no {name}. Make the environment, and start it from there:
+
+    bash install/setup.sh
+    .venv/bin/python configure.py"""
+
+
+def main() -> int:
+    """Start the wizard with what it may ask of the rest of the program; its exit status."""
+    os.chdir(os.path.dirname(os.path.abspath(__file__)))
+    try:
+        from helpers.config import wizard
+        from helpers.config.wizard_machine import Machine, find_gpus, log_in
+        from helpers.data.look import look_at
+        from helpers.models.hub import is_logged_in
+        from helpers.models.sd3.forecast import forecast
+    except ModuleNotFoundError as error:
+        print(NO_ENVIRONMENT.format(name=error.name), file=sys.stderr)
+        return 1
+    machine = Machine(
+        gpus=find_gpus(),
+        is_mac=sys.platform == "darwin",
+        look_at=cache(look_at),
+        memory=forecast,
+        logged_in=is_logged_in,
+        log_in=log_in if sys.stdin.isatty() else None,
+    )
+    return wizard.main(machine)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
