@@ -26,6 +26,7 @@ from helpers.config.options.model import LoraOptions, ModelOptions, PrecisionOpt
 from helpers.config.options.training import CheckpointOptions, ObjectiveOptions, OptimizerOptions, RunOptions
 from helpers.config.options.validation import ValidationOptions
 from helpers.data.types import Bucket, Catalog, Size
+from helpers.models.adapters import attach_lora, without_lora
 from helpers.models.protocols import TextEmbedding
 from helpers.models.registry import families
 from helpers.models.sd3.small import SHAPES, make_small_pipeline
@@ -203,13 +204,13 @@ def main() -> None:
         pipeline = make_small_pipeline(Path(folder) / "pipeline", size="bench")
         parts = family.locate(ModelOptions(pretrained_model_name_or_path=str(pipeline)))
         denoiser = family.load_denoiser(parts, runtime.precision, runtime.device)
-    weights = family.attach_lora(denoiser, LoraOptions(), seed=0)
+    weights = attach_lora(denoiser, lora=LoraOptions(), modules=family.lora_modules(denoiser, "attention"), seed=0)
     learner = Learner(
         runtime=runtime,
         denoiser=runtime.prepare(denoiser),
         weights=weights,
         predict=family.predict,
-        without_lora=family.without_lora,
+        as_base=without_lora,
         objective=ObjectiveOptions(),
     )
     print(f"medians of {arguments.steps} steps")

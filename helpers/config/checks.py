@@ -21,7 +21,14 @@ HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 
 def check(config: RunConfig, *, unless: Collection[str] = ()) -> list[Problem]:
     """All problems of `config`, but for options named in `unless`, which are known to be wrong already."""
-    found = (*_length(config), *_rates(config), *_validation(config), *_models(config), *_output(config))
+    found = (
+        *_length(config),
+        *_rates(config),
+        *_validation(config),
+        *_models(config),
+        *_trained(config),
+        *_output(config),
+    )
     return [problem for name, problem in found if name not in unless]
 
 
@@ -84,6 +91,24 @@ def _models(config: RunConfig) -> Iterator[tuple[str, Problem]]:
         elif name == names[0] and path.is_dir() and not (path / "model_index.json").is_file():
             fix = "name the folder that holds model_index.json, transformer, vae and the text encoders"
             yield _problem(name, value=said, reason="the folder is no model in diffusers layout", fix=fix)
+
+
+def _trained(config: RunConfig) -> Iterator[tuple[str, Problem]]:
+    if config.model.model_type != "full":
+        for name, said in vars(config.full).items():
+            if said not in ("", "none"):
+                reason = "it chooses among the model's own weights, and model_type=lora trains none of them"
+                yield _problem(name, value=said, reason=reason, fix="say MODEL_TYPE=full, or choose with LORA_TARGET")
+        return
+    precision = config.precision
+    if precision.base_model_precision != "no_change":
+        reason = "MODEL_TYPE=full trains the model's own weights, and quantised ones cannot be moved"
+        fix = "say no_change, or MODEL_TYPE=lora; to save memory, OPTIMIZER=adamw_bf16 holds the weights in bf16"
+        yield _problem("base_model_precision", value=precision.base_model_precision, reason=reason, fix=fix)
+    if precision.base_model_default_dtype == "bf16" and config.optimizer.optimizer != "adamw_bf16":
+        reason = f"{config.optimizer.optimizer} would round most of each step away: bf16 keeps 8 bits of a weight"
+        fix = "leave it out to train in fp32, or say OPTIMIZER=adamw_bf16, which rounds on average right"
+        yield _problem("base_model_default_dtype", value="bf16", reason=reason, fix=fix)
 
 
 def _output(config: RunConfig) -> Iterator[tuple[str, Problem]]:

@@ -5,6 +5,7 @@ import json
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
@@ -13,30 +14,62 @@ from torch import Tensor, nn
 
 from helpers.config.options.model import LoraOptions
 from helpers.errors import ModelError
+from helpers.models.trained import Trained
 
 ADAPTER = "default"
+LORA_FILE = "pytorch_lora_weights.safetensors"
 # Diffusers reads the adapter's configuration from this entry of the file's header; keys of tensors it does not know,
 # such as `.alpha`, make it refuse the file.
 DIFFUSERS_ENTRY = "lora_adapter_metadata"
 EXPORT_PREFIX = "transformer."
 
 
-def matching_modules(linear_names: Sequence[str], wanted: Iterable[str]) -> list[str]:
-    """The modules among `linear_names` that lie at or under one of the wanted names, whole segments compared.
+def listed(text: str) -> list[str]:
+    """The names in a comma list."""
+    return [name.strip() for name in text.split(",") if name.strip()]
 
-    `to_q` is every module called so; `transformer_blocks.0.attn` all of one attention. Raises ModelError for a name
-    that is nowhere, naming near ones.
+
+def matching(names: Sequence[str], wanted: Iterable[str], *, option: str) -> list[str]:
+    """The layers or weights among `names` that lie at or under a wanted name or shell pattern, of whole segments.
+
+    `to_q` is every layer called so; `transformer_blocks.0.attn` all of one attention; `transformer_blocks.1?` ten
+    blocks. Raises ModelError for one that is nowhere, naming `option` and near names.
     """
     chosen: set[str] = set()
     for name in wanted:
-        hits = {module for module in linear_names if f".{name}." in f".{module}."}
+        hits = {each for each in names if fnmatchcase(f".{each}.", f"*.{name}.*")}
         if not hits:
-            segments = {segment for module in linear_names for segment in module.split(".")}
-            near = difflib.get_close_matches(name, sorted({*segments, *linear_names}), n=3)
+            segments = {segment for each in names for segment in each.split(".")}
+            near = difflib.get_close_matches(name, sorted({*segments, *names}), n=3)
             hint = f"did you mean {' or '.join(near)}?" if near else f"there are {', '.join(sorted(segments)[:20])} …"
-            raise ModelError(f"lora_target names `{name}`, which the model has no layer of: {hint}")
+            raise ModelError(f"{option} names `{name}`, which the model has no layer of: {hint}")
         chosen |= hits
-    return [module for module in linear_names if module in chosen]
+    return [each for each in names if each in chosen]
+
+
+def trained_lora(denoiser: nn.Module, *, modules: Sequence[str], lora: LoraOptions, seed: int) -> Trained:
+    """Attach a LoRA to the named layers of a frozen denoiser, see `attach_lora`; it alone is trained."""
+    weights = attach_lora(denoiser, lora=lora, modules=modules, seed=seed)
+
+    def save(folder: Path, *, metadata: Mapping[str, str]) -> None:
+        save_lora(folder / LORA_FILE, weights, lora=lora, metadata=metadata)
+
+    def load(folder: Path) -> None:
+        load_lora(folder / LORA_FILE, into=weights)
+
+    def export(file: Path, *, metadata: Mapping[str, str]) -> None:
+        save_lora(file, weights, lora=lora, metadata=metadata, portable=True)
+
+    return Trained(
+        what=f"a LoRA of rank {lora.lora_rank} on {len(modules)} layers",
+        weights=weights,
+        facts={"lora_rank": str(lora.lora_rank), "lora_alpha": str(lora.alpha), "lora_target": lora.lora_target},
+        save=save,
+        load=load,
+        as_base=without_lora,
+        result=LORA_FILE,
+        export=export,
+    )
 
 
 def linear_modules(denoiser: nn.Module) -> list[str]:

@@ -1,10 +1,9 @@
 """What a model family must be able to do; a family is a value that holds functions, not a base class."""
 
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
@@ -142,12 +141,11 @@ class ModelFamily:
     assemble_text: one caption's outputs of every part -> TextEmbedding, bf16.
     latent_part: the VAE (ModelParts, PrecisionOptions, device; vae_batch_size: pictures at once on an accelerator).
     load_denoiser: the frozen base on `device`, quantised as asked, in eval mode.
-    attach_lora: put an adapter in the loaded base (LoraOptions, seed) and return its trainable tensors by the names
-    they have in the exported file; zero of them raises ModelError.
-    without_lora: a context in which the denoiser predicts as if no adapter had been attached.
+    lora_modules: the names of the denoiser's layers that a `lora_target` means; raises ModelError for unknown ones.
     render: raw latents [1, C, h, w] of a picture, from the denoiser as it is (see RenderRequest); the same
     picture as the family's diffusers pipeline draws from the same seed.
-    save_lora, load_lora: the exported file, fp32 unless said, with alpha and metadata; load copies by name.
+    write_pipeline: fill an empty folder with the denoiser as it is and the base's other parts (ModelParts, folder;
+    metadata), from which the family's diffusers pipeline opens.
     """
 
     name: str
@@ -157,9 +155,7 @@ class ModelFamily:
     latent_part: Callable[..., LatentPart]
     load_denoiser: Callable[[ModelParts, PrecisionOptions, torch.device], nn.Module]
     enable_checkpointing: Callable[[nn.Module], None]
-    attach_lora: Callable[..., dict[str, nn.Parameter]]
-    without_lora: Callable[[nn.Module], AbstractContextManager[None]]
+    lora_modules: Callable[[nn.Module, str], list[str]]
     predict: Predict
     render: Callable[[nn.Module, ModelParts, RenderRequest], Tensor]
-    save_lora: Callable[..., Any]
-    load_lora: Callable[..., Any]
+    write_pipeline: Callable[..., None]

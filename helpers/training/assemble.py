@@ -14,6 +14,8 @@ from helpers.batches.order import Order
 from helpers.batches.plan import first_epoch, mix
 from helpers.config.options.training import RunOptions
 from helpers.config.run_config import RunConfig
+from helpers.models.kinds import base_precision, in_words, make_trained
+from helpers.models.trained import Trained
 from helpers.reporting.events import Change, Notice, RunFinished, RunStarted
 from helpers.reporting.reporter import Reporter
 from helpers.reporting.stages import stage
@@ -26,7 +28,7 @@ from helpers.training.checkpoint import (
     restore,
 )
 from helpers.training.duties import FirstRankDuties, OtherRankDuties
-from helpers.training.export import export_lora, provenance
+from helpers.training.export import export_result, provenance
 from helpers.training.loop import Duties, LoopPlan
 from helpers.training.manifest import Foundations, configuration_of, dataset_fingerprints
 from helpers.training.optimisers import make_optimiser
@@ -46,6 +48,7 @@ class Model:
     """What learns; `denoiser` is the bare module, which the learner's may wrap. started: by `time.monotonic`."""
 
     learner: Learner
+    trained: Trained
     denoiser: nn.Module
     optimiser: Optimizer
     started: float
@@ -107,27 +110,39 @@ def batch_source(config: RunConfig, *, ground: Ground, order: Order) -> BatchSou
 
 
 def load_model(config: RunConfig, *, ground: Ground, checkpoint: Checkpoint | None, reporter: Reporter) -> Model:
-    """Load the base, attach the adapter, and put the checkpoint's numbers in, where there is one."""
+    """Load the base, let move what is trained, and put the checkpoint's numbers in, where there is one."""
     started = time.monotonic()
     family, runtime = ground.family, ground.runtime
+    precision = base_precision(
+        runtime.precision, model_type=config.model.model_type, optimizer=config.optimizer.optimizer
+    )
     with stage(reporter, f"load {ground.parts.variant}", total=1, unit="models") as advance:
-        denoiser = family.load_denoiser(ground.parts, runtime.precision, runtime.device)
+        denoiser = family.load_denoiser(ground.parts, precision, runtime.device)
         advance()
-    weights = family.attach_lora(denoiser, config.lora, seed=config.run.seed)
+    trained = make_trained(
+        denoiser,
+        model_type=config.model.model_type,
+        lora=config.lora,
+        full=config.full,
+        family=family,
+        parts=ground.parts,
+        seed=config.run.seed,
+    )
+    reporter.hear(Notice(text=in_words(trained)))
     if config.run.gradient_checkpointing:
         family.enable_checkpointing(denoiser)
-    optimiser = make_optimiser(config.optimizer, weights=weights, seed=config.run.seed)
+    optimiser = make_optimiser(config.optimizer, weights=trained.weights, seed=config.run.seed)
     if checkpoint is not None:
-        restore(checkpoint, family=family, weights=weights, optimiser=optimiser)
+        restore(checkpoint, trained=trained, optimiser=optimiser)
     learner = Learner(
         runtime=runtime,
         denoiser=runtime.prepare(denoiser),
-        weights=weights,
+        weights=trained.weights,
         predict=family.predict,
-        without_lora=family.without_lora,
+        as_base=trained.as_base,
         objective=config.objective,
     )
-    return Model(learner=learner, denoiser=denoiser, optimiser=optimiser, started=started)
+    return Model(learner=learner, trained=trained, denoiser=denoiser, optimiser=optimiser, started=started)
 
 
 def duties_of(config: RunConfig, *, ground: Ground, model: Model, stop: StopRequest, reporter: Reporter) -> Duties:
@@ -136,11 +151,9 @@ def duties_of(config: RunConfig, *, ground: Ground, model: Model, stop: StopRequ
         return OtherRankDuties()
     output_dir = config.run.output_folder
     content = CheckpointContent(
-        family=ground.family,
-        lora=config.lora,
-        weights=model.learner.weights,
+        trained=model.trained,
         optimiser=model.optimiser,
-        metadata=provenance(ground.parts, lora=config.lora, text=config.text),
+        metadata=provenance(ground.parts, trained=model.trained, text=config.text),
     )
     writer = CheckpointWriter(
         output_dir=output_dir,
@@ -205,15 +218,8 @@ def finish(
     written = [output_dir / f"checkpoint-{state.step}"]
     complete = state.step >= plan.total_steps
     if complete and ground.runtime.rank == 0:
-        weights = export_lora(
-            output_dir,
-            family=ground.family,
-            tensors=model.learner.weights,
-            lora=config.lora,
-            metadata=provenance(ground.parts, lora=config.lora, text=config.text),
-            step=state.step,
-        )
-        written.insert(0, weights)
+        metadata = provenance(ground.parts, trained=model.trained, text=config.text)
+        written.insert(0, export_result(output_dir, trained=model.trained, metadata=metadata, step=state.step))
     if config.validation.validation_prompt:
         written.append(output_dir / "validation_images")
     reporter.hear(

@@ -6,15 +6,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from torch import nn
 from torch.optim import Optimizer
 
-from helpers.config.options.model import LoraOptions
 from helpers.errors import CheckpointError
-from helpers.models.protocols import ModelFamily
+from helpers.models.tensor_files import write_tensors
+from helpers.models.trained import Trained
 from helpers.reporting.events import CheckpointSaved, Notice
 from helpers.reporting.reporter import Reporter
-from helpers.training.export import WEIGHTS
 from helpers.training.manifest import (
     MANIFEST,
     CheckpointManifest,
@@ -43,11 +41,9 @@ class Checkpoint:
 
 @dataclass(frozen=True, kw_only=True)
 class CheckpointContent:
-    """What a checkpoint is made of: the adapter by exported name, its optimiser, and how the family writes it."""
+    """What a checkpoint is made of: what is trained, its optimiser, and what the files say of their making."""
 
-    family: ModelFamily
-    lora: LoraOptions
-    weights: Mapping[str, nn.Parameter]
+    trained: Trained
     optimiser: Optimizer
     metadata: Mapping[str, str]
 
@@ -80,12 +76,10 @@ class CheckpointWriter:
         return folder
 
     def _write(self, folder: Path, *, state: TrainState, serial: int) -> None:
-        from safetensors.torch import save_file
-
         content = self.content
-        content.family.save_lora(folder / WEIGHTS, content.weights, lora=content.lora, metadata=content.metadata)
-        tensors, rest = optimiser_state(content.optimiser, weights=content.weights)
-        save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, folder / OPTIMISER_TENSORS)
+        content.trained.save(folder, metadata=content.metadata)
+        tensors, rest = optimiser_state(content.optimiser, weights=content.trained.weights)
+        write_tensors(folder / OPTIMISER_TENSORS, tensors, metadata={})
         (folder / OPTIMISER_REST).write_text(rest, encoding="utf-8")
         manifest = CheckpointManifest(
             serial=serial,
@@ -141,20 +135,18 @@ def clear_partial_checkpoints(output_dir: Path, *, reporter: Reporter) -> None:
         reporter.hear(Notice(text=f"cleared away a checkpoint that was never finished: {folder.name}"))
 
 
-def restore(
-    checkpoint: Checkpoint, *, family: ModelFamily, weights: Mapping[str, nn.Parameter], optimiser: Optimizer
-) -> None:
-    """Put the checkpoint's numbers into the attached adapter and the new optimiser.
+def restore(checkpoint: Checkpoint, *, trained: Trained, optimiser: Optimizer) -> None:
+    """Put the checkpoint's numbers into what is trained and the new optimiser.
 
-    Raises CheckpointError where a file is damaged, ModelError where the adapter is another.
+    Raises CheckpointError where a file is damaged, ModelError where something else was trained.
     """
     from safetensors.torch import load_file
 
     verify_files(checkpoint.folder, checkpoint.manifest)
-    family.load_lora(checkpoint.folder / WEIGHTS, into=weights)
+    trained.load(checkpoint.folder)
     restore_optimiser(
         optimiser,
-        weights=weights,
+        weights=trained.weights,
         tensors=load_file(checkpoint.folder / OPTIMISER_TENSORS),
         text=(checkpoint.folder / OPTIMISER_REST).read_text(encoding="utf-8"),
     )

@@ -1,20 +1,19 @@
-"""The file a run is for: the trained LoRA as other programs open it, telling where it comes from."""
+"""What a run is for: the finished weights as other programs open them, telling where they come from."""
 
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 
-from torch import Tensor
-
 from helpers import __version__
-from helpers.config.options.model import LoraOptions, TextOptions
-from helpers.models.protocols import ModelFamily, ModelParts
-from helpers.training.whole_files import write_whole
+from helpers.config.options.model import TextOptions
+from helpers.errors import TrainingError
+from helpers.models.protocols import ModelParts
+from helpers.models.trained import Trained
+from helpers.training.whole_files import whole_folder, write_whole
 
-WEIGHTS = "pytorch_lora_weights.safetensors"
 
-
-def provenance(parts: ModelParts, *, lora: LoraOptions, text: TextOptions) -> dict[str, str]:
-    """What the file's header says of its making, besides the step; free of paths on this machine.
+def provenance(parts: ModelParts, *, trained: Trained, text: TextOptions) -> dict[str, str]:
+    """What a file's header says of its making, besides the step; free of paths on this machine.
 
     The prompt length matters to whoever draws with it: diffusers' own default of 256 is not what was trained.
     """
@@ -22,27 +21,28 @@ def provenance(parts: ModelParts, *, lora: LoraOptions, text: TextOptions) -> di
         "base_model": Path(parts.name).name if Path(parts.name).expanduser().is_dir() else parts.name,
         "base_model_variant": parts.variant,
         "base_model_identity": parts.identity,
-        "lora_rank": str(lora.lora_rank),
-        "lora_alpha": str(lora.alpha),
-        "lora_target": lora.lora_target,
+        **trained.facts,
         "tokenizer_max_length": str(text.tokenizer_max_length),
         "sd3_t5_mask_behaviour": text.sd3_t5_mask_behaviour,
         "program": f"SimpleTuner {__version__}",
     }
 
 
-def export_lora(
-    output_dir: Path,
-    *,
-    family: ModelFamily,
-    tensors: Mapping[str, Tensor],
-    lora: LoraOptions,
-    metadata: Mapping[str, str],
-    step: int,
-) -> Path:
-    """Write the final weights, in the place of an earlier run's; returns the file. Only the first rank may call it."""
+def export_result(output_dir: Path, *, trained: Trained, metadata: Mapping[str, str], step: int) -> Path:
+    """Write the final weights, in the place of an earlier run's; returns where. Only the first rank may call it.
 
-    def write(path: Path) -> None:
-        family.save_lora(path, tensors, lora=lora, metadata={**metadata, "step": str(step)}, portable=True)
-
-    return write_whole(output_dir / WEIGHTS, write)
+    Raises TrainingError where the disk has no room.
+    """
+    path = output_dir / trained.result
+    write = partial(trained.export, metadata={**metadata, "step": str(step)})
+    try:
+        if path.suffix:
+            return write_whole(path, write)
+        with whole_folder(path) as folder:
+            write(folder)
+    except OSError as error:
+        raise TrainingError(
+            f"{path} cannot be written: {error}. Nothing is lost: the last checkpoint stands. Make room, and start the"
+            " same command again, which has only this left to do."
+        ) from error
+    return path

@@ -16,13 +16,16 @@ from helpers.training.runtime import Runtime
 
 @dataclass(frozen=True, kw_only=True)
 class Learner:
-    """What learns: the denoiser as `runtime` prepared it, and the weights in it that move, by exported name."""
+    """What learns: the denoiser as `runtime` prepared it, and the weights in it that move, by exported name.
+
+    as_base: see `Trained`.
+    """
 
     runtime: Runtime
     denoiser: nn.Module
     weights: Mapping[str, nn.Parameter]
     predict: Predict
-    without_lora: Callable[[nn.Module], AbstractContextManager[None]]
+    as_base: Callable[[nn.Module], AbstractContextManager[None]]
     objective: ObjectiveOptions
 
 
@@ -51,7 +54,7 @@ def forward_backward(learner: Learner, batch: TrainBatch, *, share: float, seede
             return learner.predict(learner.denoiser, noisy, sigmas, prompt_embeds, pooled)
 
     if batch.against_base:
-        with torch.no_grad(), learner.without_lora(learner.denoiser):
+        with torch.no_grad(), learner.as_base(learner.denoiser):
             target = predict()
     else:
         target = velocity_target(latents, noise)

@@ -37,7 +37,7 @@ def whole_folder(path: Path) -> Iterator[Path]:
     try:
         yield partial
         partial.chmod(0o777 & ~_umask())
-        for file in partial.iterdir():
+        for file in partial.rglob("*"):
             sync(file)
         sync(partial)
         replaced = path.with_name(f".{path.name}.replaced")

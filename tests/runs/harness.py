@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -12,9 +13,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file
+
+from helpers.training import loop
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
@@ -118,14 +122,31 @@ class SmallRun:
         return load_file(self.output / "pytorch_lora_weights.safetensors")
 
     def remembered(self, step: int) -> dict[str, torch.Tensor]:
-        """All tensors of a checkpoint: the adapter as it is trained, and what its optimiser remembers."""
-        folder = self.output / f"checkpoint-{step}"
-        weights = load_file(folder / "pytorch_lora_weights.safetensors")
-        return weights | load_file(folder / "optimizer.safetensors")
+        """All tensors of a checkpoint by file and name: what is trained, and what its optimiser remembers."""
+        files = (self.output / f"checkpoint-{step}").glob("*.safetensors")
+        return {f"{file.name} {name}": tensor for file in files for name, tensor in load_file(file).items()}
 
     def saved_steps(self) -> list[int]:
         """The steps of the checkpoints that stand."""
         return sorted(int(folder.name.removeprefix("checkpoint-")) for folder in self.output.glob("checkpoint-*"))
+
+
+def copied(run: SmallRun, folder: Path, **settings: Any) -> SmallRun:
+    """Another run over the same pictures and caches."""
+    shutil.copytree(run.output, folder / "output")
+    return SmallRun(folder, run.pipeline, settings=run.settings | settings)
+
+
+def stop_after(step: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have this process told to end while it takes the step of that number."""
+
+    def taken(*arguments: Any, **named: Any) -> Any:
+        if named["state"].step + 1 == step:
+            signal.raise_signal(signal.SIGTERM)
+        return take_step(*arguments, **named)
+
+    take_step = loop.take_step
+    monkeypatch.setattr(loop, "take_step", taken)
 
 
 def image_dataset(**more: Any) -> dict[str, Any]:

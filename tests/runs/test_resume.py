@@ -1,15 +1,12 @@
 """However often a run is killed or stopped, the same command ends in the weights of a run that never was."""
 
-import shutil
-import signal
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from helpers.training import loop
 from helpers.training.manifest import read_manifest
-from tests.runs.harness import SmallRun, draw, draw_set, same
+from tests.runs.harness import SmallRun, copied, draw, draw_set, same, stop_after
 
 STEPS = 6
 # Everything that draws random numbers, or computes anything twice, is on.
@@ -93,24 +90,6 @@ def cached(tmp_path_factory: pytest.TempPathFactory, tiny_pipeline: Path) -> Sma
     run = new_run(tmp_path_factory.mktemp("cached"), tiny_pipeline)
     assert run.start(cache_only=True) == 0
     return run
-
-
-def copied(run: SmallRun, folder: Path, **settings: Any) -> SmallRun:
-    """Another run over the same pictures and caches."""
-    shutil.copytree(run.output, folder / "output")
-    return SmallRun(folder, run.pipeline, settings=run.settings | settings)
-
-
-def stop_after(step: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Have this process told to end while it takes the step of that number."""
-
-    def taken(*arguments: Any, **named: Any) -> Any:
-        if named["state"].step + 1 == step:
-            signal.raise_signal(signal.SIGTERM)
-        return take_step(*arguments, **named)
-
-    take_step = loop.take_step
-    monkeypatch.setattr(loop, "take_step", taken)
 
 
 @pytest.mark.parametrize(

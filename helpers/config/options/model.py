@@ -14,9 +14,8 @@ class ModelOptions:
 
     model_type: str = setting(
         "lora",
-        choices=("lora",),
-        refused=(("full", "training the whole model is not supported yet"),),
-        help="What is trained: `lora`, a small adapter beside the frozen model.",
+        choices=("lora", "full"),
+        help="What is trained: `lora`, a small adapter beside the frozen model, or `full`, the transformer itself.",
     )
     sd3: bool = setting(
         True,

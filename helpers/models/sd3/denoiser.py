@@ -5,8 +5,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from helpers.config.options.model import LoraOptions, PrecisionOptions
-from helpers.models.adapters import attach_lora, linear_modules, matching_modules
+from helpers.config.options.model import PrecisionOptions
+from helpers.models.adapters import linear_modules, listed, matching
 from helpers.models.precision import base_dtype, quantise
 from helpers.models.protocols import ModelParts
 from helpers.models.sd3.parts import loading_variant
@@ -44,23 +44,18 @@ def enable_checkpointing(denoiser: nn.Module) -> None:
     denoiser.enable_gradient_checkpointing()  # type: ignore[operator]
 
 
-def attach(denoiser: nn.Module, lora: LoraOptions, *, seed: int) -> dict[str, nn.Parameter]:
-    """See `adapters.attach_lora`, on the layers that `lora_target` means for SD3."""
-    return attach_lora(denoiser, lora=lora, modules=target_modules(denoiser, lora.lora_target), seed=seed)
-
-
 def target_modules(denoiser: nn.Module, target: str) -> list[str]:
     """The layers that a `lora_target` means; raises ModelError for a name that the model lacks."""
     linear = linear_modules(denoiser)
     if target not in ("image-attention", "attention", "attention+mlp"):
-        return matching_modules(linear, [name.strip() for name in target.split(",") if name.strip()])
+        return matching(linear, listed(target), option="lora_target")
     sets = IMAGE_ATTENTION
     if target != "image-attention":
         sets += TEXT_ATTENTION + SECOND_ATTENTION
     if target == "attention+mlp":
         sets += MLP
     there = [name for name in sets if any(f".{name}." in f".{module}." for module in linear)]
-    chosen = matching_modules(linear, there)
+    chosen = matching(linear, there, option="lora_target")
     return [module for module in chosen if module not in _without_effect(denoiser)]
 
 

@@ -1,9 +1,9 @@
 """Stable Diffusion 3 and 3.5 as one value, which is all that the rest of the program sees of it."""
 
-from helpers.models.adapters import load_lora, save_lora, without_lora
 from helpers.models.protocols import ModelFamily
-from helpers.models.sd3.denoiser import attach, enable_checkpointing, load_denoiser, predict
+from helpers.models.sd3.denoiser import enable_checkpointing, load_denoiser, predict, target_modules
 from helpers.models.sd3.parts import locate
+from helpers.models.sd3.pipeline import write_pipeline
 from helpers.models.sd3.sampling import render
 from helpers.models.sd3.text import assemble_text, text_parts
 from helpers.models.sd3.vae import latent_part
@@ -19,10 +19,8 @@ def sd3_family() -> ModelFamily:
         latent_part=latent_part,
         load_denoiser=load_denoiser,
         enable_checkpointing=enable_checkpointing,
-        attach_lora=attach,
-        without_lora=without_lora,
+        lora_modules=target_modules,
         predict=predict,
         render=render,
-        save_lora=save_lora,
-        load_lora=load_lora,
+        write_pipeline=write_pipeline,
     )

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from helpers.errors import ModelError
+from helpers.models.sd3.pipeline import model_index
 
 TOKENIZERS = Path(__file__).resolve().parents[3] / "config" / "demo" / "tokenizers"
 RECIPE_FILE = "small_pipeline.json"
@@ -105,23 +106,6 @@ def _recipe_of(folder: Path) -> dict[str, Any] | None:
 def _write_json(file: Path, content: dict[str, Any]) -> None:
     file.parent.mkdir(exist_ok=True)
     file.write_text(json.dumps(content, indent=2) + "\n")
-
-
-def model_index() -> dict[str, Any]:
-    """What `model_index.json` says of any SD3 in diffusers layout."""
-    return {
-        "_class_name": "StableDiffusion3Pipeline",
-        "_diffusers_version": "0.30.0",
-        "scheduler": ["diffusers", "FlowMatchEulerDiscreteScheduler"],
-        "text_encoder": ["transformers", "CLIPTextModelWithProjection"],
-        "text_encoder_2": ["transformers", "CLIPTextModelWithProjection"],
-        "text_encoder_3": ["transformers", "T5EncoderModel"],
-        "tokenizer": ["transformers", "CLIPTokenizer"],
-        "tokenizer_2": ["transformers", "CLIPTokenizer"],
-        "tokenizer_3": ["transformers", "T5TokenizerFast"],
-        "transformer": ["diffusers", "SD3Transformer2DModel"],
-        "vae": ["diffusers", "AutoencoderKL"],
-    }
 
 
 def _scheduler_config() -> dict[str, Any]:

@@ -86,3 +86,16 @@ def test_the_learning_rate_follows_what_it_steers() -> None:
 def test_an_optimiser_that_finds_its_rate_is_given_no_small_one() -> None:
     problem = problem_of(MODEL, "--max_train_steps=1", "--optimizer=prodigy", "--learning_rate=1e-4")
     assert (problem.option, problem.value, problem.fix) == ("LEARNING_RATE", "0.0001", "say 1.0, or leave it out")
+
+
+@pytest.mark.parametrize(
+    ("words", "option"),
+    [
+        (["--model_type=full", "--base_model_precision=int8-quanto"], "BASE_MODEL_PRECISION"),
+        (["--model_type=full", "--base_model_default_dtype=bf16"], "BASE_MODEL_DEFAULT_DTYPE"),
+        (["--layer_freeze_strategy=bitfit"], "LAYER_FREEZE_STRATEGY"),
+        (["--train_modules=attn"], "TRAIN_MODULES"),
+    ],
+)
+def test_what_cannot_be_trained_together(words: list[str], option: str) -> None:
+    assert problem_of(MODEL, "--max_train_steps=1", *words).option == option

@@ -221,7 +221,6 @@ def test_other_names_are_handed_on_and_listed_in_one_line(tmp_path: Path) -> Non
         "STABLE_DIFFUSION_LEGACY=true",
         "SMOLDIT=true",
         "CONTROLNET=true",
-        "MODEL_TYPE=full",
         "MIXED_PRECISION=fp16",
         "USE_EMA=true",
         "USE_DORA=true",

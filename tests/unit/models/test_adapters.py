@@ -14,8 +14,9 @@ from helpers.config.options.model import LoraOptions, PrecisionOptions
 from helpers.errors import ModelError
 from helpers.models.adapters import load_lora, save_lora
 from helpers.models.protocols import ModelParts
-from helpers.models.sd3.denoiser import attach, load_denoiser, predict, target_modules
+from helpers.models.sd3.denoiser import load_denoiser, predict, target_modules
 from helpers.models.sd3.small import make_small_pipeline
+from tests.unit.models.lora import attach
 
 LORA = LoraOptions(lora_rank=4, lora_alpha=3.0)
 Inputs = tuple[Tensor, Tensor, Tensor, Tensor]

@@ -7,7 +7,8 @@ from helpers.config.options.model import LoraOptions, PrecisionOptions
 from helpers.errors import ModelError
 from helpers.models.precision import quantise
 from helpers.models.protocols import ModelParts
-from helpers.models.sd3.denoiser import attach, load_denoiser, predict
+from helpers.models.sd3.denoiser import load_denoiser, predict
+from tests.unit.models.lora import attach
 
 LEVELS = ("int8-quanto", "int4-quanto", "int2-quanto", "fp8-quanto")
 

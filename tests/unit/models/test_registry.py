@@ -10,6 +10,8 @@ CACHED_START = """
 import sys
 import torch
 from helpers.config.options.model import LoraOptions, ModelOptions, PrecisionOptions, TextOptions
+from helpers.config.options.trained import FullOptions
+from helpers.models.kinds import make_trained
 from helpers.models.registry import families
 
 family = families()["sd3"]
@@ -19,7 +21,9 @@ parts = family.locate(ModelOptions(pretrained_model_name_or_path=sys.argv[1]))
 family.text_parts(parts, TextOptions(), precision, device)
 family.latent_part(parts, precision, device)
 assert "diffusers" not in sys.modules and "huggingface_hub" not in sys.modules
-family.attach_lora(family.load_denoiser(parts, precision, device), LoraOptions(), seed=0)
+denoiser = family.load_denoiser(parts, precision, device)
+options = {"model_type": "lora", "lora": LoraOptions(), "full": FullOptions()}
+make_trained(denoiser, family=family, parts=parts, seed=0, **options)
 unused = ["optimum.quanto", "transformers.models.clip", "transformers.models.t5", "torchvision"]
 unused += ["diffusers.pipelines", "diffusers.models.autoencoders.autoencoder_kl"]
 print([name for name in unused if name in sys.modules])

@@ -8,10 +8,11 @@ from torch import nn
 
 from helpers.config.options.model import LoraOptions, PrecisionOptions, TextOptions
 from helpers.models.protocols import ModelParts, RenderRequest, TextEmbedding
-from helpers.models.sd3.denoiser import attach, enable_checkpointing, load_denoiser, predict
+from helpers.models.sd3.denoiser import enable_checkpointing, load_denoiser, predict
 from helpers.models.sd3.sampling import render
 from helpers.models.sd3.text import assemble_text, text_parts
 from helpers.models.sd3.vae import latent_part
+from tests.unit.models.lora import attach
 
 PROMPT, NEGATIVE = "a red fox in the snow", "blurry"
 

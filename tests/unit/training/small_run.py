@@ -7,7 +7,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +22,8 @@ from helpers.config.options.model import LoraOptions, PrecisionOptions
 from helpers.config.options.training import CheckpointOptions, ObjectiveOptions, OptimizerOptions, RunOptions
 from helpers.config.options.validation import ValidationOptions
 from helpers.data.types import Bucket, Size
-from helpers.models.adapters import load_lora, save_lora, without_lora
-from helpers.models.protocols import ModelFamily
+from helpers.models.adapters import LORA_FILE, load_lora, save_lora, without_lora
+from helpers.models.trained import Trained
 from helpers.reporting.events import Event
 from helpers.reporting.reporter import Reporter
 from helpers.training.checkpoint import (
@@ -72,10 +72,25 @@ def predict(denoiser: nn.Module, noisy: Tensor, sigmas: Tensor, prompt_embeds: T
     return denoiser(noisy)
 
 
-def small_family(**functions: Any) -> ModelFamily:
-    """A family of which only the given functions, and the adapter's file, are there."""
-    absent = {field.name: None for field in dataclasses.fields(ModelFamily)}
-    return ModelFamily(**{**absent, "name": "small", "save_lora": save_lora, "load_lora": load_lora, **functions})
+def small_trained(denoiser: SmallDenoiser, *, kill_at_save: int = 0) -> Trained:
+    """The adapter of `denoiser`, which kills the process after it was written at the step named."""
+    weights = denoiser.weights()
+
+    def save(folder: Path, *, metadata: Mapping[str, str]) -> None:
+        save_lora(folder / LORA_FILE, weights, lora=LORA, metadata=metadata)
+        if kill_at_save and folder.name.startswith(f".checkpoint-{kill_at_save}."):
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    return Trained(
+        what="an adapter",
+        weights=weights,
+        facts={},
+        save=save,
+        load=lambda folder: load_lora(folder / LORA_FILE, into=weights),
+        as_base=without_lora,
+        result=LORA_FILE,
+        export=lambda file, *, metadata: save_lora(file, weights, lora=LORA, metadata=metadata),
+    )
 
 
 def small_order(*, batch_size: int = 2, world_size: int = 1) -> Order:
@@ -136,7 +151,7 @@ def small_learner(denoiser: SmallDenoiser, *, mixed_precision: str = "no", **obj
         denoiser=runtime.prepare(denoiser),
         weights=denoiser.weights(),
         predict=predict,
-        without_lora=without_lora,
+        as_base=without_lora,
         objective=ObjectiveOptions(**objective),
     )
 
@@ -176,7 +191,7 @@ class SmallRun:
         order = small_order()
         options = OptimizerOptions(optimizer=self.optimizer, learning_rate=0.1)
         optimiser = make_optimiser(options, weights=learner.weights, seed=0)
-        family = small_family(save_lora=self._save_lora)
+        trained = small_trained(denoiser, kill_at_save=self.kill_at_save)
         configuration = {"lora": {"lora_rank": 2}}
         clear_partial_checkpoints(self.output, reporter=reporter)
         checkpoint = find_checkpoint(self.output, "latest", reporter=reporter)
@@ -184,13 +199,11 @@ class SmallRun:
             checkpoint, configuration=configuration, foundations=FOUNDATIONS, order=order, reporter=reporter
         )
         if checkpoint is not None:
-            restore(checkpoint, family=family, weights=learner.weights, optimiser=optimiser)
+            restore(checkpoint, trained=trained, optimiser=optimiser)
         writer = CheckpointWriter(
             output_dir=self.output,
             keep=self.keep,
-            content=CheckpointContent(
-                family=family, lora=LORA, weights=learner.weights, optimiser=optimiser, metadata={}
-            ),
+            content=CheckpointContent(trained=trained, optimiser=optimiser, metadata={}),
             configuration=configuration,
             foundations=FOUNDATIONS,
             reporter=reporter,
@@ -213,12 +226,6 @@ class SmallRun:
             reporter=reporter,
         )
         return {name: weight.detach().clone() for name, weight in learner.weights.items()}
-
-    def _save_lora(self, path: Path, *arguments: Any, **options: Any) -> None:
-        """Write the adapter, and at the save that was named die after it, the checkpoint being half written."""
-        save_lora(path, *arguments, **options)
-        if self.kill_at_save and path.parent.name.startswith(f".checkpoint-{self.kill_at_save}."):
-            os.kill(os.getpid(), signal.SIGKILL)
 
 
 class Lines(Events):

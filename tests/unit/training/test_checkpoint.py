@@ -14,14 +14,14 @@ import torch
 from safetensors import safe_open
 
 from helpers.errors import CheckpointError
+from helpers.models.adapters import LORA_FILE
 from helpers.reporting.events import Notice
 from helpers.reporting.reporter import Reporter
 from helpers.training.checkpoint import complete_checkpoints, find_checkpoint, restore
-from helpers.training.export import WEIGHTS
 from helpers.training.manifest import read_manifest
 from helpers.training.optimisers import OptimizerOptions, make_optimiser
 from helpers.training.stop import StopRequest
-from tests.unit.training.small_run import Events, SmallDenoiser, SmallRun, small_family
+from tests.unit.training.small_run import Events, SmallDenoiser, SmallRun, small_trained
 
 
 def saved_run(output: Path, *, steps: int = 6, keep: int = 9) -> Events:
@@ -81,7 +81,7 @@ def test_an_incomplete_one_is_told_of_and_left_out(tmp_path: Path, harm: str) ->
         case "cut manifest":
             (folder / "manifest.json").write_text((folder / "manifest.json").read_text()[:-20])
         case "cut weights":
-            (folder / WEIGHTS).write_bytes((folder / WEIGHTS).read_bytes()[:-1])
+            (folder / LORA_FILE).write_bytes((folder / LORA_FILE).read_bytes()[:-1])
         case "no optimiser":
             (folder / "optimizer.safetensors").unlink()
     events = Events()
@@ -99,10 +99,10 @@ def test_one_flipped_bit_is_an_error_that_names_the_file(tmp_path: Path) -> None
     file.write_bytes(content)
     checkpoint = find_checkpoint(tmp_path, "latest", reporter=Reporter())
     assert checkpoint is not None
-    weights = SmallDenoiser().weights()
-    optimiser = make_optimiser(OptimizerOptions(), weights=weights, seed=0)
+    trained = small_trained(SmallDenoiser())
+    optimiser = make_optimiser(OptimizerOptions(), weights=trained.weights, seed=0)
     with pytest.raises(CheckpointError, match=r"optimizer\.safetensors is damaged"):
-        restore(checkpoint, family=small_family(), weights=weights, optimiser=optimiser)
+        restore(checkpoint, trained=trained, optimiser=optimiser)
 
 
 def test_a_newer_format_is_not_guessed_at(tmp_path: Path) -> None:
@@ -116,7 +116,7 @@ def test_a_newer_format_is_not_guessed_at(tmp_path: Path) -> None:
 def test_the_latest_ones_are_kept_after_the_new_one_stands(tmp_path: Path) -> None:
     saved_run(tmp_path, steps=10, keep=3)
     (tmp_path / "checkpoint-1").mkdir()  # incomplete ones do not count
-    (tmp_path / "checkpoint-1" / WEIGHTS).touch()
+    (tmp_path / "checkpoint-1" / LORA_FILE).touch()
     SmallRun(output=tmp_path, steps=12, keep=3).run(StopRequest(), Events())
     names = sorted(path.name for path in tmp_path.iterdir())
     assert names == ["checkpoint-1", "checkpoint-10", "checkpoint-12", "checkpoint-8"]
@@ -177,9 +177,9 @@ def test_kills_at_any_moment_leave_a_checkpoint_that_can_be_read(tmp_path: Path)
         process.stdout.close()
         complete = complete_checkpoints(tmp_path)
         assert 1 <= len(complete) <= 3
-        weights = SmallDenoiser().weights()
-        optimiser = make_optimiser(OptimizerOptions(), weights=weights, seed=0)
-        restore(complete[-1], family=small_family(), weights=weights, optimiser=optimiser)
+        trained = small_trained(SmallDenoiser())
+        optimiser = make_optimiser(OptimizerOptions(), weights=trained.weights, seed=0)
+        restore(complete[-1], trained=trained, optimiser=optimiser)
 
 
 def test_a_replaced_checkpoint_is_put_back_where_the_new_one_never_came(tmp_path: Path) -> None:
@@ -194,5 +194,5 @@ def test_a_checkpoint_names_its_base_and_holds_fp32_weights(tmp_path: Path) -> N
     manifest = read_manifest(tmp_path / "checkpoint-2")
     assert (manifest.step, manifest.position.epoch) == (2, 1)
     assert manifest.foundations.base_model == "small"
-    with safe_open(tmp_path / "checkpoint-2" / WEIGHTS, framework="pt") as file:
+    with safe_open(tmp_path / "checkpoint-2" / LORA_FILE, framework="pt") as file:
         assert all(file.get_tensor(name).dtype is torch.float32 for name in file.keys())  # noqa: SIM118

@@ -14,12 +14,15 @@ from safetensors import safe_open
 from torch import nn
 
 from helpers.config.options.model import LoraOptions, ModelOptions, PrecisionOptions, TextOptions
+from helpers.config.options.trained import FullOptions
 from helpers.config.options.validation import ValidationOptions
+from helpers.models.kinds import make_trained
 from helpers.models.protocols import ModelFamily, ModelParts, RenderRequest, TextEmbedding
 from helpers.models.registry import families
+from helpers.models.trained import Trained
 from helpers.reporting.events import PicturesDrawn
 from helpers.reporting.reporter import Reporter
-from helpers.training.export import WEIGHTS, export_lora, provenance
+from helpers.training.export import export_result, provenance
 from helpers.training.stop import StopRequest
 from helpers.training.validation import Painter, validation_captions
 from tests.unit.training.small_run import Events
@@ -35,7 +38,7 @@ OPTIONS = ValidationOptions(
     validation_seed="7",
 )
 
-Model = tuple[ModelFamily, ModelParts, nn.Module, dict[str, nn.Parameter]]
+Model = tuple[ModelFamily, ModelParts, nn.Module, Trained]
 PainterWith = Callable[..., tuple[Painter, Events]]
 
 
@@ -45,11 +48,13 @@ def model(tiny_pipeline: Path) -> Model:
     family = families()["sd3"]
     parts = family.locate(ModelOptions(pretrained_model_name_or_path=str(tiny_pipeline)))
     denoiser = family.load_denoiser(parts, PRECISION, CPU)
-    weights = family.attach_lora(denoiser, LORA, seed=0)
+    trained = make_trained(
+        denoiser, model_type="lora", lora=LORA, full=FullOptions(), family=family, parts=parts, seed=0
+    )
     with torch.no_grad():
-        for number, weight in enumerate(weights.values()):
+        for number, weight in enumerate(trained.weights.values()):
             weight.normal_(std=0.1, generator=torch.Generator().manual_seed(number))
-    return family, parts, denoiser, weights
+    return family, parts, denoiser, trained
 
 
 @pytest.fixture
@@ -96,7 +101,8 @@ def test_each_size_has_its_own_file_that_says_what_it_shows(painter_with: Painte
 
 
 def test_training_is_left_as_it_was(model: Model, painter_with: PainterWith) -> None:
-    _, _, denoiser, weights = model
+    _, _, denoiser, trained = model
+    weights = trained.weights
     denoiser.train()
     first = next(denoiser.children())
     first.eval()  # a mode of one part is a part of the state
@@ -178,14 +184,14 @@ def test_a_requested_stop_ends_drawing_early(painter_with: PainterWith, tmp_path
 
 
 def test_the_exported_file_tells_where_it_comes_from_and_holds_alpha(model: Model, tmp_path: Path) -> None:
-    family, parts, _, weights = model
-    metadata = provenance(parts, lora=LORA, text=TextOptions(tokenizer_max_length=99))
-    path = export_lora(tmp_path, family=family, tensors=weights, lora=LORA, metadata=metadata, step=31)
-    assert path == tmp_path / WEIGHTS
-    assert [file.name for file in tmp_path.iterdir()] == [WEIGHTS]
+    _, parts, _, trained = model
+    metadata = provenance(parts, trained=trained, text=TextOptions(tokenizer_max_length=99))
+    path = export_result(tmp_path, trained=trained, metadata=metadata, step=31)
+    assert path == tmp_path / trained.result
+    assert [file.name for file in tmp_path.iterdir()] == [trained.result]
     with safe_open(path, framework="pt") as file:
         said = file.metadata()
-        assert sorted(file.keys()) == sorted(weights)
+        assert sorted(file.keys()) == sorted(trained.weights)
     assert (said["tokenizer_max_length"], said["step"], said["lora_rank"]) == ("99", "31", "2")
     assert said["base_model"] == parts.transformer.parent.name
     assert "/" not in said["base_model"]

@@ -1,0 +1,62 @@
+"""The folder that a whole trained SD3 is handed on in: diffusers' layout, with the base's other parts copied in."""
+
+import json
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from helpers.models.protocols import ModelParts
+from helpers.models.sd3.parts import TEXT_ENCODERS, TOKENIZERS, VAE, loading_variant, weight_files
+from helpers.models.tensor_files import write_tensors
+
+
+def write_pipeline(denoiser: nn.Module, parts: ModelParts, folder: Path, *, metadata: Mapping[str, str]) -> None:
+    """See `ModelFamily`. Weights are in the number format the denoiser is held in; `from_pretrained` needs no variant.
+
+    Files of the base are copied, not linked: a program that saves in place would write through a link into the base.
+    """
+    transformer = folder / "transformer"
+    transformer.mkdir()
+    shutil.copyfile(parts.transformer / "config.json", transformer / "config.json")
+    write_tensors(transformer / "diffusion_pytorch_model.safetensors", denoiser.state_dict(), metadata=metadata)
+    for name, source in zip((VAE, *TEXT_ENCODERS), (parts.vae, *parts.text_encoders), strict=True):
+        _copy_model(source, folder / name, variant=loading_variant(source, parts.weights_variant))
+    for name, source in zip(("scheduler", *TOKENIZERS), (parts.scheduler, *parts.tokenizers), strict=True):
+        shutil.copytree(source, folder / name, copy_function=shutil.copyfile)
+    (folder / "model_index.json").write_text(json.dumps(model_index(), indent=2) + "\n", encoding="utf-8")
+
+
+def _copy_model(source: Path, to: Path, *, variant: str | None) -> None:
+    """A part's config and the weights that were used, under the names that weights without a variant have."""
+    to.mkdir()
+    for file in (source / "config.json", *weight_files(source, variant)):
+        shutil.copyfile(file, to / _plain(file.name, variant))
+    for index in source.glob(f"*.safetensors.index{f'.{variant}' if variant else ''}.json"):
+        (to / _plain(index.name, variant)).write_text(_plain(index.read_text(encoding="utf-8"), variant))
+
+
+def _plain(text: str, variant: str | None) -> str:
+    """`model.fp16-00001-of-00002.safetensors` without its variant."""
+    if variant is None:
+        return text
+    return text.replace(f".{variant}.", ".").replace(f".{variant}-", "-")
+
+
+def model_index() -> dict[str, Any]:
+    """What `model_index.json` says of any SD3 in diffusers layout."""
+    return {
+        "_class_name": "StableDiffusion3Pipeline",
+        "_diffusers_version": "0.30.0",
+        "scheduler": ["diffusers", "FlowMatchEulerDiscreteScheduler"],
+        "text_encoder": ["transformers", "CLIPTextModelWithProjection"],
+        "text_encoder_2": ["transformers", "CLIPTextModelWithProjection"],
+        "text_encoder_3": ["transformers", "T5EncoderModel"],
+        "tokenizer": ["transformers", "CLIPTokenizer"],
+        "tokenizer_2": ["transformers", "CLIPTokenizer"],
+        "tokenizer_3": ["transformers", "T5TokenizerFast"],
+        "transformer": ["diffusers", "SD3Transformer2DModel"],
+        "vae": ["diffusers", "AutoencoderKL"],
+    }
