@@ -1,8 +1,11 @@
 """What every test may ask for: a small real SD3 pipeline, made once a session."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+from tests.buckets import BucketServer, bucket_server
 
 
 @pytest.fixture(scope="session")
@@ -11,3 +14,10 @@ def tiny_pipeline(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from helpers.models.sd3.small import make_small_pipeline
 
     return make_small_pipeline(tmp_path_factory.mktemp("pipeline") / "tiny", seed=0, size="tiny")
+
+
+@pytest.fixture(scope="session")
+def buckets() -> Iterator[BucketServer]:
+    """An S3-compatible server on this machine."""
+    with bucket_server() as server:
+        yield server

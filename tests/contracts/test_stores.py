@@ -1,12 +1,13 @@
 """What every store must do, run against each of them."""
 
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from helpers.storage.bucket import BucketCache, BucketSource
 from helpers.storage.local import LocalCache, LocalSource
 from helpers.storage.protocols import CacheStore, Listed, SourceStore
+from tests.buckets import KEYS, BucketServer
 
 FILES = {"b.png": b"bb", "a/c.png": b"ccc", "a.png": b"a", "a/b/deep one.txt": b"", "a-1.png": b"x" * 70_000}
 
@@ -22,16 +23,30 @@ def local_cache(folder: Path) -> CacheStore:
     return LocalCache(folder / "not" / "yet" / "there")
 
 
-@pytest.fixture(params=[local_source])
+def bucket_source(folder: Path, server: BucketServer) -> SourceStore:
+    address = server.address(f"source-{abs(hash(folder))}", prefix="some/pictures")
+    for path, content in FILES.items():
+        server.put(address.bucket, f"some/pictures/{path}", content)
+    server.put(address.bucket, "some/pictures of others/x.png", b"not ours")
+    return BucketSource(address)
+
+
+def bucket_cache(folder: Path, server: BucketServer) -> CacheStore:
+    return BucketCache(server.address(f"cache-{abs(hash(folder))}", prefix="kept"), mirror=folder / "mirror")
+
+
+@pytest.fixture(params=["local", "bucket"])
 def source(request: pytest.FixtureRequest, tmp_path: Path) -> SourceStore:
-    make: Callable[[Path], SourceStore] = request.param
-    return make(tmp_path)
+    if request.param == "local":
+        return local_source(tmp_path)
+    return bucket_source(tmp_path, request.getfixturevalue("buckets"))
 
 
-@pytest.fixture(params=[local_cache])
+@pytest.fixture(params=["local", "bucket"])
 def cache(request: pytest.FixtureRequest, tmp_path: Path) -> CacheStore:
-    make: Callable[[Path], CacheStore] = request.param
-    return make(tmp_path)
+    if request.param == "local":
+        return local_cache(tmp_path)
+    return bucket_cache(tmp_path, request.getfixturevalue("buckets"))
 
 
 def test_source_lists_every_file_by_path_with_its_size(source: SourceStore) -> None:
@@ -90,5 +105,6 @@ def test_cache_removes_a_file_that_may_be_gone(cache: CacheStore) -> None:
 
 
 def test_stores_say_where_they_are(source: SourceStore, cache: CacheStore, tmp_path: Path) -> None:
-    assert str(tmp_path) in source.describe()
-    assert str(tmp_path) in cache.describe()
+    for place in (source.describe(), cache.describe()):
+        assert str(tmp_path) in place or str(abs(hash(tmp_path))) in place
+        assert not any(key and key in place for key in KEYS)

@@ -1,0 +1,123 @@
+"""Buckets are read and written with patience, and each thing that can be wrong with one is told once, with its cure."""
+
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from helpers.errors import CacheError, DataError
+from helpers.storage.bucket import BucketAddress, BucketCache, BucketSource
+from tests.buckets import BucketServer
+from tests.faulty import faulty_proxy
+
+
+def test_more_names_than_one_answer_holds_are_all_listed(
+    buckets: BucketServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MOTO_S3_DEFAULT_MAX_KEYS", "10")  # the server's own setting; Amazon answers with 1,000
+    address = buckets.address("many", prefix="in")
+    names = [f"{number:04}.png" for number in range(35)]
+    for name in names:
+        buckets.put("many", f"in/{name}", b"x")
+    buckets.put("many", "out/other.png", b"x")
+    answer = buckets.client.list_objects_v2(Bucket="many")
+    assert answer["IsTruncated"], "the server pages"
+    assert [listed.path for listed in BucketSource(address).list()] == names
+
+
+def test_odd_names_are_read_as_they_are_listed(buckets: BucketServer) -> None:
+    names = ["100% + é?.png", "a#b.png", "with space.png", "~tilde&.png"]
+    address = buckets.address("odd")
+    for name in names:
+        buckets.put("odd", name, name.encode())
+    source = BucketSource(address)
+    assert [listed.path for listed in source.list()] == sorted(names)
+    assert [source.read(name) for name in names] == [name.encode() for name in names]
+
+
+def test_hidden_names_are_not_listed(buckets: BucketServer) -> None:
+    address = buckets.address("hidden")
+    for name in (".git/x.png", "a/.cache/y.png", "a/z.png"):
+        buckets.put("hidden", name, b"x")
+    assert [listed.path for listed in BucketSource(address).list()] == ["a/z.png"]
+
+
+def test_a_missing_bucket_is_named_with_the_cure(buckets: BucketServer) -> None:
+    address = replace(buckets.address("there"), bucket="not-there")
+    with pytest.raises(DataError, match=r"(?s)not-there.*there is no such bucket.*aws_bucket_name"):
+        list(BucketSource(address).list())
+
+
+def test_a_dead_endpoint_is_told_within_seconds() -> None:
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))
+        endpoint = f"http://127.0.0.1:{closed.getsockname()[1]}"
+    address = BucketAddress(bucket="b", endpoint=endpoint, credentials=("k", "s", None))
+    started = time.monotonic()
+    with pytest.raises(DataError, match=r"(?s)nothing answers there.*aws_endpoint_url"):
+        list(BucketSource(address).list())
+    with pytest.raises(CacheError, match="nothing answers there"):
+        BucketCache(address, mirror=Path("unused")).sizes()
+    assert time.monotonic() - started < 45, "bounded, not timed"
+
+
+@pytest.fixture(scope="module")
+def strict_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A server in a process of its own that looks at signatures, with one bucket `pictures`."""
+    folder = tmp_path_factory.mktemp("strict")
+    (folder / "pictures").mkdir()
+    (folder / "pictures" / "a.png").write_bytes(b"a")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    words = ["serve", "--host", "127.0.0.1", "--port", str(port), "--data-dir", str(folder)]
+    keys = {"NANIO_ACCESS_KEY": "right-key", "NANIO_SECRET_KEY": "right-secret"}
+    process = subprocess.Popen(
+        [sys.executable, "-m", "nanio", *words],
+        env={**os.environ, **keys},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        for _ in range(200):
+            with socket.socket() as probe:
+                if probe.connect_ex(("127.0.0.1", port)) == 0:
+                    break
+            time.sleep(0.05)
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        process.terminate()
+        process.wait()
+
+
+def test_the_right_secret_opens_and_a_wrong_one_is_told_without_showing_it(strict_server: str) -> None:
+    right = BucketAddress(bucket="pictures", endpoint=strict_server, credentials=("right-key", "right-secret", None))
+    assert [listed.path for listed in BucketSource(right).list()] == ["a.png"]
+    wrong = replace(right, credentials=("right-key", "wrong-secret", None))
+    with pytest.raises(DataError, match=r"(?s)the key is not accepted.*aws_secret_access_key") as caught:
+        list(BucketSource(wrong).list())
+    assert "wrong-secret" not in f"{caught.value}{caught.value.__cause__}{wrong!r}"
+    with pytest.raises(OSError, match="the key is not accepted"):
+        BucketSource(wrong).read("a.png")
+
+
+def test_answers_that_fail_are_asked_for_again(buckets: BucketServer, tmp_path: Path) -> None:
+    address = buckets.address("patience")
+    contents = {f"{number:02}.png": bytes([number]) * 50_000 for number in range(24)}
+    for name, content in contents.items():
+        buckets.put("patience", name, content)
+    with faulty_proxy(buckets.endpoint, every=4) as (endpoint, faults):
+        source = BucketSource(replace(address, endpoint=endpoint))
+        assert {listed.path: source.read(listed.path) for listed in source.list()} == contents
+        cache = BucketCache(replace(address, endpoint=endpoint).under("kept"), mirror=tmp_path / "one")
+        for name, content in contents.items():
+            cache.write(name, content)
+        other = BucketCache(replace(address, endpoint=endpoint).under("kept"), mirror=tmp_path / "two")
+        assert {name: other.local_path(name).read_bytes() for name in other.sizes()} == contents
+        assert set(faults) == {"error", "throttled", "cut", "dropped"}
