@@ -14,7 +14,7 @@ from helpers.config.translate import env_names, translate
 from helpers.config.values import written
 from helpers.config.wizard_dataset import dataset_text, new_file, new_path
 from helpers.config.wizard_files import NewFile, env_text, write
-from helpers.config.wizard_flow import Chapter, Choice, Draft, Posed, Question, interview, settled
+from helpers.config.wizard_flow import Chapter, Choice, Draft, Posed, Question, interview, options_by_name, settled
 from helpers.config.wizard_learning import LEARNING, MACHINE, MEMORY, REPORTS
 from helpers.config.wizard_lines import LinesEnded, PlainLines
 from helpers.config.wizard_machine import Machine
@@ -98,11 +98,12 @@ def read_before(path: Path) -> Before:
     if not path.is_file():
         return Before()
     try:
-        translation = translate(read_env_file(path, known=env_names()), file=str(path), words=[])
+        variables = read_env_file(path, known=env_names())
     except ConfigError as error:
         return Before(remarks=(f"\n{path} cannot be read, so everything is asked anew:\n{error}",))
+    translation = translate(variables, file=str(path), words=[])
     flags = (word[2:].partition("=") for word in translation.arguments)
-    settings = {name: text for name, _, text in flags}
+    settings = {name: _as_said(name, text, variables) for name, _, text in flags}
     default = LaunchOptions()
     for name, value in vars(translation.launch).items():
         if value != getattr(default, name):
@@ -113,6 +114,16 @@ def read_before(path: Path) -> Before:
     if "$" in path.read_text(encoding="utf-8", errors="replace"):
         remarks.append("Its $variables and $(commands) are written down as what they are now; the backup keeps them.")
     return Before(settings=settings, others=translation.exports, remarks=tuple(remarks))
+
+
+def _as_said(name: str, text: str, variables: Mapping[str, str]) -> str:
+    """A number as the person wrote it, 1e-4 for 0.0001, where that is what holds."""
+    option = options_by_name()[name]
+    said = variables.get(option.env, "")
+    try:
+        return said if option.kind is float and float(said) == float(text) else text
+    except ValueError:
+        return text
 
 
 def new_files(draft: Draft, path: Path, *, others: Mapping[str, str]) -> list[NewFile]:

@@ -77,13 +77,15 @@ def write(files: Sequence[NewFile], *, now: datetime) -> list[Path]:
 
     Raises ConfigError, naming the file, where one cannot be written.
     """
-    unfinished = [(file.path.resolve().with_name(f".{uuid.uuid4().hex}"), file) for file in files]
+    unfinished: list[tuple[Path, NewFile]] = []
     backups: list[Path] = []
     path = Path()
     try:
-        for temporary, file in unfinished:
+        for file in files:
             path = file.path
+            temporary = path.resolve().with_name(f".{uuid.uuid4().hex}")
             temporary.parent.mkdir(parents=True, exist_ok=True)
+            unfinished.append((temporary, file))
             _write_new(temporary, file.text.encode())
         for _, file in unfinished:
             path = file.path

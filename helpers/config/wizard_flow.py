@@ -138,10 +138,11 @@ def interview(chapters: Sequence[Chapter], *, draft: Draft, ask: Callable[[Posed
     place = 0
     while place < len(course):
         chapter, question = course[place]
-        if not is_asked(question, draft):
+        now = settled(draft, chapters)
+        if not is_asked(question, now):
             place += 1
             continue
-        text = ask(posed(question, draft, chapter=chapter))
+        text = ask(posed(question, now, chapter=chapter))
         if text is None:
             place = trodden.pop() if trodden else place
             continue
@@ -193,7 +194,8 @@ def posed(question: Question, draft: Draft, *, chapter: Chapter) -> Posed:
     if question.note is not None:
         choices = tuple(replace(each, note=each.note or question.note(draft, each.value)) for each in choices)
     default = draft[question.name]
-    if question.proposal is not None and not draft.knows(question.name):
+    known = draft.knows(question.name) and not problem_with(question, draft, text=default)
+    if question.proposal is not None and not known:
         default = question.proposal(draft)
     if choices and not question.other and default not in [each.value for each in choices]:
         default = choices[0].value

@@ -1,7 +1,7 @@
 """The wizard's questions about how the model learns, and who is told; names, bounds, choices are the declarations'."""
 
-from helpers.config.checks import OTHERS_MOST_RATE, PRODIGY_LEAST_RATE
-from helpers.config.wizard_flow import Chapter, Choice, Draft, Question
+from helpers.config.checks import FINDING_THEIR_RATE, remarks
+from helpers.config.wizard_flow import Chapter, Choice, Draft, Question, options_by_name
 from helpers.config.wizard_memory import memory_note, precision_that_fits
 from helpers.config.wizard_questions import YES_NO, trains_lora
 
@@ -15,11 +15,11 @@ def proposed_rate(draft: Draft) -> str:
     An adapter's strength is alpha / rank = 1 here, so a wider one moves the model further at the same rate: the rate
     falls with the fourth root of the rank, through 1e-4 at rank 16.
     """
-    if draft["optimizer"] == "prodigy":
+    if draft["optimizer"] in FINDING_THEIR_RATE:
         return "1.0"
-    if not trains_lora(draft):
-        return f"{FULL_RATE:g}"
-    return f"{USUAL_RATE * (USUAL_RANK / int(draft['lora_rank'])) ** 0.25:.0e}".replace("e-0", "e-")
+    narrower = (USUAL_RANK / int(draft["lora_rank"])) ** 0.25
+    rate = USUAL_RATE * narrower if trains_lora(draft) else FULL_RATE
+    return f"{rate:.0e}".replace("e-0", "e-")
 
 
 def _why_rate(draft: Draft) -> str:
@@ -29,12 +29,10 @@ def _why_rate(draft: Draft) -> str:
 
 
 def _rate_problem(draft: Draft, text: str) -> str:
-    """A rate of another order than the optimiser wants, as after a change of mind about the optimiser."""
-    if draft["optimizer"] == "prodigy" and float(text) < PRODIGY_LEAST_RATE:
-        return "prodigy finds the rate itself and multiplies it by this: say 1.0"
-    if draft["optimizer"] != "prodigy" and float(text) > OTHERS_MOST_RATE:
-        return f"{draft['optimizer']} diverges at such a rate: say about {proposed_rate(draft)}"
-    return ""
+    """What the trainer would only remark: a rate of another order than the optimiser wants."""
+    name = options_by_name()["learning_rate"].env
+    said = [line for line in remarks(draft.answered("learning_rate", text).config()) if line.startswith(name)]
+    return said[0] if said else ""
 
 
 MEMORY = Chapter(

@@ -4,6 +4,7 @@ import math
 from functools import partial
 from pathlib import Path
 
+from helpers.config.dataset_types import LocalDataset
 from helpers.config.datasets import read_datasets
 from helpers.config.wizard_dataset import (
     TEXT_CACHE,
@@ -50,8 +51,9 @@ def _what_is_there(draft: Draft) -> str:
 def _folder_of_before(draft: Draft) -> str:
     """The folder that the dataset file names, else the only one where the quickstart has people put theirs."""
     found, _ = read_datasets(draft.config())
-    if found:
-        return str(found.images[0].instance_data_dir)
+    for dataset in found.images if found else ():
+        if isinstance(dataset, LocalDataset):
+            return str(dataset.instance_data_dir)
     folders = [path for path in (Path(draft["output_dir"]).expanduser() / "datasets").glob("*") if path.is_dir()]
     return str(folders[0]) if len(folders) == 1 else ""
 

@@ -25,6 +25,11 @@ def is_on_hub(draft: Draft) -> bool:
     return not Path(name).expanduser().exists() and HUB_ID.fullmatch(name) is not None
 
 
+def counts_epochs(draft: Draft) -> bool:
+    """Whether the run's length is said in epochs: as answered, else as the old file has it."""
+    return draft["length"] == "epochs" if draft.knows("length") else draft["num_train_epochs"] != "0"
+
+
 def wants_hub(draft: Draft) -> bool:
     """Whether the run needs somebody logged in at the hub."""
     return is_on_hub(draft) or draft["push_to_hub"] == "true"
@@ -107,20 +112,20 @@ LENGTH = Chapter(
             title="How do you want to say how long the run is?",
             why="Steps are the same work whatever the pictures; epochs count how often each picture is seen.",
             choices=lambda draft: (Choice(value="steps"), Choice(value="epochs")),
-            proposal=lambda draft: "epochs" if draft["num_train_epochs"] != "0" else "steps",
+            proposal=lambda draft: "epochs" if counts_epochs(draft) else "steps",
         ),
         Question(
             name="max_train_steps",
             title="How many steps?",
             why="A thousand for a subject, two to four for a style is a first guess; stop when the pictures are right.",
-            when=lambda draft: draft["length"] != "epochs",
+            when=lambda draft: not counts_epochs(draft),
             proposal=lambda draft: "1000",
         ),
         Question(
             name="num_train_epochs",
             title="How many epochs?",
             why="How often each picture is seen, times its repeats.",
-            when=lambda draft: draft["length"] == "epochs",
+            when=counts_epochs,
             proposal=lambda draft: "10",
             blames=("max_train_steps",),
         ),
