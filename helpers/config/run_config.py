@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, fields
 from helpers.config.declare import Option, declared
 from helpers.config.options.data import CacheOptions, DataOptions
 from helpers.config.options.model import LoraOptions, ModelOptions, PrecisionOptions, TextOptions
-from helpers.config.options.trained import FullOptions
+from helpers.config.options.trained import EmaOptions, FullOptions
 from helpers.config.options.training import (
     CheckpointOptions,
     ObjectiveOptions,
@@ -24,6 +24,7 @@ class RunConfig:
     precision: PrecisionOptions = field(default_factory=PrecisionOptions)
     lora: LoraOptions = field(default_factory=LoraOptions)
     full: FullOptions = field(default_factory=FullOptions)
+    ema: EmaOptions = field(default_factory=EmaOptions)
     text: TextOptions = field(default_factory=TextOptions)
     data: DataOptions = field(default_factory=DataOptions)
     cache: CacheOptions = field(default_factory=CacheOptions)

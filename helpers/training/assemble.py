@@ -28,6 +28,7 @@ from helpers.training.checkpoint import (
     restore,
 )
 from helpers.training.duties import FirstRankDuties, OtherRankDuties
+from helpers.training.ema import Average, drawn_from, make_average
 from helpers.training.export import export_result, provenance
 from helpers.training.loop import Duties, LoopPlan
 from helpers.training.manifest import Foundations, configuration_of, dataset_fingerprints
@@ -51,6 +52,7 @@ class Model:
     trained: Trained
     denoiser: nn.Module
     optimiser: Optimizer
+    average: Average
     started: float
 
 
@@ -134,6 +136,9 @@ def load_model(config: RunConfig, *, ground: Ground, checkpoint: Checkpoint | No
     optimiser = make_optimiser(config.optimizer, weights=trained.weights, seed=config.run.seed)
     if checkpoint is not None:
         restore(checkpoint, trained=trained, optimiser=optimiser)
+    average = make_average(config.ema, weights=trained.weights)
+    if checkpoint is not None:
+        average.load(checkpoint.folder)
     learner = Learner(
         runtime=runtime,
         denoiser=runtime.prepare(denoiser),
@@ -142,7 +147,9 @@ def load_model(config: RunConfig, *, ground: Ground, checkpoint: Checkpoint | No
         as_base=trained.as_base,
         objective=config.objective,
     )
-    return Model(learner=learner, trained=trained, denoiser=denoiser, optimiser=optimiser, started=started)
+    return Model(
+        learner=learner, trained=trained, denoiser=denoiser, optimiser=optimiser, average=average, started=started
+    )
 
 
 def duties_of(config: RunConfig, *, ground: Ground, model: Model, stop: StopRequest, reporter: Reporter) -> Duties:
@@ -153,6 +160,7 @@ def duties_of(config: RunConfig, *, ground: Ground, model: Model, stop: StopRequ
     content = CheckpointContent(
         trained=model.trained,
         optimiser=model.optimiser,
+        average=model.average,
         metadata=provenance(ground.parts, trained=model.trained, text=config.text),
     )
     writer = CheckpointWriter(
@@ -168,13 +176,14 @@ def duties_of(config: RunConfig, *, ground: Ground, model: Model, stop: StopRequ
         family=ground.family,
         parts=ground.parts,
         denoiser=model.denoiser,
+        weights=drawn_from(model.average, config.ema),
         latent_part=ground.latent_part,
         embedding=ground.text.embedding,
         output_dir=output_dir,
         stop=stop,
         reporter=reporter,
     )
-    return FirstRankDuties(writer=writer, painter=painter)
+    return FirstRankDuties(writer=writer, painter=painter, average=model.average)
 
 
 def run_started(
@@ -218,8 +227,9 @@ def finish(
     written = [output_dir / f"checkpoint-{state.step}"]
     complete = state.step >= plan.total_steps
     if complete and ground.runtime.rank == 0:
-        metadata = provenance(ground.parts, trained=model.trained, text=config.text)
-        written.insert(0, export_result(output_dir, trained=model.trained, metadata=metadata, step=state.step))
+        metadata = {**provenance(ground.parts, trained=model.trained, text=config.text), **model.average.facts}
+        with model.average.in_place():
+            written.insert(0, export_result(output_dir, trained=model.trained, metadata=metadata, step=state.step))
     if config.validation.validation_prompt:
         written.append(output_dir / "validation_images")
     reporter.hear(

@@ -13,6 +13,7 @@ from helpers.models.tensor_files import write_tensors
 from helpers.models.trained import Trained
 from helpers.reporting.events import CheckpointSaved, Notice
 from helpers.reporting.reporter import Reporter
+from helpers.training.ema import Average
 from helpers.training.manifest import (
     MANIFEST,
     CheckpointManifest,
@@ -41,10 +42,11 @@ class Checkpoint:
 
 @dataclass(frozen=True, kw_only=True)
 class CheckpointContent:
-    """What a checkpoint is made of: what is trained, its optimiser, and what the files say of their making."""
+    """What a checkpoint is made of: what is trained, its optimiser and average, and what the files say of it all."""
 
     trained: Trained
     optimiser: Optimizer
+    average: Average
     metadata: Mapping[str, str]
 
 
@@ -81,6 +83,7 @@ class CheckpointWriter:
         tensors, rest = optimiser_state(content.optimiser, weights=content.trained.weights)
         write_tensors(folder / OPTIMISER_TENSORS, tensors, metadata={})
         (folder / OPTIMISER_REST).write_text(rest, encoding="utf-8")
+        content.average.save(folder)
         manifest = CheckpointManifest(
             serial=serial,
             step=state.step,

@@ -46,6 +46,10 @@ class LoopPlan:
 class Duties(Protocol):
     """What is done between steps."""
 
+    def stepped(self, step: int) -> None:
+        """Optimiser step `step`, from 1, has moved the weights."""
+        ...
+
     def save(self, state: TrainState) -> None:
         """Let a complete checkpoint stand."""
         ...
@@ -89,6 +93,7 @@ def train(
             gauge.begin()
             taken = take_step(learner, optimiser=optimiser, state=state, batches=batches, plan=plan, seeded=seeded)
             reporter.hear(gauge.measured(taken))
+            duties.stepped(state.step)
             is_last = state.step == plan.total_steps
             if is_last or state.step % plan.checkpoint_every == 0:
                 duties.save(state)

@@ -45,6 +45,7 @@ OF_NO_ACCOUNT = (
     "compress_disk_cache",
     "cache_only",
     "next_step",
+    "ema_validation",
 )
 GROUP_OF_NO_ACCOUNT = "validation"
 

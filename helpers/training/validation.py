@@ -3,6 +3,7 @@
 import json
 import secrets
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -48,12 +49,14 @@ class Painter:
     """Draws the validation pictures of a run; nothing where there is no prompt.
 
     denoiser: the bare module, not as prepared for several processes. embedding: a caption as the model is given it.
+    weights: a context in which the denoiser has the weights to draw with.
     """
 
     options: ValidationOptions
     family: ModelFamily
     parts: ModelParts
     denoiser: nn.Module
+    weights: Callable[[], AbstractContextManager[None]]
     latent_part: LatentPart
     embedding: Callable[[str], TextEmbedding]
     output_dir: Path
@@ -73,7 +76,8 @@ class Painter:
             return
         device = next(self.denoiser.parameters()).device
         # Training seeds what it draws at each step, so it would not notice; whoever else draws does not either.
-        with torch.no_grad(), torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        undisturbed = torch.random.fork_rng(devices=[device] if device.type == "cuda" else [])
+        with torch.no_grad(), undisturbed, self.weights():
             drawn = self._draw(wanted)
         paths = tuple(_write(picture, pixels, folder) for picture, pixels in drawn)
         if paths:

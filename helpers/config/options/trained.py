@@ -1,4 +1,4 @@
-"""What of the model is trained where the whole of it could be."""
+"""Which of the model's own weights are trained, and what is averaged of what is trained."""
 
 from dataclasses import dataclass
 
@@ -23,4 +23,38 @@ class FullOptions:
         "",
         help="Leave these parts of the transformer as they are: a comma list like that of `train_modules`, over which "
         "it wins. For `model_type=full`.",
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class EmaOptions:
+    """A running average (EMA) of what is trained."""
+
+    use_ema: bool = setting(
+        False,
+        help="Keep an exponential moving average of what is trained; the finished weights are the average's.",
+    )
+    ema_decay: float = setting(
+        0.999,
+        minimum=0.0,
+        maximum=1.0,
+        help="The share of the average that stays at each optimiser step: 0.999 looks back about 1000 steps. Less in "
+        "the first steps: (1 + step) / (10 + step).",
+    )
+    ema_device: str = setting(
+        "cpu",
+        choices=("cpu", "accelerator"),
+        help="Where the average is kept, 4 bytes for each trained number: `accelerator` is faster, `cpu` leaves the "
+        "GPU's memory alone.",
+    )
+    ema_update_interval: int = setting(
+        1,
+        minimum=1,
+        help="Optimiser steps between updates of the average; each counts for as many steps, so that it looks back as "
+        "far.",
+    )
+    ema_validation: str = setting(
+        "ema_only",
+        choices=("none", "ema_only"),
+        help="Whether validation pictures are drawn from the average (`ema_only`) or the weights as they are (`none`).",
     )

@@ -186,7 +186,6 @@ def test_everything_wrong_is_told_at_once() -> None:
         ("--use_8bit_adam", "not supported yet"),
         ("--sd3=false", "all that this program trains"),
         ("--flux", "all that this program trains"),
-        ("--use_ema", "not supported yet"),
         ("--push_to_hub=true", "not supported yet"),
         ("--lora_type=lycoris", "not supported yet"),
         ("--delete_unwanted_images=1", "does not delete"),

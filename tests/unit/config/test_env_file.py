@@ -222,7 +222,6 @@ def test_other_names_are_handed_on_and_listed_in_one_line(tmp_path: Path) -> Non
         "SMOLDIT=true",
         "CONTROLNET=true",
         "MIXED_PRECISION=fp16",
-        "USE_EMA=true",
         "USE_DORA=true",
         "PUSH_TO_HUB=true",
         "DELETE_ERRORED_IMAGES=1",
@@ -242,7 +241,7 @@ def test_an_old_file_gets_a_line_for_what_has_no_meaning_here(tmp_path: Path) ->
     silent = {old.env_name: "false" for old in OLD_NAMES if old.harmless is not None and "false" in old.harmless}
     script = "".join(f"{name}={value}\n" for name, value in silent.items())
     assert translate_file(tmp_path, script).remarks == ()
-    script = "MIN_SNR_GAMMA=5\nUSE_XFORMERS=false\nPURE_BF16=true\nTRACKER_RUN_NAME=a\nEMA_DECAY=1\n"
+    script = "MIN_SNR_GAMMA=5\nUSE_XFORMERS=false\nPURE_BF16=true\nTRACKER_RUN_NAME=a\n"
     assert [remark.split()[0] for remark in translate_file(tmp_path, script).remarks] == [
         "MIN_SNR_GAMMA",
         "PURE_BF16",

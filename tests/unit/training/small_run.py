@@ -33,6 +33,7 @@ from helpers.training.checkpoint import (
     find_checkpoint,
     restore,
 )
+from helpers.training.ema import NoAverage
 from helpers.training.loop import LoopPlan, train
 from helpers.training.manifest import Foundations
 from helpers.training.optimisers import make_optimiser
@@ -165,6 +166,9 @@ class SavingOnly:
     def save(self, state: TrainState) -> None:
         self.writer.save(state)
 
+    def stepped(self, step: int) -> None:
+        """Nothing to average."""
+
     def draw(self, step: int, *, only_missing: bool = False) -> None:
         """Nothing to draw."""
 
@@ -203,7 +207,7 @@ class SmallRun:
         writer = CheckpointWriter(
             output_dir=self.output,
             keep=self.keep,
-            content=CheckpointContent(trained=trained, optimiser=optimiser, metadata={}),
+            content=CheckpointContent(trained=trained, optimiser=optimiser, average=NoAverage(), metadata={}),
             configuration=configuration,
             foundations=FOUNDATIONS,
             reporter=reporter,

@@ -34,6 +34,9 @@ class NoDuties:
     def save(self, state: TrainState) -> None:
         """Nothing is saved."""
 
+    def stepped(self, step: int) -> None:
+        """Nothing to average."""
+
     def draw(self, step: int, *, only_missing: bool = False) -> None:
         """Nothing is drawn."""
 

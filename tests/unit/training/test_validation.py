@@ -3,6 +3,7 @@
 import json
 import signal
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -69,6 +70,7 @@ def painter_with(model: Model, tmp_path: Path) -> PainterWith:
             family=family,
             parts=parts,
             denoiser=denoiser,
+            weights=nullcontext,
             latent_part=family.latent_part(parts, PRECISION, CPU, vae_batch_size=1),
             embedding=embedding,
             output_dir=tmp_path,
