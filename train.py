@@ -116,9 +116,9 @@ def prepare(config: RunConfig, files: DatasetFile, reporter: Reporter) -> "Groun
 
 def learn(config: RunConfig, ground: "Ground", stop: "StopRequest", reporter: Reporter) -> None:
     """Chapter 2: order the pictures, go on where a checkpoint left off, train, and write what was learnt."""
-    from helpers.batches.loader import prefetched
     from helpers.training import assemble
     from helpers.training.datasets_report import report_datasets
+    from helpers.training.epochs import batches_from
     from helpers.training.loop import train
     from helpers.training.plan import plan_run
 
@@ -137,8 +137,7 @@ def learn(config: RunConfig, ground: "Ground", stop: "StopRequest", reporter: Re
         assemble.run_started(config, ground=ground, model=model, checkpoint=checkpoint, state=state, plan=plan)
     )
     source = assemble.batch_source(config, ground=ground, order=order)
-    on_cuda = ground.runtime.device.type == "cuda"
-    with closing(prefetched(source, state.position, depth=BATCHES_AHEAD, pin_memory=on_cuda)) as batches:
+    with closing(batches_from(state.position, source=source, ground=ground, depth=BATCHES_AHEAD)) as batches:
         train(
             model.learner,
             optimiser=model.optimiser,

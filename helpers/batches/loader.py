@@ -7,7 +7,7 @@ same to the bit.
 import threading
 from collections.abc import Generator, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from queue import SimpleQueue
 from typing import Protocol
 
@@ -46,6 +46,7 @@ class TextLookup(Protocol):
 class BatchSource:
     """Makes the batches of one rank; catalogs and latents are by data set id.
 
+    mirrored: the latents of pictures left for right, of data sets that show both sides, each by an even chance.
     flow_shift: the option's value, or the model's own where it has none.
     caption_dropout_probability: the share of samples that get the empty caption.
     """
@@ -59,6 +60,7 @@ class BatchSource:
     caption_dropout_probability: float
     seed: int
     rank: int
+    mirrored: Mapping[str, LatentLookup] = field(default_factory=dict)
 
     def batch(self, position: Position) -> TrainBatch:
         """This rank's share of the batch at `position`; raises CacheError naming a picture that can't be read."""
@@ -86,8 +88,14 @@ class BatchSource:
         return captions[(first + sample.pass_number) % len(captions)]
 
     def _latents(self, sample: Sample) -> Tensor:
+        sides = self.mirrored if self._is_mirrored(sample) else self.latents
         with self._reading("latents", sample):
-            return self.latents[sample.dataset_id].latents(sample.image)
+            return sides[sample.dataset_id].latents(sample.image)
+
+    def _is_mirrored(self, sample: Sample) -> bool:
+        if sample.dataset_id not in self.mirrored:
+            return False
+        return chance(self.seed, "flip", sample.dataset_id, sample.image, sample.pass_number) < 0.5
 
     def _text(self, sample: Sample) -> TextEmbedding:
         with self._reading("encoded caption", sample):
@@ -117,14 +125,14 @@ class BatchSource:
 
 
 def prefetched(
-    source: BatchSource, start: Position, *, depth: int, pin_memory: bool = False
+    source: BatchSource, start: Position, *, depth: int, pin_memory: bool = False, end: Position | None = None
 ) -> Generator[TrainBatch, None, None]:
-    """The batches from `start` on, for ever, made in a thread that is `depth` batches ahead at the most.
+    """The batches from `start` on, up to `end` or for ever, made in a thread that is `depth` ahead at the most.
 
     An error in the thread is raised here, at the batch it belongs to. Close the generator (or drop it) to stop the
     thread; it is gone when `close` returns. pin_memory: hold the tensors where a CUDA device copies from quickest.
     """
-    made: SimpleQueue[TrainBatch | Exception] = SimpleQueue()
+    made: SimpleQueue[TrainBatch | Exception | None] = SimpleQueue()
     room = threading.Semaphore(depth)
     stop = threading.Event()
 
@@ -132,6 +140,8 @@ def prefetched(
         position = start
         try:
             while room.acquire() and not stop.is_set():
+                if end is not None and position >= end:
+                    return made.put(None)
                 batch = source.batch(position)
                 made.put(_pinned(batch) if pin_memory else batch)
                 position = source.order.following(position)
@@ -143,6 +153,8 @@ def prefetched(
     try:
         while True:
             batch = made.get()
+            if batch is None:
+                return
             if isinstance(batch, Exception):
                 raise batch
             room.release()

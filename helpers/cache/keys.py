@@ -19,13 +19,13 @@ Keys = NDArray[np.bytes_]
 def latent_key(record: ImageRecord, *, vae_identity: str) -> str:
     """The key (32 hex digits) of a picture's latent, by the file's identity, its geometry and the VAE's identity."""
     geometry = (*record.geometry.resize, *record.geometry.crop)
-    base = _latent_base(record.dataset_id, vae_identity)
+    base = _latent_base(record.dataset_id, vae_identity, mirrored=record.mirrored)
     return _latent_digest(base, record.path, record.tag, (record.size_bytes, *geometry))
 
 
 def latent_keys(catalog: Catalog, *, vae_identity: str) -> Keys:
     """The latent keys of all of a catalog's images, [N], as `latent_key` would give them one by one."""
-    base = _latent_base(catalog.dataset_id, vae_identity)
+    base = _latent_base(catalog.dataset_id, vae_identity, mirrored=catalog.mirrored)
     columns = zip(catalog.paths, catalog.tags, catalog.size_bytes.tolist(), catalog.geometries.tolist(), strict=True)
     digests = [_latent_digest(base, path, tag, (size, *geometry)) for path, tag, size, geometry in columns]
     return np.array(digests, dtype=KEY_DTYPE)
@@ -49,8 +49,8 @@ def text_keys(captions: Sequence[str], *, part_identity: str) -> Keys:
     return np.array(digests, dtype=KEY_DTYPE)
 
 
-def _latent_base(dataset_id: str, vae_identity: str) -> blake2b:
-    return _hasher("latent", vae_identity, dataset_id)
+def _latent_base(dataset_id: str, vae_identity: str, *, mirrored: bool) -> blake2b:
+    return _hasher("mirrored latent" if mirrored else "latent", vae_identity, dataset_id)
 
 
 def _text_base(part_identity: str) -> blake2b:

@@ -36,7 +36,8 @@ def read_pixels(catalog: Catalog, index: int) -> Pixels | Rejected:
         return Rejected(path, "changed after its folder was listed; start again to take it in", lasting=False)
     width, height = catalog.sizes[index].tolist()
     try:
-        return decode(content, size=Size(width, height), geometry=catalog.geometry(index))
+        pixels = decode(content, size=Size(width, height), geometry=catalog.geometry(index))
+        return np.ascontiguousarray(pixels[:, ::-1]) if catalog.mirrored else pixels
     except UnreadableImage as error:
         return Rejected(path, error.reason)
 

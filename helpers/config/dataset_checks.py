@@ -96,6 +96,10 @@ def _crops(entry: Entry, *, dataset: ImageDataset) -> Iterator[Problem]:
     if dataset.crop and chosen and not dataset.crop_aspect_buckets:
         reason = "it chooses among crop_aspect_buckets, which are missing"
         yield entry.problem("crop_aspect", reason=reason, fix='add "crop_aspect_buckets": [0.75, 1.0, 1.5]')
+    if dataset.vae_cache_clear_each_epoch and not (dataset.crop and dataset.crop_style == "random"):
+        reason = "only random crops are other ones in another epoch"
+        fix = 'leave it out, or say "crop": true and "crop_style": "random"'
+        yield entry.problem("vae_cache_clear_each_epoch", reason=reason, fix=fix)
     skipped = dataset.skip_file_discovery.replace(",", " ").split()
     for word in skipped:
         if word not in SKIPPABLE:

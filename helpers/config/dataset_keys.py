@@ -28,7 +28,6 @@ SKIPPABLE = ("vae", "aspect", "metadata", "text")
 """The words of `skip_file_discovery`."""
 
 LATER_IMAGE_KEYS = {
-    "vae_cache_clear_each_epoch": LaterKey(harmless=(False,)),
     "parquet": LaterKey(harmless=(None,)),
     "image_embeds": LaterKey(harmless=(None,), fix="say `cache_dir_vae` instead"),
     "conditioning_data": LaterKey(

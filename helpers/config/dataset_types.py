@@ -58,6 +58,8 @@ class ImageDataset(BaseModel):
     crop: bool = False
     crop_aspect: Literal["square", "preserve", "random", "closest"] = "square"
     crop_style: Annotated[Literal["center", "random", "corner"], BeforeValidator(_american)] = "center"
+    flip: bool = False
+    vae_cache_clear_each_epoch: bool = False
     crop_aspect_buckets: tuple[Positive, ...] = Field(default=(), strict=False)
     resolution: Positive = 1.0
     resolution_type: Literal["area", "pixel", "pixel_area"] = "area"

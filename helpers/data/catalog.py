@@ -4,6 +4,7 @@ Only headers are read, and those of known files not again. Neither a listing's o
 """
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,7 +12,7 @@ from numpy.typing import NDArray
 from helpers.config.dataset_types import ImageDataset
 from helpers.data.caption_words import CaptionFilter
 from helpers.data.captions import CaptionRules, NoCaption, PromptForAll, caption_column, caption_rules, captions_for
-from helpers.data.geometry import cut_rules, draw, geometries, measure
+from helpers.data.geometry import cut_rules, draw, draw_of_epoch, geometries, measure
 from helpers.data.metadata import Remembered, file_keys
 from helpers.data.rejections import NOTHING_LEFT_TO_SAY, TOO_LONG, TOO_SMALL, describe_rejected, nothing_left
 from helpers.data.scan import HEADERS, FileReader, Found, find_files, header
@@ -74,6 +75,12 @@ def open_catalog(
     )
     _tell(catalog, reporter)
     return catalog
+
+
+def recut(catalog: Catalog, *, dataset: ImageDataset, seed: int, epoch: int) -> Catalog:
+    """The catalog with the random crops of `epoch` (from 0); every picture stays in its bucket."""
+    draws = draw_of_epoch(catalog.paths, seed=seed, dataset_id=dataset.id, epoch=epoch)
+    return replace(catalog, geometries=geometries(catalog.sizes, rules=cut_rules(dataset), draws=draws))
 
 
 def remember_rejected(metadata: CacheStore, catalog: Catalog, rejected: Sequence[Rejected]) -> None:

@@ -6,7 +6,7 @@ nothing is ever stretched by more than the rounding to whole pixels.
 
 import hashlib
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -81,6 +81,15 @@ def draw(paths: Iterable[str], *, seed: int, dataset_id: str, purpose: str = "cr
         digests.append(one.digest())
     whole = np.frombuffer(b"".join(digests), "<u8").reshape(-1, 3)
     return (whole >> np.uint64(11)).astype(np.float64) * 2.0**-53
+
+
+def draw_of_epoch(paths: Sequence[str], *, seed: int, dataset_id: str, epoch: int) -> Floats:
+    """`draw` with new places for the crop in each epoch; shapes, and with them the buckets, stay as in the first."""
+    first = draw(paths, seed=seed, dataset_id=dataset_id)
+    if epoch == 0:
+        return first
+    other = draw(paths, seed=seed, dataset_id=dataset_id, purpose=f"crop of epoch {epoch}")
+    return np.concatenate([first[:, :1], other[:, 1:]], axis=1)
 
 
 def geometries(sizes: NDArray[np.integer], *, rules: CutRules, draws: Floats) -> NDArray[np.int32]:

@@ -61,6 +61,7 @@ class ImageRecord:
     size: Size
     geometry: Geometry
     captions: tuple[str, ...]
+    mirrored: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +114,7 @@ class Catalog:
     captions_of: the captions of image `i`, one or more.
     repeats, probability, ignore_epochs: see `Bucket`. is_regularisation_data: trained against the base's own
     prediction. not_chosen: pictures that max_num_samples left out, counted only.
+    mirrored: the pictures are shown left for right, after they are cut.
     ignored: names of files that are no pictures or hidden, counted only.
     """
 
@@ -128,6 +130,7 @@ class Catalog:
     probability: float = 1.0
     ignore_epochs: bool = False
     is_regularisation_data: bool = False
+    mirrored: bool = False
     rejected: tuple[Rejected, ...] = ()
     ignored: int = 0
     not_chosen: int = 0
@@ -192,4 +195,5 @@ class Catalog:
             size=Size(width, height),
             geometry=self.geometry(index),
             captions=self.captions_of(index),
+            mirrored=self.mirrored,
         )

@@ -102,6 +102,7 @@ def batch_source(config: RunConfig, *, ground: Ground, order: Order) -> BatchSou
         order=order,
         catalogs=ground.catalogs,
         latents=ground.latents,
+        mirrored=ground.mirrored,
         text=ground.text,
         objective=config.objective,
         flow_shift=config.objective.flow_shift or ground.parts.flow_shift,

@@ -24,6 +24,11 @@ def metadata_of(dataset: ImageDataset) -> CacheStore:
     return LocalCache(dataset.cache_dir_vae / "metadata" / dataset.id)
 
 
+def crops_of(dataset: ImageDataset, *, seed: int, epoch: int) -> CacheStore:
+    """Where the random crops of one epoch are kept, for as long as they are of use."""
+    return LocalCache(dataset.cache_dir_vae / "epochs" / dataset.id / f"seed-{seed}-epoch-{epoch}")
+
+
 def texts_of(store: TextEmbedsStore) -> CacheStore:
     """Where encoded captions are kept."""
     return LocalCache(store.cache_dir)

@@ -3,7 +3,7 @@
 import itertools
 import os
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from helpers.batches.loader import EMPTY_CAPTION
 from helpers.cache.latents import LatentCache, fill_latent_cache
@@ -11,11 +11,12 @@ from helpers.cache.text import TextCache, fill_text_cache
 from helpers.config.datasets import ImageDataset, TextEmbedsStore
 from helpers.config.options.data import CacheOptions
 from helpers.data.catalog import open_catalog, remember_rejected
-from helpers.data.types import Catalog
+from helpers.data.types import Catalog, Rejected
 from helpers.models.protocols import LatentPart, ModelFamily, ModelParts, TextPart
 from helpers.ranks import Ranks
 from helpers.reporting.events import Notice
 from helpers.reporting.reporter import Reporter
+from helpers.storage.protocols import CacheStore
 from helpers.training import places
 from helpers.training.runtime import Runtime
 
@@ -31,10 +32,12 @@ class Workers:
 
 @dataclass(frozen=True, kw_only=True)
 class PreparedDataset:
-    """A data set of which every picture has its latents."""
+    """A data set of which every picture has its latents; `mirrored`: left for right, where it shows both sides."""
 
+    dataset: ImageDataset
     catalog: Catalog
     latents: LatentCache
+    mirrored: LatentCache | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,6 +65,11 @@ class Ground:
     def latents(self) -> dict[str, LatentCache]:
         """The latent caches of what is trained on, by data set id."""
         return {dataset.catalog.dataset_id: dataset.latents for dataset in self.datasets}
+
+    @property
+    def mirrored(self) -> dict[str, LatentCache]:
+        """The same left for right, of those that show both sides."""
+        return {dataset.catalog.dataset_id: dataset.mirrored for dataset in self.datasets if dataset.mirrored}
 
 
 def workers_for(max_workers: int | None, *, ranks: Ranks, reporter: Reporter) -> Workers:
@@ -135,21 +143,43 @@ def prepare_latents(dataset: ImageDataset, *, catalog: Catalog, part: LatentPart
     Raises DataError where none is left.
     """
     store = places.latents_of(dataset)
-    rejected = fill_latent_cache(
-        catalog,
-        part=part,
-        store=store,
-        vae_batch_size=dataset.vae_batch_size,
-        write_batch_size=dataset.write_batch_size,
-        workers=workers.threads,
-        ranks=workers.ranks,
-        reporter=workers.reporter,
-        scan_for_errors=dataset.scan_for_errors,
-    )
+    rejected = encode_sides(dataset, catalog=catalog, store=store, part=part, workers=workers)
     for picture in rejected:
         text = f"{dataset.id}: {picture.path} is left out: {picture.reason}"
         workers.reporter.hear(Notice(level="warning", text=text))
     if workers.ranks.rank == 0:
         remember_rejected(places.metadata_of(dataset), catalog, rejected)
-    left = catalog.without(rejected)
-    return PreparedDataset(catalog=left, latents=LatentCache(store, catalog=left, part=part))
+    return open_sides(dataset, catalog=catalog.without(rejected), store=store, part=part)
+
+
+def encode_sides(
+    dataset: ImageDataset, *, catalog: Catalog, store: CacheStore, part: LatentPart, workers: Workers
+) -> tuple[Rejected, ...]:
+    """Encode what `store` lacks of the pictures, and with `flip` of the same left for right; those unreadable."""
+    rejected: dict[str, Rejected] = {}
+    for side in _sides(dataset, catalog):
+        found = fill_latent_cache(
+            side,
+            part=part,
+            store=store,
+            vae_batch_size=dataset.vae_batch_size,
+            write_batch_size=dataset.write_batch_size,
+            workers=workers.threads,
+            ranks=workers.ranks,
+            reporter=workers.reporter,
+            scan_for_errors=dataset.scan_for_errors,
+        )
+        rejected |= {picture.path: picture for picture in found}
+    return tuple(rejected.values())
+
+
+def open_sides(dataset: ImageDataset, *, catalog: Catalog, store: CacheStore, part: LatentPart) -> PreparedDataset:
+    """The data set with what `encode_sides` made of it."""
+    caches = [LatentCache(store, catalog=side, part=part) for side in _sides(dataset, catalog)]
+    return PreparedDataset(
+        dataset=dataset, catalog=catalog, latents=caches[0], mirrored=caches[1] if dataset.flip else None
+    )
+
+
+def _sides(dataset: ImageDataset, catalog: Catalog) -> tuple[Catalog, ...]:
+    return (catalog, replace(catalog, mirrored=True)) if dataset.flip else (catalog,)
