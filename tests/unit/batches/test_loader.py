@@ -235,3 +235,27 @@ def test_batches_for_a_device_are_page_locked_and_otherwise_the_same() -> None:
         batch = next(batches)
     assert all(getattr(batch, name).is_pinned() for name in TENSORS)
     assert_same(batch, source.batch(Position()))
+
+
+def test_both_sides_of_a_picture_come_by_an_even_chance_for_each_pass() -> None:
+    plain = make_source()
+    source = replace(plain, mirrored={"one": Latents(1000, 4)})
+    sides: dict[str, list[bool]] = {}
+    for position in positions(source, 300):
+        batch = source.batch(position)
+        assert_same(batch, source.batch(position))
+        for path, before, after in zip(batch.paths, plain.batch(position).latents, batch.latents, strict=True):
+            mirrored = bool(after.max() >= 1000)
+            assert mirrored or torch.equal(before, after)
+            sides.setdefault(path, []).append(mirrored)
+    assert not any(any(seen) for path, seen in sides.items() if path.startswith("two"))
+    seen = [mirrored for path, each in sides.items() if path.startswith("one") for mirrored in each]
+    assert 0.42 < sum(seen) / len(seen) < 0.58
+    assert all(0 < sum(each) < len(each) for path, each in sides.items() if path.startswith("one"))
+
+
+def test_batches_come_up_to_an_end() -> None:
+    source = make_source()
+    end = source.order.position_after(7)
+    batches = list(prefetched(source, source.order.position_after(2), depth=2, end=end))
+    assert [batch.position for batch in batches] == positions(source, 7)[2:]

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -259,3 +260,17 @@ def test_a_full_cache_is_opened_without_the_libraries_that_decode(photos: Path, 
     )
     told = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True)
     assert told.stdout.strip() == "[]"
+
+
+def test_the_other_side_of_a_picture_has_latents_of_its_own(store: LocalCache, photos: Path) -> None:
+    plain = catalog_of(photos)
+    mirrored = replace(plain, mirrored=True)
+    fill(store, plain, Convolution())
+    vae = Convolution()
+    fill(store, mirrored, vae)
+    assert sum(vae.batches) == 10, "the side that is there is not encoded again"
+    assert right(store, plain) and right(store, mirrored)
+    for index in range(len(plain)):
+        one, other = read_pixels(plain, index), read_pixels(mirrored, index)
+        assert not isinstance(one, Rejected) and not isinstance(other, Rejected)
+        assert (one[:, ::-1] == other).all() and (one != other).any()

@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+from helpers.config.dataset_entries import Entry
+from helpers.config.dataset_mixing import check_mixing
 from tests.unit.config.test_datasets import entry, load, problems
 
 
@@ -22,3 +24,20 @@ def test_amounts_that_mean_nothing_are_told(tmp_path: Path) -> None:
     assert load(tmp_path, [entry(tmp_path), endless]).images[1].ignore_epochs
     (problem,) = problems(tmp_path, [entry(tmp_path), endless | {"repeats": 1}])
     assert problem.option.endswith("entry endless, key repeats")
+
+
+def test_new_crops_in_every_epoch_need_crops_that_chance_decides(tmp_path: Path) -> None:
+    chance = {"crop": True, "crop_style": "random"}
+    (images,) = load(tmp_path, [entry(tmp_path, vae_cache_clear_each_epoch=True, **chance)]).images
+    assert images.vae_cache_clear_each_epoch
+    (problem,) = problems(tmp_path, [entry(tmp_path, vae_cache_clear_each_epoch=True, crop=True)])
+    assert problem.option.endswith("entry mine, key vae_cache_clear_each_epoch")
+    assert "only random crops" in problem.reason
+
+
+def test_only_a_lora_can_be_held_to_the_base(tmp_path: Path) -> None:
+    said = entry(tmp_path, is_regularisation_data=True)
+    assert load(tmp_path, [said]).images[0].is_regularisation_data
+    images = [(Entry(file="f.json", name="mine", said=said), load(tmp_path, [said]).images[0])]
+    (problem,) = check_mixing(images, model_type="full")
+    assert "MODEL_TYPE=lora" in problem.fix

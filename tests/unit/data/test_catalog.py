@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from helpers.data.catalog import remember_rejected
+from helpers.config.dataset_types import LocalDataset
+from helpers.data.catalog import recut, remember_rejected
 from helpers.data.types import Rejected, Size
 from helpers.errors import DataError
 from helpers.reporting.events import Notice, StageAdvanced, StageStarted
@@ -193,6 +194,25 @@ def test_random_crops_stay_while_seed_and_path_do(folder: Folder) -> None:
     assert (second.geometries[1:] == first.geometries).all()
     assert len(np.unique(second.geometries[:, 2])) > 2
     assert (folder.open(seed=1, **settings).geometries != second.geometries).any()
+
+
+def test_each_epoch_has_its_own_random_crops_in_the_same_buckets(folder: Folder) -> None:
+    for number in range(8):
+        folder.put(f"{number}.jpg", (400, 200))
+    said: dict[str, Any] = {
+        "crop": True,
+        "crop_style": "random",
+        "crop_aspect": "random",
+        "crop_aspect_buckets": [0.5, 1.0],
+    }
+    catalog = folder.open(**said)
+    said |= {"id": "pets", "instance_data_dir": folder.pictures, "cache_dir_vae": folder.metadata, "resolution": 0.01}
+    dataset = LocalDataset(**said, aspect_bucket_alignment=16)
+    first, second, again = (recut(catalog, dataset=dataset, seed=0, epoch=epoch) for epoch in (0, 1, 1))
+    assert (first.geometries == catalog.geometries).all() and (second.geometries == again.geometries).all()
+    assert (second.geometries != catalog.geometries).any(axis=1).sum() >= 6
+    for one, other in zip(catalog.buckets, second.buckets, strict=True):
+        assert one.size == other.size and (one.images == other.images).all()
 
 
 def test_at_most_so_many_are_chosen_and_one_more_picture_changes_one_at_the_most(folder: Folder) -> None:
