@@ -206,12 +206,12 @@ def test_what_asks_for_nothing_is_accepted_in_silence(word: str, caplog: pytest.
 
 
 def test_old_spellings_say_what_replaced_them(caplog: pytest.LogCaptureFixture) -> None:
-    config = parse_arguments([*LEAST, "--adam_bfloat16", "--snr_gamma=5", "--ema_decay=0.9"])
+    config = parse_arguments([*LEAST, "--adam_bfloat16", "--snr_gamma=5", "--hub_model_id=a"])
     assert config.optimizer.optimizer == "adamw_bf16"
     assert caplog.messages == [
         "--adam_bfloat16 is now --optimizer=adamw_bf16",
         "--snr_gamma has no meaning for SD3",
-        "not used yet: --ema_decay",
+        "not used yet: --hub_model_id",
     ]
 
 
