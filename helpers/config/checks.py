@@ -1,22 +1,15 @@
 """What is wrong with the options taken together, or with what they point at; single values are checked before."""
 
-import os
-import re
 from collections.abc import Collection, Iterator
-from pathlib import Path
 
+from helpers.config.place_checks import wrong_places
+from helpers.config.remarks import FINDING_THEIR_RATE
 from helpers.config.run_config import RunConfig, all_options
 from helpers.config.sizes import parse_validation_sizes
 from helpers.errors import Problem
 
-FINDING_THEIR_RATE = ("prodigy", "dadaptation")
 THEIR_LEAST_RATE = 0.01
-"""They multiply their own estimate by the rate; below this they do not move within a run."""
-
-OTHERS_MOST_RATE = 0.01
-"""Nothing is known to survive a rate above this with the other optimisers."""
-
-HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
+"""Below this, optimisers that find the rate themselves do not move within a run."""
 
 
 def check(config: RunConfig, *, unless: Collection[str] = ()) -> list[Problem]:
@@ -25,19 +18,10 @@ def check(config: RunConfig, *, unless: Collection[str] = ()) -> list[Problem]:
         *_length(config),
         *_rates(config),
         *_validation(config),
-        *_models(config),
         *_trained(config),
-        *_output(config),
+        *(_problem(name, value=value, reason=reason, fix=fix) for name, value, reason, fix in wrong_places(config)),
     )
     return [problem for name, problem in found if name not in unless]
-
-
-def remarks(config: RunConfig) -> list[str]:
-    """Lines about settings that are allowed but seldom meant."""
-    rate, optimizer = config.optimizer.learning_rate, config.optimizer.optimizer
-    if optimizer not in FINDING_THEIR_RATE and rate > OTHERS_MOST_RATE:
-        return [f"LEARNING_RATE={rate:g} is very large for {optimizer}; 1e-4 is usual"]
-    return []
 
 
 def _problem(name: str, *, value: str, reason: str, fix: str) -> tuple[str, Problem]:
@@ -75,24 +59,6 @@ def _validation(config: RunConfig) -> Iterator[tuple[str, Problem]]:
         yield _problem("validation_seed", value=said.validation_seed, reason="it is no whole number", fix=fix)
 
 
-def _models(config: RunConfig) -> Iterator[tuple[str, Problem]]:
-    names = ("pretrained_model_name_or_path", "pretrained_vae_model_name_or_path", "pretrained_t5_model_name_or_path")
-    for name in names:
-        said = getattr(config.model, name)
-        if not said:
-            continue
-        path = Path(said).expanduser()
-        if path.is_file():
-            fix = "name a folder in diffusers layout (with model_index.json), or a hub id"
-            yield _problem(name, value=said, reason="models in one file are not supported yet", fix=fix)
-        elif not path.is_dir() and not HUB_ID.fullmatch(said):
-            fix = "name a folder in diffusers layout, or a hub id such as stabilityai/stable-diffusion-3.5-medium"
-            yield _problem(name, value=said, reason="there is no such folder, and no hub id looks like it", fix=fix)
-        elif name == names[0] and path.is_dir() and not (path / "model_index.json").is_file():
-            fix = "name the folder that holds model_index.json, transformer, vae and the text encoders"
-            yield _problem(name, value=said, reason="the folder is no model in diffusers layout", fix=fix)
-
-
 def _trained(config: RunConfig) -> Iterator[tuple[str, Problem]]:
     if config.model.model_type != "full":
         for name, said in vars(config.full).items():
@@ -109,14 +75,3 @@ def _trained(config: RunConfig) -> Iterator[tuple[str, Problem]]:
         reason = f"{config.optimizer.optimizer} would round most of each step away: bf16 keeps 8 bits of a weight"
         fix = "leave it out to train in fp32, or say OPTIMIZER=adamw_bf16, which rounds on average right"
         yield _problem("base_model_default_dtype", value="bf16", reason=reason, fix=fix)
-
-
-def _output(config: RunConfig) -> Iterator[tuple[str, Problem]]:
-    path = Path(config.run.output_dir).expanduser().absolute()
-    there = next(each for each in (path, *path.parents) if each.exists())
-    if not there.is_dir():
-        fix = "name a folder"
-        yield _problem("output_dir", value=config.run.output_dir, reason=f"{there} is a file", fix=fix)
-    elif not os.access(there, os.W_OK | os.X_OK):
-        fix = "name a folder that this user may write to"
-        yield _problem("output_dir", value=config.run.output_dir, reason=f"{there} cannot be written to", fix=fix)

@@ -3,7 +3,8 @@
 import logging
 from collections.abc import Sequence
 
-from helpers.config.checks import check, remarks
+from helpers.config.checks import check
+from helpers.config.remarks import remarks
 from helpers.config.run_config import RunConfig
 from helpers.config.settings import Names, Reading, Said, known_names, read_settings
 from helpers.config.values import FALSE, TRUE

@@ -1,6 +1,6 @@
 """The wizard's questions about how the model learns, and who is told; names, bounds, choices are the declarations'."""
 
-from helpers.config.checks import FINDING_THEIR_RATE, remarks
+from helpers.config.remarks import FINDING_THEIR_RATE, remarks
 from helpers.config.wizard_flow import Chapter, Choice, Draft, Question, options_by_name
 from helpers.config.wizard_memory import memory_note, precision_that_fits
 from helpers.config.wizard_questions import YES_NO, trains_lora

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from helpers.config.checks import HUB_ID
+from helpers.config.place_checks import HUB_ID
 from helpers.config.wizard_flow import Chapter, Choice, Draft, Question
 from helpers.config.wizard_memory import memory_note
 

@@ -7,13 +7,15 @@ import torch
 from torch import nn
 
 from helpers.config.options.model import PrecisionOptions
-from helpers.errors import ModelError
+from helpers.errors import Problem
 
 AS_IT_IS = "no_change"
 DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
 # `torch._weight_int8pack_mm` on a processor reads past the end of rows that are no multiple of this: a crash, or
 # numbers from anywhere (PyTorch 2.13). SD3's own layers are all multiples; those of small models need not be.
 INT8_ROW = 16
+# Where quanto multiplies bf16 by int8 with PyTorch's own kernel, which wants the scales in bf16 too.
+PACKED_INT8 = ("cpu", "mps")
 
 
 def encoder_dtype(precision: PrecisionOptions) -> torch.dtype:
@@ -33,20 +35,31 @@ def base_dtype(precision: PrecisionOptions) -> torch.dtype:
     return torch.bfloat16 if precision.base_model_precision != AS_IT_IS else encoder_dtype(precision)
 
 
+def wrong_on(device: torch.device, precision: PrecisionOptions) -> list[Problem]:
+    """What of `precision` (with `mixed_precision` resolved) cannot be computed on `device`."""
+    problems: list[Problem] = []
+    encoders = tuple(f"text_encoder_{number}_precision" for number in (1, 2, 3))
+    for name in ("base_model_precision", *encoders):
+        if getattr(precision, name) == "fp8-quanto" and device.type == "mps":
+            reason, fix = "Apple's GPUs have no 8-bit floating point numbers", "say int8-quanto, which is as small"
+            problems.append(Problem(option=name.upper(), value="fp8-quanto", reason=reason, fix=fix))
+    packed = precision.base_model_precision == "int8-quanto" and device.type in PACKED_INT8
+    if packed and precision.mixed_precision == "bf16" and precision.base_model_default_dtype == "fp32":
+        reason = f"int8-quanto's scales would be fp32, beside bf16 arithmetic, which {device.type} cannot multiply"
+        fix = "leave it out, or say MIXED_PRECISION=no"
+        problems.append(Problem(option="BASE_MODEL_DEFAULT_DTYPE", value="fp32", reason=reason, fix=fix))
+    return problems
+
+
 def quantise(module: nn.Module, level: str, *, device: torch.device, keep: Sequence[str] = ()) -> None:
     """Shrink the weights of `module`'s linear and convolution layers in place, for good; the layers are new ones.
 
     level: `no_change`, `int8-quanto`, `int4-quanto`, `int2-quanto` or `fp8-quanto`. device: where it will compute.
     keep: names of layers (shell patterns) that stay as they are, as do those that PyTorch cannot compute safely.
-    Raises ModelError for fp8 on Apple's GPUs.
+    `wrong_on` says which levels a device cannot compute.
     """
     if level == AS_IT_IS:
         return
-    if level == "fp8-quanto" and device.type == "mps":
-        raise ModelError(
-            "fp8-quanto cannot be computed on Apple's GPUs, which have no 8-bit floating point numbers: "
-            "choose int8-quanto, which takes the same memory."
-        )
     from optimum import quanto
 
     types: dict[str, Any] = {

@@ -16,6 +16,8 @@ from torch.nn.parallel import DistributedDataParallel
 
 from helpers.config.options.model import PrecisionOptions
 from helpers.config.options.training import RunOptions
+from helpers.errors import ConfigError
+from helpers.models.precision import wrong_on
 
 # A rank may wait for another that scans or encodes for hours.
 LONGEST_WAIT = timedelta(days=1)
@@ -106,10 +108,15 @@ def open_runtime(precision: PrecisionOptions, run: RunOptions) -> Runtime:
 
 
 def resolved(precision: PrecisionOptions, device: torch.device) -> PrecisionOptions:
-    """`precision` with `mixed_precision` said: as asked, else bf16 where `device` computes it natively."""
-    if precision.mixed_precision is not None:
-        return precision
-    return replace(precision, mixed_precision="bf16" if computes_bf16(device) else "no")
+    """`precision` with `mixed_precision` said: as asked, else bf16 where `device` computes it natively.
+
+    Raises ConfigError where `device` cannot compute what is asked for.
+    """
+    if precision.mixed_precision is None:
+        precision = replace(precision, mixed_precision="bf16" if computes_bf16(device) else "no")
+    if problems := wrong_on(device, precision):
+        raise ConfigError(problems)
+    return precision
 
 
 def computes_bf16(device: torch.device) -> bool:

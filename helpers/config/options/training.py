@@ -88,7 +88,7 @@ class OptimizerOptions:
     lr_end: float = setting(
         0.0,
         minimum=0.0,
-        help="The learning rate that linear, cosine, polynomial and sine schedules end at (or swing down to).",
+        help="The learning rate that schedules other than the constant ones end at, or swing down to.",
     )
     lr_power: float = setting(1.0, above=0.0, help="The exponent of the polynomial schedule.")
     lr_num_cycles: int = setting(1, minimum=1, help="Cycles of `cosine_with_restarts` and `sine`.")

@@ -6,6 +6,7 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
+from helpers.config.model_folder import wrong_with_model
 from helpers.config.options.model import ModelOptions
 from helpers.errors import ModelError
 from helpers.models.fingerprint import config_fingerprint, files_fingerprint, fingerprint
@@ -28,7 +29,8 @@ def locate(options: ModelOptions) -> ModelParts:
     }
     own = [part for part in ("transformer", VAE, *TEXT_ENCODERS) if part not in elsewhere]
     root = _root(name, own, revision=options.revision, variant=options.variant, option="MODEL_NAME")
-    _check_is_sd3(root, name)
+    if wrong := wrong_with_model(root):
+        raise ModelError(f"{name}: {wrong[0]}; {wrong[1]}.")
     folders = {part: root / part for part in own}
     for part, source in elsewhere.items():
         folders[part] = _part_elsewhere(source, part, variant=options.variant)
@@ -117,21 +119,6 @@ def _part_elsewhere(source: str, part: str, *, variant: str | None) -> Path:
     option = f"--{VAE_OPTION if part == VAE else T5_OPTION}"
     root = _root(source, (part, ""), revision=None, variant=variant, option=option)
     return root / part if (root / part).is_dir() else root
-
-
-def _check_is_sd3(root: Path, name: str) -> None:
-    index = root / "model_index.json"
-    if not index.is_file():
-        raise ModelError(
-            f"{name} has no model_index.json, so it is not a model in diffusers layout; take the repository whose name "
-            "ends in `-diffusers`, or one with the folders transformer, vae, text_encoder and so on."
-        )
-    pipeline = str(read_config(root, "model_index.json").get("_class_name"))
-    transformer = root / "transformer"
-    kind = read_config(transformer).get("_class_name") if transformer.is_dir() else None
-    if not pipeline.startswith("StableDiffusion3") or kind not in (None, "SD3Transformer2DModel"):
-        what = pipeline if not pipeline.startswith("StableDiffusion3") else kind
-        raise ModelError(f"{name} is a {what}; this program trains Stable Diffusion 3 and 3.5 only.")
 
 
 def _check_parts_fit(folders: dict[str, Path]) -> None:

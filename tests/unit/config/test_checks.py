@@ -73,7 +73,45 @@ def test_models_that_are_not_there(tmp_path: Path) -> None:
 def test_an_output_folder_that_is_a_file(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     problem = problem_of(MODEL, "--max_train_steps=1", f"--output_dir={tmp_path / 'file' / 'below'}")
-    assert (problem.option, problem.fix) == ("OUTPUT_DIR", "name a folder")
+    assert (problem.option, problem.reason) == ("OUTPUT_DIR", f"{tmp_path / 'file'} is not a folder")
+
+
+@pytest.mark.skipif(not Path("/proc/self").is_dir(), reason="needs a folder that nobody can write to")
+def test_an_output_folder_that_the_system_keeps(tmp_path: Path) -> None:
+    problem = problem_of(MODEL, "--max_train_steps=1", "--output_dir=/proc/run")
+    assert (problem.option, problem.value) == ("OUTPUT_DIR", "/proc/run")
+    assert problem.reason.startswith("/proc cannot be written to: ")
+
+
+@pytest.mark.parametrize("said", ["checkpoint-7", "somewhere/else", "lastest"])
+def test_a_checkpoint_that_is_not_there(tmp_path: Path, said: str) -> None:
+    (tmp_path / "checkpoint-5").mkdir()
+    words = (MODEL, "--max_train_steps=1", f"--output_dir={tmp_path}")
+    problem = problem_of(*words, f"--resume_from_checkpoint={said}")
+    assert (problem.option, problem.value) == ("RESUME_CHECKPOINT", said)
+    assert problem.fix == ("did you mean latest?" if said == "lastest" else "say latest or none, or checkpoint-5")
+    assert parse_arguments([*words, "--resume_from_checkpoint=checkpoint-5"])
+
+
+@pytest.mark.parametrize(
+    ("words", "remark"),
+    [
+        (["--learning_rate=1"], "LEARNING_RATE=1 is very large for adamw"),
+        (["--lr_end=1e-3", "--lr_scheduler=cosine"], "so the rate rises"),
+        (["--lr_warmup_steps=10"], "LR_WARMUP_STEPS=10 is the whole run (MAX_NUM_STEPS=10)"),
+        (
+            ["--lr_scheduler=constant", "--lr_warmup_steps=3"],
+            "LR_WARMUP_STEPS=3 does nothing with LR_SCHEDULE",
+        ),
+        (["--mode_scale=1"], "MODE_SCALE=1.0 does nothing with TIMESTEP_SAMPLING=logit_normal"),
+        (["--lr_num_cycles=2", "--lr_scheduler=cosine"], "LR_NUM_CYCLES=2 does nothing with LR_SCHEDULE=cosine"),
+        (["--model_type=full", "--lora_rank=4"], "LORA_RANK=4 does nothing with MODEL_TYPE=full"),
+    ],
+)
+def test_what_is_seldom_meant_is_remarked_upon(words: list[str], remark: str, caplog: pytest.LogCaptureFixture) -> None:
+    parse_arguments([MODEL, "--max_train_steps=10", *words])
+    (said,) = caplog.messages
+    assert remark in said
 
 
 def test_the_learning_rate_follows_what_it_steers() -> None:

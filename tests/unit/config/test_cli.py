@@ -1,6 +1,5 @@
 """The command line: every option can be said, every slip is told of, and all slips at once."""
 
-import logging
 from dataclasses import fields
 from pathlib import Path
 
@@ -29,6 +28,7 @@ def other_value(option: Option) -> str:
     declaration = option.declaration
     special = {"num_train_epochs": "0", "validation_resolution": "640x512", "sd3": "true", "output_dir": "elsewhere"}
     special |= {"pretrained_model_name_or_path": "an/other", "validation_seed": "7", "seed": "7"}
+    special["resume_from_checkpoint"] = "none"
     special |= {"pretrained_vae_model_name_or_path": "a/vae", "pretrained_t5_model_name_or_path": "a/t5"}
     if option.name in special:
         return special[option.name]
@@ -219,14 +219,6 @@ def test_an_old_name_is_no_option_as_well() -> None:
     """Else a built option would still be called unsupported."""
     spelled = {option.name for option in OPTIONS} | {option.env for option in OPTIONS}
     assert not spelled & ({old.name for old in OLD_NAMES} | {old.env_name for old in OLD_NAMES})
-
-
-def test_rates_that_are_seldom_meant_are_remarked_upon(caplog: pytest.LogCaptureFixture) -> None:
-    caplog.set_level(logging.WARNING)
-    parse_arguments([*LEAST, "--optimizer=prodigy", "--learning_rate=1.0"])
-    assert not caplog.messages
-    parse_arguments([*LEAST, "--learning_rate=1"])
-    assert ["very large" in message for message in caplog.messages] == [True]
 
 
 def test_help_names_every_flag_with_its_env_name() -> None:

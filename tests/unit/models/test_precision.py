@@ -4,8 +4,7 @@ import pytest
 import torch
 
 from helpers.config.options.model import LoraOptions, PrecisionOptions
-from helpers.errors import ModelError
-from helpers.models.precision import quantise
+from helpers.models.precision import quantise, wrong_on
 from helpers.models.protocols import ModelParts
 from helpers.models.sd3.denoiser import load_denoiser, predict
 from tests.unit.models.lora import attach
@@ -73,9 +72,24 @@ def test_the_ends_of_the_network_stay_whole(parts: ModelParts, cpu: torch.device
     assert quantised == {name for name in linear if name.startswith("transformer_blocks.")}
 
 
-def test_fp8_is_refused_on_apple_with_what_to_take_instead() -> None:
-    with pytest.raises(ModelError, match="choose int8-quanto"):
-        quantise(torch.nn.Linear(4, 4), "fp8-quanto", device=torch.device("mps"))
+def test_what_a_device_cannot_compute_is_told_with_what_to_take_instead() -> None:
+    apple, processor = torch.device("mps"), torch.device("cpu")
+    fp8 = PrecisionOptions(base_model_precision="fp8-quanto", text_encoder_3_precision="fp8-quanto")
+    told = wrong_on(apple, fp8)
+    assert [problem.option for problem in told] == ["BASE_MODEL_PRECISION", "TEXT_ENCODER_3_PRECISION"]
+    assert all("say int8-quanto" in problem.fix for problem in told)
+    assert not wrong_on(processor, fp8)
+
+
+def test_int8_beside_fp32_and_bf16_arithmetic_is_told_where_it_would_crash() -> None:
+    """Seen: `expected scalar type BFloat16 but found Float` at the first step."""
+
+    def told(device: str, **more: str) -> list[str]:
+        said = PrecisionOptions(base_model_precision="int8-quanto", base_model_default_dtype="fp32", **more)
+        return [problem.option for problem in wrong_on(torch.device(device), said)]
+
+    assert told("cpu", mixed_precision="bf16") == told("mps", mixed_precision="bf16") == ["BASE_MODEL_DEFAULT_DTYPE"]
+    assert told("cpu", mixed_precision="no") == told("cuda", mixed_precision="bf16") == []
 
 
 def test_layers_that_the_processors_8_bit_kernel_would_read_past_stay_whole() -> None:

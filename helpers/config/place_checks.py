@@ -1,0 +1,65 @@
+"""What is wrong with the folders and files that options name: the model's, the output's, a checkpoint's."""
+
+import os
+import re
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from helpers.config.model_folder import wrong_with_model
+from helpers.config.run_config import RunConfig
+from helpers.config.suggestions import did_you_mean
+
+HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
+BASE = "pretrained_model_name_or_path"
+
+Wrong = tuple[str, str, str, str]
+"""An option's name, its value, why it is wrong, and the cure."""
+
+
+def wrong_places(config: RunConfig) -> Iterator[Wrong]:
+    """Every folder or file that is named and cannot be used."""
+    for name in (BASE, "pretrained_vae_model_name_or_path", "pretrained_t5_model_name_or_path"):
+        said = getattr(config.model, name)
+        if said:
+            yield from _model(name, said=said)
+    output_dir = Path(config.run.output_dir).expanduser().absolute()
+    if wrong := not_writable(output_dir):
+        yield "output_dir", config.run.output_dir, wrong, "name a folder that this user may write to"
+    yield from _checkpoint(config.checkpoint.resume_from_checkpoint, output_dir=output_dir)
+
+
+def not_writable(folder: Path) -> str:
+    """Why nothing could be written into `folder`, which need not be there yet; empty where it can be.
+
+    The system is asked by a file without a name: permissions do not tell of a disk that is read-only.
+    """
+    there = next(each for each in (folder, *folder.parents) if os.path.lexists(each))
+    if not there.is_dir():
+        return f"{there} is not a folder"
+    try:
+        with tempfile.TemporaryFile(dir=there):
+            return ""
+    except OSError as error:
+        return f"{there} cannot be written to: {error.strerror}"
+
+
+def _model(name: str, *, said: str) -> Iterator[Wrong]:
+    path = Path(said).expanduser()
+    if path.is_file():
+        fix = "name a folder in diffusers layout (with model_index.json), or a hub id"
+        yield name, said, "models in one file are not supported yet", fix
+    elif not path.is_dir() and not HUB_ID.fullmatch(said):
+        fix = "name a folder in diffusers layout, or a hub id such as stabilityai/stable-diffusion-3.5-medium"
+        yield name, said, "there is no such folder, and no hub id looks like it", fix
+    elif name == BASE and path.is_dir() and (wrong := wrong_with_model(path)):
+        yield name, said, *wrong
+
+
+def _checkpoint(said: str, *, output_dir: Path) -> Iterator[Wrong]:
+    if said in ("latest", "none") or (output_dir / said).is_dir() or Path(said).expanduser().is_dir():
+        return
+    there = sorted(each.name for each in output_dir.glob("checkpoint-*")) if output_dir.is_dir() else []
+    otherwise = f"say latest or none{''.join(f', or {name}' for name in there[-3:])}"
+    fix = did_you_mean(said, ("latest", "none"), otherwise=otherwise)
+    yield "resume_from_checkpoint", said, f"there is no such checkpoint in {output_dir}, and no such folder", fix
