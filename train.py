@@ -87,11 +87,14 @@ def prepare(config: RunConfig, files: DatasetFile, reporter: Reporter) -> "Groun
         workers=workers,
         filters=files.text_embeds.caption_filter_list,
     )
+    captions = tuple(dict.fromkeys(road.captions_of(catalogs)))
+    text_parts = family.text_parts(parts, config.text, runtime.precision, runtime.device)
+    road.tell_of_captions(files.text_embeds, captions=captions, catalogs=catalogs, parts=text_parts, workers=workers)
     text = road.prepare_text(
         files.text_embeds,
-        captions=(*road.captions_of(catalogs), *validation_captions(config.validation)),
+        captions=(*captions, *validation_captions(config.validation)),
         family=family,
-        parts=family.text_parts(parts, config.text, runtime.precision, runtime.device),
+        parts=text_parts,
         options=config.cache,
         workers=workers,
         scan_for_errors=any(dataset.scan_for_errors for dataset in files.prepared),

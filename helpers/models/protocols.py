@@ -29,10 +29,6 @@ class TextEncoder(Protocol):
         """
         ...
 
-    def token_counts(self, captions: Sequence[str]) -> list[int]:
-        """Tokens of each caption before it is cut, special tokens included."""
-        ...
-
 
 class LatentEncoder(Protocol):
     """A loaded VAE."""
@@ -51,18 +47,33 @@ class LatentEncoder(Protocol):
 
 
 @dataclass(frozen=True, kw_only=True)
+class TokenLimit:
+    """Where a tokenizer cuts: `tokens`, special ones included; `name` for messages; `identity`: a hash of its files.
+
+    load: loads the tokenizer alone, which then counts the tokens of captions before they are cut.
+    """
+
+    name: str
+    tokens: int
+    identity: str
+    load: Callable[[], Callable[[Sequence[str]], list[int]]]
+
+
+@dataclass(frozen=True, kw_only=True)
 class TextPart:
     """A text encoder that may be loaded: what its outputs depend on, and how to get it.
 
     identity: a hash of all its outputs depend on besides the caption: weights, config, tokenizer, precision,
     length and masking. batch_size: how many captions `encode` takes at once at best.
     load: loads it on the device; the caller drops it again before loading another.
+    limit: where it cuts captions; None where that is said by another that cuts alike.
     """
 
     name: str
     identity: str
     batch_size: int
     load: Callable[[], TextEncoder]
+    limit: TokenLimit | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -18,6 +18,7 @@ from helpers.reporting.events import Notice
 from helpers.reporting.reporter import Reporter
 from helpers.storage.protocols import CacheStore
 from helpers.training import places
+from helpers.training.caption_lengths import tell_long_captions
 from helpers.training.runtime import Runtime
 
 
@@ -110,6 +111,20 @@ def captions_of(catalogs: Iterable[Catalog]) -> Iterator[str]:
     for catalog in catalogs:
         for index in range(len(catalog)):
             yield from catalog.captions_of(index)
+
+
+def tell_of_captions(
+    store: TextEmbedsStore,
+    *,
+    captions: Sequence[str],
+    catalogs: Sequence[Catalog],
+    parts: Sequence[TextPart],
+    workers: Workers,
+) -> None:
+    """Have the first rank say which captions are cut (see `tell_long_captions`)."""
+    if workers.ranks.rank == 0:
+        cache = places.texts_of(store)
+        tell_long_captions(captions, catalogs=catalogs, parts=parts, store=cache, reporter=workers.reporter)
 
 
 def prepare_text(

@@ -77,6 +77,22 @@ def test_each_way_to_caption(strategy: str, run: SmallRun, capsys: pytest.Captur
     assert encoded(said_by(capsys)) == {"colours": 7, **dict.fromkeys(("clip_l", "clip_g", "t5"), captions + 1)}
 
 
+def test_captions_that_are_cut_are_told_of_in_a_cached_start_too(
+    run: SmallRun, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in COLOURS:
+        words = "word " * (200 if name == "red" else 3)
+        (run.output / "datasets" / "colours" / f"{name} square.txt").write_text(f"{words} {name}")
+    run.datasets = [image_dataset(caption_strategy="textfile")]
+    assert run.start(cache_only=True) == 0
+    first = said_by(capsys)
+    assert "1 of 7 captions are longer than the 77 tokens that CLIP reads, the longest of 203 tokens" in first
+    assert first.count("it does not see the rest: colours: red square.png\n") == 2, "CLIP's line, and T5's"
+    assert run.start(cache_only=True) == 0
+    again = said_by(capsys)
+    assert encoded(again) == {} and again.count("it does not see the rest: colours: red square.png\n") == 2
+
+
 def test_a_picture_without_a_text_file_is_left_out_by_name(run: SmallRun, capsys: pytest.CaptureFixture[str]) -> None:
     folder = run.output / "datasets" / "colours"
     (folder / "red square.txt").write_text("a red square")

@@ -1,6 +1,7 @@
 """SD3's three text encoders, one at a time, with outputs that are those of diffusers' own pipeline."""
 
-from collections.abc import Mapping, Sequence
+import json
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -13,7 +14,7 @@ from torch.nn.functional import pad
 from helpers.config.options.model import PrecisionOptions, TextOptions
 from helpers.models.fingerprint import files_fingerprint, fingerprint
 from helpers.models.precision import encoder_dtype, quantise
-from helpers.models.protocols import ModelParts, TextEmbedding, TextPart
+from helpers.models.protocols import ModelParts, TextEmbedding, TextPart, TokenLimit
 from helpers.models.quiet import no_progress_bars
 from helpers.models.sd3.parts import loading_variant, part_identity
 
@@ -56,8 +57,15 @@ def text_parts(
             mask_padding=options.sd3_t5_mask_behaviour == "mask",
             device=device,
         )
-        identity = _identity(wanted)
-        found.append(TextPart(name=name, identity=identity, batch_size=BATCH_SIZE, load=partial(_load, wanted)))
+        found.append(
+            TextPart(
+                name=name,
+                identity=_identity(wanted),
+                batch_size=BATCH_SIZE,
+                load=partial(_load, wanted),
+                limit=None if name == "clip_g" else _limit(wanted),
+            )
+        )
     return tuple(found)
 
 
@@ -80,10 +88,9 @@ class ClipEncoder:
     """A CLIP text encoder: `hidden` [B, 77, D] before its last layer, and its projection `pooled` [B, D]."""
 
     def __init__(self, wanted: _Wanted) -> None:
-        from transformers import CLIPTextModelWithProjection, CLIPTokenizer
+        from transformers import CLIPTextModelWithProjection
 
-        # Built from its vocabulary files instead, transformers 5 gives other ids without a word.
-        self._tokenizer = CLIPTokenizer.from_pretrained(wanted.tokenizer)
+        self._tokenizer = _load_tokenizer(wanted)
         self._model = _load_model(CLIPTextModelWithProjection, wanted)
         self._device = wanted.device
 
@@ -96,18 +103,14 @@ class ClipEncoder:
         outputs = {"hidden": output.hidden_states[-2], "pooled": output.text_embeds}
         return {name: _stored(tensor, len(captions)) for name, tensor in outputs.items()}
 
-    def token_counts(self, captions: Sequence[str]) -> list[int]:
-        """See `TextEncoder`."""
-        return _token_counts(self._tokenizer, captions)
-
 
 class T5Encoder:
     """A T5 encoder: `hidden` [B, L, D] of its last layer; padding is attended to, as SD3 was trained."""
 
     def __init__(self, wanted: _Wanted) -> None:
-        from transformers import T5EncoderModel, T5Tokenizer
+        from transformers import T5EncoderModel
 
-        self._tokenizer = T5Tokenizer.from_pretrained(wanted.tokenizer)
+        self._tokenizer = _load_tokenizer(wanted)
         self._model = _load_model(T5EncoderModel, wanted)
         self._device = wanted.device
         self._length = wanted.t5_length
@@ -122,10 +125,6 @@ class T5Encoder:
         if self._mask_padding:
             hidden = hidden * tokens.attention_mask.to(hidden).unsqueeze(-1)
         return {"hidden": _stored(hidden, len(captions))}
-
-    def token_counts(self, captions: Sequence[str]) -> list[int]:
-        """See `TextEncoder`."""
-        return _token_counts(self._tokenizer, captions)
 
 
 def _load(wanted: _Wanted) -> ClipEncoder | T5Encoder:
@@ -148,8 +147,27 @@ def _tokens(tokenizer: Any, captions: Sequence[str], *, length: int) -> Any:
     return tokenizer(filled, padding="max_length", max_length=length, truncation=True, return_tensors="pt")
 
 
-def _token_counts(tokenizer: Any, captions: Sequence[str]) -> list[int]:
-    return [len(ids) for ids in tokenizer(list(captions), verbose=False).input_ids]
+def _limit(wanted: _Wanted) -> TokenLimit:
+    """CLIP's length is its tokenizer's own, the same for both CLIPs; T5's is an option."""
+    if wanted.name == "t5":
+        name, tokens = "T5", wanted.t5_length
+    else:
+        settings = json.loads((wanted.tokenizer / "tokenizer_config.json").read_text(encoding="utf-8"))
+        name, tokens = "CLIP", settings["model_max_length"]
+    identity = files_fingerprint(file for file in wanted.tokenizer.iterdir() if file.is_file())
+    return TokenLimit(name=name, tokens=tokens, identity=identity, load=partial(_load_counter, wanted))
+
+
+def _load_counter(wanted: _Wanted) -> Callable[[Sequence[str]], list[int]]:
+    tokenizer = _load_tokenizer(wanted)
+    return lambda captions: [len(ids) for ids in tokenizer(list(captions), verbose=False).input_ids]
+
+
+def _load_tokenizer(wanted: _Wanted) -> Any:
+    from transformers import CLIPTokenizer, T5Tokenizer
+
+    # Built from their vocabulary files instead, transformers 5 gives other ids without a word.
+    return (T5Tokenizer if wanted.name == "t5" else CLIPTokenizer).from_pretrained(wanted.tokenizer)
 
 
 def _stored(tensor: Tensor, count: int) -> Tensor:

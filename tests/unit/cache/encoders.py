@@ -56,9 +56,6 @@ class Words:
             "pooled": torch.stack([drawn(f"{self.name} pooled {caption}", 8) for caption in captions]),
         }
 
-    def token_counts(self, captions: Sequence[str]) -> list[int]:
-        return [len(caption.split()) for caption in captions]
-
     @property
     def captions(self) -> list[str]:
         return [caption for batch in self.batches for caption in batch]

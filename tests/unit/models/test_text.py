@@ -60,7 +60,7 @@ def test_masking_zeroes_what_t5_says_of_padding_and_nothing_else(
 ) -> None:
     masked = text_parts(parts, TextOptions(sd3_t5_mask_behaviour="mask"), full_precision, cpu)
     with_padding, without = encoders[2].load(), masked[2].load()
-    tokens = without.token_counts(["a red fox"])[0]
+    tokens = count(encoders[2], "a red fox")
     before = with_padding.encode(["a red fox"])["hidden"][0]
     after = without.encode(["a red fox"])["hidden"][0]
     assert torch.equal(after[:tokens], before[:tokens])
@@ -69,8 +69,15 @@ def test_masking_zeroes_what_t5_says_of_padding_and_nothing_else(
 
 
 def test_tokens_are_counted_before_the_cut(encoders: tuple[TextPart, ...]) -> None:
-    assert [part.load().token_counts(["a fox", "word " * 120]) for part in encoders[:1]] == [[4, 122]]
-    assert encoders[2].load().token_counts(["word " * 120])[0] > 77
+    assert [count(encoders[0], caption) for caption in ("a fox", "word " * 120)] == [4, 122]
+    assert count(encoders[2], "word " * 120) > 77
+    limits = [(part.limit.name, part.limit.tokens) for part in encoders if part.limit]
+    assert limits == [("CLIP", 77), ("T5", 77)], "both CLIPs cut alike"
+
+
+def count(part: TextPart, caption: str) -> int:
+    assert part.limit is not None
+    return part.limit.load()([caption])[0]
 
 
 def identities(parts: ModelParts, precision: PrecisionOptions, **options: Any) -> list[str]:
