@@ -59,7 +59,7 @@ def _model(name: str, *, said: str) -> Iterator[Wrong]:
 def _checkpoint(said: str, *, output_dir: Path) -> Iterator[Wrong]:
     if said in ("latest", "none") or (output_dir / said).is_dir() or Path(said).expanduser().is_dir():
         return
-    there = sorted(each.name for each in output_dir.glob("checkpoint-*")) if output_dir.is_dir() else []
-    otherwise = f"say latest or none{''.join(f', or {name}' for name in there[-3:])}"
+    there = sorted((each.name for each in output_dir.glob("checkpoint-*")), key=lambda name: (len(name), name))
+    otherwise = "say latest or none" + (f", or one of {', '.join(there)}" if there else "")
     fix = did_you_mean(said, ("latest", "none"), otherwise=otherwise)
     yield "resume_from_checkpoint", said, f"there is no such checkpoint in {output_dir}, and no such folder", fix

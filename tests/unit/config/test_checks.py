@@ -89,7 +89,8 @@ def test_a_checkpoint_that_is_not_there(tmp_path: Path, said: str) -> None:
     words = (MODEL, "--max_train_steps=1", f"--output_dir={tmp_path}")
     problem = problem_of(*words, f"--resume_from_checkpoint={said}")
     assert (problem.option, problem.value) == ("RESUME_CHECKPOINT", said)
-    assert problem.fix == ("did you mean latest?" if said == "lastest" else "say latest or none, or checkpoint-5")
+    cure = "did you mean latest?" if said == "lastest" else "say latest or none, or one of checkpoint-5"
+    assert problem.fix == cure
     assert parse_arguments([*words, "--resume_from_checkpoint=checkpoint-5"])
 
 
