@@ -21,8 +21,7 @@ TEXT_KEYS = "enter take · esc back · ctrl-c leave"
 OTHER = "\0other"
 GONE_BACK = "\0back"
 
-BOLD, DIM, ACCENT, PLAIN = "\033[1m", "\033[2m", "\033[36m", "\033[0m"
-ERASE_LINES_ABOVE = "\033[{}F\033[J"
+BOLD, DIM, RED, ACCENT, PLAIN = "\033[1m", "\033[2m", "\033[31m", "\033[36m", "\033[0m"
 
 
 class Terminal:
@@ -46,7 +45,7 @@ class Terminal:
             self._answers_above = 0
             self.tell(f"\n{question.shows}")
         height = _head(question)
-        text = self._choose(question) if question.choices else _write(question, default=question.default)
+        text = _answered(question)
         self._shrink(question, text, height=height)
         return text
 
@@ -54,35 +53,57 @@ class Terminal:
         """Put one line in the question's place; going back, take away the line of the question before as well."""
         if text is None:
             again = min(1, self._answers_above)
-            print(ERASE_LINES_ABOVE.format(height + again), end="")
+            _erase(height + again)
             self._answers_above -= again
         else:
             columns = shutil.get_terminal_size().columns - 1
             said = textwrap.shorten(
                 _called(question, text), max(10, columns - 4 - len(question.title)), placeholder="…"
             )
-            print(ERASE_LINES_ABOVE.format(height), end="")
+            _erase(height)
             print(f"   {DIM}{question.title}{PLAIN} {ACCENT}{said}{PLAIN}")
             self._answers_above += 1
 
-    def _choose(self, question: Posed) -> str | None:
-        """An answer from the list, or one that is typed in the place of the list."""
-        default = question.default
-        while True:
-            text = _pick(question, default=default)
-            if text != OTHER:
-                return text
-            offered = [choice.value for choice in question.choices]
-            text = _write(question, default="" if question.default in offered else question.default)
-            if text is not None:
-                return text
-            default = OTHER
+
+def _answered(question: Posed) -> str | None:
+    """An answer that will do, from the list or typed in its place; what is wrong with another is told above it."""
+    offered = [choice.value for choice in question.choices]
+    default, typing, complaint = question.default, not offered, 0
+    while True:
+        text = _write(question, default=default) if typing else _pick(question, default=default)
+        _erase(complaint)
+        complaint = 0
+        if text == OTHER:
+            default, typing = "" if default in offered else default, True
+        elif text is None and typing and offered:
+            default, typing = OTHER, False
+        elif text is None or not (problem := question.problem(text)):
+            return text
+        else:
+            default, complaint = text, _complain(problem)
+
+
+def _complain(problem: str) -> int:
+    """Show what is wrong with an answer; the number of lines that takes."""
+    lines = [*textwrap.wrap(problem, _columns()), ""]
+    for line in lines:
+        print(f"   {RED}{line}{PLAIN}")
+    return len(lines)
+
+
+def _columns() -> int:
+    return min(shutil.get_terminal_size().columns, MOST_COLUMNS) - 6
+
+
+def _erase(lines: int) -> None:
+    """Take away the lines above the cursor."""
+    if lines:
+        print(f"\033[{lines}F\033[J", end="", flush=True)
 
 
 def _head(question: Posed) -> int:
     """Show the question and why it is asked; the number of lines that takes."""
-    columns = min(shutil.get_terminal_size().columns, MOST_COLUMNS) - 6
-    why = textwrap.wrap(question.why, columns)
+    why = textwrap.wrap(question.why, _columns())
     print(f"\n   {BOLD}{question.title}{PLAIN}  {DIM}{question.progress}{PLAIN}")
     for line in why:
         print(f"   {DIM}{line}{PLAIN}")
@@ -101,18 +122,13 @@ def _pick(question: Posed, *, default: str) -> str | None:
         "",
         choices=choices,
         default=default if default in known else OTHER,
-        qmark="  ",
+        qmark=" ",
         pointer="  ❯",
-        instruction=f"{LIST_KEYS}",
+        instruction=LIST_KEYS,
         style=_style(),
         erase_when_done=True,
     )
-    while True:
-        text = _answer(asked)
-        problem = "" if text is None or text == OTHER else question.problem(text)
-        if not problem:
-            return text
-        print(f"   {problem}")
+    return _answer(asked)
 
 
 def _entry(choice: Choice, *, width: int) -> Any:
@@ -131,19 +147,18 @@ def _widest(question: Posed) -> int:
 
 def _write(question: Posed, *, default: str) -> str | None:
     import questionary
+    from prompt_toolkit.completion import PathCompleter
 
-    ask = questionary.path if question.folder else questionary.text
-    more: dict[str, Any] = {"only_directories": True} if question.folder else {"instruction": ""}
-    asked = ask(
-        "",
+    keys = f"tab completes · {TEXT_KEYS}" if question.folder else TEXT_KEYS
+    asked = questionary.text(
+        f"  {keys}",
+        instruction="\n   ❯",
         default=default,
-        qmark="   ❯",
-        validate=lambda text: question.problem(text.strip()) or True,
-        validate_while_typing=False,
-        bottom_toolbar=[("class:keys", f"   {TEXT_KEYS}")],
-        style=_style(),
+        qmark="",
+        completer=PathCompleter(only_directories=True, expanduser=True) if question.folder else None,
+        complete_while_typing=False,
+        style=_style(("instruction", "fg:ansicyan bold")),
         erase_when_done=True,
-        **more,
     )
     text = _answer(asked)
     return text if text is None else text.strip()
@@ -172,19 +187,19 @@ def _called(question: Posed, text: str) -> str:
     return labels.get(text, text) or "nothing"
 
 
-def _style() -> "Style":
+def _style(*more: tuple[str, str]) -> "Style":
     import questionary
 
     return questionary.Style(
         [
+            ("question", "nobold fg:ansibrightblack"),
             ("qmark", "fg:ansicyan"),
             ("pointer", "fg:ansicyan bold"),
             ("highlighted", "fg:ansicyan bold"),
             ("selected", "noinherit"),
             ("instruction", "fg:ansibrightblack"),
             ("note", "fg:ansibrightblack"),
-            ("keys", "noreverse fg:ansibrightblack"),
-            ("bottom-toolbar", "noreverse"),
-            ("validation-toolbar", "noreverse fg:ansired"),
+            ("answer", "nobold fg:ansidefault"),
+            *more,
         ]
     )

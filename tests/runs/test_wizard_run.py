@@ -1,0 +1,197 @@
+"""`python configure.py` in a real pseudo-terminal, driven by its keys, and then the run that it wrote."""
+
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pexpect
+import pytest
+
+from tests.runs.harness import REPOSITORY, draw_set
+
+ENTER, ESCAPE, DOWN, UP, CLEAR, CTRL_C = "\r", "\x1b", "\x1b[B", "\x1b[A", "\x15", "\x03"
+ROWS, COLUMNS = 24, 80
+READY = "ctrl-c leave"
+SECONDS = 60
+
+
+@pytest.fixture
+def clone(tmp_path: Path) -> Path:
+    """The program in a folder of its own, whose config may be written to, with pictures beside it."""
+    clone = tmp_path / "clone"
+    (clone / "config").mkdir(parents=True)
+    for name in ("helpers", "install", "configure.py", "train.py", "train.sh"):
+        (clone / name).symlink_to(REPOSITORY / name)
+    draw_set(clone / "colours")
+    return clone
+
+
+class Keyboard:
+    """A person at a terminal of 24 lines of 80 letters."""
+
+    def __init__(self, clone: Path) -> None:
+        self.child = pexpect.spawn(
+            sys.executable,
+            [str(clone / "configure.py")],
+            cwd=str(clone),
+            env={**environment(clone), "TERM": "xterm-256color", "PROMPT_TOOLKIT_NO_CPR": "1"},
+            dimensions=(ROWS, COLUMNS),
+            timeout=SECONDS,
+            encoding="utf-8",
+        )
+
+    def press(self, title: str, *keys: str) -> None:
+        """Wait for a question, then press keys one after the other."""
+        self.child.expect_exact(title)
+        self.child.expect_exact(READY)
+        for key in keys:
+            self.child.send(key)
+
+    def type(self, title: str, text: str) -> None:
+        """Wait for a question, and put `text` in the place of what is proposed."""
+        self.press(title, CLEAR, text, ENTER)
+
+    def ended(self) -> tuple[str, int | None]:
+        """What is on the screen after the last question, and the exit status."""
+        self.child.expect(pexpect.EOF)
+        self.child.close()
+        return self.child.before or "", self.child.exitstatus
+
+
+@pytest.fixture
+def keyboard(clone: Path) -> Iterator[Keyboard]:
+    keyboard = Keyboard(clone)
+    yield keyboard
+    keyboard.child.close(force=True)
+
+
+def environment(clone: Path) -> dict[str, str]:
+    kept = {name: value for name, value in os.environ.items() if name != "ENV"}
+    return {**kept, "HF_HOME": str(clone / "hf"), "VENV_PATH": sys.prefix, "OMP_NUM_THREADS": "1"}
+
+
+def test_answers_by_keys_become_a_run_of_two_steps(clone: Path, keyboard: Keyboard, tiny_pipeline: Path) -> None:
+    keyboard.type("Where shall the results go?", "it's ours")
+    keyboard.press("Which model do you start from?", UP, ENTER)  # past the first is the last: another
+    keyboard.type("Which model do you start from?", "no/such/model/here")
+    keyboard.child.expect_exact("there is no such folder")
+    keyboard.child.send(CLEAR + str(tiny_pipeline) + ENTER)
+    keyboard.press("What rank shall the LoRA have?", ENTER)
+    keyboard.press("What shall the LoRA be attached to?", ESCAPE)
+    keyboard.press("What rank shall the LoRA have?", UP, ENTER)
+    keyboard.press("What shall the LoRA be attached to?", DOWN, ENTER)
+    keyboard.type("Which folder holds your pictures?", "colours")
+    keyboard.press("How large shall they be trained at?", UP, UP, ENTER)
+    keyboard.press("How large shall they be trained at?", CLEAR, "0.005", ENTER)
+    for title in (
+        "How shall they be cut?",
+        "What says what they show?",
+        "How often more than once",
+        "encoded pictures",
+    ):
+        keyboard.press(title, ENTER)
+    keyboard.press("And encoded captions?", ENTER)
+    keyboard.press("How do you want to say how long", ENTER)
+    keyboard.type("How many steps?", "2")
+    keyboard.press("After how many steps is a checkpoint saved?", ENTER)
+    leave_the_rest_as_proposed(keyboard)
+    keyboard.press("Write this?", ENTER)
+    said, status = keyboard.ended()
+    assert status == 0 and "bash train.sh" in said, said
+    finished = subprocess.run(
+        ["bash", clone / "train.sh", "--torch_num_threads=1", "--mixed_precision=no"],
+        env=environment(clone),
+        capture_output=True,
+        text=True,
+        timeout=SECONDS,
+        check=False,
+    )
+    assert finished.returncode == 0, finished.stdout + finished.stderr
+    assert (clone / "it's ours" / "pytorch_lora_weights.safetensors").is_file()
+    env = (clone / "config" / "config.env").read_text()
+    assert "export LORA_RANK=8\n" in env and "export LORA_TARGET=image-attention\n" in env
+
+
+def leave_the_rest_as_proposed(keyboard: Keyboard) -> None:
+    """Take what is proposed up to the last question, whichever options there are by now."""
+    while True:
+        at = keyboard.child.expect_exact(["Write this?", READY])
+        if at == 0:
+            return
+        keyboard.child.send(ENTER)
+
+
+def test_ctrl_c_leaves_everything_as_it_was(clone: Path, keyboard: Keyboard) -> None:
+    keyboard.press("Where shall the results go?", ENTER)
+    keyboard.press("Which model do you start from?", CTRL_C)
+    said, status = keyboard.ended()
+    assert status == 130
+    assert "nothing was written" in said and "Traceback" not in said
+    assert sorted(path.name for path in (clone / "config").iterdir()) == []
+    assert not (clone / "output").exists()
+
+
+def plain(clone: Path, *lines: str, flags: tuple[str, ...] = ()) -> subprocess.CompletedProcess[str]:
+    """What comes of answers on standard input, where there is no terminal."""
+    return subprocess.run(
+        [sys.executable, *flags, clone / "configure.py"],
+        input="".join(f"{line}\n" for line in lines),
+        env={**environment(clone), "ENV": "plain"},
+        capture_output=True,
+        text=True,
+        timeout=SECONDS,
+        check=False,
+    )
+
+
+def test_plain_lines_are_answers(clone: Path) -> None:
+    """Numbers and names of a list, a wrong one corrected, `<` back, `-` for nothing, empty for what is proposed."""
+    start = ("", "SD3 medium", "5", "<", "many", "32", "")
+    finished = plain(clone, *start, "colours", *[""] * 60)
+    assert finished.returncode == 0, finished.stdout + finished.stderr
+    assert "many will not do: it is not a whole number" in finished.stdout
+    assert finished.stdout.rstrip().endswith("ENV=plain bash train.sh")
+    env = (clone / "config" / "plain" / "config.env").read_text()
+    assert "export LORA_RANK=32\n" in env
+    assert "export MODEL_NAME=stabilityai/stable-diffusion-3-medium-diffusers\n" in env
+    assert (clone / "output" / "plain" / "multidatabackend.json").is_file()
+    with (clone / "config" / "plain" / "config.env").open("a") as file:
+        file.write('export VALIDATION_PROMPT="a red square"\n')
+    answers = {"Which prompt shall be drawn": "-"}
+    again = plain(clone, *answered(finished.stdout, answers), *[""] * 60)
+    assert again.returncode == 0
+    assert "VALIDATION_PROMPT" not in (clone / "config" / "plain" / "config.env").read_text()
+
+
+def answered(asked: str, answers: dict[str, str]) -> list[str]:
+    """An empty line for every question that was asked before, but for those of `answers`; a dataset file is kept."""
+    titles = re.findall(r"^\[.*?, \d+ of \d+\] (.*)$", asked, flags=re.MULTILINE)
+    kept = [title for title in dict.fromkeys(titles) if title not in PICTURES_ASKED]
+    place = kept.index(next(title for title in kept if title.startswith("How do you want")))
+    kept.insert(place, "the dataset file")
+    return [next((text for start, text in answers.items() if title.startswith(start)), "") for title in kept]
+
+
+PICTURES_ASKED = (
+    "Which folder holds your pictures?",
+    "How large shall they be trained at?",
+    "How shall they be cut?",
+    "Some pictures are less than half that size. What of them?",
+    "What says what they show?",
+    "How often more than once is each picture shown in an epoch?",
+    "Where shall encoded pictures be kept?",
+    "And encoded captions?",
+)
+
+
+def test_lines_that_end_too_early_write_nothing_and_start_no_torch(clone: Path) -> None:
+    finished = plain(clone, "somewhere", flags=("-X", "importtime"))
+    assert finished.returncode == 1
+    assert "nothing was written: Which model do you start from?" in finished.stderr
+    assert list((clone / "config").iterdir()) == []
+    imported = re.findall(r"\| +(\S+)$", finished.stderr, flags=re.MULTILINE)
+    assert "helpers.config.wizard" in imported
+    assert not {"torch", "diffusers", "transformers", "PIL", "questionary", "huggingface_hub"} & set(imported)
