@@ -178,7 +178,7 @@ def _farewell(draft: Draft, *, files: list[NewFile], backups: list[Path], comman
     lines += [f"Kept, as it was: {backup}" for backup in backups]
     model = draft["pretrained_model_name_or_path"]
     if is_on_hub(draft):
-        lines.append(f"Once, on the hub's page of {model}: accept the licence.")
+        lines += ["Once, before the first run: accept the licence on the hub's page of", f"    {model}"]
     if wants_hub(draft) and not draft.machine.logged_in():
         lines.append("Once, before the first run: hf auth login")
     if "wandb" in draft["report_to"]:

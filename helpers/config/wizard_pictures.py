@@ -106,7 +106,7 @@ def _resolutions(draft: Draft) -> tuple[Choice, ...]:
         return ()
     edges = [round(math.sqrt(place * 1e6) / 64) * 64 for place in PLACES]
     return tuple(
-        Choice(value=str(place), label=f"{place:g} megapixels, as {edge}x{edge}")
+        Choice(value=str(place), label=f"{place} megapixels, as {edge}x{edge}")
         for place, edge in zip(PLACES, edges, strict=True)
     )
 

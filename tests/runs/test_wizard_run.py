@@ -15,6 +15,9 @@ from tests.runs.harness import REPOSITORY, draw_set
 ENTER, ESCAPE, DOWN, UP, CLEAR, CTRL_C = "\r", "\x1b", "\x1b[B", "\x1b[A", "\x15", "\x03"
 ROWS, COLUMNS = 24, 80
 READY = "ctrl-c leave"
+TYPED_INSTEAD = "   enter take"
+"""The keys of a text that is typed in the place of a list, under the same title."""
+
 SECONDS = 60
 
 
@@ -75,17 +78,17 @@ def environment(clone: Path) -> dict[str, str]:
 
 def test_answers_by_keys_become_a_run_of_two_steps(clone: Path, keyboard: Keyboard, tiny_pipeline: Path) -> None:
     keyboard.type("Where shall the results go?", "it's ours")
+    keyboard.press("What shall be trained?", ENTER)
     keyboard.press("Which model do you start from?", UP, ENTER)  # past the first is the last: another
-    keyboard.type("Which model do you start from?", "no/such/model/here")
-    keyboard.child.expect_exact("there is no such folder")
-    keyboard.child.send(CLEAR + str(tiny_pipeline) + ENTER)
+    keyboard.type(TYPED_INSTEAD, "no/such/model/here")
+    keyboard.type("there is no such folder", str(tiny_pipeline))
     keyboard.press("What rank shall the LoRA have?", ENTER)
     keyboard.press("What shall the LoRA be attached to?", ESCAPE)
     keyboard.press("What rank shall the LoRA have?", UP, ENTER)
     keyboard.press("What shall the LoRA be attached to?", DOWN, ENTER)
     keyboard.type("Which folder holds your pictures?", "colours")
-    keyboard.press("How large shall they be trained at?", UP, UP, ENTER)
-    keyboard.press("How large shall they be trained at?", CLEAR, "0.005", ENTER)
+    keyboard.press("How large shall they be trained at?", DOWN, ENTER)
+    keyboard.type(TYPED_INSTEAD, "0.005")
     for title in (
         "How shall they be cut?",
         "What says what they show?",
@@ -96,9 +99,7 @@ def test_answers_by_keys_become_a_run_of_two_steps(clone: Path, keyboard: Keyboa
     keyboard.press("And encoded captions?", ENTER)
     keyboard.press("How do you want to say how long", ENTER)
     keyboard.type("How many steps?", "2")
-    keyboard.press("After how many steps is a checkpoint saved?", ENTER)
-    leave_the_rest_as_proposed(keyboard)
-    keyboard.press("Write this?", ENTER)
+    write_the_rest_as_proposed(keyboard)
     said, status = keyboard.ended()
     assert status == 0 and "bash train.sh" in said, said
     finished = subprocess.run(
@@ -115,18 +116,19 @@ def test_answers_by_keys_become_a_run_of_two_steps(clone: Path, keyboard: Keyboa
     assert "export LORA_RANK=8\n" in env and "export LORA_TARGET=image-attention\n" in env
 
 
-def leave_the_rest_as_proposed(keyboard: Keyboard) -> None:
+def write_the_rest_as_proposed(keyboard: Keyboard) -> None:
     """Take what is proposed up to the last question, whichever options there are by now."""
-    while True:
-        at = keyboard.child.expect_exact(["Write this?", READY])
-        if at == 0:
-            return
+    at_the_end = False
+    while not at_the_end:
+        at_the_end = keyboard.child.expect_exact(["Write this?", READY]) == 0
+        if at_the_end:
+            keyboard.child.expect_exact(READY)
         keyboard.child.send(ENTER)
 
 
 def test_ctrl_c_leaves_everything_as_it_was(clone: Path, keyboard: Keyboard) -> None:
     keyboard.press("Where shall the results go?", ENTER)
-    keyboard.press("Which model do you start from?", CTRL_C)
+    keyboard.press("What shall be trained?", CTRL_C)
     said, status = keyboard.ended()
     assert status == 130
     assert "nothing was written" in said and "Traceback" not in said
@@ -149,7 +151,7 @@ def plain(clone: Path, *lines: str, flags: tuple[str, ...] = ()) -> subprocess.C
 
 def test_plain_lines_are_answers(clone: Path) -> None:
     """Numbers and names of a list, a wrong one corrected, `<` back, `-` for nothing, empty for what is proposed."""
-    start = ("", "SD3 medium", "5", "<", "many", "32", "")
+    start = ("", "", "SD3 medium", "5", "<", "many", "32", "")
     finished = plain(clone, *start, "colours", *[""] * 60)
     assert finished.returncode == 0, finished.stdout + finished.stderr
     assert "many will not do: it is not a whole number" in finished.stdout
@@ -190,7 +192,7 @@ PICTURES_ASKED = (
 def test_lines_that_end_too_early_write_nothing_and_start_no_torch(clone: Path) -> None:
     finished = plain(clone, "somewhere", flags=("-X", "importtime"))
     assert finished.returncode == 1
-    assert "nothing was written: Which model do you start from?" in finished.stderr
+    assert "nothing was written: What shall be trained?" in finished.stderr
     assert list((clone / "config").iterdir()) == []
     imported = re.findall(r"\| +(\S+)$", finished.stderr, flags=re.MULTILINE)
     assert "helpers.config.wizard" in imported
