@@ -3,9 +3,9 @@
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from helpers.config.dataset_entries import Entry
+from helpers.config.dataset_entries import Entry, SortedEntries
 from helpers.config.dataset_keys import SKIPPABLE
-from helpers.config.dataset_types import ImageDataset, LocalDataset, TextEmbedsStore
+from helpers.config.dataset_types import EmbedsStore, ImageDataset, LocalDataset
 from helpers.config.suggestions import did_you_mean
 from helpers.errors import Problem
 
@@ -16,37 +16,46 @@ MOST_MEGAPIXELS = 100.0
 def check_datasets(
     images: Sequence[tuple[Entry, ImageDataset | None]],
     *,
-    text_entries: Sequence[Entry],
-    store: TextEmbedsStore | None,
+    entries: SortedEntries,
+    stores: Sequence[EmbedsStore],
     output_dir: Path,
 ) -> list[Problem]:
     """Everything wrong with the data sets beyond single values; None stands for one that could not be read."""
-    text_ids = [entry.name for entry in text_entries]
     problems: list[Problem] = []
     for entry, dataset in images:
-        problems += _text_store(entry, text_ids=text_ids)
+        problems += _store(entry, "text_embeds", known=entries.texts)
+        problems += _store(entry, "image_embeds", known=entries.latents)
         if dataset is not None:
             if isinstance(dataset, LocalDataset):
-                problems += _folders(entry, dataset=dataset, store=store, output_dir=output_dir)
+                problems += _folders(entry, dataset=dataset, stores=stores, output_dir=output_dir)
             problems += _sizes(entry, dataset=dataset)
             problems += _crops(entry, dataset=dataset)
             problems += _captions(entry, dataset=dataset)
+    for entry in (*entries.images, *entries.texts, *entries.latents):
+        problems += _keys(entry)
     return problems
 
 
-def _text_store(entry: Entry, *, text_ids: Sequence[str]) -> Iterator[Problem]:
-    named = entry.said.get("text_embeds")
-    if named is None or (len(text_ids) == 1 and named == text_ids[0]):
-        return
-    if named in text_ids:
-        yield entry.problem("text_embeds", reason="a text store for one data set is not supported yet", fix="remove it")
-    else:
-        fix = did_you_mean(str(named), text_ids, otherwise="remove it, or add a text_embeds entry with this id")
-        yield entry.problem("text_embeds", reason="no text_embeds entry has this id", fix=fix)
+def _store(entry: Entry, key: str, *, known: Sequence[Entry]) -> Iterator[Problem]:
+    named, ids = entry.said.get(key), [each.name for each in known]
+    if named is not None and named not in ids:
+        fix = did_you_mean(str(named), ids, otherwise=f"remove it, or add an entry of this id and dataset_type {key}")
+        yield entry.problem(key, reason=f"no {key} entry has this id", fix=fix)
+    if key == "image_embeds" and named is not None and "cache_dir_vae" in entry.said:
+        reason = f"latents are kept in {named}, as image_embeds says"
+        yield entry.problem("cache_dir_vae", reason=reason, fix="remove one of the two")
+
+
+def _keys(entry: Entry) -> Iterator[Problem]:
+    said, missing = "aws_access_key_id", "aws_secret_access_key"
+    if (said in entry.said) != (missing in entry.said):
+        said, missing = (said, missing) if said in entry.said else (missing, said)
+        fix = f"add {missing}, or remove both to use the environment's AWS settings"
+        yield entry.problem(said, reason=f"it has no meaning without {missing}", fix=fix)
 
 
 def _folders(
-    entry: Entry, *, dataset: LocalDataset, store: TextEmbedsStore | None, output_dir: Path
+    entry: Entry, *, dataset: LocalDataset, stores: Sequence[EmbedsStore], output_dir: Path
 ) -> Iterator[Problem]:
     images = dataset.instance_data_dir
     if not images.is_dir():
@@ -61,9 +70,12 @@ def _folders(
     if dataset.cache_dir_vae.resolve().is_relative_to(own):
         reason = "it lies inside the image folder, where this program writes nothing"
         yield entry.problem("cache_dir_vae", reason=reason, fix="name a folder outside instance_data_dir")
-    if store is not None and store.cache_dir.resolve().is_relative_to(own):
-        reason = f"the text store's cache_dir ({store.cache_dir}) lies inside it, where this program writes nothing"
-        yield entry.problem("instance_data_dir", reason=reason, fix="name a cache_dir outside of it")
+    for store in stores:
+        if store.cache_dir.resolve().is_relative_to(own):
+            reason = (
+                f"the cache_dir of {store.id} ({store.cache_dir}) lies inside it, where this program writes nothing"
+            )
+            yield entry.problem("instance_data_dir", reason=reason, fix="name a cache_dir outside of it")
 
 
 def _sizes(entry: Entry, *, dataset: ImageDataset) -> Iterator[Problem]:

@@ -1,7 +1,7 @@
 """One entry of the dataset file at a time: which kind it is, and its keys checked and filled in."""
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -18,7 +18,16 @@ from helpers.config.dataset_keys import (
     STORAGE_TYPES,
     LaterKey,
 )
-from helpers.config.dataset_types import KINDS_OF_DATASET, OUTPUT_DIR, ImageDataset, TextEmbedsStore
+from helpers.config.dataset_types import (
+    KINDS_OF_DATASET,
+    KINDS_OF_IMAGE_STORE,
+    KINDS_OF_TEXT_STORE,
+    OUTPUT_DIR,
+    SECRETS,
+    EmbedsStore,
+    ImageDataset,
+    TextEmbedsStore,
+)
 from helpers.config.run_config import RunConfig
 from helpers.config.suggestions import did_you_mean
 from helpers.errors import Problem
@@ -71,14 +80,26 @@ class Entry:
 
     def problem(self, key: str, *, reason: str, fix: str) -> Problem:
         """What is wrong with this entry's `key`."""
-        value = json.dumps(self.said[key], ensure_ascii=False) if key in self.said else ""
+        value = json.dumps(self.said[key], ensure_ascii=False) if key in self.said and key not in SECRETS else ""
         return Problem(option=f"{self.file}: entry {self.name}, key {key}", value=value, reason=reason, fix=fix)
 
 
-def sort_entries(said: list[Any], *, file: str, problems: list[Problem]) -> tuple[list[Entry], list[Entry]]:
-    """The enabled entries for images (also those kept back), and for text embeddings; others become problems."""
-    images: list[Entry] = []
-    texts: list[Entry] = []
+@dataclass(frozen=True)
+class SortedEntries:
+    """The enabled entries: of images (also those kept back), of places for captions, of places for latents."""
+
+    images: list[Entry] = field(default_factory=list)
+    texts: list[Entry] = field(default_factory=list)
+    latents: list[Entry] = field(default_factory=list)
+
+    def of(self, dataset_type: Any) -> list[Entry]:
+        """The entries that `dataset_type` belongs to."""
+        return {"text_embeds": self.texts, "image_embeds": self.latents}.get(dataset_type, self.images)
+
+
+def sort_entries(said: list[Any], *, file: str, problems: list[Problem]) -> SortedEntries:
+    """The entries by what they are for; those that cannot be used become problems."""
+    found = SortedEntries()
     for number, each in enumerate(said, 1):
         if not isinstance(each, dict):
             fix = 'write it as { "id": …, … }'
@@ -91,9 +112,9 @@ def sort_entries(said: list[Any], *, file: str, problems: list[Problem]) -> tupl
         if each.get("disabled") is True or each.get("disable") is True:
             continue
         if _usable(entry, problems=problems):
-            (texts if each.get("dataset_type") == "text_embeds" else images).append(entry)
-    _check_ids([*images, *texts], problems=problems)
-    return images, texts
+            found.of(each.get("dataset_type")).append(entry)
+    _check_ids([*found.images, *found.texts, *found.latents], problems=problems)
+    return found
 
 
 def read_image_entry(
@@ -122,10 +143,35 @@ def read_text_entry(
         "cache_dir": output_dir / "cache" / "text",
         "write_batch_size": config.cache.write_batch_size,
     }
+    kind = KINDS_OF_TEXT_STORE.get(entry.said.get("type", "local"))
+    if kind is None:
+        problems.append(_no_store(entry))
+        return None
     if not isinstance(entry.said.get("default", True), bool):
         problems.append(entry.problem("default", reason="it must be true or false", fix="write it without quotes"))
     said = _without_later(entry, later=LATER_TEXT_KEYS, also=(*EVERY_ENTRY, "default"), problems=problems)
-    return _validated(TextEmbedsStore, entry, said=said, defaults=defaults, output_dir=output_dir, problems=problems)
+    return _validated(kind, entry, said=said, defaults=defaults, output_dir=output_dir, problems=problems)
+
+
+def read_latents_entry(
+    entry: Entry, *, config: RunConfig, output_dir: Path, problems: list[Problem]
+) -> EmbedsStore | None:
+    """The place for latents that `entry` describes; None where it says too little."""
+    kind = KINDS_OF_IMAGE_STORE.get(entry.said["type"])
+    if kind is None:
+        problems.append(_no_store(entry))
+        return None
+    defaults: dict[str, Any] = {
+        "cache_dir": output_dir / "cache" / "vae" / entry.name,
+        "write_batch_size": config.cache.write_batch_size,
+    }
+    said = {key: value for key, value in entry.said.items() if key not in EVERY_ENTRY}
+    return _validated(kind, entry, said=said, defaults=defaults, output_dir=output_dir, problems=problems)
+
+
+def _no_store(entry: Entry) -> Problem:
+    reason = "what was encoded is kept in a folder or a bucket"
+    return entry.problem("type", reason=reason, fix='say "local" or "aws"')
 
 
 def _usable(entry: Entry, *, problems: list[Problem]) -> bool:

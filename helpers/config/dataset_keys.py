@@ -19,7 +19,7 @@ class LaterKey:
 EVERY_ENTRY = ("type", "dataset_type", "disabled", "disable", "preserve_data_backend_cache")
 """Keys that are read before an entry's own; the last keeps caches, which are always kept here."""
 
-ACCEPTED_ONLY = ("hash_filenames", "text_embeds")
+ACCEPTED_ONLY = ("hash_filenames",)
 """Keys of an image entry that change nothing: cached files carry hashes as names in any case."""
 
 DATASET_TYPES = ("image", "text_embeds", "image_embeds", "eval")
@@ -29,7 +29,6 @@ SKIPPABLE = ("vae", "aspect", "metadata", "text")
 
 LATER_IMAGE_KEYS = {
     "parquet": LaterKey(harmless=(None,)),
-    "image_embeds": LaterKey(harmless=(None,), fix="say `cache_dir_vae` instead"),
     "conditioning_data": LaterKey(
         harmless=(None, ""), reason="conditioning images train a ControlNet, which is no part of this program"
     ),
@@ -43,9 +42,7 @@ LATER_VALUES = {
     ("caption_strategy", "csv"): "say filename, textfile or instanceprompt",
     ("caption_strategy", "huggingface"): "say filename, textfile or instanceprompt",
     ("metadata_backend", "parquet"): 'say "json": each image\'s header is read once, and remembered',
-    ("type", "aws"): 'copy the images into a folder and say "type": "local"',
     ("type", "csv"): 'download the images into a folder and say "type": "local"',
     ("type", "huggingface"): 'write the images into a folder and say "type": "local"',
-    ("dataset_type", "image_embeds"): "remove the entry, and say `cache_dir_vae` in the images' entry",
 }
 """Values that are promised but not built yet, and what to say in their place."""

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, ValidationInfo
 from pydantic_core import PydanticCustomError
 
 from helpers.config.caption_filters import read_filters
@@ -89,6 +89,8 @@ class ImageDataset(BaseModel):
     vae_batch_size: Count = 4
     scan_for_errors: bool = False
     skip_file_discovery: str = ""
+    image_embeds: str | None = None
+    text_embeds: str | None = None
 
 
 class LocalDataset(ImageDataset):
@@ -97,16 +99,50 @@ class LocalDataset(ImageDataset):
     instance_data_dir: Folder
 
 
-KINDS_OF_DATASET: Mapping[str, type[ImageDataset]] = {"local": LocalDataset}
+class BucketKeys(BaseModel):
+    """Where a bucket is, and who asks; keys that are left out are the environment's, by AWS's own rules."""
+
+    aws_bucket_name: str = Field(min_length=1)
+    aws_data_prefix: str = ""
+    aws_endpoint_url: str | None = Field(default=None, pattern="^https?://")
+    aws_region_name: str | None = None
+    aws_access_key_id: SecretStr | None = None
+    aws_secret_access_key: SecretStr | None = None
+
+
+class S3Dataset(BucketKeys, ImageDataset):
+    """An S3-compatible bucket of images."""
+
+
+KINDS_OF_DATASET: Mapping[str, type[ImageDataset]] = {"local": LocalDataset, "aws": S3Dataset}
 """By the entry's `type`: where images are decides what else an entry says."""
 
 
-class TextEmbedsStore(BaseModel):
-    """The folder in which encoded captions are kept, and what is taken out of captions before they are encoded."""
+class EmbedsStore(BaseModel):
+    """A place where what was encoded is kept: `cache_dir`, or a bucket that `cache_dir` mirrors."""
 
     model_config = ConfigDict(frozen=True, strict=True, extra="forbid", allow_inf_nan=False)
 
     id: str = Field(min_length=1)
     cache_dir: Folder
     write_batch_size: Count = 128
+
+
+class TextEmbedsStore(EmbedsStore):
+    """Where encoded captions are kept, and what is taken out of captions before they are encoded."""
+
     caption_filter_list: Annotated[tuple[str, ...], BeforeValidator(_filters)] = Field(default=(), strict=False)
+
+
+class S3TextEmbedsStore(BucketKeys, TextEmbedsStore):
+    """Encoded captions in a bucket."""
+
+
+class S3EmbedsStore(BucketKeys, EmbedsStore):
+    """Latents in a bucket."""
+
+
+KINDS_OF_TEXT_STORE: Mapping[str, type[TextEmbedsStore]] = {"local": TextEmbedsStore, "aws": S3TextEmbedsStore}
+KINDS_OF_IMAGE_STORE: Mapping[str, type[EmbedsStore]] = {"local": EmbedsStore, "aws": S3EmbedsStore}
+SECRETS = tuple(name for name, field in BucketKeys.model_fields.items() if "SecretStr" in str(field.annotation))
+"""Keys whose values are never shown."""

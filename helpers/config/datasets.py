@@ -8,9 +8,15 @@ from pathlib import Path
 from typing import Any
 
 from helpers.config.dataset_checks import check_datasets
-from helpers.config.dataset_entries import Entry, read_image_entry, read_text_entry, sort_entries
+from helpers.config.dataset_entries import (
+    Entry,
+    read_image_entry,
+    read_latents_entry,
+    read_text_entry,
+    sort_entries,
+)
 from helpers.config.dataset_mixing import check_mixing
-from helpers.config.dataset_types import ImageDataset, TextEmbedsStore
+from helpers.config.dataset_types import EmbedsStore, ImageDataset, TextEmbedsStore
 from helpers.config.run_config import RunConfig
 from helpers.errors import ConfigError, Problem
 
@@ -24,17 +30,36 @@ CONFIG_FOLDER = Path(__file__).resolve().parents[2] / "config"
 class DatasetFile:
     """What the dataset file asks to train on, what it keeps back, and where encoded captions are kept.
 
-    eval: data sets that are prepared like the others and never trained on.
+    eval: data sets that are prepared like the others and never trained on. text_embeds: the default place for encoded
+    captions; other_text_embeds, image_embeds: places that data sets name.
     """
 
     images: tuple[ImageDataset, ...]
     text_embeds: TextEmbedsStore
     eval: tuple[ImageDataset, ...] = ()
+    other_text_embeds: tuple[TextEmbedsStore, ...] = ()
+    image_embeds: tuple[EmbedsStore, ...] = ()
 
     @property
     def prepared(self) -> tuple[ImageDataset, ...]:
         """Every data set whose pictures are encoded."""
         return (*self.images, *self.eval)
+
+    @property
+    def text_stores(self) -> tuple[TextEmbedsStore, ...]:
+        """Every place for encoded captions, the default one first."""
+        return (self.text_embeds, *self.other_text_embeds)
+
+    def text_store_of(self, dataset: ImageDataset) -> TextEmbedsStore:
+        """Where the data set's encoded captions are kept."""
+        return next((store for store in self.text_stores if store.id == dataset.text_embeds), self.text_embeds)
+
+    def latents_of(self, dataset: ImageDataset) -> EmbedsStore:
+        """Where the data set's latents are kept: the store that it names, else its `cache_dir_vae`."""
+        own = EmbedsStore.model_construct(
+            id=dataset.id, cache_dir=dataset.cache_dir_vae, write_batch_size=dataset.write_batch_size
+        )
+        return next((store for store in self.image_embeds if store.id == dataset.image_embeds), own)
 
 
 def load_datasets(config: RunConfig) -> DatasetFile:
@@ -65,32 +90,40 @@ def read_entries(said: list[Any], *, file: str, config: RunConfig) -> tuple[Data
     """The same from the list that `file` holds, or is to hold."""
     problems: list[Problem] = []
     output_dir = Path(config.run.output_dir).expanduser().absolute()
-    image_entries, text_entries = sort_entries(said, file=file, problems=problems)
-    read = partial(read_image_entry, config=config, output_dir=output_dir, problems=problems)
-    images = [(entry, read(entry)) for entry in image_entries]
-    store = _text_store(text_entries, file=file, config=config, output_dir=output_dir, problems=problems)
-    problems += check_datasets(images, text_entries=text_entries, store=store, output_dir=output_dir)
+    entries = sort_entries(said, file=file, problems=problems)
+    read: dict[str, Any] = {"config": config, "output_dir": output_dir, "problems": problems}
+    images = [(entry, read_image_entry(entry, **read)) for entry in entries.images]
+    texts = _text_stores(entries.texts, file=file, **read)
+    latents = [read_latents_entry(entry, **read) for entry in entries.latents]
+    stores = [store for store in (*texts, *latents) if store is not None]
+    problems += check_datasets(images, entries=entries, stores=stores, output_dir=output_dir)
     problems += check_mixing(images, model_type=config.model.model_type)
-    if all(entry.is_eval for entry in image_entries) and not problems:
+    if all(entry.is_eval for entry in entries.images) and not problems:
         reason = "no entry names images to train on, or all of them are disabled"
         fix = 'add an entry with "id", "type": "local" and "instance_data_dir"'
         problems.append(Problem(option=file, value="", reason=reason, fix=fix))
-    if problems or store is None:
+    if problems or None in texts:
         return None, problems
     trained, kept_back = (
         tuple(each for entry, each in images if each is not None and entry.is_eval is is_eval)
         for is_eval in (False, True)
     )
-    return DatasetFile(images=trained, text_embeds=store, eval=kept_back), []
+    default, *others = [store for store in texts if store is not None]
+    return DatasetFile(
+        images=trained,
+        text_embeds=default,
+        eval=kept_back,
+        other_text_embeds=tuple(others),
+        image_embeds=tuple(store for store in latents if store is not None),
+    ), []
 
 
-def _text_store(
+def _text_stores(
     entries: list[Entry], *, file: str, config: RunConfig, output_dir: Path, problems: list[Problem]
-) -> TextEmbedsStore | None:
-    """The store to use: the only entry's, the one marked as the default, or the output folder's own."""
+) -> list[TextEmbedsStore | None]:
+    """The stores, first the default one: the only entry's, the one marked so, or the output folder's own."""
     read = partial(read_text_entry, config=config, output_dir=output_dir, problems=problems)
-    stores = [read(entry) for entry in entries]
-    marked = [store for entry, store in zip(entries, stores, strict=True) if entry.said.get("default") is True]
+    marked = [entry for entry in entries if entry.said.get("default") is True]
     if len(entries) > 1 and len(marked) != 1:
         names = ", ".join(entry.name for entry in entries)
         reason = f"of several text_embeds entries exactly one is the default, but {len(marked)} say so"
@@ -98,8 +131,8 @@ def _text_store(
         problems.append(Problem(option=f"{file}: entries {names}, key default", value="", reason=reason, fix=fix))
     if not entries:
         unsaid = Entry(file=file, name="text-embeds", said={"id": "text-embeds"})
-        return read(unsaid)
-    return (marked or stores)[0]
+        return [read(unsaid)]
+    return [read(entry) for entry in sorted(entries, key=lambda entry: entry not in marked)]
 
 
 def _read_list(path: Path) -> tuple[list[Any] | None, list[Problem]]:
