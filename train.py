@@ -80,29 +80,22 @@ def prepare(config: RunConfig, files: DatasetFile, reporter: Reporter) -> "Groun
     family = families()[FAMILY]
     parts = family.locate(config.model)
     workers = road.workers_for(config.data.max_workers, ranks=runtime, reporter=reporter)
-    catalogs = road.open_catalogs(
-        files.prepared,
-        parts=parts,
-        seed=config.run.seed,
-        workers=workers,
-        filters=files.text_embeds.caption_filter_list,
-    )
-    captions = tuple(dict.fromkeys(road.captions_of(catalogs)))
+    catalogs = road.open_catalogs(files, parts=parts, seed=config.run.seed, workers=workers)
     text_parts = family.text_parts(parts, config.text, runtime.precision, runtime.device)
-    road.tell_of_captions(files.text_embeds, captions=captions, catalogs=catalogs, parts=text_parts, workers=workers)
+    road.tell_of_captions(files, catalogs=catalogs, parts=text_parts, workers=workers)
     text = road.prepare_text(
-        files.text_embeds,
-        captions=(*captions, *validation_captions(config.validation)),
+        files,
+        catalogs=catalogs,
+        captions=validation_captions(config.validation),
         family=family,
         parts=text_parts,
         options=config.cache,
         workers=workers,
-        scan_for_errors=any(dataset.scan_for_errors for dataset in files.prepared),
     )
     vae_batch_size = max(dataset.vae_batch_size for dataset in files.prepared)
     latent_part = family.latent_part(parts, runtime.precision, runtime.device, vae_batch_size=vae_batch_size)
     prepared = tuple(
-        road.prepare_latents(dataset, catalog=catalog, part=latent_part, workers=workers)
+        road.prepare_latents(dataset, files=files, catalog=catalog, part=latent_part, workers=workers)
         for dataset, catalog in zip(files.prepared, catalogs, strict=True)
     )
     return road.Ground(

@@ -22,7 +22,8 @@ from PIL import Image
 
 from helpers.cache.keys import latent_keys, text_keys
 from helpers.cache.writer import ShardWriter
-from helpers.config.dataset_types import LocalDataset
+from helpers.config.dataset_types import LocalDataset, TextEmbedsStore
+from helpers.config.datasets import DatasetFile
 from helpers.config.options.model import ModelOptions, PrecisionOptions, TextOptions
 from helpers.data.types import Catalog
 from helpers.models.protocols import ModelParts
@@ -76,7 +77,9 @@ def fill(dataset: LocalDataset, *, parts: ModelParts, text_cache: Path) -> None:
     """Random latents and embeddings under the keys that the run will ask for."""
     family = families()["sd3"]
     workers = workers_for(None, ranks=SingleRank(), reporter=Reporter())
-    (catalog,) = open_catalogs([dataset], parts=parts, seed=42, workers=workers)
+    store = TextEmbedsStore(id="texts", cache_dir=text_cache)
+    files = DatasetFile(images=(dataset,), text_embeds=store)
+    (catalog,) = open_catalogs(files, parts=parts, seed=42, workers=workers)
     latent_part = family.latent_part(parts, PRECISION, CPU)
     latents = torch.randn(latent_part.channels, 64 // latent_part.downscale, 64 // latent_part.downscale).half()
     with ShardWriter(LocalCache(dataset.cache_dir_vae), rank=0, write_batch_size=128) as writer:

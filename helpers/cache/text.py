@@ -29,25 +29,28 @@ class TextCache:
 
     def __init__(
         self,
-        store: CacheStore,
+        stores: Sequence[CacheStore],
         *,
         parts: Sequence[TextPart],
         assemble: Callable[[Sequence[Mapping[str, Tensor]]], TextEmbedding],
     ) -> None:
-        self._tensors = open_tensors(store)
+        self._stores = tuple(open_tensors(store) for store in stores)
         self._identities = tuple(part.identity for part in parts)
         self._assemble = assemble
 
     def embedding(self, caption: str) -> TextEmbedding:
         """A caption's prompt_embeds [L, D] and pooled [P], bf16; raises CacheError for one that was not cached."""
-        try:
-            outputs = [self._tensors.read(text_key(caption, part_identity=identity)) for identity in self._identities]
-        except KeyError as error:
-            raise CacheError(
-                f"{_shown(caption)} is not in the text cache {self._tensors.store.describe()}, "
-                "as its file changed during the run or the cache was pruned. Start again: what is missing is encoded."
-            ) from error
-        return self._assemble(outputs)
+        keys = [text_key(caption, part_identity=identity) for identity in self._identities]
+        for tensors in self._stores:
+            try:
+                return self._assemble([tensors.read(key) for key in keys])
+            except KeyError:
+                continue
+        places = " or ".join(tensors.store.describe() for tensors in self._stores)
+        raise CacheError(
+            f"{_shown(caption)} is not in the text cache {places}, "
+            "as its file changed during the run or the cache was pruned. Start again: what is missing is encoded."
+        )
 
 
 def fill_text_cache(

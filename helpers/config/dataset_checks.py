@@ -38,7 +38,7 @@ def check_datasets(
 
 def _store(entry: Entry, key: str, *, known: Sequence[Entry]) -> Iterator[Problem]:
     named, ids = entry.said.get(key), [each.name for each in known]
-    if named is not None and named not in ids:
+    if isinstance(named, str) and named not in ids:
         fix = did_you_mean(str(named), ids, otherwise=f"remove it, or add an entry of this id and dataset_type {key}")
         yield entry.problem(key, reason=f"no {key} entry has this id", fix=fix)
     if key == "image_embeds" and named is not None and "cache_dir_vae" in entry.said:
@@ -72,9 +72,7 @@ def _folders(
         yield entry.problem("cache_dir_vae", reason=reason, fix="name a folder outside instance_data_dir")
     for store in stores:
         if store.cache_dir.resolve().is_relative_to(own):
-            reason = (
-                f"the cache_dir of {store.id} ({store.cache_dir}) lies inside it, where this program writes nothing"
-            )
+            reason = f"the cache_dir of {store.id} ({store.cache_dir}) lies inside; this program writes nothing there"
             yield entry.problem("instance_data_dir", reason=reason, fix="name a cache_dir outside of it")
 
 

@@ -9,7 +9,6 @@ from dataclasses import replace
 
 from helpers.batches.loader import BatchSource, prefetched
 from helpers.batches.types import Position, TrainBatch
-from helpers.config.datasets import ImageDataset
 from helpers.data.catalog import recut
 from helpers.errors import CacheError
 from helpers.training import places
@@ -49,7 +48,7 @@ def _with_crops_of(
     crops = [_cropped(prepared, epoch=epoch, seed=source.seed, ground=ground) for prepared in changing]
     ground.workers.ranks.wait()
     for prepared in changing if ground.workers.ranks.rank == 0 else ():
-        _remove_before(epoch - EPOCHS_KEPT + 1, dataset=prepared.dataset, seed=source.seed)
+        _remove_before(epoch - EPOCHS_KEPT + 1, prepared=prepared, seed=source.seed)
     return replace(
         source,
         latents={**source.latents, **{each.dataset.id: each.latents for each in crops}},
@@ -58,7 +57,8 @@ def _with_crops_of(
 
 
 def _cropped(prepared: PreparedDataset, *, epoch: int, seed: int, ground: Ground) -> PreparedDataset:
-    dataset, store = prepared.dataset, places.crops_of(prepared.dataset, seed=seed, epoch=epoch)
+    dataset, place = prepared.dataset, prepared.place
+    store = places.crops_of(dataset, latents=place, seed=seed, epoch=epoch)
     catalog = recut(prepared.catalog, dataset=dataset, seed=seed, epoch=epoch)
     rejected = encode_sides(dataset, catalog=catalog, store=store, part=ground.latent_part, workers=ground.workers)
     if rejected:
@@ -66,13 +66,13 @@ def _cropped(prepared: PreparedDataset, *, epoch: int, seed: int, ground: Ground
             f"{dataset.id}: {rejected[0].path} was trained on and {rejected[0].reason}. Put it back as it was, and the "
             "same command goes on from the last checkpoint."
         )
-    return open_sides(dataset, catalog=catalog, store=store, part=ground.latent_part)
+    return open_sides(dataset, catalog=catalog, place=place, store=store, part=ground.latent_part)
 
 
-def _remove_before(epoch: int, *, dataset: ImageDataset, seed: int) -> None:
+def _remove_before(epoch: int, *, prepared: PreparedDataset, seed: int) -> None:
     """Remove what this program wrote for the epochs before `epoch`, back to one of which nothing is there."""
     for over in range(epoch - 1, 0, -1):
-        store = places.crops_of(dataset, seed=seed, epoch=over)
+        store = places.crops_of(prepared.dataset, latents=prepared.place, seed=seed, epoch=over)
         names = list(store.sizes())
         for name in names:
             store.remove(name)

@@ -8,7 +8,8 @@ from dataclasses import dataclass, replace
 from helpers.batches.loader import EMPTY_CAPTION
 from helpers.cache.latents import LatentCache, fill_latent_cache
 from helpers.cache.text import TextCache, fill_text_cache
-from helpers.config.datasets import ImageDataset, TextEmbedsStore
+from helpers.config.dataset_types import EmbedsStore, ImageDataset
+from helpers.config.datasets import DatasetFile
 from helpers.config.options.data import CacheOptions
 from helpers.data.catalog import open_catalog, remember_rejected
 from helpers.data.types import Catalog, Rejected
@@ -33,9 +34,13 @@ class Workers:
 
 @dataclass(frozen=True, kw_only=True)
 class PreparedDataset:
-    """A data set of which every picture has its latents; `mirrored`: left for right, where it shows both sides."""
+    """A data set of which every picture has its latents, kept in `place`.
+
+    mirrored: left for right, where it shows both sides.
+    """
 
     dataset: ImageDataset
+    place: EmbedsStore
     catalog: Catalog
     latents: LatentCache
     mirrored: LatentCache | None = None
@@ -78,11 +83,8 @@ def workers_for(max_workers: int | None, *, ranks: Ranks, reporter: Reporter) ->
     return Workers(ranks=ranks, threads=max_workers or os.cpu_count() or 1, reporter=reporter)
 
 
-def open_catalogs(
-    datasets: Sequence[ImageDataset], *, parts: ModelParts, seed: int, workers: Workers, filters: Sequence[str]
-) -> tuple[Catalog, ...]:
-    """What each data set has to train on; the first rank reads the headers, the others what it found.
-    filters: of `caption_filter_list`.
+def open_catalogs(files: DatasetFile, *, parts: ModelParts, seed: int, workers: Workers) -> tuple[Catalog, ...]:
+    """What each prepared data set has; the first rank reads the headers, the others what it found.
 
     Raises DataError where a data set has nothing to train on.
     """
@@ -92,14 +94,14 @@ def open_catalogs(
         open_catalog(
             dataset,
             source=places.source_of(dataset),
-            metadata=places.metadata_of(dataset),
+            metadata=places.metadata_of(dataset, latents=files.latents_of(dataset)),
             seed=seed,
             workers=workers.threads,
             reporter=workers.reporter,
             longest_edge_px=parts.longest_edge_px,
-            filters=filters,
+            filters=files.text_store_of(dataset).caption_filter_list,
         )
-        for dataset in datasets
+        for dataset in files.prepared
     )
     if workers.ranks.rank == 0:
         workers.ranks.wait()
@@ -114,57 +116,65 @@ def captions_of(catalogs: Iterable[Catalog]) -> Iterator[str]:
 
 
 def tell_of_captions(
-    store: TextEmbedsStore,
-    *,
-    captions: Sequence[str],
-    catalogs: Sequence[Catalog],
-    parts: Sequence[TextPart],
-    workers: Workers,
+    files: DatasetFile, *, catalogs: Sequence[Catalog], parts: Sequence[TextPart], workers: Workers
 ) -> None:
     """Have the first rank say which captions are cut (see `tell_long_captions`)."""
     if workers.ranks.rank == 0:
-        cache = places.texts_of(store)
+        captions = tuple(dict.fromkeys(captions_of(catalogs)))
+        cache = places.cache_of(files.text_embeds)
         tell_long_captions(captions, catalogs=catalogs, parts=parts, store=cache, reporter=workers.reporter)
 
 
 def prepare_text(
-    store: TextEmbedsStore,
+    files: DatasetFile,
     *,
+    catalogs: Sequence[Catalog],
     captions: Iterable[str],
     family: ModelFamily,
     parts: Sequence[TextPart],
     options: CacheOptions,
     workers: Workers,
-    scan_for_errors: bool,
 ) -> TextCache:
-    """Encode the captions that are not cached yet, and the empty one that caption dropout trains with."""
-    cache = places.texts_of(store)
-    fill_text_cache(
-        itertools.chain([EMPTY_CAPTION], captions),
-        parts=parts,
-        store=cache,
-        options=options,
-        write_batch_size=store.write_batch_size,
-        ranks=workers.ranks,
-        reporter=workers.reporter,
-        scan_for_errors=scan_for_errors,
-    )
-    return TextCache(cache, parts=parts, assemble=family.assemble_text)
+    """Encode what is not cached yet of every picture's captions, each in its data set's place.
+
+    captions: others, which the default place keeps, with the empty one that caption dropout trains with.
+    """
+    scan_for_errors = any(dataset.scan_for_errors for dataset in files.prepared)
+    caches = []
+    for store in files.text_stores:
+        both = zip(files.prepared, catalogs, strict=True)
+        own = [catalog for dataset, catalog in both if files.text_store_of(dataset) is store]
+        others = [EMPTY_CAPTION, *captions] if store is files.text_embeds else []
+        caches.append(places.cache_of(store))
+        fill_text_cache(
+            itertools.chain(others, captions_of(own)),
+            parts=parts,
+            store=caches[-1],
+            options=options,
+            write_batch_size=store.write_batch_size,
+            ranks=workers.ranks,
+            reporter=workers.reporter,
+            scan_for_errors=scan_for_errors,
+        )
+    return TextCache(caches, parts=parts, assemble=family.assemble_text)
 
 
-def prepare_latents(dataset: ImageDataset, *, catalog: Catalog, part: LatentPart, workers: Workers) -> PreparedDataset:
+def prepare_latents(
+    dataset: ImageDataset, *, files: DatasetFile, catalog: Catalog, part: LatentPart, workers: Workers
+) -> PreparedDataset:
     """Encode the pictures that are not cached yet; those that turn out unreadable are left out, by name.
 
     Raises DataError where none is left.
     """
-    store = places.latents_of(dataset)
+    place = files.latents_of(dataset)
+    store = places.cache_of(place)
     rejected = encode_sides(dataset, catalog=catalog, store=store, part=part, workers=workers)
     for picture in rejected:
         text = f"{dataset.id}: {picture.path} is left out: {picture.reason}"
         workers.reporter.hear(Notice(level="warning", text=text))
     if workers.ranks.rank == 0:
-        remember_rejected(places.metadata_of(dataset), catalog, rejected)
-    return open_sides(dataset, catalog=catalog.without(rejected), store=store, part=part)
+        remember_rejected(places.metadata_of(dataset, latents=place), catalog, rejected)
+    return open_sides(dataset, catalog=catalog.without(rejected), place=place, store=store, part=part)
 
 
 def encode_sides(
@@ -188,11 +198,13 @@ def encode_sides(
     return tuple(rejected.values())
 
 
-def open_sides(dataset: ImageDataset, *, catalog: Catalog, store: CacheStore, part: LatentPart) -> PreparedDataset:
+def open_sides(
+    dataset: ImageDataset, *, catalog: Catalog, place: EmbedsStore, store: CacheStore, part: LatentPart
+) -> PreparedDataset:
     """The data set with what `encode_sides` made of it."""
     caches = [LatentCache(store, catalog=side, part=part) for side in _sides(dataset, catalog)]
     return PreparedDataset(
-        dataset=dataset, catalog=catalog, latents=caches[0], mirrored=caches[1] if dataset.flip else None
+        dataset=dataset, place=place, catalog=catalog, latents=caches[0], mirrored=caches[1] if dataset.flip else None
     )
 
 

@@ -42,7 +42,7 @@ def test_a_caption_has_the_same_embedding_alone_in_a_crowd_and_compressed(locate
                 ranks=SingleRank(),
                 reporter=Reporter(),
             )
-        return TextCache(store, parts=parts, assemble=FAMILY.assemble_text)
+        return TextCache([store], parts=parts, assemble=FAMILY.assemble_text)
 
     at_once = cached("at once", captions)
     others = (

@@ -44,7 +44,7 @@ def test_equal_captions_are_encoded_once_in_batches(store: LocalCache) -> None:
 def test_an_embedding_is_made_of_every_encoders_outputs(store: LocalCache, compress: bool) -> None:
     clip, t5 = Words("clip"), Words("t5")
     fill(store, ["a cat", ""], clip, t5, compress=compress)
-    embedding = TextCache(store, parts=[clip.part(), t5.part()], assemble=assemble).embedding("a cat")
+    embedding = TextCache([store], parts=[clip.part(), t5.part()], assemble=assemble).embedding("a cat")
     assert torch.equal(embedding.prompt_embeds, torch.cat([drawn("clip a cat", 5, 8), drawn("t5 a cat", 5, 8)]))
     assert torch.equal(embedding.pooled, torch.cat([drawn("clip pooled a cat", 8), drawn("t5 pooled a cat", 8)]))
 
@@ -73,7 +73,7 @@ def test_switching_compression_encodes_nothing_again(store: LocalCache) -> None:
     assert words.captions == ["c"]
     fill(store, ["a", "b", "c"], words, compress=True)
     assert words.captions == ["c"]
-    cache = TextCache(store, parts=[words.part()], assemble=assemble)
+    cache = TextCache([store], parts=[words.part()], assemble=assemble)
     assert all(torch.equal(cache.embedding(text).pooled, drawn(f"clip pooled {text}", 8)) for text in "abc")
 
 
@@ -113,7 +113,7 @@ def test_a_flipped_byte_is_named_by_its_caption_and_only_that_is_encoded_again(
     assert len(heard.warnings) == 1
     assert "'caption 5'" in heard.warnings[0] and shard.name in heard.warnings[0]
     assert not fill(store, captions, words, scan_for_errors=True).warnings
-    cache = TextCache(store, parts=[words.part()], assemble=assemble)
+    cache = TextCache([store], parts=[words.part()], assemble=assemble)
     assert all(torch.equal(cache.embedding(text).pooled, drawn(f"clip pooled {text}", 8)) for text in captions)
 
 
@@ -136,7 +136,7 @@ def test_ranks_divide_the_captions(store: LocalCache) -> None:
         rank.join()
     assert len(encoders[0].captions) in (10, 11)
     assert sorted(encoders[0].captions + encoders[1].captions) == sorted(captions)
-    cache = TextCache(store, parts=[encoders[0].part()], assemble=assemble)
+    cache = TextCache([store], parts=[encoders[0].part()], assemble=assemble)
     assert all(torch.equal(cache.embedding(text).pooled, drawn(f"clip pooled {text}", 8)) for text in captions)
 
 
@@ -153,7 +153,7 @@ def test_what_is_not_a_number_is_an_error_that_names_the_caption(store: LocalCac
 
 def test_a_caption_that_was_not_cached_is_named(store: LocalCache) -> None:
     fill(store, ["a"], Words("clip"))
-    cache = TextCache(store, parts=[Words("clip").part()], assemble=assemble)
+    cache = TextCache([store], parts=[Words("clip").part()], assemble=assemble)
     with pytest.raises(CacheError, match="'who am I'"):
         cache.embedding("who am I")
 
@@ -161,5 +161,5 @@ def test_a_caption_that_was_not_cached_is_named(store: LocalCache) -> None:
 def test_captions_that_are_not_utf8_are_cached_like_any_other(store: LocalCache) -> None:
     odd = b"caf\xe9".decode("utf-8", "surrogateescape")
     fill(store, [odd], Words("clip"))
-    cache = TextCache(store, parts=[Words("clip").part()], assemble=assemble)
+    cache = TextCache([store], parts=[Words("clip").part()], assemble=assemble)
     assert torch.equal(cache.embedding(odd).pooled, drawn(f"clip pooled {odd}", 8))

@@ -222,7 +222,7 @@ def test_text_entries_are_as_strict(tmp_path: Path, key: str) -> None:
         ({"caption_strategy": "parquet"}, "caption_strategy"),
         ({"metadata_backend": "parquet"}, "metadata_backend"),
         ({"conditioning_data": "edges"}, "conditioning_data"),
-        ({"type": "aws"}, "type"),
+        ({"type": "ftp"}, "type"),
         ({"ignore_epochs": True}, "ignore_epochs"),
         ({"probability": 0}, "probability"),
         ({"max_num_samples": 0}, "max_num_samples"),
@@ -309,3 +309,33 @@ def test_everything_wrong_is_told_at_once(tmp_path: Path) -> None:
         "three, key type",
         "two, key instance_data_dir",
     ]
+
+
+def test_data_sets_name_the_places_of_what_is_encoded(tmp_path: Path) -> None:
+    texts = {"type": "local", "dataset_type": "text_embeds"}
+    found = load(
+        tmp_path,
+        [
+            entry(tmp_path, id="one", image_embeds="latents", text_embeds="b"),
+            entry(tmp_path, id="two"),
+            {"id": "latents", "type": "local", "dataset_type": "image_embeds", "cache_dir": "there"},
+            {"id": "a", "default": True, "cache_dir": "a", **texts},
+            {"id": "b", "cache_dir": "b", **texts},
+        ],
+    )
+    one, two = found.images
+    assert found.latents_of(one).cache_dir.name == "there"
+    assert found.latents_of(two).cache_dir == two.cache_dir_vae
+    assert (found.text_store_of(one).id, found.text_store_of(two).id) == ("b", "a")
+
+
+def test_a_secret_of_the_wrong_kind_is_not_shown(tmp_path: Path) -> None:
+    said = {"id": "far", "type": "aws", "aws_bucket_name": "b", "aws_access_key_id": "k"}
+    (problem,) = problems(tmp_path, [{**said, "aws_secret_access_key": ["planted"]}])
+    assert problem.option.endswith("key aws_secret_access_key")
+    assert "planted" not in str(problem)
+
+
+def test_half_a_pair_of_keys_is_told(tmp_path: Path) -> None:
+    (problem,) = problems(tmp_path, [{"id": "far", "type": "aws", "aws_bucket_name": "b", "aws_access_key_id": "k"}])
+    assert "aws_secret_access_key" in problem.reason
