@@ -1,0 +1,107 @@
+"""Remembers what a run was told, beside what it makes, so that the next one into the same folder tells what differs."""
+
+import json
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from helpers.config.datasets import DatasetFile
+from helpers.config.run_config import RunConfig, all_options
+from helpers.config.values import written
+from helpers.reporting.events import Notice
+from helpers.reporting.reporter import Reporter
+from helpers.training import consequences
+from helpers.training.whole_files import write_whole
+
+FILE = Path("logs", "last_run.json")
+SETTINGS, DATASETS = "settings", "datasets"
+NOT_THERE = "not there"
+SECRET_KEY = re.compile(r"secret|password|token|access_key", flags=re.IGNORECASE)
+SECRET_IN_ADDRESS = re.compile(r"(?<=://)[^/@\s]+@|\?\S*")
+"""Who may fetch from an address: the name and password before its host, and what follows a question mark."""
+
+Said = Mapping[str, Mapping[str, Mapping[str, str]]]
+"""Texts by kind (`settings`, `datasets`), group or data set id, and name."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Difference:
+    """Something said that is another now than in the run before; follows: what comes of it."""
+
+    name: str
+    before: str
+    now: str
+    follows: str
+
+    def __str__(self) -> str:
+        return f"{self.name}: {self.before or 'none'} before, {self.now or 'none'} now; {self.follows}"
+
+
+def tell_differences(config: RunConfig, files: DatasetFile, *, reporter: Reporter) -> None:
+    """Tell what differs from the last run into this output folder, and remember this one; for the first rank."""
+    file = config.run.output_folder / FILE
+    now = what_was_said(config, files)
+    found = list(differences(_read(file), now))
+    if found:
+        reporter.hear(Notice(text=f"since the last run into {config.run.output_dir}:"))
+    for difference in found:
+        reporter.hear(Notice(text=f"  {difference}"))
+    write_whole(file, lambda partial: partial.write_text(json.dumps(now, indent=1) + "\n", encoding="utf-8"))
+
+
+def what_was_said(config: RunConfig, files: DatasetFile) -> Said:
+    """Every setting by group and every data set's keys by its id, as texts without secrets."""
+    settings: dict[str, dict[str, str]] = {}
+    for option in all_options():
+        value = getattr(getattr(config, option.group), option.name)
+        settings.setdefault(option.group, {})[option.name] = _text(option.name, value)
+    entries = (*files.prepared, files.text_embeds)
+    datasets = {entry.id: {k: _text(k, v) for k, v in entry.model_dump(mode="json").items()} for entry in entries}
+    return {SETTINGS: settings, DATASETS: datasets}
+
+
+def differences(before: Said, now: Said) -> Iterator[Difference]:
+    """What differs, in the order of the declarations; a name that only one of the two knows can't be compared."""
+    envs = {option.name: option.env for option in all_options()}
+    for group, settings in now.get(SETTINGS, {}).items():
+        for name, text in settings.items():
+            old = before.get(SETTINGS, {}).get(group, {}).get(name, text)
+            if old != text:
+                follows = consequences.of_option(name, group=group)
+                yield Difference(name=envs[name], before=old, now=text, follows=follows)
+    old_sets, new_sets = before.get(DATASETS, {}), now.get(DATASETS, {})
+    for dataset_id in [*new_sets, *(gone for gone in old_sets if gone not in new_sets)] if old_sets else []:
+        yield from _of_dataset(dataset_id, before=old_sets.get(dataset_id), now=new_sets.get(dataset_id))
+
+
+def _of_dataset(
+    dataset_id: str, *, before: Mapping[str, str] | None, now: Mapping[str, str] | None
+) -> Iterator[Difference]:
+    name = f"data set {dataset_id}"
+    if before is None:
+        yield Difference(name=name, before=NOT_THERE, now="there", follows=consequences.MIX)
+    elif now is None:
+        yield Difference(name=name, before="there", now=NOT_THERE, follows=f"{consequences.MIX}; its cache stays")
+    else:
+        for key, text in now.items():
+            if before.get(key, text) != text:
+                follows = consequences.of_key(key)
+                yield Difference(name=f"{name}, {key}", before=before[key], now=text, follows=follows)
+
+
+def _text(name: str, value: Any) -> str:
+    if SECRET_KEY.search(name):
+        return ""
+    text = json.dumps(value, ensure_ascii=False) if isinstance(value, list | tuple | dict) else written(value)
+    return SECRET_IN_ADDRESS.sub("", text) if "://" in text else text
+
+
+def _read(file: Path) -> Said:
+    """What the last run was told; nothing where there was none, or its file is not readable."""
+    try:
+        said = json.loads(file.read_text(encoding="utf-8"))
+        return {kind: {name: dict(values) for name, values in said[kind].items()} for kind in (SETTINGS, DATASETS)}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return {}
