@@ -73,10 +73,12 @@ def prepare(config: RunConfig, files: DatasetFile, reporter: Reporter) -> "Groun
     """Chapter 1: find the engine, the model's parts and the pictures; encode what no cache holds yet."""
     from helpers.models.registry import families
     from helpers.training import prepare as road
+    from helpers.training.last_run import look_back
     from helpers.training.runtime import open_runtime
     from helpers.training.validation import validation_captions
 
     runtime = open_runtime(config.precision, config.run)
+    look_back(config, files, ranks=runtime, reporter=reporter)
     family = families()[FAMILY]
     parts = family.locate(config.model)
     workers = road.workers_for(config.data.max_workers, ranks=runtime, reporter=reporter)

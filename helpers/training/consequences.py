@@ -27,7 +27,7 @@ BY_OPTION: Mapping[str, str] = {
     "tokenizer_max_length": EVERY_CAPTION,
     "sd3_t5_mask_behaviour": EVERY_CAPTION,
     "mixed_precision": "what is encoded in another number format is encoded anew, and the arithmetic rounds otherwise",
-    "base_model_precision": "the frozen weights are others; captions, too, where the text encoders' precision follows it",
+    "base_model_precision": "the frozen weights are others; captions too, where text encoders follow it",
     "aspect_bucket_rounding": LATENTS,
     "aspect_bucket_alignment": LATENTS,
     "resolution": LATENTS,
@@ -51,7 +51,7 @@ BY_OPTION: Mapping[str, str] = {
 }
 
 BY_KEY: Mapping[str, str] = {
-    **{name: BY_OPTION[name] for name in BY_OPTION},
+    **BY_OPTION,
     "crop": LATENTS,
     "crop_aspect": LATENTS,
     "crop_style": LATENTS,

@@ -10,10 +10,11 @@ from typing import Any
 from helpers.config.datasets import DatasetFile
 from helpers.config.run_config import RunConfig, all_options
 from helpers.config.values import written
+from helpers.ranks import Ranks
 from helpers.reporting.events import Notice
 from helpers.reporting.reporter import Reporter
 from helpers.training import consequences
-from helpers.training.whole_files import write_whole
+from helpers.training.resume import refuse_other_settings
 
 FILE = Path("logs", "last_run.json")
 SETTINGS, DATASETS = "settings", "datasets"
@@ -39,16 +40,23 @@ class Difference:
         return f"{self.name}: {self.before or 'none'} before, {self.now or 'none'} now; {self.follows}"
 
 
-def tell_differences(config: RunConfig, files: DatasetFile, *, reporter: Reporter) -> None:
-    """Tell what differs from the last run into this output folder, and remember this one; for the first rank."""
+def look_back(config: RunConfig, files: DatasetFile, *, ranks: Ranks, reporter: Reporter) -> None:
+    """Tell what differs from the last run into this output folder, and remember this one.
+
+    Raises CheckpointError where the checkpoint to continue from belongs to other settings, before anything is encoded.
+    """
     file = config.run.output_folder / FILE
     now = what_was_said(config, files)
-    found = list(differences(_read(file), now))
-    if found:
-        reporter.hear(Notice(text=f"since the last run into {config.run.output_dir}:"))
-    for difference in found:
-        reporter.hear(Notice(text=f"  {difference}"))
-    write_whole(file, lambda partial: partial.write_text(json.dumps(now, indent=1) + "\n", encoding="utf-8"))
+    if ranks.rank == 0:
+        found = list(differences(_read(file), now))
+        if found:
+            reporter.hear(Notice(text=f"since the last run into {config.run.output_dir}:"))
+        for difference in found:
+            reporter.hear(Notice(text=f"  {difference}"))
+    refuse_other_settings(config)
+    if ranks.rank == 0:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(json.dumps(now, indent=1) + "\n", encoding="utf-8")
 
 
 def what_was_said(config: RunConfig, files: DatasetFile) -> Said:
@@ -99,7 +107,7 @@ def _text(name: str, value: Any) -> str:
 
 
 def _read(file: Path) -> Said:
-    """What the last run was told; nothing where there was none, or its file is not readable."""
+    """What the last run was told; nothing where there was none, or where it was stopped while writing this."""
     try:
         said = json.loads(file.read_text(encoding="utf-8"))
         return {kind: {name: dict(values) for name, values in said[kind].items()} for kind in (SETTINGS, DATASETS)}

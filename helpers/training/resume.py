@@ -4,12 +4,29 @@ from collections.abc import Mapping
 from typing import Any
 
 from helpers.batches.order import Order
+from helpers.config.run_config import RunConfig
 from helpers.reporting.events import Notice
 from helpers.reporting.reporter import Reporter
-from helpers.training.checkpoint import Checkpoint
-from helpers.training.manifest import Foundations
+from helpers.training.checkpoint import Checkpoint, find_checkpoint
+from helpers.training.manifest import Foundations, configuration_of
 from helpers.training.resume_rules import compare
 from helpers.training.state import TrainState
+
+
+def refuse_other_settings(config: RunConfig) -> None:
+    """Raise CheckpointError where the checkpoint to continue from was saved with settings that it cannot do without.
+
+    What the run stands on besides is compared once it is known, by `starting_state`.
+    """
+    resume = config.checkpoint.resume_from_checkpoint
+    checkpoint = None if resume == "none" else find_checkpoint(config.run.output_folder, resume, reporter=Reporter())
+    if checkpoint is not None:
+        compare(
+            checkpoint.manifest,
+            configuration=configuration_of(config),
+            foundations=checkpoint.manifest.foundations,
+            folder=str(checkpoint.folder),
+        )
 
 
 def starting_state(

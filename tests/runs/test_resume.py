@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from helpers.training.manifest import read_manifest
-from tests.runs.harness import SmallRun, copied, draw, draw_set, same, stop_after
+from tests.runs.harness import SmallRun, copied, draw, draw_set, encoded, same, stop_after
 
 STEPS = 6
 # Everything that draws random numbers, or computes anything twice, is on.
@@ -153,6 +153,23 @@ def test_any_checkpoint_can_be_named_and_none_begins_anew(
         assert same(run.weights(), weights)
     assert run.start(resume_from_checkpoint="checkpoint-3") == 1
     assert "checkpoint-2, checkpoint-4, checkpoint-6" in capsys.readouterr().err
+
+
+def test_what_differs_is_told_and_what_cannot_be_continued_is_refused_before_anything_is_encoded(
+    cached: SmallRun, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = copied(cached, tmp_path)
+    assert run.start() == 0
+    capsys.readouterr()
+    assert run.start(lora_rank=8, lr_end=0.001, resolution=80) == 1
+    said, refusal = capsys.readouterr()
+    assert "LR_END: 0.0 before, 0.001 now; the learning rate follows it" in said
+    assert "data set colours, resolution: 64.0 before, 80.0 now; images whose size or cut changes are encoded" in said
+    assert "LORA_RANK: 4 before, 8 now; checkpoints saved with the other value cannot be continued" in said
+    assert "lora_rank: 4 in the checkpoint, 8 now" in refusal
+    assert encoded(said) == {}
+    assert run.start() == 0
+    assert "since the last run" not in capsys.readouterr().out
 
 
 def test_the_latest_checkpoints_are_kept(cached: SmallRun, tmp_path: Path) -> None:

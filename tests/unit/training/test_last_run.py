@@ -1,0 +1,92 @@
+"""What differs from the last run into a folder is told with what follows from it, and no secret is kept."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from helpers.config.dataset_types import ImageDataset, LocalDataset, TextEmbedsStore
+from helpers.config.datasets import DatasetFile
+from helpers.config.everything import read_everything
+from helpers.config.run_config import RunConfig, all_options
+from helpers.ranks import SingleRank
+from helpers.reporting.events import Notice
+from helpers.reporting.reporter import Reporter
+from helpers.training import consequences
+from helpers.training.last_run import FILE, look_back
+from tests.runs.harness import image_dataset
+from tests.unit.training.small_run import Events
+
+
+def told(output: Path, *words: str, entries: list[dict[str, Any]] | None = None, rank: int = 0) -> list[str]:
+    """What a start with these settings tells of the one before."""
+    config, files = said(output, *words, entries=entries)
+    events = Events()
+    look_back(config, files, ranks=SingleRank(rank=rank), reporter=Reporter([events]))
+    return [event.text.strip() for event in events if isinstance(event, Notice)]
+
+
+def said(output: Path, *words: str, entries: list[dict[str, Any]] | None = None) -> tuple[RunConfig, DatasetFile]:
+    (output / "datasets" / "colours").mkdir(parents=True, exist_ok=True)
+    (output / "multidatabackend.json").write_text(json.dumps(entries or [image_dataset()]))
+    least = ("--pretrained_model_name_or_path=some/model", f"--output_dir={output}", "--max_train_steps=5")
+    return read_everything([*least, *words])
+
+
+def test_each_difference_is_told_once_with_what_follows(tmp_path: Path) -> None:
+    assert told(tmp_path) == []
+    assert told(tmp_path) == []
+    lines = told(tmp_path, "--seed=7", "--learning_rate=1e-3", "--validation_prompt=a cat")
+    assert lines == [
+        f"since the last run into {tmp_path}:",
+        f"TRAINING_SEED: 42 before, 7 now; {consequences.OTHER_RUN}",
+        f"LEARNING_RATE: 0.0001 before, 0.001 now; {consequences.SCHEDULE}",
+        f"VALIDATION_PROMPT: none before, a cat now; {consequences.PICTURES}",
+    ]
+    assert told(tmp_path, "--seed=7", "--learning_rate=1e-3", "--validation_prompt=a cat") == []
+
+
+def test_data_sets_are_told_by_id_and_key(tmp_path: Path) -> None:
+    assert told(tmp_path) == []
+    changed = [image_dataset(resolution=0.5, repeats=3), image_dataset(id="more")]
+    assert told(tmp_path, entries=changed)[1:] == [
+        f"data set colours, resolution: 1.0 before, 0.5 now; {consequences.LATENTS}",
+        f"data set colours, repeats: 0 before, 3 now; {consequences.MIX}",
+        f"data set more: not there before, there now; {consequences.MIX}",
+    ]
+    (gone,) = told(tmp_path, entries=changed[:1])[1:]
+    assert gone.startswith("data set more: there before, not there now")
+
+
+def test_only_the_first_rank_tells_and_remembers(tmp_path: Path) -> None:
+    assert told(tmp_path, rank=1) == []
+    assert not (tmp_path / FILE).exists()
+
+
+def test_a_file_of_another_version_or_cut_short_is_no_reason_to_stop(tmp_path: Path) -> None:
+    assert told(tmp_path) == []
+    file = tmp_path / FILE
+    kept = json.loads(file.read_text())
+    del kept["settings"]["run"]["seed"], kept["datasets"]["colours"]["repeats"]
+    kept["settings"]["gone"] = {"name": "value"}
+    file.write_text(json.dumps(kept))
+    assert told(tmp_path) == []
+    for text in (file.read_text()[:99], "[]", '{"settings": [], "datasets": 1}'):
+        file.write_text(text)
+        assert told(tmp_path, "--seed=7") == []
+
+
+def test_no_secret_is_kept(tmp_path: Path) -> None:
+    address = "--revision=https://me:PLANTED@host/x?signature=PLANTED"
+    assert told(tmp_path, address) == []
+    kept = (tmp_path / FILE).read_text()
+    assert "https://host/x" in kept
+    assert "PLANTED" not in kept
+
+
+def test_every_option_and_key_has_its_consequence() -> None:
+    """So that a new one is put in a group that is true for it, or gets a sentence of its own."""
+    names = {option.name for option in all_options()}
+    keys = {key for kind in (ImageDataset, LocalDataset, TextEmbedsStore) for key in kind.model_fields}
+    assert consequences.BY_OPTION.keys() <= names
+    assert consequences.BY_KEY.keys() <= names | keys
+    assert all(consequences.of_option(option.name, group=option.group) for option in all_options())
