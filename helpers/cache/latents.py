@@ -41,7 +41,7 @@ class LatentCache:
             raise CacheError(
                 f"{record.path} of data set {record.dataset_id} is not in the latent cache "
                 f"{self._tensors.store.describe()}, which was changed during the run. "
-                "Start again: what is missing is encoded."
+                "Start again, without `vae` in skip_file_discovery: what is missing is encoded."
             ) from error
         target = record.geometry.target
         expected = (self._part.channels, target.height // self._part.downscale, target.width // self._part.downscale)

@@ -110,11 +110,9 @@ def _crops(entry: Entry, *, dataset: ImageDataset) -> Iterator[Problem]:
         reason = "only random crops are other ones in another epoch"
         fix = 'leave it out, or say "crop": true and "crop_style": "random"'
         yield entry.problem("vae_cache_clear_each_epoch", reason=reason, fix=fix)
-    skipped = dataset.skip_file_discovery.replace(",", " ").split()
-    for word in skipped:
-        if word not in SKIPPABLE:
-            fix = did_you_mean(word, SKIPPABLE, otherwise=f"say words of: {' '.join(SKIPPABLE)}")
-            yield entry.problem("skip_file_discovery", reason=f"{word} names nothing to skip", fix=fix)
+    for word in sorted(dataset.trusted.difference(SKIPPABLE)):
+        fix = did_you_mean(word, SKIPPABLE, otherwise=f"say words of: {' '.join(SKIPPABLE)}")
+        yield entry.problem("skip_file_discovery", reason=f"{word} names nothing to skip", fix=fix)
 
 
 def _captions(entry: Entry, *, dataset: ImageDataset) -> Iterator[Problem]:

@@ -46,6 +46,7 @@ FROM_DATA_OPTIONS = (
     "caption_shuffle_count",
     "caption_keep_tokens",
     "caption_separator",
+    "skip_file_discovery",
 )
 
 KINDS = {

@@ -92,6 +92,11 @@ class ImageDataset(BaseModel):
     image_embeds: str | None = None
     text_embeds: str | None = None
 
+    @property
+    def trusted(self) -> frozenset[str]:
+        """The words of `skip_file_discovery`."""
+        return frozenset(self.skip_file_discovery.replace(",", " ").split())
+
 
 class LocalDataset(ImageDataset):
     """A folder of images."""

@@ -125,5 +125,4 @@ OLD_NAMES: tuple[OldName, ...] = (
     OldName(name="num_eval_images"),
     _later_switch("dry_run", cure="leave it out"),
     _later_switch("keep_vae_loaded"),
-    OldName(name="skip_file_discovery", cure="leave it out, or say it in a data set's entry"),
 )

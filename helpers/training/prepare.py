@@ -8,16 +8,17 @@ from dataclasses import dataclass, replace
 from helpers.batches.loader import EMPTY_CAPTION
 from helpers.cache.latents import LatentCache, fill_latent_cache
 from helpers.cache.text import TextCache, fill_text_cache
-from helpers.config.dataset_types import EmbedsStore, ImageDataset
+from helpers.config.dataset_types import EmbedsStore, ImageDataset, TextEmbedsStore
 from helpers.config.datasets import DatasetFile
 from helpers.config.options.data import CacheOptions
 from helpers.data.catalog import open_catalog, remember_rejected
+from helpers.data.kept_listing import KeptListing, forget_listing
 from helpers.data.types import Catalog, Rejected
 from helpers.models.protocols import LatentPart, ModelFamily, ModelParts, TextPart
 from helpers.ranks import Ranks
 from helpers.reporting.events import Notice
 from helpers.reporting.reporter import Reporter
-from helpers.storage.protocols import CacheStore
+from helpers.storage.protocols import CacheStore, SourceStore
 from helpers.training import places
 from helpers.training.caption_lengths import tell_long_captions
 from helpers.training.runtime import Runtime
@@ -93,7 +94,7 @@ def open_catalogs(files: DatasetFile, *, parts: ModelParts, seed: int, workers: 
     catalogs = tuple(
         open_catalog(
             dataset,
-            source=places.source_of(dataset),
+            source=_source(dataset, files=files, workers=workers),
             metadata=places.metadata_of(dataset, latents=files.latents_of(dataset)),
             seed=seed,
             workers=workers.threads,
@@ -108,11 +109,23 @@ def open_catalogs(files: DatasetFile, *, parts: ModelParts, seed: int, workers: 
     return catalogs
 
 
-def captions_of(catalogs: Iterable[Catalog]) -> Iterator[str]:
-    """Every caption of every picture, as often as it stands."""
-    for catalog in catalogs:
-        for index in range(len(catalog)):
-            yield from catalog.captions_of(index)
+def _source(dataset: ImageDataset, *, files: DatasetFile, workers: Workers) -> SourceStore:
+    """Where the pictures are, listed anew unless that is to be skipped."""
+    source = places.source_of(dataset)
+    metadata = places.metadata_of(dataset, latents=files.latents_of(dataset))
+    if not dataset.trusted.isdisjoint(("aspect", "metadata")):
+        return KeptListing(source, metadata=metadata)
+    if workers.ranks.rank == 0:
+        forget_listing(metadata)
+    return source
+
+
+def captions_of(files: DatasetFile, *, catalogs: Iterable[Catalog], store: TextEmbedsStore) -> Iterator[str]:
+    """Every caption that `store` may lack, as often as it stands: not of data sets that say it is to be trusted."""
+    for dataset, catalog in zip(files.prepared, catalogs, strict=True):
+        if files.text_store_of(dataset) is store and "text" not in dataset.trusted:
+            for index in range(len(catalog)):
+                yield from catalog.captions_of(index)
 
 
 def tell_of_captions(
@@ -120,7 +133,8 @@ def tell_of_captions(
 ) -> None:
     """Have the first rank say which captions are cut (see `tell_long_captions`)."""
     if workers.ranks.rank == 0:
-        captions = tuple(dict.fromkeys(captions_of(catalogs)))
+        of_stores = (captions_of(files, catalogs=catalogs, store=store) for store in files.text_stores)
+        captions = tuple(dict.fromkeys(itertools.chain.from_iterable(of_stores)))
         cache = places.cache_of(files.text_embeds)
         tell_long_captions(captions, catalogs=catalogs, parts=parts, store=cache, reporter=workers.reporter)
 
@@ -142,12 +156,10 @@ def prepare_text(
     scan_for_errors = any(dataset.scan_for_errors for dataset in files.prepared)
     caches = []
     for store in files.text_stores:
-        both = zip(files.prepared, catalogs, strict=True)
-        own = [catalog for dataset, catalog in both if files.text_store_of(dataset) is store]
         others = [EMPTY_CAPTION, *captions] if store is files.text_embeds else []
         caches.append(places.cache_of(store))
         fill_text_cache(
-            itertools.chain(others, captions_of(own)),
+            itertools.chain(others, captions_of(files, catalogs=catalogs, store=store)),
             parts=parts,
             store=caches[-1],
             options=options,
@@ -164,10 +176,14 @@ def prepare_latents(
 ) -> PreparedDataset:
     """Encode the pictures that are not cached yet; those that turn out unreadable are left out, by name.
 
+    A cache that is to be trusted is taken as it is.
+
     Raises DataError where none is left.
     """
     place = files.latents_of(dataset)
     store = places.cache_of(place)
+    if "vae" in dataset.trusted:
+        return open_sides(dataset, catalog=catalog, place=place, store=store, part=part)
     rejected = encode_sides(dataset, catalog=catalog, store=store, part=part, workers=workers)
     for picture in rejected:
         text = f"{dataset.id}: {picture.path} is left out: {picture.reason}"

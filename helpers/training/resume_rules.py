@@ -40,6 +40,7 @@ OF_NO_ACCOUNT = (
     "gradient_checkpointing",
     "torch_num_threads",
     "max_workers",
+    "skip_file_discovery",
     "vae_batch_size",
     "write_batch_size",
     "compress_disk_cache",

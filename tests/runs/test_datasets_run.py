@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from helpers.cache import latents
+from helpers.storage.local import LocalSource
 from tests.runs.harness import COLOURS, SmallRun, draw_set, encoded, image_dataset, same
 
 
@@ -91,6 +93,33 @@ def test_captions_that_are_cut_are_told_of_in_a_cached_start_too(
     assert run.start(cache_only=True) == 0
     again = said_by(capsys)
     assert encoded(again) == {} and again.count("it does not see the rest: colours: red square.png\n") == 2
+
+
+def test_what_is_to_be_trusted_is_not_looked_at(
+    run: SmallRun, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run.datasets = [image_dataset(skip_file_discovery="metadata")]
+    assert run.start(cache_only=True) == 0
+    assert "7 images in" in said_by(capsys)
+    draw_set(run.output / "datasets" / "colours" / "later")
+    listed: list[LocalSource] = []
+    looked_up: list[str] = []
+    list_folder, latent_keys = LocalSource.list, latents.latent_keys
+    monkeypatch.setattr(LocalSource, "list", lambda source: (listed.append(source), list_folder(source))[1])
+    monkeypatch.setattr(
+        latents, "latent_keys", lambda catalog, **rest: (looked_up.append("vae"), latent_keys(catalog, **rest))[1]
+    )
+    run.datasets = [image_dataset(skip_file_discovery="vae,text metadata")]
+    assert run.start(max_train_steps=1) == 0
+    said = said_by(capsys)
+    assert listed == [] and looked_up == [] and encoded(said) == {} and "7 images in" in said
+    run.datasets = [image_dataset(skip_file_discovery="")]
+    assert run.start(cache_only=True) == 0
+    assert listed and looked_up and encoded(said_by(capsys))["colours"] == 7
+    run.datasets = [image_dataset(skip_file_discovery="vae")]
+    draw_set(run.output / "datasets" / "colours" / "never encoded")
+    assert run.start(resume_from_checkpoint="none", max_train_steps=30) == 1
+    assert "without `vae` in skip_file_discovery" in capsys.readouterr().err
 
 
 def test_a_picture_without_a_text_file_is_left_out_by_name(run: SmallRun, capsys: pytest.CaptureFixture[str]) -> None:

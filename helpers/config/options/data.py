@@ -58,6 +58,10 @@ class DataOptions:
     )
     caption_keep_tokens: int = setting(0, minimum=0, help="Tags that stay first with `caption_shuffle`.")
     caption_separator: str = setting(",", help="What stands between two tags, for `caption_shuffle`.")
+    skip_file_discovery: str = setting(
+        "",
+        help="What to trust as it is, in words of `vae aspect metadata text`: caches filled before, and a listing.",
+    )
     max_workers: int | None = setting(
         None,
         minimum=1,
