@@ -1,6 +1,7 @@
 """The wizard behind `python configure.py`: from a person's answers to the two files that a run needs."""
 
 import os
+import re
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -24,6 +25,8 @@ from helpers.config.wizard_terminal import Terminal
 from helpers.errors import ConfigError, UserError
 
 INTERRUPTED = 130
+CALCULATED = re.compile(r"^[^#]*(?<!\\)[$`]", flags=re.MULTILINE)
+"""A line whose value bash finds out."""
 
 WELCOME = """
 # SimpleTuner: a run of your own
@@ -60,7 +63,7 @@ def main(machine: Machine) -> int:
     try:
         command = f"ENV={name} bash train.sh" if name else "bash train.sh"
         return configure(path, machine=machine, front=front, command=command)
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, EOFError):
         print("\nLeft; nothing was written.", file=sys.stderr)
         return INTERRUPTED
     except LinesEnded as ended:
@@ -111,7 +114,7 @@ def read_before(path: Path) -> Before:
     remarks = [f"\n{path} is there already; its settings are what is proposed."]
     if translation.problems:
         remarks += ["These of them need a change:", *map(str, translation.problems)]
-    if "$" in path.read_text(encoding="utf-8", errors="replace"):
+    if CALCULATED.search(path.read_text(encoding="utf-8", errors="replace")):
         remarks.append("Its $variables and $(commands) are written down as what they are now; the backup keeps them.")
     return Before(settings=settings, others=translation.exports, remarks=tuple(remarks))
 
@@ -169,8 +172,7 @@ def _settings_of(file: NewFile) -> str:
 
 def _what_is_wrong(draft: Draft) -> list[str]:
     """What the trainer would still refuse, such as a setting of the old file that was not asked."""
-    reading = settled(draft, CHAPTERS).read()
-    return [f"bash train.sh will refuse this:\n{problem}" for problem in reading.problems]
+    return [f"bash train.sh will refuse this:\n{problem}" for problem in settled(draft, CHAPTERS).problems()]
 
 
 def _farewell(draft: Draft, *, files: list[NewFile], backups: list[Path], command: str) -> str:

@@ -15,6 +15,7 @@ from helpers.config.run_config import RunConfig, all_options
 from helpers.config.settings import Reading, Said, read_settings
 from helpers.config.values import WrongValue, read_value, written
 from helpers.config.wizard_machine import Machine
+from helpers.errors import Problem
 
 LAUNCH = "launch"
 
@@ -66,6 +67,11 @@ class Draft:
     def config(self) -> RunConfig:
         """The run as it stands; what cannot be read has its default."""
         return self.read().config()
+
+    def problems(self) -> list[Problem]:
+        """All that the trainer would refuse."""
+        reading = self.read()
+        return [*reading.problems, *check(reading.config(), unless=reading.wrong)]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -237,9 +243,8 @@ def _problem_of(option: Option, draft: Draft, *, blames: Iterable[str]) -> str:
     """What the trainer's own checks say of the option, in the company of the others."""
     if option.group == LAUNCH:
         return ""
-    reading = draft.read()
     envs = {option.env, *(options_by_name()[name].env for name in blames)}
-    for problem in (*reading.problems, *check(reading.config(), unless=reading.wrong)):
+    for problem in draft.problems():
         if problem.option in envs:
             return f"{problem.reason}: {problem.fix}"
     return ""

@@ -79,7 +79,7 @@ MEMORY = Chapter(
         ),
         Question(
             name="mixed_precision",
-            title="In which numbers shall it reckon?",
+            title="In which number format shall it compute?",
             why="bf16 is fast and small; not every device knows it.",
             choices=lambda draft: (
                 Choice(value="", label="what the device is good at"),

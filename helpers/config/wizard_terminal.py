@@ -77,10 +77,20 @@ def _answered(question: Posed) -> str | None:
             default, typing = "" if default in offered else default, True
         elif text is None and typing and offered:
             default, typing = OTHER, False
-        elif text is None or not (problem := question.problem(text)):
+        elif text is None or not (problem := _problem(question, text)):
             return text
         else:
             default, complaint = text, _complain(problem)
+
+
+def _problem(question: Posed, text: str) -> str:
+    """What is wrong with an answer; looking at a large folder takes its time."""
+    if not question.folder:
+        return question.problem(text)
+    print(f"   {DIM}looking there …{PLAIN}", flush=True)
+    problem = question.problem(text)
+    _erase(1)
+    return problem
 
 
 def _complain(problem: str) -> int:

@@ -12,13 +12,14 @@ import pytest
 
 from tests.runs.harness import REPOSITORY, draw_set
 
-ENTER, ESCAPE, DOWN, UP, CLEAR, CTRL_C = "\r", "\x1b", "\x1b[B", "\x1b[A", "\x15", "\x03"
+ENTER, ESCAPE, DOWN, UP, CLEAR = "\r", "\x1b", "\x1b[B", "\x1b[A", "\x15"
+CTRL_C, CTRL_D = "\x03", "\x04"
 ROWS, COLUMNS = 24, 80
 READY = "ctrl-c leave"
 TYPED_INSTEAD = "   enter take"
 """The keys of a text that is typed in the place of a list, under the same title."""
 
-SECONDS = 60
+SECONDS = 300
 
 
 @pytest.fixture
@@ -126,9 +127,12 @@ def write_the_rest_as_proposed(keyboard: Keyboard) -> None:
         keyboard.child.send(ENTER)
 
 
-def test_ctrl_c_leaves_everything_as_it_was(clone: Path, keyboard: Keyboard) -> None:
-    keyboard.press("Where shall the results go?", ENTER)
-    keyboard.press("What shall be trained?", CTRL_C)
+@pytest.mark.parametrize("keys", [(ENTER, CTRL_C), (CLEAR, CTRL_D)], ids=["ctrl-c at a list", "ctrl-d at a text"])
+def test_leaving_leaves_everything_as_it_was(keys: tuple[str, ...], clone: Path, keyboard: Keyboard) -> None:
+    keyboard.press("Where shall the results go?", keys[0])
+    if keys[0] == ENTER:
+        keyboard.press("What shall be trained?")
+    keyboard.child.send(keys[1])
     said, status = keyboard.ended()
     assert status == 130
     assert "nothing was written" in said and "Traceback" not in said

@@ -82,6 +82,30 @@ def test_going_back_asks_again_with_the_answer_as_the_default(here: Path) -> Non
     assert run_of().lora.lora_rank == 32
 
 
+def test_a_whole_model_is_asked_for_without_what_belongs_to_a_lora(here: Path) -> None:
+    (here / "config").mkdir()
+    (here / "config" / "config.env").write_text("export LORA_RANK=32\nexport BASE_MODEL_PRECISION=int8-quanto\n")
+    person = wizard({"model_type": "full"})
+    assert not {"lora_rank", "lora_target", "base_model_precision"} & set(person.names)
+    config = run_of()
+    assert (config.model.model_type, config.optimizer.learning_rate) == ("full", 1e-5)
+    assert not {"LORA_RANK", "BASE_MODEL_PRECISION"} & written_env().keys()
+
+
+def test_what_would_be_refused_is_told_of_before_it_is_written(here: Path) -> None:
+    (here / "config").mkdir()
+    (here / "config" / "config.env").write_text("export PRETRAINED_VAE_MODEL_NAME_OR_PATH=/not/there\n")
+    assert "PRETRAINED_VAE_MODEL_NAME_OR_PATH" in wizard({}).question("write").shows.partition("will refuse")[2]
+
+
+def test_only_calculated_values_are_told_to_be_written_as_they_are(here: Path) -> None:
+    wizard({"validation_prompt": "for $5 `now` # or never"})
+    assert not any("$variables" in told for told in wizard({}).told)
+    with (here / "config" / "config.env").open("a") as file:
+        file.write('export TRAINING_SEED="$((40 + 2))"\n')
+    assert any("$variables" in told for told in wizard({}).told)
+
+
 def test_going_back_from_the_first_question_stays_there(here: Path) -> None:
     assert wizard({"output_dir": [None, "elsewhere"]}).names[:2] == ["output_dir", "output_dir"]
     assert run_of().run.output_dir == "elsewhere"
