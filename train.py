@@ -8,17 +8,20 @@ import sys
 import traceback
 from collections.abc import Sequence
 from contextlib import closing
+from datetime import datetime
 from typing import TYPE_CHECKING
 
 from helpers.config.cli import wants_help
 from helpers.config.datasets import DatasetFile
 from helpers.config.everything import read_everything
 from helpers.config.help_page import help_page
+from helpers.config.processes import rank_of_process
 from helpers.config.run_config import RunConfig
-from helpers.errors import UserError
-from helpers.log import set_up_logging
-from helpers.reporting.console import Console
+from helpers.config.secrets import secrets_of
+from helpers.errors import ConfigError, UserError
+from helpers.log import set_level, set_up_logging
 from helpers.reporting.events import Notice, RunFailed
+from helpers.reporting.listeners import invite_listeners
 from helpers.reporting.reporter import Reporter
 
 if TYPE_CHECKING:
@@ -35,10 +38,11 @@ def main(argv: Sequence[str]) -> int:
     if wants_help(argv):
         print(help_page())
         return 0
-    reporter = Reporter([Console(sys.stdout)])
+    reporter, rank = Reporter(), rank_of_process()
     status, failure = 1, None
     try:
         config, files = read_everything(argv)
+        open_reports(config, reporter, rank=rank)
         status = run(config, files, reporter)
     except UserError as error:
         failure = error
@@ -48,9 +52,20 @@ def main(argv: Sequence[str]) -> int:
         raise
     finally:
         reporter.close()
-    if failure is not None:
-        print(f"\n{failure}", file=sys.stderr)
+    if failure is not None and rank == 0:
+        print(reporter.clean(f"\n{failure}"), file=sys.stderr)
+    elif failure is not None and not isinstance(failure, ConfigError):  # which the first process tells
+        print(reporter.clean(f"\nprocess {rank}: {failure}"), file=sys.stderr)
     return status
+
+
+def open_reports(config: RunConfig, reporter: Reporter, *, rank: int) -> None:
+    """Let everyone listen whom the settings name; no secret among what they hear."""
+    secrets = secrets_of(config)
+    set_level(config.reporting.log_level, secrets=secrets)
+    reporter.keep_secret(secrets)
+    output_dir = config.run.output_dir
+    invite_listeners(reporter, config.reporting, output_dir=output_dir, rank=rank, started=datetime.now())
 
 
 def run(config: RunConfig, files: DatasetFile, reporter: Reporter) -> int:

@@ -31,6 +31,7 @@ from helpers.models.protocols import TextEmbedding
 from helpers.models.registry import families
 from helpers.models.sd3.small import SHAPES, make_small_pipeline
 from helpers.reporting.console import Console
+from helpers.reporting.displays import PlainDisplay
 from helpers.reporting.reporter import Reporter
 from helpers.training.loop import train
 from helpers.training.optimisers import make_optimiser
@@ -180,7 +181,7 @@ def measure(learner: Learner, *, images: int, steps: int, batch_size: int) -> Ta
             ),
             duties=NoDuties(),
             stop=StopRequest(),
-            reporter=Reporter([Console(stream)]),
+            reporter=Reporter([Console(PlainDisplay(stream))]),
         )
     loaded.close()
     del turns.bare[:WARM_UP_STEPS], turns.ours[:WARM_UP_STEPS]

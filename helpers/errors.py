@@ -54,3 +54,7 @@ class CheckpointError(UserError):
 
 class TrainingError(UserError):
     """A run that cannot go on, such as a loss that is no longer a number."""
+
+
+class ReportingError(UserError):
+    """Someone who was to be told of a run cannot be reached."""

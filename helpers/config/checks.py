@@ -1,11 +1,15 @@
 """What is wrong with the options taken together, or with what they point at; single values are checked before."""
 
 from collections.abc import Collection, Iterator
+from pathlib import Path
 
-from helpers.config.place_checks import wrong_places
+from helpers.config.options.reporting import TRACKERS
+from helpers.config.place_checks import not_writable, wrong_places
 from helpers.config.remarks import FINDING_THEIR_RATE
 from helpers.config.run_config import RunConfig, all_options
 from helpers.config.sizes import parse_validation_sizes
+from helpers.config.suggestions import did_you_mean
+from helpers.config.webhook_file import read_webhook
 from helpers.errors import Problem
 
 THEIR_LEAST_RATE = 0.01
@@ -19,6 +23,7 @@ def check(config: RunConfig, *, unless: Collection[str] = ()) -> list[Problem]:
         *_rates(config),
         *_validation(config),
         *_trained(config),
+        *_reporting(config),
         *(_problem(name, value=value, reason=reason, fix=fix) for name, value, reason, fix in wrong_places(config)),
     )
     return [problem for name, problem in found if name not in unless]
@@ -75,3 +80,17 @@ def _trained(config: RunConfig) -> Iterator[tuple[str, Problem]]:
         reason = f"{config.optimizer.optimizer} would round most of each step away: bf16 keeps 8 bits of a weight"
         fix = "leave it out to train in fp32, or say OPTIMIZER=adamw_bf16, which rounds on average right"
         yield _problem("base_model_default_dtype", value="bf16", reason=reason, fix=fix)
+
+
+def _reporting(config: RunConfig) -> Iterator[tuple[str, Problem]]:
+    said = config.reporting
+    if said.logging_dir and (wrong := not_writable(said.folder(config.run.output_dir).absolute())):
+        fix = "name a folder that this user may write to"
+        yield _problem("logging_dir", value=said.logging_dir, reason=wrong, fix=fix)
+    for tracker in said.trackers:
+        if tracker not in TRACKERS:
+            fix = did_you_mean(tracker, ("none", *TRACKERS), otherwise="say none, wandb, tensorboard, or a comma list")
+            yield _problem("report_to", value=said.report_to, reason=f"there is no tracker {tracker}", fix=fix)
+    if said.webhook_config:
+        _, problems = read_webhook(Path(said.webhook_config).expanduser())
+        yield from (("webhook_config", problem) for problem in problems)

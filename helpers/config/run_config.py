@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, fields
 from helpers.config.declare import Option, declared
 from helpers.config.options.data import CacheOptions, DataOptions
 from helpers.config.options.model import LoraOptions, ModelOptions, PrecisionOptions, TextOptions
+from helpers.config.options.reporting import ReportingOptions
 from helpers.config.options.trained import EmaOptions, FullOptions
 from helpers.config.options.training import (
     CheckpointOptions,
@@ -33,6 +34,7 @@ class RunConfig:
     objective: ObjectiveOptions = field(default_factory=ObjectiveOptions)
     checkpoint: CheckpointOptions = field(default_factory=CheckpointOptions)
     validation: ValidationOptions = field(default_factory=ValidationOptions)
+    reporting: ReportingOptions = field(default_factory=ReportingOptions)
 
 
 def all_options() -> Iterator[Option]:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TextIO
 
 from helpers.reporting import figures
-from helpers.reporting.displays import Display, PlainDisplay
+from helpers.reporting.displays import Display, PlainDisplay, WarningsOnly
 from helpers.reporting.events import (
     CheckpointSaved,
     Event,
@@ -26,10 +26,15 @@ PATHS_NAMED = 3
 WARNINGS_REPEATED = 20
 
 
-def display_for(stream: TextIO) -> Display:
-    """Live bars on a terminal, plain lines anywhere else; letters that the stream cannot show are escaped."""
+def display_for(stream: TextIO, *, level: str = "info") -> Display:
+    """Live bars on a terminal, plain lines anywhere else; letters that the stream cannot show are escaped.
+
+    level: `warning` shows warnings only, `error` nothing.
+    """
     if isinstance(stream, io.TextIOWrapper):
         stream.reconfigure(errors="backslashreplace")
+    if level in ("warning", "error"):
+        return WarningsOnly(PlainDisplay(stream), nothing=level == "error")
     if not stream.isatty():
         return PlainDisplay(stream)
     from helpers.reporting.live_display import LiveDisplay
@@ -38,10 +43,10 @@ def display_for(stream: TextIO) -> Display:
 
 
 class Console:
-    """A listener that tells a person of everything, with rates and times left, on `stream`."""
+    """A listener that tells a person of everything, with rates and times left, on `display`."""
 
-    def __init__(self, stream: TextIO, *, clock: Callable[[], float] = time.monotonic) -> None:
-        self._display = display_for(stream)
+    def __init__(self, display: Display, *, clock: Callable[[], float] = time.monotonic) -> None:
+        self._display = display
         self._clock = clock
         self._stage: _Stage | None = None
         self._training: _Training | None = None

@@ -1,5 +1,6 @@
 """Where the console's words appear: as lines in a log, or above live bars on a terminal."""
 
+import math
 from typing import Protocol, TextIO
 
 
@@ -56,3 +57,29 @@ class _PlainBar:
 
     def end(self) -> None:
         """A line needs no clearing away."""
+
+
+class WarningsOnly:
+    """A display that shows another's warnings, or (`nothing`) not even these."""
+
+    def __init__(self, display: PlainDisplay, *, nothing: bool) -> None:
+        self._display, self._nothing = display, nothing
+        self.seconds_between = math.inf
+
+    def line(self, text: str, *, warning: bool = False) -> None:
+        if warning and not self._nothing:
+            self._display.line(text, warning=True)
+
+    def bar(self, name: str, *, total: int) -> Bar:
+        return _NoBar()
+
+    def close(self) -> None:
+        self._display.close()
+
+
+class _NoBar:
+    def show(self, text: str, *, done: int) -> None:
+        """Nothing is shown."""
+
+    def end(self) -> None:
+        """Nothing was shown."""

@@ -2,10 +2,13 @@
 
 import logging
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Protocol
 
-from helpers.reporting.events import Event
+from helpers.errors import UserError
+from helpers.log import hide
+from helpers.reporting.events import Event, Notice, RunFailed
 
 logger = logging.getLogger(__name__)
 
@@ -29,23 +32,63 @@ class Reporter:
         self._turn = threading.RLock()
         self._listeners = list(listeners)
         self._failures: list[str] = []
+        self._secrets: Sequence[str] = ()
+
+    def invite(self, make: Callable[[], Listener]) -> None:
+        """Let one more listen; one that cannot even begin is reported, and the run goes on.
+
+        Raises UserError where the person can cure it, which is best done before the run.
+        """
+        try:
+            self._listeners.append(make())
+        except UserError:
+            raise
+        except Exception as error:  # a listener may fail, the run may not
+            self._note(f"a listener could not begin: {error!r}")
+
+    def keep_secret(self, secrets: Sequence[str]) -> None:
+        """From now on no listener is told any of `secrets`, the longest of which come first."""
+        self._secrets = secrets
+
+    def clean(self, text: str) -> str:
+        """`text` without secrets."""
+        return hide(text, secrets=self._secrets)
 
     def hear(self, event: Event) -> None:
+        event = self._without_secrets(event)
         with self._turn:
             for listener in tuple(self._listeners):
                 try:
                     listener.hear(event)
                 except Exception as error:  # a listener may fail, the run may not
                     self._listeners.remove(listener)
-                    self._failures.append(f"{type(listener).__name__} stopped reporting: {error!r}")
-                    logger.warning(self._failures[-1])
+                    self._note(f"{name_of(listener)} stopped reporting: {error!r}")
 
     def close(self) -> None:
-        """Close every listener, and say again which of them failed."""
-        for listener in self._listeners:
+        """Close every listener, the first to listen last, and say again which of them failed."""
+        for listener in reversed(self._listeners):
             try:
                 listener.close()
             except Exception as error:  # as above
-                self._failures.append(f"{type(listener).__name__} did not close: {error!r}")
+                self._failures.append(f"{name_of(listener)} did not close: {error!r}")
         for failure in self._failures:
             logger.warning(failure)
+
+    def _note(self, failure: str) -> None:
+        self._failures.append(failure)
+        logger.warning(failure)
+
+    def _without_secrets(self, event: Event) -> Event:
+        """Texts that the program makes up may hold what it was given, such as an address in an error."""
+        match event:
+            case Notice():
+                return replace(event, text=self.clean(event.text))
+            case RunFailed():
+                return replace(event, message=self.clean(event.message), traceback=self.clean(event.traceback))
+            case _:
+                return event
+
+
+def name_of(listener: Listener) -> str:
+    """What a person is told that a listener is."""
+    return getattr(listener, "name", type(listener).__name__)

@@ -48,7 +48,7 @@ OF_NO_ACCOUNT = (
     "next_step",
     "ema_validation",
 )
-GROUP_OF_NO_ACCOUNT = "validation"
+GROUPS_OF_NO_ACCOUNT = ("validation", "reporting")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,5 +112,5 @@ def _settings(saved: Mapping[str, Mapping[str, Any]], current: Mapping[str, Mapp
     for group, settings in current.items():
         for name, value in settings.items():
             before = saved.get(group, {}).get(name, value)
-            if before != value and name not in OF_NO_ACCOUNT and group != GROUP_OF_NO_ACCOUNT:
+            if before != value and name not in OF_NO_ACCOUNT and group not in GROUPS_OF_NO_ACCOUNT:
                 yield Difference(name=name, saved=str(before), current=str(value))

@@ -32,11 +32,11 @@ CHECKPOINTS = ROOT / "documentation" / "CHECKPOINTS.md"
 FOLDERS = ("helpers", "config", "install", "documentation", "tests", "benchmarks")
 # What a person makes, by following the documents.
 MADE_BY_PERSON = ("config/config.env", "config/multidatabackend.json")
-PROGRAMS = {"apt", "cd", "git", "hf", "mkdir", "pip", "poetry", "popd", "pushd", "source"}
+PROGRAMS = {"apt", "cd", "git", "hf", "mkdir", "pip", "poetry", "popd", "pushd", "source", "tensorboard", "wandb"}
 MODULES_OF_OTHERS = {"venv"}
 NEEDED = {"MODEL_NAME": "stabilityai/stable-diffusion-3-medium-diffusers", "MAX_NUM_STEPS": "10"}
 # Settings that a document names to say that they are refused.
-REFUSED = ("PUSH_TO_HUB=true", "--report_to=wandb")
+REFUSED = ("PUSH_TO_HUB=true",)
 OTHER_CAPITALS = ("CRC_32", "AWS_ACCESS_KEY_ID")
 
 

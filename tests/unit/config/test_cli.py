@@ -14,6 +14,7 @@ from helpers.config.values import read_value, written
 from helpers.errors import ConfigError, Problem
 
 OPTIONS = list(all_options())
+WEBHOOK = Path(__file__).resolve().parents[3] / "config" / "webhook.json.example"
 LEAST = ["--pretrained_model_name_or_path=some/model", "--max_train_steps=10"]
 
 
@@ -29,6 +30,7 @@ def other_value(option: Option) -> str:
     special = {"num_train_epochs": "0", "validation_resolution": "640x512", "sd3": "true", "output_dir": "elsewhere"}
     special |= {"pretrained_model_name_or_path": "an/other", "validation_seed": "7", "seed": "7"}
     special["resume_from_checkpoint"] = "none"
+    special |= {"report_to": "wandb,tensorboard", "webhook_config": str(WEBHOOK)}
     special |= {"pretrained_vae_model_name_or_path": "a/vae", "pretrained_t5_model_name_or_path": "a/t5"}
     if option.name in special:
         return special[option.name]
@@ -159,7 +161,7 @@ def test_everything_wrong_is_told_at_once() -> None:
                 "word",
                 "--lora_rank=0",
                 "--optimizer=adamww",
-                "--report_to=wandb",
+                "--use_dora=true",
                 "--validation_resolution=1000",
                 "--num_train_epochs=-1",
             ]
@@ -168,7 +170,7 @@ def test_everything_wrong_is_told_at_once() -> None:
     assert told == [
         "'word'",
         "--lora_rnk",
-        "--report_to",
+        "--use_dora",
         "--lora_rank",
         "--optimizer",
         "--num_train_epochs",

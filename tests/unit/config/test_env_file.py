@@ -165,10 +165,14 @@ def test_the_command_line_wins_over_extra_words_and_those_over_names(tmp_path: P
 
 
 def test_extra_words_are_split_as_a_shell_would(tmp_path: Path) -> None:
-    script = """DEBUG_EXTRA_ARGS='--report_to=none'
+    script = """DEBUG_EXTRA_ARGS='--report_to=wandb'
 TRAINER_EXTRA_ARGS="--validation_prompt='a cat, #2' --lora_target \\"to_q,to_k\\""
 """
-    assert arguments(tmp_path, script) == {"--validation_prompt=a cat, #2", "--lora_target=to_q,to_k"}
+    assert arguments(tmp_path, script) == {
+        "--report_to=wandb",
+        "--validation_prompt=a cat, #2",
+        "--lora_target=to_q,to_k",
+    }
 
 
 def test_two_different_values_are_announced_and_equal_ones_are_not(tmp_path: Path) -> None:
@@ -226,7 +230,6 @@ def test_other_names_are_handed_on_and_listed_in_one_line(tmp_path: Path) -> Non
         "PUSH_TO_HUB=true",
         "DELETE_ERRORED_IMAGES=1",
         "DELETE_SMALL_IMAGES=1",
-        "DEBUG_EXTRA_ARGS=--report_to=wandb",
         "TRAINING_DYNAMO_BACKEND=inductor",
         "TRAINING_NUM_PROCESSES=0",
     ],
@@ -241,7 +244,7 @@ def test_an_old_file_gets_a_line_for_what_has_no_meaning_here(tmp_path: Path) ->
     silent = {old.env_name: "false" for old in OLD_NAMES if old.harmless is not None and "false" in old.harmless}
     script = "".join(f"{name}={value}\n" for name, value in silent.items())
     assert translate_file(tmp_path, script).remarks == ()
-    script = "MIN_SNR_GAMMA=5\nUSE_XFORMERS=false\nPURE_BF16=true\nTRACKER_RUN_NAME=a\n"
+    script = "MIN_SNR_GAMMA=5\nUSE_XFORMERS=false\nPURE_BF16=true\nHUB_MODEL_NAME=a\n"
     assert [remark.split()[0] for remark in translate_file(tmp_path, script).remarks] == [
         "MIN_SNR_GAMMA",
         "PURE_BF16",

@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from helpers.reporting.console import Console
+from helpers.reporting.console import Console, display_for
+from helpers.reporting.displays import PlainDisplay
 from helpers.reporting.events import (
     CheckpointSaved,
     MemoryUse,
@@ -44,7 +45,7 @@ def step(number: int, *, loss: float = 0.5) -> StepFinished:
 
 def logged() -> tuple[Console, Clock, io.StringIO]:
     clock, stream = Clock(), io.StringIO()
-    return Console(stream, clock=clock), clock, stream
+    return Console(PlainDisplay(stream), clock=clock), clock, stream
 
 
 def test_a_log_shows_a_stage_s_beginning_progress_and_end() -> None:
@@ -179,7 +180,7 @@ def test_the_memory_of_training_includes_what_came_before_a_stage_within_it() ->
 
 def test_a_name_that_the_stream_cannot_show_is_escaped() -> None:
     content = io.BytesIO()
-    console = Console(io.TextIOWrapper(content, encoding="ascii"))
+    console = Console(display_for(io.TextIOWrapper(content, encoding="ascii")))
     console.hear(Notice(text="left out: pictüre\udce9.png"))
     assert content.getvalue() == b"left out: pict\\xfcre\\udce9.png\n"
 
@@ -196,12 +197,12 @@ def test_a_stream_that_is_closed_does_not_end_the_run() -> None:
 ON_A_TERMINAL = """
 import sys, time
 from pathlib import Path
-from helpers.reporting.console import Console
+from helpers.reporting.console import Console, display_for
 from helpers.reporting.events import *
 from helpers.reporting.reporter import Reporter
 from helpers.reporting.stages import stage
 
-reporter = Reporter([Console(sys.stdout)])
+reporter = Reporter([Console(display_for(sys.stdout))])
 with stage(reporter, "encode [images]", total=8, unit="images") as advance:
     for _ in range(8):
         time.sleep(0.06)
@@ -270,6 +271,19 @@ def visible_lines(received: str) -> list[str]:
 
 
 def test_a_log_needs_no_rich() -> None:
-    log = "from helpers.reporting.console import Console; import io, sys; Console(io.StringIO())"
+    log = "from helpers.reporting.console import *; import io, sys; Console(display_for(io.StringIO()))"
     code = f"{log}; sys.exit('rich' in sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.parametrize(("level", "shown"), [("info", 2), ("debug", 2), ("warning", 1), ("error", 0)])
+def test_a_level_leaves_out_what_is_below_it(level: str, shown: int) -> None:
+    stream = io.StringIO()
+    console = Console(display_for(stream, level=level))
+    console.hear(Notice(text="the disk is nearly full", level="warning"))
+    console.hear(Notice(text="3 images were left out"))
+    if level in ("warning", "error"):
+        console.hear(StageStarted(name="encode", total=1, unit="images"))
+        console.hear(StageAdvanced(name="encode", count=1))
+        console.hear(StageFinished(name="encode", seconds=0.1, peak_memory_bytes=90_000_000))
+    assert len(stream.getvalue().splitlines()) == shown

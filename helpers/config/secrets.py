@@ -1,0 +1,52 @@
+"""Every secret that a run is given, so that whatever is shown, written or sent can be kept free of them."""
+
+import json
+import os
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from helpers.config.datasets import dataset_file_path
+from helpers.config.run_config import RunConfig
+from helpers.config.webhook_file import read_webhook
+
+SECRET_NAME = re.compile(r"(TOKEN|SECRET|PASSWORD|PASSWD|API_?KEY|ACCESS_KEY|ACCESS_KEY_ID|_KEY)$", flags=re.IGNORECASE)
+PASSWORD_IN_ADDRESS = re.compile(r"://[^/@\s:]*:([^/@\s]+)@")
+SHORTEST = 8
+"""Shorter texts are words that stand in honest lines, too."""
+
+
+def secrets_of(config: RunConfig) -> tuple[str, ...]:
+    """The secrets in the environment, the dataset file and the webhook file, the longest first."""
+    found = {*_in_mapping(os.environ), *_in_json(dataset_file_path(config)), *_in_webhook(config)}
+    return tuple(sorted((secret for secret in found if len(secret) >= SHORTEST), key=len, reverse=True))
+
+
+def _in_mapping(said: Mapping[str, Any]) -> Iterator[str]:
+    for name, value in said.items():
+        if isinstance(value, str):
+            if SECRET_NAME.search(name):
+                yield value
+            yield from PASSWORD_IN_ADDRESS.findall(value)
+
+
+def _in_json(path: Path) -> Iterator[str]:
+    """The secrets in a file that may be anything; what is wrong with it is told where it is read."""
+    try:
+        said = json.loads(path.read_bytes())
+    except (OSError, ValueError):
+        return
+    for entry in said if isinstance(said, list) else ():
+        if isinstance(entry, dict):
+            yield from _in_mapping(entry)
+
+
+def _in_webhook(config: RunConfig) -> Iterator[str]:
+    """The address, and the part of it that tells who may write there."""
+    if config.reporting.webhook_config:
+        webhook, _ = read_webhook(Path(config.reporting.webhook_config).expanduser())
+        if webhook is not None:
+            path = urlsplit(webhook.url).path
+            yield from (webhook.url, path, path.rpartition("/")[2])

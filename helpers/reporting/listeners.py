@@ -1,0 +1,60 @@
+"""Invites everyone whom the settings ask to be told of a run; whoever needs a large library imports it only then."""
+
+import sys
+from datetime import datetime
+from pathlib import Path
+
+from helpers.config.options.reporting import ReportingOptions
+from helpers.config.webhook_file import read_webhook
+from helpers.errors import ConfigError
+from helpers.reporting.background import InBackground
+from helpers.reporting.console import Console, display_for
+from helpers.reporting.log_file import LogFile
+from helpers.reporting.reporter import Listener, Reporter
+
+WEBHOOK_CLOSE_SECONDS = 15.0
+
+
+def invite_listeners(
+    reporter: Reporter, options: ReportingOptions, *, output_dir: str, rank: int, started: datetime
+) -> None:
+    """Let the console, the log file, trackers and the webhook listen; of ranks other than 0 a log file only.
+
+    Raises ReportingError where a tracker would not work.
+    """
+    folder = options.folder(output_dir)
+    name = f"{started:%Y-%m-%d_%H-%M-%S}"
+    process = f"_process_{rank}" if rank else ""
+    if rank == 0:
+        reporter.invite(lambda: Console(display_for(sys.stdout, level=options.log_level)))
+    reporter.invite(lambda: LogFile(folder / f"{name}{process}.log"))
+    if rank == 0:
+        run_name = options.tracker_run_name or name
+        if "tensorboard" in options.trackers:
+            reporter.invite(lambda: _tensorboard(folder, name=run_name))
+        if "wandb" in options.trackers:
+            reporter.invite(lambda: _wandb(folder, project=options.tracker_project_name, name=run_name))
+        if options.webhook_config:
+            reporter.invite(lambda: _webhook(Path(options.webhook_config or ""), name=run_name))
+
+
+def _tensorboard(folder: Path, *, name: str) -> Listener:
+    from helpers.reporting.trackers.tensorboard import TensorboardTracker
+
+    return InBackground(TensorboardTracker(folder, name=name), name="tensorboard")
+
+
+def _wandb(folder: Path, *, project: str, name: str) -> Listener:
+    from helpers.reporting.trackers.wandb import WandbTracker
+
+    return InBackground(WandbTracker(folder, project=project, name=name), name="wandb")
+
+
+def _webhook(path: Path, *, name: str) -> Listener:
+    from helpers.reporting.webhook import WebhookSender
+
+    webhook, problems = read_webhook(path.expanduser())
+    if webhook is None:
+        raise ConfigError(problems)
+    sender = WebhookSender(webhook, run_name=name)
+    return InBackground(sender, name="the webhook", close_seconds=WEBHOOK_CLOSE_SECONDS)

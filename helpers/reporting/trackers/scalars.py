@@ -1,0 +1,26 @@
+"""What every tracker is told of a step, under the same names."""
+
+from helpers.reporting.events import StepFinished
+
+GIGABYTE = 1e9
+
+
+def scalars_of(step: StepFinished) -> dict[str, float]:
+    """The figures of a step by name; those that nobody measured, such as device memory on a processor, are left out."""
+    found = {
+        "train/loss": step.loss,
+        "train/learning_rate": step.learning_rate,
+        "train/gradient_norm": step.gradient_norm,
+        "train/epoch": float(step.epoch),
+    }
+    for part in step.by_sigma:
+        found[f"loss_by_sigma/{part.low:.2f}-{part.high:.2f}"] = part.loss
+    samples = sum(part.samples for part in step.by_sigma)
+    if samples:
+        found["train/mean_sigma"] = sum(part.sigma * part.samples for part in step.by_sigma) / samples
+    if step.seconds > 0:
+        found["speed/images_per_second"] = step.images / step.seconds
+        found["speed/seconds_per_step"] = step.seconds
+    memory = step.memory
+    measured = {"peak": memory.peak_bytes, "device": memory.device_bytes, "device_peak": memory.peak_device_bytes}
+    return found | {f"memory/{name}_gb": size / GIGABYTE for name, size in measured.items() if size}
