@@ -178,7 +178,7 @@ def _no_store(entry: Entry) -> Problem:
 def _usable(entry: Entry, *, problems: list[Problem]) -> bool:
     """Whether the entry is of a kind that is built; tells of what it says about itself wrongly."""
     said, before = entry.said, len(problems)
-    flags = [key for key in ("disabled", "disable", "preserve_data_backend_cache") if key in said]
+    flags = [key for key in ("disabled", "disable", "preserve_data_backend_cache", *ACCEPTED_ONLY) if key in said]
     problems += [
         entry.problem(key, reason="it must be true or false", fix="write it without quotes")
         for key in flags
