@@ -9,6 +9,7 @@ from typing import NoReturn
 
 from helpers.config.cli import wants_help
 from helpers.config.env_file import BrokenLines, read_env_file
+from helpers.config.env_lines import with_lines
 from helpers.config.options.launch import LaunchOptions
 from helpers.config.translate import Translation, env_names, translate
 from helpers.errors import ConfigError, Problem, UserError
@@ -42,7 +43,8 @@ def translated(path: Path, *, flags: Sequence[str]) -> Translation:
         # Read here only to tell of everything at once; the trainer reads it in any case.
         from helpers.config.everything import files_of
 
-        raise ConfigError([*broken, *translation.problems, *files_of(translation.reading)[1]])
+        told = with_lines(translation.problems, path=path)
+        raise ConfigError([*broken, *told, *files_of(translation.reading)[1]])
     return translation
 
 

@@ -187,7 +187,8 @@ def test_two_different_values_are_announced_and_equal_ones_are_not(tmp_path: Pat
 @pytest.mark.parametrize("name", ["TRAINER_EXTRA_ARGS", "ACCELERATE_EXTRA_ARGS"])
 def test_an_open_quote_in_extra_words(tmp_path: Path, name: str) -> None:
     (problem,) = problems(tmp_path, f'{name}="--validation_prompt=\'a cat"\n')
-    assert (problem.option, problem.fix) == (name, "close every quote that you open")
+    assert problem.option == f"{name} in {tmp_path / 'config.env'}, line 4"
+    assert problem.fix == "close every quote that you open"
 
 
 @pytest.mark.parametrize("name", sorted({option.env for option in all_options()} | {"TRAINING_NUM_PROCESSES"}))
@@ -258,10 +259,10 @@ def test_everything_wrong_is_told_at_once_and_under_the_name_that_was_said(tmp_p
     told = [problem.option for problem in problems(tmp_path, script + "NUM_EPOCHS=1\n", "--lr_pwr=2")]
     file = tmp_path / "config.env"
     assert told == [
-        f"LORA_RNK in {file}",
-        f"TRAINING_NUM_MACHINES in {file}",
-        "--lora_drop in TRAINER_EXTRA_ARGS",
+        f"LORA_RNK in {file}, line 4",
+        f"TRAINING_NUM_MACHINES in {file}, line 6",
+        f"--lora_drop in TRAINER_EXTRA_ARGS in {file}, line 7",
         "--lr_pwr",
-        f"LORA_RANK in {file}",
-        "NUM_EPOCHS",
+        f"LORA_RANK in {file}, line 5",
+        f"NUM_EPOCHS in {file}, line 8",
     ]

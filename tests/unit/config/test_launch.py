@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -98,6 +99,106 @@ def test_mistakes_are_told_and_nothing_is_started(copy: Path) -> None:
     assert "did you mean LORA_RANK?" in run.stderr
     assert "--nonsense" in run.stderr
     assert "Traceback" not in run.stderr
+
+
+# As people wrote them for SimpleTuner in 2024, with everything that a shell allows.
+OLD_FILE = r"""
+# Configure these values.
+export RESUME_CHECKPOINT="latest"
+export CHECKPOINTING_STEPS=150
+export CHECKPOINTING_LIMIT=2 # how many we will keep
+export LEARNING_RATE=1e-4 #@param {type:"number"}
+export MODEL_TYPE='lora'
+export STABLE_DIFFUSION_3=true
+export FLUX=false
+export PIXART_SIGMA=false
+export CONTROLNET=false
+export USE_DORA=false
+export USE_BITFIT=false
+export MODEL_NAME="stabilityai/stable-diffusion-3-medium-diffusers"
+export BASE_DIR="$PWD/output"
+export DATALOADER_CONFIG="${BASE_DIR}/multidatabackend.json"
+export OUTPUT_DIR="${BASE_DIR}/models"
+export PUSH_TO_HUB="false"
+export HUB_MODEL_NAME="simpletuner-$(date +%Y)"
+export MAX_NUM_STEPS=3000
+export NUM_EPOCHS=0
+export LR_SCHEDULE="polynomial"
+export LR_WARMUP_STEPS=$((MAX_NUM_STEPS / 10))
+export TRAIN_BATCH_SIZE=4
+export CAPTION_DROPOUT_PROBABILITY=0.1
+export METADATA_UPDATE_INTERVAL=65
+export VAE_BATCH_SIZE=12
+export DELETE_SMALL_IMAGES=0
+export DELETE_ERRORED_IMAGES=0
+export RESOLUTION=1
+export RESOLUTION_TYPE="area"
+export MINIMUM_RESOLUTION=$RESOLUTION
+export ASPECT_BUCKET_ROUNDING=2
+export VALIDATION_PROMPT="a hat that isn't red, #1 of 3"
+export VALIDATION_NEGATIVE_PROMPT='blurry, cropped, ugly'
+export VALIDATION_GUIDANCE=7.5
+export VALIDATION_GUIDANCE_RESCALE=0.0
+export VALIDATION_STEPS=100
+export VALIDATION_RESOLUTION="1024x1024,1280x768"
+export MIN_SNR_GAMMA=5
+export GRADIENT_ACCUMULATION_STEPS=4
+export MIXED_PRECISION="bf16"
+export PURE_BF16=true
+export OPTIMIZER="adamw_bf16"
+export TRAINING_SEED=42
+export USE_GRADIENT_CHECKPOINTING=true
+export ALLOW_TF32=true
+export USE_XFORMERS=false
+export USE_EMA=false
+export TRAINING_NUM_PROCESSES=1
+export TRAINING_NUM_MACHINES=1
+export TRAINING_DYNAMO_BACKEND='no'
+export TRAINER_EXTRA_ARGS="--base_model_precision=int8-quanto --lora_rank=16"
+export TRAINER_EXTRA_ARGS="${TRAINER_EXTRA_ARGS} --instance_prompt 'it is \"mine\"'"
+"""
+
+
+def test_an_old_file_works_line_ends_of_windows_included(copy: Path) -> None:
+    (copy / "config" / "config.env").write_bytes(OLD_FILE.replace("\n", "\r\n").encode())
+    run = run_train_sh(copy)
+    assert run.returncode == 7, run.stderr
+    assert {
+        "--learning_rate=0.0001",
+        "--checkpoints_total_limit=2",
+        "--lr_warmup_steps=300",
+        "--minimum_image_size=1.0",
+        "--validation_prompt=a hat that isn't red, #1 of 3",
+        f"--output_dir={copy}/output/models",
+        f"--data_backend_config={copy}/output/multidatabackend.json",
+        "--base_model_precision=int8-quanto",
+        '--instance_prompt=it is "mine"',
+    } <= set(run.stdout.splitlines())
+    for name in ("MIN_SNR_GAMMA", "METADATA_UPDATE_INTERVAL", "VALIDATION_GUIDANCE_RESCALE", "PURE_BF16", "BASE_DIR"):
+        assert name in run.stderr
+
+
+def test_an_old_file_gets_the_number_of_every_line_to_change(copy: Path) -> None:
+    changes = {
+        "FLUX=false": "FLUX=true",
+        'MIXED_PRECISION="bf16"': "MIXED_PRECISION='fp16'",
+        "DELETE_SMALL_IMAGES=0": "DELETE_SMALL_IMAGES=1",
+        "export TRAINING_SEED=42": "export TRAINING_SEED = 42",
+        "NUM_EPOCHS=0": "NUM_EPOCHS=1",
+        "--lora_rank=16": "--lora_rnk=16",
+        "VALIDATION_STEPS=100": "VALIDATION_STPES=100",
+        'VALIDATION_RESOLUTION="1024x1024,1280x768"': "VALIDATION_RESOLUTION=1000",
+    }
+    text = OLD_FILE
+    for old, new in changes.items():
+        assert old in text
+        text = text.replace(old, new)
+    write_env_file(copy, text)
+    run = run_train_sh(copy)
+    assert run.returncode == 1
+    told = {int(number) for number in re.findall(r"config\.env, line (\d+)", run.stderr)}
+    lines = text.splitlines()
+    assert told == {number for number, line in enumerate(lines, 1) if any(new in line for new in changes.values())}
 
 
 def test_mistakes_of_env_file_and_dataset_file_are_told_in_one_round(copy: Path) -> None:
