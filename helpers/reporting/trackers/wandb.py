@@ -11,6 +11,9 @@ from helpers.reporting.trackers.scalars import scalars_of
 
 logger = logging.getLogger(__name__)
 
+INIT_SECONDS = 30.0
+"""How long wandb may look for its server; a run that ends meanwhile is held up by the rest of it."""
+
 
 class WandbTracker:
     """A listener that keeps a run in wandb; a resumed run is joined to the one it continues."""
@@ -61,7 +64,9 @@ class WandbTracker:
             dir=self._folder,
             resume="allow",
             # The console is ours, and a repository's address may hold a password.
-            settings=wandb.Settings(silent=True, console="off", disable_git=True, disable_code=True),
+            settings=wandb.Settings(
+                silent=True, console="off", disable_git=True, disable_code=True, init_timeout=INIT_SECONDS
+            ),
         )
         # Online, what the server has already: steps that are taken again give the same figures, and need no telling.
         # Offline nobody knows how much of a killed run is on the disk; there they are told again.
