@@ -9,6 +9,7 @@ from helpers.config.remarks import FINDING_THEIR_RATE
 from helpers.config.run_config import RunConfig, all_options
 from helpers.config.sizes import parse_validation_sizes
 from helpers.config.suggestions import did_you_mean
+from helpers.config.training_checks import wrong_training
 from helpers.config.webhook_file import read_webhook
 from helpers.errors import Problem
 
@@ -22,9 +23,11 @@ def check(config: RunConfig, *, unless: Collection[str] = ()) -> list[Problem]:
         *_length(config),
         *_rates(config),
         *_validation(config),
-        *_trained(config),
         *_reporting(config),
-        *(_problem(name, value=value, reason=reason, fix=fix) for name, value, reason, fix in wrong_places(config)),
+        *(
+            _problem(name, value=value, reason=reason, fix=fix)
+            for name, value, reason, fix in (*wrong_training(config), *wrong_places(config))
+        ),
     )
     return [problem for name, problem in found if name not in unless]
 
@@ -62,24 +65,6 @@ def _validation(config: RunConfig) -> Iterator[tuple[str, Problem]]:
     if said.validation_seed and not said.validation_seed.isdecimal():
         fix = "say a whole number from 0 up, or nothing for a new seed each time"
         yield _problem("validation_seed", value=said.validation_seed, reason="it is no whole number", fix=fix)
-
-
-def _trained(config: RunConfig) -> Iterator[tuple[str, Problem]]:
-    if config.model.model_type != "full":
-        for name, said in vars(config.full).items():
-            if said not in ("", "none"):
-                reason = "it chooses among the model's own weights, and model_type=lora trains none of them"
-                yield _problem(name, value=said, reason=reason, fix="say MODEL_TYPE=full, or choose with LORA_TARGET")
-        return
-    precision = config.precision
-    if precision.base_model_precision != "no_change":
-        reason = "MODEL_TYPE=full trains the model's own weights, and quantised ones cannot be moved"
-        fix = "say no_change, or MODEL_TYPE=lora; to save memory, OPTIMIZER=adamw_bf16 holds the weights in bf16"
-        yield _problem("base_model_precision", value=precision.base_model_precision, reason=reason, fix=fix)
-    if precision.base_model_default_dtype == "bf16" and config.optimizer.optimizer != "adamw_bf16":
-        reason = f"{config.optimizer.optimizer} would round most of each step away: bf16 keeps 8 bits of a weight"
-        fix = "leave it out to train in fp32, or say OPTIMIZER=adamw_bf16, which rounds on average right"
-        yield _problem("base_model_default_dtype", value="bf16", reason=reason, fix=fix)
 
 
 def _reporting(config: RunConfig) -> Iterator[tuple[str, Problem]]:

@@ -14,6 +14,7 @@ from helpers.batches.order import Order
 from helpers.batches.plan import first_epoch, mix
 from helpers.config.options.training import RunOptions
 from helpers.config.run_config import RunConfig
+from helpers.errors import TrainingError
 from helpers.models.kinds import base_precision, in_words, make_trained
 from helpers.models.trained import Trained
 from helpers.reporting.events import Change, Notice, RunFinished, RunStarted
@@ -134,6 +135,8 @@ def load_model(config: RunConfig, *, ground: Ground, checkpoint: Checkpoint | No
     reporter.hear(Notice(text=in_words(trained)))
     if config.run.gradient_checkpointing:
         family.enable_checkpointing(denoiser)
+    if config.optimizer.fused_backward and runtime.world_size > 1:
+        raise TrainingError("fused_backward=true moves weights before processes have shared gradients: say false.")
     optimiser = make_optimiser(config.optimizer, weights=trained.weights, seed=config.run.seed)
     if checkpoint is not None:
         restore(checkpoint, trained=trained, optimiser=optimiser)

@@ -15,10 +15,10 @@ from helpers.errors import TrainingError
 from helpers.reporting.events import StepFinished, TrainingStarted
 from helpers.reporting.gauge import StepGauge
 from helpers.reporting.reporter import Reporter
-from helpers.training.optimisers import set_learning_rate
 from helpers.training.sigma_losses import losses_by_sigma, sums_by_sigma
 from helpers.training.state import TrainState
 from helpers.training.step import Learner, draws_random_numbers, forward_backward
+from helpers.training.stepping import Stepping, stepping_of
 from helpers.training.stop import StopRequest
 
 PICTURES_NAMED = 8
@@ -29,6 +29,7 @@ class LoopPlan:
     """How long a run is and when its duties are due; all counts are optimiser steps unless they say otherwise.
 
     accumulation: batches whose gradients make one step. longest_gradient: see `Runtime.clip_gradients`.
+    fused_backward: see `stepping.DuringBackward`.
     learning_rate: by step, from 0. following: the position one batch further. images_per_step: of all ranks.
     """
 
@@ -37,6 +38,7 @@ class LoopPlan:
     checkpoint_every: int
     draw_every: int
     longest_gradient: float
+    fused_backward: bool
     learning_rate: Callable[[int], float]
     following: Callable[[Position], Position]
     steps_per_epoch: float
@@ -84,14 +86,21 @@ def train(
     )
     saved_step = state.step
     gauge = StepGauge()
-    with stop.finishing_steps():
+    steps = stepping_of(
+        learner.runtime,
+        weights=learner.weights,
+        optimiser=optimiser,
+        longest_gradient=plan.longest_gradient,
+        fused_backward=plan.fused_backward,
+    )
+    with stop.finishing_steps(), steps as stepping:
         if state.step % plan.draw_every == 0 or state.step >= plan.total_steps:
             duties.draw(state.step, only_missing=True)
         learner.denoiser.train()
         seeded = draws_random_numbers(learner.denoiser)
         while state.step < plan.total_steps and not learner.runtime.on_any_rank(stop.requested):
             gauge.begin()
-            taken = take_step(learner, optimiser=optimiser, state=state, batches=batches, plan=plan, seeded=seeded)
+            taken = take_step(learner, stepping=stepping, state=state, batches=batches, plan=plan, seeded=seeded)
             reporter.hear(gauge.measured(taken))
             duties.stepped(state.step)
             is_last = state.step == plan.total_steps
@@ -107,7 +116,7 @@ def train(
 def take_step(
     learner: Learner,
     *,
-    optimiser: Optimizer,
+    stepping: Stepping,
     state: TrainState,
     batches: Iterator[TrainBatch],
     plan: LoopPlan,
@@ -118,27 +127,27 @@ def take_step(
     sigmas: list[Tensor] = []
     pictures: list[str] = []
     position = state.position
+    rate = plan.learning_rate(state.step)
+    stepping.begin(rate)
     for left in reversed(range(plan.accumulation)):
         batch = next(batches)
         with learner.runtime.keep_gradients(learner.denoiser) if left else nullcontext():
-            losses.append(forward_backward(learner, batch, share=1 / plan.accumulation, seeded=seeded))
+            share = 1 / plan.accumulation
+            losses.append(forward_backward(learner, batch, share=share, seeded=seeded, backward=stepping.backward))
         sigmas.append(batch.sigmas)
         pictures.extend(batch.paths)
         position = batch.position
         state.position = plan.following(position)
 
     all_losses = torch.cat(losses)
-    norm = learner.runtime.clip_gradients(learner.weights.values(), longest=plan.longest_gradient)
+    norm = stepping.gradient_norm()
     by_sigma = sums_by_sigma(all_losses, torch.cat(sigmas).to(all_losses.device, non_blocking=True)).flatten()
     shared = learner.runtime.mean_over_ranks(torch.cat([all_losses.mean().view(1), by_sigma]))
     gradient_norm, loss, *rows = torch.cat([norm.view(1), shared]).tolist()  # the one moment that waits for the device
     if not math.isfinite(loss) or not math.isfinite(gradient_norm):
         raise _not_a_number(state.step + 1, loss=loss, losses=all_losses.tolist(), pictures=pictures)
 
-    rate = plan.learning_rate(state.step)
-    set_learning_rate(optimiser, rate)
-    optimiser.step()
-    optimiser.zero_grad(set_to_none=True)
+    stepping.finish()
     state.step += 1
     return StepFinished(
         step=state.step,
@@ -158,7 +167,7 @@ def _not_a_number(step: int, *, loss: float, losses: list[float], pictures: list
     named = "\n".join(f"  {name}" for name in suspects[:PICTURES_NAMED])
     more = f"\n  and {len(suspects) - PICTURES_NAMED} more" if len(suspects) > PICTURES_NAMED else ""
     return TrainingError(
-        f"At optimiser step {step} the {what} is not a finite number. The weights were left as step {step - 1} made"
-        f" them, and no checkpoint was spoilt. The pictures of the step:\n{named}{more}\n"
+        f"At optimiser step {step} the {what} is not a finite number. Nothing of it was saved, and no checkpoint"
+        f" was spoilt. The pictures of the step:\n{named}{more}\n"
         "Lower the learning_rate, or set mixed_precision=no; the same command then goes on from the last checkpoint."
     )

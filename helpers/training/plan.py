@@ -27,6 +27,7 @@ def plan_run(
         checkpoint_every=checkpoint.checkpointing_steps,
         draw_every=validation.validation_steps or checkpoint.checkpointing_steps,
         longest_gradient=optimizer.max_grad_norm,
+        fused_backward=optimizer.fused_backward,
         learning_rate=partial(learning_rate, options=optimizer, total_steps=total),
         following=order.following,
         steps_per_epoch=sum(order.bucket_images_per_epoch) / images_per_step,

@@ -38,6 +38,7 @@ OF_NO_ACCOUNT = (
     "checkpointing_steps",
     "checkpoints_total_limit",
     "gradient_checkpointing",
+    "fused_backward",
     "torch_num_threads",
     "max_workers",
     "skip_file_discovery",

@@ -34,13 +34,15 @@ def draws_random_numbers(denoiser: nn.Module) -> bool:
     return any(isinstance(module, nn.Dropout) and module.p > 0 for module in denoiser.modules())
 
 
-def forward_backward(learner: Learner, batch: TrainBatch, *, share: float, seeded: bool) -> Tensor:
+def forward_backward(
+    learner: Learner, batch: TrainBatch, *, share: float, seeded: bool, backward: Callable[[Tensor], None]
+) -> Tensor:
     """Add the gradients of `share` times the batch's mean loss; the loss of each sample, fp32 [B], on the device.
 
     Samples `against_base` are to be predicted as the base alone does (prior preservation, in the manner of Ruiz et al.
     2022, section 3.3, with the base's prediction in the place of pictures that it drew).
-    Nothing here waits for the device. seeded: seed what the forward pass draws itself, for batches that
-    `draws_random_numbers`.
+    Nothing here waits for the device. backward: computes the gradients of a loss. seeded: seed what the forward pass
+    draws itself, for batches that `draws_random_numbers`.
     """
     device = learner.runtime.device
     latents, noise, sigmas, prompt_embeds, pooled = (
@@ -63,5 +65,5 @@ def forward_backward(learner: Learner, batch: TrainBatch, *, share: float, seede
     prediction = predict()
     weights = loss_weights(sigmas, weighting=learner.objective.loss_weighting)
     losses = loss_per_sample(prediction, target, loss_type=learner.objective.loss_type) * weights
-    learner.runtime.backward(losses.mean() * share)
+    backward(losses.mean() * share)
     return losses.detach()

@@ -129,10 +129,15 @@ def test_settings_in_the_text_are_settings(document: Path) -> None:
 
 
 def _is_accepted(setting: str) -> bool:
+    """Whether it is of use to a LoRA's run, or to one of the model itself."""
+    return any(_is_accepted_with(setting, NEEDED | {"MODEL_TYPE": kind}) for kind in ("lora", "full"))
+
+
+def _is_accepted_with(setting: str, said: dict[str, str]) -> bool:
     if setting.startswith("--"):
-        return not translate(NEEDED, file="a document", words=[setting]).problems
+        return not translate(said, file="a document", words=[setting]).problems
     name, _, value = setting.partition("=")
-    said = NEEDED | {name: shlex.split(value)[0]}
+    said = said | {name: shlex.split(value)[0]}
     return name in env_names() and not translate(said, file="a document", words=[]).problems
 
 

@@ -68,7 +68,6 @@ def same_tensors(first: Mapping[str, torch.Tensor], second: Mapping[str, torch.T
 @pytest.mark.parametrize(
     ("family", "settings"),
     [
-        pytest.param("medium", {}, id="SD3 in fp32"),
         pytest.param("medium", {"mixed_precision": "bf16"}, id="SD3 in fp32, computed in bf16"),
         pytest.param("medium35", {"optimizer": "adamw_bf16"}, id="SD3.5 in pure bf16"),
         pytest.param("medium35", {"layer_freeze_strategy": "bitfit"}, id="SD3.5 biases"),
@@ -90,6 +89,18 @@ def test_a_stopped_run_goes_on_as_if_it_had_not(
     dtype = torch.bfloat16 if settings.get("optimizer") == "adamw_bf16" else torch.float32
     assert all(weight.dtype is dtype for weight in trained(straight).values())
     assert moved(straight)
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "adamw_bf16"])
+def test_moving_weights_during_the_backward_pass_changes_nothing(
+    optimizer: str, medium: SmallRun, tmp_path: Path
+) -> None:
+    settings = {"optimizer": optimizer, "max_grad_norm": 0, "gradient_accumulation_steps": 1}
+    after = copied(medium, tmp_path / "after", **settings)
+    during = copied(medium, tmp_path / "during", fused_backward=True, **settings)
+    assert after.start() == during.start() == 0
+    assert same_tensors(trained(during), trained(after))
+    assert same_tensors(during.remembered(STEPS), after.remembered(STEPS))
 
 
 @pytest.mark.parametrize(

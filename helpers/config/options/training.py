@@ -7,6 +7,7 @@ from helpers.config.declare import setting
 
 LATER_OPTIMIZERS = ("adamw8bit", "dadaptation", "lion", "adamw_schedulefree")
 OPTIMIZERS = ("adamw", "adamw_bf16", "adafactor", "prodigy")
+FUSABLE_OPTIMIZERS = ("adamw", "adamw_bf16", "adafactor")
 LR_SCHEDULES = ("constant", "constant_with_warmup", "linear", "cosine", "cosine_with_restarts", "polynomial", "sine")
 
 
@@ -96,6 +97,12 @@ class OptimizerOptions:
         1.0,
         minimum=0.0,
         help="Gradients longer than this are shortened to it; 0 leaves them as they are.",
+    )
+    fused_backward: bool = setting(
+        False,
+        help="Move each weight as soon as its gradient is there and drop the gradient: with MODEL_TYPE=full the memory "
+        "of all gradients is saved. Needs `max_grad_norm=0`, no accumulation, one process, and one of the optimisers "
+        "adamw, adamw_bf16 and adafactor.",
     )
 
 

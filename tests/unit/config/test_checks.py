@@ -134,6 +134,9 @@ def test_an_optimiser_that_finds_its_rate_is_given_no_small_one() -> None:
         (["--model_type=full", "--base_model_default_dtype=bf16"], "BASE_MODEL_DEFAULT_DTYPE"),
         (["--layer_freeze_strategy=bitfit"], "LAYER_FREEZE_STRATEGY"),
         (["--train_modules=attn"], "TRAIN_MODULES"),
+        (["--fused_backward"], "FUSED_BACKWARD"),
+        (["--fused_backward", "--max_grad_norm=0", "--gradient_accumulation_steps=2"], "FUSED_BACKWARD"),
+        (["--fused_backward", "--max_grad_norm=0", "--optimizer=prodigy"], "FUSED_BACKWARD"),
     ],
 )
 def test_what_cannot_be_trained_together(words: list[str], option: str) -> None:

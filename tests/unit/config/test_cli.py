@@ -60,7 +60,7 @@ def test_each_option_can_be_said_in_both_spellings(option: Option) -> None:
     spellings = [[f"--{option.name}={text}"]]
     if option.kind is not bool:
         spellings.append([f"--{option.name}", text])
-    along = ["--model_type=full"] if option.group == "full" else []
+    along = {"full": ["--model_type=full"], "optimizer": ["--max_grad_norm=0"]}.get(option.group, [])
     for words in spellings:
         config = parse_arguments([*LEAST, *along, *words])
         value = getattr(getattr(config, option.group), option.name)

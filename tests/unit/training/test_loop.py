@@ -17,6 +17,7 @@ from helpers.reporting.reporter import Reporter
 from helpers.training.loop import take_step, train
 from helpers.training.optimisers import make_optimiser
 from helpers.training.state import TrainState
+from helpers.training.stepping import AtTheEnd
 from helpers.training.stop import StopRequest
 from tests.unit.training.small_run import (
     Events,
@@ -136,9 +137,10 @@ def test_the_position_moves_with_every_batch() -> None:
     order = small_order()
     learner = small_learner(SmallDenoiser())
     state = TrainState()
+    optimiser = make_optimiser(OptimizerOptions(), weights=learner.weights, seed=0)
     take_step(
         learner,
-        optimiser=make_optimiser(OptimizerOptions(), weights=learner.weights, seed=0),
+        stepping=AtTheEnd(learner.runtime, weights=learner.weights, optimiser=optimiser, longest_gradient=1.0),
         state=state,
         batches=batches_from(state.position, order=order),
         plan=small_plan(order, steps=9, accumulation=4),

@@ -13,7 +13,6 @@ from torch import nn
 from helpers.config.options.training import OPTIMIZERS, OptimizerOptions
 from helpers.errors import CheckpointError
 from helpers.training.optimisers import make_optimiser, optimiser_state, restore_optimiser, set_learning_rate
-from helpers.training.stochastic_adamw import StochasticAdamW, rounded_at_random
 
 
 def new_weights(dtype: torch.dtype = torch.float32) -> dict[str, nn.Parameter]:
@@ -93,54 +92,6 @@ def test_prodigy_finds_its_own_step_size() -> None:
         weights["a"].grad = (weights["a"].detach() - goal).sign()
         optimiser.step()
     assert (weights["a"] - goal).abs().mean() < 0.1
-
-
-def test_stochastic_adamw_is_adamw_on_average() -> None:
-    ours, theirs = new_weights(), new_weights()
-    stochastic = StochasticAdamW(ours.values(), lr=1e-3, seed=0)
-    exact = torch.optim.AdamW(theirs.values(), lr=1e-3)
-    for step in range(200):
-        set_gradients(ours, step)
-        set_gradients(theirs, step)
-        stochastic.step()
-        exact.step()
-    for name, weight in theirs.items():
-        torch.testing.assert_close(ours[name], weight, atol=2e-3, rtol=0)
-    states = [state for weight in ours.values() for state in stochastic.state[weight].values()]
-    assert all(state.dtype is torch.bfloat16 for state in states)
-
-
-def test_stochastic_adamw_moves_bf16_weights_that_rounding_would_hold() -> None:
-    weights = {"a": nn.Parameter(torch.ones(4096, dtype=torch.bfloat16))}
-    optimiser = StochasticAdamW(weights.values(), lr=1e-4, weight_decay=0.0, seed=0)
-    for _ in range(10):
-        weights["a"].grad = torch.ones(4096, dtype=torch.bfloat16)
-        optimiser.step()
-    # Each step is 1e-4, a fortieth of the distance between bf16 numbers just below 1.
-    assert weights["a"].float().mean().item() == pytest.approx(1 - 10 * 1e-4, abs=2e-4)
-
-
-def test_stochastic_adamw_rounds_by_seed_and_step_alone() -> None:
-    def weights_after(seed: int) -> torch.Tensor:
-        weights = new_weights()
-        optimiser = StochasticAdamW(weights.values(), lr=1e-2, seed=seed)
-        take_steps(optimiser, weights, range(4))
-        return weights["a.weight"].detach()
-
-    first = weights_after(1)
-    torch.manual_seed(4)
-    assert torch.equal(weights_after(1), first)
-    assert not torch.equal(weights_after(2), first)
-
-
-def test_random_rounding_keeps_the_mean_and_numbers_that_fit() -> None:
-    generator = torch.Generator().manual_seed(0)
-    values = torch.full((200_000,), -1.001)
-    rounded = rounded_at_random(values, generator)
-    assert torch.equal(rounded, rounded.bfloat16().float())
-    assert rounded.mean().item() == pytest.approx(-1.001, abs=3e-5)
-    fitting = torch.tensor([0.0, -0.0, 1.0, -2.5, 3e38, 1e-40]).bfloat16().float()
-    assert torch.equal(rounded_at_random(fitting, generator), fitting)
 
 
 def test_only_the_chosen_optimisers_library_is_imported() -> None:

@@ -15,6 +15,7 @@ from helpers.training.loop import take_step
 from helpers.training.optimisers import make_optimiser
 from helpers.training.runtime import computes_bf16, open_runtime, resolved
 from helpers.training.state import TrainState
+from helpers.training.stepping import AtTheEnd
 from tests.unit.training.small_run import SmallDenoiser, batches_from, small_learner, small_order, small_plan
 
 
@@ -59,8 +60,9 @@ def three_steps(*, batch_size: int, rank: int = 0, world_size: int = 1) -> dict[
     plan = small_plan(order, steps=3, accumulation=2, learning_rate=0.1)
     batches = batches_from(Position(), order=order, rank=rank)
     state = TrainState()
+    stepping = AtTheEnd(learner.runtime, weights=learner.weights, optimiser=optimiser, longest_gradient=1.0)
     for _ in range(3):
-        take_step(learner, optimiser=optimiser, state=state, batches=batches, plan=plan, seeded=False)
+        take_step(learner, stepping=stepping, state=state, batches=batches, plan=plan, seeded=False)
     assert learner.runtime.on_any_rank(rank == world_size - 1)
     assert not learner.runtime.on_any_rank(False)
     return {name: weight.detach().clone() for name, weight in denoiser.weights().items()}

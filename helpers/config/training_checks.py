@@ -1,0 +1,46 @@
+"""What cannot be trained together: the kind of training, its number format and how its steps are taken."""
+
+from collections.abc import Iterator
+
+from helpers.config.options.training import FUSABLE_OPTIMIZERS
+from helpers.config.place_checks import Wrong
+from helpers.config.run_config import RunConfig
+
+
+def wrong_training(config: RunConfig) -> Iterator[Wrong]:
+    """Every choice that another one rules out."""
+    yield from _number_formats(config) if config.model.model_type == "full" else _for_full_only(config)
+    if config.optimizer.fused_backward:
+        yield from _fused_backward(config)
+
+
+def _for_full_only(config: RunConfig) -> Iterator[Wrong]:
+    for name, said in vars(config.full).items():
+        if said not in ("", "none"):
+            reason = f"it chooses among the model's own weights, and model_type={config.model.model_type} moves none"
+            yield name, said, reason, "say MODEL_TYPE=full, or choose with LORA_TARGET"
+
+
+def _number_formats(config: RunConfig) -> Iterator[Wrong]:
+    precision, optimizer = config.precision, config.optimizer.optimizer
+    if precision.base_model_precision != "no_change":
+        reason = "MODEL_TYPE=full trains the model's own weights, and quantised ones cannot be moved"
+        fix = "say no_change, or MODEL_TYPE=lora; to save memory, OPTIMIZER=adamw_bf16 holds the weights in bf16"
+        yield "base_model_precision", precision.base_model_precision, reason, fix
+    if precision.base_model_default_dtype == "bf16" and optimizer != "adamw_bf16":
+        reason = f"{optimizer} would round most of each step away: bf16 keeps 8 bits of a weight"
+        fix = "leave it out to train in fp32, or say OPTIMIZER=adamw_bf16, which rounds on average right"
+        yield "base_model_default_dtype", "bf16", reason, fix
+
+
+def _fused_backward(config: RunConfig) -> Iterator[Wrong]:
+    optimizer = config.optimizer
+    if optimizer.optimizer not in FUSABLE_OPTIMIZERS:
+        reason = f"it moves each weight at once, and {optimizer.optimizer} looks at all of them first"
+        yield "fused_backward", "true", reason, f"say OPTIMIZER={' or '.join(FUSABLE_OPTIMIZERS)}"
+    if optimizer.max_grad_norm > 0:
+        reason = f"shortening gradients to MAX_GRAD_NORM={optimizer.max_grad_norm:g} needs all of them at once"
+        yield "fused_backward", "true", reason, "say MAX_GRAD_NORM=0"
+    if config.run.gradient_accumulation_steps > 1:
+        reason = "it moves the weights after each forward pass, and several are asked for"
+        yield "fused_backward", "true", reason, "say GRADIENT_ACCUMULATION_STEPS=1, and a larger TRAIN_BATCH_SIZE"
