@@ -111,6 +111,8 @@ def prepare(config: RunConfig, files: DatasetFile, reporter: Reporter) -> "Groun
     )
     vae_batch_size = max(dataset.vae_batch_size for dataset in files.prepared)
     latent_part = family.latent_part(parts, runtime.precision, runtime.device, vae_batch_size=vae_batch_size)
+    if config.cache.keep_vae_loaded:
+        latent_part = latent_part.kept()
     prepared = tuple(
         road.prepare_latents(dataset, files=files, catalog=catalog, part=latent_part, workers=workers)
         for dataset, catalog in zip(files.prepared, catalogs, strict=True)

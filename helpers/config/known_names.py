@@ -119,5 +119,4 @@ OLD_NAMES: tuple[OldName, ...] = (
     _later_detail("eval_steps_interval"),
     OldName(name="num_eval_images"),
     _later_switch("dry_run", cure="leave it out"),
-    _later_switch("keep_vae_loaded"),
 )

@@ -1,7 +1,8 @@
 """What a model family must be able to do; a family is a value that holds functions, not a base class."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import Protocol
 
@@ -92,6 +93,10 @@ class LatentPart:
     downscale: int
     parallel_encodes: int = 1
     load: Callable[[], LatentEncoder]
+
+    def kept(self) -> "LatentPart":
+        """The same, which once loaded stays in memory."""
+        return replace(self, load=cache(self.load))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -45,6 +45,7 @@ OF_NO_ACCOUNT = (
     "vae_batch_size",
     "write_batch_size",
     "compress_disk_cache",
+    "keep_vae_loaded",
     "cache_only",
     "next_step",
     "ema_validation",

@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -110,3 +111,22 @@ def test_plain_diffusers_draws_what_the_trainer_drew(with_lora: bool, drawing: S
             output_type="np",
         ).images[0]
         assert np.abs(ours - theirs * 255).max() <= 1
+
+
+def test_a_vae_that_is_kept_is_loaded_once_and_draws_the_same(
+    tmp_path: Path, tiny_pipeline: Path, drawing: SmallRun, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loaded: list[object] = []
+    load = AutoencoderKL.from_pretrained.__func__
+    monkeypatch.setattr(
+        AutoencoderKL,
+        "from_pretrained",
+        classmethod(lambda kind, *a, **more: loaded.append(kind) or load(kind, *a, **more)),
+    )
+    kept = finished_run(tmp_path / "kept", tiny_pipeline, **VALIDATION, keep_vae_loaded=True)
+    assert len(loaded) == 1
+    finished_run(tmp_path / "dropped", tiny_pipeline, **VALIDATION)
+    assert len(loaded) > 2
+    ours, theirs = pictures(kept), pictures(drawing)
+    assert ours.keys() == theirs.keys()
+    assert all(np.array_equal(ours[name], theirs[name]) for name in ours)

@@ -76,4 +76,8 @@ class CacheOptions:
     vae_batch_size: int = setting(4, minimum=1, help="Images encoded at once at the most.")
     write_batch_size: int = setting(128, minimum=1, help="Entries in one cache file at the most.")
     compress_disk_cache: bool = setting(False, help="Compress cached text embeddings, without loss.")
+    keep_vae_loaded: bool = setting(
+        False,
+        help="Keep the VAE in memory once it is loaded, so that validation pictures need not load it again.",
+    )
     cache_only: bool = setting(False, help="Fill the caches and stop before training.")

@@ -88,3 +88,15 @@ def one_of_two(folder: Path) -> None:
 
 if __name__ == "__main__":
     one_of_two(Path(sys.argv[1]))
+
+
+def test_tf32_is_allowed_only_where_it_is_said() -> None:
+    matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
+    before = matmul.allow_tf32, cudnn.allow_tf32
+    try:
+        for said in (False, True):
+            matmul.allow_tf32 = cudnn.allow_tf32 = False
+            open_runtime(PrecisionOptions(allow_tf32=said, mixed_precision="no"), RunOptions(torch_num_threads=1))
+            assert matmul.allow_tf32 is cudnn.allow_tf32 is said
+    finally:
+        matmul.allow_tf32, cudnn.allow_tf32 = before

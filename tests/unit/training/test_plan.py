@@ -1,0 +1,16 @@
+"""Settings of a run come to what the loop is told."""
+
+from helpers.ranks import SingleRank
+from helpers.reporting.reporter import Reporter
+from helpers.training.prepare import workers_for
+from tests.unit.training.small_run import small_order, small_plan
+
+
+def test_the_longest_gradient_is_the_one_that_was_said() -> None:
+    order = small_order()
+    assert [small_plan(order, steps=1, max_grad_norm=norm).longest_gradient for norm in (0.0, 0.25)] == [0.0, 0.25]
+
+
+def test_as_many_threads_prepare_as_were_asked_for() -> None:
+    assert workers_for(3, ranks=SingleRank(), reporter=Reporter()).threads == 3
+    assert workers_for(None, ranks=SingleRank(), reporter=Reporter()).threads >= 1
