@@ -9,6 +9,7 @@ from typing import Any
 
 from helpers.config.datasets import DatasetFile
 from helpers.config.run_config import RunConfig, all_options
+from helpers.config.secrets import SECRET_NAME
 from helpers.config.values import written
 from helpers.ranks import Ranks
 from helpers.reporting.events import Notice
@@ -19,7 +20,6 @@ from helpers.training.resume import refuse_other_settings
 FILE = Path("logs", "last_run.json")
 SETTINGS, DATASETS = "settings", "datasets"
 NOT_THERE = "not there"
-SECRET_KEY = re.compile(r"secret|password|token|access_key", flags=re.IGNORECASE)
 SECRET_IN_ADDRESS = re.compile(r"(?<=://)[^/@\s]+@|\?\S*")
 """Who may fetch from an address: the name and password before its host, and what follows a question mark."""
 
@@ -100,7 +100,7 @@ def _of_dataset(
 
 
 def _text(name: str, value: Any) -> str:
-    if SECRET_KEY.search(name):
+    if SECRET_NAME.search(name):
         return ""
     text = json.dumps(value, ensure_ascii=False) if isinstance(value, list | tuple | dict) else written(value)
     return SECRET_IN_ADDRESS.sub("", text) if "://" in text else text
