@@ -16,6 +16,7 @@ from helpers.data.types import Catalog, Rejected, Size
 from helpers.models.protocols import LatentPart
 from helpers.reporting.reporter import Reporter
 from helpers.reporting.stages import Advance
+from helpers.storage.protocols import SIZE_UNKNOWN
 
 LATENT_OUTPUT = "latents"
 
@@ -32,7 +33,7 @@ def read_pixels(catalog: Catalog, index: int) -> Pixels | Rejected:
         content = catalog.source.read(path)
     except OSError as error:
         return Rejected(path, f"can no longer be read: {error.strerror or error}", lasting=False)
-    if len(content) != catalog.size_bytes[index]:
+    if catalog.size_bytes[index] not in (len(content), SIZE_UNKNOWN):
         return Rejected(path, "changed after its folder was listed; start again to take it in", lasting=False)
     width, height = catalog.sizes[index].tolist()
     try:

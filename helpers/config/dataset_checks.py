@@ -5,6 +5,7 @@ from pathlib import Path
 
 from helpers.config.dataset_entries import Entry, SortedEntries
 from helpers.config.dataset_keys import SKIPPABLE
+from helpers.config.dataset_table_checks import check_table
 from helpers.config.dataset_types import EmbedsStore, ImageDataset, LocalDataset
 from helpers.config.suggestions import did_you_mean
 from helpers.errors import Problem
@@ -31,6 +32,7 @@ def check_datasets(
             problems += _sizes(entry, dataset=dataset)
             problems += _crops(entry, dataset=dataset)
             problems += _captions(entry, dataset=dataset)
+            problems += check_table(entry, dataset=dataset)
     for entry in (*entries.images, *entries.texts, *entries.latents):
         problems += _keys(entry)
     return problems

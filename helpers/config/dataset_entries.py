@@ -24,8 +24,10 @@ from helpers.config.dataset_types import (
     KINDS_OF_TEXT_STORE,
     OUTPUT_DIR,
     SECRETS,
+    CsvDataset,
     EmbedsStore,
     ImageDataset,
+    TableFile,
     TextEmbedsStore,
 )
 from helpers.config.run_config import RunConfig
@@ -57,6 +59,7 @@ KINDS = {
     "path_type": "a folder's name in quotes",
     "is_instance_of": "a folder's name in quotes",
     "tuple_type": "a list of numbers, such as [0.75, 1.0, 1.5]",
+    "model_type": 'an object such as { "path": … }',
     "string_too_short": "at least one letter",
 }
 """pydantic's kinds of mistakes, and what is wanted instead."""
@@ -126,13 +129,17 @@ def read_image_entry(
     A key with a wrong value counts as left out once it is told of, so that the other keys can be checked with it.
     """
     defaults: dict[str, Any] = {name: getattr(config.data, name) for name in FROM_DATA_OPTIONS}
+    kind = KINDS_OF_DATASET[entry.said["type"]]
+    if kind.brings_captions:
+        del defaults["caption_strategy"]
+    if kind is CsvDataset:
+        defaults["csv_cache_dir"] = output_dir / "cache" / "downloads" / entry.name
     defaults |= {
         "vae_batch_size": config.cache.vae_batch_size,
         "write_batch_size": config.cache.write_batch_size,
         "cache_dir_vae": output_dir / "cache" / "vae" / entry.name,
     }
     said = _without_later(entry, later=LATER_IMAGE_KEYS, also=(*EVERY_ENTRY, *ACCEPTED_ONLY), problems=problems)
-    kind = KINDS_OF_DATASET[entry.said["type"]]
     return _validated(kind, entry, said=said, defaults=defaults, output_dir=output_dir, problems=problems)
 
 
@@ -240,11 +247,21 @@ def _validated(
     known = (*kind.model_fields, *EVERY_ENTRY, *ACCEPTED_ONLY, *LATER_IMAGE_KEYS)
     wrong = {str(each["loc"][0]): each for each in details}
     for key, detail in wrong.items():
-        problems.append(entry.problem(key, **_words(key, detail=detail, known=known)))
+        words = _words(key, detail=detail, known=known)
+        problems.append(entry.problem(key, **(_words_within(detail) or words)))
     try:
         return kind.model_validate(defaults | {k: v for k, v in said.items() if k not in wrong}, context=context)
     except ValidationError:
         return None
+
+
+def _words_within(detail: ErrorDetails) -> dict[str, str] | None:
+    """The reason and the cure for a finding about a key of an object within the entry; None for any other."""
+    key = detail["loc"][-1]
+    if len(detail["loc"]) < 2 or not isinstance(key, str):
+        return None
+    words = _words(key, detail=detail, known=(*TableFile.model_fields,))
+    return {"reason": f"{key} in it: {words['reason']}", "fix": words["fix"]}
 
 
 def _words(key: str, *, detail: ErrorDetails, known: tuple[str, ...]) -> dict[str, str]:

@@ -28,7 +28,6 @@ SKIPPABLE = ("vae", "aspect", "metadata", "text")
 """The words of `skip_file_discovery`."""
 
 LATER_IMAGE_KEYS = {
-    "parquet": LaterKey(harmless=(None,)),
     "conditioning_data": LaterKey(
         harmless=(None, ""), reason="conditioning images train a ControlNet, which is no part of this program"
     ),
@@ -38,11 +37,5 @@ LATER_TEXT_KEYS: dict[str, LaterKey] = {}
 
 LATER_VALUES = {
     ("crop_style", "face"): "say center, random or corner",
-    ("caption_strategy", "parquet"): "say filename, textfile or instanceprompt",
-    ("caption_strategy", "csv"): "say filename, textfile or instanceprompt",
-    ("caption_strategy", "huggingface"): "say filename, textfile or instanceprompt",
-    ("metadata_backend", "parquet"): 'say "json": each image\'s header is read once, and remembered',
-    ("type", "csv"): 'download the images into a folder and say "type": "local"',
-    ("type", "huggingface"): 'write the images into a folder and say "type": "local"',
 }
 """Values that are promised but not built yet, and what to say in their place."""

@@ -2,12 +2,13 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, ValidationInfo
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, ValidationInfo, field_validator
 from pydantic_core import PydanticCustomError
 
 from helpers.config.caption_filters import read_filters
+from helpers.config.dataset_tables import TableColumns
 
 OUTPUT_DIR = "output_dir"
 """The key of the validation context that names the folder relative paths start at."""
@@ -19,6 +20,12 @@ def _absolute(said: Any, info: ValidationInfo) -> Any:
         start = (info.context or {}).get(OUTPUT_DIR, Path.cwd())
         return Path(start / Path(said).expanduser()).absolute()
     return said
+
+
+def _folder_or_name(said: Any, info: ValidationInfo) -> Any:
+    """The folder of that name where there is one, else what was said."""
+    path = _absolute(said, info)
+    return str(path) if isinstance(path, Path) and path.is_dir() else said
 
 
 def _american(said: Any) -> Any:
@@ -53,6 +60,11 @@ class ImageDataset(BaseModel):
 
     model_config = ConfigDict(frozen=True, strict=True, extra="forbid", allow_inf_nan=False)
 
+    caption_strategies: ClassVar[tuple[str, ...]] = ("filename", "textfile", "instanceprompt")
+    metadata_backends: ClassVar[tuple[str, ...]] = ("discovery",)
+    brings_captions: ClassVar[bool] = False
+    """Whether captions come with the images, so that the option `caption_strategy` is for other data sets."""
+
     id: str = Field(min_length=1)
     cache_dir_vae: Folder
     crop: bool = False
@@ -73,9 +85,7 @@ class ImageDataset(BaseModel):
     ignore_epochs: bool = False
     max_num_samples: Count | None = None
     is_regularisation_data: bool = False
-    caption_strategy: Annotated[Literal["filename", "textfile", "instanceprompt"], BeforeValidator(_joined)] = (
-        "filename"
-    )
+    caption_strategy: Annotated[str, BeforeValidator(_joined)] = "filename"
     instance_prompt: str | None = None
     prepend_instance_prompt: bool = False
     only_instance_prompt: bool = False
@@ -84,7 +94,7 @@ class ImageDataset(BaseModel):
     caption_shuffle_count: Count = 4
     caption_keep_tokens: Annotated[int, Field(ge=0)] = 0
     caption_separator: str = Field(default=",", min_length=1)
-    metadata_backend: Annotated[Literal["discovery"], BeforeValidator(_discovered)] = "discovery"
+    metadata_backend: Annotated[str, BeforeValidator(_discovered)] = "discovery"
     write_batch_size: Count = 128
     vae_batch_size: Count = 4
     scan_for_errors: bool = False
@@ -97,11 +107,41 @@ class ImageDataset(BaseModel):
         """The words of `skip_file_discovery`."""
         return frozenset(self.skip_file_discovery.replace(",", " ").split())
 
+    @field_validator("caption_strategy")
+    @classmethod
+    def _known_strategy(cls, said: str) -> str:
+        return _one_of(cls.caption_strategies, said)
 
-class LocalDataset(ImageDataset):
+    @field_validator("metadata_backend")
+    @classmethod
+    def _known_backend(cls, said: str) -> str:
+        return _one_of(cls.metadata_backends, said)
+
+
+def _one_of(choices: tuple[str, ...], said: str) -> str:
+    if said not in choices:
+        raise PydanticCustomError("literal_error", "{expected}", {"expected": " or ".join(choices)})
+    return said
+
+
+class FilesDataset(ImageDataset):
+    """Images that are files of their own, with text files beside them or a table about them."""
+
+    caption_strategies = ("filename", "textfile", "instanceprompt", "parquet")
+    metadata_backends = ("discovery", "parquet")
+
+
+class TableFile(TableColumns):
+    """A table in a file of this machine."""
+
+    path: Folder
+
+
+class LocalDataset(FilesDataset):
     """A folder of images."""
 
     instance_data_dir: Folder
+    parquet: TableFile | None = None
 
 
 class BucketKeys(BaseModel):
@@ -115,11 +155,58 @@ class BucketKeys(BaseModel):
     aws_secret_access_key: SecretStr | None = None
 
 
-class S3Dataset(BucketKeys, ImageDataset):
+class TableInBucket(TableColumns):
+    """A table in the bucket, by its name below the prefix."""
+
+    path: str = Field(min_length=1)
+
+
+class S3Dataset(BucketKeys, FilesDataset):
     """An S3-compatible bucket of images."""
 
+    parquet: TableInBucket | None = None
 
-KINDS_OF_DATASET: Mapping[str, type[ImageDataset]] = {"local": LocalDataset, "aws": S3Dataset}
+
+class CsvDataset(ImageDataset):
+    """A table of addresses, from which images are downloaded once."""
+
+    caption_strategies = ("csv", "filename", "instanceprompt")
+    brings_captions = True
+
+    csv_file: Folder
+    csv_cache_dir: Folder
+    csv_url_column: str = "url"
+    csv_caption_column: str = "caption"
+    csv_retry_failed: bool = False
+    caption_strategy: Annotated[str, BeforeValidator(_joined)] = "csv"
+
+
+class HuggingFaceDataset(ImageDataset):
+    """A folder of parquet files that hold images, here or on the Hugging Face hub. split: None for `train`, or all."""
+
+    caption_strategies = ("huggingface", "instanceprompt")
+    brings_captions = True
+
+    dataset_name: Annotated[str, BeforeValidator(_folder_or_name), Field(min_length=1)]
+    revision: str | None = None
+    split: str | None = None
+    image_column: str = "image"
+    caption_column: str = "caption"
+    caption_strategy: Annotated[str, BeforeValidator(_joined)] = "huggingface"
+
+    @property
+    def folder(self) -> Path | None:
+        """The folder that `dataset_name` is; None where it is a name on the hub."""
+        path = Path(self.dataset_name)
+        return path if path.is_absolute() and path.is_dir() else None
+
+
+KINDS_OF_DATASET: Mapping[str, type[ImageDataset]] = {
+    "local": LocalDataset,
+    "aws": S3Dataset,
+    "csv": CsvDataset,
+    "huggingface": HuggingFaceDataset,
+}
 """By the entry's `type`: where images are decides what else an entry says."""
 
 

@@ -1,4 +1,4 @@
-"""What is said of each picture: its file name, a text file beside it, or one prompt for all."""
+"""What is said of each picture: its file name, a text file beside it, a table, or one prompt for all."""
 
 import os
 from collections.abc import Iterable, Sequence
@@ -20,11 +20,11 @@ class NoCaption(Exception):
 
 @dataclass(frozen=True, kw_only=True)
 class CaptionRules:
-    """Where captions come from: `strategy` filename, textfile or instanceprompt, and what is done with them.
+    """Where captions come from: `strategy` as in the dataset file, and what is done with them.
 
     prompt: the instance prompt, empty where there is none; prepend: it is put before each caption;
-    fallback: a picture without a text file is called by its file name. filters: entries of a
-    caption_filter_list; shuffle: what puts tags in other orders.
+    fallback: a picture without a text file, or a caption in its table, is called by its file name. filters: entries
+    of a caption_filter_list; shuffle: what puts tags in other orders.
     """
 
     strategy: str
@@ -67,11 +67,11 @@ def caption_from_name(path: str) -> str:
 
 
 def captions_for(path: str, note: bytes | None, *, rules: CaptionRules) -> tuple[str, ...]:
-    """The captions of a picture: the lines of `note`, its text file, or what its name says; raises NoCaption.
+    """The captions of a picture: the lines of `note`, or what its name says; raises NoCaption.
 
-    note: None where there is no text file, or none is asked for.
+    note: its text file, or a table's captions; None where there is none, or none is asked for.
     """
-    if rules.strategy == "textfile":
+    if rules.strategy != "filename":
         try:
             lines = _lines(note or b"")
         except UnicodeDecodeError as error:
@@ -115,7 +115,12 @@ class CaptionColumn:
         return tuple(self.prefix + line for line in (self.shuffle(lines) if self.shuffle else lines))
 
 
+def spoken_lines(texts: TextColumn, *, rules: CaptionRules) -> CaptionColumn:
+    """Captions that stand in lines already, as a column."""
+    return CaptionColumn(texts, f"{rules.prompt} " if rules.prepend else "", rules.shuffle)
+
+
 def caption_column(captions: Iterable[tuple[str, ...]], *, rules: CaptionRules) -> CaptionColumn:
     """Captions of each picture, as a column."""
     encoded = BytesColumn.of("\n".join(lines).encode() for lines in captions)
-    return CaptionColumn(TextColumn(encoded), f"{rules.prompt} " if rules.prepend else "", rules.shuffle)
+    return spoken_lines(TextColumn(encoded), rules=rules)

@@ -3,7 +3,7 @@
 Only headers are read, and those of known files not again. Neither a listing's order nor the timing of threads matters.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -11,18 +11,31 @@ from numpy.typing import NDArray
 
 from helpers.config.dataset_types import ImageDataset
 from helpers.data.caption_words import CaptionFilter
-from helpers.data.captions import CaptionRules, NoCaption, PromptForAll, caption_column, caption_rules, captions_for
+from helpers.data.captions import (
+    CaptionRules,
+    NoCaption,
+    PromptForAll,
+    caption_column,
+    caption_rules,
+    captions_for,
+    spoken_lines,
+)
 from helpers.data.geometry import cut_rules, draw, draw_of_epoch, geometries, measure
 from helpers.data.metadata import Remembered, file_keys
 from helpers.data.rejections import NOTHING_LEFT_TO_SAY, TOO_LONG, TOO_SMALL, describe_rejected, nothing_left
 from helpers.data.scan import HEADERS, FileReader, Found, find_files, header
+from helpers.data.tables import ImageTable
+from helpers.data.told import Told, told_by
 from helpers.data.types import Catalog, Rejected
 from helpers.reporting.events import Notice
+from helpers.reporting.figures import counted
 from helpers.reporting.reporter import Reporter
 from helpers.storage.protocols import CacheStore, SourceStore
 
 # Stable Diffusion 3's table of positions: 192 patches of 2 latent pixels of 8 pixels.
 LONGEST_EDGE_PX = 3072
+FROM_TABLES = ("parquet", "csv", "huggingface")
+"""Strategies whose captions stand in a table."""
 UNITS = {"area": "megapixels", "pixel": "pixels (shorter edge)", "pixel_area": "pixels (edge of a square of that area)"}
 
 
@@ -36,11 +49,13 @@ def open_catalog(
     reporter: Reporter,
     longest_edge_px: int = LONGEST_EDGE_PX,
     filters: Sequence[str] = (),
+    table: ImageTable | None = None,
 ) -> Catalog:
     """Everything of `dataset` that can be trained on, by path; its pictures are in `source`.
 
     metadata: where headers and captions are remembered, a place of this data set's own; seed: decides every draw;
-    workers: threads; longest_edge_px: the longest edge the model can place; filters: of `caption_filter_list`.
+    workers: threads; longest_edge_px: the longest edge the model can place; filters: of `caption_filter_list`;
+    table: that sizes or captions are taken from, where the data set has one.
     Raises DataError where the place cannot be listed or nothing is left, with the reasons and the settings to change.
     """
     rules = caption_rules(dataset, seed=seed, filters=filters)
@@ -48,12 +63,12 @@ def open_catalog(
     reader = FileReader(
         dataset_id=dataset.id, found=found, source=source, metadata=metadata, workers=workers, reporter=reporter
     )
-    sizes, rejected = reader.read_headers()
-    ignored = found.ignored + len(found.paths) - int((sizes[:, 0] > 0).sum()) - len(rejected)
+    told = told_by(table, reader) if table is not None else None
+    sizes, rejected, ignored = _sizes(dataset, reader, told)
     cuts = _cut(dataset, found, sizes, seed=seed)
     rejected |= _of_unfit_size(dataset, sizes, cuts, longest_edge_px=longest_edge_px)
     not_chosen = _choose(dataset, found, sizes, rejected, seed=seed)
-    captions_of, speechless = _captions(reader, _rows_left(sizes, rejected), rules)
+    captions_of, speechless = _captions(reader, _rows_left(sizes, rejected), rules, told)
     rejected |= speechless
     rows = _rows_left(sizes, rejected)
     catalog = Catalog(
@@ -73,7 +88,7 @@ def open_catalog(
         ignored=ignored,
         not_chosen=not_chosen,
     )
-    _tell(catalog, reporter)
+    _tell(catalog, reporter, told)
     return catalog
 
 
@@ -142,18 +157,42 @@ def _of_unfit_size(
     return {row: small if too_small[row] else long for row in np.flatnonzero(too_small | too_long).tolist()}
 
 
+def _sizes(
+    dataset: ImageDataset, reader: FileReader, told: Told | None
+) -> tuple[NDArray[np.int32], dict[int, str], int]:
+    """The upright size of each file [N, 2], 0 x 0 where it has none, why some are rejected, by row, and how many others
+    are no pictures.
+    """
+    if told is not None and dataset.metadata_backend == "parquet":
+        sizes, rejected = told.sizes(reader)
+    else:
+        sizes, rejected = reader.read_headers()
+        rejected |= told.no_pictures(sizes, rejected) if told is not None else {}
+    pictures = int((sizes[:, 0] > 0).sum()) + len(rejected)
+    return sizes, rejected, reader.found.ignored + len(sizes) - pictures
+
+
 def _captions(
-    reader: FileReader, rows: NDArray[np.int64], rules: CaptionRules
+    reader: FileReader, rows: NDArray[np.int64], rules: CaptionRules, told: Told | None
 ) -> tuple[Callable[[int], tuple[str, ...]], dict[int, str]]:
     """The captions of the pictures of `rows` that have any, in their order, and why the others have none, by row."""
     if rules.strategy == "instanceprompt":
         return PromptForAll(rules.prompt), {}
-    contents, speechless = reader.read_captions(rows) if rules.strategy == "textfile" else ({}, {})
+    speechless: dict[int, str] = {}
+    if rules.strategy in FROM_TABLES:
+        assert told is not None, "a data set that wants a table's captions has a table"
+        texts, speechless = told.captions(rows, fallback=rules.fallback)
+        if not rules.filters and not rules.fallback:
+            return spoken_lines(texts.take(np.flatnonzero(texts.encoded.lengths)), rules=rules), speechless
+        notes: Iterable[bytes | None] = texts.encoded
+    else:
+        contents, speechless = reader.read_captions(rows) if rules.strategy == "textfile" else ({}, {})
+        notes = map(contents.get, rows.tolist())
     captions, words = [], CaptionFilter(rules.filters)
-    for row, path in zip(rows.tolist(), reader.found.paths.take(rows), strict=True):
+    for row, path, note in zip(rows.tolist(), reader.found.paths.take(rows), notes, strict=True):
         if row not in speechless:
             try:
-                left = words(captions_for(path, contents.get(row), rules=rules))
+                left = words(captions_for(path, note, rules=rules))
                 if not left:
                     raise NoCaption(NOTHING_LEFT_TO_SAY)
                 captions.append(left)
@@ -164,7 +203,7 @@ def _captions(
     return caption_column(captions, rules=rules), speechless
 
 
-def _tell(catalog: Catalog, reporter: Reporter) -> None:
+def _tell(catalog: Catalog, reporter: Reporter, told: Told | None) -> None:
     """Say in a line what a data set holds, and in another for each reason what is left out.
 
     Raises DataError where that is all.
@@ -180,3 +219,6 @@ def _tell(catalog: Catalog, reporter: Reporter) -> None:
         lines = "\n".join(f"  {line}" for line in describe_rejected(catalog.rejected))
         text = f"data set {catalog.dataset_id}: {len(catalog.rejected)} images left out\n{lines}"
         reporter.hear(Notice(text=text, level="warning"))
+    if told is not None and (without := told.rows_without_files):
+        what = f"{counted(without, 'rows')} of {told.table.place} without a file there"
+        reporter.hear(Notice(text=f"data set {catalog.dataset_id}: {what}"))

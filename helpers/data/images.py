@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from helpers.data.rejections import NO_PICTURE, OTHER_SIZE
 from helpers.data.types import Geometry, Size
 from helpers.data.webp import webp_size
 from helpers.errors import DataError
@@ -78,7 +79,7 @@ def read_size(start: bytes, *, path: str, whole: Callable[[], bytes] | None = No
         with _opened(start, formats) as image:
             return _checked(_upright(image))
     except UnreadableImage as error:
-        if error.reason == UNKNOWN_FORMAT and not _promises_picture(ending):
+        if error.reason == NO_PICTURE and not _promises_picture(ending):
             raise NotAPicture(path) from error
         raise
 
@@ -95,7 +96,7 @@ def decode(content: bytes, *, size: Size, geometry: Geometry) -> NDArray[np.uint
 
     with _opened(content, _formats(None)) as image:
         if _upright(image) != size:
-            raise UnreadableImage(f"changed while it was in use: it was {size} and is {_upright(image)} now")
+            raise UnreadableImage(f"{OTHER_SIZE}: it is {_upright(image)}, and was to be {size}")
         orientation = _orientation(image)
         turned = orientation in TURNED
         box = _stored_box(geometry, size, orientation)
@@ -111,9 +112,6 @@ def decode(content: bytes, *, size: Size, geometry: Geometry) -> NDArray[np.uint
         return _turned_upright(np.asarray(pixels if pixels.mode == "RGB" else pixels.convert("RGB")), orientation)
 
 
-UNKNOWN_FORMAT = "is not a picture in any format that can be read"
-
-
 @contextmanager
 def _opened(content: bytes, formats: tuple[str, ...]) -> Iterator["ImageFile.ImageFile"]:
     """A lazily opened picture; whatever goes wrong in the block is an UnreadableImage that names the reason."""
@@ -125,7 +123,7 @@ def _opened(content: bytes, formats: tuple[str, ...]) -> Iterator["ImageFile.Ima
     except (UnreadableImage, MemoryError):
         raise
     except UnidentifiedImageError as error:
-        raise UnreadableImage(UNKNOWN_FORMAT) from error
+        raise UnreadableImage(NO_PICTURE) from error
     except Image.DecompressionBombError as error:
         raise UnreadableImage("has so many pixels that it is taken for a bomb; make it smaller") from error
     except Exception as error:  # decoders raise almost anything on damaged bytes, and all of it means that

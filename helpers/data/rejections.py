@@ -20,6 +20,12 @@ FOREIGN_CAPTION_FILE = "has a caption file that is not UTF-8"
 NOTHING_LEFT_TO_SAY = "has no caption left after caption_filter_list"
 SILENT_NAME = "has a file name that says nothing"
 UNREADABLE = "cannot be read"
+UNLOADABLE = "cannot be downloaded"
+NO_PICTURE = "is not a picture in any format that can be read"
+NOT_IN_TABLE = "has no row in the table"
+NO_SIZE_IN_TABLE = "has no width or height in the table"
+NO_CAPTION_IN_TABLE = "has no caption in the table"
+OTHER_SIZE = "is not of the size it was taken for"
 
 CURES = {
     TOO_SMALL: "lower minimum_image_size",
@@ -30,6 +36,11 @@ CURES = {
     NOTHING_LEFT_TO_SAY: "change caption_filter_list, or write longer captions",
     SILENT_NAME: "rename these files, or change caption_strategy",
     UNREADABLE: "let these files be read by you",
+    UNLOADABLE: "mend these addresses, or set csv_retry_failed to true to ask for them once more",
+    NOT_IN_TABLE: "add rows for these files, or see that filename_column holds their paths",
+    NO_SIZE_IN_TABLE: "fill in the columns, with the sizes of the upright pictures",
+    NO_CAPTION_IN_TABLE: "fill in the column, name a fallback_caption_column, or set caption_fallback to true",
+    OTHER_SIZE: "correct the table (a picture that EXIF turns has its width and height exchanged), or start again",
 }
 OTHER_CURE = "replace these files, or convert them"
 

@@ -13,7 +13,7 @@ from helpers.data.metadata import UNKNOWN, Keys, Remembered, file_keys
 from helpers.data.rejections import UNREADABLE
 from helpers.reporting.reporter import Reporter
 from helpers.reporting.stages import stage
-from helpers.storage.protocols import CacheStore, Listed, SourceStore
+from helpers.storage.protocols import CacheStore, Listed, NotThere, SourceStore
 
 READ_AT_ONCE = 256
 HEADERS = "headers-1"
@@ -109,6 +109,15 @@ class FileReader:
             sizes[known[position]] = 0
         return sizes, rejected
 
+    def known_rejections(self) -> dict[int, str]:
+        """Why files are rejected as far as earlier runs have found out, by row; no file is opened."""
+        remembered = Remembered(self.metadata, name=HEADERS)
+        rows = remembered.find(self.found.keys)
+        known = np.flatnonzero(rows != UNKNOWN)
+        values = remembered.values(rows[known])
+        told = np.flatnonzero(values.lengths > HEADER.size).tolist()
+        return {int(known[place]): values[place][HEADER.size :].decode() for place in told}
+
     def _read_header(self, row: int) -> bytes:
         from helpers.data.images import START_BYTES, NotAPicture, UnreadableImage, read_size
 
@@ -168,7 +177,9 @@ class FileReader:
                 for first in range(0, len(unknown), READ_AT_ONCE):
                     positions = unknown[first : first + READ_AT_ONCE].tolist()
                     for position, result in zip(positions, pool.map(attempt, positions), strict=True):
-                        if isinstance(result, OSError):
+                        if isinstance(result, NotThere):
+                            failed[position] = str(result)
+                        elif isinstance(result, OSError):
                             failed[position] = f"{UNREADABLE} ({result.strerror or result})"
                         else:
                             remembered.add(keys[position], result)

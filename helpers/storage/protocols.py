@@ -5,10 +5,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+SIZE_UNKNOWN = -1
+
 
 @dataclass(frozen=True, slots=True)
 class Listed:
-    """One file of a store: its path from the store's root with forward slashes, and what changes when it does."""
+    """One file of a store: its path from the store's root with forward slashes, and what changes when it does.
+
+    size_bytes: SIZE_UNKNOWN where only reading it would tell.
+    """
 
     path: str
     size_bytes: int
@@ -60,3 +65,7 @@ class CacheStore(Protocol):
     def describe(self) -> str:
         """The place in words, for messages; free of credentials."""
         ...
+
+
+class NotThere(OSError):
+    """A listed file that is known not to be had; its text says why, in words that go on from the file's name."""

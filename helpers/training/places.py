@@ -1,10 +1,61 @@
 """From what the dataset file says of places to the stores that are read and written."""
 
+from functools import partial
+
 from helpers.config.aws_rules import credentials_of
-from helpers.config.dataset_types import BucketKeys, EmbedsStore, ImageDataset, LocalDataset, S3Dataset
+from helpers.config.dataset_types import (
+    BucketKeys,
+    CsvDataset,
+    EmbedsStore,
+    HuggingFaceDataset,
+    ImageDataset,
+    LocalDataset,
+    S3Dataset,
+)
+from helpers.data.downloaded import open_downloaded
+from helpers.data.embedded import open_embedded
+from helpers.data.table_files import read_table
+from helpers.data.tables import ImageTable
+from helpers.models.hub import download_dataset
+from helpers.reporting.reporter import Reporter
 from helpers.storage.bucket import BucketAddress, BucketCache, BucketSource
 from helpers.storage.local import LocalCache, LocalSource
 from helpers.storage.protocols import CacheStore, SourceStore
+
+LEAST_AT_ONCE = 16
+"""Downloads at once, however few cores there are: they mostly wait."""
+
+
+def pictures_of(
+    dataset: ImageDataset, *, ask: bool, threads: int, reporter: Reporter
+) -> tuple[SourceStore, ImageTable | None]:
+    """Where the data set's images and captions are, and the table that tells of them, where there is one.
+
+    ask: whether this process downloads what is not here yet, with so many threads.
+    """
+    match dataset:
+        case CsvDataset():
+            return open_downloaded(dataset, ask=ask, at_once=max(threads, LEAST_AT_ONCE), reporter=reporter)
+        case HuggingFaceDataset():
+            folder = dataset.folder or download_dataset(
+                dataset.dataset_name, split=dataset.split, revision=dataset.revision
+            )
+            return open_embedded(dataset, folder=folder)
+        case _:
+            source = source_of(dataset)
+            return source, _table_of(dataset, source)
+
+
+def _table_of(dataset: ImageDataset, source: SourceStore) -> ImageTable | None:
+    """The table about the data set's images: a file of this machine, or one in their bucket."""
+    match dataset:
+        case LocalDataset(parquet=file) if file is not None:
+            return read_table(file.path, columns=file, name=str(file.path))
+        case S3Dataset(parquet=file) if file is not None:
+            read = partial(source.read, file.path)
+            return read_table(read, columns=file, name=file.path, where=f" in {source.describe()}")
+        case _:
+            return None
 
 
 def source_of(dataset: ImageDataset) -> SourceStore:

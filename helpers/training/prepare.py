@@ -94,7 +94,8 @@ def open_catalogs(files: DatasetFile, *, parts: ModelParts, seed: int, workers: 
     catalogs = tuple(
         open_catalog(
             dataset,
-            source=_source(dataset, files=files, workers=workers),
+            source=source,
+            table=table,
             metadata=places.metadata_of(dataset, latents=files.latents_of(dataset)),
             seed=seed,
             workers=workers.threads,
@@ -103,6 +104,9 @@ def open_catalogs(files: DatasetFile, *, parts: ModelParts, seed: int, workers: 
             filters=files.text_store_of(dataset).caption_filter_list,
         )
         for dataset in files.prepared
+        for source, table in [
+            places.pictures_of(dataset, ask=workers.ranks.rank == 0, threads=workers.threads, reporter=workers.reporter)
+        ]
     )
     if workers.ranks.rank == 0:
         workers.ranks.wait()

@@ -10,12 +10,20 @@ from typing import Any
 
 import numpy as np
 import pytest
+from pydantic import BaseModel
 
 from helpers.batches.order import Order
 from helpers.config.cli import parse_arguments
 from helpers.config.dataset_entries import FROM_DATA_OPTIONS
 from helpers.config.dataset_keys import ACCEPTED_ONLY, EVERY_ENTRY, LATER_IMAGE_KEYS, LATER_TEXT_KEYS, LATER_VALUES
-from helpers.config.dataset_types import LocalDataset, TextEmbedsStore
+from helpers.config.dataset_types import (
+    CsvDataset,
+    HuggingFaceDataset,
+    ImageDataset,
+    LocalDataset,
+    TableFile,
+    TextEmbedsStore,
+)
 from helpers.config.datasets import load_datasets
 from helpers.config.launch import translated
 from helpers.config.run_config import all_options
@@ -58,8 +66,12 @@ def test_links_lead_somewhere(document: Path) -> None:
 @pytest.mark.parametrize("block", [each for each in blocks("json") if each.text.startswith("[")], ids=str)
 def test_dataset_files_are_read_as_they_stand(block: Block, tmp_path: Path) -> None:
     entries = json.loads(block.text)
-    for folder in (entry["instance_data_dir"] for entry in entries if "instance_data_dir" in entry):
-        (tmp_path / folder).mkdir(parents=True)
+    for entry in entries:
+        for folder in (entry[key] for key in ("instance_data_dir", "dataset_name") if key in entry):
+            (tmp_path / folder).mkdir(parents=True)
+        for file in filter(None, (entry.get("csv_file"), entry.get("parquet", {}).get("path"))):
+            (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
+            (tmp_path / file).touch()
     (tmp_path / "multidatabackend.json").write_text(block.text)
     read = load_datasets(configured(tmp_path))
     images = [each["id"] for each in entries if each.get("dataset_type", "image") in ("image", "eval")]
@@ -170,6 +182,29 @@ def test_the_keys_of_a_data_set_are_told_with_their_defaults() -> None:
         if key != "id" and told[key] != (default := _default_cell(key, field))
     }
     assert not wrong, f"told and true: {wrong}"
+
+
+@pytest.mark.parametrize(
+    ("heading", "kind"),
+    [
+        ("A table of addresses", CsvDataset),
+        ("Pictures in parquet files", HuggingFaceDataset),
+        ("A table about pictures", TableFile),
+    ],
+)
+def test_the_keys_of_one_kind_are_told_with_their_defaults(heading: str, kind: type[BaseModel]) -> None:
+    told = {row[0].strip("`"): row[1] for row in table(DATALOADER, heading)}
+    own = {key: field for key, field in kind.model_fields.items() if key not in ImageDataset.model_fields}
+    differing = {"caption_strategy": kind.model_fields["caption_strategy"]} if "caption_strategy" in told else {}
+    places = {"csv_cache_dir": "`cache/downloads/ID`"}
+    assert told == {key: places.get(key) or _own_default_cell(field) for key, field in (own | differing).items()}
+
+
+def _own_default_cell(field: Any) -> str:
+    if field.is_required():
+        return "required"
+    said = str(field.default).lower() if isinstance(field.default, bool) else field.default
+    return "none" if said is None else f"`{said}`"
 
 
 def test_the_keys_of_the_text_cache_are_told() -> None:

@@ -41,7 +41,7 @@ class DataOptions:
     )
     caption_strategy: str = setting(
         "filename",
-        choices=("filename", "textfile", "instanceprompt", "instance_prompt"),
+        choices=("filename", "textfile", "instanceprompt", "instance_prompt", "parquet"),
         help="Where captions come from.",
     )
     instance_prompt: str | None = setting(

@@ -297,7 +297,7 @@ def test_everything_wrong_is_told_at_once(tmp_path: Path) -> None:
         entry(tmp_path, id="one", crop="False", resolutoin=1, maximum_image_size=1.0, instance_data_dir="nowhere"),
         entry(tmp_path, id="one"),
         {"id": "two", "type": "local"},
-        entry(tmp_path, id="three", type="csv"),
+        entry(tmp_path, id="three", type="floppy"),
     ]
     told = [problem.option.removeprefix("multidatabackend.json: entry ") for problem in problems(tmp_path, entries)]
     assert sorted(told) == [

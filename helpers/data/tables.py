@@ -1,0 +1,101 @@
+"""What a table says of pictures, by column: their names, their sizes, what is said of them; and whose row is whose."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from helpers.data.columns import BytesColumn, TextColumn, printable
+from helpers.errors import DataError
+
+if TYPE_CHECKING:
+    import pyarrow
+
+NO_ROW = -1
+ENDING = r"\.[^./]*$"
+NAMES_SHOWN = 3
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageTable:
+    """Rows about pictures.
+
+    names: as the data set lists them [M], without their endings unless `names_have_endings`;
+    sizes: upright width and height [M, 2], 0 where the table has none; None without such columns;
+    captions: the captions of each row behind each other in lines [M], empty where there are none; None without any.
+    """
+
+    place: str
+    names: TextColumn
+    names_have_endings: bool = True
+    sizes: NDArray[np.int32] | None = None
+    captions: TextColumn | None = None
+
+    def rows_of(self, paths: TextColumn) -> NDArray[np.int64]:
+        """The row about each file of `paths` [N], NO_ROW where there is none; of several the first."""
+        pc = compute()
+        names = as_arrow(paths)
+        if not self.names_have_endings:
+            names = pc.replace_substring_regex(names, ENDING, "")
+        rows = pc.fill_null(pc.index_in(names, value_set=as_arrow(self.names)), NO_ROW)
+        return rows.to_numpy(zero_copy_only=False).astype(np.int64)
+
+    def captions_of(self, rows: NDArray[np.int64]) -> TextColumn:
+        """The captions of the files whose rows these are, in lines; empty for NO_ROW."""
+        assert self.captions is not None, "settings that ask for captions have named their column"
+        encoded = self.captions.encoded
+        with_nothing = BytesColumn(encoded.block, np.append(encoded.offsets, encoded.offsets[-1:]))
+        return TextColumn(with_nothing.take(rows))  # NO_ROW is the last item, which is empty
+
+    def sizes_of(self, rows: NDArray[np.int64]) -> NDArray[np.int32]:
+        """The sizes [N, 2] of the files whose rows these are; 0 x 0 where none is told."""
+        assert self.sizes is not None, "settings that ask for sizes have named their columns"
+        told = np.append(self.sizes, np.zeros((1, 2), np.int32), axis=0)[rows]  # NO_ROW is the last one
+        told[(told <= 0).any(axis=1)] = 0
+        return told
+
+    def no_names_in_common(self, paths: TextColumn, *, dataset_id: str, source: str) -> DataError:
+        """The error where no file has a row, with names of both sides."""
+        cure = "remove" if self.names_have_endings else "set"
+        return DataError(
+            f"data set {dataset_id!r}: none of the {len(self.names)} names in {self.place} is that of a file in "
+            f"{source}.\n  names in the table: {_some(self.names)}\n  files: {_some(paths)}\n"
+            f"Name another filename_column, or {cure} identifier_includes_extension; names are paths below the data "
+            "set's own folder."
+        )
+
+
+def compute() -> Any:
+    """Arrow's functions, which it makes while it is imported, so that no checker of types knows them."""
+    import pyarrow.compute
+
+    return pyarrow.compute
+
+
+def as_arrow(column: TextColumn) -> "pyarrow.Array":
+    """The column's bytes as an arrow array, without a copy."""
+    import pyarrow as pa
+
+    encoded = column.encoded
+    buffers = [None, pa.py_buffer(encoded.offsets), pa.py_buffer(encoded.block)]
+    return pa.Array.from_buffers(pa.large_binary(), len(encoded), buffers)
+
+
+def from_arrow(chunks: "Iterable[pyarrow.Array]") -> TextColumn:
+    """Arrow's strings (large, and without nulls), copied behind each other."""
+    blocks, offsets, length = [np.zeros(0, np.uint8)], [np.zeros(1, np.int64)], 0
+    for chunk in chunks:
+        ends = np.frombuffer(chunk.buffers()[1], np.int64)[chunk.offset : chunk.offset + len(chunk) + 1]
+        content = chunk.buffers()[2]
+        if len(ends) and content is not None:
+            blocks.append(np.frombuffer(content, np.uint8)[ends[0] : ends[-1]])
+        offsets.append(ends[1:] - ends[0] + length)
+        length += int(ends[-1] - ends[0])
+    return TextColumn(BytesColumn(np.concatenate(blocks), np.concatenate(offsets)))
+
+
+def _some(names: TextColumn) -> str:
+    shown = ", ".join(printable(name) for name in names[:NAMES_SHOWN])
+    return shown + (", …" if len(names) > NAMES_SHOWN else "")

@@ -1,0 +1,157 @@
+"""A folder of downloaded files, and the source they are to a data set: what came once is never asked for again.
+
+A file is called by hashes of its address and of its content, so that no address can lead a name astray.
+"""
+
+import hashlib
+import json
+import re
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from helpers.errors import CacheError
+from helpers.storage.local import CURE, LocalCache
+from helpers.storage.protocols import Listed, NotThere
+from helpers.storage.urls import FetchLimits, fetch_all
+
+ADDRESS_DIGITS, CONTENT_DIGITS = 24, 16
+FAILED = "failed.jsonl"
+SHOWN_CHARACTERS = 160
+ADDRESS = re.compile(r"(?:[a-zA-Z][a-zA-Z0-9+.-]*://)?(?:[^/?#]*@)?([^?#]*)")
+ODD = re.compile(r"[^ -~]")
+HIDDEN = re.compile(r"(^|/)\.+")
+
+
+def name_of(url: str) -> str:
+    """What a file at an address is called: host and path, without what may be a secret, and a hash of all of it."""
+    match = ADDRESS.match(url)
+    shown = match[1][:SHOWN_CHARACTERS] if match else ""
+    if not (shown.isascii() and shown.isprintable()):
+        shown = ODD.sub("_", shown)
+    if "/." in shown or shown.startswith("."):
+        shown = HIDDEN.sub(r"\1_", shown)
+    return f"{shown}#{hashlib.blake2b(url.encode(), digest_size=ADDRESS_DIGITS // 2).hexdigest()}"
+
+
+class Downloads:
+    """What has been downloaded into a folder, by the names of `name_of`, as it stood when this was made."""
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+        self._failed = self._read_failed()
+        addresses, tags, sizes = [], [], []
+        for number in range(256):
+            for name, size in LocalCache(root / f"{number:02x}").sizes().items():
+                address, _, tag = name.partition("-")
+                addresses.append(address)
+                tags.append(tag)
+                sizes.append(size)
+        self._addresses = np.array(addresses, f"S{ADDRESS_DIGITS}")
+        self._tags = np.array(tags, f"S{CONTENT_DIGITS}")
+        self._sizes = np.array(sizes, np.int64)
+
+    def missing(self, names: Sequence[str], *, retry_failed: bool) -> list[int]:
+        """The places in `names` of files that are not here, and not known to be dead unless those are to be retried."""
+        gone = np.flatnonzero(self._rows(names) < 0).tolist()
+        return [place for place in gone if retry_failed or _address(names[place]) not in self._failed]
+
+    def download(
+        self,
+        wanted: Iterator[tuple[str, str]],
+        *,
+        at_once: int,
+        limits: FetchLimits,
+        advance: Callable[[], None],
+    ) -> None:
+        """Bring each (name, address); raises DataError where the network is gone, CacheError where the disk is full."""
+        folders = [LocalCache(self._root / f"{number:02x}") for number in range(256)]
+        try:
+            self._root.mkdir(parents=True, exist_ok=True)
+            with (self._root / FAILED).open("a", encoding="ascii") as failed:
+
+                def keep(name: str, content: bytes) -> None:
+                    address = _address(name)
+                    tag = hashlib.blake2b(content, digest_size=CONTENT_DIGITS // 2).hexdigest()
+                    folders[int(address[:2], 16)].write(f"{address}-{tag}", content)
+                    advance()
+
+                def give_up(name: str, reason: str) -> None:
+                    failed.write("\n" + json.dumps({"name": name, "reason": reason}))
+                    failed.flush()
+                    advance()
+
+                fetch_all(wanted, keep=keep, give_up=give_up, at_once=at_once, limits=limits)
+        except OSError as error:
+            raise CacheError(f"cannot write in {self._root}: {error.strerror}. {CURE}") from error
+
+    def listed(self, names: Sequence[str]) -> Iterator[Listed]:
+        """The files of these names, in their order; those known to be dead have no size and no tag."""
+        rows = self._rows(names)
+        for name, row in zip(names, rows.tolist(), strict=True):
+            yield Listed(name, int(self._sizes[row]), self._tag(row)) if row >= 0 else Listed(name, 0, "")
+
+    def local_path(self, name: str) -> Path:
+        """Where a file is; raises NotThere with the reason for one that could not be downloaded."""
+        address = _address(name)
+        row = int(self._rows([name])[0])
+        if row < 0:
+            raise NotThere(f"cannot be downloaded: {self._failed.get(address, 'it was not asked for yet')}")
+        return self._root / address[:2] / f"{address}-{self._tag(row)}"
+
+    def _tag(self, row: int) -> str:
+        return bytes(self._tags[row]).decode("ascii")
+
+    def _rows(self, names: Sequence[str]) -> np.ndarray:
+        """The row of each name [N], -1 where it is not here."""
+        asked = np.fromiter((_address(name).encode() for name in names), self._addresses.dtype, len(names))
+        if not len(self._addresses):
+            return np.full(len(asked), -1)
+        # The folders are read in the order of their names, and they in that of theirs: so are the addresses.
+        rows = np.minimum(np.searchsorted(self._addresses, asked), len(self._addresses) - 1)
+        return np.where(self._addresses[rows] == asked, rows, -1)
+
+    def _read_failed(self) -> dict[str, str]:
+        """Why addresses are dead; a line that a killed run left unfinished is passed over."""
+        failed: dict[str, str] = {}
+        try:
+            with (self._root / FAILED).open(encoding="ascii") as lines:
+                for line in lines:
+                    try:
+                        said = json.loads(line)
+                        failed[_address(said["name"])] = sys.intern(said["reason"])
+                    except (ValueError, KeyError, TypeError):
+                        continue
+        except FileNotFoundError:
+            pass
+        return failed
+
+
+class DownloadedSource:
+    """The files behind a table's addresses, by `names` (of `name_of`, sorted, each once)."""
+
+    def __init__(self, downloads: Downloads, *, names: Sequence[str], place: str) -> None:
+        self._downloads, self._names, self._place = downloads, names, place
+
+    def list(self) -> Iterator[Listed]:
+        """Every file, those that could not be downloaded without a tag: reading them says why."""
+        return self._downloads.listed(self._names)
+
+    def read(self, path: str) -> bytes:
+        """A file's bytes; raises OSError where it cannot be read, or could not be downloaded."""
+        return self._downloads.local_path(path).read_bytes()
+
+    def read_start(self, path: str, length: int) -> bytes:
+        """The first `length` bytes of a file, or all of a shorter one; raises OSError."""
+        with self._downloads.local_path(path).open("rb", buffering=0) as file:
+            return file.read(length)
+
+    def describe(self) -> str:
+        """The table, for messages."""
+        return self._place
+
+
+def _address(name: str) -> str:
+    return name[-ADDRESS_DIGITS:]
