@@ -54,8 +54,7 @@ def open_catalog(
     """Everything of `dataset` that can be trained on, by path; its pictures are in `source`.
 
     metadata: where headers and captions are remembered, a place of this data set's own; seed: decides every draw;
-    workers: threads; longest_edge_px: the longest edge the model can place; filters: of `caption_filter_list`;
-    table: that sizes or captions are taken from, where the data set has one.
+    workers: threads; longest_edge_px: the model can place; filters: of `caption_filter_list`; table: about pictures.
     Raises DataError where the place cannot be listed or nothing is left, with the reasons and the settings to change.
     """
     rules = caption_rules(dataset, seed=seed, filters=filters)
