@@ -13,6 +13,7 @@ from helpers.config.datasets import DatasetFile
 from helpers.config.options.data import CacheOptions
 from helpers.data.catalog import open_catalog, remember_rejected
 from helpers.data.kept_listing import KeptListing, forget_listing
+from helpers.data.tables import ImageTable
 from helpers.data.types import Catalog, Rejected
 from helpers.models.protocols import LatentPart, ModelFamily, ModelParts, TextPart
 from helpers.ranks import Ranks
@@ -104,24 +105,23 @@ def open_catalogs(files: DatasetFile, *, parts: ModelParts, seed: int, workers: 
             filters=files.text_store_of(dataset).caption_filter_list,
         )
         for dataset in files.prepared
-        for source, table in [
-            places.pictures_of(dataset, ask=workers.ranks.rank == 0, threads=workers.threads, reporter=workers.reporter)
-        ]
+        for source, table in [_pictures(dataset, files=files, workers=workers)]
     )
     if workers.ranks.rank == 0:
         workers.ranks.wait()
     return catalogs
 
 
-def _source(dataset: ImageDataset, *, files: DatasetFile, workers: Workers) -> SourceStore:
-    """Where the pictures are, listed anew unless that is to be skipped."""
-    source = places.source_of(dataset)
+def _pictures(dataset: ImageDataset, *, files: DatasetFile, workers: Workers) -> tuple[SourceStore, ImageTable | None]:
+    """Where the pictures are, listed anew unless that is to be skipped, and the table about them, if any."""
+    is_first = workers.ranks.rank == 0
+    source, table = places.pictures_of(dataset, ask=is_first, threads=workers.threads, reporter=workers.reporter)
     metadata = places.metadata_of(dataset, latents=files.latents_of(dataset))
     if not dataset.trusted.isdisjoint(("aspect", "metadata")):
-        return KeptListing(source, metadata=metadata)
-    if workers.ranks.rank == 0:
+        return KeptListing(source, metadata=metadata), table
+    if is_first:
         forget_listing(metadata)
-    return source
+    return source, table
 
 
 def captions_of(files: DatasetFile, *, catalogs: Iterable[Catalog], store: TextEmbedsStore) -> Iterator[str]:
