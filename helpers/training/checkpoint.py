@@ -9,6 +9,7 @@ from typing import Any
 from torch.optim import Optimizer
 
 from helpers.errors import CheckpointError
+from helpers.models.full import PIPELINE
 from helpers.models.tensor_files import write_tensors
 from helpers.models.trained import Trained
 from helpers.reporting.events import CheckpointSaved, Notice
@@ -133,9 +134,11 @@ def complete_checkpoints(output_dir: Path, *, reporter: Reporter | None = None) 
 
 
 def clear_partial_checkpoints(output_dir: Path, *, reporter: Reporter) -> None:
-    """Delete what a killed run left of a checkpoint it was writing; only the first rank, and before any is written."""
+    """Delete what a killed run left of a checkpoint or pipeline it was writing; only the first rank, at the start."""
     for folder in clear_leftovers(output_dir, name_pattern="checkpoint-*"):
         reporter.hear(Notice(text=f"cleared away a checkpoint that was never finished: {folder.name}"))
+    for folder in clear_leftovers(output_dir, name_pattern=PIPELINE):
+        reporter.hear(Notice(text=f"cleared away a pipeline that was never finished: {folder.name}"))
 
 
 def restore(checkpoint: Checkpoint, *, trained: Trained, optimiser: Optimizer) -> None:

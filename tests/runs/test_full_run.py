@@ -1,5 +1,6 @@
 """Training the model itself: it goes on exactly, moves what it was told to, and ends as a diffusers pipeline."""
 
+import errno
 import re
 import shutil
 from collections.abc import Mapping
@@ -163,3 +164,24 @@ def test_plain_diffusers_draws_from_the_folder_what_the_trainer_drew(
     before, ours = (drawn_at(run, step) for step in (0, STEPS))
     assert np.abs(ours - theirs).max() <= 1
     assert np.abs(ours - before).max() > 10
+
+
+def test_a_disk_without_room_costs_nothing_that_was_learnt(
+    medium: SmallRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def full(*arguments: object, **named: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    run = copied(medium, tmp_path, max_train_steps=1)
+    with monkeypatch.context() as patched:
+        patched.setattr("helpers.models.sd3.pipeline.shutil.copytree", full)
+        assert run.start() == 1
+    assert "Nothing is lost: the last checkpoint stands" in capsys.readouterr().err
+    assert run.saved_steps() == [1]
+    assert not list(run.output.glob("*pipeline*"))
+    leftover = run.output / ".pipeline.partial-killed"
+    leftover.mkdir()
+    assert run.start() == 0
+    assert "training: step" not in capsys.readouterr().out
+    assert moved(run)
+    assert not leftover.exists()
