@@ -96,7 +96,7 @@ def prepare(config: RunConfig, files: DatasetFile, reporter: Reporter) -> "Groun
     look_back(config, files, ranks=runtime, reporter=reporter)
     family = families()[FAMILY]
     parts = family.locate(config.model)
-    workers = road.workers_for(config.data.max_workers, ranks=runtime, reporter=reporter)
+    workers = road.workers_for(config.data, ranks=runtime, reporter=reporter)
     catalogs = road.open_catalogs(files, parts=parts, seed=config.run.seed, workers=workers)
     text_parts = family.text_parts(parts, config.text, runtime.precision, runtime.device)
     road.tell_of_captions(files, catalogs=catalogs, parts=text_parts, workers=workers)

@@ -24,6 +24,7 @@ from helpers.cache.keys import latent_keys, text_keys
 from helpers.cache.writer import ShardWriter
 from helpers.config.dataset_types import LocalDataset, TextEmbedsStore
 from helpers.config.datasets import DatasetFile
+from helpers.config.options.data import DataOptions
 from helpers.config.options.model import ModelOptions, PrecisionOptions, TextOptions
 from helpers.data.types import Catalog
 from helpers.models.protocols import ModelParts
@@ -76,7 +77,7 @@ def write_run(folder: Path, *, pipeline: Path, images: int) -> LocalDataset:
 def fill(dataset: LocalDataset, *, parts: ModelParts, text_cache: Path) -> None:
     """Random latents and embeddings under the keys that the run will ask for."""
     family = families()["sd3"]
-    workers = workers_for(None, ranks=SingleRank(), reporter=Reporter())
+    workers = workers_for(DataOptions(), ranks=SingleRank(), reporter=Reporter())
     store = TextEmbedsStore(id="texts", cache_dir=text_cache)
     files = DatasetFile(images=(dataset,), text_embeds=store)
     (catalog,) = open_catalogs(files, parts=parts, seed=42, workers=workers)

@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from helpers.cache.text import fill_text_cache
+from helpers.cache.text import Wanted, fill_text_cache
 from helpers.config.options.data import CacheOptions
 from helpers.config.options.model import ModelOptions, PrecisionOptions, TextOptions
 from helpers.models.protocols import TextPart
@@ -67,11 +67,9 @@ def one_at_a_time(texts: Sequence[str], parts: Sequence[TextPart], folder: Path)
 
 def ours(texts: Sequence[str], parts: Sequence[TextPart], folder: Path) -> None:
     fill_text_cache(
-        texts,
+        [Wanted(captions=texts, store=LocalCache(folder), write_batch_size=128)],
         parts=parts,
-        store=LocalCache(folder),
         options=CacheOptions(),
-        write_batch_size=128,
         ranks=SingleRank(),
         reporter=Reporter(),
     )

@@ -10,7 +10,7 @@ from helpers.cache.keys import latent_key, latent_keys
 from helpers.cache.pipeline import LATENT_OUTPUT, Batch, encode_batches, read_pixels
 from helpers.cache.release import release_device_memory
 from helpers.cache.store import open_tensors
-from helpers.cache.upkeep import open_and_check, settle
+from helpers.cache.upkeep import bring_here, open_and_check, settle
 from helpers.cache.writer import ShardWriter
 from helpers.data.types import Catalog, Rejected
 from helpers.errors import CacheError
@@ -96,7 +96,9 @@ def fill_latent_cache(
                 advance=advance,
             )
         release_device_memory()
-    unmade = settle(store, ranks=ranks).missing(keys).nonzero()[0].tolist()
+    settled = settle(store, ranks=ranks)
+    bring_here(settled, keys, ranks=ranks, reporter=reporter)
+    unmade = settled.missing(keys).nonzero()[0].tolist()
     return tuple(_rejected(catalog, index, rejected.get(index)) for index in unmade)
 
 

@@ -41,6 +41,14 @@ class TensorStore:
             held |= segment.holds(keys)
         return ~held
 
+    def shards_of(self, keys: Keys) -> list[str]:
+        """The names of the shards that hold entries of `keys` [K]."""
+        found: set[str] = set()
+        for segment in self.segments:
+            numbers = np.unique(segment.shards[np.isin(segment.keys, keys)])
+            found.update(segment.shard_names[numbers].tolist())
+        return sorted(found)
+
     def read(self, key: str) -> dict[str, Tensor]:
         """An entry's outputs by name, uncopied where they are not compressed.
 

@@ -3,25 +3,37 @@
 Each encoder's outputs are kept under a key of their own: a longer T5 length has T5 encode again, not CLIP.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import itertools
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from helpers.cache.keys import Keys, text_key, text_keys
+from helpers.cache.keys import text_key, text_keys
 from helpers.cache.release import release_device_memory
-from helpers.cache.store import open_tensors
-from helpers.cache.upkeep import open_and_check, settle
+from helpers.cache.store import TensorStore, open_tensors
+from helpers.cache.upkeep import bring_here, open_and_check, settle
 from helpers.cache.writer import ShardWriter
 from helpers.config.options.data import CacheOptions
 from helpers.errors import CacheError
-from helpers.models.protocols import TextEmbedding, TextPart
+from helpers.models.protocols import TextEmbedding, TextEncoder, TextPart
 from helpers.ranks import Ranks
 from helpers.reporting.reporter import Reporter
 from helpers.reporting.stages import stage
 from helpers.storage.protocols import CacheStore
 
 CAPTION_SHOWN_CHARACTERS = 80
+
+
+@dataclass(frozen=True, kw_only=True)
+class Wanted:
+    """Captions that are to be in a store, each once; `write_batch_size`: entries of one file of it."""
+
+    captions: Sequence[str]
+    store: CacheStore
+    write_batch_size: int
 
 
 class TextCache:
@@ -54,55 +66,84 @@ class TextCache:
 
 
 def fill_text_cache(
-    captions: Iterable[str],
+    wanted: Sequence[Wanted],
     *,
     parts: Sequence[TextPart],
-    store: CacheStore,
     options: CacheOptions,
-    write_batch_size: int,
     ranks: Ranks,
     reporter: Reporter,
     scan_for_errors: bool = False,
 ) -> None:
-    """Encode what the cache lacks of these captions, each once, by one encoder after the other.
+    """Encode what the stores lack of the captions wanted of each, by one encoder after the other.
 
     An encoder is loaded only where something is missing, and dropped before the next. Ranks divide the captions.
     Returns on all ranks when everything is on disk. Raises CacheError where outputs are no numbers or can't be written.
     """
-    wanted = tuple(dict.fromkeys(captions))
 
     def describe(key: str) -> str | None:
-        for part in parts:
-            hits = (text_keys(wanted, part_identity=part.identity) == key.encode()).nonzero()[0]
-            if len(hits):
-                return f"{_shown(wanted[hits[0]])} ({part.name})"
+        for part, each in itertools.product(parts, wanted):
+            hits: list[int] = (
+                (text_keys(each.captions, part_identity=part.identity) == key.encode()).nonzero()[0].tolist()
+            )
+            if hits:
+                return f"{_shown(each.captions[hits[0]])} ({part.name})"
         return None
 
-    tensors = open_and_check(store, scan_for_errors=scan_for_errors, describe=describe, ranks=ranks, reporter=reporter)
-    mine = wanted[ranks.rank :: ranks.world_size]
+    def opened(each: Wanted) -> TensorStore:
+        return open_and_check(
+            each.store, scan_for_errors=scan_for_errors, describe=describe, ranks=ranks, reporter=reporter
+        )
+
+    held = [opened(each) for each in wanted]
     for part in parts:
-        keys = text_keys(mine, part_identity=part.identity)
-        missing = tensors.missing(keys).nonzero()[0].tolist()
-        if missing:
-            with ShardWriter(
-                store, rank=ranks.rank, write_batch_size=write_batch_size, compress=options.compress_disk_cache
-            ) as writer:
-                _encode([mine[row] for row in missing], keys[missing], part=part, writer=writer, reporter=reporter)
+        missing = [_missing(each, tensors, part=part, ranks=ranks) for each, tensors in zip(wanted, held, strict=True)]
+        if any(missing):
+            _encode(wanted, missing, part=part, options=options, ranks=ranks, reporter=reporter)
             release_device_memory()
-    settle(store, ranks=ranks)
+    for each in wanted:
+        keys = [text_keys(each.captions, part_identity=part.identity) for part in parts]
+        bring_here(settle(each.store, ranks=ranks), np.concatenate(keys), ranks=ranks, reporter=reporter)
 
 
-def _encode(captions: Sequence[str], keys: Keys, *, part: TextPart, writer: ShardWriter, reporter: Reporter) -> None:
-    """Encode captions by one encoder, which is free to go when this returns."""
-    with stage(reporter, f"encode captions with {part.name}", total=len(captions), unit="captions") as advance:
+def _missing(wanted: Wanted, tensors: TensorStore, *, part: TextPart, ranks: Ranks) -> list[str]:
+    """The captions of this rank's share that `part` has not encoded into the store."""
+    mine = wanted.captions[ranks.rank :: ranks.world_size]
+    rows = tensors.missing(text_keys(mine, part_identity=part.identity)).nonzero()[0]
+    return [mine[row] for row in rows.tolist()]
+
+
+def _encode(
+    wanted: Sequence[Wanted],
+    missing: Sequence[Sequence[str]],
+    *,
+    part: TextPart,
+    options: CacheOptions,
+    ranks: Ranks,
+    reporter: Reporter,
+) -> None:
+    """Encode the captions missing of each store by one encoder, which is free to go when this returns."""
+    total = sum(map(len, missing))
+    with stage(reporter, f"encode captions with {part.name}", total=total, unit="captions") as advance:
         encoder = part.load()
-        for first in range(0, len(captions), part.batch_size):
-            batch = captions[first : first + part.batch_size]
-            outputs = encoder.encode(batch)
-            _check(outputs, batch, part=part)
-            names = (key.decode() for key in keys[first : first + part.batch_size].tolist())
-            writer.add({key: {name: output[row] for name, output in outputs.items()} for row, key in enumerate(names)})
-            advance(len(batch))
+        for each, captions in zip(wanted, missing, strict=True):
+            with ShardWriter(
+                each.store,
+                rank=ranks.rank,
+                write_batch_size=each.write_batch_size,
+                compress=options.compress_disk_cache,
+            ) as writer:
+                for first in range(0, len(captions), part.batch_size):
+                    batch = captions[first : first + part.batch_size]
+                    writer.add(_encoded(batch, encoder=encoder, part=part))
+                    advance(len(batch))
+
+
+def _encoded(captions: Sequence[str], *, encoder: TextEncoder, part: TextPart) -> dict[str, dict[str, Tensor]]:
+    """The outputs of each caption by key."""
+    outputs = encoder.encode(captions)
+    _check(outputs, captions, part=part)
+    keys = text_keys(captions, part_identity=part.identity).tolist()
+    return {key.decode(): {name: output[row] for name, output in outputs.items()} for row, key in enumerate(keys)}
 
 
 def _check(outputs: Mapping[str, Tensor], captions: Sequence[str], *, part: TextPart) -> None:

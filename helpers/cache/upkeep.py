@@ -1,6 +1,7 @@
 """Looks after the shards: names what is damaged, finds flipped bytes, removes what nothing uses any more."""
 
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from uuid import uuid4
 
@@ -15,6 +16,8 @@ from helpers.reporting.events import Notice
 from helpers.reporting.reporter import Reporter
 from helpers.reporting.stages import stage
 from helpers.storage.protocols import CacheStore
+
+FETCHES_AT_ONCE = 8
 
 # Words for the picture or caption behind a key; None where it is not known.
 Describe = Callable[[str], str | None]
@@ -53,6 +56,21 @@ def settle(store: CacheStore, *, ranks: Ranks) -> TensorStore:
         open_tensors(store).tidy()
     ranks.wait()
     return open_tensors(store)
+
+
+def bring_here(tensors: TensorStore, keys: Keys, *, ranks: Ranks, reporter: Reporter) -> None:
+    """Fetch the shards of `keys` [K] that are only far away, so that training does not wait for them; ranks share."""
+    names = tensors.shards_of(keys)[ranks.rank :: ranks.world_size]
+    absent = [name for name in names if not tensors.store.is_here(name)]
+    if absent:
+        name = f"fetch cached files from {tensors.store.describe()}"
+        with (
+            stage(reporter, name, total=len(absent), unit="files") as advance,
+            ThreadPoolExecutor(FETCHES_AT_ONCE) as pool,
+        ):
+            for _ in pool.map(tensors.store.local_path, absent):
+                advance()
+    ranks.wait()
 
 
 def verify(tensors: TensorStore, *, share: slice, describe: Describe, reporter: Reporter) -> tuple[str, ...]:

@@ -1,23 +1,52 @@
-"""Whose keys open a bucket: the entry's, else the environment's, else those of the profile in AWS's own file."""
+"""What the environment says of AWS, by Amazon's own rules: variables first, then the profile in AWS's own files."""
 
 import os
-from configparser import ConfigParser
+from configparser import ConfigParser, Error
+from dataclasses import dataclass, field
 from pathlib import Path
 
-from helpers.config.dataset_types import BucketKeys
+
+@dataclass(frozen=True, kw_only=True)
+class AwsEnvironment:
+    """What an entry may leave out.
+
+    credentials: access key, secret and session token; None where the role of the machine is to be asked.
+    """
+
+    credentials: tuple[str, str, str | None] | None = field(repr=False)
+    region: str | None
+    endpoint: str | None
 
 
-def credentials_of(said: BucketKeys) -> tuple[str, str, str | None] | None:
-    """Access key, secret and session token; None where variables or the machine's role are to be asked."""
-    if said.aws_access_key_id is not None and said.aws_secret_access_key is not None:
-        return said.aws_access_key_id.get_secret_value(), said.aws_secret_access_key.get_secret_value(), None
-    if "AWS_ACCESS_KEY_ID" in os.environ:
-        return None
-    file = Path(os.environ.get("AWS_SHARED_CREDENTIALS_FILE", "~/.aws/credentials")).expanduser()
-    profiles = ConfigParser(interpolation=None)
-    profiles.read(file, encoding="utf-8")
-    profile = os.environ.get("AWS_PROFILE", "default")
-    if not profiles.has_option(profile, "aws_secret_access_key"):
-        return None
-    keys = profiles[profile]
-    return keys["aws_access_key_id"], keys["aws_secret_access_key"], keys.get("aws_session_token")
+def aws_environment() -> AwsEnvironment:
+    """The environment's settings as they are now."""
+    name = os.environ.get("AWS_PROFILE") or "default"
+    profile = _section("AWS_CONFIG_FILE", "~/.aws/config", name if name == "default" else f"profile {name}")
+    profile |= _section("AWS_SHARED_CREDENTIALS_FILE", "~/.aws/credentials", name)
+    if os.environ.get("AWS_ACCESS_KEY_ID"):
+        keys = {key: os.environ.get(key.upper(), "") for key in KEYS}
+    else:
+        keys = {key: profile.get(key, "") for key in KEYS}
+    access, secret, token = keys.values()
+    return AwsEnvironment(
+        credentials=(access, secret, token or None) if access and secret else None,
+        region=_first("AWS_REGION", "AWS_DEFAULT_REGION") or profile.get("region"),
+        endpoint=_first("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL") or profile.get("endpoint_url"),
+    )
+
+
+KEYS = ("aws_access_key_id", "aws_secret_access_key", "aws_session_token")
+
+
+def _first(*variables: str) -> str | None:
+    return next((value for name in variables if (value := os.environ.get(name))), None)
+
+
+def _section(variable: str, usual: str, name: str) -> dict[str, str]:
+    """A section of the file that `variable` names, or of the usual one; empty where there is none."""
+    parser = ConfigParser(interpolation=None)
+    try:
+        parser.read(Path(os.environ.get(variable) or usual).expanduser(), encoding="utf-8")
+    except (Error, UnicodeDecodeError):  # another program's file, which says nothing that is asked here
+        return {}
+    return dict(parser[name]) if parser.has_section(name) else {}

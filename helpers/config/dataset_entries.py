@@ -23,12 +23,12 @@ from helpers.config.dataset_types import (
     KINDS_OF_IMAGE_STORE,
     KINDS_OF_TEXT_STORE,
     OUTPUT_DIR,
-    SECRETS,
     CsvDataset,
     EmbedsStore,
     ImageDataset,
     TableFile,
     TextEmbedsStore,
+    is_secret,
 )
 from helpers.config.run_config import RunConfig
 from helpers.config.suggestions import did_you_mean
@@ -84,7 +84,7 @@ class Entry:
 
     def problem(self, key: str, *, reason: str, fix: str) -> Problem:
         """What is wrong with this entry's `key`."""
-        value = json.dumps(self.said[key], ensure_ascii=False) if key in self.said and key not in SECRETS else ""
+        value = json.dumps(self.said[key], ensure_ascii=False) if key in self.said and not is_secret(key) else ""
         return Problem(option=f"{self.file}: entry {self.name}, key {key}", value=value, reason=reason, fix=fix)
 
 
@@ -148,7 +148,7 @@ def read_text_entry(
 ) -> TextEmbedsStore | None:
     """The store that `entry` describes; None where it says too little."""
     defaults: dict[str, Any] = {
-        "cache_dir": output_dir / "cache" / "text",
+        "cache_dir": output_dir / "cache" / _default_folder(entry, "text"),
         "write_batch_size": config.cache.write_batch_size,
     }
     kind = KINDS_OF_TEXT_STORE.get(entry.said.get("type", "local"))
@@ -170,11 +170,18 @@ def read_latents_entry(
         problems.append(_no_store(entry))
         return None
     defaults: dict[str, Any] = {
-        "cache_dir": output_dir / "cache" / "vae" / entry.name,
+        "cache_dir": output_dir / "cache" / _default_folder(entry, f"vae/{entry.name}"),
         "write_batch_size": config.cache.write_batch_size,
     }
     said = {key: value for key, value in entry.said.items() if key not in EVERY_ENTRY}
+    if kind is EmbedsStore and "instance_data_dir" in said:  # how a local place is called elsewhere
+        said.setdefault("cache_dir", said.pop("instance_data_dir"))
     return _validated(kind, entry, said=said, defaults=defaults, output_dir=output_dir, problems=problems)
+
+
+def _default_folder(entry: Entry, of_folder: str) -> str:
+    """The folder within `cache` of a place that names none; a bucket's mirror never lies among other files."""
+    return f"mirrors/{entry.name}" if entry.said.get("type") == "aws" else of_folder
 
 
 def _no_store(entry: Entry) -> Problem:

@@ -236,5 +236,9 @@ class S3EmbedsStore(BucketKeys, EmbedsStore):
 
 KINDS_OF_TEXT_STORE: Mapping[str, type[TextEmbedsStore]] = {"local": TextEmbedsStore, "aws": S3TextEmbedsStore}
 KINDS_OF_IMAGE_STORE: Mapping[str, type[EmbedsStore]] = {"local": EmbedsStore, "aws": S3EmbedsStore}
-SECRETS = tuple(name for name, field in BucketKeys.model_fields.items() if "SecretStr" in str(field.annotation))
-"""Keys whose values are never shown."""
+
+
+def is_secret(key: str) -> bool:
+    """Whether the value of a key of an entry, however misspelt, must never be shown."""
+    name = key.lower()
+    return "secret" in name or (name.startswith("aws") and "key" in name)

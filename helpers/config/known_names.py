@@ -88,7 +88,6 @@ OLD_NAMES: tuple[OldName, ...] = (
     _meaningless("read_batch_size", NOT_HERE),
     _meaningless("image_processing_batch_size", NOT_HERE),
     _meaningless("metadata_update_interval", NOT_HERE),
-    _meaningless("aws_max_pool_connections", "has no meaning yet: images come from local folders"),
     _meaningless("disable_bucket_pruning", "is not needed: no bucket is ever pruned", switch=True),
     _meaningless("vae_cache_scan_behaviour", "is not needed: what a setting changes is encoded again, and only that"),
     _meaningless("quantize_via", "has no meaning yet: weights are quantised where they are loaded"),

@@ -1,9 +1,8 @@
 """S3-compatible buckets, read and written through obstore, which pages, retries and keeps connections open."""
 
-import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -13,6 +12,7 @@ from helpers.storage.local import LocalCache
 from helpers.storage.protocols import Listed
 
 if TYPE_CHECKING:
+    from obstore import ObjectMeta
     from obstore.store import S3Credential, S3Store
 
 RETRIES = 6
@@ -33,7 +33,7 @@ Answer = TypeVar("Answer")
 
 @dataclass(frozen=True, kw_only=True)
 class BucketAddress:
-    """A bucket, and the part of it whose names begin with `prefix`.
+    """A bucket, and the folder `prefix` in it; `entry`: who named it, for messages.
 
     endpoint: of a service other than Amazon's. credentials: access key, secret and session token; without them the
     environment's (variables, a container's or a machine's role).
@@ -41,13 +41,15 @@ class BucketAddress:
 
     bucket: str
     prefix: str = ""
+    entry: str = ""
     endpoint: str | None = None
     region: str | None = None
     credentials: tuple[str, str, str | None] | None = None
 
     def __str__(self) -> str:
         place = "/".join(part for part in (self.bucket, self.prefix.strip("/")) if part)
-        return f"the bucket {place}" + (f" at {self.endpoint}" if self.endpoint else "")
+        whose = f" (entry {self.entry})" if self.entry else ""
+        return f"the bucket {place}" + (f" at {self.endpoint}" if self.endpoint else "") + whose
 
     def __repr__(self) -> str:  # never the credentials
         return f"<{self}>"
@@ -55,9 +57,7 @@ class BucketAddress:
     def under(self, *parts: str) -> "BucketAddress":
         """The same with a longer prefix."""
         prefix = "/".join(part.strip("/") for part in (self.prefix, *parts) if part.strip("/"))
-        return BucketAddress(
-            bucket=self.bucket, prefix=prefix, endpoint=self.endpoint, region=self.region, credentials=self.credentials
-        )
+        return replace(self, prefix=prefix)
 
 
 class BucketSource:
@@ -69,17 +69,14 @@ class BucketSource:
 
     def list(self) -> Iterator[Listed]:
         """Every object, in the order of their names; raises DataError with the cure where the bucket can't be read."""
-        import obstore
-
         try:
             found = [
                 Listed(meta["path"], meta["size"], (meta["e_tag"] or str(meta["last_modified"])).strip('"'))
-                for chunk in obstore.list(self._store, chunk_size=LISTED_AT_ONCE)
-                for meta in chunk
+                for meta in _objects(self._store)
                 if not meta["path"].startswith(".") and "/." not in meta["path"]
             ]
-        except Exception as error:
-            raise DataError(f"cannot list {self._address}: {_reason(error)}") from error
+        except OSError as error:
+            raise DataError(f"cannot list {self._address}: {error}") from error
         # Amazon lists by name; others need not.
         yield from sorted(found, key=lambda listed: listed.path)
 
@@ -117,28 +114,28 @@ class BucketCache:
     def __init__(self, address: BucketAddress, *, mirror: Path) -> None:
         self._address = address
         self._store = _opened(address)
-        self._folder = mirror
         self._mirror = LocalCache(mirror)
-        self._turn = threading.Lock()
 
     def sizes(self) -> dict[str, int]:
         """The bytes of every file, by name; raises CacheError with the cure where the bucket can't be listed."""
-        import obstore
-
         try:
-            chunks = obstore.list(self._store, chunk_size=LISTED_AT_ONCE)
-            found = {meta["path"]: meta["size"] for chunk in chunks for meta in chunk if "/" not in meta["path"]}
-        except Exception as error:
-            raise CacheError(f"cannot list {self._address}: {_reason(error)}") from error
+            found = {meta["path"]: meta["size"] for meta in _objects(self._store) if "/" not in meta["path"]}
+        except OSError as error:
+            raise CacheError(f"cannot list {self._address}: {error}") from error
         return dict(sorted(found.items()))
 
+    def is_here(self, name: str) -> bool:
+        """Whether the mirror has a copy."""
+        return self._mirror.is_here(name)
+
     def local_path(self, name: str) -> Path:
-        """The mirror's copy, fetched where it is not there yet; a path to nothing where the bucket has no such file."""
-        path = self._folder / name
-        with self._turn:
-            if not path.is_file():
-                self._fetch(name)
-        return path
+        """The mirror's copy, fetched where it is not there yet; a path to nothing where the bucket has no such file.
+
+        Raises CacheError with the cure where it cannot be fetched or kept.
+        """
+        if not self.is_here(name):
+            self._fetch(name)
+        return self._mirror.local_path(name)
 
     def write(self, name: str, content: bytes) -> None:
         """Write a file to the bucket, then to the mirror; raises CacheError naming the place."""
@@ -175,6 +172,8 @@ class BucketCache:
             content = _persistently(lambda: bytes(obstore.get(self._store, name).bytes()))
         except FileNotFoundError:
             return
+        except OSError as error:
+            raise CacheError(f"cannot read {name} in {self._address}: {error}") from error
         self._mirror.write(name, content)
 
 
@@ -218,25 +217,50 @@ class _Credentials:
         return "<credentials>"
 
 
-def _persistently(ask: Callable[[], Answer]) -> Answer:
-    """What `ask` returns, asked anew where the answer broke off; raises OSError, of its kinds FileNotFoundError.
+def _objects(store: "S3Store") -> Iterator["ObjectMeta"]:
+    """Every object, asking on behind the last name where an answer broke off; raises OSError."""
+    import obstore
 
-    The library itself retries requests that fail before the first byte of an answer.
-    """
-    pause = FIRST_PAUSE.total_seconds()
-    for attempt in range(RETRIES + 1):
+    last, patience = None, _Patience()
+    while True:
+        try:
+            for chunk in obstore.list(store, offset=last, chunk_size=LISTED_AT_ONCE):
+                yield from chunk
+                last, patience = chunk[-1]["path"], _Patience()
+            return
+        except Exception as error:
+            patience.wait(error)
+
+
+def _persistently(ask: Callable[[], Answer]) -> Answer:
+    """What `ask` returns, asked anew where the answer broke off; raises OSError, of its kinds FileNotFoundError."""
+    patience = _Patience()
+    while True:
         try:
             return ask()
-        except FileNotFoundError:
-            raise
         except Exception as error:
-            reason = _reason(error)
-            final = reason.startswith((REFUSED, NO_BUCKET, NO_ANSWER)) or NO_SUCH_PART in reason
-            if final or attempt == RETRIES:
-                raise OSError(reason) from error
-        time.sleep(pause)
-        pause = min(2 * pause, LONGEST_PAUSE.total_seconds())
-    raise AssertionError("the last attempt returns or raises")
+            patience.wait(error)
+
+
+@dataclass
+class _Patience:
+    """Waits longer after each failure in a row, up to a last one.
+
+    The library itself asks again where a request fails before the first byte of its answer; this is for the rest.
+    """
+
+    failures: int = 0
+
+    def wait(self, error: Exception) -> None:
+        """Sleep a little, or raise OSError with the reason where that cures nothing or has been tried enough."""
+        reason = _reason(error)
+        if isinstance(error, FileNotFoundError) and not reason.startswith(NO_BUCKET):
+            raise error
+        final = reason.startswith((REFUSED, NO_BUCKET, NO_ANSWER)) or NO_SUCH_PART in reason
+        if final or self.failures == RETRIES:
+            raise OSError(reason) from error
+        time.sleep(min(FIRST_PAUSE * 2**self.failures, LONGEST_PAUSE).total_seconds())
+        self.failures += 1
 
 
 def _reason(error: Exception) -> str:
@@ -244,9 +268,7 @@ def _reason(error: Exception) -> str:
     said = str(error)
     if "NoSuchBucket" in said:
         return f"{NO_BUCKET}. Check aws_bucket_name, aws_endpoint_url and aws_region_name."
-    if any(
-        word in said for word in ("403 Forbidden", "401 Unauthorized", "SignatureDoesNotMatch", "InvalidAccessKeyId")
-    ):
+    if any(word in said for word in REFUSALS):
         return (
             f"{REFUSED}, or may not do this. Check aws_access_key_id and aws_secret_access_key "
             "(without them, the environment's AWS settings), and the bucket's permissions."

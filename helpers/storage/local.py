@@ -114,6 +114,10 @@ class LocalCache:
         sizes = {name: _file_size(self._root / name) for name in names}
         return {name: size for name, size in sizes.items() if size is not None}
 
+    def is_here(self, name: str) -> bool:
+        """Whether the file is there."""
+        return self.local_path(name).is_file()
+
     def local_path(self, name: str) -> Path:
         """Where the file can be mapped into memory."""
         return self._root / name

@@ -50,8 +50,12 @@ class CacheStore(Protocol):
         """The bytes of every complete file, by name; leftovers of a killed writer are not complete."""
         ...
 
+    def is_here(self, name: str) -> bool:
+        """Whether `local_path` leads to a file without fetching it first."""
+        ...
+
     def local_path(self, name: str) -> Path:
-        """Where the file can be mapped into memory."""
+        """Where the file can be mapped into memory; raises CacheError where it cannot be fetched."""
         ...
 
     def write(self, name: str, content: bytes) -> None:

@@ -60,7 +60,9 @@ def _cropped(prepared: PreparedDataset, *, epoch: int, seed: int, ground: Ground
     dataset, place = prepared.dataset, prepared.place
     store = places.crops_of(dataset, latents=place, seed=seed, epoch=epoch)
     catalog = recut(prepared.catalog, dataset=dataset, seed=seed, epoch=epoch)
-    rejected = encode_sides(dataset, catalog=catalog, store=store, part=ground.latent_part, workers=ground.workers)
+    rejected = encode_sides(
+        dataset, catalog=catalog, place=place, store=store, part=ground.latent_part, workers=ground.workers
+    )
     if rejected:
         raise CacheError(
             f"{dataset.id}: {rejected[0].path} was trained on and {rejected[0].reason}. Put it back as it was, and the "

@@ -2,7 +2,7 @@
 
 from functools import partial
 
-from helpers.config.aws_rules import credentials_of
+from helpers.config.aws_rules import aws_environment
 from helpers.config.dataset_types import (
     BucketKeys,
     CsvDataset,
@@ -64,7 +64,7 @@ def source_of(dataset: ImageDataset) -> SourceStore:
         case LocalDataset():
             return LocalSource(dataset.instance_data_dir)
         case S3Dataset():
-            return BucketSource(_address(dataset))
+            return BucketSource(_address(dataset, entry=dataset.id))
         case unknown:
             raise AssertionError(f"no place is known for a {type(unknown).__name__}")
 
@@ -73,7 +73,7 @@ def cache_of(store: EmbedsStore, *within: str) -> CacheStore:
     """A place for what was encoded, or the part of it that `within` names."""
     folder = store.cache_dir.joinpath(*within)
     if isinstance(store, BucketKeys):
-        return BucketCache(_address(store).under(*within), mirror=folder)
+        return BucketCache(_address(store, entry=store.id).under(*within), mirror=folder)
     return LocalCache(folder)
 
 
@@ -87,11 +87,15 @@ def crops_of(dataset: ImageDataset, *, latents: EmbedsStore, seed: int, epoch: i
     return cache_of(latents, "epochs", dataset.id, f"seed-{seed}-epoch-{epoch}")
 
 
-def _address(said: BucketKeys) -> BucketAddress:
+def _address(said: BucketKeys, *, entry: str) -> BucketAddress:
+    around = aws_environment()
+    access, secret = said.aws_access_key_id, said.aws_secret_access_key
+    own = (access.get_secret_value(), secret.get_secret_value(), None) if access and secret else None
     return BucketAddress(
+        entry=entry,
         bucket=said.aws_bucket_name,
         prefix=said.aws_data_prefix,
-        endpoint=said.aws_endpoint_url,
-        region=said.aws_region_name,
-        credentials=credentials_of(said),
+        endpoint=said.aws_endpoint_url or around.endpoint,
+        region=said.aws_region_name or around.region,
+        credentials=own or around.credentials,
     )

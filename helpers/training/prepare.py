@@ -7,10 +7,10 @@ from dataclasses import dataclass, replace
 
 from helpers.batches.loader import EMPTY_CAPTION
 from helpers.cache.latents import LatentCache, fill_latent_cache
-from helpers.cache.text import TextCache, fill_text_cache
-from helpers.config.dataset_types import EmbedsStore, ImageDataset, TextEmbedsStore
+from helpers.cache.text import TextCache, Wanted, fill_text_cache
+from helpers.config.dataset_types import EmbedsStore, ImageDataset, S3Dataset, TextEmbedsStore
 from helpers.config.datasets import DatasetFile
-from helpers.config.options.data import CacheOptions
+from helpers.config.options.data import CacheOptions, DataOptions
 from helpers.data.catalog import open_catalog, remember_rejected
 from helpers.data.kept_listing import KeptListing, forget_listing
 from helpers.data.tables import ImageTable
@@ -27,11 +27,19 @@ from helpers.training.runtime import Runtime
 
 @dataclass(frozen=True, kw_only=True)
 class Workers:
-    """Who prepares: this process among its ranks, with so many threads, and who is told of it."""
+    """Who prepares: this process among its ranks, with so many threads, and who is told of it.
+
+    connections: threads for images that are far away, which mostly wait.
+    """
 
     ranks: Ranks
     threads: int
+    connections: int
     reporter: Reporter
+
+    def threads_for(self, dataset: ImageDataset) -> int:
+        """So many of its images are read and decoded at once."""
+        return self.connections if isinstance(dataset, S3Dataset) else self.threads
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,9 +88,11 @@ class Ground:
         return {dataset.catalog.dataset_id: dataset.mirrored for dataset in self.datasets if dataset.mirrored}
 
 
-def workers_for(max_workers: int | None, *, ranks: Ranks, reporter: Reporter) -> Workers:
+def workers_for(options: DataOptions, *, ranks: Ranks, reporter: Reporter) -> Workers:
     """As many threads as asked for, else one for each of the machine's processor cores."""
-    return Workers(ranks=ranks, threads=max_workers or os.cpu_count() or 1, reporter=reporter)
+    threads = options.max_workers or os.cpu_count() or 1
+    connections = options.aws_max_pool_connections or max(places.LEAST_AT_ONCE, threads)
+    return Workers(ranks=ranks, threads=threads, connections=connections, reporter=reporter)
 
 
 def open_catalogs(files: DatasetFile, *, parts: ModelParts, seed: int, workers: Workers) -> tuple[Catalog, ...]:
@@ -99,7 +109,7 @@ def open_catalogs(files: DatasetFile, *, parts: ModelParts, seed: int, workers: 
             table=table,
             metadata=places.metadata_of(dataset, latents=files.latents_of(dataset)),
             seed=seed,
-            workers=workers.threads,
+            workers=workers.threads_for(dataset),
             reporter=workers.reporter,
             longest_edge_px=parts.longest_edge_px,
             filters=files.text_store_of(dataset).caption_filter_list,
@@ -157,22 +167,21 @@ def prepare_text(
 
     captions: others, which the default place keeps, with the empty one that caption dropout trains with.
     """
-    scan_for_errors = any(dataset.scan_for_errors for dataset in files.prepared)
-    caches = []
-    for store in files.text_stores:
-        others = [EMPTY_CAPTION, *captions] if store is files.text_embeds else []
-        caches.append(places.cache_of(store))
-        fill_text_cache(
-            itertools.chain(others, captions_of(files, catalogs=catalogs, store=store)),
-            parts=parts,
-            store=caches[-1],
-            options=options,
-            write_batch_size=store.write_batch_size,
-            ranks=workers.ranks,
-            reporter=workers.reporter,
-            scan_for_errors=scan_for_errors,
-        )
-    return TextCache(caches, parts=parts, assemble=family.assemble_text)
+    wanted = []
+    for place in files.text_stores:
+        others = [EMPTY_CAPTION, *captions] if place is files.text_embeds else []
+        own = dict.fromkeys(itertools.chain(others, captions_of(files, catalogs=catalogs, store=place)))
+        store = places.cache_of(place)
+        wanted.append(Wanted(captions=tuple(own), store=store, write_batch_size=place.write_batch_size))
+    fill_text_cache(
+        wanted,
+        parts=parts,
+        options=options,
+        ranks=workers.ranks,
+        reporter=workers.reporter,
+        scan_for_errors=any(dataset.scan_for_errors for dataset in files.prepared),
+    )
+    return TextCache([each.store for each in wanted], parts=parts, assemble=family.assemble_text)
 
 
 def prepare_latents(
@@ -188,7 +197,7 @@ def prepare_latents(
     store = places.cache_of(place)
     if "vae" in dataset.trusted:
         return open_sides(dataset, catalog=catalog, place=place, store=store, part=part)
-    rejected = encode_sides(dataset, catalog=catalog, store=store, part=part, workers=workers)
+    rejected = encode_sides(dataset, catalog=catalog, place=place, store=store, part=part, workers=workers)
     for picture in rejected:
         text = f"{dataset.id}: {picture.path} is left out: {picture.reason}"
         workers.reporter.hear(Notice(level="warning", text=text))
@@ -198,7 +207,13 @@ def prepare_latents(
 
 
 def encode_sides(
-    dataset: ImageDataset, *, catalog: Catalog, store: CacheStore, part: LatentPart, workers: Workers
+    dataset: ImageDataset,
+    *,
+    catalog: Catalog,
+    place: EmbedsStore,
+    store: CacheStore,
+    part: LatentPart,
+    workers: Workers,
 ) -> tuple[Rejected, ...]:
     """Encode what `store` lacks of the pictures, and with `flip` of the same left for right; those unreadable."""
     rejected: dict[str, Rejected] = {}
@@ -208,8 +223,8 @@ def encode_sides(
             part=part,
             store=store,
             vae_batch_size=dataset.vae_batch_size,
-            write_batch_size=dataset.write_batch_size,
-            workers=workers.threads,
+            write_batch_size=place.write_batch_size,
+            workers=workers.threads_for(dataset),
             ranks=workers.ranks,
             reporter=workers.reporter,
             scan_for_errors=dataset.scan_for_errors,

@@ -41,6 +41,7 @@ OF_NO_ACCOUNT = (
     "fused_backward",
     "torch_num_threads",
     "max_workers",
+    "aws_max_pool_connections",
     "skip_file_discovery",
     "vae_batch_size",
     "write_batch_size",

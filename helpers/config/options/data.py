@@ -67,6 +67,12 @@ class DataOptions:
         minimum=1,
         help="Threads that read and decode images; without it, one per processor core.",
     )
+    aws_max_pool_connections: int | None = setting(
+        None,
+        minimum=1,
+        help="Images of a bucket read and decoded at once; without it, 16, or one per processor core if there are "
+        "more.",
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from helpers.cache.latents import LatentCache, fill_latent_cache
-from helpers.cache.text import TextCache, fill_text_cache
+from helpers.cache.text import TextCache, Wanted, fill_text_cache
 from helpers.config.options.data import CacheOptions
 from helpers.config.options.model import ModelOptions, PrecisionOptions, TextOptions
 from helpers.models.protocols import ModelParts
@@ -34,11 +34,9 @@ def test_a_caption_has_the_same_embedding_alone_in_a_crowd_and_compressed(locate
         store = LocalCache(tmp_path / name)
         for some in rounds:
             fill_text_cache(
-                some,
+                [Wanted(captions=some, store=store, write_batch_size=16)],
                 parts=parts,
-                store=store,
                 options=CacheOptions(compress_disk_cache=compress),
-                write_batch_size=16,
                 ranks=SingleRank(),
                 reporter=Reporter(),
             )

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from helpers.cache.text import TextCache, fill_text_cache
+from helpers.cache.text import TextCache, Wanted, fill_text_cache
 from helpers.config.options.data import CacheOptions
 from helpers.errors import CacheError
 from helpers.ranks import SingleRank
@@ -18,13 +18,12 @@ def fill(store: LocalCache, captions, *encoders: Words, compress: bool = False, 
     heard = Heard()
     arguments = {
         "parts": [encoder.part() for encoder in encoders],
-        "store": store,
         "options": CacheOptions(compress_disk_cache=compress),
-        "write_batch_size": 8,
         "ranks": SingleRank(),
         "reporter": heard.reporter(),
     }
-    fill_text_cache(captions, **(arguments | changes))
+    wanted = Wanted(captions=tuple(dict.fromkeys(captions)), store=store, write_batch_size=8)
+    fill_text_cache([wanted], **(arguments | changes))
     return heard
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from helpers.errors import CacheError, DataError
+from helpers.storage import bucket
 from helpers.storage.bucket import BucketAddress, BucketCache, BucketSource
 from tests.buckets import BucketServer
 from tests.faulty import faulty_proxy
@@ -121,3 +122,20 @@ def test_answers_that_fail_are_asked_for_again(buckets: BucketServer, tmp_path: 
         other = BucketCache(replace(address, endpoint=endpoint).under("kept"), mirror=tmp_path / "two")
         assert {name: other.local_path(name).read_bytes() for name in other.sizes()} == contents
         assert set(faults) == {"error", "throttled", "cut", "dropped"}
+
+
+def test_a_listing_goes_on_behind_the_last_name_when_an_answer_breaks_off(
+    buckets: BucketServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MOTO_S3_DEFAULT_MAX_KEYS", "10")
+    monkeypatch.setattr(bucket, "LISTED_AT_ONCE", 10)
+    address = buckets.address("long", prefix="in")
+    names = [f"{number:04}.png" for number in range(300)]
+    for name in names:
+        buckets.put("long", f"in/{name}", b"x")
+    with faulty_proxy(buckets.endpoint, every=3) as (endpoint, faults):
+        far = replace(address, endpoint=endpoint)
+        assert [listed.path for listed in BucketSource(far).list()] == names
+        assert len(faults) < 60, "thirty pages, and what was asked again"
+        assert "cut" in faults
+        assert list(BucketCache(far, mirror=Path("unused")).sizes()) == names
