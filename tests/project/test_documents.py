@@ -47,7 +47,8 @@ MODULES_OF_OTHERS = {"venv"}
 NEEDED = {"MODEL_NAME": "stabilityai/stable-diffusion-3-medium-diffusers", "MAX_NUM_STEPS": "10"}
 # Settings that a document names to say that they are refused.
 REFUSED = ("PUSH_TO_HUB=true",)
-OTHER_CAPITALS = ("CRC_32", "AWS_ACCESS_KEY_ID")
+OF_AMAZON = ("ACCESS_KEY_ID", "SECRET_ACCESS_KEY", "SESSION_TOKEN", "REGION", "ENDPOINT_URL", "PROFILE")
+OTHER_CAPITALS = ("CRC_32", *(f"AWS_{name}" for name in OF_AMAZON))
 
 
 @pytest.mark.parametrize("document", documents(), ids=name_of)
