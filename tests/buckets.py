@@ -1,8 +1,14 @@
 """A real S3-compatible server on this machine, for tests of buckets."""
 
+import os
+import socket
+import subprocess
+import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from helpers.storage.bucket import BucketAddress
@@ -53,3 +59,28 @@ def bucket_server() -> Iterator[BucketServer]:
         yield BucketServer(endpoint=endpoint, client=client)
     finally:
         server.stop()
+
+
+@contextmanager
+def signature_server(folder: Path, *, access: str, secret: str) -> Iterator[str]:
+    """The address of a server in a process of its own that looks at signatures; folders of `folder` are its buckets."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    words = ["serve", "--host", "127.0.0.1", "--port", str(port), "--data-dir", str(folder)]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "nanio", *words],
+        env={**os.environ, "NANIO_ACCESS_KEY": access, "NANIO_SECRET_KEY": secret},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        for _ in range(600):
+            with socket.socket() as probe:
+                if probe.connect_ex(("127.0.0.1", port)) == 0:
+                    break
+            time.sleep(0.05)
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        process.terminate()
+        process.wait()

@@ -3,22 +3,28 @@
 import http.client
 import itertools
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import urlsplit
 
+SLOW_SECONDS = 0.05
 FAULTS = ("error", "throttled", "cut", "dropped")
 
 
 @contextmanager
-def faulty_proxy(endpoint: str, *, every: int) -> Iterator[tuple[str, list[str]]]:
+def faulty_proxy(
+    endpoint: str, *, every: int | None, at_once: list[int] | None = None
+) -> Iterator[tuple[str, list[str]]]:
     """A proxy's address in front of `endpoint`, and the list of faults it made: one in each `every` requests.
 
     In turn: an internal error, a request to slow down, an answer cut off half-way, a connection dropped unanswered.
+    at_once: is told at each request how many are being answered; each then takes a little longer.
     """
     target = urlsplit(endpoint)
     made: list[str] = []
+    busy: list[None] = []
     numbers, turn = itertools.count(1), threading.Lock()
 
     class Handler(BaseHTTPRequestHandler):
@@ -28,9 +34,17 @@ def faulty_proxy(endpoint: str, *, every: int) -> Iterator[tuple[str, list[str]]
             pass
 
         def handle_any(self) -> None:
+            busy.append(None)
+            if at_once is not None:
+                at_once.append(len(busy))
+                time.sleep(SLOW_SECONDS)
+            self.answer_any()
+            busy.pop()
+
+        def answer_any(self) -> None:
             body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
             with turn:
-                fault = FAULTS[len(made) % len(FAULTS)] if next(numbers) % every == 0 else None
+                fault = FAULTS[len(made) % len(FAULTS)] if every and next(numbers) % every == 0 else None
                 if fault:
                     made.append(fault)
             if fault == "dropped":

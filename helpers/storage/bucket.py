@@ -24,6 +24,7 @@ DEFAULT_REGION = "us-east-1"
 
 REFUSED = "the key is not accepted"
 REFUSALS = ("403 Forbidden", "401 Unauthorized", "SignatureDoesNotMatch", "InvalidAccessKeyId")
+ELSEWHERE = ("AuthorizationHeaderMalformed", "PermanentRedirect", "redirect without LOCATION")
 NO_BUCKET = "there is no such bucket"
 NO_ANSWER = "nothing answers there"
 NO_SUCH_PART = "416 Range Not Satisfiable"
@@ -266,8 +267,10 @@ class _Patience:
 def _reason(error: Exception) -> str:
     """Why a bucket refused, with the cure, in words that hold no keys."""
     said = str(error)
-    if "NoSuchBucket" in said:
+    if "NoSuchBucket" in said or "InvalidBucketName" in said:
         return f"{NO_BUCKET}. Check aws_bucket_name, aws_endpoint_url and aws_region_name."
+    if any(word in said for word in ELSEWHERE):
+        return f"{NO_BUCKET} in this region. Check aws_region_name."
     if any(word in said for word in REFUSALS):
         return (
             f"{REFUSED}, or may not do this. Check aws_access_key_id and aws_secret_access_key "

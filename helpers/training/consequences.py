@@ -16,6 +16,8 @@ LEARNING = "what is learnt from here on follows it"
 PICTURES = "validation pictures differ for that reason, too; what is learnt does not change"
 MIX = "which images come when is another order, which begins anew with an epoch"
 
+KEPT_ELSEWHERE = "what is encoded is looked for there, and made where there is none"
+
 BY_OPTION: Mapping[str, str] = {
     "pretrained_model_name_or_path": "a checkpoint is continued only if the model's weights are the same",
     "pretrained_vae_model_name_or_path": EVERY_LATENT,
@@ -60,8 +62,10 @@ BY_KEY: Mapping[str, str] = {
     "maximum_image_size": LATENTS,
     "target_downsample_size": LATENTS,
     "instance_data_dir": "images are looked for there; of those with another name or size, latents are made",
-    "cache_dir_vae": "latents are looked for there, and made where there are none",
-    "cache_dir": "encoded captions are looked for there, and made where there are none",
+    "cache_dir_vae": KEPT_ELSEWHERE,
+    "cache_dir": KEPT_ELSEWHERE,
+    "image_embeds": KEPT_ELSEWHERE,
+    "text_embeds": KEPT_ELSEWHERE,
     "repeats": MIX,
     "probability": MIX,
     "ignore_epochs": MIX,

@@ -65,7 +65,7 @@ def what_was_said(config: RunConfig, files: DatasetFile) -> Said:
     for option in all_options():
         value = getattr(getattr(config, option.group), option.name)
         settings.setdefault(option.group, {})[option.name] = _text(option.name, value)
-    entries = (*files.prepared, files.text_embeds)
+    entries = (*files.prepared, *files.text_stores, *files.image_embeds)
     datasets = {entry.id: {k: _text(k, v) for k, v in entry.model_dump(mode="json").items()} for entry in entries}
     return {SETTINGS: settings, DATASETS: datasets}
 

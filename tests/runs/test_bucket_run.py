@@ -1,13 +1,14 @@
 """Pictures and caches in a bucket give the weights that a folder gives, also where the server fails now and then."""
 
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.buckets import KEYS, BucketServer
+from tests.buckets import KEYS, BucketServer, signature_server
 from tests.faulty import faulty_proxy
-from tests.runs.harness import SmallRun, draw_set, image_dataset, same
+from tests.runs.harness import SmallRun, draw_set, encoded, image_dataset, same
 
 
 @pytest.fixture
@@ -37,7 +38,12 @@ def far_run(folder: Path, pipeline: Path, endpoint: str) -> SmallRun:
         caption_strategy="textfile", image_embeds="latents", **keys(endpoint, "pictures", "sets/colours")
     )
     del images["instance_data_dir"], images["cache_dir_vae"]
-    latents = {"id": "latents", "dataset_type": "image_embeds", **keys(endpoint, "caches", "vae")}
+    latents = {
+        "id": "latents",
+        "dataset_type": "image_embeds",
+        **keys(endpoint, "caches", "vae"),
+        "write_batch_size": 1,
+    }
     texts = {"id": "texts", "dataset_type": "text_embeds", **keys(endpoint, "caches", "text")}
     return SmallRun(folder, pipeline, datasets=[images, latents, texts])
 
@@ -64,6 +70,8 @@ def test_a_bucket_gives_the_weights_of_a_folder_also_through_failures(
     assert KEYS[1] not in said
     assert KEYS[1].encode() not in written
     assert sorted({name.split("/")[0] for name in server.names("caches")}) == ["text", "vae"]
+    shards = [name for name in server.names("caches") if name.startswith("vae/shard")]
+    assert len(shards) == 7, "one picture in each file, as the place says"
 
 
 def test_another_machine_encodes_nothing_again(
@@ -75,6 +83,64 @@ def test_another_machine_encodes_nothing_again(
     capsys.readouterr()
     other = far_run(tmp_path / "two", tiny_pipeline, server.endpoint)
     assert other.start(max_train_steps=2) == 0
-    assert "encode " not in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "encode " not in said
+    assert "fetch cached files from the bucket caches/vae" in said
     assert server.names("caches") == before
     assert same(first.weights(), other.weights())
+
+
+@pytest.mark.parametrize(("asked", "most"), [(1, 1), (7, 7)])
+def test_so_many_pictures_are_read_at_once(
+    server: BucketServer, tmp_path: Path, tiny_pipeline: Path, asked: int, most: int
+) -> None:
+    at_once: list[int] = []
+    with faulty_proxy(server.endpoint, every=None, at_once=at_once) as (endpoint, _):
+        images = image_dataset(**keys(endpoint, "pictures", "sets/colours"))
+        del images["instance_data_dir"]
+        run = SmallRun(tmp_path / "run", tiny_pipeline, datasets=[images])
+        assert run.start(cache_only=True, aws_max_pool_connections=asked) == 0
+    assert max(at_once) <= most
+    assert max(at_once) > 1 or asked == 1
+
+
+@pytest.mark.parametrize("wrong", ["secret", "bucket", "endpoint"])
+def test_what_is_wrong_with_a_bucket_is_told_once_and_soon(
+    tmp_path: Path, tiny_pipeline: Path, capsys: pytest.CaptureFixture[str], wrong: str
+) -> None:
+    (tmp_path / "served/pictures").mkdir(parents=True)
+    with signature_server(tmp_path / "served", access="right-key", secret="right-secret") as endpoint:
+        said = {"secret": "right-secret", "bucket": "pictures", "endpoint": endpoint}
+        said[wrong] = {"secret": "wrong-secret", "bucket": "not-there", "endpoint": "http://127.0.0.1:9"}[wrong]
+        images = image_dataset(**keys(said["endpoint"], said["bucket"], "sets"))
+        del images["instance_data_dir"]
+        images |= {"aws_access_key_id": "right-key", "aws_secret_access_key": said["secret"]}
+        run = SmallRun(tmp_path / "run", tiny_pipeline, datasets=[images])
+        started = time.monotonic()
+        assert run.start() == 1
+    assert time.monotonic() - started < 60, "bounded, not timed"
+    told = capsys.readouterr()
+    place = f"the bucket {said['bucket']}/sets at {said['endpoint']} (entry colours)"
+    (line,) = [line for line in told.err.splitlines() if place in line]
+    cure = {"secret": "aws_secret_access_key", "bucket": "aws_bucket_name", "endpoint": "aws_endpoint_url"}[wrong]
+    assert f"Check {cure}" in line or cure in line.partition("Check ")[2]
+    assert "Traceback" not in told.err
+    assert "-secret" not in told.out + told.err.replace(cure, "")
+
+
+def test_captions_are_kept_where_each_data_set_says_and_each_encoder_is_loaded_once(
+    server: BucketServer, tmp_path: Path, tiny_pipeline: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    one = image_dataset(instance_data_dir=str(tmp_path / "colours"), text_embeds="far")
+    other = image_dataset(id="other", instance_data_dir=str(tmp_path / "colours"), prepend_instance_prompt=True)
+    other |= {"instance_prompt": "sks", "cache_dir_vae": "cache/other"}
+    far = {"id": "far", "dataset_type": "text_embeds", **keys(server.endpoint, "caches", "text")}
+    near = {"id": "near", "type": "local", "dataset_type": "text_embeds", "default": True, "cache_dir": "texts"}
+    run = SmallRun(tmp_path / "run", tiny_pipeline, datasets=[one, other, far, near])
+    assert run.start(max_train_steps=2) == 0
+    assert encoded(capsys.readouterr().out)["t5"] == 7 + 7 + 1, "both data sets' captions, and the empty one"
+    plain = SmallRun(tmp_path / "plain", tiny_pipeline, datasets=[{**one, "text_embeds": "near"}, other, near])
+    assert plain.start(max_train_steps=2) == 0
+    assert same(run.weights(), plain.weights())
+    assert server.names("caches")
+    assert list((run.output / "texts").glob("*.safetensors"))

@@ -329,11 +329,25 @@ def test_data_sets_name_the_places_of_what_is_encoded(tmp_path: Path) -> None:
     assert (found.text_store_of(one).id, found.text_store_of(two).id) == ("b", "a")
 
 
-def test_a_secret_of_the_wrong_kind_is_not_shown(tmp_path: Path) -> None:
-    said = {"id": "far", "type": "aws", "aws_bucket_name": "b", "aws_access_key_id": "k"}
-    (problem,) = problems(tmp_path, [{**said, "aws_secret_access_key": ["planted"]}])
-    assert problem.option.endswith("key aws_secret_access_key")
-    assert "planted" not in str(problem)
+@pytest.mark.parametrize(
+    "wrong",
+    [{"aws_secret_access_key": ["planted"]}, {"aws_secert_acess_key": "planted"}, {"aws_secret_access_key": "planted"}],
+)
+def test_a_secret_in_a_mistake_is_not_shown(tmp_path: Path, wrong: dict[str, Any]) -> None:
+    told = problems(tmp_path, [{"id": "far", "type": "aws", "aws_bucket_name": "b", **wrong}])
+    assert told
+    assert "planted" not in str(told)
+
+
+def test_places_in_buckets_have_mirrors_of_their_own_and_local_ones_two_names_for_their_folder(tmp_path: Path) -> None:
+    far = {"type": "aws", "aws_bucket_name": "b", "dataset_type": "text_embeds"}
+    near = {"type": "local", "dataset_type": "image_embeds", "instance_data_dir": "there", "write_batch_size": 3}
+    found = load(
+        tmp_path,
+        [entry(tmp_path), {"id": "texts", **far}, {"id": "unused", **far, "default": True}, {"id": "near", **near}],
+    )
+    folders = [store.cache_dir.relative_to(tmp_path) for store in (*found.text_stores, *found.image_embeds)]
+    assert folders == [Path("cache/mirrors/unused"), Path("cache/mirrors/texts"), Path("there")]
 
 
 def test_half_a_pair_of_keys_is_told(tmp_path: Path) -> None:

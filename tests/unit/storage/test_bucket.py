@@ -1,12 +1,11 @@
 """Buckets are read and written with patience, and each thing that can be wrong with one is told once, with its cure."""
 
-import os
 import socket
-import subprocess
-import sys
+import threading
 import time
 from collections.abc import Iterator
 from dataclasses import replace
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -14,7 +13,7 @@ import pytest
 from helpers.errors import CacheError, DataError
 from helpers.storage import bucket
 from helpers.storage.bucket import BucketAddress, BucketCache, BucketSource
-from tests.buckets import BucketServer
+from tests.buckets import BucketServer, signature_server
 from tests.faulty import faulty_proxy
 
 
@@ -70,31 +69,12 @@ def test_a_dead_endpoint_is_told_within_seconds() -> None:
 
 @pytest.fixture(scope="module")
 def strict_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """A server in a process of its own that looks at signatures, with one bucket `pictures`."""
+    """A server that looks at signatures, with one bucket `pictures` of one picture."""
     folder = tmp_path_factory.mktemp("strict")
     (folder / "pictures").mkdir()
     (folder / "pictures" / "a.png").write_bytes(b"a")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    words = ["serve", "--host", "127.0.0.1", "--port", str(port), "--data-dir", str(folder)]
-    keys = {"NANIO_ACCESS_KEY": "right-key", "NANIO_SECRET_KEY": "right-secret"}
-    process = subprocess.Popen(
-        [sys.executable, "-m", "nanio", *words],
-        env={**os.environ, **keys},
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
-    try:
-        for _ in range(200):
-            with socket.socket() as probe:
-                if probe.connect_ex(("127.0.0.1", port)) == 0:
-                    break
-            time.sleep(0.05)
-        yield f"http://127.0.0.1:{port}"
-    finally:
-        process.terminate()
-        process.wait()
+    with signature_server(folder, access="right-key", secret="right-secret") as endpoint:
+        yield endpoint
 
 
 def test_the_right_secret_opens_and_a_wrong_one_is_told_without_showing_it(strict_server: str) -> None:
@@ -130,12 +110,36 @@ def test_a_listing_goes_on_behind_the_last_name_when_an_answer_breaks_off(
     monkeypatch.setenv("MOTO_S3_DEFAULT_MAX_KEYS", "10")
     monkeypatch.setattr(bucket, "LISTED_AT_ONCE", 10)
     address = buckets.address("long", prefix="in")
-    names = [f"{number:04}.png" for number in range(300)]
+    names = [f"{number:04}.png" for number in range(120)]
     for name in names:
         buckets.put("long", f"in/{name}", b"x")
     with faulty_proxy(buckets.endpoint, every=3) as (endpoint, faults):
         far = replace(address, endpoint=endpoint)
         assert [listed.path for listed in BucketSource(far).list()] == names
-        assert len(faults) < 60, "thirty pages, and what was asked again"
+        assert len(faults) < 24, "twelve pages, and what was asked again"
         assert "cut" in faults
         assert list(BucketCache(far, mirror=Path("unused")).sizes()) == names
+
+
+@pytest.mark.parametrize("said", ["AuthorizationHeaderMalformed", "PermanentRedirect"])
+def test_a_bucket_of_another_region_is_told(said: str) -> None:
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            content = f"<Error><Code>{said}</Code></Error>".encode()
+            self.send_response(400 if "Header" in said else 301)
+            self.send_header("Content-Length", str(len(content)))
+            self.end_headers()
+            self.wfile.write(content)
+
+        def log_message(self, format: str, *args: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        endpoint = f"http://127.0.0.1:{server.server_port}"
+        address = BucketAddress(bucket="there", endpoint=endpoint, credentials=("k", "s", None))
+        with pytest.raises(DataError, match=r"in this region\. Check aws_region_name"):
+            list(BucketSource(address).list())
+        server.shutdown()
+        thread.join()
