@@ -1,7 +1,7 @@
 """How fast a bucket's names are listed beside bare requests to the same server: `python -m benchmarks.listing`.
 
-The server is a process on this machine that answers with pages made beforehand, so that what is measured is what listing
-costs besides the server. A real one makes its pages first.
+The server is a process on this machine that answers with pages made beforehand: what is measured is what listing costs
+besides the server. A real one makes its pages first.
 """
 
 import argparse
