@@ -1,5 +1,9 @@
-"""What decoding and resizing costs beside a bare Pillow loop, on one core and on all: `python -m benchmarks.decode`."""
+"""What decoding and resizing costs beside a bare Pillow loop, on one core and on all: `python -m benchmarks.decode`.
 
+With `pip install simplejpeg pyvips pyvips-binary` it shows those too, and how far their pixels are from the bare loop.
+"""
+
+import importlib.util
 import io
 import os
 import time
@@ -14,6 +18,8 @@ from helpers.data.images import START_BYTES, decode, read_size
 from helpers.data.types import Box, Geometry, Size
 
 PICTURES = 24
+
+Decoder = Callable[[bytes, Size, Geometry], np.ndarray]
 
 
 def photographs() -> list[bytes]:
@@ -37,6 +43,46 @@ def bare(content: bytes, size: Size, geometry: Geometry) -> np.ndarray:
     with Image.open(io.BytesIO(content)) as image:
         resized = image.convert("RGB").resize(geometry.resize, Image.Resampling.LANCZOS)
         return np.asarray(resized.crop(geometry.crop))
+
+
+def turbo(content: bytes, size: Size, geometry: Geometry) -> np.ndarray:
+    """libjpeg-turbo's own bindings, scaled as ours decodes: to at least twice the pixels that the resize needs."""
+    import simplejpeg  # type: ignore[import-not-found]
+
+    need = geometry.resize
+    pixels = simplejpeg.decode_jpeg(content, min_height=2 * need.height, min_width=2 * need.width, min_factor=1)
+    across, down = pixels.shape[1] / need.width, pixels.shape[0] / need.height
+    crop = geometry.crop
+    box = (crop.left * across, crop.top * down, crop.right * across, crop.bottom * down)
+    return np.asarray(Image.fromarray(pixels).resize(geometry.target, Image.Resampling.LANCZOS, box=box))
+
+
+def vips(content: bytes, size: Size, geometry: Geometry) -> np.ndarray:
+    """libvips's thumbnail, which shrinks while it loads as far as it sees fit."""
+    import pyvips  # type: ignore[import-not-found]
+
+    whole = pyvips.Image.thumbnail_buffer(content, geometry.resize.width, height=geometry.resize.height, size="force")
+    crop = geometry.crop
+    return whole.crop(crop.left, crop.top, *crop.size).numpy()
+
+
+def ours(content: bytes, size: Size, geometry: Geometry) -> np.ndarray:
+    return decode(content, size=size, geometry=geometry)
+
+
+def rivals() -> list[Decoder]:
+    """Those that are installed."""
+    found = {"simplejpeg": turbo, "pyvips": vips}
+    return [decoder for name, decoder in found.items() if importlib.util.find_spec(name)]
+
+
+def farthest(decoder: Decoder, contents: Sequence[bytes], sizes: Sequence[Size], made: Sequence[Geometry]) -> float:
+    """The root mean square difference to the bare loop's pixels, of 255, of the picture where it is largest."""
+    errors = []
+    for content, size, geometry in zip(contents, sizes, made, strict=True):
+        difference = decoder(content, size, geometry).astype(float) - bare(content, size, geometry)
+        errors.append(float(np.sqrt((difference**2).mean())))
+    return max(errors)
 
 
 def seconds(work: Callable[[int], object], *, workers: int) -> float:
@@ -71,14 +117,19 @@ def main() -> None:
     header = seconds(lambda index: read_size(contents[index][:START_BYTES], path="a.jpg"), workers=1)
     print(f"header: {header / PICTURES * 1e6:.0f} microseconds a picture")
     cores = os.cpu_count() or 1
-    print("edge  workers  bare ms  ours ms  ours / bare")
+    print("edge  decoder  farthest  ms on one core  ms on all  one core / bare")
     for edge in (256, 512, 1024):
         made = cuts(sizes, edge)
-        for workers in sorted({1, cores}):
-            plain = seconds(lambda i, made=made: bare(contents[i], sizes[i], made[i]), workers=workers)
-            ours = seconds(lambda i, made=made: decode(contents[i], size=sizes[i], geometry=made[i]), workers=workers)
-            row = f"{plain / PICTURES * 1e3:7.1f}  {ours / PICTURES * 1e3:7.1f}  {ours / plain:11.2f}"
-            print(f"{edge:4}  {workers:7}  {row}")
+        base = 0.0
+        for decoder in (bare, ours, *rivals()):
+
+            def work(i: int, decoder: Decoder = decoder, made: list[Geometry] = made) -> object:
+                return decoder(contents[i], sizes[i], made[i])
+
+            one, every = (seconds(work, workers=workers) / PICTURES * 1e3 for workers in (1, cores))
+            base = base or one
+            row = f"{farthest(decoder, contents, sizes, made):8.2f}  {one:14.1f}  {every:9.1f}  {one / base:15.2f}"
+            print(f"{edge:4}  {decoder.__name__:7}  {row}")
 
 
 if __name__ == "__main__":
