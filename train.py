@@ -8,6 +8,7 @@ import sys
 import traceback
 from collections.abc import Sequence
 from contextlib import closing
+from dataclasses import replace
 from datetime import datetime
 from typing import TYPE_CHECKING
 
@@ -25,7 +26,7 @@ from helpers.reporting.listeners import invite_listeners
 from helpers.reporting.reporter import Reporter
 
 if TYPE_CHECKING:
-    from helpers.training.prepare import Ground
+    from helpers.training.prepare import Ground, Site
     from helpers.training.stop import StopRequest
 
 FAMILY = "sd3"
@@ -60,12 +61,13 @@ def main(argv: Sequence[str]) -> int:
 
 
 def open_reports(config: RunConfig, reporter: Reporter, *, rank: int) -> None:
-    """Let everyone listen whom the settings name; no secret among what they hear."""
+    """Let everyone listen whom the settings name, of a dry run nobody far away; no secret among what they hear."""
     secrets = secrets_of(config)
     set_level(config.reporting.log_level, secrets=secrets)
     reporter.keep_secret(secrets)
-    output_dir = config.run.output_dir
-    invite_listeners(reporter, config.reporting, output_dir=output_dir, rank=rank, started=datetime.now())
+    here_only = {"report_to": "none", "webhook_config": None} if config.run.dry_run else {}
+    reporting, output_dir = replace(config.reporting, **here_only), config.run.output_dir
+    invite_listeners(reporter, reporting, output_dir=output_dir, rank=rank, started=datetime.now())
 
 
 def run(config: RunConfig, files: DatasetFile, reporter: Reporter) -> int:
@@ -74,7 +76,11 @@ def run(config: RunConfig, files: DatasetFile, reporter: Reporter) -> int:
 
     try:
         with heed_signals() as stop:
-            ground = prepare(config, files, reporter)
+            site = look(config, files, reporter)
+            if config.run.dry_run:
+                foresee(config, files, site, reporter)
+                return 0
+            ground = prepare(config, files, site)
             if config.cache.cache_only:
                 reporter.hear(Notice(text="the caches are filled; `cache_only` asks for nothing more"))
             else:
@@ -84,8 +90,8 @@ def run(config: RunConfig, files: DatasetFile, reporter: Reporter) -> int:
     return 0
 
 
-def prepare(config: RunConfig, files: DatasetFile, reporter: Reporter) -> "Ground":
-    """Chapter 1: find the engine, the model's parts and the pictures; encode what no cache holds yet."""
+def look(config: RunConfig, files: DatasetFile, reporter: Reporter) -> "Site":
+    """Chapter 1: find the engine, the model's parts and the pictures, and load none of them."""
     from helpers.models.registry import families
     from helpers.training import prepare as road
     from helpers.training.last_run import look_back
@@ -98,31 +104,61 @@ def prepare(config: RunConfig, files: DatasetFile, reporter: Reporter) -> "Groun
     parts = family.locate(config.model)
     workers = road.workers_for(config.data, ranks=runtime, reporter=reporter)
     catalogs = road.open_catalogs(files, parts=parts, seed=config.run.seed, workers=workers)
-    text_parts = family.text_parts(parts, config.text, runtime.precision, runtime.device)
-    road.tell_of_captions(files, catalogs=catalogs, parts=text_parts, workers=workers)
-    text = road.prepare_text(
-        files,
-        catalogs=catalogs,
-        captions=validation_captions(config.validation),
-        family=family,
-        parts=text_parts,
-        options=config.cache,
-        workers=workers,
-    )
     vae_batch_size = max(dataset.vae_batch_size for dataset in files.prepared)
     latent_part = family.latent_part(parts, runtime.precision, runtime.device, vae_batch_size=vae_batch_size)
-    if config.cache.keep_vae_loaded:
-        latent_part = latent_part.kept()
-    prepared = tuple(
-        road.prepare_latents(dataset, files=files, catalog=catalog, part=latent_part, workers=workers)
-        for dataset, catalog in zip(files.prepared, catalogs, strict=True)
-    )
-    return road.Ground(
+    return road.Site(
         runtime=runtime,
         workers=workers,
         family=family,
         parts=parts,
-        latent_part=latent_part,
+        text_parts=family.text_parts(parts, config.text, runtime.precision, runtime.device),
+        latent_part=latent_part.kept() if config.cache.keep_vae_loaded else latent_part,
+        vae_batch_size=vae_batch_size,
+        catalogs=catalogs,
+        captions=road.all_captions(files, catalogs=catalogs),
+        drawn_captions=validation_captions(config.validation),
+    )
+
+
+def foresee(config: RunConfig, files: DatasetFile, site: "Site", reporter: Reporter) -> None:
+    """Chapter 2 of a dry run, and its last: say what a run would do and need."""
+    from helpers.training import assemble, dry_run
+    from helpers.training import prepare as road
+
+    if site.runtime.rank != 0:
+        return
+    order = assemble.order_of(site.catalogs[: len(files.images)], run=config.run, world_size=site.runtime.world_size)
+    dry_run.tell_plan(
+        catalogs=site.catalogs,
+        order=order,
+        plan=assemble.plan_of(config, order=order),
+        cut=dry_run.captions_cut(files, site=site),
+        needs=road.needs_of(files, site=site, options=config.cache),
+        estimate=assemble.memory_of(config, site=site, order=order),
+        device=site.runtime.device,
+        output_dir=config.run.output_folder,
+        reporter=reporter,
+    )
+
+
+def prepare(config: RunConfig, files: DatasetFile, site: "Site") -> "Ground":
+    """Chapter 2: encode what no cache holds yet, if the disk has room for it."""
+    from helpers.training import prepare as road
+    from helpers.training.disk import check_disk
+
+    road.tell_of_captions(files, site=site)
+    check_disk(road.needs_of(files, site=site, options=config.cache))
+    text = road.prepare_text(files, site=site, options=config.cache)
+    prepared = tuple(
+        road.prepare_latents(dataset, files=files, catalog=catalog, part=site.latent_part, workers=site.workers)
+        for dataset, catalog in zip(files.prepared, site.catalogs, strict=True)
+    )
+    return road.Ground(
+        runtime=site.runtime,
+        workers=site.workers,
+        family=site.family,
+        parts=site.parts,
+        latent_part=site.latent_part,
         datasets=prepared[: len(files.images)],
         text=text,
         kept_back=prepared[len(files.images) :],
@@ -130,19 +166,17 @@ def prepare(config: RunConfig, files: DatasetFile, reporter: Reporter) -> "Groun
 
 
 def learn(config: RunConfig, ground: "Ground", stop: "StopRequest", reporter: Reporter) -> None:
-    """Chapter 2: order the pictures, go on where a checkpoint left off, train, and write what was learnt."""
+    """Chapter 3: order the pictures, go on where a checkpoint left off, train, and write what was learnt."""
     from helpers.training import assemble
     from helpers.training.datasets_report import report_datasets
     from helpers.training.epochs import batches_from
     from helpers.training.loop import train
-    from helpers.training.plan import plan_run
 
-    order = assemble.order_of(ground, run=config.run, reporter=reporter)
     catalogs = tuple(ground.catalogs.values())
+    order = assemble.order_of(catalogs, run=config.run, world_size=ground.runtime.world_size)
+    assemble.tell_buckets(order, reporter)
     report_datasets(config.run.output_folder, catalogs=catalogs, order=order, workers=ground.workers)
-    plan = plan_run(
-        order, run=config.run, optimizer=config.optimizer, checkpoint=config.checkpoint, validation=config.validation
-    )
+    plan = assemble.plan_of(config, order=order)
     checkpoint, state = assemble.starting_point(config, ground=ground, order=order, reporter=reporter)
     if state.step >= plan.total_steps:
         text = f"this run is finished, all {plan.total_steps} steps of it; a larger max_train_steps goes on from here"

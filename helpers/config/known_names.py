@@ -117,5 +117,4 @@ OLD_NAMES: tuple[OldName, ...] = (
     OldName(name="eval_dataset_id"),
     _later_detail("eval_steps_interval"),
     OldName(name="num_eval_images"),
-    _later_switch("dry_run", cure="leave it out"),
 )

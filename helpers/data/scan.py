@@ -3,7 +3,6 @@
 import struct
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 import numpy as np
@@ -99,7 +98,7 @@ class FileReader:
 
     def read_headers(self) -> tuple[NDArray[np.int32], dict[int, str]]:
         """The upright sizes [N, 2] of all files found, 0 x 0 where there is none, and why some are rejected, by row."""
-        known, values, rejected = self.learn(
+        known, values, rejected = self._learn(
             self.found.keys, read=self._read_header, table=HEADERS, what="read image sizes", unit="images"
         )
         sizes = np.zeros((len(self.found.paths), 2), np.int32)
@@ -139,7 +138,7 @@ class FileReader:
         notes = {row: note for row, note in beside if note is not None}
         listed = list(notes.values())
         keys = file_keys([n.path for n in listed], [n.size_bytes for n in listed], [n.tag for n in listed])
-        known, values, failed = self.learn(
+        known, values, failed = self._learn(
             keys,
             read=lambda position: self.source.read(listed[position].path),
             table=CAPTIONS,
@@ -150,19 +149,11 @@ class FileReader:
         contents = {rows_of_notes[position]: value for position, value in zip(known.tolist(), values, strict=True)}
         return contents, {rows_of_notes[position]: reason for position, reason in failed.items()}
 
-    def learn(
-        self,
-        keys: Keys,
-        *,
-        read: Callable[[int], bytes],
-        table: str,
-        what: str,
-        unit: str,
-        meanwhile: Callable[[], AbstractContextManager[None]] = nullcontext,
+    def _learn(
+        self, keys: Keys, *, read: Callable[[int], bytes], table: str, what: str, unit: str
     ) -> tuple[NDArray[np.int64], BytesColumn, dict[int, str]]:
         """What is known of each file of `keys` [N], calling `read(position)` for those of which nothing is.
 
-        meanwhile: entered where there are such.
         Returns the positions of which something is known, what it is, and why the others could not be read: an OSError
         is not remembered, for it may be over next time.
         """
@@ -181,7 +172,6 @@ class FileReader:
             name = f"{what} of {self.dataset_id}"
             with (
                 stage(self.reporter, name, total=len(unknown), unit=unit) as advance,
-                meanwhile(),
                 ThreadPoolExecutor(self.workers) as pool,
             ):
                 for first in range(0, len(unknown), READ_AT_ONCE):

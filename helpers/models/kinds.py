@@ -1,10 +1,8 @@
 """Every kind of training by its name: the one place that knows them all."""
 
-from dataclasses import replace
-
 from torch import nn
 
-from helpers.config.options.model import LoraOptions, PrecisionOptions
+from helpers.config.options.model import LoraOptions
 from helpers.config.options.trained import FullOptions
 from helpers.models.adapters import trained_lora
 from helpers.models.full import trained_in_full
@@ -33,16 +31,6 @@ def make_trained(
             return trained_in_full(denoiser, options=full, write_pipeline=family.write_pipeline, parts=parts)
         case unknown:
             raise AssertionError(f"model_type {unknown} is declared and not built")
-
-
-def base_precision(precision: PrecisionOptions, *, model_type: str, optimizer: str) -> PrecisionOptions:
-    """`precision` with the number format of weights that are trained themselves: fp32, which an optimiser can move.
-
-    bf16 keeps 8 bits of a weight, so that most steps would be rounded away; `adamw_bf16` rounds at random instead.
-    """
-    if model_type != "full" or precision.base_model_default_dtype:
-        return precision
-    return replace(precision, base_model_default_dtype="bf16" if optimizer == "adamw_bf16" else "fp32")
 
 
 def in_words(trained: Trained) -> str:

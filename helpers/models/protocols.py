@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from helpers.config.options.model import ModelOptions, PrecisionOptions, TextOptions
+from helpers.models.workload import MemoryEstimate, Workload
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +67,7 @@ class TextPart:
 
     identity: a hash of all its outputs depend on besides the caption: weights, config, tokenizer, precision,
     length and masking. batch_size: how many captions `encode` takes at once at best.
+    bytes_per_caption: of its outputs.
     load: loads it on the device; the caller drops it again before loading another.
     limit: where it cuts captions; None where that is said by another that cuts alike.
     """
@@ -73,6 +75,7 @@ class TextPart:
     name: str
     identity: str
     batch_size: int
+    bytes_per_caption: int
     load: Callable[[], TextEncoder]
     limit: TokenLimit | None = None
 
@@ -156,6 +159,7 @@ class ModelFamily:
     text_parts: the text encoders, in the order in which `assemble_text` wants their outputs.
     assemble_text: one caption's outputs of every part -> TextEmbedding, bf16.
     latent_part: the VAE (ModelParts, PrecisionOptions, device; vae_batch_size: pictures at once on an accelerator).
+    estimate_memory: the peaks that the workload will need, from the parts' configs alone.
     load_denoiser: the frozen base on `device`, quantised as asked, in eval mode.
     lora_modules: the names of the denoiser's layers that a `lora_target` means; raises ModelError for unknown ones.
     render: raw latents [1, C, h, w] of a picture, from the denoiser as it is (see RenderRequest); the same
@@ -169,6 +173,7 @@ class ModelFamily:
     text_parts: Callable[[ModelParts, TextOptions, PrecisionOptions, torch.device], tuple[TextPart, ...]]
     assemble_text: Callable[[Sequence[Mapping[str, Tensor]]], TextEmbedding]
     latent_part: Callable[..., LatentPart]
+    estimate_memory: Callable[[ModelParts, Workload], MemoryEstimate]
     load_denoiser: Callable[[ModelParts, PrecisionOptions, torch.device], nn.Module]
     enable_checkpointing: Callable[[nn.Module], None]
     lora_modules: Callable[[nn.Module, str], list[str]]

@@ -117,6 +117,11 @@ class BucketCache:
         self._store = _opened(address)
         self._mirror = LocalCache(mirror)
 
+    @property
+    def folder(self) -> Path:
+        """See `CacheStore`."""
+        return self._mirror.folder
+
     def sizes(self) -> dict[str, int]:
         """The bytes of every file, by name; raises CacheError with the cure where the bucket can't be listed."""
         try:
@@ -267,8 +272,7 @@ class _Patience:
 def _reason(error: Exception) -> str:
     """Why a bucket refused, with the cure, in words that hold no keys."""
     said = str(error)
-    lost = "404 Not Found" in said and not isinstance(error, FileNotFoundError)
-    if lost or "NoSuchBucket" in said or "InvalidBucketName" in said:
+    if "NoSuchBucket" in said or "InvalidBucketName" in said:
         return f"{NO_BUCKET}. Check aws_bucket_name, aws_endpoint_url and aws_region_name."
     if any(word in said for word in ELSEWHERE):
         return f"{NO_BUCKET} in this region. Check aws_region_name."

@@ -102,6 +102,11 @@ class LocalCache:
         self._root = root
         self._cleaned = False
 
+    @property
+    def folder(self) -> Path:
+        """See `CacheStore`."""
+        return self._root
+
     def sizes(self) -> dict[str, int]:
         """The bytes of every complete file, by name; what a killed writer left is not complete."""
         try:

@@ -46,6 +46,11 @@ class SourceStore(Protocol):
 class CacheStore(Protocol):
     """A folder of whole files: a file is there entirely or not at all."""
 
+    @property
+    def folder(self) -> Path:
+        """The folder of this machine that the files lie or are mirrored in; it need not be there yet."""
+        ...
+
     def sizes(self) -> dict[str, int]:
         """The bytes of every complete file, by name; leftovers of a killed writer are not complete."""
         ...

@@ -4,8 +4,10 @@ With train.py the only place below which nothing knows the whole configuration.
 """
 
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass
 
+import torch
 from torch import nn
 from torch.optim import Optimizer
 
@@ -14,9 +16,11 @@ from helpers.batches.order import Order
 from helpers.batches.plan import first_epoch, mix
 from helpers.config.options.training import RunOptions
 from helpers.config.run_config import RunConfig
+from helpers.data.types import Catalog
 from helpers.errors import TrainingError
-from helpers.models.kinds import base_precision, in_words, make_trained
+from helpers.models.kinds import in_words, make_trained
 from helpers.models.trained import Trained
+from helpers.models.workload import MemoryEstimate, workload_of
 from helpers.reporting.events import Change, Notice, RunFinished, RunStarted
 from helpers.reporting.reporter import Reporter
 from helpers.reporting.stages import stage
@@ -34,7 +38,8 @@ from helpers.training.export import export_result, provenance
 from helpers.training.loop import Duties, LoopPlan
 from helpers.training.manifest import Foundations, configuration_of, dataset_fingerprints
 from helpers.training.optimisers import make_optimiser
-from helpers.training.prepare import Ground
+from helpers.training.plan import plan_run
+from helpers.training.prepare import Ground, Site
 from helpers.training.resume import starting_state
 from helpers.training.resume_rules import compare
 from helpers.training.state import TrainState
@@ -57,14 +62,14 @@ class Model:
     started: float
 
 
-def order_of(ground: Ground, *, run: RunOptions, reporter: Reporter) -> Order:
-    """The order of all pictures, with a line for each bucket that says what it gives."""
-    order = Order(
-        [bucket for catalog in ground.catalogs.values() for bucket in catalog.buckets],
-        seed=run.seed,
-        batch_size=run.train_batch_size,
-        world_size=ground.runtime.world_size,
-    )
+def order_of(catalogs: Iterable[Catalog], *, run: RunOptions, world_size: int) -> Order:
+    """The order of all pictures."""
+    buckets = [bucket for catalog in catalogs for bucket in catalog.buckets]
+    return Order(buckets, seed=run.seed, batch_size=run.train_batch_size, world_size=world_size)
+
+
+def tell_buckets(order: Order, reporter: Reporter) -> None:
+    """A line for each bucket that says what it gives, and one for what they make together."""
     plans = first_epoch(order)
     for each in plans[:BUCKETS_NAMED]:
         reporter.hear(Notice(text=str(each)))
@@ -72,7 +77,34 @@ def order_of(ground: Ground, *, run: RunOptions, reporter: Reporter) -> Order:
         reporter.hear(Notice(text=f"and {len(plans) - BUCKETS_NAMED} buckets more"))
     if mixed := mix(order):
         reporter.hear(Notice(text=mixed))
-    return order
+
+
+def plan_of(config: RunConfig, *, order: Order) -> LoopPlan:
+    """How long the run over `order` is, and when its duties are due."""
+    return plan_run(
+        order, run=config.run, optimizer=config.optimizer, checkpoint=config.checkpoint, validation=config.validation
+    )
+
+
+def memory_of(config: RunConfig, *, site: Site, order: Order) -> MemoryEstimate:
+    """What the run will need of the device's memory, or the process's where that is the processor."""
+    largest = max((bucket.size for bucket in order.buckets), key=lambda size: size.width * size.height)
+    workload = workload_of(
+        device=site.runtime.device.type,
+        precision=site.runtime.precision,
+        model=config.model,
+        lora=config.lora,
+        text=config.text,
+        run=config.run,
+        optimizer=config.optimizer,
+        validation=config.validation,
+        threads=torch.get_num_threads(),
+        width=largest.width,
+        height=largest.height,
+        vae_batch_size=site.vae_batch_size,
+        keeps_vae=config.cache.keep_vae_loaded,
+    )
+    return site.family.estimate_memory(site.parts, workload)
 
 
 def starting_point(
@@ -117,9 +149,7 @@ def load_model(config: RunConfig, *, ground: Ground, checkpoint: Checkpoint | No
     """Load the base, let move what is trained, and put the checkpoint's numbers in, where there is one."""
     started = time.monotonic()
     family, runtime = ground.family, ground.runtime
-    precision = base_precision(
-        runtime.precision, model_type=config.model.model_type, optimizer=config.optimizer.optimizer
-    )
+    precision = runtime.precision.of_trained(model_type=config.model.model_type, optimizer=config.optimizer.optimizer)
     with stage(reporter, f"load {ground.parts.variant}", total=1, unit="models") as advance:
         denoiser = family.load_denoiser(ground.parts, precision, runtime.device)
         advance()

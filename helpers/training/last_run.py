@@ -41,7 +41,7 @@ class Difference:
 
 
 def look_back(config: RunConfig, files: DatasetFile, *, ranks: Ranks, reporter: Reporter) -> None:
-    """Tell what differs from the last run into this output folder, and remember this one.
+    """Tell what differs from the last run into this output folder, and remember this one, unless it is a dry run.
 
     Raises CheckpointError where the checkpoint to continue from belongs to other settings, before anything is encoded.
     """
@@ -54,7 +54,7 @@ def look_back(config: RunConfig, files: DatasetFile, *, ranks: Ranks, reporter: 
         for difference in found:
             reporter.hear(Notice(text=f"  {difference}"))
     refuse_other_settings(config)
-    if ranks.rank == 0:
+    if ranks.rank == 0 and not config.run.dry_run:
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(json.dumps(now, indent=1) + "\n", encoding="utf-8")
 

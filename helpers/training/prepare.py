@@ -22,6 +22,7 @@ from helpers.reporting.reporter import Reporter
 from helpers.storage.protocols import CacheStore, SourceStore
 from helpers.training import places
 from helpers.training.caption_lengths import tell_long_captions
+from helpers.training.disk import CacheNeed, captions_needed, latents_needed
 from helpers.training.runtime import Runtime
 
 
@@ -40,6 +41,26 @@ class Workers:
     def threads_for(self, dataset: ImageDataset) -> int:
         """So many of its images are read and decoded at once."""
         return self.connections if isinstance(dataset, S3Dataset) else self.threads
+
+
+@dataclass(frozen=True, kw_only=True)
+class Site:
+    """What a run finds before it encodes anything: the engine, the model's places, and all pictures and captions.
+
+    catalogs: of every data set, also of those kept back. captions: of all of them, each once. drawn_captions: of
+    validation pictures. vae_batch_size: pictures encoded at once on an accelerator.
+    """
+
+    runtime: Runtime
+    workers: Workers
+    family: ModelFamily
+    parts: ModelParts
+    text_parts: tuple[TextPart, ...]
+    latent_part: LatentPart
+    vae_batch_size: int
+    catalogs: tuple[Catalog, ...]
+    captions: tuple[str, ...]
+    drawn_captions: tuple[str, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -142,46 +163,63 @@ def captions_of(files: DatasetFile, *, catalogs: Iterable[Catalog], store: TextE
                 yield from catalog.captions_of(index)
 
 
-def tell_of_captions(
-    files: DatasetFile, *, catalogs: Sequence[Catalog], parts: Sequence[TextPart], workers: Workers
-) -> None:
+def all_captions(files: DatasetFile, *, catalogs: Sequence[Catalog]) -> tuple[str, ...]:
+    """Every caption of `captions_of`, each once."""
+    of_stores = (captions_of(files, catalogs=catalogs, store=store) for store in files.text_stores)
+    return tuple(dict.fromkeys(itertools.chain.from_iterable(of_stores)))
+
+
+def tell_of_captions(files: DatasetFile, *, site: Site) -> None:
     """Have the first rank say which captions are cut (see `tell_long_captions`)."""
-    if workers.ranks.rank == 0:
-        of_stores = (captions_of(files, catalogs=catalogs, store=store) for store in files.text_stores)
-        captions = tuple(dict.fromkeys(itertools.chain.from_iterable(of_stores)))
-        cache = places.cache_of(files.text_embeds)
-        tell_long_captions(captions, catalogs=catalogs, parts=parts, store=cache, reporter=workers.reporter)
+    if site.workers.ranks.rank == 0:
+        store = places.cache_of(files.text_embeds)
+        tell_long_captions(
+            site.captions, catalogs=site.catalogs, parts=site.text_parts, store=store, reporter=site.workers.reporter
+        )
 
 
-def prepare_text(
-    files: DatasetFile,
-    *,
-    catalogs: Sequence[Catalog],
-    captions: Iterable[str],
-    family: ModelFamily,
-    parts: Sequence[TextPart],
-    options: CacheOptions,
-    workers: Workers,
-) -> TextCache:
-    """Encode what is not cached yet of every picture's captions, each in its data set's place.
+def captions_kept_in(store: TextEmbedsStore, *, files: DatasetFile, site: Site) -> Iterator[str]:
+    """Every caption that this place keeps, as often as it stands: of the pictures of data sets that name it.
 
-    captions: others, which the default place keeps, with the empty one that caption dropout trains with.
+    The default place keeps those of validation pictures too, and the empty one that caption dropout trains with.
     """
-    wanted = []
+    if store is files.text_embeds:
+        yield from (EMPTY_CAPTION, *site.drawn_captions)
+    yield from captions_of(files, catalogs=site.catalogs, store=store)
+
+
+def needs_of(files: DatasetFile, *, site: Site, options: CacheOptions) -> tuple[CacheNeed, ...]:
+    """What the caches of captions and of every data set still lack."""
+    needs: list[CacheNeed] = []
     for place in files.text_stores:
-        others = [EMPTY_CAPTION, *captions] if place is files.text_embeds else []
-        own = dict.fromkeys(itertools.chain(others, captions_of(files, catalogs=catalogs, store=place)))
-        store = places.cache_of(place)
-        wanted.append(Wanted(captions=tuple(own), store=store, write_batch_size=place.write_batch_size))
+        captions = captions_kept_in(place, files=files, site=site)
+        needs += captions_needed(captions, parts=site.text_parts, store=places.cache_of(place), options=options)
+    for dataset, catalog in zip(files.prepared, site.catalogs, strict=True):
+        store = places.cache_of(files.latents_of(dataset))
+        if "vae" not in dataset.trusted:
+            needs += [latents_needed(side, part=site.latent_part, store=store) for side in _sides(dataset, catalog)]
+    return tuple(needs)
+
+
+def prepare_text(files: DatasetFile, *, site: Site, options: CacheOptions) -> TextCache:
+    """Encode what is not cached yet of every picture's captions, each in its data set's place."""
+    wanted = [
+        Wanted(
+            captions=tuple(dict.fromkeys(captions_kept_in(place, files=files, site=site))),
+            store=places.cache_of(place),
+            write_batch_size=place.write_batch_size,
+        )
+        for place in files.text_stores
+    ]
     fill_text_cache(
         wanted,
-        parts=parts,
+        parts=site.text_parts,
         options=options,
-        ranks=workers.ranks,
-        reporter=workers.reporter,
+        ranks=site.workers.ranks,
+        reporter=site.workers.reporter,
         scan_for_errors=any(dataset.scan_for_errors for dataset in files.prepared),
     )
-    return TextCache([each.store for each in wanted], parts=parts, assemble=family.assemble_text)
+    return TextCache([each.store for each in wanted], parts=site.text_parts, assemble=site.family.assemble_text)
 
 
 def prepare_latents(

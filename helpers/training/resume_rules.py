@@ -48,6 +48,7 @@ OF_NO_ACCOUNT = (
     "compress_disk_cache",
     "keep_vae_loaded",
     "cache_only",
+    "dry_run",
     "next_step",
     "ema_validation",
 )

@@ -1,6 +1,6 @@
 """Which model is trained, in which precision, and what is attached to it."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from helpers.config.declare import setting
 
@@ -83,6 +83,15 @@ class PrecisionOptions:
         help="The VAE's number format; without it, as `mixed_precision`.",
     )
     allow_tf32: bool = setting(True, help="Let NVIDIA GPUs round 32-bit matrix products to TF32, which is faster.")
+
+    def of_trained(self, *, model_type: str, optimizer: str) -> "PrecisionOptions":
+        """With the number format of weights that are trained themselves said: fp32, which an optimiser can move.
+
+        bf16 keeps 8 bits of a weight, so that most steps would be rounded away; `adamw_bf16` rounds at random instead.
+        """
+        if model_type != "full" or self.base_model_default_dtype:
+            return self
+        return replace(self, base_model_default_dtype="bf16" if optimizer == "adamw_bf16" else "fp32")
 
     def text_encoder_precision(self, number: int) -> str:
         """How far text encoder `number` (1 CLIP-L, 2 CLIP-G, 3 T5) is quantised: what was said, else as the base."""

@@ -55,6 +55,9 @@ class RunOptions:
         minimum=1,
         help="Threads of PyTorch's arithmetic on the processor; without it, PyTorch's own choice.",
     )
+    dry_run: bool = setting(
+        False, help="Say what the run would do and need, from images to memory, and stop; no model is loaded."
+    )
     next_step: str = setting("", help="What to do next, in words that are shown when the run is complete.")
 
     @property

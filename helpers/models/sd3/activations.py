@@ -34,14 +34,24 @@ class Pass:
     adapted: frozenset[str]
 
     @property
-    def product(self) -> int:
-        """Bytes of a number that a linear layer gives."""
+    def number(self) -> int:
+        """Bytes of a number that a layer gives."""
         return BF16 if self.autocast else self.base
 
     @property
     def normed(self) -> int:
         """Bytes of a number in a layer norm."""
-        return FP32 if self.autocast and self.norms_in_fp32 else self.base
+        return FP32 if self.autocast and self.norms_in_fp32 else self.number
+
+    @property
+    def weighed(self) -> int:
+        """Bytes of a number as the matrix product of a trained weight wants it; adapters are fp32."""
+        return self.number if self.autocast or self.full else FP32
+
+    @property
+    def casts_weights(self) -> bool:
+        """Whether autocast makes a bf16 copy of each weight, which the way back needs too."""
+        return self.autocast and self.base == FP32
 
     @property
     def tokens(self) -> int:
@@ -63,82 +73,78 @@ def kept_for_backward(transformer: Transformer, run: Pass, *, block: int) -> int
     text += _query_norms(run) if transformer.qk_norm else 0
     text += 0 if last else _mlp(run, at=f"transformer_blocks.{block}.ff_context")
     per_picture = run.image_tokens * image + run.text_tokens * text
-    return run.pictures * per_picture * transformer.width
+    return run.pictures * per_picture * transformer.width + (0 if run.full else _cast_weights(transformer, run, block))
+
+
+def _cast_weights(transformer: Transformer, run: Pass, block: int) -> int:
+    """Bytes of the bf16 copies of a frozen block's weights; no gradient goes through its modulation by the time."""
+    if not run.casts_weights:
+        return 0
+    return BF16 * sum(layer.weights for layer in transformer.block(block) if ".norm1" not in layer.name)
 
 
 def _attention(run: Pass, *, at: str, names: tuple[str, str, str, str]) -> int:
     """Bytes kept for each channel of each token, from the norm before an attention to its output."""
     adapted = sum(f"{at}.{name}" in run.adapted for name in names[:3])
     kept = run.normed + _inputs(run, held=run.normed, adapted=adapted, layers=3)
-    kept += 4 * run.product
+    kept += 4 * run.number
     if run.full or f"{at}.{names[3]}" in run.adapted:
-        copied = run.pictures > 1 or (run.autocast and not run.full) or run.product != FP32
-        kept += _copy(run) if copied else 0
+        kept += run.weighed  # both streams' outputs lie in one tensor, of which a layer wants its own part in one piece
     if run.full:
-        kept += run.normed + run.product  # for the gradients of scale and gate
+        kept += run.normed + run.number  # for the gradients of scale and gate
     return kept
 
 
 def _inputs(run: Pass, *, held: int, adapted: int, layers: int) -> int:
     """Bytes kept of the input, `held` bytes a number, that some linear layers share, `adapted` of them with a LoRA."""
     weighed = layers if run.full else adapted
-    copies = weighed * _copy(run) if held != _copy(run) or (run.autocast and not run.full) else 0
+    copies = weighed * run.weighed if held != run.weighed or (run.autocast and not run.full) else 0
     shared = held if run.keeps_inputs or (weighed and not copies) else 0
     return copies + shared
 
 
-def _copy(run: Pass) -> int:
-    """Bytes of a number as the matrix product of a trained weight wants it."""
-    if run.autocast:
-        return BF16
-    return run.base if run.full else FP32
-
-
 def _query_norms(run: Pass) -> int:
     """Queries and keys before their norm, which squares them in fp32."""
-    return 2 * (run.product + (FP32 if run.product == BF16 else 0) + (run.product if run.full else 0))
+    return 2 * (run.number + (FP32 if run.number == BF16 else 0) + (run.number if run.full else 0))
 
 
 def _mlp(run: Pass, *, at: str) -> int:
     """Bytes kept for each channel of each token, from the norm before the MLP to its output."""
     first, second = (f"{at}.{name}" in run.adapted for name in ("net.0.proj", "net.2"))
     kept = run.normed + _inputs(run, held=run.normed, adapted=int(first), layers=1)
-    kept += MLP_RATIO * (run.product + _inputs(run, held=run.product, adapted=int(second), layers=1))
+    kept += MLP_RATIO * (run.number + _inputs(run, held=run.number, adapted=int(second), layers=1))
     if run.full:
-        kept += run.normed + run.product
+        kept += run.normed + run.number
     return kept
 
 
 def block_inputs(transformer: Transformer, run: Pass) -> int:
     """Bytes of what goes into one block, which is all that checkpointing keeps of it."""
-    return run.tokens * transformer.width * run.base
+    return run.tokens * transformer.width * run.number
 
 
 def backward_transient(transformer: Transformer, run: Pass) -> int:
     """Bytes of gradients under way in the MLP, whose four-fold width makes it the highest place of a block."""
-    across = 2 * run.tokens * run.base
-    return (across + 2 * MLP_RATIO * run.pictures * run.image_tokens * run.product) * transformer.width
+    across = 2 * run.tokens * run.number
+    return (across + 2 * MLP_RATIO * run.pictures * run.image_tokens * run.number) * transformer.width
 
 
 def forward_transient(transformer: Transformer, run: Pass) -> int:
     """Bytes that a block holds at its highest when nothing is kept for a way back: before and after the activation."""
     dual = 2 if transformer.dual_attention_layers else 0
-    image = run.base + run.normed + run.product * (1 + dual + 2 * MLP_RATIO)
-    text = run.base + run.normed + run.product
+    image = run.number + run.normed + run.number * (1 + dual + 2 * MLP_RATIO)
+    text = run.number + run.normed + run.number
     return run.pictures * (run.image_tokens * image + run.text_tokens * text) * transformer.width
 
 
 def text_encoding(encoder: TextEncoder, *, tokens: int, number: int) -> int:
-    """Bytes that a text encoder's pass over a batch of captions holds; number: bytes of one."""
-    rows = TEXT_ROWS * tokens
+    """Bytes that a text encoder's pass over a batch of captions holds, in the MLP of a layer; number: bytes of one.
+
+    T5's gated activation is computed in several steps; CLIP gives the hidden states of all layers.
+    """
     if encoder.is_t5:
-        # Scores as they are, in fp32 for the softmax, and after it; or the gated MLP's two halves and their product.
-        scores = TEXT_ROWS * encoder.heads * tokens**2 * (2 * number + FP32)
-        return 3 * rows * encoder.width * number + max(
-            scores + 3 * rows * encoder.inner * number, rows * 3 * encoder.mlp * number
-        )
-    hidden_states = (encoder.layers + 1) * rows * encoder.width
-    return (hidden_states + rows * (2 * encoder.width + 2 * encoder.mlp)) * number
+        return TEXT_ROWS * tokens * (4 * encoder.width + 4 * encoder.mlp) * number
+    return TEXT_ROWS * tokens * ((encoder.layers + 2) * encoder.width + 3 * encoder.mlp) * number
 
 
 def vae_encoding(vae: Vae, *, width: int, height: int, pictures: int, number: int, reorders: bool) -> int:
@@ -146,8 +152,8 @@ def vae_encoding(vae: Vae, *, width: int, height: int, pictures: int, number: in
 
     reorders: whether convolutions copy what they are given into an order of their own, as processors do.
     """
-    copies = 4 if reorders else 3
-    return pictures * width * height * (copies * vae.widths[0] * number + 3 * (FP32 + number))
+    channels = 3 * vae.widths[0] + (vae.widths[0] if reorders else 0)
+    return pictures * width * height * (channels * number + 3 * (FP32 + number))
 
 
 def vae_decoding(vae: Vae, *, width: int, height: int, number: int, reorders: bool) -> int:
@@ -155,6 +161,6 @@ def vae_decoding(vae: Vae, *, width: int, height: int, number: int, reorders: bo
 
     Beyond a megapixel the picture is decoded in tiles of one.
     """
-    copies = 4 if reorders else 3
+    channels = 3 * vae.widths[1] + (vae.widths[0] if reorders else 0)
     at_once = min(width * height, 1024**2)
-    return copies * at_once * vae.widths[1] * number + 3 * width * height * (number + FP32)
+    return channels * at_once * number + 3 * width * height * (number + FP32)

@@ -10,14 +10,10 @@ from helpers.models.adapters import linear_modules, listed, matching
 from helpers.models.precision import base_dtype, quantise
 from helpers.models.protocols import ModelParts
 from helpers.models.sd3.parts import loading_variant
+from helpers.models.sd3.targets import SETS, in_set
 
 # The network's two ends and its modulation of time: a small share of the weights, through which everything passes.
 NEVER_QUANTISED = ("pos_embed.*", "time_text_embed.*", "context_embedder", "norm_out.*", "proj_out")
-
-IMAGE_ATTENTION = ("attn.to_q", "attn.to_k", "attn.to_v", "attn.to_out.0")
-TEXT_ATTENTION = ("attn.add_q_proj", "attn.add_k_proj", "attn.add_v_proj", "attn.to_add_out")
-SECOND_ATTENTION = ("attn2.to_q", "attn2.to_k", "attn2.to_v", "attn2.to_out.0")
-MLP = ("ff.net", "ff_context.net")
 
 
 def load_denoiser(parts: ModelParts, precision: PrecisionOptions, device: torch.device) -> nn.Module:
@@ -47,22 +43,9 @@ def enable_checkpointing(denoiser: nn.Module) -> None:
 def target_modules(denoiser: nn.Module, target: str) -> list[str]:
     """The layers that a `lora_target` means; raises ModelError for a name that the model lacks."""
     linear = linear_modules(denoiser)
-    if target not in ("image-attention", "attention", "attention+mlp"):
-        return matching(linear, listed(target), option="lora_target")
-    sets = IMAGE_ATTENTION
-    if target != "image-attention":
-        sets += TEXT_ATTENTION + SECOND_ATTENTION
-    if target == "attention+mlp":
-        sets += MLP
-    there = [name for name in sets if any(f".{name}." in f".{module}." for module in linear)]
-    chosen = matching(linear, there, option="lora_target")
-    return [module for module in chosen if module not in _without_effect(denoiser)]
-
-
-def _without_effect(denoiser: nn.Module) -> set[str]:
-    """The last block computes queries for the text stream and throws away what they bring."""
-    last = len(denoiser.transformer_blocks) - 1  # type: ignore[arg-type]
-    return {f"transformer_blocks.{last}.attn.add_q_proj"}
+    if target in SETS:
+        return in_set(linear, target, layers=len(denoiser.transformer_blocks))  # type: ignore[arg-type]
+    return matching(linear, listed(target), option="lora_target")
 
 
 def predict(denoiser: nn.Module, noisy: Tensor, sigmas: Tensor, prompt_embeds: Tensor, pooled: Tensor) -> Tensor:

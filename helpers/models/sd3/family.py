@@ -1,12 +1,15 @@
 """Stable Diffusion 3 and 3.5 as one value, which is all that the rest of the program sees of it."""
 
-from helpers.models.protocols import ModelFamily
+from helpers.models.protocols import ModelFamily, ModelParts
+from helpers.models.sd3.architecture import read_architecture
 from helpers.models.sd3.denoiser import enable_checkpointing, load_denoiser, predict, target_modules
+from helpers.models.sd3.memory import estimate_memory
 from helpers.models.sd3.parts import locate
 from helpers.models.sd3.pipeline import write_pipeline
 from helpers.models.sd3.sampling import render
 from helpers.models.sd3.text import assemble_text, text_parts
 from helpers.models.sd3.vae import latent_part
+from helpers.models.workload import MemoryEstimate, Workload
 
 
 def sd3_family() -> ModelFamily:
@@ -17,6 +20,7 @@ def sd3_family() -> ModelFamily:
         text_parts=text_parts,
         assemble_text=assemble_text,
         latent_part=latent_part,
+        estimate_memory=_estimate_memory,
         load_denoiser=load_denoiser,
         enable_checkpointing=enable_checkpointing,
         lora_modules=target_modules,
@@ -24,3 +28,8 @@ def sd3_family() -> ModelFamily:
         render=render,
         write_pipeline=write_pipeline,
     )
+
+
+def _estimate_memory(parts: ModelParts, workload: Workload) -> MemoryEstimate:
+    architecture = read_architecture(transformer=parts.transformer, text_encoders=parts.text_encoders, vae=parts.vae)
+    return estimate_memory(architecture, workload)

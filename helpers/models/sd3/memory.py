@@ -3,14 +3,13 @@
 Standard library only. What is counted is what PyTorch asks for; benchmarks/memory.py holds it against measured peaks.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
 from helpers.config.options.model import PrecisionOptions
 from helpers.models.sd3 import activations
 from helpers.models.sd3.architecture import Architecture, Linear, TextEncoder, Transformer
 from helpers.models.sd3.targets import SETS, in_set
+from helpers.models.workload import MemoryEstimate, TrainingMemory, Workload
 
 BYTES = {"bf16": activations.BF16, "fp32": activations.FP32}
 QUANTO_BITS = {"int8-quanto": 8, "fp8-quanto": 8, "int4-quanto": 4, "int2-quanto": 2}
@@ -34,69 +33,10 @@ CUDA_CONTEXT_BYTES = 600 * 10**6
 LIBRARIES_BYTES = 700 * 10**6
 """What Python, PyTorch, diffusers and transformers take of a processor's memory before the first number is stored."""
 
+TOKENIZER_BYTES = 30 * 10**6
+"""What the library takes to hold the words of a tokenizer."""
+
 BATCHES_HELD = 6
-
-
-@dataclass(frozen=True, kw_only=True)
-class Workload:
-    """All settings that decide how much memory a run needs.
-
-    device: `cpu`, `cuda` or `mps`. precision: with `mixed_precision` said, and `base_model_default_dtype` as the kind
-    of training has it. width, height: of the largest pictures trained on, in pixels. t5_tokens: T5's length.
-    accumulation: batches to a step. vae_batch_size: pictures encoded at once, on a processor by so many threads.
-    validation: width and height of the largest picture drawn; None where none is. guided: whether it is drawn twice
-    at a time, with and without its prompt.
-    """
-
-    device: str
-    precision: PrecisionOptions
-    model_type: str = "lora"
-    optimizer: str = "adamw"
-    lora_rank: int = 16
-    lora_target: str = "attention"
-    batch_size: int = 1
-    accumulation: int = 1
-    width: int = 1024
-    height: int = 1024
-    t5_tokens: int = 77
-    gradient_checkpointing: bool = True
-    vae_batch_size: int = 4
-    validation: tuple[int, int] | None = (1024, 1024)
-    guided: bool = True
-
-
-@dataclass(frozen=True, kw_only=True)
-class TrainingMemory:
-    """What training needs at its highest, in bytes, by what it is for."""
-
-    weights: int
-    trained: int
-    gradients: int
-    optimiser: int
-    activations: int
-
-    @property
-    def total(self) -> int:
-        return self.weights + self.trained + self.gradients + self.optimiser + self.activations
-
-
-@dataclass(frozen=True, kw_only=True)
-class MemoryEstimate:
-    """Peaks in bytes, of the device for an accelerator and of the process for a processor.
-
-    overhead_bytes: the libraries' own share, in each of the peaks. training: the parts of training_bytes, without it.
-    """
-
-    caching_bytes: int
-    training_bytes: int
-    validation_bytes: int
-    overhead_bytes: int
-    training: TrainingMemory
-
-    @property
-    def peak_bytes(self) -> int:
-        """The most that any part of the run needs."""
-        return max(self.caching_bytes, self.training_bytes, self.validation_bytes)
 
 
 def estimate_memory(architecture: Architecture, workload: Workload) -> MemoryEstimate:
@@ -151,9 +91,15 @@ def caching_memory(architecture: Architecture, workload: Workload) -> int:
     number = _encoder_bytes(precision)
     needs = []
     for place, encoder in enumerate(architecture.text_encoders, 1):
-        held = text_encoder_bytes(encoder, level=precision.text_encoder_precision(place), number=number)
+        level = precision.text_encoder_precision(place)
+        held = text_encoder_bytes(encoder, level=level, number=number)
+        if workload.device == "cpu" and level not in QUANTO_BITS and number == activations.FP32:
+            held -= encoder.vocabulary * number * encoder.width  # mapped from its file, of which few rows are read
         tokens = workload.t5_tokens if encoder.is_t5 else encoder.positions
-        needs.append(held + activations.text_encoding(encoder, tokens=tokens, number=number))
+        widest = encoder.mlp * encoder.width
+        whole = _made_whole(widest, level=level, number=number)
+        held += TOKENIZER_BYTES if workload.device == "cpu" else 0
+        needs.append(held + whole + activations.text_encoding(encoder, tokens=tokens, number=number))
     number = _vae_bytes(precision)
     on_processor = workload.device == "cpu"
     working = activations.vae_encoding(
@@ -169,19 +115,26 @@ def caching_memory(architecture: Architecture, workload: Workload) -> int:
 
 
 def training_memory(architecture: Architecture, workload: Workload) -> TrainingMemory:
-    """What training needs at its highest, from the second step on, when the optimiser remembers."""
+    """What training needs at its highest, from the second step on, when the optimiser remembers.
+
+    That is at the end of the forward pass, at the end of the backward pass, or in the optimiser's step.
+    """
     transformer, precision = architecture.transformer, workload.precision
     full = workload.model_type == "full"
     number = _base_bytes(precision)
     moving = trained_parameters(transformer, workload)
     moving_bytes = number if full else activations.FP32
-    cast = BYTES["bf16"] * moving if full and _autocast(precision) and number == activations.FP32 else 0
+    gradients = moving * moving_bytes
+    forward, backward = _activations(architecture, workload)
+    already = gradients if workload.accumulation > 1 else 0
+    highest = max(already + forward, gradients + backward, gradients + _step_bytes(workload, moving=moving))
+    vae = architecture.vae.parameters * _vae_bytes(precision) if workload.keeps_vae else 0
     return TrainingMemory(
-        weights=transformer.positions * number if full else transformer_bytes(transformer, precision),
+        weights=vae + (transformer.positions * number if full else transformer_bytes(transformer, precision)),
         trained=moving * moving_bytes,
-        gradients=moving * moving_bytes,
-        optimiser=_optimiser_bytes(workload, moving=moving),
-        activations=cast + _activations(architecture, workload),
+        gradients=gradients,
+        optimiser=OPTIMISER_BYTES[workload.optimizer] * moving,
+        activations=highest - gradients,
     )
 
 
@@ -197,25 +150,29 @@ def validation_memory(architecture: Architecture, workload: Workload) -> int:
         architecture.vae, width=width, height=height, number=number, reorders=workload.device == "cpu"
     )
     stays = training.weights + training.trained + training.optimiser
+    loaded = 0 if workload.keeps_vae else architecture.vae.parameters * number
     working = activations.forward_transient(architecture.transformer, drawn)
-    return stays + max(working, architecture.vae.parameters * number + decoding)
+    level = workload.precision.base_model_precision
+    working += _made_whole(_largest_layer(architecture.transformer), level=level, number=drawn.number)
+    return stays + max(working, loaded + decoding)
 
 
-def _activations(architecture: Architecture, workload: Workload) -> int:
+def _activations(architecture: Architecture, workload: Workload) -> tuple[int, int]:
+    """Bytes that are held at the end of the forward pass, and at that of the backward pass."""
     transformer = architecture.transformer
     run = _pass(architecture, workload, width=workload.width, height=workload.height, pictures=workload.batch_size)
-    kept: Sequence[int] = [
-        activations.kept_for_backward(transformer, run, block=index) for index in range(transformer.layers)
-    ]
-    on_the_way_back = activations.backward_transient(transformer, run)
+    kept = [activations.kept_for_backward(transformer, run, block=index) for index in range(transformer.layers)]
+    under_way = activations.backward_transient(transformer, run)
     batches = BATCHES_HELD if workload.device == "cpu" else 1
-    conditions = (
-        batches * workload.batch_size * run.text_tokens * transformer.text_width * (activations.BF16 + run.base)
-    )
+    read = batches * workload.batch_size * run.text_tokens * transformer.text_width * activations.BF16
+    cast = activations.BF16 * transformer.parameters if run.full and run.casts_weights else 0
+    level = workload.precision.base_model_precision
+    under_way += _made_whole(_largest_layer(transformer), level=level, number=run.number)
+    one_block = read + max(kept) + under_way
     if workload.gradient_checkpointing:
         inputs = transformer.layers * activations.block_inputs(transformer, run)
-        return conditions + inputs + max(kept) + on_the_way_back
-    return conditions + sum(kept) + on_the_way_back
+        return max(read + cast, one_block) + inputs, one_block
+    return read + cast + sum(kept) + under_way, one_block
 
 
 def _pass(
@@ -247,10 +204,18 @@ def _saved_by_quantising(weights: int, *, rows: int, level: str, number: int) ->
     return weights * number - weights * bits // 8 - scales
 
 
-def _optimiser_bytes(workload: Workload, *, moving: int) -> int:
-    """What the optimiser remembers, and what a step of it works with."""
-    remembered = OPTIMISER_BYTES[workload.optimizer] * moving
-    return remembered + (min(STOCHASTIC_AT_ONCE_BYTES, 16 * moving) if workload.optimizer == "adamw_bf16" else 0)
+def _made_whole(weights: int, *, level: str, number: int) -> int:
+    """What computing with the largest quantised layer needs: its numbers as they were, and on the way there."""
+    return 2 * number * weights if level in QUANTO_BITS else 0
+
+
+def _largest_layer(transformer: Transformer) -> int:
+    return max(layer.weights for index in range(transformer.layers) for layer in transformer.block(index))
+
+
+def _step_bytes(workload: Workload, *, moving: int) -> int:
+    """What a step of the optimiser works with, besides what it remembers."""
+    return min(STOCHASTIC_AT_ONCE_BYTES, 16 * moving) if workload.optimizer == "adamw_bf16" else 0
 
 
 def _autocast(precision: PrecisionOptions) -> bool:

@@ -56,6 +56,10 @@ SHAPES = {
         layers=4, heads=4, head_width=64, sample_size=32, positions=64,
         clip_l_width=32, clip_g_width=48, t5_width=96, text_layers=2, vae_widths=(16, 32, 32, 32),
     ),
+    "memory": Shape(
+        layers=4, heads=8, head_width=64, sample_size=32, positions=64,
+        clip_l_width=64, clip_g_width=128, t5_width=512, text_layers=8, vae_widths=(32, 64, 64, 64),
+    ),
 }  # fmt: skip
 
 

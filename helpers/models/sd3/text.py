@@ -1,6 +1,5 @@
 """SD3's three text encoders, one at a time, with outputs that are those of diffusers' own pipeline."""
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -16,7 +15,8 @@ from helpers.models.fingerprint import files_fingerprint, fingerprint
 from helpers.models.precision import encoder_dtype, quantise
 from helpers.models.protocols import ModelParts, TextEmbedding, TextPart, TokenLimit
 from helpers.models.quiet import no_progress_bars
-from helpers.models.sd3.parts import loading_variant, part_identity
+from helpers.models.sd3.architecture import text_encoder_of
+from helpers.models.sd3.parts import loading_variant, part_identity, read_config
 
 NAMES = ("clip_l", "clip_g", "t5")
 # To be raised whenever the same settings begin to give other numbers.
@@ -62,6 +62,7 @@ def text_parts(
                 name=name,
                 identity=_identity(wanted),
                 batch_size=BATCH_SIZE,
+                bytes_per_caption=_bytes_per_caption(wanted),
                 load=partial(_load, wanted),
                 limit=None if name == "clip_g" else _limit(wanted),
             )
@@ -149,13 +150,15 @@ def _tokens(tokenizer: Any, captions: Sequence[str], *, length: int) -> Any:
 
 def _limit(wanted: _Wanted) -> TokenLimit:
     """CLIP's length is its tokenizer's own, the same for both CLIPs; T5's is an option."""
-    if wanted.name == "t5":
-        name, tokens = "T5", wanted.t5_length
-    else:
-        settings = json.loads((wanted.tokenizer / "tokenizer_config.json").read_text(encoding="utf-8"))
-        name, tokens = "CLIP", settings["model_max_length"]
+    name = "T5" if wanted.name == "t5" else "CLIP"
     identity = files_fingerprint(file for file in wanted.tokenizer.iterdir() if file.is_file())
-    return TokenLimit(name=name, tokens=tokens, identity=identity, load=partial(_load_counter, wanted))
+    return TokenLimit(name=name, tokens=_length(wanted), identity=identity, load=partial(_load_counter, wanted))
+
+
+def _length(wanted: _Wanted) -> int:
+    if wanted.name == "t5":
+        return wanted.t5_length
+    return int(read_config(wanted.tokenizer, "tokenizer_config.json")["model_max_length"])
 
 
 def _load_counter(wanted: _Wanted) -> Callable[[Sequence[str]], list[int]]:
@@ -168,6 +171,12 @@ def _load_tokenizer(wanted: _Wanted) -> Any:
 
     # Built from their vocabulary files instead, transformers 5 gives other ids without a word.
     return (T5Tokenizer if wanted.name == "t5" else CLIPTokenizer).from_pretrained(wanted.tokenizer)
+
+
+def _bytes_per_caption(wanted: _Wanted) -> int:
+    """Of the outputs in 16 bits: a state for each token, and CLIP's projection."""
+    shape = text_encoder_of(read_config(wanted.folder))
+    return 2 * (_length(wanted) * shape.width + shape.projection)
 
 
 def _stored(tensor: Tensor, count: int) -> Tensor:

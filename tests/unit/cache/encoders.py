@@ -65,7 +65,13 @@ class Words:
             self.loads += 1
             return self
 
-        return TextPart(name=self.name, identity=identity or self.name, batch_size=batch_size, load=load)
+        return TextPart(
+            name=self.name,
+            identity=identity or self.name,
+            batch_size=batch_size,
+            bytes_per_caption=2 * (5 * 8 + 8),
+            load=load,
+        )
 
 
 def assemble(outputs: Sequence[Mapping[str, Tensor]]) -> TextEmbedding:

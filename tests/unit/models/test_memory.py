@@ -9,7 +9,8 @@ import pytest
 
 from helpers.config.options.model import PrecisionOptions
 from helpers.models.sd3.architecture import KNOWN
-from helpers.models.sd3.memory import Workload, estimate_memory, trained_parameters
+from helpers.models.sd3.memory import estimate_memory, trained_parameters
+from helpers.models.workload import Workload
 
 MEDIUM = KNOWN["SD3 medium"]
 BF16 = PrecisionOptions(mixed_precision="bf16")

@@ -80,6 +80,12 @@ def count(part: TextPart, caption: str) -> int:
     return part.limit.load()([caption])[0]
 
 
+def test_a_caption_s_bytes_are_known_before_it_is_encoded(encoders: tuple[TextPart, ...]) -> None:
+    for part in encoders:
+        outputs = part.load().encode(["a fox"])
+        assert part.bytes_per_caption == sum(tensor[0].nbytes for tensor in outputs.values())
+
+
 def identities(parts: ModelParts, precision: PrecisionOptions, **options: Any) -> list[str]:
     return [part.identity for part in text_parts(parts, TextOptions(**options), precision, torch.device("cpu"))]
 
