@@ -5,7 +5,7 @@ from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 ROWS_AT_ONCE = 16
 BATCHES_KEPT = 16
+GROUPS_OPEN = 3
 CAPTIONS_AT_ONCE = 65_536
 USUAL_SPLITS = ("train", "validation", "test")
 
@@ -161,49 +162,53 @@ class EmbeddedSource:
 
 
 class _Walk:
-    """Reads the rows of a file in small batches, going on where it was where it can."""
+    """Reads the rows of a file in small batches, going on in each row group where it was where it can."""
 
     def __init__(self, shard: Shard, *, column: str) -> None:
         self.shard = shard
         self._column = column
         self._lock = threading.Lock()
-        self._kept: OrderedDict[int, pyarrow.Array] = OrderedDict()
-        self._group = -1
-        self._next = 0
-        self._batches: Iterator[pyarrow.RecordBatch] = iter(())
+        self._kept: OrderedDict[tuple[int, int], pyarrow.Array] = OrderedDict()
+        self._groups: OrderedDict[int, enumerate[pyarrow.RecordBatch]] = OrderedDict()
 
     def read(self, row: int) -> bytes | None:
         """The bytes in a row; None where it has none. Raises IndexError for a row that is not there."""
         if not 0 <= row < self.shard.rows:
             raise IndexError(f"{self.shard.name} has no row {row}")
         group = int(np.searchsorted(self.shard.starts, row, side="right")) - 1
-        place = row - self.shard.starts[group]
+        batch, place = divmod(row - self.shard.starts[group], ROWS_AT_ONCE)
         with self._lock:
-            return self._batch(group, place - place % ROWS_AT_ONCE)[place % ROWS_AT_ONCE].as_py()
+            return self._batch(group, batch)[place].as_py()
 
-    def _batch(self, group: int, first: int) -> "pyarrow.Array":
-        """The images of a row group from its row `first` on, ROWS_AT_ONCE of them or what is left."""
-        key = self.shard.starts[group] + first
-        if key not in self._kept:
-            if group != self._group or first < self._next:
-                self._begin(group)
-            while self._next <= first:
-                self._keep(self.shard.starts[group] + self._next, _images(next(self._batches).column(0)))
-                self._next += ROWS_AT_ONCE
-        self._kept.move_to_end(key)
-        return self._kept[key]
+    def _batch(self, group: int, batch: int) -> "pyarrow.Array":
+        """The images of a batch, ROWS_AT_ONCE of them or what is left of the row group; raises IndexError."""
+        begun = 0
+        while (group, batch) not in self._kept:
+            if group not in self._groups:
+                begun += 1
+                if begun > 1:
+                    raise IndexError(f"{self.shard.name} has changed: it has fewer rows now")
+                self._groups[group] = self._begin(group)
+                _keep_last(self._groups, GROUPS_OPEN)
+            number, found = next(self._groups[group], (-1, None))
+            if found is None or number > batch:  # past it: once more from the beginning
+                del self._groups[group]
+            else:
+                self._kept[group, number] = _images(found.column(0))
+                _keep_last(self._kept, BATCHES_KEPT)
+        self._kept.move_to_end((group, batch))
+        return self._kept[group, batch]
 
-    def _begin(self, group: int) -> None:
+    def _begin(self, group: int) -> "enumerate[pyarrow.RecordBatch]":
         from pyarrow.parquet import ParquetFile
 
         file = ParquetFile(self.shard.path, memory_map=True, pre_buffer=False)
-        self._batches = file.iter_batches(batch_size=ROWS_AT_ONCE, row_groups=[group], columns=[self._column])
-        self._group, self._next = group, 0
+        return enumerate(file.iter_batches(batch_size=ROWS_AT_ONCE, row_groups=[group], columns=[self._column]))
 
-    def _keep(self, key: int, images: "pyarrow.Array") -> None:
-        self._kept[key] = images
-        if len(self._kept) > BATCHES_KEPT:
-            self._kept.popitem(last=False)
+
+def _keep_last(kept: OrderedDict[Any, Any], most: int) -> None:
+    if len(kept) > most:
+        kept.popitem(last=False)
 
 
 def _images(column: "pyarrow.Array") -> "pyarrow.Array":

@@ -126,6 +126,8 @@ class Downloads:
                         continue
         except FileNotFoundError:
             pass
+        except OSError as error:
+            raise CacheError(f"cannot read {self._root / FAILED}: {error.strerror}. {CURE}") from error
         return failed
 
 

@@ -87,6 +87,7 @@ async def _fetch_all(
     places = asyncio.Semaphore(at_once)
     hosts: WeakValueDictionary[str, asyncio.Semaphore] = WeakValueDictionary()
     silent: list[tuple[str, str]] = []
+    answered = asyncio.Event()
 
     async def fetch(name: str, url: str) -> None:
         try:
@@ -104,6 +105,7 @@ async def _fetch_all(
                 return
         finally:
             room.release()
+        answered.set()
         while silent:  # somebody answered, so these are gone and not the network
             give_up(*silent.pop())
 
@@ -111,8 +113,10 @@ async def _fetch_all(
         for name, url in wanted:
             await room.acquire()
             tasks.create_task(fetch(name, url))
-    if silent:
+    if not answered.is_set():
         _raise_if_cut_off(silent, at_least=1)
+    for name, reason in silent:
+        give_up(name, reason)
 
 
 def _raise_if_cut_off(silent: list[tuple[str, str]], *, at_least: int) -> None:
