@@ -48,8 +48,17 @@ class BytesColumn(Sequence[bytes]):
         """The bytes in each item [N]."""
         return np.diff(self.offsets)
 
+    @classmethod
+    def joined(cls, columns: Sequence["BytesColumn"]) -> "BytesColumn":
+        """The items of several columns behind each other."""
+        starts = np.cumsum([0] + [len(column.block) for column in columns])
+        offsets = [column.offsets[:-1] + start for column, start in zip(columns, starts, strict=False)]
+        return cls(np.concatenate([column.block for column in columns]), np.concatenate([*offsets, starts[-1:]]))
+
     def take(self, rows: NDArray[np.integer]) -> "BytesColumn":
         """The items at `rows`, in their order."""
+        if np.array_equal(rows, np.arange(len(self))):
+            return self
         starts, lengths = self.offsets[:-1][rows], self.lengths[rows]
         offsets = np.zeros(len(rows) + 1, np.int64)
         np.cumsum(lengths, out=offsets[1:])
@@ -89,6 +98,11 @@ class TextColumn(Sequence[str]):
     def __iter__(self) -> Iterator[str]:
         for item in self.encoded:
             yield item.decode("utf-8", "surrogateescape")
+
+    @classmethod
+    def joined(cls, columns: Sequence["TextColumn"]) -> "TextColumn":
+        """The items of several columns behind each other."""
+        return cls(BytesColumn.joined([column.encoded for column in columns]))
 
     def take(self, rows: NDArray[np.integer]) -> "TextColumn":
         """The items at `rows`, in their order."""

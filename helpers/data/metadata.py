@@ -77,11 +77,7 @@ class Remembered:
         if not parts:
             return
         keys = np.concatenate([keys for keys, _ in parts])
-        starts = np.cumsum([0] + [len(values.block) for _, values in parts])
-        offsets = [values.offsets[:-1] + start for (_, values), start in zip(parts, starts, strict=False)]
-        values = BytesColumn(
-            np.concatenate([values.block for _, values in parts]), np.concatenate([*offsets, starts[-1:]])
-        )
+        values = BytesColumn.joined([values for _, values in parts])
         order = np.lexsort((values.lengths, keys[:, 1], keys[:, 0]))
         self._keys, self._values = np.ascontiguousarray(keys[order]), values.take(order)
 

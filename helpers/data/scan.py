@@ -1,9 +1,10 @@
 """Finds a data set's files and opens the ones not known yet, in threads, once each."""
 
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import islice
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +16,7 @@ from helpers.reporting.reporter import Reporter
 from helpers.reporting.stages import stage
 from helpers.storage.protocols import CacheStore, Listed, NotThere, SourceStore
 
+LISTED_AT_ONCE = 65_536
 READ_AT_ONCE = 256
 HEADERS = "headers-1"
 CAPTIONS = "captions-1"
@@ -54,30 +56,34 @@ def split_ending(path: str) -> tuple[str, str]:
 
 def find_files(source: SourceStore, *, want_notes: bool) -> Found:
     """List `source`; raises DataError where it cannot be listed. `notes` stays empty unless wanted."""
-    paths: list[str] = []
-    sizes: list[int] = []
-    tags: list[str] = []
     notes: dict[str, Listed] = {}
-    ignored = 0
-    for listed in source.list():
-        stem, ending = split_ending(listed.path)
-        hidden = listed.path.startswith(".") or "/." in listed.path
-        if not hidden and ending not in NOT_PICTURES:
-            paths.append(listed.path)
-            sizes.append(listed.size_bytes)
-            tags.append(listed.tag)
-            continue
-        ignored += 1
-        if want_notes and not hidden and ending == ".txt":
-            notes[stem] = listed
+    listing, blocks, ignored = source.list(), [_columns(())], 0
+    while few := list(islice(listing, LISTED_AT_ONCE)):
+        pictures = []
+        for listed in few:
+            stem, ending = split_ending(listed.path)
+            hidden = listed.path.startswith(".") or "/." in listed.path
+            if not hidden and ending not in NOT_PICTURES:
+                pictures.append(listed)
+            elif want_notes and not hidden and ending == ".txt":
+                notes[stem] = listed
+        ignored += len(few) - len(pictures)
+        blocks.append(_columns(pictures))
+    paths, sizes, tags, keys = zip(*blocks, strict=True)
     return Found(
-        paths=TextColumn.of(paths),
-        size_bytes=np.array(sizes, np.int64),
-        tags=TextColumn.of(tags),
-        keys=file_keys(paths, sizes, tags),
+        paths=TextColumn.joined(paths),
+        size_bytes=np.concatenate(sizes),
+        tags=TextColumn.joined(tags),
+        keys=np.concatenate(keys),
         notes=notes,
         ignored=ignored,
     )
+
+
+def _columns(files: Sequence[Listed]) -> tuple[TextColumn, NDArray[np.int64], TextColumn, Keys]:
+    """Paths, sizes, tags and keys of some files."""
+    paths, sizes, tags = [f.path for f in files], [f.size_bytes for f in files], [f.tag for f in files]
+    return TextColumn.of(paths), np.array(sizes, np.int64), TextColumn.of(tags), file_keys(paths, sizes, tags)
 
 
 def header(size: tuple[int, int], *, reason: str = "") -> bytes:

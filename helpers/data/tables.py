@@ -85,15 +85,13 @@ def as_arrow(column: TextColumn) -> "pyarrow.Array":
 
 def from_arrow(chunks: "Iterable[pyarrow.Array]") -> TextColumn:
     """Arrow's strings (large, and without nulls), copied behind each other."""
-    blocks, offsets, length = [np.zeros(0, np.uint8)], [np.zeros(1, np.int64)], 0
+    columns = [BytesColumn.of(())]
     for chunk in chunks:
-        ends = np.frombuffer(chunk.buffers()[1], np.int64)[chunk.offset : chunk.offset + len(chunk) + 1]
-        content = chunk.buffers()[2]
-        if len(ends) and content is not None:
-            blocks.append(np.frombuffer(content, np.uint8)[ends[0] : ends[-1]])
-        offsets.append(ends[1:] - ends[0] + length)
-        length += int(ends[-1] - ends[0])
-    return TextColumn(BytesColumn(np.concatenate(blocks), np.concatenate(offsets)))
+        _, offsets, content = chunk.buffers()
+        ends = np.frombuffer(offsets, np.int64)[chunk.offset : chunk.offset + len(chunk) + 1]
+        block = np.frombuffer(content or b"", np.uint8)[ends[0] : ends[-1]]
+        columns.append(BytesColumn(block, ends - ends[0]))
+    return TextColumn(BytesColumn.joined(columns))
 
 
 def _some(names: TextColumn) -> str:

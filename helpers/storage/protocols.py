@@ -1,15 +1,13 @@
 """What a place for bytes must be able to do; a source has no way to write or delete in its type."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 SIZE_UNKNOWN = -1
 
 
-@dataclass(frozen=True, slots=True)
-class Listed:
+class Listed(NamedTuple):
     """One file of a store: its path from the store's root with forward slashes, and what changes when it does.
 
     size_bytes: SIZE_UNKNOWN where only reading it would tell.

@@ -54,8 +54,7 @@ def test_going_through_in_order_reads_each_row_group_once(tmp_path: Path, monkey
     begun: list[int] = []
     begin = embedded._Walk._begin
     monkeypatch.setattr(embedded._Walk, "_begin", lambda self, group: (begun.append(group), begin(self, group))[1])
-    with ThreadPoolExecutor(8) as threads:
-        contents = list(threads.map(source.read, table.names))
+    contents = list(map(source.read, table.names))
     assert contents == [f"a.parquet {row}".encode() for row in range(500)]
     assert begun == [0, 1, 2, 3, 4]
 
