@@ -6,6 +6,7 @@ from typing import Any
 
 from helpers.config.dataset_types import LocalDataset
 from helpers.data.catalog import open_catalog
+from helpers.data.tables import ImageTable
 from helpers.data.types import Catalog
 from helpers.reporting.events import Event
 from helpers.reporting.reporter import Reporter
@@ -63,6 +64,7 @@ class Folder:
         workers: int = 2,
         longest_edge_px: int = 3072,
         filters: tuple[str, ...] = (),
+        table: ImageTable | None = None,
         **settings: Any,
     ) -> Catalog:
         source = CountingSource(self.pictures)
@@ -77,6 +79,7 @@ class Folder:
                 reporter=Reporter([self.listener]),
                 longest_edge_px=longest_edge_px,
                 filters=filters,
+                table=table,
             )
         finally:
             self.opened = source.opened

@@ -17,6 +17,7 @@ import pytest
 
 from helpers.config.options.model import ModelOptions
 from helpers.errors import ModelError
+from helpers.models.hub import download_dataset
 from helpers.models.sd3.parts import locate
 
 COMMIT = "a" * 40
@@ -177,3 +178,24 @@ def test_a_repository_of_another_family_is_named(hub: Hub) -> None:
     (hub.folder / "model_index.json").write_text(json.dumps({"_class_name": "FluxPipeline"}))
     with pytest.raises(ModelError, match="me/sd3 is a FluxPipeline"):
         locate(options())
+
+
+def test_a_data_set_comes_with_the_files_of_its_split_and_once(hub: Hub) -> None:
+    for name in ("train-00000-of-00001", "test-00000-of-00001"):
+        (hub.folder / "data").mkdir(exist_ok=True)
+        (hub.folder / "data" / f"{name}.parquet").write_bytes(name.encode())
+    folder = download_dataset("me/paintings", split=None, revision=None)
+    assert [path.name for path in folder.rglob("*.parquet")] == ["train-00000-of-00001.parquet"]
+    assert hub.sent == ["data/train-00000-of-00001.parquet"]
+    assert download_dataset("me/paintings", split="train", revision=None) == folder
+    assert len(hub.sent) == 1
+    download_dataset("me/paintings", split="test", revision=COMMIT)
+    assert hub.sent[1:] == ["data/test-00000-of-00001.parquet"]
+
+
+def test_a_data_set_that_cannot_be_had_says_why(hub: Hub) -> None:
+    with pytest.raises(ModelError, match=r"refs/convert/parquet.*datasets/me/paintings/tree"):
+        download_dataset("me/paintings", split=None, revision=None)
+    hub.refusal = (401, "RepoNotFound")
+    with pytest.raises(ModelError, match="neither a folder here nor a data set you may see"):
+        download_dataset("me/paintings", split=None, revision=None)
