@@ -124,10 +124,14 @@ def foresee(config: RunConfig, files: DatasetFile, site: "Site", reporter: Repor
     """Chapter 2 of a dry run, and its last: say what a run would do and need."""
     from helpers.training import assemble, dry_run
     from helpers.training import prepare as road
+    from helpers.training.split_off import trained_on
 
     if site.runtime.rank != 0:
         return
-    order = assemble.order_of(site.catalogs[: len(files.images)], run=config.run, world_size=site.runtime.world_size)
+    catalogs = trained_on(
+        site.catalogs[: len(files.images)], count=config.held_out.num_eval_images, seed=config.run.seed
+    )
+    order = assemble.order_of(catalogs, run=config.run, world_size=site.runtime.world_size)
     dry_run.tell_plan(
         catalogs=site.catalogs,
         order=order,
@@ -145,6 +149,7 @@ def prepare(config: RunConfig, files: DatasetFile, site: "Site") -> "Ground":
     """Chapter 2: encode what no cache holds yet, if the disk has room for it."""
     from helpers.training import prepare as road
     from helpers.training.disk import check_disk
+    from helpers.training.split_off import split_off
 
     road.tell_of_captions(files, site=site)
     check_disk(road.needs_of(files, site=site, options=config.cache))
@@ -153,15 +158,22 @@ def prepare(config: RunConfig, files: DatasetFile, site: "Site") -> "Ground":
         road.prepare_latents(dataset, files=files, catalog=catalog, part=site.latent_part, workers=site.workers)
         for dataset, catalog in zip(files.prepared, site.catalogs, strict=True)
     )
+    trained, split = split_off(
+        prepared[: len(files.images)],
+        count=config.held_out.num_eval_images,
+        seed=config.run.seed,
+        part=site.latent_part,
+        reporter=site.workers.reporter,
+    )
     return road.Ground(
         runtime=site.runtime,
         workers=site.workers,
         family=site.family,
         parts=site.parts,
         latent_part=site.latent_part,
-        datasets=prepared[: len(files.images)],
+        datasets=trained,
         text=text,
-        kept_back=prepared[len(files.images) :],
+        kept_back=(*prepared[len(files.images) :], *split),
     )
 
 

@@ -24,7 +24,6 @@ from helpers.batches.order import Order
 from helpers.batches.types import Position, TrainBatch
 from helpers.config.options.model import LoraOptions, ModelOptions, PrecisionOptions
 from helpers.config.options.training import CheckpointOptions, ObjectiveOptions, OptimizerOptions, RunOptions
-from helpers.config.options.validation import ValidationOptions
 from helpers.data.types import Bucket, Catalog, Size
 from helpers.models.adapters import attach_lora, without_lora
 from helpers.models.protocols import TextEmbedding
@@ -34,6 +33,7 @@ from helpers.reporting.console import Console
 from helpers.reporting.displays import PlainDisplay
 from helpers.reporting.reporter import Reporter
 from helpers.training.loop import train
+from helpers.training.moments import Moment
 from helpers.training.optimisers import make_optimiser
 from helpers.training.plan import plan_run
 from helpers.training.runtime import open_runtime
@@ -156,7 +156,7 @@ class NoDuties:
     def stepped(self, step: int) -> None:
         """Nothing to average."""
 
-    def draw(self, step: int, *, only_missing: bool = False) -> None:
+    def look(self, moment: Moment) -> None:
         """Nothing is drawn."""
 
 
@@ -177,7 +177,6 @@ def measure(learner: Learner, *, images: int, steps: int, batch_size: int) -> Ta
                 run=RunOptions(max_train_steps=steps + WARM_UP_STEPS + 1),
                 optimizer=optimizer,
                 checkpoint=CheckpointOptions(checkpointing_steps=NEVER),
-                validation=ValidationOptions(),
             ),
             duties=NoDuties(),
             stop=StopRequest(),

@@ -1,6 +1,7 @@
 """From the dataset file to data sets with every value filled in, or to everything wrong with the file at once."""
 
 import json
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 from json import JSONDecodeError
@@ -18,6 +19,7 @@ from helpers.config.dataset_entries import (
 from helpers.config.dataset_mixing import check_mixing
 from helpers.config.dataset_types import EmbedsStore, ImageDataset, TextEmbedsStore
 from helpers.config.run_config import RunConfig
+from helpers.config.suggestions import did_you_mean
 from helpers.errors import ConfigError, Problem
 
 __all__ = ["DatasetFile", "ImageDataset", "TextEmbedsStore", "dataset_file_path", "load_datasets", "read_datasets"]
@@ -102,20 +104,27 @@ def read_entries(said: list[Any], *, file: str, config: RunConfig) -> tuple[Data
         reason = "no entry names images to train on, or all of them are disabled"
         fix = 'add an entry with "id", "type": "local" and "instance_data_dir"'
         problems.append(Problem(option=file, value="", reason=reason, fix=fix))
+    held_out = [dataset for entry, dataset in images if dataset is not None and entry.is_eval]
+    chosen = config.held_out.eval_dataset_id
+    problems += _wrong_choice(chosen, among=[dataset.id for dataset in held_out])
     if problems or None in texts:
         return None, problems
-    trained, kept_back = (
-        tuple(each for entry, each in images if each is not None and entry.is_eval is is_eval)
-        for is_eval in (False, True)
-    )
     default, *others = [store for store in texts if store is not None]
     return DatasetFile(
-        images=trained,
+        images=tuple(dataset for entry, dataset in images if dataset is not None and not entry.is_eval),
         text_embeds=default,
-        eval=kept_back,
+        eval=tuple(dataset for dataset in held_out if chosen in (None, dataset.id)),
         other_text_embeds=tuple(others),
         image_embeds=tuple(store for store in latents if store is not None),
     ), []
+
+
+def _wrong_choice(chosen: str | None, *, among: list[str]) -> Iterator[Problem]:
+    """That no eval data set has the id `chosen`."""
+    if chosen is not None and chosen not in among:
+        otherwise = f"there are {', '.join(among)}" if among else 'say "dataset_type": "eval" in its entry'
+        fix = did_you_mean(chosen, among, otherwise=otherwise)
+        yield Problem(option="EVAL_DATASET_ID", value=chosen, reason="no eval data set has this id", fix=fix)
 
 
 def _text_stores(

@@ -114,7 +114,4 @@ OLD_NAMES: tuple[OldName, ...] = (
     OldName(name="user_prompt_library", cure="leave it out, and say VALIDATION_PROMPT"),
     OldName(name="num_validation_images", harmless=("", "1"), cure="say 1, or leave it out"),
     _later_switch("validation_disable_unconditional", cure="leave it out"),
-    OldName(name="eval_dataset_id"),
-    _later_detail("eval_steps_interval"),
-    OldName(name="num_eval_images"),
 )

@@ -167,12 +167,17 @@ class Catalog:
         if not rejected:
             return self
         dropped = {picture.path for picture in rejected}
-        kept = [path not in dropped for path in self.paths]
-        rows = np.flatnonzero(kept)
+        rows = np.flatnonzero([path not in dropped for path in self.paths])
         everything = tuple(sorted((*self.rejected, *rejected), key=lambda picture: picture.path))
         if not len(rows):
             place = self.source.describe()
             raise nothing_left(self.dataset_id, place=place, rejected=everything, ignored=self.ignored)
+        return replace(self.only(rows), rejected=everything)
+
+    def only(self, rows: NDArray[np.int64]) -> "Catalog":
+        """The catalog of the images `rows`, in rising order, alone."""
+        kept = np.zeros(len(self), bool)
+        kept[rows] = True
         return replace(
             self,
             paths=TextColumn.of(compress(self.paths, kept)),
@@ -181,7 +186,6 @@ class Catalog:
             sizes=self.sizes[rows],
             geometries=self.geometries[rows],
             captions_of=_CaptionsOfSome(self.captions_of, rows),
-            rejected=everything,
         )
 
     def record(self, index: int) -> ImageRecord:

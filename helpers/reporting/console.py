@@ -11,6 +11,7 @@ from helpers.reporting.displays import Display, PlainDisplay, WarningsOnly
 from helpers.reporting.events import (
     CheckpointSaved,
     Event,
+    HeldOutLoss,
     Notice,
     PicturesDrawn,
     RunFinished,
@@ -67,6 +68,8 @@ class Console:
             case PicturesDrawn():
                 of_what = f"at step {event.step:,}" if event.step else "of the base model"
                 self._display.line(f"pictures {of_what}: {_named(event.paths)}")
+            case HeldOutLoss():
+                self._display.line(_held_out(event))
             case CheckpointSaved():
                 self._display.line(f"checkpoint at step {event.step:,}: {event.path}")
             case RunFinished():
@@ -208,6 +211,15 @@ class _Training:
     def _memory(self) -> str:
         """The most memory since training began, its stages included."""
         return f"peak memory {_peak(self._resident, self._device)}"
+
+
+def _held_out(event: HeldOutLoss) -> str:
+    """`held-out loss at step 20: 0.4312 over 8 images (average 0.4290, base 0.5001)`."""
+    others = {"average": event.ema_mean, "base": event.base_mean if event.step else None}
+    said = [f"{name} {mean:.4f}" for name, mean in others.items() if mean is not None]
+    images = figures.counted(event.images, "images")
+    line = f"held-out loss at step {event.step:,}: {event.mean:.4f} over {images}"
+    return f"{line} ({', '.join(said)})" if said else line
 
 
 def _speed(pace: Pace, unit: str) -> str:

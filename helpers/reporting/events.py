@@ -132,6 +132,23 @@ class PicturesDrawn:
 
 
 @dataclass(frozen=True, kw_only=True)
+class HeldOutLoss:
+    """The mean loss over `images` that are never trained on, each at the same noise and levels σ every time.
+
+    by_sigma: by σ, whose range of `SigmaLoss` it stands for. ema_…: of the average of the weights, where one is kept.
+    base_mean: the base model's; None where nobody can measure it any more.
+    """
+
+    step: int
+    images: int
+    mean: float
+    by_sigma: tuple[SigmaLoss, ...]
+    base_mean: float | None = None
+    ema_mean: float | None = None
+    ema_by_sigma: tuple[SigmaLoss, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
 class CheckpointSaved:
     """A complete checkpoint stands."""
 
@@ -170,6 +187,7 @@ Event = (
     | TrainingStarted
     | StepFinished
     | PicturesDrawn
+    | HeldOutLoss
     | CheckpointSaved
     | RunFinished
     | RunFailed

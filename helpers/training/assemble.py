@@ -35,8 +35,10 @@ from helpers.training.checkpoint import (
 from helpers.training.duties import FirstRankDuties, OtherRankDuties
 from helpers.training.ema import Average, drawn_from, make_average
 from helpers.training.export import export_result, provenance
+from helpers.training.held_out import HeldOut
 from helpers.training.loop import Duties, LoopPlan
 from helpers.training.manifest import Foundations, configuration_of, dataset_fingerprints
+from helpers.training.moments import Rhythm
 from helpers.training.optimisers import make_optimiser
 from helpers.training.plan import plan_run
 from helpers.training.prepare import Ground, Site
@@ -81,9 +83,7 @@ def tell_buckets(order: Order, reporter: Reporter) -> None:
 
 def plan_of(config: RunConfig, *, order: Order) -> LoopPlan:
     """How long the run over `order` is, and when its duties are due."""
-    return plan_run(
-        order, run=config.run, optimizer=config.optimizer, checkpoint=config.checkpoint, validation=config.validation
-    )
+    return plan_run(order, run=config.run, optimizer=config.optimizer, checkpoint=config.checkpoint)
 
 
 def memory_of(config: RunConfig, *, site: Site, order: Order) -> MemoryEstimate:
@@ -217,7 +217,33 @@ def duties_of(config: RunConfig, *, ground: Ground, model: Model, stop: StopRequ
         stop=stop,
         reporter=reporter,
     )
-    return FirstRankDuties(writer=writer, painter=painter, average=model.average)
+    draw_every = config.validation.validation_steps or config.checkpoint.checkpointing_steps
+    return FirstRankDuties(
+        writer=writer,
+        painter=painter,
+        draws=Rhythm(steps=draw_every),
+        held_out=_held_out(config, ground=ground, model=model, stop=stop, reporter=reporter),
+        measures=Rhythm(steps=config.held_out.eval_steps_interval or draw_every),
+        average=model.average,
+    )
+
+
+def _held_out(config: RunConfig, *, ground: Ground, model: Model, stop: StopRequest, reporter: Reporter) -> HeldOut:
+    keeps_base = config.model.model_type != "full"
+    return HeldOut(
+        datasets=ground.kept_back,
+        text=ground.text,
+        learner=model.learner,
+        denoiser=model.denoiser,
+        average=model.average if config.ema.use_ema else None,
+        as_base=model.trained.as_base if keeps_base else None,
+        batch_size=config.run.train_batch_size,
+        seed=config.run.seed,
+        base_identity=ground.parts.identity,
+        output_dir=config.run.output_folder,
+        stop=stop,
+        reporter=reporter,
+    )
 
 
 def run_started(

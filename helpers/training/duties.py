@@ -4,16 +4,21 @@ from dataclasses import dataclass
 
 from helpers.training.checkpoint import CheckpointWriter
 from helpers.training.ema import Average
+from helpers.training.held_out import HeldOut
+from helpers.training.moments import Moment, Rhythm
 from helpers.training.state import TrainState
 from helpers.training.validation import Painter
 
 
 @dataclass(frozen=True, kw_only=True)
 class FirstRankDuties:
-    """Averages the weights, saves checkpoints and draws validation pictures."""
+    """Averages the weights, saves checkpoints, draws validation pictures and measures the held-out loss."""
 
     writer: CheckpointWriter
     painter: Painter
+    draws: Rhythm
+    held_out: HeldOut
+    measures: Rhythm
     average: Average
 
     def stepped(self, step: int) -> None:
@@ -22,8 +27,11 @@ class FirstRankDuties:
     def save(self, state: TrainState) -> None:
         self.writer.save(state)
 
-    def draw(self, step: int, *, only_missing: bool = False) -> None:
-        self.painter.draw(step, only_missing=only_missing)
+    def look(self, moment: Moment) -> None:
+        if self.measures.includes(moment):
+            self.held_out.measure(moment.step, only_missing=moment.is_begin)
+        if self.draws.includes(moment):
+            self.painter.draw(moment.step, only_missing=moment.is_begin)
 
 
 @dataclass(frozen=True)
@@ -36,5 +44,5 @@ class OtherRankDuties:
     def save(self, state: TrainState) -> None:
         """The first rank saves."""
 
-    def draw(self, step: int, *, only_missing: bool = False) -> None:
-        """The first rank draws."""
+    def look(self, moment: Moment) -> None:
+        """The first rank draws and measures."""

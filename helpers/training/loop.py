@@ -15,6 +15,7 @@ from helpers.errors import TrainingError
 from helpers.reporting.events import StepFinished, TrainingStarted
 from helpers.reporting.gauge import StepGauge
 from helpers.reporting.reporter import Reporter
+from helpers.training.moments import Moment
 from helpers.training.sigma_losses import losses_by_sigma, sums_by_sigma
 from helpers.training.state import TrainState
 from helpers.training.step import Learner, draws_random_numbers, forward_backward
@@ -36,7 +37,6 @@ class LoopPlan:
     total_steps: int
     accumulation: int
     checkpoint_every: int
-    draw_every: int
     longest_gradient: float
     fused_backward: bool
     learning_rate: Callable[[int], float]
@@ -56,8 +56,8 @@ class Duties(Protocol):
         """Let a complete checkpoint stand."""
         ...
 
-    def draw(self, step: int, *, only_missing: bool = False) -> None:
-        """Draw validation pictures, leaving training as it is; `only_missing`: those that are not there yet."""
+    def look(self, moment: Moment) -> None:
+        """Draw and measure what is due, leaving training as it is; at the beginning only what is not there yet."""
         ...
 
 
@@ -94,12 +94,12 @@ def train(
         fused_backward=plan.fused_backward,
     )
     with stop.finishing_steps(), steps as stepping:
-        if state.step % plan.draw_every == 0 or state.step >= plan.total_steps:
-            duties.draw(state.step, only_missing=True)
+        duties.look(Moment(step=state.step, is_begin=True, is_end=state.step >= plan.total_steps))
         learner.denoiser.train()
         seeded = draws_random_numbers(learner.denoiser)
         while state.step < plan.total_steps and not learner.runtime.on_any_rank(stop.requested):
             gauge.begin()
+            epochs_before = state.position.epoch
             taken = take_step(learner, stepping=stepping, state=state, batches=batches, plan=plan, seeded=seeded)
             reporter.hear(gauge.measured(taken))
             duties.stepped(state.step)
@@ -107,8 +107,8 @@ def train(
             if is_last or state.step % plan.checkpoint_every == 0:
                 duties.save(state)
                 saved_step = state.step
-            if is_last or state.step % plan.draw_every == 0:
-                duties.draw(state.step)
+            ended = range(epochs_before + 1, state.position.epoch + 1)
+            duties.look(Moment(step=state.step, epochs=ended, is_end=is_last))
         if saved_step != state.step:
             duties.save(state)
 

@@ -4,7 +4,6 @@ from functools import partial
 
 from helpers.batches.order import Order
 from helpers.config.options.training import CheckpointOptions, OptimizerOptions, RunOptions
-from helpers.config.options.validation import ValidationOptions
 from helpers.training.loop import LoopPlan
 from helpers.training.schedules import learning_rate
 
@@ -15,7 +14,6 @@ def plan_run(
     run: RunOptions,
     optimizer: OptimizerOptions,
     checkpoint: CheckpointOptions,
-    validation: ValidationOptions,
 ) -> LoopPlan:
     """The plan of a run over `order`; as many steps as asked, or as the epochs asked for take."""
     accumulation = run.gradient_accumulation_steps
@@ -25,7 +23,6 @@ def plan_run(
         total_steps=total,
         accumulation=accumulation,
         checkpoint_every=checkpoint.checkpointing_steps,
-        draw_every=validation.validation_steps or checkpoint.checkpointing_steps,
         longest_gradient=optimizer.max_grad_norm,
         fused_backward=optimizer.fused_backward,
         learning_rate=partial(learning_rate, options=optimizer, total_steps=total),

@@ -52,7 +52,7 @@ OF_NO_ACCOUNT = (
     "next_step",
     "ema_validation",
 )
-GROUPS_OF_NO_ACCOUNT = ("validation", "reporting")
+GROUPS_OF_NO_ACCOUNT = ("validation", "held_out", "reporting")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,12 +1,11 @@
 """Draws validation pictures from the denoiser as it stands in training, and leaves no trace in it."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from helpers.models.modes import in_use
 from helpers.models.protocols import ModelParts, RenderRequest
 from helpers.models.sd3.parts import read_config
 
@@ -34,7 +33,7 @@ def render(denoiser: nn.Module, parts: ModelParts, request: RenderRequest) -> Te
     latents = torch.randn(shape, generator=generator, dtype=dtype).to(device)
     scheduler: Any = FlowMatchEulerDiscreteScheduler.from_pretrained(parts.scheduler)
     scheduler.set_timesteps(request.steps, device=device)
-    with _drawing(denoiser):
+    with in_use(denoiser):
         for timestep in scheduler.timesteps:
             velocity = denoiser(
                 hidden_states=latents.expand(len(texts), -1, -1, -1),
@@ -48,15 +47,3 @@ def render(denoiser: nn.Module, parts: ModelParts, request: RenderRequest) -> Te
                 velocity = without + request.guidance * (with_prompt - without)
             latents = scheduler.step(velocity, timestep, latents, return_dict=False)[0]
     return (latents / vae["scaling_factor"] + (vae.get("shift_factor") or 0.0)).float()
-
-
-@contextmanager
-def _drawing(denoiser: nn.Module) -> Iterator[None]:
-    """Every module in eval mode, and afterwards each in the mode it was in."""
-    training = [module for module in denoiser.modules() if module.training]
-    denoiser.eval()
-    try:
-        yield
-    finally:
-        for module in training:
-            module.training = True

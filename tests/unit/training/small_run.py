@@ -20,7 +20,6 @@ from helpers.batches.randomness import generator
 from helpers.batches.types import Position, TrainBatch
 from helpers.config.options.model import LoraOptions, PrecisionOptions
 from helpers.config.options.training import CheckpointOptions, ObjectiveOptions, OptimizerOptions, RunOptions
-from helpers.config.options.validation import ValidationOptions
 from helpers.data.types import Bucket, Size
 from helpers.models.adapters import LORA_FILE, load_lora, save_lora, without_lora
 from helpers.models.trained import Trained
@@ -36,6 +35,7 @@ from helpers.training.checkpoint import (
 from helpers.training.ema import NoAverage
 from helpers.training.loop import LoopPlan, train
 from helpers.training.manifest import Foundations
+from helpers.training.moments import Moment
 from helpers.training.optimisers import make_optimiser
 from helpers.training.plan import plan_run
 from helpers.training.resume import starting_state
@@ -141,7 +141,6 @@ def small_plan(order: Order, *, steps: int, accumulation: int = 1, save_every: i
         run=run,
         optimizer=OptimizerOptions(**options),
         checkpoint=CheckpointOptions(checkpointing_steps=save_every),
-        validation=ValidationOptions(validation_steps=10**6),
     )
 
 
@@ -169,7 +168,7 @@ class SavingOnly:
     def stepped(self, step: int) -> None:
         """Nothing to average."""
 
-    def draw(self, step: int, *, only_missing: bool = False) -> None:
+    def look(self, moment: Moment) -> None:
         """Nothing to draw."""
 
 

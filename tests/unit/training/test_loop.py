@@ -15,6 +15,7 @@ from helpers.models.flow import noisy_latents, velocity_target
 from helpers.reporting.events import CheckpointSaved, StepFinished, TrainingStarted
 from helpers.reporting.reporter import Reporter
 from helpers.training.loop import take_step, train
+from helpers.training.moments import Moment
 from helpers.training.optimisers import make_optimiser
 from helpers.training.state import TrainState
 from helpers.training.stepping import AtTheEnd
@@ -38,7 +39,7 @@ class NoDuties:
     def stepped(self, step: int) -> None:
         """Nothing to average."""
 
-    def draw(self, step: int, *, only_missing: bool = False) -> None:
+    def look(self, moment: Moment) -> None:
         """Nothing is drawn."""
 
 
