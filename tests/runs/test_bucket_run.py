@@ -1,5 +1,6 @@
 """Pictures and caches in a bucket give the weights that a folder gives, also where the server fails now and then."""
 
+import json
 import time
 from pathlib import Path
 from typing import Any
@@ -88,6 +89,24 @@ def test_another_machine_encodes_nothing_again(
     assert "fetch cached files from the bucket caches/vae" in said
     assert server.names("caches") == before
     assert same(first.weights(), other.weights())
+
+
+def test_a_table_about_the_pictures_may_lie_in_their_bucket(
+    server: BucketServer, tmp_path: Path, tiny_pipeline: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    names = ("red square", "yellow square")
+    rows = [{"filename": name, "caption": f"a {name}", "width": 80, "height": 80} for name in names]
+    server.put("pictures", "sets/colours/tables/about.jsonl", "\n".join(map(json.dumps, rows)).encode())
+    run = far_run(tmp_path / "far", tiny_pipeline, server.endpoint)
+    columns = {"caption_column": "caption", "width_column": "width", "height_column": "height"}
+    table = {"path": "tables/about.jsonl", **columns}
+    run.datasets[0] |= {"caption_strategy": "parquet", "metadata_backend": "parquet", "parquet": table}
+    assert run.start(max_train_steps=1) == 0
+    said = capsys.readouterr().out
+    assert encoded(said) == {"colours": 2, "clip_l": 3, "clip_g": 3, "t5": 3}
+    run.datasets[0] |= {"parquet": table | {"path": "tables/nowhere.jsonl"}}
+    assert run.start(max_train_steps=1) == 1
+    assert "the table tables/nowhere.jsonl in the bucket pictures/sets/colours" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(("asked", "most"), [(1, 1), (7, 7)])
