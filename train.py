@@ -171,6 +171,7 @@ def prepare(config: RunConfig, files: DatasetFile, site: "Site") -> "Ground":
         family=site.family,
         parts=site.parts,
         latent_part=site.latent_part,
+        files=files,
         datasets=trained,
         text=text,
         kept_back=(*prepared[len(files.images) :], *split),

@@ -36,6 +36,7 @@ from helpers.training.duties import FirstRankDuties, OtherRankDuties
 from helpers.training.ema import Average, drawn_from, make_average
 from helpers.training.export import export_result, provenance
 from helpers.training.held_out import HeldOut
+from helpers.training.last_run import what_decides
 from helpers.training.loop import Duties, LoopPlan
 from helpers.training.manifest import Foundations, configuration_of, dataset_fingerprints
 from helpers.training.moments import Rhythm
@@ -309,4 +310,5 @@ def _foundations(ground: Ground) -> Foundations:
         base_identity=ground.parts.identity,
         world_size=ground.runtime.world_size,
         datasets=dataset_fingerprints(list(ground.catalogs.values())),
+        dataset_settings=what_decides(ground.files),
     )

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pydantic import BaseModel
+
 from helpers.config.datasets import DatasetFile
 from helpers.config.run_config import RunConfig, all_options
 from helpers.config.secrets import SECRET_NAME
@@ -16,6 +18,7 @@ from helpers.reporting.events import Notice
 from helpers.reporting.reporter import Reporter
 from helpers.training import consequences
 from helpers.training.resume import refuse_other_settings
+from helpers.training.resume_rules import KEYS_OF_NO_ACCOUNT
 
 FILE = Path("logs", "last_run.json")
 SETTINGS, DATASETS = "settings", "datasets"
@@ -66,8 +69,15 @@ def what_was_said(config: RunConfig, files: DatasetFile) -> Said:
         value = getattr(getattr(config, option.group), option.name)
         settings.setdefault(option.group, {})[option.name] = _text(option.name, value)
     entries = (*files.prepared, *files.text_stores, *files.image_embeds)
-    datasets = {entry.id: {k: _text(k, v) for k, v in entry.model_dump(mode="json").items()} for entry in entries}
-    return {SETTINGS: settings, DATASETS: datasets}
+    return {SETTINGS: settings, DATASETS: {entry.id: _keys(entry) for entry in entries}}
+
+
+def what_decides(files: DatasetFile) -> Mapping[str, Mapping[str, str]]:
+    """The keys that decide what is trained on and how it is shown, by data set id, for checkpoints to remember."""
+    return {
+        entry.id: {key: text for key, text in _keys(entry).items() if key not in KEYS_OF_NO_ACCOUNT}
+        for entry in (*files.images, *files.text_stores)
+    }
 
 
 def differences(before: Said, now: Said) -> Iterator[Difference]:
@@ -97,6 +107,10 @@ def _of_dataset(
             if before.get(key, text) != text:
                 follows = consequences.of_key(key)
                 yield Difference(name=f"{name}, {key}", before=before[key], now=text, follows=follows)
+
+
+def _keys(entry: BaseModel) -> dict[str, str]:
+    return {key: _text(key, value) for key, value in entry.model_dump(mode="json").items()}
 
 
 def _text(name: str, value: Any) -> str:

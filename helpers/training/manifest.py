@@ -4,7 +4,7 @@ import dataclasses
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -25,12 +25,15 @@ class Foundations:
     """What a run stands on besides its settings.
 
     base_identity: of the base model's weights (`ModelParts.identity`). datasets: a fingerprint by data set id.
+    dataset_settings: what else decides what is trained on, as texts by data set id and key; empty in checkpoints of
+    versions that did not keep it.
     """
 
     base_model: str
     base_identity: str
     world_size: int
     datasets: Mapping[str, str]
+    dataset_settings: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)

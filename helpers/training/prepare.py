@@ -81,7 +81,8 @@ class PreparedDataset:
 class Ground:
     """All that a run stands on before its model is loaded: the engine, the model's places, and filled caches.
 
-    datasets: what is trained on. kept_back: what never is, by whose loss others see what was learnt.
+    files: what was asked for. datasets: what is trained on. kept_back: what never is, by whose loss others see what
+    was learnt.
     """
 
     runtime: Runtime
@@ -89,6 +90,7 @@ class Ground:
     family: ModelFamily
     parts: ModelParts
     latent_part: LatentPart
+    files: DatasetFile
     datasets: tuple[PreparedDataset, ...]
     text: TextCache
     kept_back: tuple[PreparedDataset, ...] = ()

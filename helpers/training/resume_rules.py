@@ -52,6 +52,30 @@ OF_NO_ACCOUNT = (
     "next_step",
     "ema_validation",
 )
+# Of a data set: where things are, and how quickly they are read. What is found there is judged by the catalog.
+KEYS_OF_NO_ACCOUNT = (
+    "id",
+    "instance_data_dir",
+    "cache_dir_vae",
+    "cache_dir",
+    "image_embeds",
+    "text_embeds",
+    "aws_bucket_name",
+    "aws_data_prefix",
+    "aws_endpoint_url",
+    "aws_region_name",
+    "aws_access_key_id",
+    "aws_secret_access_key",
+    "csv_file",
+    "csv_cache_dir",
+    "csv_retry_failed",
+    "dataset_name",
+    "revision",
+    "write_batch_size",
+    "vae_batch_size",
+    "scan_for_errors",
+    "skip_file_discovery",
+)
 GROUPS_OF_NO_ACCOUNT = ("validation", "held_out", "reporting")
 
 
@@ -85,6 +109,7 @@ def compare(
     """What differs; raises CheckpointError where the run would not be the one that was saved."""
     differences = [*_foundations(manifest.foundations, foundations)]
     same_order = not any(difference.name.startswith((WORLD_SIZE, DATASET)) for difference in differences)
+    differences += _dataset_settings(manifest.foundations.dataset_settings, foundations.dataset_settings)
     differences += _settings(manifest.configuration, configuration)
     refused = [difference for difference in differences if difference.name in MUST_AGREE]
     if refused:
@@ -109,6 +134,17 @@ def _foundations(saved: Foundations, current: Foundations) -> Iterator[Differenc
         before, now = saved.datasets.get(dataset, "not there"), current.datasets.get(dataset, "not there")
         if before != now:
             yield Difference(name=f"{DATASET} {dataset}", saved=before, current=now)
+
+
+def _dataset_settings(
+    saved: Mapping[str, Mapping[str, str]], current: Mapping[str, Mapping[str, str]]
+) -> Iterator[Difference]:
+    """Keys that differ of data sets that both have: none moves the place in the order, which the catalogs decide."""
+    for dataset, keys in current.items():
+        for key, value in keys.items():
+            before = saved.get(dataset, {}).get(key, value)
+            if before != value:
+                yield Difference(name=f"{DATASET} {dataset}, {key}", saved=before or "none", current=value or "none")
 
 
 def _settings(saved: Mapping[str, Mapping[str, Any]], current: Mapping[str, Mapping[str, Any]]) -> Iterator[Difference]:

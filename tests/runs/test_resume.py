@@ -172,6 +172,26 @@ def test_what_differs_is_told_and_what_cannot_be_continued_is_refused_before_any
     assert "since the last run" not in capsys.readouterr().out
 
 
+def test_other_keys_of_a_data_set_are_told_and_the_order_goes_on(
+    cached: SmallRun, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = copied(cached, tmp_path)
+    assert run.start(max_train_steps=2) == 0
+    assert "changed since" not in capsys.readouterr().out
+    (colours,) = run.datasets
+    run.datasets = [{**colours, "flip": True, "prepend_instance_prompt": True, "instance_prompt": "a picture of"}]
+    assert run.start(max_train_steps=3) == 0
+    said = capsys.readouterr().out
+    assert "changed since: data set colours, flip: false in the checkpoint, true now" in said
+    assert "changed since: data set colours, instance_prompt: none in the checkpoint, a picture of now" in said
+    assert "the order of pictures is another one" not in said
+    run.datasets = [{**run.datasets[0], "repeats": 1}]
+    assert run.start(max_train_steps=4) == 0
+    said = capsys.readouterr().out
+    assert "changed since: data set colours, repeats: 0 in the checkpoint, 1 now" in said
+    assert "flip: false" not in said and "the order of pictures is another one" in said
+
+
 def test_the_latest_checkpoints_are_kept(cached: SmallRun, tmp_path: Path) -> None:
     run = copied(cached, tmp_path, checkpointing_steps=1, checkpoints_total_limit=2)
     assert run.start() == 0

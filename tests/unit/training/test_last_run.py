@@ -12,7 +12,7 @@ from helpers.ranks import SingleRank
 from helpers.reporting.events import Notice
 from helpers.reporting.reporter import Reporter
 from helpers.training import consequences
-from helpers.training.last_run import FILE, look_back
+from helpers.training.last_run import FILE, look_back, what_decides
 from tests.runs.harness import image_dataset
 from tests.unit.training.small_run import Events
 
@@ -81,6 +81,27 @@ def test_no_secret_is_kept(tmp_path: Path) -> None:
     kept = (tmp_path / FILE).read_text()
     assert "https://host/x" in kept
     assert "PLANTED" not in kept
+
+
+def test_a_checkpoint_remembers_what_decides_and_neither_places_nor_keys(tmp_path: Path) -> None:
+    bucket = {
+        "id": "bucket",
+        "type": "aws",
+        "aws_bucket_name": "PLANTED-bucket",
+        "aws_endpoint_url": "http://127.0.0.1:1",
+        "aws_access_key_id": "PLANTED-name",
+        "aws_secret_access_key": "PLANTED-secret",
+        "flip": True,
+        "instance_prompt": "a dog",
+    }
+    texts = {"id": "texts", "type": "local", "dataset_type": "text_embeds", "cache_dir": "PLANTED-folder"}
+    kept_back = image_dataset(id="kept-back", dataset_type="eval", cache_dir_vae="cache/kept-back")
+    entries = [image_dataset(caption_shuffle=True), bucket, {**texts, "caption_filter_list": ["a"]}, kept_back]
+    decides = what_decides(said(tmp_path, entries=entries)[1])
+    assert "PLANTED" not in json.dumps(decides) and str(tmp_path) not in json.dumps(decides)
+    assert decides.keys() == {"colours", "bucket", "texts"}, "what is kept back decides nothing"
+    assert decides["colours"]["caption_shuffle"] == "true" and decides["bucket"]["instance_prompt"] == "a dog"
+    assert decides["bucket"]["flip"] == "true" and decides["texts"] == {"caption_filter_list": '["a"]'}
 
 
 def test_every_option_and_key_has_its_consequence() -> None:

@@ -1,5 +1,6 @@
 """What may differ when a run is continued: refused by name, announced, or of no account."""
 
+import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -7,6 +8,7 @@ import pytest
 
 from helpers import __version__
 from helpers.batches.types import Position
+from helpers.config.dataset_types import KINDS_OF_DATASET, KINDS_OF_TEXT_STORE
 from helpers.config.options.model import LoraOptions
 from helpers.config.options.training import OptimizerOptions, RunOptions
 from helpers.config.options.validation import ValidationOptions
@@ -18,7 +20,7 @@ from helpers.reporting.reporter import Reporter
 from helpers.training.checkpoint import Checkpoint
 from helpers.training.manifest import CheckpointManifest, Foundations, configuration_of, dataset_fingerprints
 from helpers.training.resume import starting_state
-from helpers.training.resume_rules import MUST_AGREE, OF_NO_ACCOUNT
+from helpers.training.resume_rules import KEYS_OF_NO_ACCOUNT, MUST_AGREE, OF_NO_ACCOUNT
 from helpers.training.state import TrainState
 from tests.unit.training.small_run import Events, small_order
 
@@ -27,12 +29,14 @@ FOUNDATIONS = Foundations(base_model="sd3", base_identity="aa", world_size=1, da
 SAVED_AT = Position(3, 1)
 
 
-def start(config: RunConfig = SAVED, foundations: Foundations = FOUNDATIONS) -> tuple[TrainState, list[str]]:
+def start(
+    config: RunConfig = SAVED, foundations: Foundations = FOUNDATIONS, *, before: Foundations = FOUNDATIONS
+) -> tuple[TrainState, list[str]]:
     manifest = CheckpointManifest(
         serial=1,
         step=7,
         position=SAVED_AT,
-        foundations=FOUNDATIONS,
+        foundations=before,
         configuration=configuration_of(SAVED),
         files={},
     )
@@ -111,6 +115,38 @@ def test_another_order_starts_the_epoch_anew_and_says_so(foundations: Foundation
     state, notices = start(foundations=foundations)
     assert state == TrainState(step=7, position=Position(3, 0))
     assert "anew at the beginning of epoch 4" in notices[-1]
+
+
+@pytest.mark.parametrize(
+    ("saved", "current", "announced"),
+    [
+        ({"a": {"flip": "false"}}, {"a": {"flip": "true"}}, ["a, flip: false in the checkpoint, true now"]),
+        (
+            {"a": {"caption_strategy": "textfile", "instance_prompt": ""}, "texts": {"caption_filter_list": "[]"}},
+            {"a": {"caption_strategy": "filename", "instance_prompt": "x"}, "texts": {"caption_filter_list": '["a"]'}},
+            [
+                "a, caption_strategy: textfile in the checkpoint, filename now",
+                "a, instance_prompt: none in the checkpoint, x now",
+                'texts, caption_filter_list: [] in the checkpoint, ["a"] now',
+            ],
+        ),
+        ({}, {"a": {"flip": "true"}}, []),
+        ({"a": {"gone": "1"}}, {"a": {"new": "1"}}, []),
+    ],
+    ids=["one", "several", "a checkpoint without", "keys of one version only"],
+)
+def test_keys_of_data_sets_are_announced_and_the_place_in_the_order_stays(
+    saved: dict[str, dict[str, str]], current: dict[str, dict[str, str]], announced: list[str]
+) -> None:
+    before = dataclasses.replace(FOUNDATIONS, dataset_settings=saved)
+    state, notices = start(foundations=dataclasses.replace(FOUNDATIONS, dataset_settings=current), before=before)
+    assert state == TrainState(step=7, position=SAVED_AT)
+    assert notices[1:] == [f"changed since: data set {line}" for line in announced]
+
+
+def test_rules_name_keys_of_data_sets_that_exist() -> None:
+    kinds = (*KINDS_OF_DATASET.values(), *KINDS_OF_TEXT_STORE.values())
+    assert set(KEYS_OF_NO_ACCOUNT) <= {key for kind in kinds for key in kind.model_fields}
 
 
 def test_rules_name_settings_that_exist() -> None:
