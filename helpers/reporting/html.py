@@ -30,14 +30,18 @@ svg text.marked { fill: var(--second); }
 """
 
 
-def page(title: str, *, body: Iterable[str], note: str = "") -> str:
-    """A whole document. note: a comment on its first lines, for whoever reads the file as text."""
+def page(title: str, *, body: Iterable[str], note: str = "", style: str = "", script: str = "") -> str:
+    """A whole document. note: a comment on its first lines, for whoever reads the file as text.
+
+    style, script: what this page has beyond the frame that all pages share.
+    """
     remark = f"<!-- {note.replace('--', '- -')} -->\n" if note else ""
     return (
         f'<!doctype html>\n{remark}<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>{escape(title)}</title>\n<style>{STYLE}</style>\n</head>\n<body>\n"
+        f"<title>{escape(title)}</title>\n<style>{STYLE}{style}</style>\n</head>\n<body>\n"
         + "\n".join(body)
+        + (f"\n<script>{script}</script>" if script else "")
         + "\n</body>\n</html>\n"
     )
 

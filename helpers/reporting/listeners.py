@@ -1,6 +1,7 @@
 """Invites everyone whom the settings ask to be told of a run; whoever needs a large library imports it only then."""
 
 import sys
+from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
 
@@ -29,6 +30,7 @@ def invite_listeners(
         reporter.invite(lambda: Console(display_for(sys.stdout, level=options.log_level)))
     reporter.invite(lambda: LogFile(folder / f"{name}{process}.log"))
     if rank == 0:
+        reporter.invite(lambda: _run_page(Path(output_dir).expanduser(), clean=reporter.clean))
         run_name = options.tracker_run_name or name
         if "tensorboard" in options.trackers:
             reporter.invite(lambda: _tensorboard(folder, name=run_name))
@@ -36,6 +38,12 @@ def invite_listeners(
             reporter.invite(lambda: _wandb(folder, project=options.tracker_project_name, name=run_name))
         if options.webhook_config:
             reporter.invite(lambda: _webhook(Path(options.webhook_config or ""), name=run_name))
+
+
+def _run_page(output_dir: Path, *, clean: Callable[[str], str]) -> Listener:
+    from helpers.reporting.run_page.listener import RunPage
+
+    return InBackground(RunPage(output_dir, clean=clean), name=RunPage.name)
 
 
 def _tensorboard(folder: Path, *, name: str) -> Listener:

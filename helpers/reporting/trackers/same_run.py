@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from helpers.reporting.events import RunStarted
+from helpers.reporting.whole_text import replace_text
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,6 +50,4 @@ class RunRecord:
 
     def _write(self, run: TrackedRun) -> None:
         self._path.parent.mkdir(parents=True, exist_ok=True)
-        partial = self._path.with_name(f".{self._path.name}.partial")
-        partial.write_text(json.dumps(asdict(run)) + "\n", encoding="utf-8")
-        partial.replace(self._path)
+        replace_text(self._path, json.dumps(asdict(run)) + "\n")
