@@ -98,8 +98,9 @@ def line_chart(
 ) -> str:
     """The chart; nothing where no line has points. log: values by their powers of ten, those that have none left out.
 
-    zero: from 0 on. rules: steps with an upright line across. label: the chart in words.
+    zero: from 0 on, which has no power of ten. rules: steps with an upright line across. label: the chart in words.
     """
+    assert not (log and zero)
     if log:
         series = [_positive(each) for each in series]
     series = [each for each in series if each.points]

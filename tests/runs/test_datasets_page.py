@@ -1,22 +1,11 @@
 """Every run leaves a page that shows what it trains on, opened here by a real browser where there is one."""
 
-import shutil
-import subprocess
 from pathlib import Path
 
 import pytest
 
+from tests.runs.browser import BROWSER, opened
 from tests.runs.harness import SmallRun, draw_set
-
-BROWSER = shutil.which("chromium") or shutil.which("google-chrome")
-QUIET = ("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync")
-OFFLINE = ("--disable-background-networking", "--disable-component-update", "--host-resolver-rules=MAP * ~NOTFOUND")
-
-
-def opened(page: Path, profile: Path) -> str:
-    """What the browser makes of the page."""
-    command = [str(BROWSER), *QUIET, *OFFLINE, f"--user-data-dir={profile}", "--dump-dom", page.as_uri()]
-    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=True).stdout
 
 
 @pytest.fixture

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from helpers.training import loop
+from tests.runs.browser import BROWSER, opened
 from tests.runs.harness import SmallRun, draw_set
 from tests.unit.reporting.tracked import tensorboard_pictures, tensorboard_scalars, tensorboard_texts, wandb_files
 from tests.unit.reporting.webhooks import SECRET_PATH, LoopbackWebhook, loopback_webhook
@@ -160,3 +161,20 @@ def test_no_secret_is_in_anything_written_or_sent(told: Told) -> None:
 def _drawn(told: Told, step: int) -> Path:
     (picture,) = (told.run.output / "validation_images" / f"step_{step}").iterdir()
     return picture
+
+
+@pytest.mark.skipif(BROWSER is None, reason="no Chromium to open the page with")
+def test_the_runs_page_shows_both_starts_as_one_in_a_browser_without_a_network(told: Told, tmp_path: Path) -> None:
+    text = (told.run.output / "run.html").read_text(encoding="utf-8")
+    assert "http:" not in text
+    assert "https:" not in text
+    probe = tmp_path / "probe.html"
+    check = "addEventListener('load', () => document.title = [...document.images].every(i => i.naturalWidth > 20))"
+    probe.write_text(text + f"<script>{check}</script>")
+    shown = opened(probe, tmp_path / "profile")
+    assert "<title>true</title>" in shown
+    assert '<span class="badge finished">finished</span>' in shown
+    assert f"<b>{STEPS}</b><span>of {STEPS} steps, 100 %" in shown
+    assert f"continued after step {STOPPED}" in shown
+    assert [f"<span>{step}</span>" in shown for step in ("base", "step 3", "step 6", f"step {STEPS}")] == [True] * 4
+    assert '<div class="compare" style=' in shown

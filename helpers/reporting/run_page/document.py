@@ -73,7 +73,7 @@ def _head(history: History, *, start: Start, end: End | None, moment: Moment) ->
 
 
 def _tiles(history: History, *, start: Start, end: End | None, moment: Moment) -> Iterator[tuple[str, str]]:
-    yield f"{history.step:,} / {start.total_steps:,}", f"steps, {_share(history.step, start)}"
+    yield f"{history.step:,}", f"of {start.total_steps:,} steps, {_share(history.step, start)}"
     if end is None:
         left = moment.seconds_left
         yield (figures.duration(left) if left is not None else "not known"), "left"
@@ -86,11 +86,11 @@ def _tiles(history: History, *, start: Start, end: End | None, moment: Moment) -
     for name, points in named.items():
         if points:
             yield figures.significant(points[-1][1]), name
-    for name, of in (("memory/device_peak_gb", "graphics memory, at most"), ("memory/peak_gb", "memory, at most")):
+    for name, of in (("memory/device_peak_gb", "most graphics memory"), ("memory/peak_gb", "most memory")):
         if points := _line(history, name):
             yield f"{points[-1][1]:.3g} GB", of
     if history.saved_step:
-        yield f"step {history.saved_step:,}", "last checkpoint"
+        yield f"{history.saved_step:,}", "last checkpoint's step"
 
 
 def _share(step: int, start: Start) -> str:

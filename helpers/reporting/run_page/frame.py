@@ -12,7 +12,9 @@ progress { width: 100%; height: .6rem; margin: 1rem 0 0; appearance: none; borde
 progress::-webkit-progress-bar { background: var(--line); }
 progress::-webkit-progress-value { background: var(--accent); }
 progress::-moz-progress-bar { background: var(--accent); }
-.tile b { font-size: 1.2rem; white-space: nowrap; }
+.tiles { grid-template-columns: repeat(auto-fill, minmax(7.5rem, 1fr)); gap: .5rem; }
+.tile { padding: .5rem .75rem; line-height: 1.3; } .tile b { font-size: 1.15rem; white-space: nowrap; }
+.tile span { font-size: .82rem; }
 .card { margin-top: .75rem; min-width: 0; } .cards .card { margin-top: 0; } .cards { margin-top: .75rem; }
 .warnings { border-color: var(--warn); } .warnings ul { margin: .25rem 0 0; padding-left: 1.2rem; }
 .message { white-space: pre-wrap; overflow-wrap: anywhere; }

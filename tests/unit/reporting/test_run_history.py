@@ -1,0 +1,96 @@
+"""A run's figures stay few, and its history is whole however often it was stopped."""
+
+from pathlib import Path
+
+import pytest
+
+from helpers.reporting.run_page.curve import Curve, Point
+from helpers.reporting.run_page.history import Drawn, End, History, HistoryFile, Record, Saved, Start, Warned
+
+
+def point(step: int, loss: float = 0.0) -> Point:
+    return Point(first=step, last=step, means={"loss": (loss or step / 8, 1)})
+
+
+def start(first_step: int) -> Start:
+    return Start(
+        at=1.0,
+        first_step=first_step,
+        total_steps=100,
+        base_model="a/model",
+        model_type="lora",
+        trained_numbers=10,
+        settings={},
+        datasets={},
+    )
+
+
+def told(path: Path, *records: Record) -> History:
+    """What the next start finds of these records."""
+    file = HistoryFile(path)
+    for record in records:
+        file.take(record)
+    file.close()
+    return HistoryFile(path).history
+
+
+def test_a_long_curve_is_thinned_to_means_over_neighbours() -> None:
+    curve = Curve(limit=8)
+    for step in range(1, 101):
+        curve.add(point(step, float(step)))
+    assert 4 <= len(curve.points) <= 8
+    assert [each.first for each in curve.points] == [1, 17, 33, 49, 65, 81, 97]
+    assert curve.points[0].means["loss"] == (pytest.approx(8.5), 16)
+    assert (curve.points[-1].last, curve.points[-1].means["loss"]) == (100, (pytest.approx(98.5), 4))
+
+
+def test_figures_that_some_steps_lack_are_means_of_those_that_have_them() -> None:
+    first = Point(first=1, last=1, means={"a": (1.0, 1)})
+    both = first.joined(Point(first=2, last=3, means={"a": (4.0, 2), "b": (5.0, 1)}))
+    assert both == Point(first=1, last=3, means={"a": (3.0, 3), "b": (5.0, 1)})
+
+
+def test_steps_taken_again_take_the_place_of_what_they_were(tmp_path: Path) -> None:
+    path = tmp_path / "logs" / "history.jsonl"
+    drawn = [Drawn(step=step, file=f"step_{step}/a.png", caption="a") for step in (0, 4, 8)]
+    first = told(path, start(0), *map(point, range(1, 9)), *drawn, Saved(step=4), Warned(step=2, text="hot"))
+    assert first.step == 8
+    again = told(path, start(4), point(5, 99.0), End(at=2.0, step=5, how="interrupted"))
+    losses = [each.means["loss"][0] for each in again.curve.points]
+    assert losses == [0.125, 0.25, 0.375, 0.5, 99.0]
+    assert [each.step for each in again.drawn.values()] == [0, 4]
+    assert [each.first_step for each in again.starts] == [0, 4]
+    assert again.ends == {1: End(at=2.0, step=5, how="interrupted")}
+    assert list(again.warnings) == ["hot"]
+    assert again.saved_step == 4
+
+
+def test_a_run_begun_anew_forgets_all_but_the_base_models_pictures(tmp_path: Path) -> None:
+    path = tmp_path / "history.jsonl"
+    drawn = [Drawn(step=step, file=f"step_{step}/a.png", caption="a") for step in (0, 4)]
+    history = told(path, start(0), *map(point, range(1, 9)), *drawn, Warned(step=2, text="hot"), start(0))
+    assert (history.curve.points, len(history.starts), history.warnings) == ([], 1, {})
+    assert [each.step for each in history.drawn.values()] == [0]
+
+
+def test_what_a_killed_writer_left_unfinished_is_passed_over(tmp_path: Path) -> None:
+    path = tmp_path / "history.jsonl"
+    told(path, start(0), point(1), point(2))
+    with path.open("a") as file:
+        file.write('{"kind":"Newer","a":1}\n[]\n{"kind":"Point","fir')
+    history = told(path, start(2), point(3))
+    assert [each.last for each in history.curve.points] == [1, 2, 3]
+
+
+def test_the_file_of_a_long_run_is_short_and_says_what_the_run_showed(tmp_path: Path) -> None:
+    path = tmp_path / "history.jsonl"
+    file = HistoryFile(path)
+    for step in range(1, 20_001):
+        file.take(point(step))
+    file.close()
+    assert len(path.read_text().splitlines()) < 5000
+    read = HistoryFile(path).history.curve.points
+    assert [(each.first, each.last) for each in read] == [(e.first, e.last) for e in file.history.curve.points]
+    assert [e.means["loss"][0] for e in read] == pytest.approx(
+        [e.means["loss"][0] for e in file.history.curve.points], rel=1e-4
+    )

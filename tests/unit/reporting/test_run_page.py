@@ -1,0 +1,151 @@
+"""The run's page shows what was told, and takes nothing of it for HTML."""
+
+import re
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from helpers.reporting.events import (
+    Change,
+    CheckpointSaved,
+    Event,
+    Notice,
+    PicturesDrawn,
+    RunFailed,
+    RunFinished,
+    RunStarted,
+    StepFinished,
+)
+from helpers.reporting.run_page.history import Drawn
+from helpers.reporting.run_page.listener import RunPage
+from helpers.reporting.run_page.pictures import SmallPictures, evenly, picture_grid, rows_of
+
+SCRIPT = "<script>alert(1)</script>"
+SECRET = "hf_PlantedToken"
+
+
+def started(first_step: int, *, changes: tuple[Change, ...] = ()) -> RunStarted:
+    return RunStarted(
+        base_model=SCRIPT,
+        model_type="lora",
+        trained_numbers=1234,
+        settings={"model": {"revision": SCRIPT, "address": f"at {SECRET}"}},
+        datasets={SCRIPT: 20},
+        output_dir=Path("output"),
+        first_step=first_step,
+        total_steps=10,
+        changes=changes,
+    )
+
+
+def step(at: int) -> StepFinished:
+    return StepFinished(step=at, epoch=0, loss=1 / at, learning_rate=0.1, gradient_norm=1.0, images=4, seconds=2)
+
+
+def told(folder: Path, *events: Event, refresh_seconds: float = 30.0, close: bool = True) -> str:
+    """The page after these events."""
+    page = RunPage(folder, clean=lambda text: text.replace(SECRET, "(hidden)"), refresh_seconds=refresh_seconds)
+    for event in events:
+        page.hear(event)
+    if close:
+        page.close()
+    file = folder / "run.html"
+    return file.read_text(encoding="utf-8") if file.exists() else ""
+
+
+def drawn(folder: Path, at: int, *, name: str = "a_64x64_seed42.png", caption: str = "a fox") -> PicturesDrawn:
+    path = folder / "validation_images" / f"step_{at}" / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("RGB", (640, 320), (at, 90, 90)).save(path)
+    return PicturesDrawn(step=at, paths=(path,), captions=(caption,))
+
+
+def test_nothing_of_a_persons_is_taken_for_html_and_no_secret_is_told(tmp_path: Path) -> None:
+    changes = (Change(name="seed", before=SCRIPT, now=SECRET),)
+    page = told(
+        tmp_path,
+        Notice(level="warning", text=SCRIPT),
+        started(0),
+        step(1),
+        drawn(tmp_path, 1, caption=SCRIPT),
+        started(1, changes=changes),
+        RunFailed(message=SCRIPT),
+    )
+    assert SCRIPT not in page
+    assert page.count("&lt;script&gt;alert(1)") >= 7
+    assert SECRET not in page
+    assert SECRET not in (tmp_path / "logs" / "history.jsonl").read_text()
+    assert "http:" not in page
+    assert "https:" not in page
+
+
+def test_a_resumed_runs_page_shows_all_of_it(tmp_path: Path) -> None:
+    first = told(tmp_path, started(0), *map(step, range(1, 6)), RunFailed(message="the disk is full"))
+    assert '<span class="badge failed">failed</span>' in first
+    assert "the disk is full" in first
+    changes = (Change(name="learning_rate", before="0.2", now="0.1"),)
+    page = told(
+        tmp_path,
+        started(4, changes=changes),
+        *map(step, range(5, 11)),
+        CheckpointSaved(step=10, path=tmp_path),
+        RunFinished(step=10, seconds=1.0, written=()),
+    )
+    assert '<span class="badge finished">finished</span>' in page
+    assert "the disk is full" not in page
+    assert "failed at step 5" in page
+    assert "<td>learning_rate</td><td>0.2</td><td>0.1</td>" in page
+    points = re.findall(r"\[(\d+)\.0, [\d.]+\]", page.split("Loss</h3>")[1].split("smoothed")[0].replace("&quot;", '"'))
+    assert [int(number) for number in points] == list(range(1, 11))
+
+
+def test_the_page_of_a_run_that_goes_on_looks_for_a_newer_one(tmp_path: Path) -> None:
+    assert "location.reload" in told(tmp_path, started(0), close=False)
+    assert "location.reload" not in told(tmp_path, started(0), RunFinished(step=10, seconds=1.0, written=()))
+    assert "interrupted, can be continued" in told(tmp_path, started(0), step(1))
+
+
+def test_steps_alone_write_the_page_only_so_often(tmp_path: Path) -> None:
+    rarely = told(tmp_path, started(0), step(1), step(2), close=False)
+    assert "<b>0</b><span>of 10 steps" in rarely
+    assert "<b>2</b><span>of 10 steps" in told(tmp_path, started(0), step(1), step(2), refresh_seconds=0, close=False)
+    assert "<b>3</b><span>of 10 steps" in told(
+        tmp_path, started(0), step(3), CheckpointSaved(step=3, path=tmp_path), close=False
+    )
+
+
+def test_there_is_no_page_where_nothing_is_trained(tmp_path: Path) -> None:
+    assert told(tmp_path, Notice(text="x", level="warning"), RunFailed(message="no settings")) == ""
+    assert not list(tmp_path.iterdir())
+
+
+def test_pictures_are_small_and_those_that_are_gone_are_left_out(tmp_path: Path) -> None:
+    pictures = [drawn(tmp_path, at) for at in (0, 5, 10)]
+    pictures[1].paths[0].unlink()
+    page = told(tmp_path, started(0), *pictures)
+    assert re.findall(r'width="(\d+)" height="(\d+)"', page) == [("384", "192")] * 2
+    assert page.count('src="data:image/webp;base64,') == 2
+    assert ">base<" in page
+    assert ">step 10<" in page
+
+
+@pytest.mark.parametrize("seeds", [(42, 42, 42), (1, 2, 3)])
+def test_a_prompt_is_a_row_whatever_its_seed_and_one_no_longer_drawn_comes_last(seeds: tuple[int, ...]) -> None:
+    now = [
+        Drawn(step=at, file=f"step_{at}/a_seed{s}.png", caption="a") for at, s in zip((0, 5, 10), seeds, strict=True)
+    ]
+    before = [Drawn(step=at, file=f"step_{at}/b_seed1.png", caption="b") for at in (0, 5)]
+    base_only = [Drawn(step=0, file="step_0/c_seed1.png", caption="c")]
+    rows = rows_of([*base_only, *before, *now])
+    assert [(row.caption, [each.step for each in row.pictures]) for row in rows] == [("a", [0, 5, 10]), ("b", [0, 5])]
+    assert [row.caption for row in rows_of(base_only)] == ["c"]
+
+
+def test_of_many_steps_the_first_the_last_and_some_between_are_shown(tmp_path: Path) -> None:
+    (row,) = rows_of([Drawn(step=at, file=f"step_{at}/a.png", caption="a") for at in range(101)])
+    assert [each.step for each in evenly(row, most=5)] == [0, 25, 50, 75, 100]
+    for each in row.pictures:
+        drawn(tmp_path, each.step, name="a.png")
+    under = [Drawn(step=e.step, file=f"validation_images/{e.file}", caption="a") for e in row.pictures]
+    assert picture_grid(under, small=SmallPictures(tmp_path)).count("<img src=") == 12
