@@ -14,7 +14,6 @@ from helpers.config.dataset_keys import (
     EVERY_ENTRY,
     LATER_IMAGE_KEYS,
     LATER_TEXT_KEYS,
-    LATER_VALUES,
     STORAGE_TYPES,
     LaterKey,
 )
@@ -206,8 +205,6 @@ def _usable(entry: Entry, *, problems: list[Problem]) -> bool:
         if value not in choices:
             fix = did_you_mean(str(value), choices, otherwise=f"say one of {', '.join(choices)}")
             problems.append(entry.problem(key, reason="there is no such kind", fix=fix))
-        elif (key, value) in LATER_VALUES:
-            problems.append(entry.problem(key, reason="not supported yet", fix=LATER_VALUES[key, value]))
     return len(problems) == before
 
 
@@ -230,8 +227,6 @@ def _without_later(
         if key in later:
             if not any(value is each or (value == each and type(value) is type(each)) for each in later[key].harmless):
                 problems.append(entry.problem(key, reason=later[key].reason, fix=later[key].fix))
-        elif isinstance(value, str) and (key, value) in LATER_VALUES:
-            problems.append(entry.problem(key, reason="not supported yet", fix=LATER_VALUES[key, value]))
         else:
             left[key] = value
     return left

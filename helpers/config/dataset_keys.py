@@ -34,8 +34,3 @@ LATER_IMAGE_KEYS = {
 }
 
 LATER_TEXT_KEYS: dict[str, LaterKey] = {}
-
-LATER_VALUES = {
-    ("crop_style", "face"): "say center, random or corner",
-}
-"""Values that are promised but not built yet, and what to say in their place."""

@@ -69,7 +69,7 @@ class ImageDataset(BaseModel):
     cache_dir_vae: Folder
     crop: bool = False
     crop_aspect: Literal["square", "preserve", "random", "closest"] = "square"
-    crop_style: Annotated[Literal["center", "random", "corner"], BeforeValidator(_american)] = "center"
+    crop_style: Annotated[Literal["center", "random", "corner", "face"], BeforeValidator(_american)] = "center"
     flip: bool = False
     vae_cache_clear_each_epoch: bool = False
     crop_aspect_buckets: tuple[Positive, ...] = Field(default=(), strict=False)

@@ -20,7 +20,8 @@ from helpers.data.captions import (
     captions_for,
     spoken_lines,
 )
-from helpers.data.geometry import cut_rules, draw, draw_of_epoch, geometries, measure
+from helpers.data.faces import middles_of_faces
+from helpers.data.geometry import cut_around, cut_rules, draw, draw_of_epoch, geometries, measure
 from helpers.data.metadata import Remembered, file_keys
 from helpers.data.rejections import NOTHING_LEFT_TO_SAY, TOO_LONG, TOO_SMALL, describe_rejected, nothing_left
 from helpers.data.scan import HEADERS, FileReader, Found, find_files, header
@@ -67,6 +68,7 @@ def open_catalog(
     cuts = _cut(dataset, found, sizes, seed=seed)
     rejected |= _of_unfit_size(dataset, sizes, cuts, longest_edge_px=longest_edge_px)
     not_chosen = _choose(dataset, found, sizes, rejected, seed=seed)
+    rejected |= _cut_around_faces(dataset, reader, sizes, cuts, rows=_rows_left(sizes, rejected))
     captions_of, speechless = _captions(reader, _rows_left(sizes, rejected), rules, told)
     rejected |= speechless
     rows = _rows_left(sizes, rejected)
@@ -141,6 +143,22 @@ def _cut(dataset: ImageDataset, found: Found, sizes: NDArray[np.int32], *, seed:
     rules = cut_rules(dataset)
     draws = draw(found.paths, seed=seed, dataset_id=dataset.id) if rules.draws else np.zeros((0, 3))
     return geometries(np.maximum(sizes, 1), rules=rules, draws=draws)
+
+
+def _cut_around_faces(
+    dataset: ImageDataset,
+    reader: FileReader,
+    sizes: NDArray[np.int32],
+    cuts: NDArray[np.int32],
+    *,
+    rows: NDArray[np.int64],
+) -> dict[int, str]:
+    """Move the crops of pictures `rows` to their faces, if that is asked for; why some cannot be read, by row."""
+    if not (dataset.crop and dataset.crop_style == "face"):
+        return {}
+    middles, unreadable = middles_of_faces(reader, rows, sizes=sizes)
+    cuts[rows] = cut_around(cuts[rows], middles=middles)
+    return unreadable
 
 
 def _of_unfit_size(

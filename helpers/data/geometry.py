@@ -107,6 +107,16 @@ def geometries(sizes: NDArray[np.integer], *, rules: CutRules, draws: Floats) ->
     return np.concatenate([resize, start, start + target], axis=1).astype(np.int32)
 
 
+def cut_around(cuts: NDArray[np.int32], *, middles: Floats) -> NDArray[np.int32]:
+    """`cuts` [N, 6] with the crop's middle as near as there is picture to `middles` [N, 2].
+
+    middles: parts of the picture's width and height; 0.5 is its own middle.
+    """
+    resize, target = cuts[:, :2], cuts[:, 4:6] - cuts[:, 2:4]
+    start = np.clip(np.floor(middles * resize - target / 2), 0, resize - target)
+    return np.concatenate([resize, start, start + target], axis=1).astype(np.int32)
+
+
 def _targets(edges: Floats, rules: CutRules, draws: Floats) -> Floats:
     """The size each picture is trained on [N, 2]."""
     aspects = edges[:, 0] / edges[:, 1]

@@ -53,9 +53,13 @@ def describe_rejected(rejected: Sequence["Rejected"]) -> list[str]:
     lines = []
     for reason, paths in sorted(names.items(), key=lambda item: (-len(item[1]), item[0])):
         cure = next((cure for start, cure in CURES.items() if reason.startswith(start)), OTHER_CURE)
-        shown = ", ".join(paths[:NAMES_SHOWN]) + (", …" if len(paths) > NAMES_SHOWN else "")
-        lines.append(f"{reason}: {len(paths)} ({shown})\n    cure: {cure}")
+        lines.append(f"{reason}: {len(paths)} ({some_names(paths)})\n    cure: {cure}")
     return lines
+
+
+def some_names(names: Sequence[str]) -> str:
+    """The first few of `names`, and whether there are more."""
+    return ", ".join(names[:NAMES_SHOWN]) + (", …" if len(names) > NAMES_SHOWN else "")
 
 
 def nothing_left(dataset_id: str, *, place: str, rejected: Sequence["Rejected"], ignored: int) -> DataError:

@@ -3,6 +3,7 @@
 import struct
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from itertools import islice
 
@@ -104,7 +105,7 @@ class FileReader:
 
     def read_headers(self) -> tuple[NDArray[np.int32], dict[int, str]]:
         """The upright sizes [N, 2] of all files found, 0 x 0 where there is none, and why some are rejected, by row."""
-        known, values, rejected = self._learn(
+        known, values, rejected = self.learn(
             self.found.keys, read=self._read_header, table=HEADERS, what="read image sizes", unit="images"
         )
         sizes = np.zeros((len(self.found.paths), 2), np.int32)
@@ -144,7 +145,7 @@ class FileReader:
         notes = {row: note for row, note in beside if note is not None}
         listed = list(notes.values())
         keys = file_keys([n.path for n in listed], [n.size_bytes for n in listed], [n.tag for n in listed])
-        known, values, failed = self._learn(
+        known, values, failed = self.learn(
             keys,
             read=lambda position: self.source.read(listed[position].path),
             table=CAPTIONS,
@@ -155,11 +156,19 @@ class FileReader:
         contents = {rows_of_notes[position]: value for position, value in zip(known.tolist(), values, strict=True)}
         return contents, {rows_of_notes[position]: reason for position, reason in failed.items()}
 
-    def _learn(
-        self, keys: Keys, *, read: Callable[[int], bytes], table: str, what: str, unit: str
+    def learn(
+        self,
+        keys: Keys,
+        *,
+        read: Callable[[int], bytes],
+        table: str,
+        what: str,
+        unit: str,
+        meanwhile: Callable[[], AbstractContextManager[None]] = nullcontext,
     ) -> tuple[NDArray[np.int64], BytesColumn, dict[int, str]]:
         """What is known of each file of `keys` [N], calling `read(position)` for those of which nothing is.
 
+        meanwhile: entered where there are such.
         Returns the positions of which something is known, what it is, and why the others could not be read: an OSError
         is not remembered, for it may be over next time.
         """
@@ -178,6 +187,7 @@ class FileReader:
             name = f"{what} of {self.dataset_id}"
             with (
                 stage(self.reporter, name, total=len(unknown), unit=unit) as advance,
+                meanwhile(),
                 ThreadPoolExecutor(self.workers) as pool,
             ):
                 for first in range(0, len(unknown), READ_AT_ONCE):

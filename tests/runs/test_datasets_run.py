@@ -155,6 +155,24 @@ def test_every_crop_is_trained_on(
     assert buckets == expected.get(aspect, buckets) and buckets <= {"64x64", "64x96", "96x64", "64x80"}
 
 
+def test_crops_follow_faces_that_are_looked_for_once(run: SmallRun, capsys: pytest.CaptureFixture[str]) -> None:
+    photograph = Image.open(Path(__file__).parents[1] / "unit/data/astronaut.jpg")
+    picture = Image.new("RGB", (1000, 400), "navy")
+    picture.paste(photograph, (616, 8))
+    picture.save(run.output / "datasets" / "colours" / "an astronaut.png")
+    run.datasets = [image_dataset(crop=True, crop_style="face")]
+    assert run.start() == 0
+    said = said_by(capsys)
+    assert encoded(said)["colours"] == 8 and "no face was found in 7 of 8 images" in said
+    assert "looked for faces in pictures of colours" in said
+    assert run.start(resume_from_checkpoint="none") == 0
+    said = said_by(capsys)
+    assert "colours" not in encoded(said) and "looked for faces" not in said
+    run.datasets = [image_dataset(crop=True)]
+    assert run.start(resume_from_checkpoint="none") == 0
+    assert encoded(said_by(capsys))["colours"] == 1, "only the picture with a face is cut elsewhere"
+
+
 def bad_pictures(folder: Path) -> None:
     """One of each kind that people have in their folders."""
     folder.mkdir(parents=True)

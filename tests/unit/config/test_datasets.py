@@ -126,17 +126,15 @@ def test_spellings_that_mean_the_same(tmp_path: Path) -> None:
     assert (images.crop_style, images.caption_strategy) == ("center", "instanceprompt")
 
 
-def test_every_crop_but_face(tmp_path: Path) -> None:
+def test_every_crop(tmp_path: Path) -> None:
     for aspect in ("square", "preserve", "random", "closest"):
-        for style in ("center", "random", "corner"):
+        for style in ("center", "random", "corner", "face"):
             said = entry(
                 tmp_path, crop=True, crop_aspect=aspect, crop_style=style, crop_aspect_buckets=[1, 0.75], repeats=2
             )
             (images,) = load(tmp_path, [said]).images
             assert (images.crop_aspect, images.crop_style) == (aspect, style)
             assert images.crop_aspect_buckets == (1.0, 0.75)
-    (problem,) = problems(tmp_path, [entry(tmp_path, crop=True, crop_style="face")])
-    assert problem.reason == "not supported yet"
 
 
 def test_disabled_entries_are_not_looked_at(tmp_path: Path) -> None:
