@@ -54,9 +54,9 @@ def open_catalog(
 ) -> Catalog:
     """Everything of `dataset` that can be trained on, by path; its pictures are in `source`.
 
-    metadata: where headers and captions are remembered, a place of this data set's own; seed: decides every draw;
-    workers: threads; longest_edge_px: the model can place; filters: of `caption_filter_list`; table: about pictures.
-    Raises DataError where the place cannot be listed or nothing is left, with the reasons and the settings to change.
+    metadata: this data set's own place to remember what files say; seed: decides draws; workers: threads;
+    longest_edge_px: the model can place; filters: of `caption_filter_list`; table: about pictures.
+    Raises DataError where it cannot be listed or nothing is left, with the reasons and the settings to change.
     """
     rules = caption_rules(dataset, seed=seed, filters=filters)
     found = find_files(source, want_notes=rules.strategy == "textfile")
@@ -70,8 +70,7 @@ def open_catalog(
     not_chosen = _choose(dataset, found, sizes, rejected, seed=seed)
     rejected |= _cut_around_faces(dataset, reader, sizes, cuts, rows=_rows_left(sizes, rejected))
     captions_of, speechless = _captions(reader, _rows_left(sizes, rejected), rules, told)
-    rejected |= speechless
-    rows = _rows_left(sizes, rejected)
+    rows = _rows_left(sizes, rejected := rejected | speechless)
     catalog = Catalog(
         dataset_id=dataset.id,
         source=source,
