@@ -124,6 +124,7 @@ def foresee(config: RunConfig, files: DatasetFile, site: "Site", reporter: Repor
     """Chapter 2 of a dry run, and its last: say what a run would do and need."""
     from helpers.training import assemble, dry_run
     from helpers.training import prepare as road
+    from helpers.training.datasets_report import report_datasets
     from helpers.training.split_off import trained_on
 
     if site.runtime.rank != 0:
@@ -132,6 +133,13 @@ def foresee(config: RunConfig, files: DatasetFile, site: "Site", reporter: Repor
         site.catalogs[: len(files.images)], count=config.held_out.num_eval_images, seed=config.run.seed
     )
     order = assemble.order_of(catalogs, run=config.run, world_size=site.runtime.world_size)
+    report_datasets(
+        config.run.output_folder,
+        catalogs=catalogs,
+        order=order,
+        lengths_of=road.lengths_of_captions(files, site=site),
+        workers=site.workers,
+    )
     dry_run.tell_plan(
         catalogs=site.catalogs,
         order=order,
@@ -174,6 +182,7 @@ def prepare(config: RunConfig, files: DatasetFile, site: "Site") -> "Ground":
         files=files,
         datasets=trained,
         text=text,
+        lengths_of_captions=road.lengths_of_captions(files, site=site),
         kept_back=(*prepared[len(files.images) :], *split),
     )
 
@@ -188,7 +197,13 @@ def learn(config: RunConfig, ground: "Ground", stop: "StopRequest", reporter: Re
     catalogs = tuple(ground.catalogs.values())
     order = assemble.order_of(catalogs, run=config.run, world_size=ground.runtime.world_size)
     assemble.tell_buckets(order, reporter)
-    report_datasets(config.run.output_folder, catalogs=catalogs, order=order, workers=ground.workers)
+    report_datasets(
+        config.run.output_folder,
+        catalogs=catalogs,
+        order=order,
+        lengths_of=ground.lengths_of_captions,
+        workers=ground.workers,
+    )
     plan = assemble.plan_of(config, order=order)
     checkpoint, state = assemble.starting_point(config, ground=ground, order=order, reporter=reporter)
     if state.step >= plan.total_steps:

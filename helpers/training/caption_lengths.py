@@ -6,8 +6,11 @@ import numpy as np
 
 from helpers.cache.token_counts import token_counts
 from helpers.data.columns import printable
+from helpers.data.duplicates import spread
+from helpers.data.survey import SAMPLED
 from helpers.data.types import Catalog
 from helpers.models.protocols import TextPart
+from helpers.reporting.datasets_page import CaptionLengths
 from helpers.reporting.events import Notice
 from helpers.reporting.reporter import Reporter
 from helpers.storage.protocols import CacheStore
@@ -37,6 +40,23 @@ def tell_long_captions(
                 f"reads, the longest of {counts.max()} tokens; it does not see the rest: {named}"
             )
             reporter.hear(Notice(level="warning", text=text))
+
+
+def lengths_by_tokenizer(
+    catalog: Catalog, *, parts: Sequence[TextPart], store: CacheStore
+) -> tuple[CaptionLengths, ...]:
+    """How long the captions of some of a data set's pictures are, evenly spread, as each tokenizer counts."""
+    rows = spread(len(catalog), SAMPLED).tolist()
+    captions = tuple(dict.fromkeys(caption for row in rows for caption in catalog.captions_of(row)))
+    return tuple(
+        CaptionLengths(
+            tokenizer=limit.name,
+            limit=limit.tokens,
+            lengths=token_counts(captions, limit=limit, store=store).tolist(),
+        )
+        for limit in (part.limit for part in parts)
+        if limit is not None
+    )
 
 
 def _pictures(captions: Set[str], *, catalogs: Sequence[Catalog]) -> list[str]:

@@ -1,13 +1,13 @@
 """Writes `OUTPUT_DIR/datasets.html`, anew only where what it shows has changed."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from helpers.batches.order import Order
 from helpers.batches.plan import first_epoch
 from helpers.data.survey import fingerprint, survey
 from helpers.data.types import Catalog
-from helpers.reporting.datasets_page import datasets_page
+from helpers.reporting.datasets_page import CaptionLengths, datasets_page
 from helpers.reporting.events import Notice
 from helpers.training.prepare import Workers
 from helpers.training.whole_files import write_whole
@@ -16,7 +16,12 @@ PAGE = "datasets.html"
 FIRST_BYTES = 256
 
 
-def report_datasets(output_dir: Path, *, catalogs: Sequence[Catalog], order: Order, workers: Workers) -> None:
+LengthsOf = Callable[[Catalog], Sequence[CaptionLengths]]
+
+
+def report_datasets(
+    output_dir: Path, *, catalogs: Sequence[Catalog], order: Order, lengths_of: LengthsOf, workers: Workers
+) -> None:
     """Let the page show `catalogs` as `order` trains on them; the first rank writes it. A full disk costs a warning."""
     if workers.ranks.rank != 0:
         return
@@ -27,7 +32,10 @@ def report_datasets(output_dir: Path, *, catalogs: Sequence[Catalog], order: Ord
     path = output_dir / PAGE
     if path.is_file() and mark in _start(path):
         return
-    views = [survey(each, notes=said, workers=workers.threads) for each, said in zip(catalogs, notes, strict=True)]
+    views = [
+        survey(each, notes=said, lengths=lengths_of(each), workers=workers.threads)
+        for each, said in zip(catalogs, notes, strict=True)
+    ]
     content = datasets_page(views, fingerprint=mark)
     try:
         write_whole(path, lambda partial: partial.write_text(content, encoding="utf-8", errors="replace"))

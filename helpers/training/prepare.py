@@ -2,8 +2,9 @@
 
 import itertools
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 from helpers.batches.loader import EMPTY_CAPTION
 from helpers.cache.latents import LatentCache, fill_latent_cache
@@ -17,11 +18,12 @@ from helpers.data.tables import ImageTable
 from helpers.data.types import Catalog, Rejected
 from helpers.models.protocols import LatentPart, ModelFamily, ModelParts, TextPart
 from helpers.ranks import Ranks
+from helpers.reporting.datasets_page import CaptionLengths
 from helpers.reporting.events import Notice
 from helpers.reporting.reporter import Reporter
 from helpers.storage.protocols import CacheStore, SourceStore
 from helpers.training import places
-from helpers.training.caption_lengths import tell_long_captions
+from helpers.training.caption_lengths import lengths_by_tokenizer, tell_long_captions
 from helpers.training.disk import CacheNeed, captions_needed, latents_needed
 from helpers.training.runtime import Runtime
 
@@ -93,6 +95,7 @@ class Ground:
     files: DatasetFile
     datasets: tuple[PreparedDataset, ...]
     text: TextCache
+    lengths_of_captions: Callable[[Catalog], tuple[CaptionLengths, ...]]
     kept_back: tuple[PreparedDataset, ...] = ()
 
     @property
@@ -178,6 +181,11 @@ def tell_of_captions(files: DatasetFile, *, site: Site) -> None:
         tell_long_captions(
             site.captions, catalogs=site.catalogs, parts=site.text_parts, store=store, reporter=site.workers.reporter
         )
+
+
+def lengths_of_captions(files: DatasetFile, *, site: Site) -> Callable[[Catalog], tuple[CaptionLengths, ...]]:
+    """What tells how long a data set's captions are; a tokenizer is loaded only where it has to count."""
+    return partial(lengths_by_tokenizer, parts=site.text_parts, store=places.cache_of(files.text_embeds))
 
 
 def captions_kept_in(store: TextEmbedsStore, *, files: DatasetFile, site: Site) -> Iterator[str]:

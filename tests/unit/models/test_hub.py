@@ -176,7 +176,7 @@ def test_a_download_cut_short_is_told_in_words(hub: Hub, monkeypatch: pytest.Mon
 
 def test_a_repository_of_another_family_is_named(hub: Hub) -> None:
     (hub.folder / "model_index.json").write_text(json.dumps({"_class_name": "FluxPipeline"}))
-    with pytest.raises(ModelError, match="me/sd3 is a FluxPipeline"):
+    with pytest.raises(ModelError, match="me/sd3: it is a FluxPipeline"):
         locate(options())
 
 
