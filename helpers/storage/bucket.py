@@ -272,7 +272,8 @@ class _Patience:
 def _reason(error: Exception) -> str:
     """Why a bucket refused, with the cure, in words that hold no keys."""
     said = str(error)
-    if "NoSuchBucket" in said or "InvalidBucketName" in said:
+    lost = "404 Not Found" in said and not isinstance(error, FileNotFoundError)
+    if lost or "NoSuchBucket" in said or "InvalidBucketName" in said:
         return f"{NO_BUCKET}. Check aws_bucket_name, aws_endpoint_url and aws_region_name."
     if any(word in said for word in ELSEWHERE):
         return f"{NO_BUCKET} in this region. Check aws_region_name."

@@ -1,6 +1,7 @@
 """Pictures and caches in a bucket give the weights that a folder gives, also where the server fails now and then."""
 
 import json
+import shutil
 import time
 from pathlib import Path
 from typing import Any
@@ -75,22 +76,6 @@ def test_a_bucket_gives_the_weights_of_a_folder_also_through_failures(
     assert len(shards) == 7, "one picture in each file, as the place says"
 
 
-def test_another_machine_encodes_nothing_again(
-    server: BucketServer, tmp_path: Path, tiny_pipeline: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    first = far_run(tmp_path / "one", tiny_pipeline, server.endpoint)
-    assert first.start(max_train_steps=2) == 0
-    before = server.names("caches")
-    capsys.readouterr()
-    other = far_run(tmp_path / "two", tiny_pipeline, server.endpoint)
-    assert other.start(max_train_steps=2) == 0
-    said = capsys.readouterr().out
-    assert "encode " not in said
-    assert "fetch cached files from the bucket caches/vae" in said
-    assert server.names("caches") == before
-    assert same(first.weights(), other.weights())
-
-
 def test_a_table_about_the_pictures_may_lie_in_their_bucket(
     server: BucketServer, tmp_path: Path, tiny_pipeline: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -163,3 +148,22 @@ def test_captions_are_kept_where_each_data_set_says_and_each_encoder_is_loaded_o
     assert same(run.weights(), plain.weights())
     assert server.names("caches")
     assert list((run.output / "texts").glob("*.safetensors"))
+
+
+def test_another_machine_goes_on_encodes_nothing_again_and_learns_the_same(
+    server: BucketServer, tmp_path: Path, tiny_pipeline: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    near = near_weights(tmp_path, tiny_pipeline)
+    first = far_run(tmp_path / "one", tiny_pipeline, server.endpoint)
+    assert first.start(max_train_steps=2) == 0
+    before = server.names("caches")
+    other = far_run(tmp_path / "two", tiny_pipeline, server.endpoint)
+    other.output.mkdir(parents=True)
+    shutil.copytree(first.output / "checkpoint-2", other.output / "checkpoint-2")
+    capsys.readouterr()
+    assert other.start() == 0
+    said = capsys.readouterr().out
+    assert not encoded(said)
+    assert "fetch cached files from the bucket caches/vae" in said
+    assert server.names("caches") == before
+    assert same(near, other.weights())

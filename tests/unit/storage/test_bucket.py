@@ -1,5 +1,6 @@
 """Buckets are read and written with patience, and each thing that can be wrong with one is told once, with its cure."""
 
+import re
 import socket
 import threading
 import time
@@ -121,12 +122,19 @@ def test_a_listing_goes_on_behind_the_last_name_when_an_answer_breaks_off(
         assert list(BucketCache(far, mirror=Path("unused")).sizes()) == names
 
 
-@pytest.mark.parametrize("said", ["AuthorizationHeaderMalformed", "PermanentRedirect"])
-def test_a_bucket_of_another_region_is_told(said: str) -> None:
+@pytest.mark.parametrize(
+    ("status", "said", "cure"),
+    [
+        (400, "AuthorizationHeaderMalformed", "in this region. Check aws_region_name"),
+        (301, "PermanentRedirect", "in this region. Check aws_region_name"),
+        (404, "a page of some website", "aws_endpoint_url"),
+    ],
+)
+def test_what_another_place_answers_is_told_at_once_with_the_cure(status: int, said: str, cure: str) -> None:
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
             content = f"<Error><Code>{said}</Code></Error>".encode()
-            self.send_response(400 if "Header" in said else 301)
+            self.send_response(status)
             self.send_header("Content-Length", str(len(content)))
             self.end_headers()
             self.wfile.write(content)
@@ -139,7 +147,7 @@ def test_a_bucket_of_another_region_is_told(said: str) -> None:
         thread.start()
         endpoint = f"http://127.0.0.1:{server.server_port}"
         address = BucketAddress(bucket="there", endpoint=endpoint, credentials=("k", "s", None))
-        with pytest.raises(DataError, match=r"in this region\. Check aws_region_name"):
+        with pytest.raises(DataError, match=re.escape(cure)):
             list(BucketSource(address).list())
         server.shutdown()
         thread.join()
