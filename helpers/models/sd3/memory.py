@@ -26,7 +26,10 @@ OPTIMISER_BYTES = {
     "adamw_schedulefree": 8,
     "dadaptation": 12,
 }
-STOCHASTIC_AT_ONCE_BYTES = 4 * 4 * 2**24
+STOCHASTIC_NUMBER_BYTES = 6 * 4
+STOCHASTIC_NUMBERS = 2**24
+"""Of the weights that stochastic_adamw.py moves at once: gradient, moments, weight, and what rounding draws, in fp32."""
+
 CUDA_CONTEXT_BYTES = 600 * 10**6
 """What CUDA, its libraries and their kernels take of a device before the first number is stored there."""
 
@@ -215,7 +218,7 @@ def _largest_layer(transformer: Transformer) -> int:
 
 def _step_bytes(workload: Workload, *, moving: int) -> int:
     """What a step of the optimiser works with, besides what it remembers."""
-    return min(STOCHASTIC_AT_ONCE_BYTES, 16 * moving) if workload.optimizer == "adamw_bf16" else 0
+    return STOCHASTIC_NUMBER_BYTES * min(STOCHASTIC_NUMBERS, moving) if workload.optimizer == "adamw_bf16" else 0
 
 
 def _autocast(precision: PrecisionOptions) -> bool:
