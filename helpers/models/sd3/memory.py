@@ -28,7 +28,7 @@ OPTIMISER_BYTES = {
 }
 STOCHASTIC_NUMBER_BYTES = 6 * 4
 STOCHASTIC_NUMBERS = 2**24
-"""Of the weights that stochastic_adamw.py moves at once: gradient, moments, weight, and what rounding draws, in fp32."""
+"""Weights that stochastic_adamw.py moves at once: gradient, moments, weight, and what rounding draws, in fp32."""
 
 CUDA_CONTEXT_BYTES = 600 * 10**6
 """What CUDA, its libraries and their kernels take of a device before the first number is stored there."""
