@@ -46,12 +46,20 @@ def rebinds_a_global(node: ast.AST) -> bool:
     return isinstance(node, ast.Global)
 
 
+def unpickles(node: ast.AST) -> bool:
+    """Names that run what a file says; numpy's own reader refuses pickles unless `allow_pickle` is said."""
+    if isinstance(node, ast.keyword):
+        return node.arg == "allow_pickle" and not (isinstance(node.value, ast.Constant) and node.value.value is False)
+    return _dotted(node) == "torch.load" or bool(_imported(node) & {"pickle", "dill", "cloudpickle", "torch.load"})
+
+
 RULES: dict[str, tuple[Callable[[ast.AST], bool], tuple[str, ...]]] = {
     "os.environ is read in config/ only": (reads_the_environment, ("config/",)),
     "argparse lives in config/cli.py": (parses_arguments, ("config/cli.py",)),
     "print is for reporting/console.py and config/wizard*.py": (prints, ("reporting/console.py", "config/wizard")),
     "only train.py and the launcher end the program": (ends_the_program, ("config/launch.py",)),
     "no global is rebound": (rebinds_a_global, ()),
+    "nothing is ever unpickled": (unpickles, ()),
 }
 
 
@@ -84,6 +92,8 @@ def test_the_house_rules_hold(promise: str) -> None:
         ("only train.py and the launcher end the program", "import sys\nsys.exit(1)"),
         ("only train.py and the launcher end the program", "raise SystemExit(1)"),
         ("no global is rebound", "def f():\n    global x"),
+        ("nothing is ever unpickled", "import numpy as np\nnp.load('x.npy', allow_pickle=True)"),
+        ("nothing is ever unpickled", "import torch\ntorch.load('x.pt')"),
     ],
 )
 def test_a_breach_is_noticed(promise: str, code: str) -> None:
