@@ -14,10 +14,11 @@ TICKS = 5
 OUTLIERS = 0.005
 MANY = 200
 FEW = 12
+AT_THE_END = 0.95
 SMOOTHED_SHARE = 1 / 25
 
 STYLE = """
-.plot { margin: 0; } .plot .field { position: relative; height: 11rem; margin: .5rem 0 1.6rem 3.4rem; }
+.plot { margin: 0; } .plot .field { position: relative; height: 11rem; margin: .6rem 0 1.5rem 3.2rem; }
 .plot.tall .field { height: 17rem; } .plot svg { width: 100%; height: 100%; overflow: hidden; }
 .plot path { fill: none; vector-effect: non-scaling-stroke; stroke-width: 1.8; stroke-linejoin: round; }
 .plot path.grid, .plot path.rule { stroke-width: 1; } .plot path.rule { stroke-dasharray: 3 4; stroke: var(--soft); }
@@ -26,7 +27,7 @@ STYLE = """
   font-variant-numeric: tabular-nums; }
 .plot .side { right: calc(100% + .4rem); transform: translateY(-50%); }
 .plot .tick { top: calc(100% + .25rem); transform: translateX(-50%); }
-.plot .tick:last-of-type { transform: translateX(-90%); }
+.plot .tick.end { transform: translateX(-100%); }
 .plot .dot { position: absolute; width: 8px; height: 8px; border-radius: 50%; background: var(--accent);
   transform: translate(-50%, -50%); }
 .legend { display: flex; flex-wrap: wrap; gap: .1rem 1rem; font-size: .8rem; color: var(--soft); }
@@ -149,7 +150,11 @@ def _legend(series: Sequence[Series]) -> str:
 
 def _labels(sides: Sequence[Tick], *, ticks: Sequence[Tick]) -> str:
     values = (f'<span class="side" style="top:{100 - 100 * at.at:.2f}%">{escape(at.label)}</span>' for at in sides)
-    steps = (f'<span class="tick" style="left:{100 * at.at:.2f}%">{escape(at.label)}</span>' for at in ticks)
+    steps = (
+        f'<span class="tick{" end" if at.at > AT_THE_END else ""}" style="left:{100 * at.at:.2f}%">'
+        f"{escape(at.label)}</span>"
+        for at in ticks
+    )
     return "".join((*values, *steps))
 
 

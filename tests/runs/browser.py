@@ -9,7 +9,7 @@ QUIET = ("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-
 OFFLINE = ("--disable-background-networking", "--disable-component-update", "--host-resolver-rules=MAP * ~NOTFOUND")
 
 
-def opened(page: Path, profile: Path) -> str:
+def opened(page: Path, profile: Path, *more: str) -> str:
     """What the browser makes of the page."""
-    command = [str(BROWSER), *QUIET, *OFFLINE, f"--user-data-dir={profile}", "--dump-dom", page.as_uri()]
+    command = [str(BROWSER), *QUIET, *OFFLINE, f"--user-data-dir={profile}", *more, "--dump-dom", page.as_uri()]
     return subprocess.run(command, capture_output=True, text=True, timeout=60, check=True).stdout

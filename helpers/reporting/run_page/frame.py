@@ -20,7 +20,7 @@ progress::-moz-progress-bar { background: var(--accent); }
 .message { white-space: pre-wrap; overflow-wrap: anywhere; }
 .caption { margin: 0 0 .6rem; overflow-wrap: anywhere; }
 .row { display: flex; flex-wrap: wrap; gap: 1rem; align-items: flex-start; }
-.compare { flex: 1 1 18rem; max-width: 24rem; --cut: 50%; }
+.compare { flex: 1 1 18rem; max-width: min(24rem, calc(28rem * var(--ratio))); --cut: 50%; }
 .stack { position: relative; aspect-ratio: var(--ratio); border-radius: 8px; overflow: hidden;
   touch-action: pan-y; cursor: ew-resize; }
 .stack img { position: absolute; inset: 0; width: 100%; height: 100%; object-fit: cover; }
@@ -44,7 +44,8 @@ td, th { text-align: left; padding: .2rem 1rem .2rem 0; vertical-align: top;
 th { color: var(--soft); } td { overflow-wrap: anywhere; }
 summary { cursor: pointer; } .groups { columns: 22rem; column-gap: 2rem; } .groups section { break-inside: avoid; }
 @media (max-width: 30rem) { body { padding: 1rem .75rem 3rem; } .card, .tile { padding: .6rem .7rem; }
-  .tiles { grid-template-columns: repeat(2, 1fr); gap: .5rem; } .compare { max-width: none; }
+  .tiles { grid-template-columns: repeat(2, 1fr); gap: .5rem; }
+  .compare { max-width: calc(32rem * var(--ratio)); }
   .plot.tall .field { height: 13rem; } .steps { grid-template-columns: repeat(auto-fill, minmax(5rem, 1fr)); } }
 """
 
@@ -80,16 +81,20 @@ RELOAD = """
   let busy = false, kept = null;
   try { kept = JSON.parse(sessionStorage.getItem(place)); } catch {}
   const inputs = () => [...document.querySelectorAll('input[type=range]')];
+  const steps = () => [...document.querySelectorAll('.step')], name = step => step.querySelector('img').alt;
+  const older = () => steps().filter(each => each.getAttribute('aria-pressed') === 'true' && each.nextElementSibling);
   const folds = () => [...document.querySelectorAll('details')];
   if (kept) {
     folds().forEach((each, n) => { each.open = kept.folds[n] ?? each.open; });
     inputs().forEach((each, n) => { each.value = kept.inputs[n] ?? 50; each.dispatchEvent(new Event('input')); });
+    kept.chosen.forEach(said => steps().find(each => name(each) === said)?.click());
     scrollTo(0, kept.top);
   }
   addEventListener('pointerdown', () => { busy = true; });
   for (const end of ['pointerup', 'pointercancel']) addEventListener(end, () => { busy = false; });
   const keep = () => {
-    const state = { top: scrollY, folds: folds().map(each => each.open), inputs: inputs().map(each => each.value) };
+    const state = { top: scrollY, folds: folds().map(each => each.open), inputs: inputs().map(each => each.value),
+      chosen: older().map(name) };
     try { sessionStorage.setItem(place, JSON.stringify(state)); } catch {}
   };
   setInterval(() => { if (!busy && !document.hidden) { keep(); location.reload(); } }, SECONDS * 1000);

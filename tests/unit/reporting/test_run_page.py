@@ -20,6 +20,7 @@ from helpers.reporting.events import (
 from helpers.reporting.run_page.history import Drawn
 from helpers.reporting.run_page.listener import RunPage
 from helpers.reporting.run_page.pictures import SmallPictures, evenly, picture_grid, rows_of
+from tests.runs.browser import BROWSER, opened
 
 SCRIPT = "<script>alert(1)</script>"
 SECRET = "hf_PlantedToken"
@@ -149,3 +150,34 @@ def test_of_many_steps_the_first_the_last_and_some_between_are_shown(tmp_path: P
         drawn(tmp_path, each.step, name="a.png")
     under = [Drawn(step=e.step, file=f"validation_images/{e.file}", caption="a") for e in row.pictures]
     assert picture_grid(under, small=SmallPictures(tmp_path)).count("<img src=") == 12
+
+
+PROBE = """<script>
+addEventListener('load', () => {
+  const range = document.querySelector('input[type=range]'), fold = document.querySelector('details');
+  if (!sessionStorage.getItem('seen')) {
+    sessionStorage.setItem('seen', 1);
+    document.querySelectorAll('.step')[1].click();
+    const field = document.querySelector('.field'), box = field.getBoundingClientRect();
+    field.dispatchEvent(new PointerEvent('pointermove', {clientX: box.left + box.width / 5}));
+    sessionStorage.setItem('told', [document.querySelector('.right').textContent, field.querySelector('.told').textContent]);
+    range.value = 20; range.dispatchEvent(new Event('input')); fold.open = true; scrollTo(0, 400);
+  } else {
+    const cut = document.querySelector('.compare').style.getPropertyValue('--cut');
+    const chosen = document.querySelector('.right').textContent;
+    document.title = [sessionStorage.getItem('told'), cut, fold.open, scrollY, chosen].join('; ');
+  }
+});
+</script>"""
+
+
+@pytest.mark.skipif(BROWSER is None, reason="no Chromium to open the page with")
+def test_a_person_can_choose_a_step_and_read_figures_and_stays_in_place_as_the_page_is_renewed(tmp_path: Path) -> None:
+    pictures = [drawn(tmp_path, at) for at in (0, 5, 10)]
+    steps = map(step, range(1, 11))
+    page = told(tmp_path, started(0), *steps, *pictures, refresh_seconds=1.5, close=False)
+    probe = tmp_path / "probe.html"
+    probe.write_text(page + PROBE)
+    shown = opened(probe, tmp_path / "profile", "--virtual-time-budget=2500")
+    title = re.findall(r"<title>(.*)</title>", shown, flags=re.DOTALL)[0]
+    assert title == "step 5,step 2\neach step: 0.5\nsmoothed: 0.7143; 20%; true; 400; step 5"
