@@ -97,7 +97,8 @@ RELOAD = """
       chosen: older().map(name) };
     try { sessionStorage.setItem(place, JSON.stringify(state)); } catch {}
   };
-  setInterval(() => { if (!busy && !document.hidden) { keep(); location.reload(); } }, SECONDS * 1000);
+  addEventListener('pagehide', keep);
+  setInterval(() => { if (!busy && !document.hidden) location.reload(); }, SECONDS * 1000);
   const old = document.querySelector('[data-written]'), age = Date.now() / 1000 - old.dataset.written;
   if (age > 900)
     old.textContent += `, ${Math.round(age / 60).toLocaleString('en')} minutes ago: the run may have been stopped`;

@@ -8,6 +8,7 @@ from helpers.config.values import written
 from helpers.reporting.events import (
     CheckpointSaved,
     Event,
+    HeldOutLoss,
     Notice,
     PicturesDrawn,
     RunFailed,
@@ -20,7 +21,7 @@ from helpers.reporting.events import (
 from helpers.reporting.pace import Pace
 from helpers.reporting.run_page.curve import Point
 from helpers.reporting.run_page.document import Moment, run_page
-from helpers.reporting.run_page.history import Drawn, End, HistoryFile, Saved, Start, Warned
+from helpers.reporting.run_page.history import Drawn, End, HeldOutPoint, HistoryFile, Saved, Start, Warned
 from helpers.reporting.run_page.pictures import SmallPictures
 from helpers.reporting.trackers.scalars import scalars_of
 from helpers.reporting.whole_text import replace_text
@@ -106,6 +107,8 @@ class RunPage:
                 return
             case PicturesDrawn():
                 self._pictures(event, file=file)
+            case HeldOutLoss():
+                file.take(_held_out(event))
             case CheckpointSaved():
                 file.take(Saved(step=event.step))
             case Notice(level="warning"):
@@ -148,3 +151,8 @@ class RunPage:
         )
         replace_text(self._folder / PAGE, self._clean(run_page(file.history, moment=moment, small=self._small)))
         self._refreshed = time.monotonic()
+
+
+def _held_out(event: HeldOutLoss) -> HeldOutPoint:
+    means = {"trained": event.mean, "average": event.ema_mean, "base": event.base_mean}
+    return HeldOutPoint(step=event.step, means={name: mean for name, mean in means.items() if mean is not None})

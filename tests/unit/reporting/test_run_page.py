@@ -10,6 +10,7 @@ from helpers.reporting.events import (
     Change,
     CheckpointSaved,
     Event,
+    HeldOutLoss,
     Notice,
     PicturesDrawn,
     RunFailed,
@@ -152,32 +153,37 @@ def test_of_many_steps_the_first_the_last_and_some_between_are_shown(tmp_path: P
     assert picture_grid(under, small=SmallPictures(tmp_path)).count("<img src=") == 12
 
 
-PROBE = """<script>
+SEEN = '{"top":400,"folds":[true],"inputs":["20"],"chosen":["a fox, step 5"]}'
+BEFORE = f"<script>sessionStorage.setItem('run page ' + location.pathname, '{SEEN}')</script>"
+AFTER = """<script>
 addEventListener('load', () => {
-  const range = document.querySelector('input[type=range]'), fold = document.querySelector('details');
-  if (!sessionStorage.getItem('seen')) {
-    sessionStorage.setItem('seen', 1);
-    document.querySelectorAll('.step')[1].click();
-    const field = document.querySelector('.field'), box = field.getBoundingClientRect();
-    field.dispatchEvent(new PointerEvent('pointermove', {clientX: box.left + box.width / 5}));
-    sessionStorage.setItem('told', [document.querySelector('.right').textContent, field.querySelector('.told').textContent]);
-    range.value = 20; range.dispatchEvent(new Event('input')); fold.open = true; scrollTo(0, 400);
-  } else {
-    const cut = document.querySelector('.compare').style.getPropertyValue('--cut');
-    const chosen = document.querySelector('.right').textContent;
-    document.title = [sessionStorage.getItem('told'), cut, fold.open, scrollY, chosen].join('; ');
-  }
+  const field = document.querySelector('.field'), box = field.getBoundingClientRect();
+  field.dispatchEvent(new PointerEvent('pointermove', {clientX: box.left + box.width / 5}));
+  const found = [document.querySelector('.compare').style.getPropertyValue('--cut'), scrollY];
+  found.push(document.querySelector('.right').textContent, field.querySelector('.told').textContent);
+  sessionStorage.clear();
+  dispatchEvent(new Event('pagehide'));
+  document.title = [...found, sessionStorage.getItem('run page ' + location.pathname)].join('; ');
 });
 </script>"""
 
 
 @pytest.mark.skipif(BROWSER is None, reason="no Chromium to open the page with")
-def test_a_person_can_choose_a_step_and_read_figures_and_stays_in_place_as_the_page_is_renewed(tmp_path: Path) -> None:
+def test_a_page_that_is_renewed_stays_at_the_place_and_the_step_a_person_chose(tmp_path: Path) -> None:
     pictures = [drawn(tmp_path, at) for at in (0, 5, 10)]
-    steps = map(step, range(1, 11))
-    page = told(tmp_path, started(0), *steps, *pictures, refresh_seconds=1.5, close=False)
+    page = told(tmp_path, started(0), *map(step, range(1, 11)), *pictures, close=False)
     probe = tmp_path / "probe.html"
-    probe.write_text(page + PROBE)
-    shown = opened(probe, tmp_path / "profile", "--virtual-time-budget=2500")
-    title = re.findall(r"<title>(.*)</title>", shown, flags=re.DOTALL)[0]
-    assert title == "step 5,step 2\neach step: 0.5\nsmoothed: 0.7143; 20%; true; 400; step 5"
+    probe.write_text(BEFORE + page + AFTER)
+    title = re.findall(r"<title>(.*?)</title>", opened(probe, tmp_path / "profile"), flags=re.DOTALL)[0]
+    assert title == f"20%; 400; step 5; step 2\neach step: 0.5\nsmoothed: 0.7143; {SEEN}"
+
+
+def test_the_loss_on_pictures_never_trained_on_is_a_line_for_each_of_the_weights(tmp_path: Path) -> None:
+    losses = [
+        HeldOutLoss(step=at, images=4, mean=1 - at / 20, by_sigma=(), base_mean=1.0, ema_mean=1 - at / 40)
+        for at in (0, 5, 10)
+    ]
+    page = told(tmp_path, started(0), *losses).split("never trained on</h3>")[1].split("</figure>")[0]
+    assert re.findall(r"<title>(.*?)</title>", page) == ["trained", "average", "base"]
+    assert "[10, 0.75]" in page
+    assert "never trained on" not in told(tmp_path / "other", started(0))
