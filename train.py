@@ -95,8 +95,8 @@ def look(config: RunConfig, files: DatasetFile, reporter: Reporter) -> "Site":
     from helpers.models.registry import families
     from helpers.training import prepare as road
     from helpers.training.last_run import look_back
+    from helpers.training.pictures import validation_captions
     from helpers.training.runtime import open_runtime
-    from helpers.training.validation import validation_captions
 
     runtime = open_runtime(config.precision, config.run)
     look_back(config, files, ranks=runtime, reporter=reporter)

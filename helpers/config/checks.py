@@ -5,6 +5,7 @@ from pathlib import Path
 
 from helpers.config.options.reporting import TRACKERS
 from helpers.config.place_checks import not_writable, wrong_places
+from helpers.config.prompt_library import read_prompts
 from helpers.config.remarks import FINDING_THEIR_RATE
 from helpers.config.run_config import RunConfig, all_options
 from helpers.config.sizes import parse_validation_sizes
@@ -65,6 +66,19 @@ def _validation(config: RunConfig) -> Iterator[tuple[str, Problem]]:
     if said.validation_seed and not said.validation_seed.isdecimal():
         fix = "say a whole number from 0 up, or nothing for a new seed each time"
         yield _problem("validation_seed", value=said.validation_seed, reason="it is no whole number", fix=fix)
+
+    if said.user_prompt_library:
+        _, problems = read_prompts(Path(said.user_prompt_library).expanduser())
+        yield from (("user_prompt_library", problem) for problem in problems)
+    try:
+        layers = said.skip_layers
+    except ValueError:
+        reason, fix = "it is no comma list of numbers", "say 7,8,9"
+        yield _problem("validation_skip_layers", value=said.validation_skip_layers, reason=reason, fix=fix)
+    else:
+        if layers and said.validation_guidance <= 1:
+            reason, fix = "it goes with guidance, which is off", "say VALIDATION_GUIDANCE=5, or leave it out"
+            yield _problem("validation_skip_layers", value=said.validation_skip_layers, reason=reason, fix=fix)
 
 
 def _reporting(config: RunConfig) -> Iterator[tuple[str, Problem]]:

@@ -110,8 +110,4 @@ OLD_NAMES: tuple[OldName, ...] = (
     _later_detail("hub_model_id", env="HUB_MODEL_NAME"),
     OldName(name="hub_private", harmless=EVERY_VALUE, switch=True),
     _later_detail("model_card_note"),
-    _later_switch("validation_prompt_library"),
-    OldName(name="user_prompt_library", cure="leave it out, and say VALIDATION_PROMPT"),
-    OldName(name="num_validation_images", harmless=("", "1"), cure="say 1, or leave it out"),
-    _later_switch("validation_disable_unconditional", cure="leave it out"),
 )

@@ -43,8 +43,8 @@ class LatentEncoder(Protocol):
         """
         ...
 
-    def decode(self, latents: Tensor) -> Tensor:
-        """uint8 RGB pixels [B, H, W, 3] on the CPU, of raw latents [B, C, h, w]."""
+    def decode(self, latents: Tensor, *, tiled: bool = False) -> Tensor:
+        """uint8 RGB pixels [B, H, W, 3] on the CPU, of raw latents [B, C, h, w]; `tiled`: in small pieces."""
         ...
 
 
@@ -130,6 +130,8 @@ class RenderRequest:
     """One validation picture: raw text embeddings, size in pixels, and the sampler's settings.
 
     negative: None where `guidance` is 1 or less.
+    skip_layers: blocks for skip-layer guidance, led away from by `skip_scale` in the steps between the shares
+    `skip_start` and `skip_stop`; only where there is guidance.
     """
 
     prompt: TextEmbedding
@@ -139,6 +141,10 @@ class RenderRequest:
     steps: int
     guidance: float
     seed: int
+    skip_layers: tuple[int, ...] = ()
+    skip_scale: float = 0.0
+    skip_start: float = 0.0
+    skip_stop: float = 0.0
 
 
 class Predict(Protocol):

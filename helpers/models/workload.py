@@ -91,7 +91,7 @@ def workload_of(
 
     threads: of PyTorch's arithmetic. width, height: of the sizes trained on, the one with the most pixels.
     """
-    sizes = parse_validation_sizes(validation.validation_resolution) if validation.validation_prompt else ()
+    sizes = parse_validation_sizes(validation.validation_resolution) if validation.draws else ()
     return Workload(
         device=device,
         precision=precision.of_trained(model_type=model.model_type, optimizer=optimizer.optimizer),

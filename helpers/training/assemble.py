@@ -32,7 +32,7 @@ from helpers.training.checkpoint import (
     find_checkpoint,
     restore,
 )
-from helpers.training.duties import FirstRankDuties, OtherRankDuties
+from helpers.training.duties import VALIDATE_NOW, FirstRankDuties, OtherRankDuties
 from helpers.training.ema import Average, drawn_from, make_average
 from helpers.training.export import export_result, provenance
 from helpers.training.held_out import HeldOut
@@ -222,10 +222,11 @@ def duties_of(config: RunConfig, *, ground: Ground, model: Model, stop: StopRequ
     return FirstRankDuties(
         writer=writer,
         painter=painter,
-        draws=Rhythm(steps=draw_every),
+        draws=Rhythm(steps=draw_every, epochs=config.validation.validation_epochs),
         held_out=_held_out(config, ground=ground, model=model, stop=stop, reporter=reporter),
         measures=Rhythm(steps=config.held_out.eval_steps_interval or draw_every),
         average=model.average,
+        asked_by=output_dir / VALIDATE_NOW,
     )
 
 
@@ -291,7 +292,7 @@ def finish(
         metadata = {**provenance(ground.parts, trained=model.trained, text=config.text), **model.average.facts}
         with model.average.in_place():
             written.insert(0, export_result(output_dir, trained=model.trained, metadata=metadata, step=state.step))
-    if config.validation.validation_prompt:
+    if config.validation.draws:
         written.append(output_dir / "validation_images")
     reporter.hear(
         RunFinished(

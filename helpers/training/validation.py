@@ -1,7 +1,6 @@
 """Draws what the model makes of a prompt while it learns, borrowing the model and giving it back as it was."""
 
 import json
-import secrets
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
@@ -12,36 +11,13 @@ from torch import Tensor, nn
 
 from helpers.cache.release import release_device_memory
 from helpers.config.options.validation import ValidationOptions
-from helpers.config.sizes import parse_validation_sizes
 from helpers.models.protocols import LatentPart, ModelFamily, ModelParts, RenderRequest, TextEmbedding
 from helpers.reporting.events import PicturesDrawn
 from helpers.reporting.reporter import Reporter
 from helpers.reporting.stages import stage
+from helpers.training.pictures import PNG_ENTRY, Picture, pictures
 from helpers.training.stop import StopRequest
 from helpers.training.whole_files import write_whole
-
-PROMPT_NAME = "validation"
-PNG_ENTRY = "simpletuner"
-RANDOM_SEED_BITS = 32
-
-
-@dataclass(frozen=True, kw_only=True)
-class Picture:
-    """A picture to draw, and all that decides what it shows besides the weights; kept in the PNG's header."""
-
-    step: int
-    prompt: str
-    negative_prompt: str
-    guidance: float
-    inference_steps: int
-    width: int
-    height: int
-    seed: int
-    base_model: str
-
-    @property
-    def file_name(self) -> str:
-        return f"{PROMPT_NAME}_{self.width}x{self.height}_seed{self.seed}.png"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,7 +47,7 @@ class Painter:
         folder = self.output_dir / "validation_images" / f"step_{step}"
         wanted = pictures(self.options, step=step, base_model=self.parts.identity)
         if only_missing:
-            wanted = tuple(picture for picture in wanted if not _is_drawn(picture, folder, any_seed=self._any_seed))
+            wanted = tuple(picture for picture in wanted if not picture.is_drawn(folder))
         if not wanted or self.stop.requested:
             return
         device = next(self.denoiser.parameters()).device
@@ -84,10 +60,6 @@ class Painter:
             captions = tuple(picture.prompt for picture, _ in drawn)
             self.reporter.hear(PicturesDrawn(step=step, paths=paths, captions=captions))
 
-    @property
-    def _any_seed(self) -> bool:
-        return not self.options.validation_seed.strip()
-
     def _draw(self, wanted: tuple[Picture, ...]) -> list[tuple[Picture, Tensor]]:
         """uint8 RGB pixels [H, W, 3] of each picture; the VAE is loaded once, after the denoiser has done its part."""
         latents: list[Tensor] = []
@@ -98,7 +70,7 @@ class Painter:
                 latents.append(self.family.render(self.denoiser, self.parts, self._request(picture)))
                 advance()
             vae = self.latent_part.load()
-            pixels = [vae.decode(each)[0] for each in latents]
+            pixels = [vae.decode(each, tiled=self.options.vae_enable_tiling)[0] for each in latents]
         del vae
         release_device_memory()
         return list(zip(wanted, pixels, strict=True))
@@ -112,53 +84,11 @@ class Painter:
             steps=picture.inference_steps,
             guidance=picture.guidance,
             seed=picture.seed,
+            skip_layers=picture.skip_layers if picture.guidance > 1 else (),
+            skip_scale=picture.skip_scale,
+            skip_start=picture.skip_start,
+            skip_stop=picture.skip_stop,
         )
-
-
-def validation_captions(options: ValidationOptions) -> tuple[str, ...]:
-    """The texts that must be encoded for the validation pictures."""
-    if not options.validation_prompt:
-        return ()
-    negative = (options.validation_negative_prompt,) if options.validation_guidance > 1 else ()
-    return (options.validation_prompt, *negative)
-
-
-def pictures(options: ValidationOptions, *, step: int, base_model: str) -> tuple[Picture, ...]:
-    """One picture for each size, none where there is no prompt; without a seed, a new one each time."""
-    if not options.validation_prompt:
-        return ()
-    seed = options.validation_seed.strip()
-    drawn = int(seed) if seed else secrets.randbits(RANDOM_SEED_BITS)
-    return tuple(
-        Picture(
-            step=step,
-            prompt=options.validation_prompt,
-            negative_prompt=options.validation_negative_prompt,
-            guidance=options.validation_guidance,
-            inference_steps=options.validation_num_inference_steps,
-            width=width,
-            height=height,
-            seed=drawn,
-            base_model=base_model,
-        )
-        for width, height in parse_validation_sizes(options.validation_resolution)
-    )
-
-
-def _is_drawn(picture: Picture, folder: Path, *, any_seed: bool) -> bool:
-    """Whether `folder` holds the picture, drawn from the same words and settings."""
-    pattern = f"{PROMPT_NAME}_{picture.width}x{picture.height}_seed*.png" if any_seed else picture.file_name
-    ignored = {"seed": None} if any_seed else {}
-    said = json.loads(json.dumps(asdict(picture))) | ignored
-    return any(_settings_in(file) | ignored == said for file in folder.glob(pattern))
-
-
-def _settings_in(file: Path) -> dict[str, object]:
-    """What a picture's header says it was drawn with; empty for one that says nothing."""
-    from PIL import Image
-
-    with Image.open(file) as image:
-        return json.loads(image.info.get(PNG_ENTRY, "{}"))
 
 
 def _write(picture: Picture, pixels: Tensor, folder: Path) -> Path:

@@ -1,10 +1,12 @@
 """Draws validation pictures from the denoiser as it stands in training, and leaves no trace in it."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from helpers.errors import ModelError
 from helpers.models.modes import in_use
 from helpers.models.protocols import ModelParts, RenderRequest
 from helpers.models.sd3.parts import read_config
@@ -20,6 +22,7 @@ def render(denoiser: nn.Module, parts: ModelParts, request: RenderRequest) -> Te
     """
     from diffusers.schedulers.scheduling_flow_match_euler_discrete import FlowMatchEulerDiscreteScheduler
 
+    _check_blocks(denoiser, request.skip_layers)
     vae, transformer = read_config(parts.vae), read_config(parts.transformer)
     downscale = 2 ** (len(vae["block_out_channels"]) - 1)
     first = next(denoiser.parameters())
@@ -34,7 +37,7 @@ def render(denoiser: nn.Module, parts: ModelParts, request: RenderRequest) -> Te
     scheduler: Any = FlowMatchEulerDiscreteScheduler.from_pretrained(parts.scheduler)
     scheduler.set_timesteps(request.steps, device=device)
     with in_use(denoiser):
-        for timestep in scheduler.timesteps:
+        for number, timestep in enumerate(scheduler.timesteps):
             velocity = denoiser(
                 hidden_states=latents.expand(len(texts), -1, -1, -1),
                 timestep=timestep.expand(len(texts)),
@@ -45,5 +48,29 @@ def render(denoiser: nn.Module, parts: ModelParts, request: RenderRequest) -> Te
             if len(texts) == 2:
                 without, with_prompt = velocity.chunk(2)
                 velocity = without + request.guidance * (with_prompt - without)
+                if request.skip_layers and _skips(number, request):
+                    lesser = denoiser(
+                        hidden_states=latents,
+                        timestep=timestep.expand(1),
+                        encoder_hidden_states=prompt_embeds[1:],
+                        pooled_projections=pooled[1:],
+                        skip_layers=list(request.skip_layers),
+                        return_dict=False,
+                    )[0]
+                    velocity = velocity + (with_prompt - lesser) * request.skip_scale
             latents = scheduler.step(velocity, timestep, latents, return_dict=False)[0]
     return (latents / vae["scaling_factor"] + (vae.get("shift_factor") or 0.0)).float()
+
+
+def _skips(number: int, request: RenderRequest) -> bool:
+    """Whether skip-layer guidance is on in denoising step `number`, from 0."""
+    return request.steps * request.skip_start < number < request.steps * request.skip_stop
+
+
+def _check_blocks(denoiser: nn.Module, wanted: Sequence[int]) -> None:
+    blocks = len(denoiser.transformer_blocks)  # type: ignore[arg-type]
+    if missing := [str(block) for block in wanted if not 0 <= block < blocks]:
+        raise ModelError(
+            f"validation_skip_layers names block {', '.join(missing)}, and the transformer has {blocks}, from 0 to"
+            f" {blocks - 1}."
+        )

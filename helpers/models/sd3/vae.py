@@ -19,6 +19,7 @@ from helpers.models.sd3.parts import loading_variant, part_identity, read_config
 ENCODING_VERSION = "1"
 # Beyond 1024 x 1024 pixels a decoder needs more memory than the transformer leaves on a common GPU.
 TILE_LATENT_PIXELS = 128
+SMALL_TILE_LATENT_PIXELS = 64
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,15 +83,28 @@ class KlEncoder:
         return torch.cat([self._encode_some(some, at_once=at_once) for some in pixels.split(at_once)])
 
     @torch.no_grad()
-    def decode(self, latents: Tensor) -> Tensor:
-        """See `LatentEncoder`: [B, C, h, w] -> uint8 [B, H, W, 3]; pictures over a megapixel in tiles."""
-        self._model.use_tiling = latents.shape[-2] * latents.shape[-1] > TILE_LATENT_PIXELS**2
-        self._model.tile_latent_min_size = TILE_LATENT_PIXELS
-        self._model.tile_sample_min_size = TILE_LATENT_PIXELS * self._wanted.downscale
+    def decode(self, latents: Tensor, *, tiled: bool = False) -> Tensor:
+        """See `LatentEncoder`: [B, C, h, w] -> uint8 [B, H, W, 3].
+
+        Pictures over a megapixel in tiles; others where they are asked for, or the device's memory is too short.
+        """
         latents = latents.to(self._wanted.device, self._wanted.dtype)
-        pictures = [self._model.decode(one).sample for one in latents.split(1)]
+        pictures = [self._decode_one(one, tiled=tiled) for one in latents.split(1)]
         colours = (torch.cat(pictures).float() / 2 + 0.5).clamp(0, 1)
         return (colours * 255).round().to(torch.uint8).permute(0, 2, 3, 1).contiguous().cpu()
+
+    def _decode_one(self, latents: Tensor, *, tiled: bool) -> Tensor:
+        tile = SMALL_TILE_LATENT_PIXELS if tiled else TILE_LATENT_PIXELS
+        is_large = latents.shape[-2] * latents.shape[-1] > TILE_LATENT_PIXELS**2
+        self._model.use_tiling = tiled or is_large
+        self._model.tile_latent_min_size = tile
+        self._model.tile_sample_min_size = tile * self._wanted.downscale
+        try:
+            return self._model.decode(latents).sample
+        except torch.OutOfMemoryError:
+            if tiled:
+                raise
+        return self._decode_one(latents, tiled=True)
 
     def _encode_some(self, pixels: Tensor, *, at_once: int) -> Tensor:
         filled = pad(pixels, (0, 0) * 3 + (0, at_once - len(pixels)))

@@ -1,5 +1,6 @@
 """Validation draws what plain diffusers draws, and training goes on as if it had not been."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -7,6 +8,7 @@ import torch
 from torch import nn
 
 from helpers.config.options.model import LoraOptions, PrecisionOptions, TextOptions
+from helpers.errors import ModelError
 from helpers.models.protocols import ModelParts, RenderRequest, TextEmbedding
 from helpers.models.sd3.denoiser import enable_checkpointing, load_denoiser, predict
 from helpers.models.sd3.sampling import render
@@ -39,7 +41,13 @@ def request(texts: dict[str, TextEmbedding], *, guidance: float = 3.0, seed: int
 
 
 def by_diffusers(
-    pipeline: Any, texts: dict[str, TextEmbedding], *, guidance: float, dtype: torch.dtype, output_type: str
+    pipeline: Any,
+    texts: dict[str, TextEmbedding],
+    *,
+    guidance: float,
+    dtype: torch.dtype,
+    output_type: str,
+    **more: Any,
 ) -> torch.Tensor:
     """What the plain pipeline draws from the same embeddings, in one number format."""
     return pipeline.to(dtype)(
@@ -53,6 +61,7 @@ def by_diffusers(
         guidance_scale=guidance,
         generator=torch.Generator().manual_seed(5),
         output_type=output_type,
+        **more,
     ).images
 
 
@@ -152,3 +161,36 @@ def test_checkpointing_changes_memory_not_gradients(
     plain = gradients()
     enable_checkpointing(denoiser)
     assert all(torch.equal(a, b) for a, b in zip(plain, gradients(), strict=True))
+
+
+@pytest.mark.parametrize("layers", [(0,), (0, 1)])
+def test_skip_layer_guidance_is_that_of_diffusers(
+    layers: tuple[int, ...],
+    denoiser: nn.Module,
+    parts: ModelParts,
+    texts: dict[str, TextEmbedding],
+    diffusers_pipeline: Any,
+) -> None:
+    """On from the first share of the steps to the second, both left out: here in steps 1 and 2 of 6."""
+    plain = request(texts)
+    skipping = replace(plain, skip_layers=layers, skip_scale=2.8, skip_start=0.01, skip_stop=0.5)
+    theirs = by_diffusers(
+        diffusers_pipeline,
+        texts,
+        guidance=3.0,
+        dtype=torch.float32,
+        output_type="latent",
+        skip_guidance_layers=list(layers),
+        skip_layer_guidance_scale=2.8,
+        skip_layer_guidance_start=0.01,
+        skip_layer_guidance_stop=0.5,
+    )
+    assert torch.equal(render(denoiser, parts, skipping), (theirs / 1.5305 + 0.0609).float())
+    assert not torch.allclose(render(denoiser, parts, skipping), render(denoiser, parts, plain), atol=1e-3)
+
+
+def test_a_block_to_skip_that_is_not_there_is_named(
+    denoiser: nn.Module, parts: ModelParts, texts: dict[str, TextEmbedding]
+) -> None:
+    with pytest.raises(ModelError, match="block 99"):
+        render(denoiser, parts, replace(request(texts), skip_layers=(0, 99)))

@@ -103,3 +103,22 @@ def test_the_number_format_is_part_of_the_identity(parts: ModelParts, cpu: torch
     mixed = latent_part(parts, PrecisionOptions(mixed_precision="bf16"), cpu)
     kept = latent_part(parts, PrecisionOptions(mixed_precision="bf16", vae_dtype="fp32"), cpu)
     assert plain.identity == kept.identity != mixed.identity
+
+
+def test_where_memory_is_short_or_tiles_are_asked_for_small_ones_are_decoded(
+    encoder: LatentEncoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("helpers.models.sd3.vae.SMALL_TILE_LATENT_PIXELS", 16)
+    latents = torch.randn(1, 16, 16, 24, generator=torch.Generator().manual_seed(1))
+    whole, tiled = encoder.decode(latents), encoder.decode(latents, tiled=True)
+    assert not torch.equal(whole, tiled)
+    model = encoder._model  # type: ignore[attr-defined]
+    decode = model._decode
+
+    def short(z: torch.Tensor, *arguments: Any, **more: Any) -> Any:
+        if not model.use_tiling:
+            raise torch.OutOfMemoryError("the card is full")
+        return decode(z, *arguments, **more)
+
+    monkeypatch.setattr(model, "_decode", short)
+    assert torch.equal(encoder.decode(latents), tiled)

@@ -24,8 +24,9 @@ from helpers.models.trained import Trained
 from helpers.reporting.events import PicturesDrawn
 from helpers.reporting.reporter import Reporter
 from helpers.training.export import export_result, provenance
+from helpers.training.pictures import validation_captions
 from helpers.training.stop import StopRequest
-from helpers.training.validation import Painter, validation_captions
+from helpers.training.validation import Painter
 from tests.unit.training.small_run import Events
 
 CPU = torch.device("cpu")

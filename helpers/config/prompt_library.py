@@ -1,0 +1,121 @@
+"""The prompts that validation pictures are drawn from: one setting's, a person's file, the built-in list."""
+
+import hashlib
+import json
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from helpers.config.sizes import parse_validation_sizes
+from helpers.config.suggestions import did_you_mean
+from helpers.errors import Problem
+
+LONGEST_NAME = 48
+
+
+@dataclass(frozen=True, kw_only=True)
+class LibraryPrompt:
+    """A prompt, and what is drawn otherwise than the settings say; None where they decide."""
+
+    prompt: str
+    negative_prompt: str | None = None
+    seed: int | None = None
+    resolution: str | None = None
+    guidance: float | None = None
+    steps: int | None = None
+
+
+BUILT_IN: Mapping[str, LibraryPrompt] = {
+    name: LibraryPrompt(prompt=prompt)
+    for name, prompt in (
+        ("portrait", "a portrait photograph of an old fisherman in a woollen cap, window light"),
+        ("hands", "two hands knitting a red scarf, close-up photograph"),
+        ("group", "three children building a sand castle on a beach, photograph"),
+        ("cat", "a grey cat asleep on a stack of books, photograph"),
+        ("street", "a rainy street in Tokyo at night, neon reflections on the asphalt"),
+        ("landscape", "a mountain lake at sunrise, mist over the water, wide angle"),
+        ("interior", "a small kitchen with copper pots and a window towards a garden"),
+        ("still-life", "a glass of water, three lemons and a blue plate on a linen cloth, oil painting"),
+        ("text", 'a wooden sign that says "OPEN ON SUNDAY" hanging on a shop door'),
+        ("counting", "five yellow tulips in a white vase before a dark wall"),
+        ("drawing", "a pencil sketch of a steam locomotive, fine hatching"),
+        ("poster", "a flat vector poster of a fox in a forest, four colours"),
+    )
+}
+
+
+def read_prompts(path: Path) -> tuple[dict[str, LibraryPrompt], list[Problem]]:
+    """The prompts of a person's file by name, and all that is wrong with it."""
+    fix = "name a JSON file such as config/user_prompt_library.json.example"
+    try:
+        said = json.loads(path.read_bytes())
+    except OSError as error:
+        return {}, [_unreadable(path, f"it cannot be read: {error.strerror}", fix)]
+    except ValueError as error:
+        return {}, [_unreadable(path, f"it is not JSON: {error}", "mend it there")]
+    if not isinstance(said, dict) or not said:
+        return {}, [_unreadable(path, "it does not hold prompts by name between { and }", fix)]
+    problems = [problem for name, entry in said.items() for problem in _wrong(name, entry, file=path.name)]
+    if problems:
+        return {}, problems
+    return {name: LibraryPrompt(**_entry(entry)) for name, entry in said.items()}, []
+
+
+def file_names(names: Iterable[str]) -> Iterator[str]:
+    """For each of `names` one that every file system takes; no two are alike, capitals aside."""
+    taken: set[str] = set()
+    for name in names:
+        safe = re.sub(r"[^A-Za-z0-9_-]+", "-", name)[:LONGEST_NAME].strip("-")
+        if safe != name or safe.casefold() in taken:
+            safe = f"{safe or 'prompt'}-{hashlib.blake2b(name.encode(), digest_size=4).hexdigest()}"
+        taken.add(safe.casefold())
+        yield safe
+
+
+def _unreadable(path: Path, reason: str, fix: str) -> Problem:
+    return Problem(option="USER_PROMPT_LIBRARY", value=str(path), reason=reason, fix=fix)
+
+
+def _entry(said: Any) -> Any:
+    return {"prompt": said} if isinstance(said, str) else said
+
+
+def _wrong(name: str, entry: Any, *, file: str) -> Iterator[Problem]:
+    """Everything wrong with an entry."""
+    entry = _entry(entry)
+    if not isinstance(entry, dict):
+        fix = 'say a prompt in quotes, or {"prompt": "…", "seed": 1}'
+        yield Problem(option=f"{file}: {name}", value="", reason="it is no prompt", fix=fix)
+        return
+    known = [field.name for field in fields(LibraryPrompt)]
+    if "prompt" not in entry:
+        yield Problem(option=f"{file}: {name}", value="", reason="it has no prompt", fix='say "prompt": "…" in it')
+    for key, value in entry.items():
+        option = f"{file}: {name}, {key}"
+        if key not in known:
+            fix = did_you_mean(key, known, otherwise=f"the keys are {', '.join(known)}")
+            yield Problem(option=option, value="", reason="there is no such key", fix=fix)
+        elif reason := _wrong_value(key, value):
+            yield Problem(option=option, value=json.dumps(value), reason=reason, fix="see documentation/VALIDATION.md")
+
+
+def _wrong_value(key: str, value: Any) -> str:
+    """Why `value` cannot be what `key` says; nothing where it can."""
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    match key:
+        case "prompt" | "negative_prompt":
+            return "" if isinstance(value, str) else "it is no text between quotes"
+        case "seed" | "steps":
+            least = 1 if key == "steps" else 0
+            is_whole = is_number and isinstance(value, int) and value >= least
+            return "" if is_whole else f"it is no whole number from {least} up"
+        case "guidance":
+            return "" if is_number and value >= 0 else "it is no number from 0 up"
+        case _:
+            try:
+                parse_validation_sizes(value if isinstance(value, str) else str(int(value)))
+            except (ValueError, TypeError) as error:
+                return str(error)
+            return "" if isinstance(value, str) else "it is no text between quotes"

@@ -1,0 +1,125 @@
+"""Which validation pictures are drawn, and how each is told from all others."""
+
+import json
+import secrets
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from helpers.batches.loader import EMPTY_CAPTION
+from helpers.config.options.validation import ValidationOptions
+from helpers.config.prompt_library import BUILT_IN, LibraryPrompt, file_names, read_prompts
+from helpers.config.sizes import parse_validation_sizes
+from helpers.errors import ConfigError
+
+PNG_ENTRY = "simpletuner"
+RANDOM_SEED_BITS = 32
+ONLY_PROMPT, WITHOUT_PROMPT = "validation", "unconditional"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Picture:
+    """A picture to draw, and all that decides what it shows besides the weights; kept in the PNG's header.
+
+    name: of its prompt, safe in a file's name. any_seed: whether the seed was drawn anew.
+    """
+
+    step: int
+    name: str
+    prompt: str
+    negative_prompt: str
+    guidance: float
+    inference_steps: int
+    width: int
+    height: int
+    seed: int
+    any_seed: bool
+    skip_layers: tuple[int, ...]
+    skip_scale: float
+    skip_start: float
+    skip_stop: float
+    base_model: str
+
+    @property
+    def file_name(self) -> str:
+        return f"{self.name}_{self.width}x{self.height}_seed{self.seed}.png"
+
+    def is_drawn(self, folder: Path) -> bool:
+        """Whether `folder` holds it, drawn from the same words and settings."""
+        pattern = f"{self.name}_{self.width}x{self.height}_seed*.png" if self.any_seed else self.file_name
+        ignored = {"seed": None} if self.any_seed else {}
+        said = json.loads(json.dumps(asdict(self))) | ignored
+        return any(_settings_in(file) | ignored == said for file in folder.glob(pattern))
+
+
+def validation_captions(options: ValidationOptions) -> tuple[str, ...]:
+    """The texts that must be encoded for the validation pictures."""
+    wanted = pictures(options, step=0, base_model="")
+    said = [text for each in wanted for text in (each.prompt, each.negative_prompt if each.guidance > 1 else None)]
+    return tuple(dict.fromkeys(text for text in said if text is not None))
+
+
+def pictures(options: ValidationOptions, *, step: int, base_model: str) -> tuple[Picture, ...]:
+    """Each prompt in each of its sizes and seeds; without a seed, new ones each time."""
+    prompts = _prompts(options)
+    named = zip(file_names(prompts), prompts.values(), strict=True)
+    return tuple(
+        picture
+        for name, prompt in named
+        for picture in _pictures(name, prompt, options=options, step=step, base_model=base_model)
+    )
+
+
+def _pictures(
+    name: str, prompt: LibraryPrompt, *, options: ValidationOptions, step: int, base_model: str
+) -> Iterator[Picture]:
+    fixed = options.validation_seed.strip()
+    own = int(fixed) if prompt.seed is None and fixed else prompt.seed
+    first = secrets.randbits(RANDOM_SEED_BITS) if own is None else own
+    negative = options.validation_negative_prompt if prompt.negative_prompt is None else prompt.negative_prompt
+    for width, height in parse_validation_sizes(prompt.resolution or options.validation_resolution):
+        for seed in range(first, first + options.num_validation_images):
+            yield Picture(
+                step=step,
+                name=name,
+                prompt=prompt.prompt,
+                negative_prompt=negative,
+                guidance=options.validation_guidance if prompt.guidance is None else prompt.guidance,
+                inference_steps=prompt.steps or options.validation_num_inference_steps,
+                width=width,
+                height=height,
+                seed=seed,
+                any_seed=own is None,
+                skip_layers=options.skip_layers,
+                skip_scale=options.validation_skip_layers_scale,
+                skip_start=options.validation_skip_layers_start,
+                skip_stop=options.validation_skip_layers_stop,
+                base_model=base_model,
+            )
+
+
+def _prompts(options: ValidationOptions) -> dict[str, LibraryPrompt]:
+    """Every prompt by name: the setting's, the person's, the built-in ones, and none at all beside a library."""
+    prompts: dict[str, LibraryPrompt] = {}
+    if options.validation_prompt:
+        prompts[ONLY_PROMPT] = LibraryPrompt(prompt=options.validation_prompt)
+    library: dict[str, LibraryPrompt] = {}
+    if options.validation_prompt_library:
+        library |= BUILT_IN
+    if options.user_prompt_library:
+        read, problems = read_prompts(Path(options.user_prompt_library).expanduser())
+        if problems:  # the file was in order when the run began
+            raise ConfigError(problems)
+        library |= read
+    if library and not options.validation_disable_unconditional:
+        prompts[WITHOUT_PROMPT] = LibraryPrompt(prompt=EMPTY_CAPTION)
+    # A person's prompt of one of these names is the one that counts.
+    return prompts | library
+
+
+def _settings_in(file: Path) -> dict[str, object]:
+    """What a picture's header says it was drawn with; empty for one that says nothing."""
+    from PIL import Image
+
+    with Image.open(file) as image:
+        return json.loads(image.info.get(PNG_ENTRY, "{}"))
