@@ -68,7 +68,7 @@ def file_names(names: Iterable[str]) -> Iterator[str]:
     taken: set[str] = set()
     for name in names:
         safe = re.sub(r"[^A-Za-z0-9_-]+", "-", name)[:LONGEST_NAME].strip("-")
-        if safe != name or safe.casefold() in taken:
+        if not safe or safe != name or safe.casefold() in taken:
             safe = f"{safe or 'prompt'}-{hashlib.blake2b(name.encode(), digest_size=4).hexdigest()}"
         taken.add(safe.casefold())
         yield safe

@@ -41,7 +41,12 @@ CHECKPOINTS = ROOT / "documentation" / "CHECKPOINTS.md"
 
 FOLDERS = ("helpers", "config", "install", "documentation", "tests", "benchmarks")
 # What a person makes, by following the documents.
-MADE_BY_PERSON = ("config/config.env", "config/multidatabackend.json", "config/webhook.json")
+MADE_BY_PERSON = (
+    "config/config.env",
+    "config/multidatabackend.json",
+    "config/webhook.json",
+    "config/user_prompt_library.json",
+)
 PROGRAMS = {"apt", "cd", "git", "hf", "mkdir", "pip", "poetry", "popd", "pushd", "source", "tensorboard", "wandb"}
 MODULES_OF_OTHERS = {"venv"}
 NEEDED = {"MODEL_NAME": "stabilityai/stable-diffusion-3-medium-diffusers", "MAX_NUM_STEPS": "10"}
@@ -115,7 +120,8 @@ def test_env_files_are_read_as_they_stand(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     Path("config").mkdir()
-    shutil.copy(ROOT / "config" / "webhook.json.example", "config/webhook.json")
+    for name in ("webhook.json", "user_prompt_library.json"):
+        shutil.copy(ROOT / "config" / f"{name}.example", f"config/{name}")
     text = block.text.replace("#export ", "export ") if commented else block.text
     given = "".join(f"export {name}={value}\n" for name, value in NEEDED.items())
     Path("config.env").write_text(given + text)

@@ -15,6 +15,7 @@ from helpers.errors import ConfigError, Problem
 
 OPTIONS = list(all_options())
 WEBHOOK = Path(__file__).resolve().parents[3] / "config" / "webhook.json.example"
+PROMPTS = Path(__file__).resolve().parents[3] / "config" / "user_prompt_library.json.example"
 LEAST = ["--pretrained_model_name_or_path=some/model", "--max_train_steps=10"]
 
 
@@ -31,6 +32,7 @@ def other_value(option: Option) -> str:
     special |= {"pretrained_model_name_or_path": "an/other", "validation_seed": "7", "seed": "7"}
     special["resume_from_checkpoint"] = "none"
     special |= {"report_to": "wandb,tensorboard", "webhook_config": str(WEBHOOK)}
+    special |= {"user_prompt_library": str(PROMPTS), "validation_skip_layers": "7,8,9"}
     special |= {"pretrained_vae_model_name_or_path": "a/vae", "pretrained_t5_model_name_or_path": "a/t5"}
     if option.name in special:
         return special[option.name]
