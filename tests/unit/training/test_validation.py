@@ -1,5 +1,6 @@
 """Validation pictures show what was asked for and leave training as it was; the exported file draws the same."""
 
+import gc
 import json
 import signal
 from collections.abc import Callable
@@ -199,3 +200,27 @@ def test_the_exported_file_tells_where_it_comes_from_and_holds_alpha(model: Mode
     assert said["base_model"] == parts.transformer.parent.name
     assert "/" not in said["base_model"]
     assert said["program"].startswith("SimpleTuner ")
+
+
+def held_bytes() -> int:
+    """Of all tensors that are alive in this process, each storage once."""
+    gc.collect()
+    tensors = [each for each in gc.get_objects() if issubclass(type(each), torch.Tensor)]
+    return sum({each.untyped_storage().data_ptr(): each.untyped_storage().nbytes() for each in tensors}.values())
+
+
+def test_pictures_hold_no_more_than_their_latents_and_the_vae(painter_with: PainterWith) -> None:
+    painter, _ = painter_with(replace(OPTIONS, num_validation_images=3))
+    part = painter.latent_part
+    found: list[int] = []
+
+    def load() -> Any:
+        found.append(held_bytes())
+        return part.load()
+
+    before = held_bytes()
+    replace(painter, latent_part=replace(part, load=load)).draw(1)
+    latents = 4 * 16 * 3 * (8 * 8 + 8 * 16)
+    # When the VAE comes all but the latents is gone: no activations, no copy of weights (a hundred times as much).
+    assert latents <= found[0] - before < 2 * latents
+    assert held_bytes() - before < latents
