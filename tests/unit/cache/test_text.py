@@ -1,6 +1,7 @@
 """Each caption is encoded once by each encoder that lacks it, and comes back bit for bit."""
 
 import threading
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -89,7 +90,7 @@ def test_one_encoder_is_in_memory_at_a_time(store: LocalCache) -> None:
             alive.append(name)
             return Living(name)
 
-        return Words(name).part().__class__(name=name, identity=name, batch_size=4, load=load)
+        return replace(Words(name).part(), identity=name, batch_size=4, load=load)
 
     fill(store, ["a", "b"], parts=[part("clip"), part("t5")])
     assert not alive

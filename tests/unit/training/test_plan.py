@@ -1,5 +1,6 @@
 """Settings of a run come to what the loop is told."""
 
+from helpers.config.options.data import DataOptions
 from helpers.ranks import SingleRank
 from helpers.reporting.reporter import Reporter
 from helpers.training.prepare import workers_for
@@ -12,5 +13,5 @@ def test_the_longest_gradient_is_the_one_that_was_said() -> None:
 
 
 def test_as_many_threads_prepare_as_were_asked_for() -> None:
-    assert workers_for(3, ranks=SingleRank(), reporter=Reporter()).threads == 3
-    assert workers_for(None, ranks=SingleRank(), reporter=Reporter()).threads >= 1
+    assert workers_for(DataOptions(max_workers=3), ranks=SingleRank(), reporter=Reporter()).threads == 3
+    assert workers_for(DataOptions(), ranks=SingleRank(), reporter=Reporter()).threads >= 1
