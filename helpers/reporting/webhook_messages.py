@@ -11,6 +11,7 @@ from helpers.reporting import figures
 from helpers.reporting.events import (
     CheckpointSaved,
     Event,
+    HeldOutLoss,
     PicturesDrawn,
     RunFailed,
     RunFinished,
@@ -71,6 +72,10 @@ def _told(event: Event, *, progress_steps: int) -> Told | None:
             fields = {"step": event.step, "epoch": event.epoch + 1, "loss": event.loss}
             fields |= {"learning_rate": event.learning_rate, "seconds_per_step": event.seconds}
             words = f"step {event.step:,}, epoch {event.epoch + 1:,}: loss {event.loss:.4f}"
+            return Told(kind="progress", words=words, fields=fields)
+        case HeldOutLoss():
+            fields = {"step": event.step, "held_out_loss": event.mean, "held_out_loss_of_base": event.base_mean}
+            words = f"held-out loss after step {event.step:,}: {event.mean:.4f}"
             return Told(kind="progress", words=words, fields=fields)
         case PicturesDrawn():
             of_what = f"at step {event.step:,}" if event.step else "of the base model"

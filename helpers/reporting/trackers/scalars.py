@@ -1,6 +1,6 @@
-"""What every tracker is told of a step, under the same names."""
+"""What every tracker is told of a step and of the held-out loss, under the same names."""
 
-from helpers.reporting.events import StepFinished
+from helpers.reporting.events import HeldOutLoss, StepFinished
 
 GIGABYTE = 1e9
 
@@ -24,3 +24,11 @@ def scalars_of(step: StepFinished) -> dict[str, float]:
     memory = step.memory
     measured = {"peak": memory.peak_bytes, "device": memory.device_bytes, "device_peak": memory.peak_device_bytes}
     return found | {f"memory/{name}_gb": size / GIGABYTE for name, size in measured.items() if size}
+
+
+def held_out_scalars(loss: HeldOutLoss) -> dict[str, float]:
+    """The held-out loss by name: its mean, by σ, the average of the weights', the base model's; what is known of it."""
+    known = {"mean": loss.mean, "ema_mean": loss.ema_mean, "base_mean": loss.base_mean}
+    found = {f"held_out/{name}": value for name, value in known.items() if value is not None}
+    parts = [("", part) for part in loss.by_sigma] + [("ema_", part) for part in loss.ema_by_sigma]
+    return found | {f"held_out/{name}{part.low:.2f}-{part.high:.2f}": part.loss for name, part in parts}

@@ -6,9 +6,9 @@ import time
 from pathlib import Path
 from typing import Any
 
-from helpers.reporting.events import Event, PicturesDrawn, RunStarted, StepFinished
+from helpers.reporting.events import Event, HeldOutLoss, PicturesDrawn, RunStarted, StepFinished
 from helpers.reporting.trackers.same_run import RunRecord
-from helpers.reporting.trackers.scalars import scalars_of
+from helpers.reporting.trackers.scalars import held_out_scalars, scalars_of
 
 FILE_VERSION = "brain.Event:2"
 FLUSH_SECONDS = 10
@@ -29,6 +29,8 @@ class TensorboardTracker:
                 self._begin(event)
             case StepFinished() if self._writer is not None:
                 self._write(event.step, [_scalar(name, value) for name, value in scalars_of(event).items()])
+            case HeldOutLoss() if self._writer is not None:
+                self._write(event.step, [_scalar(name, value) for name, value in held_out_scalars(event).items()])
             case PicturesDrawn() if self._writer is not None:
                 captions = event.captions or ("",) * len(event.paths)
                 pairs = zip(event.paths, captions, strict=True)

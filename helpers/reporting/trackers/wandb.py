@@ -5,9 +5,9 @@ from pathlib import Path
 from typing import Any
 
 from helpers.errors import ReportingError
-from helpers.reporting.events import Event, PicturesDrawn, RunFailed, RunFinished, RunStarted, StepFinished
+from helpers.reporting.events import Event, HeldOutLoss, PicturesDrawn, RunFailed, RunFinished, RunStarted, StepFinished
 from helpers.reporting.trackers.same_run import RunRecord, TrackedRun
-from helpers.reporting.trackers.scalars import scalars_of
+from helpers.reporting.trackers.scalars import held_out_scalars, scalars_of
 
 logger = logging.getLogger(__name__)
 
@@ -36,6 +36,8 @@ class WandbTracker:
                 assert self._tracked is not None, "a run that has begun is tracked"
                 self._run.log(scalars_of(event), step=event.step)
                 self._tracked = self._record.note(self._tracked, told=event.step)
+            case HeldOutLoss() if self._run is not None and event.step >= self._first:
+                self._run.log(held_out_scalars(event), step=event.step)
             case PicturesDrawn() if self._run is not None:
                 self._show(event)
             case RunFinished():

@@ -6,9 +6,18 @@ from pathlib import Path
 import pytest
 
 from helpers.errors import ReportingError
-from helpers.reporting.events import Change, Event, MemoryUse, RunFailed, RunStarted, SigmaLoss, StepFinished
+from helpers.reporting.events import (
+    Change,
+    Event,
+    HeldOutLoss,
+    MemoryUse,
+    RunFailed,
+    RunStarted,
+    SigmaLoss,
+    StepFinished,
+)
 from helpers.reporting.trackers.same_run import RunRecord
-from helpers.reporting.trackers.scalars import scalars_of
+from helpers.reporting.trackers.scalars import held_out_scalars, scalars_of
 from helpers.reporting.trackers.tensorboard import TensorboardTracker
 from helpers.reporting.trackers.wandb import WandbTracker
 from tests.unit.reporting.tracked import tensorboard_scalars, wandb_files
@@ -60,6 +69,23 @@ def test_the_figures_of_a_step() -> None:
     }
 
 
+HELD_OUT = HeldOutLoss(
+    step=4,
+    images=3,
+    mean=0.5,
+    by_sigma=(SigmaLoss(low=0.0, high=0.25, loss=0.75, sigma=0.125, samples=3),),
+    base_mean=0.625,
+)
+
+
+def test_the_figures_of_what_is_held_out() -> None:
+    assert held_out_scalars(HELD_OUT) == {
+        "held_out/mean": 0.5,
+        "held_out/base_mean": 0.625,
+        "held_out/0.00-0.25": 0.75,
+    }
+
+
 def test_which_run_it_is(tmp_path: Path) -> None:
     def begin(first_step: int, *, told: int, changes: tuple[Change, ...] = ()) -> str:
         record = RunRecord(tmp_path / "logs" / "run.json")
@@ -78,19 +104,21 @@ def test_which_run_it_is(tmp_path: Path) -> None:
 
 
 def test_tensorboard_shows_the_steps_that_were_taken_last(tmp_path: Path) -> None:
-    for begin in ([started(0), *steps(1, 6)], [started(4, changes=CHANGED), *steps(5, 8)]):
+    for begin in ([started(0), *steps(1, 4), HELD_OUT, *steps(5, 6)], [started(4, changes=CHANGED), *steps(5, 8)]):
         tracker = TensorboardTracker(tmp_path, name="a/b")
         for event in begin:
             tracker.hear(event)
         tracker.close()
     expected = [(number, number / 8) for number in range(1, 9)]
-    assert tensorboard_scalars(tmp_path / "tensorboard" / "a-b", name="train/loss") == expected
+    folder = tmp_path / "tensorboard" / "a-b"
+    assert tensorboard_scalars(folder, name="train/loss") == expected
+    assert tensorboard_scalars(folder, name="held_out/mean") == [(4, 0.5)]
 
 
 def test_wandb_s_offline_runs_are_joined(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WANDB_MODE", "offline")
     starts: list[list[Event]] = [
-        [started(0), *steps(1, 4), RunFailed(message="no")],
+        [started(0), *steps(1, 4), HELD_OUT, RunFailed(message="no")],
         [started(2), *steps(3, 5)],
     ]
     for begin in starts:
@@ -102,6 +130,7 @@ def test_wandb_s_offline_runs_are_joined(tmp_path: Path, monkeypatch: pytest.Mon
     assert (first.id, first.exit_code) == (second.id, 1)
     assert [row["_step"] for row in first.history] == [1, 2, 3, 4]
     assert [row["_step"] for row in second.history] == [3, 4, 5]
+    assert first.history[-1]["held_out/mean"] == 0.5
     by_step = {row["_step"]: row["train/loss"] for row in (*first.history, *second.history)}
     assert by_step == {number: number / 8 for number in range(1, 6)}
 
