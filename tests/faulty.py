@@ -20,7 +20,7 @@ def faulty_proxy(
     """A proxy's address in front of `endpoint`, and the list of faults it made: one in each `every` requests.
 
     In turn: an internal error, a request to slow down, an answer cut off half-way, a connection dropped unanswered.
-    at_once: is told at each request how many are being answered; each then takes a little longer.
+    at_once: is told at each request how many wait for their answer; each waits a little longer.
     """
     target = urlsplit(endpoint)
     made: list[str] = []
@@ -34,12 +34,13 @@ def faulty_proxy(
             pass
 
         def handle_any(self) -> None:
-            busy.append(None)
             if at_once is not None:
+                # Before the answer: a client with one connection cannot ask again until it has that.
+                busy.append(None)
                 at_once.append(len(busy))
                 time.sleep(SLOW_SECONDS)
+                busy.pop()
             self.answer_any()
-            busy.pop()
 
         def answer_any(self) -> None:
             body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
