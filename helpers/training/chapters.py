@@ -1,0 +1,143 @@
+"""The chapters of a run, each handed the whole configuration; train.py tells their order, this what is in them."""
+
+from contextlib import closing
+
+from helpers.config.datasets import DatasetFile
+from helpers.config.run_config import RunConfig
+from helpers.models.registry import families
+from helpers.reporting.events import Notice
+from helpers.reporting.reporter import Reporter
+from helpers.training import assemble, dry_run
+from helpers.training import prepare as road
+from helpers.training.datasets_report import report_datasets
+from helpers.training.disk import check_disk
+from helpers.training.epochs import batches_from
+from helpers.training.last_run import look_back
+from helpers.training.loop import train
+from helpers.training.pictures import validation_captions
+from helpers.training.prepare import Ground, Site
+from helpers.training.runtime import open_runtime
+from helpers.training.split_off import split_off, trained_on
+from helpers.training.stop import StopRequest
+
+FAMILY = "sd3"
+BATCHES_AHEAD = 4
+
+
+def look(config: RunConfig, files: DatasetFile, reporter: Reporter) -> Site:
+    """Chapter 1: find the engine, the model's parts and the pictures, and load none of them."""
+    runtime = open_runtime(config.precision, config.run)
+    look_back(config, files, ranks=runtime, reporter=reporter)
+    family = families()[FAMILY]
+    parts = family.locate(config.model)
+    workers = road.workers_for(config.data, ranks=runtime, reporter=reporter)
+    catalogs = road.open_catalogs(files, parts=parts, seed=config.run.seed, workers=workers)
+    vae_batch_size = max(dataset.vae_batch_size for dataset in files.prepared)
+    latent_part = family.latent_part(parts, runtime.precision, runtime.device, vae_batch_size=vae_batch_size)
+    return road.Site(
+        runtime=runtime,
+        workers=workers,
+        family=family,
+        parts=parts,
+        text_parts=family.text_parts(parts, config.text, runtime.precision, runtime.device),
+        latent_part=latent_part.kept() if config.cache.keep_vae_loaded else latent_part,
+        vae_batch_size=vae_batch_size,
+        catalogs=catalogs,
+        captions=road.all_captions(files, catalogs=catalogs),
+        drawn_captions=validation_captions(config.validation),
+    )
+
+
+def foresee(config: RunConfig, files: DatasetFile, site: Site, reporter: Reporter) -> None:
+    """Chapter 2 of a dry run, and its last: say what a run would do and need."""
+    if site.runtime.rank != 0:
+        return
+    catalogs = trained_on(
+        site.catalogs[: len(files.images)], count=config.held_out.num_eval_images, seed=config.run.seed
+    )
+    order = assemble.order_of(catalogs, run=config.run, world_size=site.runtime.world_size)
+    report_datasets(
+        config.run.output_folder,
+        catalogs=catalogs,
+        order=order,
+        lengths_of=road.lengths_of_captions(files, site=site),
+        workers=site.workers,
+    )
+    dry_run.tell_plan(
+        catalogs=site.catalogs,
+        order=order,
+        plan=assemble.plan_of(config, order=order),
+        cut=dry_run.captions_cut(files, site=site),
+        needs=road.needs_of(files, site=site, options=config.cache),
+        estimate=assemble.memory_of(config, site=site, order=order),
+        device=site.runtime.device,
+        output_dir=config.run.output_folder,
+        reporter=reporter,
+    )
+
+
+def prepare(config: RunConfig, files: DatasetFile, site: Site) -> Ground:
+    """Chapter 2: encode what no cache holds yet, if the disk has room for it."""
+    road.tell_of_captions(files, site=site)
+    check_disk(road.needs_of(files, site=site, options=config.cache))
+    text = road.prepare_text(files, site=site, options=config.cache)
+    prepared = tuple(
+        road.prepare_latents(dataset, files=files, catalog=catalog, part=site.latent_part, workers=site.workers)
+        for dataset, catalog in zip(files.prepared, site.catalogs, strict=True)
+    )
+    trained, split = split_off(
+        prepared[: len(files.images)],
+        count=config.held_out.num_eval_images,
+        seed=config.run.seed,
+        part=site.latent_part,
+        reporter=site.workers.reporter,
+    )
+    return road.Ground(
+        runtime=site.runtime,
+        workers=site.workers,
+        family=site.family,
+        parts=site.parts,
+        latent_part=site.latent_part,
+        files=files,
+        datasets=trained,
+        text=text,
+        lengths_of_captions=road.lengths_of_captions(files, site=site),
+        kept_back=(*prepared[len(files.images) :], *split),
+    )
+
+
+def learn(config: RunConfig, ground: Ground, stop: StopRequest, reporter: Reporter) -> None:
+    """Chapter 3: order the pictures, go on where a checkpoint left off, train, and write what was learnt."""
+    catalogs = tuple(ground.catalogs.values())
+    order = assemble.order_of(catalogs, run=config.run, world_size=ground.runtime.world_size)
+    assemble.tell_buckets(order, reporter)
+    report_datasets(
+        config.run.output_folder,
+        catalogs=catalogs,
+        order=order,
+        lengths_of=ground.lengths_of_captions,
+        workers=ground.workers,
+    )
+    plan = assemble.plan_of(config, order=order)
+    checkpoint, state = assemble.starting_point(config, ground=ground, order=order, reporter=reporter)
+    if state.step >= plan.total_steps:
+        text = f"this run is finished, all {plan.total_steps} steps of it; a larger max_train_steps goes on from here"
+        reporter.hear(Notice(text=text))
+    model = assemble.load_model(config, ground=ground, checkpoint=checkpoint, reporter=reporter)
+    reporter.hear(
+        assemble.run_started(config, ground=ground, model=model, checkpoint=checkpoint, state=state, plan=plan)
+    )
+    source = assemble.batch_source(config, ground=ground, order=order)
+    with closing(batches_from(state.position, source=source, ground=ground, depth=BATCHES_AHEAD)) as batches:
+        train(
+            model.learner,
+            optimiser=model.optimiser,
+            state=state,
+            batches=batches,
+            plan=plan,
+            duties=assemble.duties_of(config, ground=ground, model=model, stop=stop, reporter=reporter),
+            stop=stop,
+            reporter=reporter,
+        )
+    assemble.finish(config, ground=ground, model=model, state=state, plan=plan, reporter=reporter)
+    stop.raise_if_requested()
