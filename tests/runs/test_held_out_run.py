@@ -8,7 +8,7 @@ import pytest
 
 from helpers.data.types import Catalog
 from helpers.reporting.events import StepFinished
-from helpers.training import loop, split_off
+from helpers.training import chapters, loop, split_off
 from helpers.training.prepare import PreparedDataset
 from tests.runs.harness import COLOURS, SmallRun, copied, draw, draw_set, image_dataset, same, stop_after
 
@@ -83,7 +83,7 @@ def test_what_is_kept_back_is_no_longer_trained_on_and_one_more_picture_moves_on
     twice = [image_dataset(), image_dataset(id="larger", resolution=96, cache_dir_vae="cache/larger")]
     run = like(cached, tmp_path / "more", datasets=twice, num_eval_images=2)
     split = split_off.split_off
-    monkeypatch.setattr(split_off, "split_off", lambda *args, **more: found.append(split(*args, **more)) or found[-1])
+    monkeypatch.setattr(chapters, "split_off", lambda *args, **more: found.append(split(*args, **more)) or found[-1])
     assert run.start(cache_only=True) == 0
     draw(run.output / "datasets" / "colours" / "pink.png", colour=(250, 130, 200), size=(80, 80))
     assert run.start(cache_only=True) == 0

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+import helpers.training.chapters
 import helpers.training.loop
 from helpers.training.step import Learner
 from tests.runs.harness import REPOSITORY, draw, encoded
@@ -175,7 +176,7 @@ def test_every_level_of_quantising_runs(
         quantised.extend(layer.weight_qtype.name for layer in layers if hasattr(layer, "weight_qtype"))
         real(learner, **how)
 
-    monkeypatch.setattr(helpers.training.loop, "train", looked_at)
+    monkeypatch.setattr(helpers.training.chapters, "train", looked_at)
     more = QUANTISED.replace('int8-quanto"', f'{level}"').replace("no_change", level)
     config = write_config(clone, model=tiny_pipeline, output=tmp_path, more=more)
     assert start_small(config, tmp_path) == 0
