@@ -3,7 +3,6 @@
 Each encoder's outputs are kept under a key of their own: a longer T5 length has T5 encode again, not CLIP.
 """
 
-import itertools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -11,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from helpers.cache.keys import text_key, text_keys
+from helpers.cache.keys import Keys, text_key, text_keys
 from helpers.cache.release import release_device_memory
 from helpers.cache.store import TensorStore, open_tensors
 from helpers.cache.upkeep import bring_here, open_and_check, settle
@@ -80,13 +79,14 @@ def fill_text_cache(
     Returns on all ranks when everything is on disk. Raises CacheError where outputs are no numbers or can't be written.
     """
 
+    keys = [[text_keys(each.captions, part_identity=part.identity) for part in parts] for each in wanted]
+
     def describe(key: str) -> str | None:
-        for part, each in itertools.product(parts, wanted):
-            hits: list[int] = (
-                (text_keys(each.captions, part_identity=part.identity) == key.encode()).nonzero()[0].tolist()
-            )
-            if hits:
-                return f"{_shown(each.captions[hits[0]])} ({part.name})"
+        for each, keys_of in zip(wanted, keys, strict=True):
+            for part, those in zip(parts, keys_of, strict=True):
+                hits: list[int] = (those == key.encode()).nonzero()[0].tolist()
+                if hits:
+                    return f"{_shown(each.captions[hits[0]])} ({part.name})"
         return None
 
     def opened(each: Wanted) -> TensorStore:
@@ -95,20 +95,22 @@ def fill_text_cache(
         )
 
     held = [opened(each) for each in wanted]
-    for part in parts:
-        missing = [_missing(each, tensors, part=part, ranks=ranks) for each, tensors in zip(wanted, held, strict=True)]
+    for number, part in enumerate(parts):
+        missing = [
+            _missing(each.captions, tensors, keys=keys_of[number], ranks=ranks)
+            for each, tensors, keys_of in zip(wanted, held, keys, strict=True)
+        ]
         if any(missing):
             _encode(wanted, missing, part=part, options=options, ranks=ranks, reporter=reporter)
             release_device_memory()
-    for each in wanted:
-        keys = [text_keys(each.captions, part_identity=part.identity) for part in parts]
-        bring_here(settle(each.store, ranks=ranks), np.concatenate(keys), ranks=ranks, reporter=reporter)
+    for each, keys_of in zip(wanted, keys, strict=True):
+        bring_here(settle(each.store, ranks=ranks), np.concatenate(keys_of), ranks=ranks, reporter=reporter)
 
 
-def _missing(wanted: Wanted, tensors: TensorStore, *, part: TextPart, ranks: Ranks) -> list[str]:
-    """The captions of this rank's share that `part` has not encoded into the store."""
-    mine = wanted.captions[ranks.rank :: ranks.world_size]
-    rows = tensors.missing(text_keys(mine, part_identity=part.identity)).nonzero()[0]
+def _missing(captions: Sequence[str], tensors: TensorStore, *, keys: Keys, ranks: Ranks) -> list[str]:
+    """The captions of this rank's share whose keys the store lacks."""
+    share = slice(ranks.rank, None, ranks.world_size)
+    mine, rows = captions[share], tensors.missing(keys[share]).nonzero()[0]
     return [mine[row] for row in rows.tolist()]
 
 

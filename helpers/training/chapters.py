@@ -1,6 +1,7 @@
 """The chapters of a run, each handed the whole configuration; train.py tells their order, this what is in them."""
 
 from contextlib import closing
+from functools import partial
 
 from helpers.config.datasets import DatasetFile
 from helpers.config.run_config import RunConfig
@@ -79,7 +80,7 @@ def foresee(config: RunConfig, files: DatasetFile, site: Site, reporter: Reporte
 def prepare(config: RunConfig, files: DatasetFile, site: Site) -> Ground:
     """Chapter 2: encode what no cache holds yet, if the disk has room for it."""
     road.tell_of_captions(files, site=site)
-    check_disk(road.needs_of(files, site=site, options=config.cache))
+    check_disk(partial(road.needs_of, files, site=site, options=config.cache))
     text = road.prepare_text(files, site=site, options=config.cache)
     prepared = tuple(
         road.prepare_latents(dataset, files=files, catalog=catalog, part=site.latent_part, workers=site.workers)

@@ -198,16 +198,19 @@ def captions_kept_in(store: TextEmbedsStore, *, files: DatasetFile, site: Site) 
     yield from captions_of(files, catalogs=site.catalogs, store=store)
 
 
-def needs_of(files: DatasetFile, *, site: Site, options: CacheOptions) -> tuple[CacheNeed, ...]:
-    """What the caches of captions and of every data set still lack."""
+def needs_of(files: DatasetFile, *, site: Site, options: CacheOptions, look: bool = True) -> tuple[CacheNeed, ...]:
+    """What the caches of captions and of every data set still lack; look: False tells the most that may be."""
     needs: list[CacheNeed] = []
     for place in files.text_stores:
         captions = captions_kept_in(place, files=files, site=site)
-        needs += captions_needed(captions, parts=site.text_parts, store=places.cache_of(place), options=options)
+        needs += captions_needed(
+            captions, parts=site.text_parts, store=places.cache_of(place), options=options, look=look
+        )
     for dataset, catalog in zip(files.prepared, site.catalogs, strict=True):
         store = places.cache_of(files.latents_of(dataset))
         if "vae" not in dataset.trusted:
-            needs += [latents_needed(side, part=site.latent_part, store=store) for side in _sides(dataset, catalog)]
+            sides = _sides(dataset, catalog)
+            needs += [latents_needed(side, part=site.latent_part, store=store, look=look) for side in sides]
     return tuple(needs)
 
 
