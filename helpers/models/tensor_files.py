@@ -4,9 +4,12 @@ A transformer of 8 billion weights with its optimiser's memory is 96 GB on an ac
 other it passes through the machine's memory, which need not be so large; the file is one that every program opens.
 """
 
+import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,28 +30,74 @@ FORMATS = {
     torch.uint8: "U8",
     torch.bool: "BOOL",
 }
+DTYPES = {name: dtype for dtype, name in FORMATS.items()}
 ALIGNMENT = 8
+LENGTH_BYTES = 8
+HASH_TO_COME = f"0x{'-' * 64}"
+"""Where a header's metadata says this, `write_tensors` puts the SHA-256 of all that follows the header, as `0x…`."""
 
 
-def write_tensors(path: Path, tensors: Mapping[str, Tensor], *, metadata: Mapping[str, str]) -> None:
+@dataclass(frozen=True, kw_only=True)
+class Planned:
+    """A tensor of which shape and number format are known, and which is made only when its turn has come."""
+
+    dtype: torch.dtype
+    shape: tuple[int, ...]
+    make: Callable[[], Tensor]
+
+    @property
+    def size_bytes(self) -> int:
+        return torch.Size(self.shape).numel() * self.dtype.itemsize
+
+
+def planned(tensors: Mapping[str, Tensor]) -> dict[str, Planned]:
+    """Tensors that are there already, as they stand when they are written."""
+    return {
+        name: Planned(dtype=tensor.dtype, shape=tuple(tensor.shape), make=tensor.detach)
+        for name, tensor in tensors.items()
+    }
+
+
+def planned_from(file: Any, *, prefix: str = "") -> dict[str, Planned]:
+    """The tensors of an `opened` file whose names begin with `prefix`, by the rest of the name; none is read yet."""
+    found = {}
+    for name in file.keys():
+        if name.startswith(prefix):
+            view = file.get_slice(name)
+            found[name.removeprefix(prefix)] = Planned(
+                dtype=DTYPES[view.get_dtype()], shape=tuple(view.get_shape()), make=partial(file.get_tensor, name)
+            )
+    return found
+
+
+def write_tensors(path: Path, tensors: Mapping[str, Tensor | Planned], *, metadata: Mapping[str, str]) -> None:
     """Write one safetensors file, holding one tensor at a time on the processor.
 
     Wide formats come first, so that each tensor begins at a multiple of its numbers' size; then by name.
     """
-    ordered = sorted(tensors.items(), key=lambda named: (-named[1].element_size(), named[0]))
+    plans = planned({name: tensor for name, tensor in tensors.items() if isinstance(tensor, Tensor)})
+    plans |= {name: tensor for name, tensor in tensors.items() if isinstance(tensor, Planned)}
+    ordered = sorted(plans.items(), key=lambda named: (-named[1].dtype.itemsize, named[0]))
     header: dict[str, Any] = {"__metadata__": {**metadata, "format": "pt"}}
     end = 0
-    for name, tensor in ordered:
-        start, end = end, end + tensor.numel() * tensor.element_size()
-        header[name] = {"dtype": FORMATS[tensor.dtype], "shape": list(tensor.shape), "data_offsets": [start, end]}
+    for name, plan in ordered:
+        start, end = end, end + plan.size_bytes
+        header[name] = {"dtype": FORMATS[plan.dtype], "shape": list(plan.shape), "data_offsets": [start, end]}
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % ALIGNMENT)
+    place = text.find(HASH_TO_COME.encode())
+    digest = hashlib.sha256()
     with path.open("wb") as file:
-        file.write(len(text).to_bytes(8, "little"))
+        file.write(len(text).to_bytes(LENGTH_BYTES, "little"))
         file.write(text)
-        for _, tensor in ordered:
-            numbers = tensor.detach().cpu().contiguous().reshape(-1)
-            file.write(numbers.view(torch.uint8).numpy().data)
+        for _, plan in ordered:
+            numbers = plan.make().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data
+            file.write(numbers)
+            if place >= 0:
+                digest.update(numbers)
+        if place >= 0:
+            file.seek(LENGTH_BYTES + place)
+            file.write(f"0x{digest.hexdigest()}".encode())
 
 
 def copy_tensors(path: Path, *, into: Mapping[str, Tensor], cure: str) -> None:
