@@ -1,27 +1,23 @@
 """Attaches a LoRA to any denoiser, and writes and reads it as the file that other programs open."""
 
 import difflib
-import json
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from helpers.config.options.model import LoraOptions
 from helpers.errors import ModelError
+from helpers.models.lora_files import DIFFUSERS_ENTRY, EXPORT_PREFIX, header_entry
+from helpers.models.tensor_files import write_tensors
 from helpers.models.trained import Trained
 
 ADAPTER = "default"
 LORA_FILE = "pytorch_lora_weights.safetensors"
-# Diffusers reads the adapter's configuration from this entry of the file's header; keys of tensors it does not know,
-# such as `.alpha`, make it refuse the file.
-DIFFUSERS_ENTRY = "lora_adapter_metadata"
-EXPORT_PREFIX = "transformer."
 
 
 def listed(text: str) -> list[str]:
@@ -143,21 +139,14 @@ def save_lora(
     and without it take alpha for the rank: `portable` multiplies alpha / rank into B instead, and says alpha = rank, so
     that every program draws alike. Not for a file that training continues from, because the product is rounded.
     """
-    from safetensors.torch import save_file
-
     scale = lora.alpha / lora.lora_rank if portable else 1.0
     content = {
-        name: (tensor.detach().float() * (scale if ".lora_B." in name else 1.0)).cpu().contiguous()
+        name: (tensor.detach().float() * (scale if ".lora_B." in name else 1.0)).cpu()
         for name, tensor in tensors.items()
     }
     modules = [name.removeprefix(EXPORT_PREFIX).split(".lora_A.")[0] for name in tensors if ".lora_A." in name]
-    config: dict[str, Any] = {
-        "r": lora.lora_rank,
-        "lora_alpha": lora.lora_rank if portable else lora.alpha,
-        "target_modules": modules,
-    }
-    entry = json.dumps({EXPORT_PREFIX + name: value for name, value in config.items()}, sort_keys=True)
-    save_file(content, path, metadata={**metadata, "format": "pt", DIFFUSERS_ENTRY: entry})
+    entry = header_entry(dict.fromkeys(modules, lora.lora_rank), alpha=None if portable else lora.alpha)
+    write_tensors(path, content, metadata={**metadata, DIFFUSERS_ENTRY: entry})
 
 
 def load_lora(path: Path, *, into: Mapping[str, nn.Parameter]) -> None:

@@ -61,7 +61,7 @@ def planned(tensors: Mapping[str, Tensor]) -> dict[str, Planned]:
 def planned_from(file: Any, *, prefix: str = "") -> dict[str, Planned]:
     """The tensors of an `opened` file whose names begin with `prefix`, by the rest of the name; none is read yet."""
     found = {}
-    for name in file.keys():
+    for name in tuple(file.keys()):
         if name.startswith(prefix):
             view = file.get_slice(name)
             found[name.removeprefix(prefix)] = Planned(

@@ -79,8 +79,8 @@ def test_diffusers_loads_it_as_a_single_file(kind: str, tmp_path: Path) -> None:
 
 def test_what_is_no_sd3_is_refused() -> None:
     tensors = planned(random_transformer().state_dict())
-    with pytest.raises(ModelError, match="has a tensor single_blocks.0.weight"):
+    with pytest.raises(ModelError, match=r"has a tensor single_blocks\.0\.weight"):
         to_original({**tensors, "single_blocks.0.weight": tensors["proj_out.weight"]})
     del tensors["transformer_blocks.1.attn.to_k.weight"]
-    with pytest.raises(ModelError, match="lacks the tensor transformer_blocks.1.attn.to_k.weight"):
+    with pytest.raises(ModelError, match=r"lacks the tensor transformer_blocks\.1\.attn\.to_k\.weight"):
         to_original(tensors)

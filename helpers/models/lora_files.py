@@ -1,0 +1,120 @@
+"""A LoRA apart from any model: its pairs of matrices, the file that diffusers opens, and what it adds to weights."""
+
+import json
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from helpers.errors import ModelError
+from helpers.models.tensor_files import Planned, opened, planned_from, write_tensors
+
+# Diffusers reads the adapter's configuration from this entry of the file's header; keys of tensors it does not know,
+# such as `.alpha`, make it refuse the file.
+DIFFUSERS_ENTRY = "lora_adapter_metadata"
+EXPORT_PREFIX = "transformer."
+DOWN, UP = ".lora_A.weight", ".lora_B.weight"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pair:
+    """What a LoRA adds to one layer: (alpha / rank) up @ down, of down [rank, inputs] and up [outputs, rank]."""
+
+    down: Tensor
+    up: Tensor
+    alpha: float
+
+    @property
+    def rank(self) -> int:
+        return self.down.shape[0]
+
+    def multiplied(self) -> "Pair":
+        """The same with alpha / rank multiplied into `up`, in fp32, so that alpha is the rank."""
+        return Pair(down=self.down.float(), up=self.up.float() * (self.alpha / self.rank), alpha=self.rank)
+
+    def delta(self) -> Tensor:
+        """What is added to the layer's weight [outputs, inputs], in fp32."""
+        return self.up.float() @ self.down.float() * (self.alpha / self.rank)
+
+
+def read_diffusers_lora(path: Path) -> dict[str, Pair]:
+    """The pairs in a file with diffusers' keys, by layer; alpha is the rank where its header says nothing."""
+    with opened(path) as file:
+        said = json.loads((file.metadata() or {}).get(DIFFUSERS_ENTRY, "{}"))
+        tensors = {name: each.make() for name, each in planned_from(file).items()}
+    said = {name.removeprefix(EXPORT_PREFIX): value for name, value in said.items() if name.startswith(EXPORT_PREFIX)}
+    found = {}
+    for name in [name for name in tensors if name.startswith(EXPORT_PREFIX) and name.endswith(DOWN)]:
+        layer = name.removeprefix(EXPORT_PREFIX).removesuffix(DOWN)
+        down, up = tensors.pop(name), tensors.pop(EXPORT_PREFIX + layer + UP, None)
+        if up is None:
+            raise ModelError(f"{path} holds only one half of its LoRA on {layer}.")
+        alpha = said.get("alpha_pattern", {}).get(layer, said.get("lora_alpha", down.shape[0]))
+        found[layer] = Pair(down=down, up=up, alpha=float(alpha))
+    refuse_the_rest(path, tensors)
+    return found
+
+
+def refuse_the_rest(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    """Raise ModelError if something in the file was not understood: left out, it would draw other pictures."""
+    if tensors:
+        raise ModelError(
+            f"{path} holds {min(tensors)}, which is no part of a plain LoRA on SD3's transformer: nothing else can be "
+            "converted yet."
+        )
+
+
+def write_diffusers_lora(path: Path, pairs: Mapping[str, Pair], *, metadata: Mapping[str, str]) -> None:
+    """Write the file that diffusers opens, in fp32, alpha multiplied in for programs that do not read its header."""
+    plain = {layer: pair.multiplied() for layer, pair in pairs.items()}
+    tensors = {}
+    for layer, pair in plain.items():
+        tensors[EXPORT_PREFIX + layer + DOWN] = pair.down
+        tensors[EXPORT_PREFIX + layer + UP] = pair.up
+    entry = header_entry({layer: pair.rank for layer, pair in plain.items()})
+    write_tensors(path, tensors, metadata={**metadata, DIFFUSERS_ENTRY: entry})
+
+
+def header_entry(ranks: Mapping[str, int], *, alpha: float | None = None) -> str:
+    """What the header tells diffusers of an adapter by the ranks of its layers; alpha is the rank unless it is said."""
+    rank, _ = Counter(ranks.values()).most_common(1)[0]
+    config: dict[str, Any] = {
+        "r": rank,
+        "lora_alpha": rank if alpha is None else alpha,
+        "target_modules": list(ranks),
+    }
+    if odd := {layer: each for layer, each in ranks.items() if each != rank}:
+        config |= {"rank_pattern": odd, "alpha_pattern": odd}
+    return json.dumps({EXPORT_PREFIX + name: value for name, value in config.items()}, sort_keys=True)
+
+
+def merged(base: Mapping[str, Planned], pairs: Mapping[str, Pair]) -> dict[str, Planned]:
+    """The base's tensors with the LoRA added, each in its own number format; raises ModelError where a layer is not.
+
+    W + (alpha / rank) B A (Hu et al. 2021, section 4.1), reckoned in fp32 and rounded once.
+    """
+    found = dict(base)
+    for layer, pair in pairs.items():
+        weight = found.get(f"{layer}.weight")
+        if weight is None or weight.shape != (pair.up.shape[0], pair.down.shape[1]):
+            raise ModelError(
+                f"The LoRA has a layer {layer} that the base model has not in that shape: name its own base."
+            )
+        found[f"{layer}.weight"] = _with_delta(weight, pair)
+    return found
+
+
+def _with_delta(weight: Planned, pair: Pair) -> Planned:
+    def make() -> Tensor:
+        return (weight.make().float() + pair.delta()).to(weight.dtype)
+
+    return Planned(dtype=weight.dtype, shape=weight.shape, make=make)
+
+
+def columns_in_use(pieces: tuple[Tensor, ...]) -> Iterator[Tensor]:
+    """Of each piece the columns that are not all zero, as a mask."""
+    return (torch.any(piece != 0, dim=0) for piece in pieces)

@@ -1,0 +1,96 @@
+"""A LoRA in the original layout's names, as ComfyUI and kohya's programs write and read it: both ways.
+
+ComfyUI takes `lora_unet_` and the original layer's name with underscores, then `.lora_down.weight`, `.lora_up.weight` and
+`.alpha`. Where the original has one layer for queries, keys and values, its LoRA is the three side by side.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from helpers.models.lora_files import Pair, columns_in_use, refuse_the_rest
+from helpers.models.sd3.original_layout import Layer, count_of, layers, with_halves_swapped
+from helpers.models.tensor_files import opened, planned_from, write_tensors
+
+PREFIX = "lora_unet_"
+DOWN, UP, ALPHA = ".lora_down.weight", ".lora_up.weight", ".alpha"
+MOST_BLOCKS = 64
+LAST = "context_block.adaLN_modulation.1"
+
+
+def is_comfyui_lora(names: list[str]) -> bool:
+    """Whether tensors with these names are a LoRA of this kind."""
+    return any(name.startswith(PREFIX) for name in names)
+
+
+def write_comfyui_lora(path: Path, pairs: Mapping[str, Pair], *, metadata: Mapping[str, str]) -> None:
+    """Write the LoRA on diffusers' layers as a file with the original names, in fp32."""
+    tensors: dict[str, Tensor] = {}
+    for name, pair in to_original_pairs(pairs).items():
+        flat = PREFIX + name.replace(".", "_")
+        tensors |= {flat + DOWN: pair.down, flat + UP: pair.up, flat + ALPHA: torch.tensor(pair.alpha)}
+    write_tensors(path, tensors, metadata=metadata)
+
+
+def read_comfyui_lora(path: Path) -> dict[str, Pair]:
+    """The LoRA of such a file, by diffusers' layers; raises ModelError where it holds anything else."""
+    with opened(path) as file:
+        tensors = {name: each.make() for name, each in planned_from(file).items()}
+    found: dict[str, Pair] = {}
+    for layer in layers(count=MOST_BLOCKS):
+        flat = PREFIX + layer.original.replace(".", "_")
+        if flat + DOWN in tensors and flat + UP in tensors:
+            down, up = tensors.pop(flat + DOWN).float(), tensors.pop(flat + UP).float()
+            alpha = float(tensors.pop(flat + ALPHA, torch.tensor(down.shape[0])))
+            found |= _split(layer, Pair(down=down, up=up, alpha=alpha))
+    refuse_the_rest(path, tensors)
+    return found
+
+
+def to_original_pairs(pairs: Mapping[str, Pair]) -> dict[str, Pair]:
+    """A LoRA on diffusers' layers as one on the original's."""
+    found = {}
+    for layer in layers(count=max(MOST_BLOCKS, count_of(pairs))):
+        if any(name in pairs for name in layer.diffusers):
+            found[layer.original] = _joined(layer, pairs)
+    return found
+
+
+def _joined(layer: Layer, pairs: Mapping[str, Pair]) -> Pair:
+    """One pair for all of a layer: downs one below the other, ups in blocks along the diagonal."""
+    there = {place: pairs[name] for place, name in enumerate(layer.diffusers) if name in pairs}
+    strengths = {pair.alpha / pair.rank for pair in there.values()}
+    if len(strengths) > 1:
+        there, strengths = {place: pair.multiplied() for place, pair in there.items()}, {1.0}
+    rank = sum(pair.rank for pair in there.values())
+    rows = next(iter(there.values())).up.shape[0]
+    up = torch.zeros(rows * len(layer.diffusers), rank)
+    column = 0
+    for place, pair in there.items():
+        up[place * rows : (place + 1) * rows, column : column + pair.rank] = pair.up
+        column += pair.rank
+    down = torch.cat([pair.down.float() for pair in there.values()])
+    return Pair(down=down, up=_turned(layer, up, inputs=down.shape[1]), alpha=strengths.pop() * rank)
+
+
+def _split(layer: Layer, pair: Pair) -> dict[str, Pair]:
+    """The pairs of diffusers' layers; each with its own columns where no two share one, else with all of them."""
+    pieces = _turned(layer, pair.up, inputs=pair.down.shape[1]).chunk(len(layer.diffusers))
+    masks = list(columns_in_use(pieces))
+    own = len(masks) > 1 and any(mask.any() for mask in masks) and bool((torch.stack(masks).sum(dim=0) <= 1).all())
+    found = {}
+    for name, up, mask in zip(layer.diffusers, pieces, masks, strict=True):
+        columns = mask if own else torch.ones_like(mask)
+        if columns.any():
+            rank = int(columns.sum())
+            found[name] = Pair(down=pair.down[columns], up=up[:, columns], alpha=pair.alpha * rank / pair.rank)
+    return found
+
+
+def _turned(layer: Layer, up: Tensor, *, inputs: int) -> Tensor:
+    """`up` with shift and scale changed about where the original has them so: in the last block of the text that is
+    told by its size, since nothing else in a LoRA tells how many blocks the model has."""
+    is_last = layer.original.endswith(LAST) and up.shape[0] == 2 * inputs
+    return with_halves_swapped(up) if is_last or layer.original.startswith("final_layer.ada") else up

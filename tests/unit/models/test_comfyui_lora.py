@@ -1,0 +1,142 @@
+"""A LoRA in ComfyUI's names adds to the original weights what the trainer's adds to diffusers'."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from helpers.config.options.model import LoraOptions, ModelOptions, PrecisionOptions
+from helpers.errors import ModelError
+from helpers.models.adapters import save_lora
+from helpers.models.lora_files import Pair, merged, read_diffusers_lora, write_diffusers_lora
+from helpers.models.sd3.comfyui_lora import read_comfyui_lora, write_comfyui_lora
+from helpers.models.sd3.denoiser import load_denoiser, predict
+from helpers.models.sd3.original_layout import to_original
+from helpers.models.sd3.parts import locate
+from helpers.models.sd3.small import make_small_pipeline
+from helpers.models.tensor_files import planned
+from tests.unit.models.lora import attach
+
+LAST_NORM = "transformer_blocks.2.norm1_context.linear"
+TARGETS = {
+    "attention": "attention",
+    "two of three": "to_q,to_v,to_out",
+    "all with shift and scale": f"attn,attn2,ff,ff_context,norm1,{LAST_NORM},norm_out,proj_out,time_text_embed",
+}
+
+
+@pytest.fixture(scope="module")
+def pipeline(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("medium35") / "pipeline"
+    return make_small_pipeline(folder, dual_attention=True, qk_norm="rms_norm")
+
+
+@pytest.fixture
+def base(pipeline: Path) -> nn.Module:
+    parts = locate(ModelOptions(pretrained_model_name_or_path=str(pipeline)))
+    return load_denoiser(parts, PrecisionOptions(mixed_precision="no"), torch.device("cpu"))
+
+
+def trained_file(denoiser: nn.Module, file: Path, *, target: str) -> Path:
+    """As a run exports it, of rank 4 and alpha 6."""
+    lora = LoraOptions(lora_rank=4, lora_alpha=6.0, lora_target=target)
+    tensors = attach(denoiser, lora, seed=0)
+    for number, tensor in enumerate(tensors.values()):
+        tensor.data.copy_(0.1 * torch.randn(tensor.shape, generator=torch.Generator().manual_seed(number)))
+    save_lora(file, tensors, lora=lora, metadata={}, portable=True)
+    return file
+
+
+def prediction(denoiser: nn.Module) -> Tensor:
+    draw = torch.Generator().manual_seed(1)
+    noisy, text, pooled = (torch.randn(shape, generator=draw) for shape in ((1, 16, 8, 8), (1, 90, 48), (1, 40)))
+    with torch.no_grad():
+        return predict(denoiser, noisy, torch.tensor([0.7]), text, pooled)
+
+
+def merged_by_original_names(weights: dict[str, Tensor], lora: Path) -> dict[str, Tensor]:
+    """W + up down alpha / rank, by nothing but the names and formula that ComfyUI and kohya's programs have."""
+    adapter, found = load_file(lora), dict(weights)
+    by_flat_name = {f"lora_unet_{name.removesuffix('.weight').replace('.', '_')}": name for name in weights}
+    for key in [key for key in adapter if key.endswith(".lora_up.weight")]:
+        flat = key.removesuffix(".lora_up.weight")
+        up, down, alpha = (adapter.pop(flat + end) for end in (".lora_up.weight", ".lora_down.weight", ".alpha"))
+        found[by_flat_name[flat]] = weights[by_flat_name[flat]] + up @ down * (alpha / down.shape[0])
+    assert not adapter
+    return found
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_the_original_weights_with_it_are_the_trainer_s_model(target: str, base: nn.Module, tmp_path: Path) -> None:
+    from diffusers.loaders.single_file_utils import convert_sd3_transformer_checkpoint_to_diffusers
+
+    weights = {name: tensor.clone() for name, tensor in base.state_dict().items()}
+    before = prediction(base)
+    pairs = read_diffusers_lora(trained_file(base, tmp_path / "ours.safetensors", target=TARGETS[target]))
+    ours = prediction(base)
+    write_comfyui_lora(tmp_path / "comfyui.safetensors", pairs, metadata={})
+    original = {name: each.make() for name, each in to_original(planned(weights)).items()}
+    total = merged_by_original_names(original, tmp_path / "comfyui.safetensors")
+    plain: Any = type(base)(**{k: v for k, v in base.config.items() if not k.startswith("_")})  # type: ignore[attr-defined,union-attr]
+    plain.load_state_dict(convert_sd3_transformer_checkpoint_to_diffusers(total))
+    assert (ours - before).abs().max() > 0.01
+    torch.testing.assert_close(prediction(plain.eval()), ours, atol=1e-4, rtol=1e-4)
+
+    plain.load_state_dict({name: each.make() for name, each in merged(planned(weights), pairs).items()})
+    torch.testing.assert_close(prediction(plain), ours, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_back_again_it_is_the_same_file(target: str, base: nn.Module, tmp_path: Path) -> None:
+    ours = trained_file(base, tmp_path / "ours.safetensors", target=TARGETS[target])
+    write_comfyui_lora(tmp_path / "comfyui.safetensors", read_diffusers_lora(ours), metadata={})
+    write_diffusers_lora(
+        tmp_path / "back.safetensors", read_comfyui_lora(tmp_path / "comfyui.safetensors"), metadata={}
+    )
+    first, second = load_file(ours), load_file(tmp_path / "back.safetensors")
+    assert first.keys() == second.keys()
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_one_made_by_others_opens_in_diffusers(pipeline: Path, tmp_path: Path) -> None:
+    """Kohya's queries, keys and values share their downward half, and layers may have ranks of their own."""
+    from diffusers import StableDiffusion3Pipeline
+
+    draw = torch.Generator().manual_seed(0)
+    tensors = {}
+    for name, rank, rows in (("x_block_attn_qkv", 4, 96), ("context_block_attn_proj", 2, 32)):
+        flat = f"lora_unet_joint_blocks_1_{name}"
+        tensors[f"{flat}.lora_down.weight"] = torch.randn(rank, 32, generator=draw)
+        tensors[f"{flat}.lora_up.weight"] = torch.randn(rows, rank, generator=draw)
+        tensors[f"{flat}.alpha"] = torch.tensor(1.0)
+    save_file(tensors, tmp_path / "kohya.safetensors")
+    pairs = read_comfyui_lora(tmp_path / "kohya.safetensors")
+    write_diffusers_lora(tmp_path / "lora.safetensors", pairs, metadata={})
+    opened = StableDiffusion3Pipeline.from_pretrained(pipeline)
+    before = {name: each.clone() for name, each in opened.transformer.state_dict().items()}
+    opened.load_lora_weights(tmp_path / "lora.safetensors")
+    opened.fuse_lora()
+    opened.unload_lora_weights()
+    after = opened.transformer.state_dict()
+    deltas = {name: pair.delta() for name, pair in pairs.items()}
+    assert len(deltas) == 4
+    assert {f"{name}.weight" for name in deltas} == {
+        name for name in after if not torch.equal(after[name], before[name])
+    }
+    for name, delta in deltas.items():
+        torch.testing.assert_close(after[f"{name}.weight"] - before[f"{name}.weight"], delta, atol=1e-5, rtol=1e-5)
+
+
+def test_what_cannot_be_converted_is_refused_and_not_left_out(tmp_path: Path) -> None:
+    layer = "transformer_blocks.0.attn.to_q"
+    pair = {layer: Pair(down=torch.ones(2, 32), up=torch.ones(32, 2), alpha=2)}
+    write_comfyui_lora(tmp_path / "plain.safetensors", pair, metadata={})
+    tensors = load_file(tmp_path / "plain.safetensors")
+    save_file({**tensors, "lora_te1_text.lora_up.weight": torch.ones(1)}, tmp_path / "more.safetensors")
+    with pytest.raises(ModelError, match="lora_te1_text"):
+        read_comfyui_lora(tmp_path / "more.safetensors")
+    with pytest.raises(ModelError, match="name its own base"):
+        merged(planned({f"{layer}.weight": torch.ones(64, 64)}), pair)
