@@ -1,7 +1,7 @@
 """A LoRA in the original layout's names, as ComfyUI and kohya's programs write and read it: both ways.
 
-ComfyUI takes `lora_unet_` and the original layer's name with underscores, then `.lora_down.weight`, `.lora_up.weight` and
-`.alpha`. Where the original has one layer for queries, keys and values, its LoRA is the three side by side.
+ComfyUI takes `lora_unet_` and the original layer's name with underscores, then `.lora_down.weight`, `.lora_up.weight`
+and `.alpha`. Where the original has one layer for queries, keys and values, its LoRA is the three side by side.
 """
 
 from collections.abc import Mapping

@@ -103,7 +103,7 @@ def test_back_again_it_is_the_same_file(target: str, base: nn.Module, tmp_path: 
 
 def test_one_made_by_others_opens_in_diffusers(pipeline: Path, tmp_path: Path) -> None:
     """Kohya's queries, keys and values share their downward half, and layers may have ranks of their own."""
-    from diffusers import StableDiffusion3Pipeline
+    from diffusers.pipelines.stable_diffusion_3.pipeline_stable_diffusion_3 import StableDiffusion3Pipeline
 
     draw = torch.Generator().manual_seed(0)
     tensors = {}
@@ -117,7 +117,7 @@ def test_one_made_by_others_opens_in_diffusers(pipeline: Path, tmp_path: Path) -
     write_diffusers_lora(tmp_path / "lora.safetensors", pairs, metadata={})
     opened = StableDiffusion3Pipeline.from_pretrained(pipeline)
     before = {name: each.clone() for name, each in opened.transformer.state_dict().items()}
-    opened.load_lora_weights(tmp_path / "lora.safetensors")
+    opened.load_lora_weights(str(tmp_path / "lora.safetensors"))
     opened.fuse_lora()
     opened.unload_lora_weights()
     after = opened.transformer.state_dict()

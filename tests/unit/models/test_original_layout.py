@@ -20,7 +20,7 @@ KINDS: dict[str, dict[str, Any]] = {
 
 
 def random_transformer(**kind: Any) -> Any:
-    from diffusers import SD3Transformer2DModel
+    from diffusers.models.transformers.transformer_sd3 import SD3Transformer2DModel
 
     model = SD3Transformer2DModel(
         sample_size=8,
@@ -64,7 +64,7 @@ def test_diffusers_converts_it_back_to_the_same_numbers(kind: str) -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_diffusers_loads_it_as_a_single_file(kind: str, tmp_path: Path) -> None:
-    from diffusers import SD3Transformer2DModel
+    from diffusers.models.transformers.transformer_sd3 import SD3Transformer2DModel
 
     model = random_transformer(**KINDS[kind])
     model.save_config(tmp_path / "transformer")
