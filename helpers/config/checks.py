@@ -3,10 +3,10 @@
 from collections.abc import Collection, Iterator
 from pathlib import Path
 
+from helpers.config.optimizers import FINDING_THEIR_RATE, wrong_settings
 from helpers.config.options.reporting import TRACKERS
 from helpers.config.place_checks import not_writable, wrong_places
 from helpers.config.prompt_library import read_prompts
-from helpers.config.remarks import FINDING_THEIR_RATE
 from helpers.config.run_config import RunConfig, all_options
 from helpers.config.sizes import parse_validation_sizes
 from helpers.config.suggestions import did_you_mean
@@ -23,6 +23,7 @@ def check(config: RunConfig, *, unless: Collection[str] = ()) -> list[Problem]:
     found = (
         *_length(config),
         *_rates(config),
+        *(() if "optimizer" in unless else _optimizer_settings(config)),
         *_validation(config),
         *_reporting(config),
         *(
@@ -54,6 +55,12 @@ def _rates(config: RunConfig) -> Iterator[tuple[str, Problem]]:
     if optimizer in FINDING_THEIR_RATE and rate < THEIR_LEAST_RATE:
         reason = f"{optimizer} finds the rate itself and multiplies it by this, so that nothing would be learnt"
         yield _problem("learning_rate", value=f"{rate:g}", reason=reason, fix="say 1.0, or leave it out")
+
+
+def _optimizer_settings(config: RunConfig) -> Iterator[tuple[str, Problem]]:
+    said = config.optimizer
+    for value, reason, fix in wrong_settings(said.optimizer, config=said.optimizer_config):
+        yield _problem("optimizer_config", value=value, reason=reason, fix=fix)
 
 
 def _validation(config: RunConfig) -> Iterator[tuple[str, Problem]]:

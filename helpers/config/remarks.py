@@ -3,14 +3,14 @@
 from collections.abc import Iterator
 
 from helpers.config.declare import Option
+from helpers.config.optimizers import FINDING_THEIR_RATE, KINDS
 from helpers.config.run_config import RunConfig, all_options
 from helpers.config.values import written
 
-FINDING_THEIR_RATE = ("prodigy", "dadaptation")
-"""Optimisers that multiply an estimate of their own by the learning rate."""
-
 OTHERS_MOST_RATE = 0.01
 """Nothing is known to survive a rate above this with the other optimisers."""
+
+LIONS_MOST_RATE = 1e-4
 
 MOVING = ("linear", "cosine", "cosine_with_restarts", "polynomial", "sine")
 
@@ -32,7 +32,7 @@ ONLY_WITH = {
 
 def remarks(config: RunConfig) -> list[str]:
     """Lines about settings that are allowed but seldom meant."""
-    return [*_without_effect(config), *_odd_rates(config)]
+    return [*_without_effect(config), *_odd_rates(config), *_odd_optimizers(config)]
 
 
 def _without_effect(config: RunConfig) -> Iterator[str]:
@@ -52,6 +52,26 @@ def _odd_rates(config: RunConfig) -> Iterator[str]:
     if 0 < steps <= said.lr_warmup_steps and said.lr_scheduler != "constant":
         warmup = f"LR_WARMUP_STEPS={said.lr_warmup_steps}"
         yield f"{warmup} is the whole run (MAX_NUM_STEPS={steps}), so the rate never comes to LEARNING_RATE"
+
+
+def _odd_optimizers(config: RunConfig) -> Iterator[str]:
+    said, kind = config.optimizer, KINDS[config.optimizer.optimizer]
+    if kind.finds_rate and said.learning_rate != 1.0:
+        yield f"LEARNING_RATE={said.learning_rate:g} multiplies the rate that {kind.name} finds itself; 1 is usual"
+    if kind.name == "lion" and said.learning_rate >= LIONS_MOST_RATE:
+        rate = f"LEARNING_RATE={said.learning_rate:g}"
+        yield f"{rate} moves every weight by as much with lion: a third to a tenth of adamw's rate is usual"
+    if kind.averages and said.lr_scheduler in MOVING:
+        schedule = f"LR_SCHEDULE={said.lr_scheduler}"
+        yield f"{schedule} does what {kind.name} does by averaging; constant_with_warmup is meant for it"
+    if (
+        kind.name == "soap"
+        and config.model.model_type == "full"
+        and "max_precondition_dim" not in said.optimizer_config
+    ):
+        yield "OPTIMIZER=soap is little more than adamw here: MODEL_TYPE=full has matrices with longer sides than" + (
+            " max_precondition_dim=1024; say OPTIMIZER_CONFIG=max_precondition_dim=2500 (twice the memory)"
+        )
 
 
 def _value(config: RunConfig, option: Option) -> object:

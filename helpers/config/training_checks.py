@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from helpers.config.options.training import FUSABLE_OPTIMIZERS
+from helpers.config.optimizers import FUSABLE_OPTIMIZERS, KINDS
 from helpers.config.place_checks import Wrong
 from helpers.config.run_config import RunConfig
 
@@ -10,6 +10,7 @@ from helpers.config.run_config import RunConfig
 def wrong_training(config: RunConfig) -> Iterator[Wrong]:
     """Every choice that another one rules out."""
     yield from _number_formats(config) if config.model.model_type == "full" else _for_full_only(config)
+    yield from _optimizer(config)
     if config.optimizer.fused_backward:
         yield from _fused_backward(config)
 
@@ -33,10 +34,20 @@ def _number_formats(config: RunConfig) -> Iterator[Wrong]:
         yield "base_model_default_dtype", "bf16", reason, fix
 
 
+def _optimizer(config: RunConfig) -> Iterator[Wrong]:
+    kind = KINDS[config.optimizer.optimizer]
+    if not kind.is_here:
+        reason = f"it needs {kind.package}, which is not installed here"
+        yield "optimizer", kind.name, reason, f"run: pip install {kind.package}; or say OPTIMIZER=adamw"
+    if kind.averages and config.ema.use_ema:
+        reason = f"{kind.name} keeps an average of the weights already, and that is the result"
+        yield "use_ema", "true", reason, "leave it out, or say OPTIMIZER=adamw"
+
+
 def _fused_backward(config: RunConfig) -> Iterator[Wrong]:
     optimizer = config.optimizer
     if optimizer.optimizer not in FUSABLE_OPTIMIZERS:
-        reason = f"it moves each weight at once, and {optimizer.optimizer} looks at all of them first"
+        reason = f"it moves each weight at once, and {optimizer.optimizer} has to move all of them together"
         yield "fused_backward", "true", reason, f"say OPTIMIZER={' or '.join(FUSABLE_OPTIMIZERS)}"
     if optimizer.max_grad_norm > 0:
         reason = f"shortening gradients to MAX_GRAD_NORM={optimizer.max_grad_norm:g} needs all of them at once"

@@ -1,6 +1,7 @@
 """The wizard's questions about how the model learns, and who is told; names, bounds, choices are the declarations'."""
 
-from helpers.config.remarks import FINDING_THEIR_RATE, remarks
+from helpers.config.optimizers import FINDING_THEIR_RATE, KINDS
+from helpers.config.remarks import remarks
 from helpers.config.wizard_flow import Chapter, Choice, Draft, Question, options_by_name
 from helpers.config.wizard_memory import memory_note, precision_that_fits
 from helpers.config.wizard_questions import YES_NO, trains_lora
@@ -97,12 +98,8 @@ LEARNING = Chapter(
             name="optimizer",
             title="Which optimiser?",
             why="adamw is the one that recipes are written for.",
-            note=lambda draft, value: {
-                "adamw": "the usual choice",
-                "adamw_bf16": "the least memory for a whole model",
-                "adafactor": "little memory",
-                "prodigy": "finds the learning rate itself",
-            }.get(value, ""),
+            choices=lambda draft: tuple(Choice(value=kind.name) for kind in KINDS.values() if kind.is_here),
+            note=lambda draft, value: KINDS[value].good_for if value in KINDS else "",
         ),
         Question(
             name="learning_rate",

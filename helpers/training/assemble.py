@@ -24,6 +24,7 @@ from helpers.models.workload import MemoryEstimate, workload_of
 from helpers.reporting.events import Change, Notice, RunFinished, RunStarted
 from helpers.reporting.reporter import Reporter
 from helpers.reporting.stages import stage
+from helpers.training.averages import make_average
 from helpers.training.checkpoint import (
     Checkpoint,
     CheckpointContent,
@@ -33,7 +34,7 @@ from helpers.training.checkpoint import (
     restore,
 )
 from helpers.training.duties import VALIDATE_NOW, FirstRankDuties, OtherRankDuties
-from helpers.training.ema import Average, drawn_from, make_average
+from helpers.training.ema import Average, drawn_from
 from helpers.training.export import export_result, provenance
 from helpers.training.held_out import HeldOut
 from helpers.training.last_run import what_decides
@@ -171,7 +172,7 @@ def load_model(config: RunConfig, *, ground: Ground, checkpoint: Checkpoint | No
     optimiser = make_optimiser(config.optimizer, weights=trained.weights, seed=config.run.seed)
     if checkpoint is not None:
         restore(checkpoint, trained=trained, optimiser=optimiser)
-    average = make_average(config.ema, weights=trained.weights)
+    average = make_average(config.ema, config.optimizer, weights=trained.weights, optimiser=optimiser)
     if checkpoint is not None:
         average.load(checkpoint.folder)
     learner = Learner(
@@ -237,7 +238,7 @@ def _held_out(config: RunConfig, *, ground: Ground, model: Model, stop: StopRequ
         text=ground.text,
         learner=model.learner,
         denoiser=model.denoiser,
-        average=model.average if config.ema.use_ema else None,
+        average=model.average if config.ema.use_ema or config.optimizer.averages else None,
         as_base=model.trained.as_base if keeps_base else None,
         batch_size=config.run.train_batch_size,
         seed=config.run.seed,

@@ -24,7 +24,7 @@ from helpers.training.manifest import (
     to_json,
     verify_files,
 )
-from helpers.training.optimisers import optimiser_state, restore_optimiser
+from helpers.training.optimiser_state import optimiser_state, restore_optimiser
 from helpers.training.state import TrainState
 from helpers.training.whole_files import clear_leftovers, remove_folder, whole_folder
 
@@ -80,7 +80,8 @@ class CheckpointWriter:
 
     def _write(self, folder: Path, *, state: TrainState, serial: int) -> None:
         content = self.content
-        content.trained.save(folder, metadata=content.metadata)
+        with content.average.as_saved():
+            content.trained.save(folder, metadata=content.metadata)
         tensors, rest = optimiser_state(content.optimiser, weights=content.trained.weights)
         write_tensors(folder / OPTIMISER_TENSORS, tensors, metadata={})
         (folder / OPTIMISER_REST).write_text(rest, encoding="utf-8")

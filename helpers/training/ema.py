@@ -30,12 +30,16 @@ class Average(Protocol):
         """Within it the model has the average's numbers; afterwards its own again, to the bit."""
         ...
 
+    def as_saved(self) -> AbstractContextManager[None]:
+        """Within it the model has the numbers that a checkpoint's own file of weights is to hold."""
+        ...
+
     def save(self, folder: Path) -> None:
-        """Write it to a checkpoint's folder."""
+        """Write the rest of it to a checkpoint's folder."""
         ...
 
     def load(self, folder: Path) -> None:
-        """Go on from the average in a checkpoint's folder; without one there, from the weights as they are."""
+        """Go on from a checkpoint's folder; where an average is not there, from the weights as they are."""
         ...
 
 
@@ -48,6 +52,9 @@ class NoAverage:
         """Nothing to take in."""
 
     def in_place(self) -> AbstractContextManager[None]:
+        return nullcontext()
+
+    def as_saved(self) -> AbstractContextManager[None]:
         return nullcontext()
 
     def save(self, folder: Path) -> None:
@@ -87,13 +94,12 @@ class Ema:
 
     @contextmanager
     def in_place(self) -> Iterator[None]:
-        # The weights wait on the processor, so that a device never holds two copies of a large model.
-        own = {name: weight.detach().to("cpu", copy=True) for name, weight in self._weights.items()}
-        try:
-            self._fill(self._averages)
+        with put_back(self._weights):
+            fill(self._weights, self._averages)
             yield
-        finally:
-            self._fill(own)
+
+    def as_saved(self) -> AbstractContextManager[None]:
+        return nullcontext()
 
     def save(self, folder: Path) -> None:
         write_tensors(folder / AVERAGES, self._averages, metadata=self.facts)
@@ -102,9 +108,22 @@ class Ema:
         if (folder / AVERAGES).exists():
             copy_tensors(folder / AVERAGES, into=self._averages, cure="Set what is trained back, or say USE_EMA=false.")
 
-    def _fill(self, values: Mapping[str, Tensor]) -> None:
-        for name, weight in self._weights.items():
-            weight.detach().copy_(values[name])
+
+@contextmanager
+def put_back(weights: Mapping[str, nn.Parameter]) -> Iterator[None]:
+    """Afterwards the weights are again what they were, to the bit."""
+    # They wait on the processor, so that a device never holds two copies of a large model.
+    own = {name: weight.detach().to("cpu", copy=True) for name, weight in weights.items()}
+    try:
+        yield
+    finally:
+        fill(weights, own)
+
+
+def fill(weights: Mapping[str, nn.Parameter], values: Mapping[str, Tensor]) -> None:
+    """Give the weights these numbers."""
+    for name, weight in weights.items():
+        weight.detach().copy_(values[name])
 
 
 def decay_at(step: int, *, decay: float) -> float:
@@ -113,13 +132,6 @@ def decay_at(step: int, *, decay: float) -> float:
     min(decay, (1 + step) / (10 + step)), as TensorFlow's `tf.train.ExponentialMovingAverage` does with `num_updates`.
     """
     return min(decay, (1 + step) / (10 + step))
-
-
-def make_average(options: EmaOptions, *, weights: Mapping[str, nn.Parameter]) -> Average:
-    """The average that was asked for, beginning at the weights as they are."""
-    if not options.use_ema:
-        return NoAverage()
-    return Ema(weights, decay=options.ema_decay, interval=options.ema_update_interval, device=options.ema_device)
 
 
 def drawn_from(average: Average, options: EmaOptions) -> Callable[[], AbstractContextManager[None]]:

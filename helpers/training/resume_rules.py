@@ -22,6 +22,7 @@ MUST_AGREE = (
     "train_modules",
     "freeze_modules",
     "optimizer",
+    "optimizer_config",
     "seed",
     "train_batch_size",
     "gradient_accumulation_steps",

@@ -2,12 +2,11 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from helpers.config.declare import setting
+from helpers.config.optimizers import FINDING_THEIR_RATE, FUSABLE_OPTIMIZERS, KINDS, OPTIMIZERS, settings_of
 
-LATER_OPTIMIZERS = ("adamw8bit", "dadaptation", "lion", "adamw_schedulefree")
-OPTIMIZERS = ("adamw", "adamw_bf16", "adafactor", "prodigy")
-FUSABLE_OPTIMIZERS = ("adamw", "adamw_bf16", "adafactor")
 LR_SCHEDULES = ("constant", "constant_with_warmup", "linear", "cosine", "cosine_with_restarts", "polynomial", "sine")
 
 
@@ -73,14 +72,18 @@ class OptimizerOptions:
     optimizer: str = setting(
         "adamw",
         choices=OPTIMIZERS,
-        refused=tuple((name, "this optimiser is not supported yet") for name in LATER_OPTIMIZERS),
-        help="The optimiser.",
+        help="The optimiser; documentation/OPTIMIZERS.md says which is good for what.",
+    )
+    optimizer_config: str = setting(
+        "",
+        help="The optimiser's own settings, a comma list such as `weight_decay=0.1,beta2=0.95`; "
+        "documentation/OPTIMIZERS.md lists each one's.",
     )
     learning_rate: float = setting(
         1e-4,
         above=0.0,
-        default_with=(("optimizer", "prodigy", 1.0), ("model_type", "full", 1e-5)),
-        help="The learning rate at its highest; Prodigy finds the rate itself, and multiplies it by this.",
+        default_with=(*(("optimizer", name, 1.0) for name in FINDING_THEIR_RATE), ("model_type", "full", 1e-5)),
+        help="The learning rate at its highest; optimisers that find the rate themselves multiply it by this.",
     )
     lr_scheduler: str = setting(
         "constant_with_warmup",
@@ -105,8 +108,18 @@ class OptimizerOptions:
         False,
         help="Move each weight as soon as its gradient is there and drop the gradient: with MODEL_TYPE=full the memory "
         "of all gradients is saved. Needs `max_grad_norm=0`, no accumulation, one process, and one of the optimisers "
-        "adamw, adamw_bf16 and adafactor.",
+        f"{', '.join(FUSABLE_OPTIMIZERS)}.",
     )
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The optimiser's own settings, by name; `optimizer_config` is known to be without mistakes."""
+        return settings_of(self.optimizer, config=self.optimizer_config)
+
+    @property
+    def averages(self) -> bool:
+        """Whether the weights to hand on are an average that the optimiser keeps."""
+        return KINDS[self.optimizer].averages
 
 
 @dataclass(frozen=True, kw_only=True)

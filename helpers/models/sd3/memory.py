@@ -5,6 +5,7 @@ Standard library only. What is counted is what PyTorch asks for; benchmarks/memo
 
 from fnmatch import fnmatchcase
 
+from helpers.config.optimizers import KINDS
 from helpers.config.options.model import PrecisionOptions
 from helpers.models.sd3 import activations
 from helpers.models.sd3.architecture import Architecture, Linear, TextEncoder, Transformer
@@ -16,16 +17,6 @@ QUANTO_BITS = {"int8-quanto": 8, "fp8-quanto": 8, "int4-quanto": 4, "int2-quanto
 QUANTO_GROUP = 128
 """Weights that share a scale and a zero point below 8 bits; at 8 bits a row shares a scale."""
 
-OPTIMISER_BYTES = {
-    "adamw": 8,
-    "adamw_bf16": 4,
-    "adafactor": 0,
-    "prodigy": 16,
-    "lion": 4,
-    "adamw8bit": 2,
-    "adamw_schedulefree": 8,
-    "dadaptation": 12,
-}
 STOCHASTIC_NUMBER_BYTES = 6 * 4
 STOCHASTIC_NUMBERS = 2**24
 """Weights that stochastic_adamw.py moves at once: gradient, moments, weight, and what rounding draws, in fp32."""
@@ -136,7 +127,7 @@ def training_memory(architecture: Architecture, workload: Workload) -> TrainingM
         weights=vae + (transformer.positions * number if full else transformer_bytes(transformer, precision)),
         trained=moving * moving_bytes,
         gradients=gradients,
-        optimiser=OPTIMISER_BYTES[workload.optimizer] * moving,
+        optimiser=KINDS[workload.optimizer].bytes_per_number * moving,
         activations=highest - gradients,
     )
 

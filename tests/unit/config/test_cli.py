@@ -31,6 +31,7 @@ def other_value(option: Option) -> str:
     special = {"num_train_epochs": "0", "validation_resolution": "640x512", "sd3": "true", "output_dir": "elsewhere"}
     special |= {"pretrained_model_name_or_path": "an/other", "validation_seed": "7", "seed": "7"}
     special["resume_from_checkpoint"] = "none"
+    special |= {"optimizer_config": "beta2=0.95", "optimizer": "adafactor"}
     special |= {"report_to": "wandb,tensorboard", "webhook_config": str(WEBHOOK)}
     special |= {"user_prompt_library": str(PROMPTS), "validation_skip_layers": "7,8,9"}
     special |= {"pretrained_vae_model_name_or_path": "a/vae", "pretrained_t5_model_name_or_path": "a/t5"}
@@ -186,8 +187,6 @@ def test_everything_wrong_is_told_at_once() -> None:
     ("word", "reason"),
     [
         ("--mixed_precision=fp16", "NaN"),
-        ("--optimizer=adamw8bit", "not supported yet"),
-        ("--use_8bit_adam", "not supported yet"),
         ("--sd3=false", "all that this program trains"),
         ("--flux", "all that this program trains"),
         ("--push_to_hub=true", "not supported yet"),

@@ -25,4 +25,7 @@ def test_a_row_tells_names_values_bounds_default_and_what_is_refused() -> None:
     assert "| `no`, `bf16` | none |" in rows["| `MIXED_PRECISION`"]
     assert "Refused: `fp16` (SD3's values grow too large" in rows["| `MIXED_PRECISION`"]
     assert "| required |" in rows["| `MODEL_NAME`"]
-    assert "| 0.0001; 1.0 with optimizer=prodigy; 1e-05 with model_type=full |" in rows["| `LEARNING_RATE`"]
+    assert (
+        "| 0.0001; 1.0 with optimizer=prodigy; 1.0 with optimizer=dadaptation; 1e-05 with model_type=full |"
+        in rows["| `LEARNING_RATE`"]
+    )

@@ -7,12 +7,17 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import nn
 
-from helpers.config.options.training import OPTIMIZERS, OptimizerOptions
+from helpers.config.declare import Option
+from helpers.config.optimizers import KINDS
+from helpers.config.options.training import OptimizerOptions
+from helpers.config.values import written
 from helpers.errors import CheckpointError
-from helpers.training.optimisers import make_optimiser, optimiser_state, restore_optimiser, set_learning_rate
+from helpers.models.tensor_files import write_tensors
+from helpers.training.optimiser_state import optimiser_state, restore_optimiser
+from helpers.training.optimisers import make_optimiser, set_learning_rate
 
 
 def new_weights(dtype: torch.dtype = torch.float32) -> dict[str, nn.Parameter]:
@@ -34,24 +39,79 @@ def take_steps(optimiser: torch.optim.Optimizer, weights: Mapping[str, nn.Parame
         optimiser.step()
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["fp32", "bf16"])
-@pytest.mark.parametrize("name", OPTIMIZERS)
+# Settings under which few steps show all that an optimiser does.
+HASTY = {"soap": "precondition_frequency=2", "adamw8bit": "min_8bit_size=16", "dadaptation": "d0=0.01"}
+
+
+NEW_VALUES = {"beta2_decay": -0.5, "d": 2, "growth_rate": 2, "min_8bit_size": 2, "precondition_frequency": 2}
+NEW_VALUES["max_precondition_dim"] = 2
+RATES = {"prodigy": 1.0, "dadaptation": 1.0, "soap": 0.1}
+
+
+def options_of(name: str, *, rate: float = 0.01) -> OptimizerOptions:
+    if KINDS[name].package:
+        pytest.importorskip(KINDS[name].package)
+    return OptimizerOptions(optimizer=name, learning_rate=rate, optimizer_config=HASTY.get(name, ""))
+
+
+@pytest.mark.parametrize(
+    ("name", "dtype"), [*((name, torch.float32) for name in KINDS), ("adamw_bf16", torch.bfloat16)]
+)
 def test_steps_after_a_round_trip_are_the_steps_without_it(tmp_path: Path, name: str, dtype: torch.dtype) -> None:
-    options = OptimizerOptions(optimizer=name, learning_rate=0.01)
+    options = options_of(name)
     straight = new_weights(dtype)
     optimiser = make_optimiser(options, weights=straight, seed=3)
-    take_steps(optimiser, straight, range(3))
+    take_steps(optimiser, straight, range(5))
     tensors, rest = optimiser_state(optimiser, weights=straight)
-    save_file(tensors, tmp_path / "state.safetensors")
+    write_tensors(tmp_path / "state.safetensors", tensors, metadata={})
     continued = {name: nn.Parameter(weight.detach().clone()) for name, weight in straight.items()}
-    take_steps(optimiser, straight, range(3, 6))
+    take_steps(optimiser, straight, range(5, 12))
 
     torch.manual_seed(12345)  # nothing may depend on the global random state
     again = make_optimiser(options, weights=continued, seed=3)
     restore_optimiser(again, weights=continued, tensors=load_file(tmp_path / "state.safetensors"), text=rest)
-    take_steps(again, continued, range(3, 6))
+    take_steps(again, continued, range(5, 12))
     for key, weight in straight.items():
         assert torch.equal(continued[key], weight), key
+    remembered, and_more = optimiser_state(optimiser, weights=straight)
+    again_remembered, and_again_more = optimiser_state(again, weights=continued)
+    assert and_more == and_again_more
+    assert all(torch.equal(again_remembered[key], tensor) for key, tensor in remembered.items())
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_every_optimiser_nears_the_goal(name: str) -> None:
+    weights = {"a.weight": nn.Parameter(torch.zeros(8, 16)), "b.bias": nn.Parameter(torch.zeros(8))}
+    goal = {
+        key: torch.randn(weight.shape, generator=torch.Generator().manual_seed(1)) for key, weight in weights.items()
+    }
+    optimiser = make_optimiser(options_of(name, rate=RATES.get(name, 0.02)), weights=weights, seed=0)
+    for _ in range(100):
+        for key, weight in weights.items():
+            weight.grad = 1e-3 * (weight.detach() - goal[key])
+        optimiser.step()
+    for key, weight in weights.items():
+        assert (weight - goal[key]).abs().mean() < 0.5 * goal[key].abs().mean(), key
+
+
+@pytest.mark.parametrize(
+    ("name", "setting"),
+    [(name, option) for name, kind in KINDS.items() for option in kind.settings],
+    ids=lambda v: getattr(v, "name", v),
+)
+def test_every_setting_reaches_the_optimiser(name: str, setting: Option) -> None:
+    """By another value the optimiser is given another number."""
+    options_of(name)
+    value = (not setting.default) if setting.kind is bool else setting.kind(NEW_VALUES.get(setting.name, 0.125))
+    changed = OptimizerOptions(optimizer=name, optimizer_config=f"{setting.name}={written(value)}")
+    weights = new_weights()
+    usual = make_optimiser(OptimizerOptions(optimizer=name), weights=weights, seed=0)
+    other = make_optimiser(changed, weights=weights, seed=0)
+
+    def told(optimiser: torch.optim.Optimizer) -> str:
+        return f"{optimiser.defaults} {getattr(optimiser, 'args', '')} {getattr(optimiser, 'clip_threshold', '')}"
+
+    assert told(usual) != told(other)
 
 
 def test_a_state_of_other_weights_is_refused() -> None:

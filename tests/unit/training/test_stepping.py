@@ -4,8 +4,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from helpers.config.optimizers import FUSABLE_OPTIMIZERS
 from helpers.config.options.model import PrecisionOptions
-from helpers.config.options.training import FUSABLE_OPTIMIZERS, OptimizerOptions, RunOptions
+from helpers.config.options.training import OptimizerOptions, RunOptions
 from helpers.training.optimisers import make_optimiser
 from helpers.training.runtime import open_runtime
 from helpers.training.stepping import stepping_of

@@ -1,0 +1,58 @@
+"""A schedule-free run goes on exactly, though it hands on, draws and saves an average of what it trains with."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+
+from tests.runs.harness import SmallRun, draw_set, same, stop_after
+
+STEPS = 4
+
+
+def picture(run: SmallRun) -> bytes:
+    (file,) = (run.output / "validation_images" / f"step_{STEPS}").iterdir()
+    return np.asarray(Image.open(file)).tobytes()
+
+
+def test_a_schedule_free_run_goes_on_exactly_and_hands_on_its_average(
+    tiny_pipeline: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = {
+        "optimizer": "adamw_schedulefree",
+        "optimizer_config": "beta1=0.8",
+        "max_train_steps": STEPS,
+        "checkpointing_steps": STEPS,
+        "validation_prompt": "red square",
+        "learning_rate": 0.05,
+    }
+    straight, stopped = (SmallRun(tmp_path / name, tiny_pipeline, settings=settings) for name in ("a", "b"))
+    draw_set(straight.output / "datasets" / "colours")
+    draw_set(stopped.output / "datasets" / "colours")
+    assert straight.start() == 0
+    with monkeypatch.context() as patched:
+        stop_after(3, patched)
+        assert stopped.start() == 143
+    assert stopped.start() == 0
+    remembered = straight.remembered(STEPS)
+    assert same(stopped.remembered(STEPS), remembered)
+    assert same(stopped.weights(), straight.weights())
+    assert picture(stopped) == picture(straight)
+
+    saved = load_file(straight.output / f"checkpoint-{STEPS}" / "pytorch_lora_weights.safetensors")
+    assert same(saved, straight.weights()), "a checkpoint's file of weights is as good as a finished run's"
+    for name, averaged in straight.weights().items():
+        if name.endswith("lora_B.weight"):
+            trained = remembered[f"trained_with.safetensors {name}"]
+            moves = remembered[f"optimizer.safetensors {name}/z"]
+            # y = (1 - beta1) z + beta1 x
+            torch.testing.assert_close(trained, 0.2 * moves + 0.8 * averaged, rtol=1e-4, atol=1e-6)
+            assert not torch.equal(trained, averaged)
+
+    drawn = picture(straight)
+    next((straight.output / "validation_images" / f"step_{STEPS}").iterdir()).unlink()
+    assert straight.start(ema_validation="none") == 0
+    assert picture(straight) != drawn, "pictures are drawn from the average, unless otherwise asked"

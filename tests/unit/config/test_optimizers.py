@@ -1,0 +1,89 @@
+"""Optimisers' own settings are read before anything is loaded, and the page about them says what is true."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from helpers.config.cli import parse_arguments
+from helpers.config.optimizers import KINDS
+from helpers.config.remarks import remarks
+from helpers.config.values import written
+from helpers.errors import ConfigError, Problem
+
+LEAST = ("--pretrained_model_name_or_path=some/model", "--max_train_steps=1")
+PAGE = Path(__file__).resolve().parents[3] / "documentation" / "OPTIMIZERS.md"
+
+
+def problems_of(*words: str) -> tuple[Problem, ...]:
+    with pytest.raises(ConfigError) as caught:
+        parse_arguments([*LEAST, *words])
+    return caught.value.problems
+
+
+def test_settings_are_read_in_the_format_of_their_defaults() -> None:
+    said = "--optimizer_config=weight_decay=0.1, beta2 = 0.95,precondition_frequency=5"
+    settings = parse_arguments([*LEAST, "--optimizer=soap", said]).optimizer.settings
+    changed = {"weight_decay": 0.1, "beta2": 0.95, "precondition_frequency": 5}
+    assert settings == {option.name: option.default for option in KINDS["soap"].settings} | changed
+    assert type(settings["precondition_frequency"]) is int
+
+
+@pytest.mark.parametrize(
+    ("said", "value", "reason", "fix"),
+    [
+        ("wieght_decay=0.1", "wieght_decay=0.1", "adamw has no setting of that name", "did you mean weight_decay?"),
+        ("d_coef=2", "d_coef=2", "adamw has no setting", "say one of weight_decay, beta1, beta2, eps"),
+        ("beta1=much", "beta1=much", "it is not a number", "say a number from 0 to"),
+        ("beta1=1.5", "beta1=1.5", "must be a number from 0", "say a number"),
+        ("weight_decay", "weight_decay=", "it is empty", "say a number of at least 0"),
+        ("betas=0.9,0.99", "betas=0.9", "has no setting", "did you mean beta"),
+    ],
+)
+def test_a_setting_that_cannot_be_is_told_with_its_cure(said: str, value: str, reason: str, fix: str) -> None:
+    problem = problems_of(f"--optimizer_config={said}")[0]
+    assert (problem.option, problem.value) == ("OPTIMIZER_CONFIG", value)
+    assert reason in problem.reason
+    assert fix in problem.fix
+
+
+def test_settings_of_an_optimiser_that_is_not_there_are_not_judged() -> None:
+    (problem,) = problems_of("--optimizer=prodigyy", "--optimizer_config=d_coef=2")
+    assert (problem.option, problem.fix) == ("--optimizer", "did you mean prodigy?")
+
+
+def test_a_library_that_is_lacking_is_told_before_anything_is_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.path", [])  # where nothing that is not imported yet can be found
+    (problem,) = problems_of("--use_8bit_adam")
+    assert (problem.option, problem.value) == ("OPTIMIZER", "adamw8bit")
+    assert "pip install bitsandbytes" in problem.fix
+
+
+def test_an_average_of_an_average_is_refused() -> None:
+    (problem,) = problems_of("--optimizer=adamw_schedulefree", "--use_ema")
+    assert (problem.option, problem.fix) == ("USE_EMA", "leave it out, or say OPTIMIZER=adamw")
+
+
+@pytest.mark.parametrize(
+    ("words", "remark"),
+    [
+        (["--optimizer=adamw_schedulefree", "--lr_scheduler=cosine"], "does what adamw_schedulefree does by averaging"),
+        (["--optimizer=dadaptation", "--learning_rate=0.5"], "multiplies the rate that dadaptation finds itself"),
+        (["--optimizer=lion", "--learning_rate=3e-4"], "a third to a tenth of adamw's rate"),
+        (["--optimizer=soap", "--model_type=full"], "max_precondition_dim=2500"),
+    ],
+)
+def test_settings_that_are_seldom_meant_are_remarked_upon(words: list[str], remark: str) -> None:
+    assert any(remark in line for line in remarks(parse_arguments([*LEAST, *words])))
+    optimizer = words[0].partition("=")[2]
+    usual = ["--learning_rate=1e-5"] if optimizer == "lion" else []
+    assert not any(remark in line for line in remarks(parse_arguments([*LEAST, words[0], *usual])))
+
+
+def test_the_page_says_what_is_declared() -> None:
+    text = PAGE.read_text()
+    for kind in KINDS.values():
+        during = "yes" if kind.fusable else "no"
+        assert f"| `{kind.name}` | {kind.good_for} | {kind.bytes_per_number} bytes | {during} |" in text
+        (row,) = re.findall(rf"^\| `{kind.name}` \| (`.*`) \|$", text, flags=re.MULTILINE)
+        assert row == ", ".join(f"`{option.name}={written(option.default)}`" for option in kind.settings)
