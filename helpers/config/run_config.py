@@ -5,6 +5,7 @@ from dataclasses import dataclass, field, fields
 
 from helpers.config.declare import Option, declared
 from helpers.config.options.data import CacheOptions, DataOptions
+from helpers.config.options.export import ExportOptions
 from helpers.config.options.held_out import HeldOutOptions
 from helpers.config.options.model import LoraOptions, ModelOptions, PrecisionOptions, TextOptions
 from helpers.config.options.reporting import ReportingOptions
@@ -34,6 +35,7 @@ class RunConfig:
     optimizer: OptimizerOptions = field(default_factory=OptimizerOptions)
     objective: ObjectiveOptions = field(default_factory=ObjectiveOptions)
     checkpoint: CheckpointOptions = field(default_factory=CheckpointOptions)
+    export: ExportOptions = field(default_factory=ExportOptions)
     validation: ValidationOptions = field(default_factory=ValidationOptions)
     held_out: HeldOutOptions = field(default_factory=HeldOutOptions)
     reporting: ReportingOptions = field(default_factory=ReportingOptions)

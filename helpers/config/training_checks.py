@@ -9,7 +9,11 @@ from helpers.config.run_config import RunConfig
 
 def wrong_training(config: RunConfig) -> Iterator[Wrong]:
     """Every choice that another one rules out."""
-    yield from _number_formats(config) if config.model.model_type == "full" else _for_full_only(config)
+    if config.model.model_type == "full":
+        yield from _number_formats(config)
+        yield from _of_a_lora(config)
+    else:
+        yield from _for_full_only(config)
     yield from _optimizer(config)
     if config.optimizer.fused_backward:
         yield from _fused_backward(config)
@@ -55,3 +59,9 @@ def _fused_backward(config: RunConfig) -> Iterator[Wrong]:
     if config.run.gradient_accumulation_steps > 1:
         reason = "it moves the weights after each forward pass, and several are asked for"
         yield "fused_backward", "true", reason, "say GRADIENT_ACCUMULATION_STEPS=1, and a larger TRAIN_BATCH_SIZE"
+
+
+def _of_a_lora(config: RunConfig) -> Iterator[Wrong]:
+    for name in ("export_comfyui", "export_merged"):
+        if getattr(config.export, name):
+            yield name, "true", "it is of a LoRA, and MODEL_TYPE=full trains none", "leave it out"

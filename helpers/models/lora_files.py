@@ -2,7 +2,7 @@
 
 import json
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -39,6 +39,11 @@ class Pair:
     def delta(self) -> Tensor:
         """What is added to the layer's weight [outputs, inputs], in fp32."""
         return self.up.float() @ self.down.float() * (self.alpha / self.rank)
+
+
+def is_diffusers_lora(names: Iterable[str]) -> bool:
+    """Whether tensors with these names are a LoRA as diffusers writes it."""
+    return any(name.endswith(DOWN) for name in names)
 
 
 def read_diffusers_lora(path: Path) -> dict[str, Pair]:

@@ -1,6 +1,7 @@
 """What a model family must be able to do; a family is a value that holds functions, not a base class."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -10,6 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from helpers.config.options.model import ModelOptions, PrecisionOptions, TextOptions
+from helpers.models.lora_files import Pair
+from helpers.models.tensor_files import Opened
 from helpers.models.workload import MemoryEstimate, Workload
 
 
@@ -158,6 +161,25 @@ class Predict(Protocol):
 
 
 @dataclass(frozen=True, kw_only=True)
+class FamilyFiles:
+    """The files of a family that other programs know, of which nothing is loaded before its turn has come.
+
+    open_base, open_single_file: contexts with a denoiser's tensors by diffusers' names, and its header: of a base's own
+    parts, or of one file in the original layout. is_single_file, is_comfyui_lora: by the names of a file's tensors.
+    write_single_file: tensors by diffusers' names and the parts whose VAE goes with them, as one such file.
+    read_comfyui_lora, write_comfyui_lora: by the layers' names in diffusers.
+    """
+
+    open_base: Callable[[ModelParts], AbstractContextManager[Opened]]
+    open_single_file: Callable[[Path], AbstractContextManager[Opened]]
+    is_single_file: Callable[[Iterable[str]], bool]
+    is_comfyui_lora: Callable[[Iterable[str]], bool]
+    write_single_file: Callable[..., None]
+    read_comfyui_lora: Callable[[Path], dict[str, Pair]]
+    write_comfyui_lora: Callable[..., None]
+
+
+@dataclass(frozen=True, kw_only=True)
 class ModelFamily:
     """Everything the trainer asks of a family of models.
 
@@ -170,8 +192,9 @@ class ModelFamily:
     lora_modules: the names of the denoiser's layers that a `lora_target` means; raises ModelError for unknown ones.
     render: raw latents [1, C, h, w] of a picture, from the denoiser as it is (see RenderRequest); the same
     picture as the family's diffusers pipeline draws from the same seed.
-    write_pipeline: fill an empty folder with the denoiser as it is and the base's other parts (ModelParts, folder;
-    metadata), from which the family's diffusers pipeline opens.
+    write_pipeline: fill an empty folder with a denoiser's tensors and the base's other parts (tensors by diffusers'
+    names, ModelParts, folder; metadata), from which the family's diffusers pipeline opens.
+    files: see `FamilyFiles`.
     """
 
     name: str
@@ -186,3 +209,4 @@ class ModelFamily:
     predict: Predict
     render: Callable[[nn.Module, ModelParts, RenderRequest], Tensor]
     write_pipeline: Callable[..., None]
+    files: FamilyFiles

@@ -6,8 +6,8 @@ other it passes through the machine's memory, which need not be so large; the fi
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -50,6 +50,10 @@ class Planned:
         return torch.Size(self.shape).numel() * self.dtype.itemsize
 
 
+Opened = tuple[dict[str, Planned], dict[str, str]]
+"""The tensors of files by name, none of them read yet, and what the files' headers say."""
+
+
 def planned(tensors: Mapping[str, Tensor]) -> dict[str, Planned]:
     """Tensors that are there already, as they stand when they are written."""
     return {
@@ -68,6 +72,19 @@ def planned_from(file: Any, *, prefix: str = "") -> dict[str, Planned]:
                 dtype=DTYPES[view.get_dtype()], shape=tuple(view.get_shape()), make=partial(file.get_tensor, name)
             )
     return found
+
+
+@contextmanager
+def all_opened(files: Iterable[Path], *, prefix: str = "") -> Iterator[Opened]:
+    """The tensors of several files whose names begin with `prefix`, see `planned_from`, and what their headers say."""
+    with ExitStack() as stack:
+        tensors: dict[str, Planned] = {}
+        said: dict[str, str] = {}
+        for path in files:
+            file = stack.enter_context(opened(path))
+            tensors |= planned_from(file, prefix=prefix)
+            said |= file.metadata() or {}
+        yield tensors, said
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor | Planned], *, metadata: Mapping[str, str]) -> None:

@@ -292,7 +292,15 @@ def finish(
     if complete and ground.runtime.rank == 0:
         metadata = {**provenance(ground.parts, trained=model.trained, text=config.text), **model.average.facts}
         with model.average.in_place():
-            written.insert(0, export_result(output_dir, trained=model.trained, metadata=metadata, step=state.step))
+            exported = export_result(
+                output_dir,
+                trained=model.trained,
+                metadata={**metadata, "step": str(state.step)},
+                more=config.export,
+                parts=ground.parts,
+                family=ground.family,
+            )
+            written[:0] = exported
     if config.validation.draws:
         written.append(output_dir / "validation_images")
     reporter.hear(

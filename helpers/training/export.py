@@ -1,15 +1,21 @@
 """What a run is for: the finished weights as other programs open them, telling where they come from."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 
 from helpers import __version__
+from helpers.config.options.export import ExportOptions
 from helpers.config.options.model import TextOptions
 from helpers.errors import TrainingError
-from helpers.models.protocols import ModelParts
+from helpers.models.conversions import opened_model, to_comfyui_lora
+from helpers.models.full import PIPELINE
+from helpers.models.protocols import ModelFamily, ModelParts
 from helpers.models.trained import Trained
 from helpers.training.whole_files import whole_folder, write_whole
+
+COMFYUI_FILE = "comfyui_lora.safetensors"
+SINGLE_FILE = "single_file.safetensors"
 
 
 def provenance(parts: ModelParts, *, trained: Trained, text: TextOptions) -> dict[str, str]:
@@ -28,13 +34,33 @@ def provenance(parts: ModelParts, *, trained: Trained, text: TextOptions) -> dic
     }
 
 
-def export_result(output_dir: Path, *, trained: Trained, metadata: Mapping[str, str], step: int) -> Path:
-    """Write the final weights, in the place of an earlier run's; returns where. Only the first rank may call it.
+def export_result(
+    output_dir: Path,
+    *,
+    trained: Trained,
+    metadata: Mapping[str, str],
+    more: ExportOptions,
+    parts: ModelParts,
+    family: ModelFamily,
+) -> Iterator[Path]:
+    """Write the final weights, and what else is asked for, each in the place of an earlier run's; yields where.
 
-    Raises TrainingError where the disk has no room.
+    Only the first rank may call it. Raises TrainingError where the disk has no room.
     """
-    path = output_dir / trained.result
-    write = partial(trained.export, metadata={**metadata, "step": str(step)})
+    result = output_dir / trained.result
+    yield _written(result, partial(trained.export, metadata=metadata))
+    if more.export_comfyui:
+        yield _written(output_dir / COMFYUI_FILE, partial(to_comfyui_lora, result, family=family))
+    if more.export_merged or more.export_single_file:
+        with opened_model(result, base=parts, family=family) as model:
+            if more.export_merged:
+                yield _written(output_dir / PIPELINE, partial(model.write_pipeline, family=family))
+            if more.export_single_file:
+                yield _written(output_dir / SINGLE_FILE, partial(model.write_single_file, family=family))
+
+
+def _written(path: Path, write: Callable[[Path], object]) -> Path:
+    """Let `write` fill what then takes the place of `path`: a file, or without a suffix a folder; returns `path`."""
     try:
         if path.suffix:
             return write_whole(path, write)

@@ -4,7 +4,7 @@ ComfyUI takes `lora_unet_` and the original layer's name with underscores, then 
 and `.alpha`. Where the original has one layer for queries, keys and values, its LoRA is the three side by side.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import torch
@@ -20,7 +20,7 @@ MOST_BLOCKS = 64
 LAST = "context_block.adaLN_modulation.1"
 
 
-def is_comfyui_lora(names: list[str]) -> bool:
+def is_comfyui_lora(names: Iterable[str]) -> bool:
     """Whether tensors with these names are a LoRA of this kind."""
     return any(name.startswith(PREFIX) for name in names)
 

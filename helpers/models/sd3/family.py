@@ -1,12 +1,14 @@
 """Stable Diffusion 3 and 3.5 as one value, which is all that the rest of the program sees of it."""
 
-from helpers.models.protocols import ModelFamily, ModelParts
+from helpers.models.protocols import FamilyFiles, ModelFamily, ModelParts
 from helpers.models.sd3.architecture import read_architecture
+from helpers.models.sd3.comfyui_lora import is_comfyui_lora, read_comfyui_lora, write_comfyui_lora
 from helpers.models.sd3.denoiser import enable_checkpointing, load_denoiser, predict, target_modules
 from helpers.models.sd3.memory import estimate_memory
 from helpers.models.sd3.parts import locate
 from helpers.models.sd3.pipeline import write_pipeline
 from helpers.models.sd3.sampling import render
+from helpers.models.sd3.single_file import is_single_file, open_base, open_single_file, write_single_file
 from helpers.models.sd3.text import assemble_text, text_parts
 from helpers.models.sd3.vae import latent_part
 from helpers.models.workload import MemoryEstimate, Workload
@@ -27,6 +29,15 @@ def sd3_family() -> ModelFamily:
         predict=predict,
         render=render,
         write_pipeline=write_pipeline,
+        files=FamilyFiles(
+            open_base=open_base,
+            open_single_file=open_single_file,
+            is_single_file=is_single_file,
+            is_comfyui_lora=is_comfyui_lora,
+            write_single_file=write_single_file,
+            read_comfyui_lora=read_comfyui_lora,
+            write_comfyui_lora=write_comfyui_lora,
+        ),
     )
 
 

@@ -6,22 +6,24 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from torch import nn
+from torch import Tensor
 
 from helpers.models.protocols import ModelParts
 from helpers.models.sd3.parts import TEXT_ENCODERS, TOKENIZERS, VAE, loading_variant, weight_files
-from helpers.models.tensor_files import write_tensors
+from helpers.models.tensor_files import Planned, write_tensors
 
 
-def write_pipeline(denoiser: nn.Module, parts: ModelParts, folder: Path, *, metadata: Mapping[str, str]) -> None:
-    """See `ModelFamily`. Weights are in the number format the denoiser is held in; `from_pretrained` needs no variant.
+def write_pipeline(
+    weights: Mapping[str, Tensor | Planned], parts: ModelParts, folder: Path, *, metadata: Mapping[str, str]
+) -> None:
+    """See `ModelFamily`. Weights are in the number format that they have; `from_pretrained` needs no variant.
 
     Files of the base are copied, not linked: a program that saves in place would write through a link into the base.
     """
     transformer = folder / "transformer"
     transformer.mkdir()
     shutil.copyfile(parts.transformer / "config.json", transformer / "config.json")
-    write_tensors(transformer / "diffusion_pytorch_model.safetensors", denoiser.state_dict(), metadata=metadata)
+    write_tensors(transformer / "diffusion_pytorch_model.safetensors", weights, metadata=metadata)
     for name, source in zip((VAE, *TEXT_ENCODERS), (parts.vae, *parts.text_encoders), strict=True):
         _copy_model(source, folder / name, variant=loading_variant(source, parts.weights_variant))
     for name, source in zip(("scheduler", *TOKENIZERS), (parts.scheduler, *parts.tokenizers), strict=True):

@@ -18,20 +18,14 @@ from helpers.models.sd3.original_layout import to_original
 from helpers.models.sd3.parts import locate
 from helpers.models.sd3.small import make_small_pipeline
 from helpers.models.tensor_files import planned
-from tests.unit.models.lora import attach
+from tests.unit.models.lora import KINDS, attach
 
-LAST_NORM = "transformer_blocks.2.norm1_context.linear"
-TARGETS = {
-    "attention": "attention",
-    "two of three": "to_q,to_v,to_out",
-    "all with shift and scale": f"attn,attn2,ff,ff_context,norm1,{LAST_NORM},norm_out,proj_out,time_text_embed",
-}
+TARGETS = {"attention": "attention", "two of three": "to_q,to_v,to_out", "every layer": "*"}
 
 
-@pytest.fixture(scope="module")
-def pipeline(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("medium35") / "pipeline"
-    return make_small_pipeline(folder, dual_attention=True, qk_norm="rms_norm")
+@pytest.fixture(scope="module", params=KINDS)
+def pipeline(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_small_pipeline(tmp_path_factory.mktemp("base") / "pipeline", **KINDS[request.param])
 
 
 @pytest.fixture

@@ -1,0 +1,26 @@
+"""In which forms a finished run hands on its weights, beside its own."""
+
+from dataclasses import dataclass
+
+from helpers.config.declare import setting
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportOptions:
+    """What a finished run writes besides its LoRA or its pipeline; `python -m helpers.convert` makes the same later."""
+
+    export_comfyui: bool = setting(
+        False,
+        help="Write the LoRA once more, as `comfyui_lora.safetensors`: in the names of the original layout, which "
+        "ComfyUI and kohya's programs use, with alpha.",
+    )
+    export_merged: bool = setting(
+        False,
+        help="Write the base with the LoRA merged in, as the folder `pipeline`, which diffusers opens. As large as the "
+        "base, and in its number format.",
+    )
+    export_single_file: bool = setting(
+        False,
+        help="Write the whole model as `single_file.safetensors`: transformer, the LoRA merged in, and VAE in the "
+        "original layout, which ComfyUI and diffusers' `from_single_file` open.",
+    )

@@ -1,0 +1,99 @@
+"""From the files that one program writes to those that another opens, numbers and provenance carried over."""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from helpers.config.options.model import ModelOptions
+from helpers.errors import ModelError
+from helpers.models.lora_files import Pair, is_diffusers_lora, merged, read_diffusers_lora, write_diffusers_lora
+from helpers.models.modelspec import DIFFUSERS, ORIGINAL, carried_over
+from helpers.models.protocols import ModelFamily, ModelParts
+from helpers.models.tensor_files import Planned, opened
+
+
+@dataclass(frozen=True, kw_only=True)
+class Model:
+    """A whole model that is open: a denoiser's tensors by diffusers' names, the other parts, and its header."""
+
+    weights: Mapping[str, Planned]
+    parts: ModelParts
+    header: Mapping[str, str]
+
+    def write_pipeline(self, folder: Path, *, family: ModelFamily) -> None:
+        """As a folder that diffusers opens; `folder` is there and empty."""
+        header = carried_over(self.header, implementation=DIFFUSERS, is_adapter=False)
+        family.write_pipeline(self.weights, self.parts, folder, metadata=header)
+
+    def write_single_file(self, path: Path, *, family: ModelFamily) -> None:
+        """As one file in the original layout."""
+        header = carried_over(self.header, implementation=ORIGINAL, is_adapter=False)
+        family.files.write_single_file(self.weights, self.parts, path, metadata=header)
+
+
+def is_lora(path: Path, *, family: ModelFamily) -> bool:
+    """Whether the file is a LoRA, in whichever names."""
+    names = _names(path)
+    return is_diffusers_lora(names) or family.files.is_comfyui_lora(names)
+
+
+@contextmanager
+def opened_model(source: Path, *, base: ModelParts | None, family: ModelFamily) -> Iterator[Model]:
+    """A folder in diffusers layout; a file in the original one, `base` lending what it lacks; or a LoRA and its base.
+
+    Raises ModelError for anything else, and where a base is needed or does not fit.
+    """
+    if source.is_dir():
+        parts = family.locate(ModelOptions(pretrained_model_name_or_path=str(source)))
+        with family.files.open_base(parts) as (weights, header):
+            yield Model(weights=weights, parts=parts, header=header)
+        return
+    names = _names(source)
+    if base is None:
+        raise ModelError(f"{source} is not a whole model: name the base model that goes with it.")
+    if family.files.is_single_file(names):
+        with family.files.open_single_file(source) as (weights, header), family.files.open_base(base) as (own, _):
+            _same_shapes(source, weights, own, base=base)
+            yield Model(weights=weights, parts=base, header=header)
+    else:
+        pairs, header = read_lora(source, family=family)
+        with family.files.open_base(base) as (weights, _):
+            yield Model(weights=merged(weights, pairs), parts=base, header=header)
+
+
+def read_lora(path: Path, *, family: ModelFamily) -> tuple[dict[str, Pair], Mapping[str, str]]:
+    """A LoRA in either program's names, by diffusers' layers, and its header; raises ModelError for anything else."""
+    with opened(path) as file:
+        header = file.metadata() or {}
+    names = _names(path)
+    if is_diffusers_lora(names):
+        return read_diffusers_lora(path), header
+    if family.files.is_comfyui_lora(names):
+        return family.files.read_comfyui_lora(path), header
+    raise ModelError(f"{path} is neither a LoRA nor a model in the original layout: it holds {min(names, default='')}.")
+
+
+def to_diffusers_lora(source: Path, path: Path, *, family: ModelFamily) -> None:
+    """Write a LoRA as diffusers opens it."""
+    pairs, header = read_lora(source, family=family)
+    write_diffusers_lora(path, pairs, metadata=carried_over(header, implementation=DIFFUSERS, is_adapter=True))
+
+
+def to_comfyui_lora(source: Path, path: Path, *, family: ModelFamily) -> None:
+    """Write a LoRA as ComfyUI and kohya's programs open it."""
+    pairs, header = read_lora(source, family=family)
+    metadata = carried_over(header, implementation=ORIGINAL, is_adapter=True)
+    family.files.write_comfyui_lora(path, pairs, metadata=metadata)
+
+
+def _names(path: Path) -> list[str]:
+    with opened(path) as file:
+        return list(file.keys())
+
+
+def _same_shapes(source: Path, weights: Mapping[str, Planned], own: Mapping[str, Planned], *, base: ModelParts) -> None:
+    """Raise ModelError where a file is of another kind of model than the base whose configuration it would be given."""
+    odd = sorted(weights.keys() ^ own.keys()) or [name for name in weights if weights[name].shape != own[name].shape]
+    if odd:
+        raise ModelError(f"{source} is another kind of model than {base.name}, {base.variant}: see its {odd[0]}.")
