@@ -62,8 +62,11 @@ class CheckpointWriter:
     foundations: Foundations
     reporter: Reporter
 
-    def save(self, state: TrainState) -> Path:
-        """Let `checkpoint-STEP` stand; older ones beyond `keep` go after that. Raises CheckpointError."""
+    def save(self, state: TrainState, *, keep_all: bool = False) -> Path:
+        """Let `checkpoint-STEP` stand; older ones beyond `keep` go after that, unless `keep_all`.
+
+        Raises CheckpointError.
+        """
         folder = self.output_dir / f"checkpoint-{state.step}"
         before = complete_checkpoints(self.output_dir)
         serial = 1 + max((checkpoint.manifest.serial for checkpoint in before), default=0)
@@ -74,7 +77,7 @@ class CheckpointWriter:
             raise CheckpointError(f"{folder} cannot be written: {error}. The checkpoints before it stand.") from error
         self.reporter.hear(CheckpointSaved(step=state.step, path=folder))
         older = [checkpoint.folder for checkpoint in before if checkpoint.folder != folder]
-        for leaving in older[: max(0, len(older) - self.keep + 1)]:
+        for leaving in () if keep_all else older[: max(0, len(older) - self.keep + 1)]:
             remove_folder(leaving)
         return folder
 

@@ -31,8 +31,8 @@ class FirstRankDuties:
     def stepped(self, step: int) -> None:
         self.average.update(step)
 
-    def save(self, state: TrainState) -> None:
-        self.writer.save(state)
+    def save(self, state: TrainState, *, keep_all: bool = False) -> None:
+        self.writer.save(state, keep_all=keep_all)
 
     def look(self, moment: Moment) -> None:
         asked = self._was_asked()
@@ -57,7 +57,7 @@ class OtherRankDuties:
     def stepped(self, step: int) -> None:
         """The first rank keeps the average."""
 
-    def save(self, state: TrainState) -> None:
+    def save(self, state: TrainState, *, keep_all: bool = False) -> None:
         """The first rank saves."""
 
     def look(self, moment: Moment) -> None:

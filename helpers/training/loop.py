@@ -1,6 +1,5 @@
 """The loop: one fixed order of duties for each optimiser step, and one wait for the device."""
 
-import math
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -11,18 +10,16 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from helpers.batches.types import Position, TrainBatch
-from helpers.errors import TrainingError
 from helpers.reporting.events import StepFinished, TrainingStarted
 from helpers.reporting.gauge import StepGauge
 from helpers.reporting.reporter import Reporter
 from helpers.training.moments import Moment
+from helpers.training.not_a_number import check_finite, saved_before
 from helpers.training.sigma_losses import losses_by_sigma, sums_by_sigma
 from helpers.training.state import TrainState
 from helpers.training.step import Learner, draws_random_numbers, forward_backward
 from helpers.training.stepping import Stepping, stepping_of
 from helpers.training.stop import StopRequest
-
-PICTURES_NAMED = 8
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,8 +49,8 @@ class Duties(Protocol):
         """Optimiser step `step`, from 1, has moved the weights."""
         ...
 
-    def save(self, state: TrainState) -> None:
-        """Let a complete checkpoint stand."""
+    def save(self, state: TrainState, *, keep_all: bool = False) -> None:
+        """Let a complete checkpoint stand, on the first rank; older ones go, unless `keep_all`."""
         ...
 
     def look(self, moment: Moment) -> None:
@@ -99,16 +96,16 @@ def train(
         seeded = draws_random_numbers(learner.denoiser)
         while state.step < plan.total_steps and not learner.runtime.on_any_rank(stop.requested):
             gauge.begin()
-            epochs_before = state.position.epoch
-            taken = take_step(learner, stepping=stepping, state=state, batches=batches, plan=plan, seeded=seeded)
+            epoch = state.position.epoch
+            with saved_before(learner, stepping=stepping, state=state, saved_step=saved_step, save=duties.save):
+                taken = take_step(learner, stepping=stepping, state=state, batches=batches, plan=plan, seeded=seeded)
             reporter.hear(gauge.measured(taken))
             duties.stepped(state.step)
             is_last = state.step == plan.total_steps
             if is_last or state.step % plan.checkpoint_every == 0:
                 duties.save(state)
                 saved_step = state.step
-            ended = range(epochs_before + 1, state.position.epoch + 1)
-            duties.look(Moment(step=state.step, epochs=ended, is_end=is_last))
+            duties.look(Moment(step=state.step, epochs=range(epoch + 1, state.position.epoch + 1), is_end=is_last))
         if saved_step != state.step:
             duties.save(state)
 
@@ -122,7 +119,7 @@ def take_step(
     plan: LoopPlan,
     seeded: bool,
 ) -> StepFinished:
-    """One optimiser step. `state` moves with it; raises TrainingError before the weights would be spoilt."""
+    """One optimiser step. `state` moves with it; raises NotANumber before the weights would be spoilt."""
     losses: list[Tensor] = []
     sigmas: list[Tensor] = []
     pictures: list[str] = []
@@ -144,8 +141,8 @@ def take_step(
     by_sigma = sums_by_sigma(all_losses, torch.cat(sigmas).to(all_losses.device, non_blocking=True)).flatten()
     shared = learner.runtime.mean_over_ranks(torch.cat([all_losses.mean().view(1), by_sigma]))
     gradient_norm, loss, *rows = torch.cat([norm.view(1), shared]).tolist()  # the one moment that waits for the device
-    if not math.isfinite(loss) or not math.isfinite(gradient_norm):
-        raise _not_a_number(state.step + 1, loss=loss, losses=all_losses.tolist(), pictures=pictures)
+    figures = {"loss": loss, "gradient_norm": gradient_norm}
+    check_finite(learner.runtime, **figures, losses=losses, sigmas=sigmas, pictures=pictures)
 
     stepping.finish()
     state.step += 1
@@ -157,17 +154,4 @@ def take_step(
         gradient_norm=gradient_norm,
         images=plan.images_per_step,
         by_sigma=losses_by_sigma(rows, ranks=learner.runtime.world_size),
-    )
-
-
-def _not_a_number(step: int, *, loss: float, losses: list[float], pictures: list[str]) -> TrainingError:
-    """The error that ends a run whose next step would spoil the weights; names the pictures that may be the cause."""
-    what = "length of the gradient" if math.isfinite(loss) else "loss"
-    suspects = [name for name, each in zip(pictures, losses, strict=True) if not math.isfinite(each)] or pictures
-    named = "\n".join(f"  {name}" for name in suspects[:PICTURES_NAMED])
-    more = f"\n  and {len(suspects) - PICTURES_NAMED} more" if len(suspects) > PICTURES_NAMED else ""
-    return TrainingError(
-        f"At optimiser step {step} the {what} is not a finite number. Nothing of it was saved, and no checkpoint"
-        f" was spoilt. The pictures of the step:\n{named}{more}\n"
-        "Lower the learning_rate, or set mixed_precision=no; the same command then goes on from the last checkpoint."
     )

@@ -76,6 +76,14 @@ class Runtime:
             return flag
         return bool(self._accelerator.reduce(torch.tensor(float(flag), device=self.device)).item())
 
+    def gathered(self, words: list[str]) -> list[str]:
+        """The `words` of all ranks, the same on all of them."""
+        if self.world_size == 1:
+            return words
+        from accelerate.utils import gather_object
+
+        return gather_object(words)
+
     def clip_gradients(self, weights: Iterable[nn.Parameter], *, longest: float) -> Tensor:
         """Shorten the gradients, taken as one vector, to `longest` (0: leave them); their length before, fp32 []."""
         weights = list(weights)

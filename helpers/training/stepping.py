@@ -27,6 +27,11 @@ class Stepping(Protocol):
         """The length of all gradients taken as one vector, before they were shortened; fp32 []."""
         ...
 
+    @property
+    def moved(self) -> bool:
+        """Whether some weights have moved since the step began."""
+        ...
+
     def finish(self) -> None:
         """Loss and gradients being finite numbers: the weights have moved when this returns."""
         ...
@@ -51,6 +56,10 @@ class AtTheEnd:
 
     def gradient_norm(self) -> Tensor:
         return self._runtime.clip_gradients(self._weights.values(), longest=self._longest_gradient)
+
+    @property
+    def moved(self) -> bool:
+        return False  # as `finish` ends the step
 
     def finish(self) -> None:
         self._optimiser.step()
@@ -96,6 +105,10 @@ class DuringBackward:
     def gradient_norm(self) -> Tensor:
         squares = self._squares or [torch.zeros((), device=self._runtime.device)]
         return torch.stack(squares).sum().sqrt()
+
+    @property
+    def moved(self) -> bool:
+        return bool(self._squares)
 
     def finish(self) -> None:
         """All has been done on the way."""

@@ -117,10 +117,14 @@ def batch_at(position: Position, *, batch_size: int = 2, rank: int = 0, spoilt: 
     )
 
 
-def batches_from(position: Position, *, order: Order, seconds: float = 0.0, rank: int = 0) -> Iterator[TrainBatch]:
+def batches_from(
+    position: Position, *, order: Order, seconds: float = 0.0, rank: int = 0, spoilt: str = ""
+) -> Iterator[TrainBatch]:
+    """spoilt: epoch and batch of one that holds no numbers."""
     while True:
         time.sleep(seconds)
-        yield batch_at(position, batch_size=order.batch_size, rank=rank)
+        is_spoilt = f"{position.epoch}-{position.batch}" == spoilt
+        yield batch_at(position, batch_size=order.batch_size, rank=rank, spoilt=is_spoilt)
         position = order.following(position)
 
 
@@ -162,8 +166,8 @@ class SavingOnly:
 
     writer: CheckpointWriter
 
-    def save(self, state: TrainState) -> None:
-        self.writer.save(state)
+    def save(self, state: TrainState, *, keep_all: bool = False) -> None:
+        self.writer.save(state, keep_all=keep_all)
 
     def stepped(self, step: int) -> None:
         """Nothing to average."""
@@ -185,6 +189,8 @@ class SmallRun:
     keep: int = 3
     batch_seconds: float = 0.0
     kill_at_save: int = 0
+    spoilt_batch: str = ""
+    learning_rate: float = 0.1
 
     def run(self, stop: StopRequest, events: Events) -> dict[str, Tensor]:
         """Continue from the latest checkpoint and train; the final weights."""
@@ -192,7 +198,7 @@ class SmallRun:
         denoiser = SmallDenoiser(dropout=self.dropout)
         learner = small_learner(denoiser)
         order = small_order()
-        options = OptimizerOptions(optimizer=self.optimizer, learning_rate=0.1)
+        options = OptimizerOptions(optimizer=self.optimizer, learning_rate=self.learning_rate)
         optimiser = make_optimiser(options, weights=learner.weights, seed=0)
         trained = small_trained(denoiser, kill_at_save=self.kill_at_save)
         configuration = {"lora": {"lora_rank": 2}}
@@ -215,13 +221,13 @@ class SmallRun:
             learner,
             optimiser=optimiser,
             state=state,
-            batches=batches_from(state.position, order=order, seconds=self.batch_seconds),
+            batches=batches_from(state.position, order=order, seconds=self.batch_seconds, spoilt=self.spoilt_batch),
             plan=small_plan(
                 order,
                 steps=self.steps,
                 accumulation=self.accumulation,
                 save_every=self.save_every,
-                learning_rate=0.1,
+                learning_rate=self.learning_rate,
                 lr_scheduler="linear",
             ),
             duties=SavingOnly(writer=writer),

@@ -33,7 +33,7 @@ from tests.unit.training.small_run import (
 
 
 class NoDuties:
-    def save(self, state: TrainState) -> None:
+    def save(self, state: TrainState, *, keep_all: bool = False) -> None:
         """Nothing is saved."""
 
     def stepped(self, step: int) -> None:
@@ -111,7 +111,7 @@ def test_a_loss_that_is_no_number_ends_the_run_before_the_weights_change() -> No
     with pytest.raises(TrainingError) as error:
         train_small(denoiser, batches=batches(), steps=1, accumulation=2)
     assert "optimiser step 1" in str(error.value)
-    assert "a: 0-1-0.png" in str(error.value)
+    assert f"a: 0-1-0.png, at σ = {batch_at(Position(0, 1)).sigmas[0]:.3f}" in str(error.value)
     assert "a: 0-0-0.png" not in str(error.value)
     for name, weight in denoiser.weights().items():
         assert torch.equal(weight, before[name])
@@ -124,6 +124,26 @@ def test_a_gradient_that_is_no_number_ends_the_run_before_the_weights_change() -
     with pytest.raises(TrainingError, match=r"length of the gradient[\s\S]*a: 0-0-1\.png"):
         train_small(denoiser, batches=iter([batch_at(Position())]), steps=1, accumulation=1)
     assert not denoiser.lora_b.any()
+
+
+def test_what_was_learnt_before_a_loss_that_is_no_number_is_saved_and_goes_on_exactly(tmp_path: Path) -> None:
+    straight = SmallRun(output=tmp_path / "straight", steps=6, keep=1)
+    expected = straight.run(StopRequest(), Events())
+    broken = SmallRun(output=tmp_path / "broken", steps=6, keep=1, spoilt_batch="2-1")
+    with pytest.raises(TrainingError, match=r"step 4 the loss[\s\S]*a: 2-1-0\.png[\s\S]*checkpoint-3 holds them"):
+        broken.run(StopRequest(), Events())
+    # The one from long before stays, in case that the last one was on the way to no good.
+    assert sorted(folder.name for folder in broken.output.iterdir()) == ["checkpoint-2", "checkpoint-3"]
+    found = SmallRun(output=tmp_path / "broken", steps=6, keep=1).run(StopRequest(), Events())
+    assert all(torch.equal(found[name], weight) for name, weight in expected.items())
+
+
+def test_weights_that_are_no_numbers_are_not_saved(tmp_path: Path) -> None:
+    """A step that makes them so cannot be told beforehand; checkpoints before it stand."""
+    run = SmallRun(output=tmp_path, steps=6, save_every=4, learning_rate=1e39)
+    with pytest.raises(TrainingError, match=r"step 2 the loss[\s\S]*spoilt already"):
+        run.run(StopRequest(), Events())
+    assert not any(tmp_path.iterdir())
 
 
 def test_gradients_are_left_as_they_are_without_a_limit() -> None:
