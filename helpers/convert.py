@@ -1,0 +1,53 @@
+"""`python -m helpers.convert`: makes of a LoRA or a model the file that another program opens, after the run."""
+
+import sys
+from collections.abc import Sequence
+from functools import partial
+
+from helpers.config.convert_cli import Conversion, read_conversion
+from helpers.errors import ModelError, UserError
+
+FAMILY = "sd3"
+
+
+def main(argv: Sequence[str]) -> int:
+    """Do what the command line asks for; the exit status: 0, or 1 for what the person can cure."""
+    wanted = read_conversion(argv)
+    try:
+        convert(wanted)
+    except UserError as error:
+        sys.stderr.write(f"{error}\n")
+        return 1
+    sys.stdout.write(f"{wanted.target} is written\n")
+    return 0
+
+
+def convert(wanted: Conversion) -> None:
+    """Write the target, whole or not at all. Raises ModelError, also where something stands in its place already."""
+    from helpers.config.options.model import ModelOptions
+    from helpers.models import conversions
+    from helpers.models.registry import families
+    from helpers.training.whole_files import whole_folder, write_whole
+
+    if wanted.target.exists():
+        raise ModelError(f"{wanted.target} is there already: name another place, or move it away.")
+    family = families()[FAMILY]
+    base = family.locate(ModelOptions(pretrained_model_name_or_path=wanted.base)) if wanted.base else None
+    try:
+        if wanted.form == "lora":
+            write_whole(wanted.target, partial(conversions.to_diffusers_lora, wanted.source, family=family))
+        elif wanted.form == "comfyui":
+            write_whole(wanted.target, partial(conversions.to_comfyui_lora, wanted.source, family=family))
+        else:
+            with conversions.opened_model(wanted.source, base=base, family=family) as model:
+                if wanted.form == "single-file":
+                    write_whole(wanted.target, partial(model.write_single_file, family=family))
+                else:
+                    with whole_folder(wanted.target) as folder:
+                        model.write_pipeline(folder, family=family)
+    except OSError as error:
+        raise ModelError(f"{wanted.target} cannot be written: {error}") from error
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

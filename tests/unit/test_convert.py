@@ -1,0 +1,65 @@
+"""The command makes of each form the others, and takes nothing away."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from helpers.convert import main
+from helpers.models.lora_files import Pair, write_diffusers_lora
+
+LAYERS = ("transformer_blocks.0.attn.to_q", "transformer_blocks.2.norm1_context.linear", "norm_out.linear")
+WEIGHTS = "transformer/diffusion_pytorch_model.safetensors"
+
+
+@pytest.fixture
+def lora(tmp_path: Path) -> Path:
+    draw = torch.Generator().manual_seed(0)
+    pairs = {
+        name: Pair(down=torch.randn(2, 32, generator=draw), up=torch.randn(rows, 2, generator=draw), alpha=2)
+        for name, rows in zip(LAYERS, (32, 64, 64), strict=True)
+    }
+    write_diffusers_lora(tmp_path / "lora.safetensors", pairs, metadata={"step": "7"})
+    return tmp_path / "lora.safetensors"
+
+
+def assert_same(first: Path, second: Path) -> None:
+    one, other = load_file(first), load_file(second)
+    assert one.keys() == other.keys()
+    assert all(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_forms_lead_to_one_another(lora: Path, tiny_pipeline: Path, tmp_path: Path, capsys: object) -> None:
+    def convert(source: Path, name: str, form: str, *more: str) -> Path:
+        assert main([str(source), str(tmp_path / name), "--to", form, *more]) == 0
+        return tmp_path / name
+
+    base = ("--base", str(tiny_pipeline))
+    comfyui = convert(lora, "comfyui.safetensors", "comfyui")
+    assert_same(convert(comfyui, "back.safetensors", "lora"), lora)
+    merged = convert(comfyui, "merged", "pipeline", *base)
+    assert not torch.equal(
+        load_file(merged / WEIGHTS)[f"{LAYERS[0]}.weight"], load_file(tiny_pipeline / WEIGHTS)[f"{LAYERS[0]}.weight"]
+    )
+    single = convert(merged, "single.safetensors", "single-file")
+    assert_same(convert(lora, "at once.safetensors", "single-file", *base), single)
+    assert_same(convert(single, "again", "pipeline", *base) / WEIGHTS, merged / WEIGHTS)
+
+
+def test_nothing_that_is_there_is_replaced(lora: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = lora.read_bytes()
+    assert main([str(lora), str(lora), "--to", "comfyui"]) == 1
+    assert "there already" in capsys.readouterr().err
+    assert lora.read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("name", "form", "told"), [("lora", "pipeline", "name the base model"), ("nothing", "lora", "cannot be read")]
+)
+def test_what_cannot_be_made_is_told(
+    name: str, form: str, told: str, lora: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([str(lora.with_stem(name)), str(tmp_path / "out"), "--to", form]) == 1
+    assert told in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
