@@ -21,9 +21,7 @@ ARCHITECTURES = {
 ADAPTER = "/lora"
 
 
-def modelspec(
-    *, variant: str, title: str, is_adapter: bool, made: datetime, edge_px: int, license: str
-) -> dict[str, str]:
+def modelspec(*, variant: str, title: str, is_adapter: bool, made: datetime, edge_px: int) -> dict[str, str]:
     """The entries of a file in diffusers' names. variant: see `ModelParts`. edge_px: of a square it was trained at."""
     said = {
         "sai_model_spec": "1.0.1",
@@ -35,8 +33,6 @@ def modelspec(
         "prediction_type": "flow",
         "hash_sha256": HASH_TO_COME,
     }
-    if license:
-        said["license"] = license
     return {PREFIX + name: value for name, value in said.items()}
 
 

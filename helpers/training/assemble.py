@@ -35,7 +35,7 @@ from helpers.training.checkpoint import (
 )
 from helpers.training.duties import VALIDATE_NOW, FirstRankDuties, OtherRankDuties
 from helpers.training.ema import Average, drawn_from
-from helpers.training.export import export_result, provenance
+from helpers.training.export import export_result
 from helpers.training.held_out import HeldOut
 from helpers.training.last_run import what_decides
 from helpers.training.loop import Duties, LoopPlan
@@ -44,6 +44,7 @@ from helpers.training.moments import Rhythm
 from helpers.training.optimisers import make_optimiser
 from helpers.training.plan import plan_run
 from helpers.training.prepare import Ground, Site
+from helpers.training.provenance import provenance, provenance_of_result
 from helpers.training.resume import starting_state
 from helpers.training.resume_rules import compare
 from helpers.training.state import TrainState
@@ -290,12 +291,19 @@ def finish(
     written = [output_dir / f"checkpoint-{state.step}"]
     complete = state.step >= plan.total_steps
     if complete and ground.runtime.rank == 0:
-        metadata = {**provenance(ground.parts, trained=model.trained, text=config.text), **model.average.facts}
+        metadata = provenance_of_result(
+            config,
+            parts=ground.parts,
+            trained=model.trained,
+            foundations=_foundations(ground),
+            step=state.step,
+            clean=reporter.clean,
+        )
         with model.average.in_place():
             exported = export_result(
                 output_dir,
                 trained=model.trained,
-                metadata={**metadata, "step": str(state.step)},
+                metadata={**metadata, **model.average.facts},
                 more=config.export,
                 parts=ground.parts,
                 family=ground.family,

@@ -1,12 +1,10 @@
-"""What a run is for: the finished weights as other programs open them, telling where they come from."""
+"""What a run is for: the finished weights, as other programs open them."""
 
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 
-from helpers import __version__
 from helpers.config.options.export import ExportOptions
-from helpers.config.options.model import TextOptions
 from helpers.errors import TrainingError
 from helpers.models.conversions import opened_model, to_comfyui_lora
 from helpers.models.full import PIPELINE
@@ -16,22 +14,6 @@ from helpers.training.whole_files import whole_folder, write_whole
 
 COMFYUI_FILE = "comfyui_lora.safetensors"
 SINGLE_FILE = "single_file.safetensors"
-
-
-def provenance(parts: ModelParts, *, trained: Trained, text: TextOptions) -> dict[str, str]:
-    """What a file's header says of its making, besides the step; free of paths on this machine.
-
-    The prompt length matters to whoever draws with it: diffusers' own default of 256 is not what was trained.
-    """
-    return {
-        "base_model": Path(parts.name).name if Path(parts.name).expanduser().is_dir() else parts.name,
-        "base_model_variant": parts.variant,
-        "base_model_identity": parts.identity,
-        **trained.facts,
-        "tokenizer_max_length": str(text.tokenizer_max_length),
-        "sd3_t5_mask_behaviour": text.sd3_t5_mask_behaviour,
-        "program": f"SimpleTuner {__version__}",
-    }
 
 
 def export_result(

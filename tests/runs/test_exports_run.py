@@ -1,17 +1,23 @@
 """What a finished run hands on besides its own: in each form the same weights, and told with what stands."""
 
+import hashlib
+import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
+import train
+from helpers import recipe
+from helpers.config.launch import translated
 from helpers.models.lora_files import Pair, read_diffusers_lora
 from helpers.models.sd3.comfyui_lora import read_comfyui_lora
 from helpers.models.sd3.single_file import open_single_file
-from tests.runs.harness import SmallRun, copied, draw_set
+from tests.runs.harness import SmallRun, copied, draw_set, same
 
+SECRET = "recognisable-secret-0815"
 TRANSFORMER = "transformer/diffusion_pytorch_model.safetensors"
 
 
@@ -64,6 +70,44 @@ def test_a_whole_model_is_handed_on_as_one_file(cached: SmallRun, tmp_path: Path
     found = single_file(run.output / "single_file.safetensors")
     assert found.keys() == trained.keys()
     assert all(torch.equal(found[name], trained[name]) for name in trained)
+
+
+def test_what_it_tells_of_itself_is_enough_to_repeat_the_run(
+    cached: SmallRun, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All but where things are: the base, the data set and the output folder are named anew."""
+    monkeypatch.setenv("WANDB_API_KEY", SECRET)
+    settings = {"seed": 7, "lr_scheduler": "cosine", "caption_dropout_probability": 0.5, "use_ema": True}
+    prompt = {"validation_negative_prompt": f"it's {SECRET}", "validation_prompt_library": False}
+    run = copied(cached, tmp_path / "first", export_comfyui=True, **settings, **prompt)
+    assert run.start() == 0
+    for name in ("pytorch_lora_weights.safetensors", "comfyui_lora.safetensors"):
+        content = (run.output / name).read_bytes()
+        length = 8 + int.from_bytes(content[:8], "little")
+        said = json.loads(content[8:length])["__metadata__"]
+        assert said["modelspec.hash_sha256"] == f"0x{hashlib.sha256(content[length:]).hexdigest()}"
+        assert said["modelspec.architecture"] == "stable-diffusion-v3/lora"
+        assert said["modelspec.resolution"] == "64x64"
+        assert said["ema_decay"]
+        assert not [secret for secret in (SECRET, str(tmp_path), str(run.pipeline)) if secret.encode() in content]
+
+    capsys.readouterr()
+    assert recipe.main([str(run.output / "comfyui_lora.safetensors")]) == 0
+    env_file = tmp_path / "config.env"
+    env_file.write_text(capsys.readouterr().out)
+    assert "# data set colours: 7 images, " in env_file.read_text()
+    again = copied(cached, tmp_path / "again")
+    again.arguments()
+    translation = translated(env_file, flags=[f"--pretrained_model_name_or_path={run.pipeline}"])
+    assert not translation.remarks
+    assert train.main([*translation.arguments, f"--output_dir={again.output}"]) == 0
+    assert same(again.weights(), run.weights())
+
+
+def test_a_file_of_somebody_else_s_tells_of_no_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    save_file({"x": torch.ones(1)}, tmp_path / "theirs.safetensors")
+    assert recipe.main([str(tmp_path / "theirs.safetensors")]) == 1
+    assert "tells of no settings" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("name", ["export_comfyui", "export_merged"])

@@ -15,6 +15,7 @@ from PIL import Image
 from safetensors import safe_open
 from torch import nn
 
+from helpers.config.options.export import ExportOptions
 from helpers.config.options.model import LoraOptions, ModelOptions, PrecisionOptions, TextOptions
 from helpers.config.options.trained import FullOptions
 from helpers.config.options.validation import ValidationOptions
@@ -24,8 +25,9 @@ from helpers.models.registry import families
 from helpers.models.trained import Trained
 from helpers.reporting.events import PicturesDrawn
 from helpers.reporting.reporter import Reporter
-from helpers.training.export import export_result, provenance
+from helpers.training.export import export_result
 from helpers.training.pictures import validation_captions
+from helpers.training.provenance import provenance
 from helpers.training.stop import StopRequest
 from helpers.training.validation import Painter
 from tests.unit.training.small_run import Events
@@ -189,8 +191,10 @@ def test_a_requested_stop_ends_drawing_early(painter_with: PainterWith, tmp_path
 
 def test_the_exported_file_tells_where_it_comes_from_and_holds_alpha(model: Model, tmp_path: Path) -> None:
     _, parts, _, trained = model
-    metadata = provenance(parts, trained=trained, text=TextOptions(tokenizer_max_length=99))
-    path = export_result(tmp_path, trained=trained, metadata=metadata, step=31)
+    metadata = {**provenance(parts, trained=trained, text=TextOptions(tokenizer_max_length=99)), "step": "31"}
+    (path,) = export_result(
+        tmp_path, trained=trained, metadata=metadata, more=ExportOptions(), parts=parts, family=families()["sd3"]
+    )
     assert path == tmp_path / trained.result
     assert [file.name for file in tmp_path.iterdir()] == [trained.result]
     with safe_open(path, framework="pt") as file:

@@ -1,0 +1,93 @@
+"""What of a run's settings travels with its weights, and the env file that they come to again."""
+
+import json
+import shlex
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path, PurePath
+
+from helpers.config.run_config import RunConfig, all_options
+from helpers.config.values import written
+from helpers.errors import ModelError
+
+SETTINGS, DATASETS, PROCESSES = "settings", "datasets", "processes"
+HERE_ONLY = ""
+"""Stands for a path that means something on one machine only; where a person keeps things is nobody else's affair."""
+NO_PART_OF_IT = ("reporting", "publishing")
+"""Groups that tell others of a run."""
+PAUSES = ("resume_from_checkpoint", "dry_run", "cache_only", "next_step")
+OUTPUT = "OUTPUT_DIR"
+
+
+def settings_told(config: RunConfig, *, clean: Callable[[str], str]) -> dict[str, str]:
+    """Every setting that says what was learnt, by its env name, as text. clean: a text without secrets."""
+    told = {}
+    for option in all_options():
+        value = getattr(getattr(config, option.group), option.name)
+        if option.group not in NO_PART_OF_IT and option.name not in PAUSES and value is not None:
+            text = written(value)
+            told[option.env] = HERE_ONLY if _is_of_this_machine(text) else clean(text)
+    return {env: text for env, text in told.items() if text or env not in _empty_by_default()}
+
+
+def _empty_by_default() -> set[str]:
+    return {option.env for option in all_options() if option.default == ""}
+
+
+def _is_of_this_machine(text: str) -> bool:
+    """Whether it is a path from the root, the home folder or above this one, or an address."""
+    path = PurePath(text)
+    return path.is_absolute() or text.startswith("~") or ".." in path.parts or "://" in text
+
+
+def config_env(header: Mapping[str, str]) -> str:
+    """The env file of the run that wrote a file with this header; what cannot be known elsewhere is commented out.
+
+    Raises ModelError where the header tells of no run.
+    """
+    if SETTINGS not in header:
+        raise ModelError("Its header tells of no settings: only what a finished run of this program leaves does.")
+    return "".join(f"{line}\n" for line in (*_about(header), "", *_lines(header)))
+
+
+def _about(header: Mapping[str, str]) -> Iterator[str]:
+    yield f"# What {header.get('program', 'a run')} trained, {header.get('step', '?')} optimiser steps of it."
+    yield f"# base model: {header.get('base_model')} ({header.get('base_model_variant')}), "
+    yield f"#   with the identity {header.get('base_model_identity')}"
+    for name, fingerprint in json.loads(header.get(DATASETS, "{}")).items():
+        yield f"# data set {name}: {fingerprint}"
+    yield f"# versions: {header.get('versions')}"
+
+
+def _lines(header: Mapping[str, str]) -> Iterator[str]:
+    options = {option.env: option for option in all_options()}
+    for env, text in json.loads(header[SETTINGS]).items():
+        line = f"export {env}={shlex.quote(text)}"
+        if env not in options:
+            yield f"#{line}   # this version has no such setting"
+        elif env == OUTPUT:
+            yield f"#{line}   # name a folder that no run has written to"
+        elif text == HERE_ONLY:
+            yield f"#{line}   # a path on the machine of the run: say yours"
+        elif text != written(options[env].default):
+            yield line
+    if int(header.get(PROCESSES, "1")) > 1:
+        yield f"export TRAINING_NUM_PROCESSES={header[PROCESSES]}"
+
+
+def header_of(path: Path) -> Mapping[str, str]:
+    """What is said in the header of a safetensors file, or of the first in a folder that tells of settings.
+
+    Raises ModelError where there is none.
+    """
+    files = sorted(path.rglob("*.safetensors")) if path.is_dir() else [path]
+    headers = [_header_of_file(file) for file in files]
+    return next((header for header in headers if SETTINGS in header), {})
+
+
+def _header_of_file(path: Path) -> Mapping[str, str]:
+    try:
+        with path.open("rb") as file:
+            length = int.from_bytes(file.read(8), "little")
+            return json.loads(file.read(length)).get("__metadata__", {})
+    except (OSError, ValueError, OverflowError, MemoryError) as error:
+        raise ModelError(f"{path} cannot be read as tensors: {error}") from error
