@@ -5,7 +5,7 @@ same to the bit.
 """
 
 import threading
-from collections.abc import Generator, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from queue import SimpleQueue
@@ -49,6 +49,7 @@ class BatchSource:
     mirrored: the latents of pictures left for right, of data sets that show both sides, each by an even chance.
     flow_shift: the option's value, or the model's own where it has none.
     caption_dropout_probability: the share of samples that get the empty caption.
+    tokens: of a caption [encoders, n], where text encoders learn.
     """
 
     order: Order
@@ -61,6 +62,7 @@ class BatchSource:
     seed: int
     rank: int
     mirrored: Mapping[str, LatentLookup] = field(default_factory=dict)
+    tokens: Callable[[str], Tensor] | None = None
 
     def batch(self, position: Position) -> TrainBatch:
         """This rank's share of the batch at `position`; raises CacheError naming a picture that can't be read."""
@@ -76,6 +78,7 @@ class BatchSource:
             pooled=torch.stack([text.pooled for text in texts]),
             paths=tuple(self._name(sample) for sample in samples),
             dropout_seed=number(*self._seed("forward pass", samples[0])),
+            tokens=torch.stack([self.tokens(self.caption(sample)) for sample in samples]) if self.tokens else None,
             against_base=self.catalogs[samples[0].dataset_id].is_regularisation_data,
         )
 
@@ -167,5 +170,5 @@ def prefetched(
 
 def _pinned(batch: TrainBatch) -> TrainBatch:
     """The batch with its tensors in page-locked memory."""
-    names = ("latents", "noise", "sigmas", "prompt_embeds", "pooled")
-    return replace(batch, **{name: getattr(batch, name).pin_memory() for name in names})
+    tensors = {name: value for name, value in vars(batch).items() if isinstance(value, Tensor)}
+    return replace(batch, **{name: tensor.pin_memory() for name, tensor in tensors.items()})

@@ -19,6 +19,8 @@ class TrainBatch:
 
     latents [B, C, h, w] as the model wants them, noise [B, C, h, w], sigmas [B] in (0, 1], all fp32;
     prompt_embeds [B, L, D] and pooled [B, P], bf16; paths: the pictures, `dataset id: path`.
+    tokens: of the captions [B, encoders, n], int64, where text encoders learn; prompt_embeds and pooled then hold what
+    is cached of the others.
     against_base: learn the base's own prediction in place of the pictures'.
     position: where it stands; dropout_seed: seeds whatever the forward pass itself draws.
     """
@@ -31,4 +33,5 @@ class TrainBatch:
     pooled: Tensor
     paths: tuple[str, ...]
     dropout_seed: int
+    tokens: Tensor | None = None
     against_base: bool = False

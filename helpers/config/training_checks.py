@@ -15,6 +15,8 @@ def wrong_training(config: RunConfig) -> Iterator[Wrong]:
     else:
         yield from _for_full_only(config)
     yield from _optimizer(config)
+    if config.text.train_text_encoder:
+        yield from _text_encoders(config)
     if config.optimizer.fused_backward:
         yield from _fused_backward(config)
 
@@ -65,3 +67,13 @@ def _of_a_lora(config: RunConfig) -> Iterator[Wrong]:
     for name in ("export_comfyui", "export_merged"):
         if getattr(config.export, name):
             yield name, "true", "it is of a LoRA, and MODEL_TYPE=full trains none", "leave it out"
+
+
+def _text_encoders(config: RunConfig) -> Iterator[Wrong]:
+    if config.model.model_type != "lora":
+        reason = f"text encoders learn a LoRA, and MODEL_TYPE={config.model.model_type} leaves no file to put it in"
+        yield "train_text_encoder", "true", reason, "say false, or MODEL_TYPE=lora"
+    for name, asked in vars(config.export).items():
+        if asked:
+            reason = "the LoRA of text encoders (TRAIN_TEXT_ENCODER=true) cannot be put there yet"
+            yield name, "true", reason, "leave it out: pytorch_lora_weights.safetensors holds both"

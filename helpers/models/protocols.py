@@ -18,7 +18,7 @@ from helpers.models.workload import MemoryEstimate, Workload
 
 @dataclass(frozen=True, slots=True)
 class TextEmbedding:
-    """A caption as the model is given it: prompt_embeds [L, D], pooled [P]."""
+    """A caption as the model is given it: prompt_embeds [L, D], pooled [P]; or several, with an axis before."""
 
     prompt_embeds: Tensor
     pooled: Tensor
@@ -73,6 +73,7 @@ class TextPart:
     bytes_per_caption: of its outputs.
     load: loads it on the device; the caller drops it again before loading another.
     limit: where it cuts captions; None where that is said by another that cuts alike.
+    learns: it stays loaded and is trained, so that nothing of it is cached.
     """
 
     name: str
@@ -81,6 +82,7 @@ class TextPart:
     bytes_per_caption: int
     load: Callable[[], TextEncoder]
     limit: TokenLimit | None = None
+    learns: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -154,9 +156,47 @@ class Predict(Protocol):
     """One forward pass of a family's denoiser."""
 
     def __call__(
-        self, denoiser: nn.Module, noisy: Tensor, sigmas: Tensor, prompt_embeds: Tensor, pooled: Tensor
+        self,
+        denoiser: nn.Module,
+        noisy: Tensor,
+        sigmas: Tensor,
+        prompt_embeds: Tensor,
+        pooled: Tensor,
+        tokens: Tensor | None = None,
     ) -> Tensor:
-        """The predicted velocity [B, C, h, w] of `noisy` [B, C, h, w] at `sigmas` [B] in (0, 1]."""
+        """The predicted velocity [B, C, h, w] of `noisy` [B, C, h, w] at `sigmas` [B] in (0, 1].
+
+        tokens: of the captions [B, encoders, n], for a denoiser that `LearningText.before` has encoders put before.
+        """
+        ...
+
+
+class LearningText(Protocol):
+    """Text encoders that stay loaded beside the denoiser, to be trained with it.
+
+    module: they and nothing else; its children are called as diffusers calls them in a file of adapters.
+    """
+
+    module: nn.Module
+
+    def tokens(self, caption: str) -> Tensor:
+        """The caption's token ids for each of them, int64 [encoders, n]; from any thread."""
+        ...
+
+    def embeddings(self, tokens: Tensor, cached: Tensor) -> TextEmbedding:
+        """The embeddings of captions, with gradients, of tokens [B, encoders, n] and what is cached [B, L, D]."""
+        ...
+
+    def lora_modules(self, encoder: nn.Module) -> list[str]:
+        """The layers of one of the children that a LoRA sits on."""
+        ...
+
+    def before(self, denoiser: nn.Module) -> nn.Module:
+        """One module of both, which predicts from `tokens` and what is cached."""
+        ...
+
+    def enable_checkpointing(self) -> None:
+        """Compute each layer's activations again on the way back instead of keeping them."""
         ...
 
 
@@ -185,7 +225,8 @@ class ModelFamily:
 
     locate: find the parts (downloading from the hub where a hub id is given); raises ModelError.
     text_parts: the text encoders, in the order in which `assemble_text` wants their outputs.
-    assemble_text: one caption's outputs of every part -> TextEmbedding, bf16.
+    assemble_text: one caption's outputs of every part that is cached -> TextEmbedding, bf16.
+    learning_text: the text encoders that learn, as `text_parts` says, loaded with the same arguments.
     latent_part: the VAE (ModelParts, PrecisionOptions, device; vae_batch_size: pictures at once on an accelerator).
     estimate_memory: the peaks that the workload will need, from the parts' configs alone.
     load_denoiser: the frozen base on `device`, quantised as asked, in eval mode.
@@ -201,6 +242,7 @@ class ModelFamily:
     locate: Callable[[ModelOptions], ModelParts]
     text_parts: Callable[[ModelParts, TextOptions, PrecisionOptions, torch.device], tuple[TextPart, ...]]
     assemble_text: Callable[[Sequence[Mapping[str, Tensor]]], TextEmbedding]
+    learning_text: Callable[[ModelParts, TextOptions, PrecisionOptions, torch.device], LearningText]
     latent_part: Callable[..., LatentPart]
     estimate_memory: Callable[[ModelParts, Workload], MemoryEstimate]
     load_denoiser: Callable[[ModelParts, PrecisionOptions, torch.device], nn.Module]

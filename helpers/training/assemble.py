@@ -33,6 +33,7 @@ from helpers.training.checkpoint import (
     find_checkpoint,
     restore,
 )
+from helpers.training.conditioning import Conditioning, conditioned
 from helpers.training.duties import VALIDATE_NOW, FirstRankDuties, OtherRankDuties
 from helpers.training.ema import Average, drawn_from
 from helpers.training.export import export_result
@@ -62,6 +63,7 @@ class Model:
     learner: Learner
     trained: Trained
     denoiser: nn.Module
+    text: Conditioning
     optimiser: Optimizer
     average: Average
     started: float
@@ -132,7 +134,7 @@ def starting_point(
     return checkpoint, state
 
 
-def batch_source(config: RunConfig, *, ground: Ground, order: Order) -> BatchSource:
+def batch_source(config: RunConfig, *, ground: Ground, model: Model, order: Order) -> BatchSource:
     """What makes this rank's batches."""
     return BatchSource(
         order=order,
@@ -140,6 +142,7 @@ def batch_source(config: RunConfig, *, ground: Ground, order: Order) -> BatchSou
         latents=ground.latents,
         mirrored=ground.mirrored,
         text=ground.text,
+        tokens=model.text.tokens,
         objective=config.objective,
         flow_shift=config.objective.flow_shift or ground.parts.flow_shift,
         caption_dropout_probability=config.run.caption_dropout_probability,
@@ -165,6 +168,9 @@ def load_model(config: RunConfig, *, ground: Ground, checkpoint: Checkpoint | No
         parts=ground.parts,
         seed=config.run.seed,
     )
+    text, trained = conditioned(
+        denoiser, trained=trained, ground=ground, text=config.text, lora=config.lora, run=config.run, reporter=reporter
+    )
     reporter.hear(Notice(text=in_words(trained)))
     if config.run.gradient_checkpointing:
         family.enable_checkpointing(denoiser)
@@ -178,14 +184,20 @@ def load_model(config: RunConfig, *, ground: Ground, checkpoint: Checkpoint | No
         average.load(checkpoint.folder)
     learner = Learner(
         runtime=runtime,
-        denoiser=runtime.prepare(denoiser),
+        denoiser=runtime.prepare(text.module),
         weights=trained.weights,
         predict=family.predict,
         as_base=trained.as_base,
         objective=config.objective,
     )
     return Model(
-        learner=learner, trained=trained, denoiser=denoiser, optimiser=optimiser, average=average, started=started
+        learner=learner,
+        trained=trained,
+        denoiser=denoiser,
+        text=text,
+        optimiser=optimiser,
+        average=average,
+        started=started,
     )
 
 
@@ -215,7 +227,7 @@ def duties_of(config: RunConfig, *, ground: Ground, model: Model, stop: StopRequ
         denoiser=model.denoiser,
         weights=drawn_from(model.average, config.ema),
         latent_part=ground.latent_part,
-        embedding=ground.text.embedding,
+        embedding=model.text.lookup.embedding,
         output_dir=output_dir,
         stop=stop,
         reporter=reporter,
@@ -236,7 +248,7 @@ def _held_out(config: RunConfig, *, ground: Ground, model: Model, stop: StopRequ
     keeps_base = config.model.model_type != "full"
     return HeldOut(
         datasets=ground.kept_back,
-        text=ground.text,
+        text=model.text.lookup,
         learner=model.learner,
         denoiser=model.denoiser,
         average=model.average if config.ema.use_ema or config.optimizer.averages else None,

@@ -128,7 +128,7 @@ def learn(config: RunConfig, ground: Ground, stop: StopRequest, reporter: Report
     reporter.hear(
         assemble.run_started(config, ground=ground, model=model, checkpoint=checkpoint, state=state, plan=plan)
     )
-    source = assemble.batch_source(config, ground=ground, order=order)
+    source = assemble.batch_source(config, ground=ground, model=model, order=order)
     with closing(batches_from(state.position, source=source, ground=ground, depth=BATCHES_AHEAD)) as batches:
         train(
             model.learner,

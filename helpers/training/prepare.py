@@ -64,6 +64,11 @@ class Site:
     captions: tuple[str, ...]
     drawn_captions: tuple[str, ...]
 
+    @property
+    def cached_text_parts(self) -> tuple[TextPart, ...]:
+        """The text encoders whose outputs are cached."""
+        return tuple(part for part in self.text_parts if not part.learns)
+
 
 @dataclass(frozen=True, kw_only=True)
 class PreparedDataset:
@@ -204,7 +209,7 @@ def needs_of(files: DatasetFile, *, site: Site, options: CacheOptions, look: boo
     for place in files.text_stores:
         captions = captions_kept_in(place, files=files, site=site)
         needs += captions_needed(
-            captions, parts=site.text_parts, store=places.cache_of(place), options=options, look=look
+            captions, parts=site.cached_text_parts, store=places.cache_of(place), options=options, look=look
         )
     for dataset, catalog in zip(files.prepared, site.catalogs, strict=True):
         store = places.cache_of(files.latents_of(dataset))
@@ -226,13 +231,14 @@ def prepare_text(files: DatasetFile, *, site: Site, options: CacheOptions) -> Te
     ]
     fill_text_cache(
         wanted,
-        parts=site.text_parts,
+        parts=site.cached_text_parts,
         options=options,
         ranks=site.workers.ranks,
         reporter=site.workers.reporter,
         scan_for_errors=any(dataset.scan_for_errors for dataset in files.prepared),
     )
-    return TextCache([each.store for each in wanted], parts=site.text_parts, assemble=site.family.assemble_text)
+    stores = [each.store for each in wanted]
+    return TextCache(stores, parts=site.cached_text_parts, assemble=site.family.assemble_text)
 
 
 def prepare_latents(

@@ -18,6 +18,7 @@ MUST_AGREE = (
     "lora_rank",
     "lora_alpha",
     "lora_target",
+    "train_text_encoder",
     "layer_freeze_strategy",
     "train_modules",
     "freeze_modules",

@@ -49,11 +49,12 @@ def forward_backward(
         tensor.to(device, non_blocking=True)
         for tensor in (batch.latents, batch.noise, batch.sigmas, batch.prompt_embeds, batch.pooled)
     )
+    tokens = None if batch.tokens is None else batch.tokens.to(device, non_blocking=True)
     noisy = noisy_latents(latents, noise, sigmas)
 
     def predict() -> Tensor:
         with learner.runtime.autocast():
-            return learner.predict(learner.denoiser, noisy, sigmas, prompt_embeds, pooled)
+            return learner.predict(learner.denoiser, noisy, sigmas, prompt_embeds, pooled, tokens)
 
     if batch.against_base:
         with torch.no_grad(), learner.as_base(learner.denoiser):

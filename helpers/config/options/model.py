@@ -142,3 +142,8 @@ class TextOptions:
         choices=("do-nothing", "mask"),
         help="`mask` sets T5's padding positions to zero; `do-nothing` is what SD3 was trained with.",
     )
+    train_text_encoder: bool = setting(
+        False,
+        help="Train a LoRA of the same rank on both CLIP text encoders too, which stay loaded; T5 is cached as ever. For "
+        "`model_type=lora`.",
+    )

@@ -48,16 +48,26 @@ def target_modules(denoiser: nn.Module, target: str) -> list[str]:
     return matching(linear, listed(target), option="lora_target")
 
 
-def predict(denoiser: nn.Module, noisy: Tensor, sigmas: Tensor, prompt_embeds: Tensor, pooled: Tensor) -> Tensor:
+def predict(
+    denoiser: nn.Module,
+    noisy: Tensor,
+    sigmas: Tensor,
+    prompt_embeds: Tensor,
+    pooled: Tensor,
+    tokens: Tensor | None = None,
+) -> Tensor:
     """The velocity [B, C, h, w], in the denoiser's own number format, of `noisy` [B, C, h, w] at `sigmas` [B].
 
     sigmas in (0, 1], prompt_embeds [B, L, D], pooled [B, P]; the model counts time in thousandths: 1000 * sigma.
+    tokens: see `Predict`.
     """
     dtype = next(denoiser.parameters()).dtype
+    more = {} if tokens is None else {"tokens": tokens}
     return denoiser(
         hidden_states=noisy.to(dtype),
         timestep=sigmas * 1000,
         encoder_hidden_states=prompt_embeds.to(dtype),
         pooled_projections=pooled.to(dtype),
         return_dict=False,
+        **more,
     )[0]

@@ -25,7 +25,7 @@ BATCH_SIZE = 32
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Wanted:
+class WantedEncoder:
     """All that a text encoder's outputs depend on, besides the caption."""
 
     name: str
@@ -43,10 +43,27 @@ def text_parts(
     parts: ModelParts, options: TextOptions, precision: PrecisionOptions, device: torch.device
 ) -> tuple[TextPart, ...]:
     """CLIP-L, CLIP-G and T5; `precision` with its `mixed_precision` resolved for `device`."""
-    found = []
+    return tuple(
+        TextPart(
+            name=wanted.name,
+            identity=_identity(wanted),
+            batch_size=BATCH_SIZE,
+            bytes_per_caption=_bytes_per_caption(wanted),
+            load=partial(_load, wanted),
+            limit=None if wanted.name == "clip_g" else _limit(wanted),
+            learns=options.train_text_encoder and wanted.name != "t5",
+        )
+        for wanted in encoders_of(parts, options, precision, device)
+    )
+
+
+def encoders_of(
+    parts: ModelParts, options: TextOptions, precision: PrecisionOptions, device: torch.device
+) -> tuple[WantedEncoder, ...]:
+    """See `text_parts`."""
     places = zip(NAMES, parts.text_encoders, parts.tokenizers, strict=True)
-    for number, (name, folder, tokenizer) in enumerate(places, 1):
-        wanted = _Wanted(
+    return tuple(
+        WantedEncoder(
             name=name,
             folder=folder,
             tokenizer=tokenizer,
@@ -57,42 +74,47 @@ def text_parts(
             mask_padding=options.sd3_t5_mask_behaviour == "mask",
             device=device,
         )
-        found.append(
-            TextPart(
-                name=name,
-                identity=_identity(wanted),
-                batch_size=BATCH_SIZE,
-                bytes_per_caption=_bytes_per_caption(wanted),
-                load=partial(_load, wanted),
-                limit=None if name == "clip_g" else _limit(wanted),
-            )
-        )
-    return tuple(found)
+        for number, (name, folder, tokenizer) in enumerate(places, 1)
+    )
 
 
 def assemble_text(outputs: Sequence[Mapping[str, Tensor]]) -> TextEmbedding:
-    """One caption's conditioning of CLIP-L's, CLIP-G's and T5's outputs: prompt_embeds [77 + L, D], pooled [P].
+    """The conditioning of CLIP-L's, CLIP-G's and T5's outputs: prompt_embeds [..., 77 + L, D], pooled [..., P].
 
     Both CLIPs side by side on the channels, zeros up to T5's width D, then T5's positions (Esser et al. 2024,
-    section 4 and figure 2a); pooled: both CLIPs' projections side by side.
+    section 4 and figure 2a); pooled: both CLIPs' projections side by side. Of T5's outputs alone, where the CLIPs learn
+    and are put beside it anew at each step: [..., L, D] and [..., 0].
     """
-    clip_l, clip_g, t5 = outputs
-    clip = torch.cat([clip_l["hidden"], clip_g["hidden"]], dim=-1)
+    *clips, t5 = outputs
+    if not clips:
+        return TextEmbedding(prompt_embeds=t5["hidden"], pooled=t5["hidden"].new_zeros(0))
+    clip = torch.cat([each["hidden"] for each in clips], dim=-1)
     clip = pad(clip, (0, t5["hidden"].shape[-1] - clip.shape[-1]))
     return TextEmbedding(
-        prompt_embeds=torch.cat([clip, t5["hidden"]], dim=0),
-        pooled=torch.cat([clip_l["pooled"], clip_g["pooled"]], dim=-1),
+        prompt_embeds=torch.cat([clip, t5["hidden"]], dim=-2),
+        pooled=torch.cat([each["pooled"] for each in clips], dim=-1),
     )
+
+
+def load_clip(wanted: WantedEncoder) -> Any:
+    """The model alone, frozen, in eval mode, on its device."""
+    from transformers import CLIPTextModelWithProjection
+
+    return _load_model(CLIPTextModelWithProjection, wanted)
+
+
+def clip_outputs(model: Any, ids: Tensor) -> dict[str, Tensor]:
+    """What SD3 takes of a CLIP given token ids [B, 77]: see `ClipEncoder`."""
+    output = model(ids, output_hidden_states=True)
+    return {"hidden": output.hidden_states[-2], "pooled": output.text_embeds}
 
 
 class ClipEncoder:
     """A CLIP text encoder: `hidden` [B, 77, D] before its last layer, and its projection `pooled` [B, D]."""
 
-    def __init__(self, wanted: _Wanted) -> None:
-        from transformers import CLIPTextModelWithProjection
-
-        self._tokenizer = _load_tokenizer(wanted)
-        self._model = _load_model(CLIPTextModelWithProjection, wanted)
+    def __init__(self, wanted: WantedEncoder) -> None:
+        self._tokenizer = load_tokenizer(wanted)
+        self._model = load_clip(wanted)
         self._device = wanted.device
 
     @torch.no_grad()
@@ -100,18 +122,17 @@ class ClipEncoder:
         """See `TextEncoder`."""
         assert len(captions) <= BATCH_SIZE
         tokens = _tokens(self._tokenizer, captions, length=self._tokenizer.model_max_length)
-        output = self._model(tokens.input_ids.to(self._device), output_hidden_states=True)
-        outputs = {"hidden": output.hidden_states[-2], "pooled": output.text_embeds}
+        outputs = clip_outputs(self._model, tokens.input_ids.to(self._device))
         return {name: _stored(tensor, len(captions)) for name, tensor in outputs.items()}
 
 
 class T5Encoder:
     """A T5 encoder: `hidden` [B, L, D] of its last layer; padding is attended to, as SD3 was trained."""
 
-    def __init__(self, wanted: _Wanted) -> None:
+    def __init__(self, wanted: WantedEncoder) -> None:
         from transformers import T5EncoderModel
 
-        self._tokenizer = _load_tokenizer(wanted)
+        self._tokenizer = load_tokenizer(wanted)
         self._model = _load_model(T5EncoderModel, wanted)
         self._device = wanted.device
         self._length = wanted.t5_length
@@ -128,11 +149,11 @@ class T5Encoder:
         return {"hidden": _stored(hidden, len(captions))}
 
 
-def _load(wanted: _Wanted) -> ClipEncoder | T5Encoder:
+def _load(wanted: WantedEncoder) -> ClipEncoder | T5Encoder:
     return T5Encoder(wanted) if wanted.name == "t5" else ClipEncoder(wanted)
 
 
-def _load_model(model_class: Any, wanted: _Wanted) -> Any:
+def _load_model(model_class: Any, wanted: WantedEncoder) -> Any:
     """The frozen model on its device, quantised before it goes there, so that it never needs its full size there."""
     with no_progress_bars():
         variant = loading_variant(wanted.folder, wanted.variant)
@@ -148,32 +169,33 @@ def _tokens(tokenizer: Any, captions: Sequence[str], *, length: int) -> Any:
     return tokenizer(filled, padding="max_length", max_length=length, truncation=True, return_tensors="pt")
 
 
-def _limit(wanted: _Wanted) -> TokenLimit:
+def _limit(wanted: WantedEncoder) -> TokenLimit:
     """CLIP's length is its tokenizer's own, the same for both CLIPs; T5's is an option."""
     name = "T5" if wanted.name == "t5" else "CLIP"
     identity = files_fingerprint(file for file in wanted.tokenizer.iterdir() if file.is_file())
     return TokenLimit(name=name, tokens=_length(wanted), identity=identity, load=partial(_load_counter, wanted))
 
 
-def _length(wanted: _Wanted) -> int:
+def _length(wanted: WantedEncoder) -> int:
     if wanted.name == "t5":
         return wanted.t5_length
     return int(read_config(wanted.tokenizer, "tokenizer_config.json")["model_max_length"])
 
 
-def _load_counter(wanted: _Wanted) -> Callable[[Sequence[str]], list[int]]:
-    tokenizer = _load_tokenizer(wanted)
+def _load_counter(wanted: WantedEncoder) -> Callable[[Sequence[str]], list[int]]:
+    tokenizer = load_tokenizer(wanted)
     return lambda captions: [len(ids) for ids in tokenizer(list(captions), verbose=False).input_ids]
 
 
-def _load_tokenizer(wanted: _Wanted) -> Any:
+def load_tokenizer(wanted: WantedEncoder) -> Any:
+    """Its own tokenizer."""
     from transformers import CLIPTokenizer, T5Tokenizer
 
     # Built from their vocabulary files instead, transformers 5 gives other ids without a word.
     return (T5Tokenizer if wanted.name == "t5" else CLIPTokenizer).from_pretrained(wanted.tokenizer)
 
 
-def _bytes_per_caption(wanted: _Wanted) -> int:
+def _bytes_per_caption(wanted: WantedEncoder) -> int:
     """Of the outputs in 16 bits: a state for each token, and CLIP's projection."""
     shape = text_encoder_of(read_config(wanted.folder))
     return 2 * (_length(wanted) * shape.width + shape.projection)
@@ -183,7 +205,7 @@ def _stored(tensor: Tensor, count: int) -> Tensor:
     return tensor[:count].to(device="cpu", dtype=torch.bfloat16)
 
 
-def _identity(wanted: _Wanted) -> str:
+def _identity(wanted: WantedEncoder) -> str:
     reading = f"length {wanted.t5_length}, mask {wanted.mask_padding}" if wanted.name == "t5" else ""
     return fingerprint(
         ENCODING_VERSION,

@@ -69,7 +69,14 @@ class SmallDenoiser(nn.Module):
         return {"transformer.a.lora_A.weight": self.lora_a, "transformer.a.lora_B.weight": self.lora_b}
 
 
-def predict(denoiser: nn.Module, noisy: Tensor, sigmas: Tensor, prompt_embeds: Tensor, pooled: Tensor) -> Tensor:
+def predict(
+    denoiser: nn.Module,
+    noisy: Tensor,
+    sigmas: Tensor,
+    prompt_embeds: Tensor,
+    pooled: Tensor,
+    tokens: Tensor | None = None,
+) -> Tensor:
     return denoiser(noisy)
 
 

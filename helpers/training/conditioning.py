@@ -1,0 +1,75 @@
+"""Where a run's captions become what the denoiser is given: in the cache alone, or in text encoders that learn too."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from helpers.batches.loader import TextLookup
+from helpers.config.options.model import LoraOptions, TextOptions
+from helpers.config.options.training import RunOptions
+from helpers.models.modes import in_use
+from helpers.models.protocols import LearningText, TextEmbedding
+from helpers.models.text_adapters import with_text_encoders
+from helpers.models.trained import Trained
+from helpers.reporting.reporter import Reporter
+from helpers.reporting.stages import stage
+from helpers.training.prepare import Ground
+
+
+@dataclass(frozen=True, kw_only=True)
+class Conditioning:
+    """lookup: captions as the model stands now, to draw and to measure with. tokens: see `BatchSource`.
+
+    module: what predicts from a batch, the denoiser or one that has text encoders before it.
+    """
+
+    lookup: TextLookup
+    tokens: Callable[[str], Tensor] | None
+    module: nn.Module
+
+
+def conditioned(
+    denoiser: nn.Module,
+    *,
+    trained: Trained,
+    ground: Ground,
+    text: TextOptions,
+    lora: LoraOptions,
+    run: RunOptions,
+    reporter: Reporter,
+) -> tuple[Conditioning, Trained]:
+    """How `denoiser` is told of captions, and all that is trained: what it was, and text encoders where that is asked.
+
+    Without them nothing is loaded, and nothing changes.
+    """
+    if not text.train_text_encoder:
+        return Conditioning(lookup=ground.text, tokens=None, module=denoiser), trained
+    device = ground.runtime.device
+    with stage(reporter, "load CLIP-L and CLIP-G", total=1, unit="pairs") as advance:
+        learning = ground.family.learning_text(ground.parts, text, ground.runtime.precision, device)
+        advance()
+    trained = with_text_encoders(trained, text=learning, lora=lora, seed=run.seed)
+    if run.gradient_checkpointing:
+        learning.enable_checkpointing()
+    lookup = LearningLookup(cached=ground.text, learning=learning, device=device)
+    return Conditioning(lookup=lookup, tokens=learning.tokens, module=learning.before(denoiser)), trained
+
+
+@dataclass(frozen=True, kw_only=True)
+class LearningLookup:
+    """Captions through the text encoders as they stand, beside what the cache has of the others."""
+
+    cached: TextLookup
+    learning: LearningText
+    device: torch.device
+
+    @torch.no_grad()
+    def embedding(self, caption: str) -> TextEmbedding:
+        """See `TextLookup`."""
+        cached = self.cached.embedding(caption).prompt_embeds.to(self.device)
+        tokens = self.learning.tokens(caption).to(self.device)
+        with in_use(self.learning.module):
+            found = self.learning.embeddings(tokens.unsqueeze(0), cached.unsqueeze(0))
+        return TextEmbedding(prompt_embeds=found.prompt_embeds[0].cpu(), pooled=found.pooled[0].cpu())
