@@ -11,7 +11,7 @@ from helpers.config.options.model import LoraOptions
 from helpers.models.adapters import attach_lora, without_lora
 from helpers.models.lora_files import DIFFUSERS_ENTRY, DOWN, EXPORT_PREFIX, UP, header_entry
 from helpers.models.protocols import LearningText
-from helpers.models.tensor_files import copy_tensors, opened, write_tensors
+from helpers.models.tensor_files import HASH_TO_COME, copy_tensors, opened, write_tensors
 from helpers.models.trained import Trained
 
 # In a checkpoint, beside what is trained of the denoiser.
@@ -61,7 +61,10 @@ def _add_to_file(file: Path, weights: Mapping[str, Tensor], *, lora: LoraOptions
     with opened(file) as before:
         # Copies, as what is read is a map of the file, which is about to be written.
         tensors = {name: before.get_tensor(name).clone() for name in before.keys()}  # noqa: SIM118  # it is no mapping
-        metadata = dict(before.metadata())
+        # Another hash of the file is due, where the header says one.
+        metadata = {
+            key: HASH_TO_COME if key.endswith("hash_sha256") else said for key, said in before.metadata().items()
+        }
     said = json.loads(metadata[DIFFUSERS_ENTRY])
     for name, weight in weights.items():
         scale = lora.alpha / lora.lora_rank if name.endswith(UP) else 1.0

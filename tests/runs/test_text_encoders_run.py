@@ -78,7 +78,7 @@ def test_plain_diffusers_draws_what_the_trainer_drew(
     cached: SmallRun, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """With nothing but the exported file, and T5's part of the text in bf16, as it is cached."""
-    from diffusers import StableDiffusion3Pipeline
+    from diffusers.pipelines.stable_diffusion_3.pipeline_stable_diffusion_3 import StableDiffusion3Pipeline
 
     run = copied(cached, tmp_path, learning_rate=0.05, validation_prompt=PROMPT)
     assert run.start() == 0
