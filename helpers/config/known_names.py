@@ -99,7 +99,6 @@ OLD_NAMES: tuple[OldName, ...] = (
     _family("CONTROLNET"),
     _deleting("DELETE_ERRORED_IMAGES", name="delete_problematic_images"),
     _deleting("DELETE_SMALL_IMAGES", name="delete_unwanted_images"),
-    _later_switch("use_dora"),
     OldName(name="lora_type", harmless=("standard", ""), cure="say standard, or leave it out"),
     OldName(name="lycoris_config"),
     OldName(name="lora_init_type", harmless=("default", "true", ""), cure="say default, or leave it out"),

@@ -26,6 +26,8 @@ ONLY_WITH = {
     "lora_alpha": ("model_type", ("lora",)),
     "lora_dropout": ("model_type", ("lora",)),
     "lora_target": ("model_type", ("lora",)),
+    "use_dora": ("model_type", ("lora",)),
+    "use_rslora": ("model_type", ("lora",)),
 }
 """Options that have an effect only where another has one of these values."""
 

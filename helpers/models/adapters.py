@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from helpers.config.options.model import LoraOptions
 from helpers.errors import ModelError
+from helpers.models.dora import learn_magnitudes
 from helpers.models.lora_files import DIFFUSERS_ENTRY, EXPORT_PREFIX, header_entry
 from helpers.models.tensor_files import write_tensors
 from helpers.models.trained import Trained
@@ -57,9 +58,14 @@ def trained_lora(denoiser: nn.Module, *, modules: Sequence[str], lora: LoraOptio
         save_lora(file, weights, lora=lora, metadata=metadata, portable=True)
 
     return Trained(
-        what=f"a LoRA of rank {lora.lora_rank} on {len(modules)} layers",
+        what=f"a {lora.kind} of rank {lora.lora_rank} on {len(modules)} layers",
         weights=weights,
-        facts={"lora_rank": str(lora.lora_rank), "lora_alpha": str(lora.alpha), "lora_target": lora.lora_target},
+        facts={
+            "adapter": lora.kind,
+            "lora_rank": str(lora.lora_rank),
+            "lora_alpha": str(lora.alpha),
+            "lora_target": lora.lora_target,
+        },
         save=save,
         load=load,
         as_base=without_lora,
@@ -78,9 +84,10 @@ def attach_lora(
 ) -> dict[str, nn.Parameter]:
     """Put a LoRA on the named layers of a frozen denoiser, in place; its tensors by the names of the exported file.
 
-    h = W x + (alpha / rank) B A x (Hu et al. 2021, section 4.1), with A drawn as a linear layer's weights are and B
-    zero, both fp32 whatever the base is: the draw depends on `seed` and the modules' order alone. Only these tensors
-    require gradients afterwards. Raises ModelError where there is no layer to train.
+    h = W x + s B A x, s = alpha / rank (Hu et al. 2021, section 4.1) or alpha / sqrt(rank) (rsLoRA: Kalajdzievski 2023,
+    theorem 3.2), with A drawn as a linear layer's weights are and B zero, both fp32 whatever the base is: the draw
+    depends on `seed` and the modules' order alone. DoRA learns the rows' lengths too, see `Magnitude`. Only these
+    tensors require gradients afterwards. Raises ModelError where there is no layer to train.
     """
     if not modules:
         raise ModelError("lora_target leaves no layer to train; choose `attention`, or name layers that the model has.")
@@ -91,21 +98,38 @@ def attach_lora(
         r=lora.lora_rank,
         lora_alpha=lora.alpha,  # type: ignore[arg-type]  # peft says int and divides
         lora_dropout=lora.lora_dropout,
+        use_rslora=lora.use_rslora,
+        use_dora=lora.use_dora,
         target_modules=list(modules),
     )
     with torch.random.fork_rng(devices=[]):
         inject_adapter_in_model(config, denoiser, adapter_name=ADAPTER)
+    _draw_start(denoiser, seed=seed)
+    if lora.use_dora:
+        learn_magnitudes(denoiser, adapter=ADAPTER)
+    return _adapter_weights(denoiser)
+
+
+def _draw_start(denoiser: nn.Module, *, seed: int) -> None:
+    """Put numbers that depend on `seed` alone in the place of those that peft drew."""
     generator = torch.Generator().manual_seed(seed)
-    tensors = {}
     for name, parameter in denoiser.named_parameters():
         if f".lora_A.{ADAPTER}." in name or f".lora_B.{ADAPTER}." in name:
             start = torch.zeros(parameter.shape)
             if ".lora_A." in name:
                 nn.init.kaiming_uniform_(start, a=math.sqrt(5), generator=generator)
             parameter.data = start.to(parameter.device)
-            parameter.requires_grad_(True)
-            tensors[EXPORT_PREFIX + name.replace(f".{ADAPTER}.", ".")] = parameter
-    return tensors
+
+
+def _adapter_weights(denoiser: nn.Module) -> dict[str, nn.Parameter]:
+    """The adapter's tensors by the names of the exported file, each of which learns."""
+    weights = {}
+    for name, parameter in denoiser.named_parameters():
+        layer, mark, part = name.partition(".lora_")
+        if mark:
+            part = part.replace(f".{ADAPTER}", "").replace("magnitude_vector.weight", "magnitude_vector")
+            weights[f"{EXPORT_PREFIX}{layer}.lora_{part}"] = parameter.requires_grad_(True)
+    return weights
 
 
 @contextmanager
@@ -136,16 +160,21 @@ def save_lora(
     """Write an adapter as one safetensors file that diffusers loads, in fp32, with `metadata` in its header.
 
     Alpha is in the header, where diffusers looks. Other programs (ComfyUI) look for a tensor that diffusers refuses,
-    and without it take alpha for the rank: `portable` multiplies alpha / rank into B instead, and says alpha = rank, so
+    and without it take alpha for the rank: `portable` multiplies the strength into B instead, and says alpha = rank, so
     that every program draws alike. Not for a file that training continues from, because the product is rounded.
     """
-    scale = lora.alpha / lora.lora_rank if portable else 1.0
+    scale = lora.strength if portable else 1.0
     content = {
         name: (tensor.detach().float() * (scale if ".lora_B." in name else 1.0)).cpu()
         for name, tensor in tensors.items()
     }
     modules = [name.removeprefix(EXPORT_PREFIX).split(".lora_A.")[0] for name in tensors if ".lora_A." in name]
-    entry = header_entry(dict.fromkeys(modules, lora.lora_rank), alpha=None if portable else lora.alpha)
+    entry = header_entry(
+        dict.fromkeys(modules, lora.lora_rank),
+        alpha=None if portable else lora.alpha,
+        use_dora=lora.use_dora,
+        use_rslora=lora.use_rslora and not portable,
+    )
     write_tensors(path, content, metadata={**metadata, DIFFUSERS_ENTRY: entry})
 
 

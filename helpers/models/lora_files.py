@@ -84,13 +84,17 @@ def write_diffusers_lora(path: Path, pairs: Mapping[str, Pair], *, metadata: Map
     write_tensors(path, tensors, metadata={**metadata, DIFFUSERS_ENTRY: entry})
 
 
-def header_entry(ranks: Mapping[str, int], *, alpha: float | None = None) -> str:
+def header_entry(
+    ranks: Mapping[str, int], *, alpha: float | None = None, use_dora: bool = False, use_rslora: bool = False
+) -> str:
     """What the header tells diffusers of an adapter by the ranks of its layers; alpha is the rank unless it is said."""
     rank, _ = Counter(ranks.values()).most_common(1)[0]
     config: dict[str, Any] = {
         "r": rank,
         "lora_alpha": rank if alpha is None else alpha,
         "target_modules": list(ranks),
+        "use_dora": use_dora,
+        "use_rslora": use_rslora,
     }
     if odd := {layer: each for layer, each in ranks.items() if each != rank}:
         config |= {"rank_pattern": odd, "alpha_pattern": odd}

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from helpers.config.options.model import PrecisionOptions
 from helpers.errors import Problem
@@ -77,3 +77,10 @@ def _odd_layers(module: nn.Module) -> list[str]:
     """The linear layers whose rows PyTorch's 8-bit kernel would read past."""
     layers = ((name, layer) for name, layer in module.named_modules() if isinstance(layer, nn.Linear))
     return [name for name, layer in layers if layer.in_features % INT8_ROW]
+
+
+def dense(layer: nn.Module) -> Tensor:
+    """The weights [outputs, inputs] that a linear layer computes with, quantised or not, in fp32."""
+    weight: Any = layer.weight
+    is_plain = type(weight).__module__.partition(".")[0] == "torch"
+    return (weight if is_plain else weight.dequantize()).detach().float()

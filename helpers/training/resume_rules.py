@@ -19,6 +19,8 @@ MUST_AGREE = (
     "lora_alpha",
     "lora_target",
     "train_text_encoder",
+    "use_dora",
+    "use_rslora",
     "layer_freeze_strategy",
     "train_modules",
     "freeze_modules",

@@ -1,5 +1,6 @@
 """Which model is trained, in which precision, and what is attached to it."""
 
+import math
 from dataclasses import dataclass, replace
 
 from helpers.config.declare import setting
@@ -120,10 +121,29 @@ class LoraOptions:
         help="Where it is attached: `image-attention`, `attention` (both streams), `attention+mlp`, or a comma "
         "list of module names.",
     )
+    use_dora: bool = setting(
+        False,
+        help="DoRA: learn the length of each row of the weights apart from its direction. Closer to full tuning at small "
+        "ranks, slower and larger in memory.",
+    )
+    use_rslora: bool = setting(
+        False,
+        help="rsLoRA: the adapter's strength is alpha / sqrt(rank), so that large ranks learn as fast as small ones.",
+    )
+
+    @property
+    def kind(self) -> str:
+        """What the adapter is called."""
+        return ("rank-stabilised " if self.use_rslora else "") + ("DoRA" if self.use_dora else "LoRA")
+
+    @property
+    def strength(self) -> float:
+        """What the adapter's product of matrices is multiplied by."""
+        return self.alpha / (math.sqrt(self.lora_rank) if self.use_rslora else self.lora_rank)
 
     @property
     def alpha(self) -> float:
-        """The alpha that was said, else the rank; the adapter's strength is alpha / rank."""
+        """The alpha that was said, else the rank."""
         return float(self.lora_rank) if self.lora_alpha is None else self.lora_alpha
 
 

@@ -164,7 +164,7 @@ def test_everything_wrong_is_told_at_once() -> None:
                 "word",
                 "--lora_rank=0",
                 "--optimizer=adamww",
-                "--use_dora=true",
+                "--lycoris_config=a.json",
                 "--validation_resolution=1000",
                 "--num_train_epochs=-1",
             ]
@@ -173,7 +173,7 @@ def test_everything_wrong_is_told_at_once() -> None:
     assert told == [
         "'word'",
         "--lora_rnk",
-        "--use_dora",
+        "--lycoris_config",
         "--lora_rank",
         "--optimizer",
         "--num_train_epochs",
