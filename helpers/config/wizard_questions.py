@@ -103,8 +103,8 @@ THE_RUN = Chapter(
         Question(
             name="use_dora",
             title="Shall it be a DoRA?",
-            why="It learns how strong each row of the weights is apart from where it points: closer to training the whole "
-            "model at small ranks, and slower.",
+            why="It learns how strong each row of the weights is apart from where it points: closer to training the "
+            "whole model at small ranks, and slower.",
             choices=lambda draft: (
                 Choice(value="false", label="no, a plain LoRA", note="every program opens it"),
                 Choice(value="true", label="yes", note="for programs that know DoRA, such as diffusers and ComfyUI"),

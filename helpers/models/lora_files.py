@@ -58,8 +58,8 @@ def read_diffusers_lora(path: Path) -> dict[str, Pair]:
         down, up = tensors.pop(name), tensors.pop(EXPORT_PREFIX + layer + UP, None)
         if up is None:
             raise ModelError(f"{path} holds only one half of its LoRA on {layer}.")
-        alpha = said.get("alpha_pattern", {}).get(layer, said.get("lora_alpha", down.shape[0]))
-        found[layer] = Pair(down=down, up=up, alpha=float(alpha))
+        alpha = float(said.get("alpha_pattern", {}).get(layer, said.get("lora_alpha", down.shape[0])))
+        found[layer] = Pair(down=down, up=up, alpha=alpha * (down.shape[0] ** 0.5 if said.get("use_rslora") else 1))
     refuse_the_rest(path, tensors)
     return found
 

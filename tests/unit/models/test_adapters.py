@@ -16,7 +16,7 @@ from helpers.models.adapters import load_lora, save_lora
 from helpers.models.protocols import ModelParts
 from helpers.models.sd3.denoiser import load_denoiser, predict, target_modules
 from helpers.models.sd3.small import make_small_pipeline
-from tests.unit.models.lora import attach
+from tests.unit.models.lora import attach, inputs_of, randomise
 
 LORA = LoraOptions(lora_rank=4, lora_alpha=3.0)
 Inputs = tuple[Tensor, Tensor, Tensor, Tensor]
@@ -43,16 +43,7 @@ def medium(tmp_path_factory: pytest.TempPathFactory) -> nn.Module:
 
 @pytest.fixture
 def inputs() -> Inputs:
-    generator = torch.Generator().manual_seed(3)
-    shapes = (2, 16, 8, 8), (2, 20, 48), (2, 40)
-    noisy, text, pooled = (torch.randn(shape, generator=generator) for shape in shapes)
-    return noisy, torch.tensor([0.3, 0.8]), text, pooled
-
-
-def randomise(tensors: Mapping[str, Tensor]) -> None:
-    generator = torch.Generator().manual_seed(7)
-    for tensor in tensors.values():
-        tensor.data.copy_(torch.randn(tensor.shape, generator=generator) * 0.1)
+    return inputs_of()
 
 
 def leaves(modules: list[str]) -> set[str]:

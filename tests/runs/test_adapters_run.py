@@ -1,0 +1,87 @@
+"""Every kind of adapter goes on exactly, and draws in plain diffusers what the trainer drew."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+
+from tests.runs.harness import SmallRun, copied, draw_set, stop_after
+
+PROMPT = "red square"
+STEPS = 3
+KINDS: dict[str, dict[str, Any]] = {
+    "DoRA": {"use_dora": True, "lora_dropout": 0.1},
+    "rank-stabilised DoRA on int8": {"use_dora": True, "use_rslora": True, "base_model_precision": "int8-quanto"},
+}
+
+
+@pytest.fixture(scope="module")
+def cached(tmp_path_factory: pytest.TempPathFactory, tiny_pipeline: Path) -> SmallRun:
+    settings = {
+        "max_train_steps": STEPS,
+        "checkpointing_steps": STEPS,
+        "validation_prompt": PROMPT,
+        "validation_guidance": 1.0,
+        "learning_rate": 0.02,
+    }
+    run = SmallRun(tmp_path_factory.mktemp("adapters"), tiny_pipeline, settings=settings)
+    draw_set(run.output / "datasets" / "colours")
+    assert run.start(cache_only=True) == 0
+    return run
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_stopped_run_goes_on_exactly_and_its_file_draws_elsewhere(
+    kind: str, cached: SmallRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    straight, stopped = (copied(cached, tmp_path / name, **KINDS[kind]) for name in ("straight", "stopped"))
+    assert straight.start() == 0
+    with monkeypatch.context() as patched:
+        stop_after(2, patched)
+        assert stopped.start() == 143
+    assert stopped.start() == 0
+    assert all_equal(stopped.remembered(STEPS), straight.remembered(STEPS))
+    assert all_equal(stopped.weights(), straight.weights())
+    before, ours = (drawn_at(straight, step) for step in (0, STEPS))
+    assert np.abs(ours - before).max() > 10
+    if "base_model_precision" not in KINDS[kind]:
+        theirs = drawn_by_diffusers(cached.pipeline, straight.output / "pytorch_lora_weights.safetensors")
+        assert np.abs(ours - theirs).max() <= 1
+
+
+def all_equal(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> bool:
+    return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
+
+
+def drawn_at(run: SmallRun, step: int) -> NDArray[np.int64]:
+    """The pixels [H, W, 3] of the picture drawn after `step` steps."""
+    (file,) = (run.output / "validation_images" / f"step_{step}").iterdir()
+    return np.asarray(Image.open(file)).astype(np.int64)
+
+
+def drawn_by_diffusers(base: Path, file: Path) -> NDArray[np.float32]:
+    """The same picture of plain diffusers, which knows of the run its base model and this file."""
+    from diffusers import StableDiffusion3Pipeline
+
+    pipeline: Any = StableDiffusion3Pipeline.from_pretrained(base)
+    pipeline.load_lora_weights(file.parent, weight_name=file.name)
+    pipeline.set_progress_bar_config(disable=True)
+    embeds, _, pooled, _ = pipeline.encode_prompt(
+        PROMPT, PROMPT, PROMPT, max_sequence_length=77, do_classifier_free_guidance=False
+    )
+    # The cache holds 16 bits of what captions are encoded as.
+    (picture,) = pipeline(
+        prompt_embeds=embeds.bfloat16().float(),
+        pooled_prompt_embeds=pooled.bfloat16().float(),
+        width=64,
+        height=64,
+        num_inference_steps=2,
+        guidance_scale=1.0,
+        generator=torch.Generator().manual_seed(42),
+        output_type="np",
+    ).images
+    return picture * 255
