@@ -15,6 +15,7 @@ class Magnitude(nn.Module):
 
     def __init__(self, base_layer: nn.Module, *, lora_A: nn.Module, lora_B: nn.Module, scaling: float) -> None:
         super().__init__()
+        self.row_squares: Tensor
         self.register_buffer("row_squares", dense(base_layer).square().sum(dim=1), persistent=False)
         self.weight = nn.Parameter(self._norms(base_layer, down=lora_A, up=lora_B, scaling=scaling))
 

@@ -65,7 +65,7 @@ def drawn_at(run: SmallRun, step: int) -> NDArray[np.int64]:
 
 def drawn_by_diffusers(base: Path, file: Path) -> NDArray[np.float32]:
     """The same picture of plain diffusers, which knows of the run its base model and this file."""
-    from diffusers import StableDiffusion3Pipeline
+    from diffusers.pipelines.stable_diffusion_3.pipeline_stable_diffusion_3 import StableDiffusion3Pipeline
 
     pipeline: Any = StableDiffusion3Pipeline.from_pretrained(base)
     pipeline.load_lora_weights(file.parent, weight_name=file.name)
