@@ -3,8 +3,6 @@
 from collections.abc import Mapping
 from typing import Any
 
-from collections.abc import Mapping
-
 import torch
 from torch import Tensor, nn
 
