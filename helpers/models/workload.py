@@ -17,6 +17,7 @@ class Workload:
     accumulation: batches to a step. vae_batch_size: pictures encoded at once, on a processor by so many threads.
     validation: width and height of the largest picture drawn; None where none is. guided: whether it is drawn twice
     at a time, with and without its prompt. keeps_vae: whether the VAE stays in memory while training.
+    fused_backward: whether gradients are dropped one by one.
     """
 
     device: str
@@ -35,6 +36,7 @@ class Workload:
     validation: tuple[int, int] | None = (1024, 1024)
     guided: bool = True
     keeps_vae: bool = False
+    fused_backward: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,5 +110,6 @@ def workload_of(
         vae_batch_size=threads if device == "cpu" else vae_batch_size,
         validation=max(sizes, key=lambda size: size[0] * size[1], default=None),
         keeps_vae=keeps_vae,
+        fused_backward=optimizer.fused_backward,
         guided=validation.validation_guidance > 1,
     )

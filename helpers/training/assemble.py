@@ -6,8 +6,8 @@ With train.py the only place below which nothing knows the whole configuration.
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import partial
 
-import torch
 from torch import nn
 from torch.optim import Optimizer
 
@@ -20,7 +20,6 @@ from helpers.data.types import Catalog
 from helpers.errors import TrainingError
 from helpers.models.kinds import in_words, make_trained
 from helpers.models.trained import Trained
-from helpers.models.workload import MemoryEstimate, workload_of
 from helpers.reporting.events import Change, Notice, RunFinished, RunStarted
 from helpers.reporting.reporter import Reporter
 from helpers.reporting.stages import stage
@@ -41,10 +40,11 @@ from helpers.training.held_out import HeldOut
 from helpers.training.last_run import what_decides
 from helpers.training.loop import Duties, LoopPlan
 from helpers.training.manifest import Foundations, configuration_of, dataset_fingerprints
+from helpers.training.memory import needs_of
 from helpers.training.moments import Rhythm
 from helpers.training.optimisers import make_optimiser
 from helpers.training.plan import plan_run
-from helpers.training.prepare import Ground, Site
+from helpers.training.prepare import Ground
 from helpers.training.provenance import provenance, provenance_of_result
 from helpers.training.resume import starting_state
 from helpers.training.resume_rules import compare
@@ -89,27 +89,6 @@ def tell_buckets(order: Order, reporter: Reporter) -> None:
 def plan_of(config: RunConfig, *, order: Order) -> LoopPlan:
     """How long the run over `order` is, and when its duties are due."""
     return plan_run(order, run=config.run, optimizer=config.optimizer, checkpoint=config.checkpoint)
-
-
-def memory_of(config: RunConfig, *, site: Site, order: Order) -> MemoryEstimate:
-    """What the run will need of the device's memory, or the process's where that is the processor."""
-    largest = max((bucket.size for bucket in order.buckets), key=lambda size: size.width * size.height)
-    workload = workload_of(
-        device=site.runtime.device.type,
-        precision=site.runtime.precision,
-        model=config.model,
-        lora=config.lora,
-        text=config.text,
-        run=config.run,
-        optimizer=config.optimizer,
-        validation=config.validation,
-        threads=torch.get_num_threads(),
-        width=largest.width,
-        height=largest.height,
-        vae_batch_size=site.vae_batch_size,
-        keeps_vae=config.cache.keep_vae_loaded,
-    )
-    return site.family.estimate_memory(site.parts, workload)
 
 
 def starting_point(
@@ -227,6 +206,7 @@ def duties_of(config: RunConfig, *, ground: Ground, model: Model, stop: StopRequ
         denoiser=model.denoiser,
         weights=drawn_from(model.average, config.ema),
         latent_part=ground.latent_part,
+        needs=partial(needs_of, config, ground.files, place=ground, catalogs=ground.catalogs.values()),
         embedding=model.text.lookup.embedding,
         output_dir=output_dir,
         stop=stop,

@@ -15,6 +15,7 @@ from helpers.training.disk import check_disk
 from helpers.training.epochs import batches_from
 from helpers.training.last_run import look_back
 from helpers.training.loop import train
+from helpers.training.memory import ENCODING, TRAINING, explained, needs_of
 from helpers.training.pictures import validation_captions
 from helpers.training.prepare import Ground, Site
 from helpers.training.runtime import open_runtime
@@ -70,7 +71,7 @@ def foresee(config: RunConfig, files: DatasetFile, site: Site, reporter: Reporte
         plan=assemble.plan_of(config, order=order),
         cut=dry_run.captions_cut(files, site=site),
         needs=road.needs_of(files, site=site, options=config.cache),
-        estimate=assemble.memory_of(config, site=site, order=order),
+        estimate=needs_of(config, files, place=site, catalogs=catalogs).estimate,
         device=site.runtime.device,
         output_dir=config.run.output_folder,
         reporter=reporter,
@@ -79,6 +80,11 @@ def foresee(config: RunConfig, files: DatasetFile, site: Site, reporter: Reporte
 
 def prepare(config: RunConfig, files: DatasetFile, site: Site) -> Ground:
     """Chapter 2: encode what no cache holds yet, if the disk has room for it."""
+    with explained(ENCODING, lambda: needs_of(config, files, place=site, catalogs=site.catalogs)):
+        return _encode(config, files, site)
+
+
+def _encode(config: RunConfig, files: DatasetFile, site: Site) -> Ground:
     road.tell_of_captions(files, site=site)
     check_disk(partial(road.needs_of, files, site=site, options=config.cache))
     text = road.prepare_text(files, site=site, options=config.cache)
@@ -109,6 +115,11 @@ def prepare(config: RunConfig, files: DatasetFile, site: Site) -> Ground:
 
 def learn(config: RunConfig, ground: Ground, stop: StopRequest, reporter: Reporter) -> None:
     """Chapter 3: order the pictures, go on where a checkpoint left off, train, and write what was learnt."""
+    with explained(TRAINING, lambda: needs_of(config, ground.files, place=ground, catalogs=ground.catalogs.values())):
+        _learn(config, ground, stop, reporter)
+
+
+def _learn(config: RunConfig, ground: Ground, stop: StopRequest, reporter: Reporter) -> None:
     catalogs = tuple(ground.catalogs.values())
     order = assemble.order_of(catalogs, run=config.run, world_size=ground.runtime.world_size)
     assemble.tell_buckets(order, reporter)

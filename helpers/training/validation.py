@@ -15,6 +15,7 @@ from helpers.models.protocols import LatentPart, ModelFamily, ModelParts, Render
 from helpers.reporting.events import PicturesDrawn
 from helpers.reporting.reporter import Reporter
 from helpers.reporting.stages import stage
+from helpers.training.memory import DRAWING, MemoryNeeds, explained
 from helpers.training.pictures import PNG_ENTRY, Picture, pictures
 from helpers.training.stop import StopRequest
 from helpers.training.whole_files import write_whole
@@ -25,7 +26,7 @@ class Painter:
     """Draws the validation pictures of a run; nothing where there is no prompt.
 
     denoiser: the bare module, not as prepared for several processes. embedding: a caption as the model is given it.
-    weights: a context in which the denoiser has the weights to draw with.
+    weights: a context in which the denoiser has the weights to draw with. needs: the run's, of memory.
     """
 
     options: ValidationOptions
@@ -34,6 +35,7 @@ class Painter:
     denoiser: nn.Module
     weights: Callable[[], AbstractContextManager[None]]
     latent_part: LatentPart
+    needs: Callable[[], MemoryNeeds]
     embedding: Callable[[str], TextEmbedding]
     output_dir: Path
     stop: StopRequest
@@ -53,7 +55,7 @@ class Painter:
         device = next(self.denoiser.parameters()).device
         # Training seeds what it draws at each step, so it would not notice; whoever else draws does not either.
         undisturbed = torch.random.fork_rng(devices=[device] if device.type == "cuda" else [])
-        with torch.no_grad(), undisturbed, self.weights():
+        with explained(DRAWING, self.needs), torch.no_grad(), undisturbed, self.weights():
             drawn = self._draw(wanted)
         paths = tuple(_write(picture, pixels, folder) for picture, pixels in drawn)
         if paths:

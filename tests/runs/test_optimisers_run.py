@@ -1,6 +1,7 @@
 """A schedule-free run goes on exactly, though it hands on, draws and saves an average of what it trains with."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -56,3 +57,27 @@ def test_a_schedule_free_run_goes_on_exactly_and_hands_on_its_average(
     next((straight.output / "validation_images" / f"step_{STEPS}").iterdir()).unlink()
     assert straight.start(ema_validation="none") == 0
     assert picture(straight) != drawn, "pictures are drawn from the average, unless otherwise asked"
+
+
+def test_a_run_for_which_memory_does_not_suffice_says_what_takes_less(
+    tiny_pipeline: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = SmallRun(tmp_path, tiny_pipeline, settings={"max_train_steps": 1, "validation_prompt": "red square"})
+    draw_set(run.output / "datasets" / "colours")
+
+    def take_too_much(*arguments: Any, **named: Any) -> None:
+        torch.empty(2**50)
+
+    places = {
+        "helpers.training.chapters.check_disk": "while encoding pictures and captions",
+        "helpers.training.step.velocity_target": "while training",
+        "helpers.training.validation.release_device_memory": "while drawing validation pictures",
+    }
+    for place, told in places.items():
+        with monkeypatch.context() as patched:
+            patched.setattr(place, take_too_much)
+            assert run.start(gradient_checkpointing=False) == 1
+        said = capsys.readouterr().err
+        assert told in said
+        assert "Traceback" not in said
+        assert ("USE_GRADIENT_CHECKPOINTING=true: about" in said) == (told == "while training")

@@ -118,7 +118,7 @@ def training_memory(architecture: Architecture, workload: Workload) -> TrainingM
     number = _base_bytes(precision)
     moving = trained_parameters(transformer, workload)
     moving_bytes = number if full else activations.FP32
-    gradients = moving * moving_bytes
+    gradients = 0 if workload.fused_backward else moving * moving_bytes
     forward, backward = _activations(architecture, workload)
     already = gradients if workload.accumulation > 1 else 0
     highest = max(already + forward, gradients + backward, gradients + _step_bytes(workload, moving=moving))

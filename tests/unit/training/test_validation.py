@@ -76,6 +76,7 @@ def painter_with(model: Model, tmp_path: Path) -> PainterWith:
             denoiser=denoiser,
             weights=nullcontext,
             latent_part=family.latent_part(parts, PRECISION, CPU, vae_batch_size=1),
+            needs=lambda: pytest.fail("memory sufficed"),
             embedding=embedding,
             output_dir=tmp_path,
             stop=StopRequest(),

@@ -1,0 +1,63 @@
+"""Where memory does not suffice, what is said takes less, in the order of effect, and only what is still to be had."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from helpers.config.options.model import PrecisionOptions
+from helpers.errors import TrainingError
+from helpers.models.sd3.architecture import KNOWN
+from helpers.models.sd3.memory import estimate_memory
+from helpers.models.workload import MemoryEstimate, Workload
+from helpers.training.memory import DRAWING, ENCODING, TRAINING, MemoryNeeds, explained
+
+BF16 = PrecisionOptions(mixed_precision="bf16")
+
+
+def reckon(workload: Workload) -> MemoryEstimate:
+    return estimate_memory(KNOWN["SD3.5 large"], workload)
+
+
+def settings_named(doing: str, **more: object) -> list[str]:
+    workload = replace(Workload(device="cuda", precision=BF16), **more)  # type: ignore[arg-type]
+    return [line.partition("=")[0] for line in MemoryNeeds(workload=workload, reckon=reckon).cures(doing)]
+
+
+def test_training_names_what_takes_less_the_most_first() -> None:
+    wasteful = settings_named(TRAINING, gradient_checkpointing=False, batch_size=4, keeps_vae=True)
+    assert wasteful[:2] == ["USE_GRADIENT_CHECKPOINTING", "TRAIN_BATCH_SIZE"]
+    assert wasteful[2].startswith("a RESOLUTION")
+    assert "BASE_MODEL_PRECISION" in settings_named(TRAINING)
+    thrifty = settings_named(TRAINING, precision=replace(BF16, base_model_precision="int4-quanto"))
+    assert not {"USE_GRADIENT_CHECKPOINTING", "TRAIN_BATCH_SIZE", "BASE_MODEL_PRECISION"} & set(thrifty)
+
+
+def test_a_whole_model_can_be_trained_with_less() -> None:
+    whole = settings_named(TRAINING, model_type="full", precision=replace(BF16, base_model_default_dtype="fp32"))
+    assert whole[:3] == ["MODEL_TYPE", "OPTIMIZER", "FUSED_BACKWARD"]
+    in_bf16 = replace(BF16, base_model_default_dtype="bf16")
+    least = settings_named(TRAINING, model_type="full", precision=in_bf16, optimizer="adamw_bf16", fused_backward=True)
+    assert [line.split()[0] for line in least] == ["MODEL_TYPE", "a"]
+
+
+def test_each_part_of_a_run_names_its_own() -> None:
+    assert "TEXT_ENCODER_3_PRECISION" in settings_named(ENCODING)
+    assert "TEXT_ENCODER_3_PRECISION" not in settings_named(TRAINING)
+    assert "VALIDATION_RESOLUTION" in settings_named(DRAWING)
+    assert "TRAIN_BATCH_SIZE" not in settings_named(DRAWING, batch_size=4)
+
+
+def test_memory_that_is_not_there_is_explained_and_other_errors_are_themselves() -> None:
+    needs = MemoryNeeds(workload=Workload(device="cuda", precision=BF16), reckon=reckon)
+    with (
+        pytest.raises(
+            TrainingError, match=r"while training: .*allocate memory[\s\S]*\n  BASE_MODEL_PRECISION=int8-quanto: about"
+        ),
+        explained(TRAINING, lambda: needs),
+    ):
+        torch.empty(2**50)
+    with pytest.raises(TrainingError, match="while encoding"), explained(ENCODING, lambda: needs):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB.")
+    with pytest.raises(RuntimeError, match="shapes"), explained(TRAINING, lambda: needs):
+        raise RuntimeError("shapes do not agree")
