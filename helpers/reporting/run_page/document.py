@@ -13,6 +13,7 @@ from helpers.reporting.run_page.history import End, History, Start
 from helpers.reporting.run_page.pictures import SmallPictures, picture_grid
 
 SIGMA_PREFIX = "loss_by_sigma/"
+SAMPLES_PREFIX = "samples_by_sigma/"
 COLOURS = ("var(--accent)", "var(--second)", "var(--third)", "var(--fourth)")
 SPREAD_FOR_LOG = 30
 STARTS_SHOWN = 50
@@ -102,6 +103,11 @@ def _line(history: History, name: str) -> list[tuple[float, float]]:
     return [((p.first + p.last) / 2, p.means[name][0]) for p in history.curve.points if name in p.means]
 
 
+def _total(history: History, name: str) -> int:
+    """The sum of a figure over all steps."""
+    return round(sum(mean * steps for mean, steps in (p.means[name] for p in history.curve.points if name in p.means)))
+
+
 def _loss(history: History) -> str:
     raw = _line(history, "train/loss")
     values = [value for _, value in raw if value > 0]
@@ -128,10 +134,15 @@ def _held_out(history: History) -> str:
 
 
 def _small_charts(history: History) -> Iterator[str]:
-    ranges = sorted({name for point in history.curve.points for name in point.means if name.startswith(SIGMA_PREFIX)})
+    names = {name for point in history.curve.points for name in point.means}
+    ranges = sorted(name.removeprefix(SIGMA_PREFIX) for name in names if name.startswith(SIGMA_PREFIX))
     by_sigma = [
-        Series(name=f"σ {name.removeprefix(SIGMA_PREFIX)}", points=smoothed(_line(history, name)), colour=colour)
-        for name, colour in zip(ranges, COLOURS, strict=False)
+        Series(
+            name=f"σ {each} ({_total(history, SAMPLES_PREFIX + each):,} samples)",
+            points=smoothed(_line(history, SIGMA_PREFIX + each)),
+            colour=colour,
+        )
+        for each, colour in zip(ranges, COLOURS, strict=False)
     ]
     yield section("Loss by noise level, smoothed", content=chart(by_sigma, label="the loss by noise level"))
     rate = Series(name="learning rate", points=_line(history, "train/learning_rate"))

@@ -15,6 +15,7 @@ def scalars_of(step: StepFinished) -> dict[str, float]:
     }
     for part in step.by_sigma:
         found[f"loss_by_sigma/{part.low:.2f}-{part.high:.2f}"] = part.loss
+        found[f"samples_by_sigma/{part.low:.2f}-{part.high:.2f}"] = float(part.samples)
     samples = sum(part.samples for part in step.by_sigma)
     if samples:
         found["train/mean_sigma"] = sum(part.sigma * part.samples for part in step.by_sigma) / samples

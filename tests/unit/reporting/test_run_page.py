@@ -1,6 +1,7 @@
 """The run's page shows what was told, and takes nothing of it for HTML."""
 
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,7 @@ from helpers.reporting.events import (
     RunFailed,
     RunFinished,
     RunStarted,
+    SigmaLoss,
     StepFinished,
 )
 from helpers.reporting.run_page.history import Drawn
@@ -176,6 +178,15 @@ def test_a_page_that_is_renewed_stays_at_the_place_and_the_step_a_person_chose(t
     probe.write_text(BEFORE + page + AFTER)
     title = re.findall(r"<title>(.*?)</title>", opened(probe, tmp_path / "profile"), flags=re.DOTALL)[0]
     assert title == f"20%; 400; step 5; step 2\neach step: 0.5\nsmoothed: 0.7143; {SEEN}"
+
+
+def test_the_loss_by_noise_level_says_how_many_samples_it_is_of(tmp_path: Path) -> None:
+    steps = [
+        replace(step(at), by_sigma=(SigmaLoss(low=0.25, high=0.5, loss=1.0, sigma=0.4, samples=at),))
+        for at in (1, 2, 3)
+    ]
+    page = told(tmp_path, started(0), *steps).split("Loss by noise level")[1].split("</figure>")[0]
+    assert re.findall(r"<title>(.*?)</title>", page) == ["σ 0.25-0.50 (6 samples)"]
 
 
 def test_the_loss_on_pictures_never_trained_on_is_a_line_for_each_of_the_weights(tmp_path: Path) -> None:

@@ -61,6 +61,8 @@ def test_the_figures_of_a_step() -> None:
         "train/mean_sigma": pytest.approx(0.65),
         "loss_by_sigma/0.00-0.25": 0.5,
         "loss_by_sigma/0.75-1.00": 1.5,
+        "samples_by_sigma/0.00-0.25": 1.0,
+        "samples_by_sigma/0.75-1.00": 3.0,
         "speed/images_per_second": 8.0,
         "speed/seconds_per_step": 0.5,
         "memory/peak_gb": 3.0,
