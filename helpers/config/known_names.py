@@ -90,7 +90,6 @@ OLD_NAMES: tuple[OldName, ...] = (
     _meaningless("metadata_update_interval", NOT_HERE),
     _meaningless("disable_bucket_pruning", "is not needed: no bucket is ever pruned", switch=True),
     _meaningless("vae_cache_scan_behaviour", "is not needed: what a setting changes is encoded again, and only that"),
-    _meaningless("quantize_via", "has no meaning yet: weights are quantised where they are loaded"),
     _family("FLUX"),
     _family("PIXART_SIGMA"),
     _family("KOLORS"),

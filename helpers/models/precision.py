@@ -1,6 +1,7 @@
 """Which number format each part is held in, and the shrinking of frozen weights to eight bits and fewer."""
 
 from collections.abc import Sequence
+from fnmatch import fnmatch
 from typing import Any
 
 import torch
@@ -51,14 +52,26 @@ def wrong_on(device: torch.device, precision: PrecisionOptions) -> list[Problem]
     return problems
 
 
-def quantise(module: nn.Module, level: str, *, device: torch.device, keep: Sequence[str] = ()) -> None:
-    """Shrink the weights of `module`'s linear and convolution layers in place, for good; the layers are new ones.
+def layers_to_quantise(module: nn.Module, level: str, *, device: torch.device, keep: Sequence[str] = ()) -> list[str]:
+    """The names of `module`'s linear and convolution layers that `level` shrinks.
 
-    level: `no_change`, `int8-quanto`, `int4-quanto`, `int2-quanto` or `fp8-quanto`. device: where it will compute.
-    keep: names of layers (shell patterns) that stay as they are, as do those that PyTorch cannot compute safely.
-    `wrong_on` says which levels a device cannot compute.
+    device: where it will compute. keep: names of layers (shell patterns) that stay as they are, as do those that
+    PyTorch cannot compute safely.
     """
     if level == AS_IT_IS:
+        return []
+    layers = {name: layer for name, layer in module.named_modules() if isinstance(layer, nn.Linear | nn.Conv2d)}
+    odd = {name for name, layer in layers.items() if isinstance(layer, nn.Linear) and layer.in_features % INT8_ROW}
+    unsafe = odd if level == "int8-quanto" and device.type == "cpu" else ()
+    return [name for name in layers if name not in unsafe and not any(fnmatch(name, pattern) for pattern in keep)]
+
+
+def quantise(module: nn.Module, level: str, *, layers: Sequence[str]) -> None:
+    """Shrink the weights of some of `module`'s layers in place, for good, where they are; the layers are new ones.
+
+    level: `int8-quanto`, `int4-quanto`, `int2-quanto` or `fp8-quanto`. `wrong_on` says which a device cannot compute.
+    """
+    if not layers:
         return
     from optimum import quanto
 
@@ -68,15 +81,10 @@ def quantise(module: nn.Module, level: str, *, device: torch.device, keep: Seque
         "int2-quanto": quanto.qint2,
         "fp8-quanto": quanto.qfloat8,
     }
-    unsafe = _odd_layers(module) if level == "int8-quanto" and device.type == "cpu" else []
-    quanto.quantize(module, weights=types[level], exclude=[*keep, *unsafe])
-    quanto.freeze(module)
-
-
-def _odd_layers(module: nn.Module) -> list[str]:
-    """The linear layers whose rows PyTorch's 8-bit kernel would read past."""
-    layers = ((name, layer) for name, layer in module.named_modules() if isinstance(layer, nn.Linear))
-    return [name for name, layer in layers if layer.in_features % INT8_ROW]
+    quanto.quantize(module, weights=types[level], include=list(layers))
+    for name in layers:
+        layer: Any = module.get_submodule(name)
+        layer.freeze()
 
 
 def dense(layer: nn.Module) -> Tensor:

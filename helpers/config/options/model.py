@@ -78,6 +78,12 @@ class PrecisionOptions:
         choices=QUANTO_LEVELS,
         help="How far T5 is quantised while captions are encoded; without it, as the base model.",
     )
+    quantize_via: str = setting(
+        "cpu",
+        choices=("cpu", "accelerator"),
+        help="Where weights are quantised, block by block: `cpu`, or the `accelerator` that computes with them, which "
+        "is faster.",
+    )
     vae_dtype: str | None = setting(
         None,
         choices=("bf16", "fp32"),

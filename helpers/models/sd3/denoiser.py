@@ -7,10 +7,11 @@ from torch import Tensor, nn
 
 from helpers.config.options.model import PrecisionOptions
 from helpers.models.adapters import linear_modules, listed, matching
-from helpers.models.precision import base_dtype, quantise
+from helpers.models.precision import base_dtype
 from helpers.models.protocols import ModelParts
-from helpers.models.sd3.parts import loading_variant
+from helpers.models.sd3.parts import read_config, weight_files
 from helpers.models.sd3.targets import SETS, in_set
+from helpers.models.streaming import Form, load, weights_of
 
 # The network's two ends and its modulation of time: a small share of the weights, through which everything passes.
 NEVER_QUANTISED = ("pos_embed.*", "time_text_embed.*", "context_embedder", "norm_out.*", "proj_out")
@@ -19,20 +20,20 @@ NEVER_QUANTISED = ("pos_embed.*", "time_text_embed.*", "context_embedder", "norm
 def load_denoiser(parts: ModelParts, precision: PrecisionOptions, device: torch.device) -> nn.Module:
     """The transformer, frozen, in eval mode, on `device`; `precision` with its `mixed_precision` resolved.
 
-    Read straight into its number format, and quantised before it goes to the device, which never holds it whole.
+    Read block by block, each of them quantised before the next is read, so that nothing ever holds it whole.
     """
     from diffusers.models.transformers.transformer_sd3 import SD3Transformer2DModel
 
-    denoiser: Any = SD3Transformer2DModel.from_pretrained(
-        parts.transformer,
-        torch_dtype=base_dtype(precision),
-        variant=loading_variant(parts.transformer, parts.weights_variant),
-        use_safetensors=True,
-        low_cpu_mem_usage=True,
+    with torch.device("meta"):
+        denoiser: Any = SD3Transformer2DModel.from_config(read_config(parts.transformer))
+    form = Form(
+        dtype=base_dtype(precision),
+        device=device,
+        level=precision.base_model_precision,
+        quantize_via=precision.quantize_via,
+        keep=NEVER_QUANTISED,
     )
-    quantise(denoiser, precision.base_model_precision, device=device, keep=NEVER_QUANTISED)
-    # After quantising, which puts new layers in the place of old ones.
-    return denoiser.eval().requires_grad_(False).to(device)
+    return load(denoiser, weights_of(weight_files(parts.transformer, parts.weights_variant)), form, name="transformer")
 
 
 def enable_checkpointing(denoiser: nn.Module) -> None:

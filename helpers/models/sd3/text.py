@@ -12,11 +12,11 @@ from torch.nn.functional import pad
 
 from helpers.config.options.model import PrecisionOptions, TextOptions
 from helpers.models.fingerprint import files_fingerprint, fingerprint
-from helpers.models.precision import encoder_dtype, quantise
+from helpers.models.precision import AS_IT_IS, encoder_dtype
 from helpers.models.protocols import ModelParts, TextEmbedding, TextPart, TokenLimit
-from helpers.models.quiet import no_progress_bars
 from helpers.models.sd3.architecture import text_encoder_of
-from helpers.models.sd3.parts import loading_variant, part_identity, read_config
+from helpers.models.sd3.parts import part_identity, read_config, weight_files
+from helpers.models.streaming import Form, load, weights_of
 
 NAMES = ("clip_l", "clip_g", "t5")
 # To be raised whenever the same settings begin to give other numbers.
@@ -37,6 +37,7 @@ class WantedEncoder:
     t5_length: int
     mask_padding: bool
     device: torch.device
+    quantize_via: str
 
 
 def text_parts(
@@ -73,6 +74,7 @@ def encoders_of(
             t5_length=options.tokenizer_max_length,
             mask_padding=options.sd3_t5_mask_behaviour == "mask",
             device=device,
+            quantize_via=precision.quantize_via,
         )
         for number, (name, folder, tokenizer) in enumerate(places, 1)
     )
@@ -154,12 +156,15 @@ def _load(wanted: WantedEncoder) -> ClipEncoder | T5Encoder:
 
 
 def _load_model(model_class: Any, wanted: WantedEncoder) -> Any:
-    """The frozen model on its device, quantised before it goes there, so that it never needs its full size there."""
-    with no_progress_bars():
-        variant = loading_variant(wanted.folder, wanted.variant)
-        model = model_class.from_pretrained(wanted.folder, dtype=wanted.dtype, variant=variant, use_safetensors=True)
-    quantise(model, wanted.level, device=wanted.device)
-    return model.eval().requires_grad_(False).to(wanted.device)
+    """The frozen model on its device, read block by block, each of them quantised before the next is read."""
+    with torch.device("meta"):
+        model = model_class(model_class.config_class.from_pretrained(wanted.folder))
+    for name, buffer in tuple(model.named_buffers()):
+        if name.endswith("position_ids"):  # CLIP's, which are in no file
+            owner = model.get_submodule(name.rpartition(".")[0])
+            owner.position_ids = torch.arange(buffer.shape[-1], device=wanted.device).expand(buffer.shape)
+    form = Form(dtype=wanted.dtype, device=wanted.device, level=wanted.level, quantize_via=wanted.quantize_via)
+    return load(model, weights_of(weight_files(wanted.folder, wanted.variant)), form, name=wanted.name)
 
 
 def _tokens(tokenizer: Any, captions: Sequence[str], *, length: int) -> Any:
@@ -207,6 +212,8 @@ def _stored(tensor: Tensor, count: int) -> Tensor:
 
 def _identity(wanted: WantedEncoder) -> str:
     reading = f"length {wanted.t5_length}, mask {wanted.mask_padding}" if wanted.name == "t5" else ""
+    # An accelerator may round the scales otherwise.
+    on_accelerator = wanted.quantize_via == "accelerator" and wanted.device.type != "cpu"
     return fingerprint(
         ENCODING_VERSION,
         wanted.name,
@@ -215,4 +222,5 @@ def _identity(wanted: WantedEncoder) -> str:
         wanted.level,
         str(wanted.dtype),
         reading,
+        *((f"quantised on {wanted.device.type}",) if on_accelerator and wanted.level != AS_IT_IS else ()),
     )

@@ -13,7 +13,8 @@ from helpers.config.options.model import PrecisionOptions
 from helpers.models.fingerprint import fingerprint
 from helpers.models.precision import vae_dtype
 from helpers.models.protocols import LatentPart, ModelParts
-from helpers.models.sd3.parts import loading_variant, part_identity, read_config
+from helpers.models.sd3.parts import part_identity, read_config, weight_files
+from helpers.models.streaming import Form, load, weights_of
 
 # To be raised whenever the same settings begin to give other numbers.
 ENCODING_VERSION = "1"
@@ -69,11 +70,10 @@ class KlEncoder:
     def __init__(self, wanted: _Wanted) -> None:
         from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 
-        variant = loading_variant(wanted.folder, wanted.variant)
-        model: Any = AutoencoderKL.from_pretrained(
-            wanted.folder, torch_dtype=wanted.dtype, variant=variant, use_safetensors=True
-        )
-        self._model = model.eval().requires_grad_(False).to(wanted.device)
+        with torch.device("meta"):
+            model: Any = AutoencoderKL.from_config(read_config(wanted.folder))
+        weights = weights_of(weight_files(wanted.folder, wanted.variant))
+        self._model: Any = load(model, weights, Form(dtype=wanted.dtype, device=wanted.device), name="VAE")
         self._wanted = wanted
 
     @torch.no_grad()

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from helpers.config.options.model import LoraOptions, PrecisionOptions
 from helpers.models.adapters import attach_lora
-from helpers.models.precision import base_dtype, quantise
+from helpers.models.precision import base_dtype, layers_to_quantise, quantise
 from helpers.models.sd3.activations import Pass, kept_for_backward
 from helpers.models.sd3.architecture import Transformer
 from helpers.models.sd3.denoiser import NEVER_QUANTISED, target_modules
@@ -50,7 +50,8 @@ def make(shape: Transformer, precision: PrecisionOptions, *, target: str, full: 
         qk_norm="rms_norm" if shape.qk_norm else None,
     )
     model = nn.Module.to(model, base_dtype(precision))
-    quantise(model, precision.base_model_precision, device=torch.device("cpu"), keep=NEVER_QUANTISED)
+    level = precision.base_model_precision
+    quantise(model, level, layers=layers_to_quantise(model, level, device=torch.device("cpu"), keep=NEVER_QUANTISED))
     model.requires_grad_(full)
     if not full:
         attach_lora(model, lora=LoraOptions(lora_rank=4), modules=target_modules(model, target), seed=0)

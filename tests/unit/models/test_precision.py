@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from helpers.config.options.model import LoraOptions, PrecisionOptions
-from helpers.models.precision import quantise, wrong_on
+from helpers.models.precision import layers_to_quantise, quantise, wrong_on
 from helpers.models.protocols import ModelParts
 from helpers.models.sd3.denoiser import load_denoiser, predict
 from tests.unit.models.lora import attach
@@ -96,7 +96,8 @@ def test_layers_that_the_processors_8_bit_kernel_would_read_past_stay_whole() ->
     """It takes rows of 16 numbers; of others it made garbage, or a crash that ended the run without a word."""
     layers = torch.nn.Sequential(*(torch.nn.Linear(width, 48) for width in (16, 24, 48))).bfloat16()
     exact = [layer(torch.ones(32, layer.in_features, dtype=torch.bfloat16)) for layer in layers]
-    quantise(layers, "int8-quanto", device=torch.device("cpu"))
+    names = layers_to_quantise(layers, "int8-quanto", device=torch.device("cpu"))
+    quantise(layers, "int8-quanto", layers=names)
     assert [type(layer).__name__ for layer in layers] == ["QLinear", "Linear", "QLinear"]
     for layer, before in zip(layers, exact, strict=True):
         after = layer(torch.ones(32, layer.in_features, dtype=torch.bfloat16))
