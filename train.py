@@ -17,7 +17,7 @@ from helpers.config.help_page import help_page
 from helpers.config.processes import rank_of_process
 from helpers.config.run_config import RunConfig
 from helpers.config.secrets import secrets_of
-from helpers.errors import ConfigError, UserError
+from helpers.errors import UserError
 from helpers.log import set_level, set_up_logging
 from helpers.reporting.events import Notice, RunFailed
 from helpers.reporting.listeners import invite_listeners
@@ -46,7 +46,7 @@ def main(argv: Sequence[str]) -> int:
         reporter.close()
     if failure is not None and rank == 0:
         print(reporter.clean(f"\n{failure}"), file=sys.stderr)
-    elif failure is not None and not isinstance(failure, ConfigError):  # which the first process tells
+    elif failure is not None and not failure.met_by_all:
         print(reporter.clean(f"\nprocess {rank}: {failure}"), file=sys.stderr)
     return status
 
@@ -69,15 +69,16 @@ def run(config: RunConfig, files: DatasetFile, reporter: Reporter) -> int:
         with heed_signals() as stop:
             from helpers.training import chapters
 
-            site = chapters.look(config, files, reporter)
-            if config.run.dry_run:
-                chapters.foresee(config, files, site, reporter)
-                return 0
-            ground = chapters.prepare(config, files, site)
-            if config.cache.cache_only:
-                reporter.hear(Notice(text="the caches are filled; `cache_only` asks for nothing more"))
-            else:
-                chapters.learn(config, ground, stop, reporter)
+            with chapters.heed_other_ranks():
+                site = chapters.look(config, files, reporter)
+                if config.run.dry_run:
+                    chapters.foresee(config, files, site, reporter)
+                    return 0
+                ground = chapters.prepare(config, files, site)
+                if config.cache.cache_only:
+                    reporter.hear(Notice(text="the caches are filled; `cache_only` asks for nothing more"))
+                else:
+                    chapters.learn(config, ground, stop, reporter)
     except Interrupted as interrupted:
         return interrupted.exit_status
     return 0

@@ -22,11 +22,18 @@ class Problem:
 
 
 class UserError(Exception):
-    """A failure the user can cure; its message says how."""
+    """A failure the user can cure; its message says how.
+
+    met_by_all: whether each process of a run meets it alike, so that only the first one tells it.
+    """
+
+    met_by_all = False
 
 
 class ConfigError(UserError):
     """Everything wrong with the settings, shown together."""
+
+    met_by_all = True
 
     def __init__(self, problems: Sequence[Problem]) -> None:
         assert problems, "a ConfigError lists at least one problem"
@@ -51,9 +58,23 @@ class ModelError(UserError):
 class CheckpointError(UserError):
     """A checkpoint that cannot be written, read or continued from."""
 
+    met_by_all = True
+
 
 class TrainingError(UserError):
     """A run that cannot go on, such as a loss that is no longer a number."""
+
+
+class NotANumberError(TrainingError):
+    """A loss or a gradient that is no number, which all processes are told of."""
+
+    met_by_all = True
+
+
+class OtherProcessError(UserError):
+    """Another process of the run has ended."""
+
+    met_by_all = True
 
 
 class ReportingError(UserError):

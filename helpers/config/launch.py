@@ -15,6 +15,7 @@ from helpers.config.translate import Translation, env_names, translate
 from helpers.errors import ConfigError, Problem, UserError
 
 TRAINER = "train.py"
+SEVERAL = "helpers.config.several"
 
 
 def main(words: Sequence[str]) -> int:
@@ -68,7 +69,7 @@ def command_line(translation: Translation, *, environment: Mapping[str, str]) ->
     if alone and not extra and not by_file:
         return [TRAINER, *translation.arguments]
     flags = _accelerate_flags(launch, extra=extra, by_file=by_file)
-    return ["-m", "accelerate.commands.launch", *flags, *extra, TRAINER, *translation.arguments]
+    return ["-m", SEVERAL, *flags, *extra, TRAINER, *translation.arguments]
 
 
 def accelerate_has_default_file(environment: Mapping[str, str]) -> bool:

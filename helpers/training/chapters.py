@@ -18,6 +18,7 @@ from helpers.training.loop import train
 from helpers.training.memory import ENCODING, TRAINING, explained, needs_of
 from helpers.training.pictures import validation_captions
 from helpers.training.prepare import Ground, Site
+from helpers.training.runtime import heed_other_ranks as heed_other_ranks
 from helpers.training.runtime import open_runtime
 from helpers.training.split_off import split_off, trained_on
 from helpers.training.stop import StopRequest
@@ -152,4 +153,5 @@ def _learn(config: RunConfig, ground: Ground, stop: StopRequest, reporter: Repor
             reporter=reporter,
         )
     assemble.finish(config, ground=ground, model=model, state=state, plan=plan, reporter=reporter)
+    ground.runtime.leave()
     stop.raise_if_requested()

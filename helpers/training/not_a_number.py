@@ -12,7 +12,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
-from helpers.errors import TrainingError
+from helpers.errors import NotANumberError
 from helpers.training.runtime import Runtime
 from helpers.training.state import TrainState
 from helpers.training.step import Learner
@@ -67,7 +67,7 @@ def saved_before(
         if not spoilt and saved_step != state.step:
             save(state, keep_all=True)
         learner.runtime.wait()
-        raise TrainingError(
+        raise NotANumberError(
             f"At optimiser step {state.step + 1} {error}\n{_what_to_do(state.step, spoilt=spoilt)}"
         ) from None
 

@@ -4,8 +4,8 @@ It is opened before anything is encoded, since caching needs a device and ranks 
 process nothing is wrapped and every call is PyTorch's own.
 """
 
-from collections.abc import Iterable
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Any
@@ -16,9 +16,11 @@ from torch.nn.parallel import DistributedDataParallel
 
 from helpers.config.options.model import PrecisionOptions
 from helpers.config.options.training import RunOptions
-from helpers.errors import ConfigError
+from helpers.errors import ConfigError, OtherProcessError
 from helpers.models.precision import wrong_on
 
+# What PyTorch's engines say where a process that they wait for is gone.
+SIGNS_OF_LOSS = ("closed by peer", "reset by peer", "Broken pipe", "remote process exited", "got 0 bytes")
 # A rank may wait for another that scans or encodes for hours.
 LONGEST_WAIT = timedelta(days=1)
 
@@ -70,6 +72,15 @@ class Runtime:
         """The mean of each rank's `values`, the same on all of them."""
         return values if self.world_size == 1 else self._accelerator.reduce(values, reduction="mean")
 
+    def leave(self) -> None:
+        """Return once every process is done with its work, which cannot speak to the others afterwards.
+
+        Launchers end all processes where one has gone, and the first may still be writing.
+        """
+        if self.world_size > 1:
+            self.wait()
+            self._accelerator.end_training()
+
     def on_any_rank(self, flag: bool) -> bool:
         """Whether `flag` is set on one rank at least, the same answer on all of them."""
         if self.world_size == 1:
@@ -96,13 +107,13 @@ def open_runtime(precision: PrecisionOptions, run: RunOptions) -> Runtime:
     """Find the device and the other processes, and set PyTorch up for them."""
     from accelerate import Accelerator, InitProcessGroupKwargs
 
-    if run.torch_num_threads is not None:
-        torch.set_num_threads(run.torch_num_threads)
     accelerator = Accelerator(
         cpu=not torch.accelerator.is_available(),  # unsaid, several processes without a GPU would not find each other
         mixed_precision="no",  # ours is `autocast`, so that one process and several compute alike
         kwargs_handlers=[InitProcessGroupKwargs(timeout=LONGEST_WAIT)],
     )
+    if run.torch_num_threads is not None:
+        torch.set_num_threads(run.torch_num_threads)  # after the engine, which sets a number of its own
     if precision.allow_tf32:
         torch.backends.cuda.matmul.allow_tf32 = True
         torch.backends.cudnn.allow_tf32 = True
@@ -113,6 +124,20 @@ def open_runtime(precision: PrecisionOptions, run: RunOptions) -> Runtime:
         world_size=accelerator.num_processes,
         _accelerator=accelerator,
     )
+
+
+@contextmanager
+def heed_other_ranks() -> Iterator[None]:
+    """Within it, what fails because another process of the run has gone raises OtherProcessError."""
+    try:
+        yield
+    except RuntimeError as error:
+        if not any(sign in str(error) for sign in SIGNS_OF_LOSS):
+            raise
+        raise OtherProcessError(
+            "Another process of this run has ended, and so this one does. What it said stands above, with its number,"
+            " or in its own file in OUTPUT_DIR/logs. The last checkpoint stands."
+        ) from error
 
 
 def resolved(precision: PrecisionOptions, device: torch.device) -> PrecisionOptions:

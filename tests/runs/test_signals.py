@@ -34,12 +34,14 @@ def wait_until(what: Callable[[], object], process: subprocess.Popen[str]) -> No
         time.sleep(0.01)
 
 
-def through_train_sh(run: SmallRun, repository: Path, *words: str) -> subprocess.Popen[str]:
+def through_train_sh(run: SmallRun, repository: Path, *words: str, processes: int = 1) -> subprocess.Popen[str]:
     """The run as a person starts it, in a copy of the repository that has an env file."""
     (repository / "config").mkdir(parents=True)
     for name in ("train.sh", "train.py", "helpers"):
         (repository / name).symlink_to(REPOSITORY / name)
-    (repository / "config" / "config.env").write_text(f'MODEL_NAME="{run.pipeline}"\nMAX_NUM_STEPS=1\n')
+    (repository / "config" / "config.env").write_text(
+        f'MODEL_NAME="{run.pipeline}"\nMAX_NUM_STEPS=1\nTRAINING_NUM_PROCESSES={processes}\n'
+    )
     return subprocess.Popen(
         ["bash", repository / "train.sh", *run.arguments(max_train_steps=MANY), *words],
         env={**os.environ, "VENV_PATH": sys.prefix, "XDG_CACHE_HOME": "/nonexistent"},

@@ -265,7 +265,7 @@ def test_one_plain_process_starts_without_accelerate(tmp_path: Path) -> None:
 
 def test_several_processes_start_through_accelerate(tmp_path: Path) -> None:
     words = words_for(LaunchOptions(training_num_processes=2), tmp_path)
-    assert words[:2] == ["-m", "accelerate.commands.launch"]
+    assert words[:2] == ["-m", "helpers.config.several"]
     assert {"--num_processes=2", "--num_machines=1", "--multi_gpu"} <= set(words)
     assert words[-2:] == ["train.py", "--seed=1"]
     chosen = words_for(LaunchOptions(training_num_processes=2, accelerate_extra_args="--use_fsdp --x='a b'"), tmp_path)
@@ -278,7 +278,7 @@ def test_accelerates_own_file_is_heeded(tmp_path: Path, ending: str) -> None:
     folder = tmp_path / "huggingface" / "accelerate"
     folder.mkdir(parents=True)
     (folder / f"default_config.{ending}").touch()
-    assert words_for(LaunchOptions(), tmp_path) == ["-m", "accelerate.commands.launch", "train.py", "--seed=1"]
+    assert words_for(LaunchOptions(), tmp_path) == ["-m", "helpers.config.several", "train.py", "--seed=1"]
     assert "--num_processes=1" in words_for(LaunchOptions(training_num_processes=1), tmp_path)
     assert accelerate_has_default_file({"HF_HOME": str(tmp_path / "huggingface"), "XDG_CACHE_HOME": "/nonexistent"})
     assert not accelerate_has_default_file({"HF_HOME": str(tmp_path), "XDG_CACHE_HOME": str(tmp_path)})

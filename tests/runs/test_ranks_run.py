@@ -1,0 +1,148 @@
+"""Several processes that learn as one, share the work before it, and end together whatever happens to one of them."""
+
+import shutil
+import signal
+import time
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors import safe_open
+
+from helpers.batches.types import TrainBatch
+from helpers.errors import CacheError
+from tests.runs.harness import SmallRun, copied, draw_set, same
+from tests.runs.ranks import Ended, run_ranks
+from tests.runs.test_signals import PATIENCE_SECONDS, through_train_sh, wait_until
+
+STEPS = 4
+PROMPTLY_SECONDS = 20
+
+
+@dataclass(frozen=True)
+class Finished:
+    run: SmallRun
+    ended: Ended
+
+
+@pytest.fixture(scope="module")
+def two(tmp_path_factory: pytest.TempPathFactory, tiny_pipeline: Path) -> Finished:
+    """A run of two processes from nothing to its end."""
+    run = SmallRun(
+        tmp_path_factory.mktemp("two"),
+        tiny_pipeline,
+        settings={"train_batch_size": 1, "max_train_steps": STEPS, "caption_dropout_probability": 0.3},
+    )
+    draw_set(run.output / "datasets" / "colours")
+    return Finished(run, run_ranks(run))
+
+
+def at_step(step: int, two: Finished, folder: Path) -> SmallRun:
+    """The run as it was when it was interrupted after its checkpoint at `step`."""
+    run = copied(two.run, folder)
+    for later in run.output.glob("checkpoint-*"):
+        if int(later.name.removeprefix("checkpoint-")) > step:
+            shutil.rmtree(later)
+    (run.output / "pytorch_lora_weights.safetensors").unlink()
+    return run
+
+
+def test_two_learn_what_one_with_twice_the_batch_learns(two: Finished, tmp_path: Path) -> None:
+    assert two.ended.statuses == (0, 0), two.ended.said
+    one = SmallRun(tmp_path, two.run.pipeline, settings=two.run.settings | {"train_batch_size": 2})
+    shutil.copytree(two.run.output / "datasets", one.output / "datasets")
+    shutil.copytree(two.run.output / "cache", one.output / "cache")
+    assert one.start() == 0
+    for name, tensor in one.remembered(STEPS).items():
+        torch.testing.assert_close(two.run.remembered(STEPS)[name], tensor, rtol=2e-3, atol=2e-5)
+
+
+def test_only_the_first_process_speaks(two: Finished) -> None:
+    first, second = two.ended.said
+    assert "finished after step 4" in first
+    assert second == ""
+    assert len(list(two.run.output.glob("logs/*_process_1.log"))) == 1
+
+
+def test_each_process_encodes_its_share_and_none_is_encoded_twice(two: Finished) -> None:
+    for cache, share in {"vae": {"0": 4, "1": 3}, "text": {"0": 12, "1": 12}}.items():
+        keys: Counter[str] = Counter()
+        by_rank: Counter[str] = Counter()
+        for shard in two.run.output.glob(f"cache/{cache}/shard-*"):
+            with safe_open(shard, framework="pt") as file:
+                found = {name[:32] for name in file.offset_keys()}
+            keys.update(found)
+            by_rank[shard.name.split("-")[1]] += len(found)
+        assert set(keys.values()) == {1}
+        assert by_rank == share
+
+
+def test_as_many_processes_go_on_exactly(two: Finished, tmp_path: Path) -> None:
+    resumed = at_step(2, two, tmp_path)
+    again = run_ranks(resumed)
+    assert again.statuses == (0, 0), again.said
+    assert "continues from" in again.said[0]
+    assert same(resumed.remembered(STEPS), two.run.remembered(STEPS))
+    assert same(resumed.weights(), two.run.weights())
+
+
+def fail_at_second_batch(rank: int) -> None:
+    """Have the second process fail to read its batch."""
+    from helpers.batches.loader import BatchSource
+
+    make = BatchSource.batch
+    made: list[TrainBatch] = []
+
+    def batch(source: BatchSource, position: object) -> TrainBatch:
+        if made:
+            raise CacheError("the latents of colours: red square.png cannot be read")
+        made.append(make(source, position))  # type: ignore[arg-type]
+        return made[-1]
+
+    if rank == 1:
+        BatchSource.batch = batch  # type: ignore[method-assign,assignment]
+
+
+def spoil_a_batch(rank: int) -> None:
+    """Have the second process meet a picture whose latents are no numbers."""
+    from helpers.batches.loader import BatchSource
+
+    latents = BatchSource._latents
+
+    if rank == 1:
+        BatchSource._latents = lambda source, sample: latents(source, sample) * torch.nan  # type: ignore[method-assign]
+
+
+def test_one_that_fails_ends_the_run_with_its_error(two: Finished, tmp_path: Path) -> None:
+    run = at_step(2, two, tmp_path)
+    began = time.monotonic()
+    failed = run_ranks(run, before=fail_at_second_batch)
+    assert time.monotonic() - began < PROMPTLY_SECONDS
+    assert failed.statuses == (1, 1)
+    assert "process 1: the latents of colours: red square.png cannot be read" in failed.said[1]
+    assert "Another process of this run has ended" in failed.said[0]
+    assert "Traceback" not in "".join(failed.said)
+    assert run.saved_steps() == [2]
+
+
+def test_the_picture_that_is_no_number_is_named_whichever_process_met_it(two: Finished, tmp_path: Path) -> None:
+    run = at_step(2, two, tmp_path)
+    failed = run_ranks(run, before=spoil_a_batch)
+    assert failed.statuses == (1, 1)
+    named = [line for line in failed.said[0].splitlines() if line.startswith("  colours: ")]
+    assert len(named) == 2
+    assert failed.said[1] == ""
+
+
+def test_a_signal_stops_all_through_train_sh_and_leaves_one_checkpoint(two: Finished, tmp_path: Path) -> None:
+    run = at_step(2, two, tmp_path / "run")
+    process = through_train_sh(run, tmp_path / "repository", "--checkpointing_steps=3", processes=2)
+    wait_until(lambda: 3 in run.saved_steps(), process)
+    process.send_signal(signal.SIGTERM)
+    output, _ = process.communicate(timeout=PATIENCE_SECONDS)
+    assert process.returncode == 128 + signal.SIGTERM, output
+    assert "Traceback" not in output
+    last = run.saved_steps()[-1]
+    assert output.count(f"stopped after step {last}") == 1
