@@ -60,7 +60,10 @@ RULES: dict[str, tuple[Callable[[ast.AST], bool], tuple[str, ...]]] = {
     "os.environ is read in config/ only": (reads_the_environment, ("config/",)),
     "argparse lives in config/cli.py": (parses_arguments, ("config/cli.py", "config/convert_cli.py")),
     "print is for reporting/console.py and config/wizard*.py": (prints, ("reporting/console.py", "config/wizard")),
-    "only train.py and the launcher end the program": (ends_the_program, ("config/launch.py", *COMMANDS)),
+    "only train.py and the launcher end the program": (
+        ends_the_program,
+        ("config/launch.py", "config/several.py", *COMMANDS),
+    ),
     "no global is rebound": (rebinds_a_global, ()),
     "nothing is ever unpickled": (unpickles, ()),
 }
