@@ -2,12 +2,19 @@
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from helpers.config.options.model import ModelOptions
 from helpers.errors import ModelError
-from helpers.models.lora_files import Pair, is_diffusers_lora, merged, read_diffusers_lora, write_diffusers_lora
+from helpers.models.lora_files import (
+    Pair,
+    is_diffusers_lora,
+    merged,
+    of_transformer,
+    read_diffusers_lora,
+    write_diffusers_lora,
+)
 from helpers.models.modelspec import DIFFUSERS, ORIGINAL, carried_over
 from helpers.models.protocols import ModelFamily, ModelParts
 from helpers.models.tensor_files import Planned, opened
@@ -15,27 +22,25 @@ from helpers.models.tensor_files import Planned, opened
 
 @dataclass(frozen=True, kw_only=True)
 class Model:
-    """A whole model that is open: a denoiser's tensors by diffusers' names, the other parts, and its header."""
+    """A whole model that is open: a denoiser's tensors by diffusers' names, the other parts, and its header.
+
+    text: a LoRA that is still to be merged into the text encoders.
+    """
 
     weights: Mapping[str, Planned]
     parts: ModelParts
     header: Mapping[str, str]
+    text: Mapping[str, Pair] = field(default_factory=dict)
 
     def write_pipeline(self, folder: Path, *, family: ModelFamily) -> None:
         """As a folder that diffusers opens; `folder` is there and empty."""
         header = carried_over(self.header, implementation=DIFFUSERS, is_adapter=False)
-        family.write_pipeline(self.weights, self.parts, folder, metadata=header)
+        family.write_pipeline(self.weights, self.parts, folder, text=self.text, metadata=header)
 
     def write_single_file(self, path: Path, *, family: ModelFamily) -> None:
         """As one file in the original layout."""
         header = carried_over(self.header, implementation=ORIGINAL, is_adapter=False)
-        family.files.write_single_file(self.weights, self.parts, path, metadata=header)
-
-
-def is_lora(path: Path, *, family: ModelFamily) -> bool:
-    """Whether the file is a LoRA, in whichever names."""
-    names = _names(path)
-    return is_diffusers_lora(names) or family.files.is_comfyui_lora(names)
+        family.files.write_single_file(self.weights, self.parts, path, text=self.text, metadata=header)
 
 
 @contextmanager
@@ -59,7 +64,9 @@ def opened_model(source: Path, *, base: ModelParts | None, family: ModelFamily) 
     else:
         pairs, header = read_lora(source, family=family)
         with family.files.open_base(base) as (weights, _):
-            yield Model(weights=merged(weights, pairs), parts=base, header=header)
+            mine = of_transformer(pairs)
+            text = {layer: pair for layer, pair in pairs.items() if layer not in mine}
+            yield Model(weights=merged(weights, mine), parts=base, header=header, text=text)
 
 
 def read_lora(path: Path, *, family: ModelFamily) -> tuple[dict[str, Pair], Mapping[str, str]]:

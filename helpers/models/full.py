@@ -44,7 +44,7 @@ def trained_in_full(
         copy_tensors(folder / MOVING, into=moving, cure=cure)
 
     def export(folder: Path, *, metadata: Mapping[str, str]) -> None:
-        write_pipeline(denoiser.state_dict(), parts, folder, metadata=metadata)
+        write_pipeline(denoiser.state_dict(), parts, folder, text={}, metadata=metadata)
 
     return Trained(
         what=_in_words(options),

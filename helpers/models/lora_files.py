@@ -17,6 +17,8 @@ from helpers.models.tensor_files import Planned, opened, planned_from, write_ten
 # such as `.alpha`, make it refuse the file.
 DIFFUSERS_ENTRY = "lora_adapter_metadata"
 EXPORT_PREFIX = "transformer."
+TEXT_PREFIXES = ("text_encoder.", "text_encoder_2.")
+PREFIXES = (EXPORT_PREFIX, *TEXT_PREFIXES)
 DOWN, UP = ".lora_A.weight", ".lora_B.weight"
 
 
@@ -47,21 +49,31 @@ def is_diffusers_lora(names: Iterable[str]) -> bool:
 
 
 def read_diffusers_lora(path: Path) -> dict[str, Pair]:
-    """The pairs in a file with diffusers' keys, by layer; alpha is the rank where its header says nothing."""
+    """The pairs in a file with diffusers' keys, by layer; alpha is the rank where its header says nothing.
+
+    A text encoder's layers have its name before them, the transformer's nothing.
+    """
     with opened(path) as file:
         said = json.loads((file.metadata() or {}).get(DIFFUSERS_ENTRY, "{}"))
         tensors = {name: each.make() for name, each in planned_from(file).items()}
-    said = {name.removeprefix(EXPORT_PREFIX): value for name, value in said.items() if name.startswith(EXPORT_PREFIX)}
     found = {}
-    for name in [name for name in tensors if name.startswith(EXPORT_PREFIX) and name.endswith(DOWN)]:
-        layer = name.removeprefix(EXPORT_PREFIX).removesuffix(DOWN)
-        down, up = tensors.pop(name), tensors.pop(EXPORT_PREFIX + layer + UP, None)
+    for name in [name for name in tensors if name.startswith(PREFIXES) and name.endswith(DOWN)]:
+        whole = name.removesuffix(DOWN)
+        prefix, layer = _parted(whole)
+        down, up = tensors.pop(name), tensors.pop(whole + UP, None)
         if up is None:
             raise ModelError(f"{path} holds only one half of its LoRA on {layer}.")
-        alpha = float(said.get("alpha_pattern", {}).get(layer, said.get("lora_alpha", down.shape[0])))
-        found[layer] = Pair(down=down, up=up, alpha=alpha * (down.shape[0] ** 0.5 if said.get("use_rslora") else 1))
+        alpha = said.get(f"{prefix}alpha_pattern", {}).get(layer, said.get(f"{prefix}lora_alpha", down.shape[0]))
+        more = down.shape[0] ** 0.5 if said.get(f"{prefix}use_rslora") else 1.0
+        found[whole.removeprefix(EXPORT_PREFIX)] = Pair(down=down, up=up, alpha=float(alpha) * more)
     refuse_the_rest(path, tensors)
     return found
+
+
+def _parted(name: str) -> tuple[str, str]:
+    """The prefix of a tensor or layer, with its dot, and the rest."""
+    prefix, dot, layer = name.partition(".")
+    return prefix + dot, layer
 
 
 def refuse_the_rest(path: Path, tensors: Mapping[str, Tensor]) -> None:
@@ -76,16 +88,35 @@ def refuse_the_rest(path: Path, tensors: Mapping[str, Tensor]) -> None:
 def write_diffusers_lora(path: Path, pairs: Mapping[str, Pair], *, metadata: Mapping[str, str]) -> None:
     """Write the file that diffusers opens, in fp32, alpha multiplied in for programs that do not read its header."""
     plain = {layer: pair.multiplied() for layer, pair in pairs.items()}
-    tensors = {}
-    for layer, pair in plain.items():
-        tensors[EXPORT_PREFIX + layer + DOWN] = pair.down
-        tensors[EXPORT_PREFIX + layer + UP] = pair.up
-    entry = header_entry({layer: pair.rank for layer, pair in plain.items()})
-    write_tensors(path, tensors, metadata={**metadata, DIFFUSERS_ENTRY: entry})
+    tensors, entries = {}, {}
+    for prefix, mine in (
+        (EXPORT_PREFIX, of_transformer(plain)),
+        *((each, of_text_encoder(plain, each)) for each in TEXT_PREFIXES),
+    ):
+        for layer, pair in mine.items():
+            tensors |= {prefix + layer + DOWN: pair.down, prefix + layer + UP: pair.up}
+        if mine:
+            entries |= json.loads(header_entry({layer: pair.rank for layer, pair in mine.items()}, prefix=prefix))
+    write_tensors(path, tensors, metadata={**metadata, DIFFUSERS_ENTRY: json.dumps(entries, sort_keys=True)})
+
+
+def of_transformer(pairs: Mapping[str, Pair]) -> dict[str, Pair]:
+    """Those of the transformer's layers."""
+    return {layer: pair for layer, pair in pairs.items() if not layer.startswith(TEXT_PREFIXES)}
+
+
+def of_text_encoder(pairs: Mapping[str, Pair], prefix: str) -> dict[str, Pair]:
+    """Those of the text encoder with that prefix, by its own names of its layers."""
+    return {layer.removeprefix(prefix): pair for layer, pair in pairs.items() if layer.startswith(prefix)}
 
 
 def header_entry(
-    ranks: Mapping[str, int], *, alpha: float | None = None, use_dora: bool = False, use_rslora: bool = False
+    ranks: Mapping[str, int],
+    *,
+    alpha: float | None = None,
+    use_dora: bool = False,
+    use_rslora: bool = False,
+    prefix: str = EXPORT_PREFIX,
 ) -> str:
     """What the header tells diffusers of an adapter by the ranks of its layers; alpha is the rank unless it is said."""
     rank, _ = Counter(ranks.values()).most_common(1)[0]
@@ -98,7 +129,7 @@ def header_entry(
     }
     if odd := {layer: each for layer, each in ranks.items() if each != rank}:
         config |= {"rank_pattern": odd, "alpha_pattern": odd}
-    return json.dumps({EXPORT_PREFIX + name: value for name, value in config.items()}, sort_keys=True)
+    return json.dumps({prefix + name: value for name, value in config.items()}, sort_keys=True)
 
 
 def merged(base: Mapping[str, Planned], pairs: Mapping[str, Pair]) -> dict[str, Planned]:

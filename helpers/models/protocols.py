@@ -206,7 +206,8 @@ class FamilyFiles:
 
     open_base, open_single_file: contexts with a denoiser's tensors by diffusers' names, and its header: of a base's own
     parts, or of one file in the original layout. is_single_file, is_comfyui_lora: by the names of a file's tensors.
-    write_single_file: tensors by diffusers' names and the parts whose VAE goes with them, as one such file.
+    write_single_file: tensors by diffusers' names and the parts whose VAE goes with them, as one such file; text: as in
+    `write_pipeline`, which brings the text encoders into it.
     read_comfyui_lora, write_comfyui_lora: by the layers' names in diffusers.
     """
 
@@ -234,7 +235,8 @@ class ModelFamily:
     render: raw latents [1, C, h, w] of a picture, from the denoiser as it is (see RenderRequest); the same
     picture as the family's diffusers pipeline draws from the same seed.
     write_pipeline: fill an empty folder with a denoiser's tensors and the base's other parts (tensors by diffusers'
-    names, ModelParts, folder; metadata), from which the family's diffusers pipeline opens.
+    names, ModelParts, folder; text: a LoRA of the text encoders' to merge into them; metadata), from which the family's
+    diffusers pipeline opens.
     files: see `FamilyFiles`.
     """
 

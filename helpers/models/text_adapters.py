@@ -71,8 +71,7 @@ def _add_to_file(file: Path, weights: Mapping[str, Tensor], *, lora: LoraOptions
         tensors[name] = weight.detach().float().cpu() * scale
     for prefix in dict.fromkeys(name.partition(".")[0] for name in weights):
         layers = [name.removeprefix(f"{prefix}.").removesuffix(DOWN) for name in weights if _is_down(name, prefix)]
-        entry = json.loads(header_entry(dict.fromkeys(layers, lora.lora_rank)))
-        said |= {f"{prefix}.{name.removeprefix(EXPORT_PREFIX)}": value for name, value in entry.items()}
+        said |= json.loads(header_entry(dict.fromkeys(layers, lora.lora_rank), prefix=f"{prefix}."))
     write_tensors(file, tensors, metadata=metadata | {DIFFUSERS_ENTRY: json.dumps(said, sort_keys=True)})
 
 

@@ -2,35 +2,41 @@
 
 ComfyUI takes `lora_unet_` and the original layer's name with underscores, then `.lora_down.weight`, `.lora_up.weight`
 and `.alpha`. Where the original has one layer for queries, keys and values, its LoRA is the three side by side.
+Text encoders are `lora_te1_` (CLIP-L) and `lora_te2_` (CLIP-G), with transformers' names.
 """
 
+import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from helpers.models.lora_files import Pair, columns_in_use, refuse_the_rest
+from helpers.models.lora_files import Pair, columns_in_use, of_text_encoder, of_transformer, refuse_the_rest
 from helpers.models.sd3.original_layout import Layer, count_of, layers, with_halves_swapped
 from helpers.models.tensor_files import opened, planned_from, write_tensors
 
 PREFIX = "lora_unet_"
 DOWN, UP, ALPHA = ".lora_down.weight", ".lora_up.weight", ".alpha"
+TEXT_ENCODERS = {"lora_te1_": "text_encoder.", "lora_te2_": "text_encoder_2."}
+TEXT_LAYER = re.compile(r"text_model_encoder_layers_(\d+)_(self_attn|mlp)_(\w+)")
 MOST_BLOCKS = 64
 LAST = "context_block.adaLN_modulation.1"
 
 
 def is_comfyui_lora(names: Iterable[str]) -> bool:
     """Whether tensors with these names are a LoRA of this kind."""
-    return any(name.startswith(PREFIX) for name in names)
+    return any(name.startswith((PREFIX, *TEXT_ENCODERS)) for name in names)
 
 
 def write_comfyui_lora(path: Path, pairs: Mapping[str, Pair], *, metadata: Mapping[str, str]) -> None:
     """Write the LoRA on diffusers' layers as a file with the original names, in fp32."""
+    by_prefix = {PREFIX: to_original_pairs(of_transformer(pairs))}
+    by_prefix |= {flat: of_text_encoder(pairs, prefix) for flat, prefix in TEXT_ENCODERS.items()}
     tensors: dict[str, Tensor] = {}
-    for name, pair in to_original_pairs(pairs).items():
-        flat = PREFIX + name.replace(".", "_")
-        tensors |= {flat + DOWN: pair.down, flat + UP: pair.up, flat + ALPHA: torch.tensor(pair.alpha)}
+    for prefix, name, pair in ((prefix, *each) for prefix, mine in by_prefix.items() for each in mine.items()):
+        flat = prefix + name.replace(".", "_")
+        tensors |= {flat + DOWN: pair.down, flat + UP: pair.up, flat + ALPHA: torch.tensor(float(pair.alpha))}
     write_tensors(path, tensors, metadata=metadata)
 
 
@@ -40,12 +46,30 @@ def read_comfyui_lora(path: Path) -> dict[str, Pair]:
         tensors = {name: each.make() for name, each in planned_from(file).items()}
     found: dict[str, Pair] = {}
     for layer in layers(count=MOST_BLOCKS):
-        flat = PREFIX + layer.original.replace(".", "_")
-        if flat + DOWN in tensors and flat + UP in tensors:
-            down, up = tensors.pop(flat + DOWN).float(), tensors.pop(flat + UP).float()
-            alpha = float(tensors.pop(flat + ALPHA, torch.tensor(down.shape[0])))
-            found |= _split(layer, Pair(down=down, up=up, alpha=alpha))
+        pair = _taken(tensors, PREFIX + layer.original.replace(".", "_"))
+        found |= _split(layer, pair) if pair else {}
+    for flat, layer in _text_layers(tensors).items():
+        pair = _taken(tensors, flat)
+        found |= {layer: pair} if pair else {}
     refuse_the_rest(path, tensors)
+    return found
+
+
+def _taken(tensors: dict[str, Tensor], flat: str) -> Pair | None:
+    """The pair of a layer, which is taken away from what is left; None where the file has none."""
+    if flat + DOWN not in tensors or flat + UP not in tensors:
+        return None
+    down, up = tensors.pop(flat + DOWN).float(), tensors.pop(flat + UP).float()
+    return Pair(down=down, up=up, alpha=float(tensors.pop(flat + ALPHA, torch.tensor(down.shape[0]))))
+
+
+def _text_layers(names: Iterable[str]) -> dict[str, str]:
+    """The text encoders' layers among tensors' names: diffusers' name of each by the flat one."""
+    found = {}
+    for name in names:
+        for flat, prefix in TEXT_ENCODERS.items():
+            if name.startswith(flat) and (layer := TEXT_LAYER.fullmatch(name.removeprefix(flat).partition(".")[0])):
+                found[flat + layer[0]] = f"{prefix}text_model.encoder.layers.{layer[1]}.{layer[2]}.{layer[3]}"
     return found
 
 

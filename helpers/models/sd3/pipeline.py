@@ -8,13 +8,19 @@ from typing import Any
 
 from torch import Tensor
 
+from helpers.models.lora_files import Pair, merged, of_text_encoder
 from helpers.models.protocols import ModelParts
 from helpers.models.sd3.parts import TEXT_ENCODERS, TOKENIZERS, VAE, loading_variant, weight_files
-from helpers.models.tensor_files import Planned, write_tensors
+from helpers.models.tensor_files import Planned, all_opened, write_tensors
 
 
 def write_pipeline(
-    weights: Mapping[str, Tensor | Planned], parts: ModelParts, folder: Path, *, metadata: Mapping[str, str]
+    weights: Mapping[str, Tensor | Planned],
+    parts: ModelParts,
+    folder: Path,
+    *,
+    text: Mapping[str, Pair],
+    metadata: Mapping[str, str],
 ) -> None:
     """See `ModelFamily`. Weights are in the number format that they have; `from_pretrained` needs no variant.
 
@@ -25,7 +31,11 @@ def write_pipeline(
     shutil.copyfile(parts.transformer / "config.json", transformer / "config.json")
     write_tensors(transformer / "diffusion_pytorch_model.safetensors", weights, metadata=metadata)
     for name, source in zip((VAE, *TEXT_ENCODERS), (parts.vae, *parts.text_encoders), strict=True):
-        _copy_model(source, folder / name, variant=loading_variant(source, parts.weights_variant))
+        variant = loading_variant(source, parts.weights_variant)
+        if pairs := of_text_encoder(text, f"{name}."):
+            _merge_model(source, folder / name, pairs, variant=variant)
+        else:
+            _copy_model(source, folder / name, variant=variant)
     for name, source in zip(("scheduler", *TOKENIZERS), (parts.scheduler, *parts.tokenizers), strict=True):
         shutil.copytree(source, folder / name, copy_function=shutil.copyfile)
     (folder / "model_index.json").write_text(json.dumps(model_index(), indent=2) + "\n", encoding="utf-8")
@@ -38,6 +48,14 @@ def _copy_model(source: Path, to: Path, *, variant: str | None) -> None:
         shutil.copyfile(file, to / _plain(file.name, variant))
     for index in source.glob(f"*.safetensors.index{f'.{variant}' if variant else ''}.json"):
         (to / _plain(index.name, variant)).write_text(_plain(index.read_text(encoding="utf-8"), variant))
+
+
+def _merge_model(source: Path, to: Path, pairs: Mapping[str, Pair], *, variant: str | None) -> None:
+    """A part's config, and its weights with a LoRA merged in."""
+    to.mkdir()
+    shutil.copyfile(source / "config.json", to / "config.json")
+    with all_opened(weight_files(source, variant)) as (tensors, _):
+        write_tensors(to / "model.safetensors", merged(tensors, pairs), metadata={})
 
 
 def _plain(text: str, variant: str | None) -> str:

@@ -42,7 +42,7 @@ def test_parts_of_a_variant_are_handed_on_under_plain_names(
     with torch.no_grad():
         next(denoiser.parameters()).add_(1)
     (tmp_path / "out").mkdir()
-    write_pipeline(denoiser.state_dict(), parts, tmp_path / "out", metadata={"step": "3"})
+    write_pipeline(denoiser.state_dict(), parts, tmp_path / "out", text={}, metadata={"step": "3"})
     assert not list((tmp_path / "out").rglob("*fp16*"))
 
     found = StableDiffusion3Pipeline.from_pretrained(tmp_path / "out")
@@ -60,7 +60,7 @@ def test_the_base_is_copied_and_not_linked(tiny_pipeline: Path, tmp_path: Path) 
     """A program that saves in place into the folder must not write through into the person's base."""
     parts = locate(ModelOptions(pretrained_model_name_or_path=str(tiny_pipeline)))
     denoiser = load_denoiser(parts, PrecisionOptions(mixed_precision="no"), torch.device("cpu"))
-    write_pipeline(denoiser.state_dict(), parts, tmp_path, metadata={})
+    write_pipeline(denoiser.state_dict(), parts, tmp_path, text={}, metadata={})
     files = [file for file in tmp_path.rglob("*") if file.is_file()]
     assert {file.stat().st_nlink for file in files} == {1}
     assert not any(file.is_symlink() for file in files)
