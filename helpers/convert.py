@@ -37,7 +37,7 @@ def convert(wanted: Conversion) -> None:
         if wanted.form == "lora":
             write_whole(wanted.target, partial(conversions.to_diffusers_lora, wanted.source, family=family))
         elif wanted.form == "comfyui":
-            write_whole(wanted.target, partial(conversions.to_comfyui_lora, wanted.source, family=family))
+            write_whole(wanted.target, partial(conversions.to_comfyui_lora, wanted.source, base=base, family=family))
         else:
             with conversions.opened_model(wanted.source, base=base, family=family) as model:
                 if wanted.form == "single-file":

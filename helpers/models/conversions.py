@@ -1,7 +1,7 @@
 """From the files that one program writes to those that another opens, numbers and provenance carried over."""
 
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -87,11 +87,12 @@ def to_diffusers_lora(source: Path, path: Path, *, family: ModelFamily) -> None:
     write_diffusers_lora(path, pairs, metadata=carried_over(header, implementation=DIFFUSERS, is_adapter=True))
 
 
-def to_comfyui_lora(source: Path, path: Path, *, family: ModelFamily) -> None:
-    """Write a LoRA as ComfyUI and kohya's programs open it."""
+def to_comfyui_lora(source: Path, path: Path, *, base: ModelParts | None, family: ModelFamily) -> None:
+    """Write a LoRA as ComfyUI and kohya's programs open it; of a DoRA the base is needed. Raises ModelError."""
     pairs, header = read_lora(source, family=family)
     metadata = carried_over(header, implementation=ORIGINAL, is_adapter=True)
-    family.files.write_comfyui_lora(path, pairs, metadata=metadata)
+    with family.files.open_base(base) if base else nullcontext(({}, {})) as (weights, _):
+        family.files.write_comfyui_lora(path, pairs, base=weights, metadata=metadata)
 
 
 def _names(path: Path) -> list[str]:

@@ -3,7 +3,7 @@
 import json
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,16 +19,20 @@ DIFFUSERS_ENTRY = "lora_adapter_metadata"
 EXPORT_PREFIX = "transformer."
 TEXT_PREFIXES = ("text_encoder.", "text_encoder_2.")
 PREFIXES = (EXPORT_PREFIX, *TEXT_PREFIXES)
-DOWN, UP = ".lora_A.weight", ".lora_B.weight"
+DOWN, UP, MAGNITUDE = ".lora_A.weight", ".lora_B.weight", ".lora_magnitude_vector"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Pair:
-    """What a LoRA adds to one layer: (alpha / rank) up @ down, of down [rank, inputs] and up [outputs, rank]."""
+    """What a LoRA adds to one layer: (alpha / rank) up @ down, of down [rank, inputs] and up [outputs, rank].
+
+    magnitude: of a DoRA the length [outputs] that each row of the sum has in the end.
+    """
 
     down: Tensor
     up: Tensor
     alpha: float
+    magnitude: Tensor | None = None
 
     @property
     def rank(self) -> int:
@@ -36,11 +40,27 @@ class Pair:
 
     def multiplied(self) -> "Pair":
         """The same with alpha / rank multiplied into `up`, in fp32, so that alpha is the rank."""
-        return Pair(down=self.down.float(), up=self.up.float() * (self.alpha / self.rank), alpha=self.rank)
+        return replace(self, down=self.down.float(), up=self.up.float() * (self.alpha / self.rank), alpha=self.rank)
 
     def delta(self) -> Tensor:
         """What is added to the layer's weight [outputs, inputs], in fp32."""
         return self.up.float() @ self.down.float() * (self.alpha / self.rank)
+
+    def merged_into(self, weight: Tensor) -> Tensor:
+        """The layer's weight [outputs, inputs] with this in it, in fp32.
+
+        W + (alpha / rank) B A (Hu et al. 2021, section 4.1); its rows brought to their lengths (Liu et al. 2024,
+        equation 5) where there are any.
+        """
+        total = weight.float() + self.delta()
+        if self.magnitude is None:
+            return total
+        return total * (self.magnitude.float() / lengths(total)).unsqueeze(1)
+
+
+def lengths(weight: Tensor) -> Tensor:
+    """Of each row of a weight [outputs, inputs], in fp32."""
+    return torch.linalg.vector_norm(weight.float(), dim=1)
 
 
 def is_diffusers_lora(names: Iterable[str]) -> bool:
@@ -63,9 +83,12 @@ def read_diffusers_lora(path: Path) -> dict[str, Pair]:
         down, up = tensors.pop(name), tensors.pop(whole + UP, None)
         if up is None:
             raise ModelError(f"{path} holds only one half of its LoRA on {layer}.")
+        magnitude = tensors.pop(whole + MAGNITUDE, None)
         alpha = said.get(f"{prefix}alpha_pattern", {}).get(layer, said.get(f"{prefix}lora_alpha", down.shape[0]))
         more = down.shape[0] ** 0.5 if said.get(f"{prefix}use_rslora") else 1.0
-        found[whole.removeprefix(EXPORT_PREFIX)] = Pair(down=down, up=up, alpha=float(alpha) * more)
+        found[whole.removeprefix(EXPORT_PREFIX)] = Pair(
+            down=down, up=up, alpha=float(alpha) * more, magnitude=magnitude
+        )
     refuse_the_rest(path, tensors)
     return found
 
@@ -95,8 +118,12 @@ def write_diffusers_lora(path: Path, pairs: Mapping[str, Pair], *, metadata: Map
     ):
         for layer, pair in mine.items():
             tensors |= {prefix + layer + DOWN: pair.down, prefix + layer + UP: pair.up}
+            if pair.magnitude is not None:
+                tensors[prefix + layer + MAGNITUDE] = pair.magnitude
         if mine:
-            entries |= json.loads(header_entry({layer: pair.rank for layer, pair in mine.items()}, prefix=prefix))
+            ranks = {layer: pair.rank for layer, pair in mine.items()}
+            use_dora = any(pair.magnitude is not None for pair in mine.values())
+            entries |= json.loads(header_entry(ranks, use_dora=use_dora, prefix=prefix))
     write_tensors(path, tensors, metadata={**metadata, DIFFUSERS_ENTRY: json.dumps(entries, sort_keys=True)})
 
 
@@ -133,9 +160,9 @@ def header_entry(
 
 
 def merged(base: Mapping[str, Planned], pairs: Mapping[str, Pair]) -> dict[str, Planned]:
-    """The base's tensors with the LoRA added, each in its own number format; raises ModelError where a layer is not.
+    """The base's tensors with the LoRA in them, reckoned in fp32 and rounded once, to the format that each has.
 
-    W + (alpha / rank) B A (Hu et al. 2021, section 4.1), reckoned in fp32 and rounded once.
+    Raises ModelError where the base has no such layer.
     """
     found = dict(base)
     for layer, pair in pairs.items():
@@ -144,13 +171,13 @@ def merged(base: Mapping[str, Planned], pairs: Mapping[str, Pair]) -> dict[str, 
             raise ModelError(
                 f"The LoRA has a layer {layer} that the base model has not in that shape: name its own base."
             )
-        found[f"{layer}.weight"] = _with_delta(weight, pair)
+        found[f"{layer}.weight"] = _merged_into(weight, pair)
     return found
 
 
-def _with_delta(weight: Planned, pair: Pair) -> Planned:
+def _merged_into(weight: Planned, pair: Pair) -> Planned:
     def make() -> Tensor:
-        return (weight.make().float() + pair.delta()).to(weight.dtype)
+        return pair.merged_into(weight.make()).to(weight.dtype)
 
     return Planned(dtype=weight.dtype, shape=weight.shape, make=make)
 

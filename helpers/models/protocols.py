@@ -208,7 +208,7 @@ class FamilyFiles:
     parts, or of one file in the original layout. is_single_file, is_comfyui_lora: by the names of a file's tensors.
     write_single_file: tensors by diffusers' names and the parts whose VAE goes with them, as one such file; text: as in
     `write_pipeline`, which brings the text encoders into it.
-    read_comfyui_lora, write_comfyui_lora: by the layers' names in diffusers.
+    read_comfyui_lora, write_comfyui_lora: by the layers' names in diffusers; base: a denoiser's tensors, for a DoRA.
     """
 
     open_base: Callable[[ModelParts], AbstractContextManager[Opened]]

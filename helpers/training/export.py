@@ -32,7 +32,7 @@ def export_result(
     result = output_dir / trained.result
     yield _written(result, partial(trained.export, metadata=metadata))
     if more.export_comfyui:
-        yield _written(output_dir / COMFYUI_FILE, partial(to_comfyui_lora, result, family=family))
+        yield _written(output_dir / COMFYUI_FILE, partial(to_comfyui_lora, result, base=parts, family=family))
     if more.export_merged or more.export_single_file:
         with opened_model(result, base=parts, family=family) as model:
             if more.export_merged:

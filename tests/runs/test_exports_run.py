@@ -12,8 +12,7 @@ from safetensors.torch import load_file, save_file
 import train
 from helpers import recipe
 from helpers.config.launch import translated
-from helpers.models.lora_files import Pair, read_diffusers_lora
-from helpers.models.sd3.comfyui_lora import read_comfyui_lora
+from helpers.models.lora_files import of_transformer, read_diffusers_lora
 from helpers.models.sd3.single_file import open_single_file
 from tests.runs.harness import SmallRun, copied, draw_set, same
 
@@ -30,10 +29,6 @@ def cached(tmp_path_factory: pytest.TempPathFactory, tiny_pipeline: Path) -> Sma
     return run
 
 
-def deltas(pairs: dict[str, Pair]) -> dict[str, torch.Tensor]:
-    return {name: pair.delta() for name, pair in pairs.items()}
-
-
 def single_file(path: Path) -> dict[str, torch.Tensor]:
     with open_single_file(path) as (tensors, _):
         return {name: each.make() for name, each in tensors.items()}
@@ -46,17 +41,22 @@ def assert_close(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]
 
 
 def test_a_lora_is_handed_on_in_every_form(cached: SmallRun, tmp_path: Path, capsys: Any) -> None:
-    run = copied(cached, tmp_path, export_comfyui=True, export_merged=True, export_single_file=True)
+    forms = {"export_comfyui": True, "export_merged": True, "export_single_file": True}
+    run = copied(cached, tmp_path, train_text_encoder=True, use_dora=True, **forms)
     assert run.start() == 0
     said = capsys.readouterr().out
     names = ("pytorch_lora_weights.safetensors", "comfyui_lora.safetensors", "pipeline", "single_file.safetensors")
     assert all(str(run.output / name) in said for name in names)
 
-    learnt = deltas(read_diffusers_lora(run.output / names[0]))
-    assert any(delta.abs().max() > 0.001 for delta in learnt.values())
-    assert_close(deltas(read_comfyui_lora(run.output / names[1])), learnt)
+    learnt = read_diffusers_lora(run.output / names[0])
     base = load_file(run.pipeline / TRANSFORMER)
-    expected = base | {f"{name}.weight": base[f"{name}.weight"] + delta for name, delta in learnt.items()}
+    expected = base | {
+        f"{name}.weight": pair.merged_into(base[f"{name}.weight"]) for name, pair in of_transformer(learnt).items()
+    }
+    assert any((expected[name] - base[name]).abs().max() > 0.001 for name in base)
+    comfyui = load_file(run.output / names[1])
+    assert {name.partition("_text_model")[0] for name in comfyui if "text_model" in name} == {"lora_te1", "lora_te2"}
+    assert any(name.endswith(".dora_scale") for name in comfyui)
     assert_close(load_file(run.output / "pipeline" / TRANSFORMER), expected)
     assert_close(single_file(run.output / names[3]), expected)
 

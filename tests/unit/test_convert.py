@@ -9,6 +9,7 @@ from safetensors.torch import load_file
 from helpers.convert import main
 from helpers.models.lora_files import Pair, write_diffusers_lora
 
+TEXT_LAYER = "text_model.encoder.layers.1.self_attn.q_proj"
 LAYERS = ("transformer_blocks.0.attn.to_q", "transformer_blocks.2.norm1_context.linear", "norm_out.linear")
 WEIGHTS = "transformer/diffusion_pytorch_model.safetensors"
 
@@ -20,6 +21,8 @@ def lora(tmp_path: Path) -> Path:
         name: Pair(down=torch.randn(2, 32, generator=draw), up=torch.randn(rows, 2, generator=draw), alpha=2)
         for name, rows in zip(LAYERS, (32, 64, 64), strict=True)
     }
+    of_text = Pair(down=torch.randn(2, 24, generator=draw), up=torch.randn(24, 2, generator=draw), alpha=2)
+    pairs[f"text_encoder_2.{TEXT_LAYER}"] = of_text
     write_diffusers_lora(tmp_path / "lora.safetensors", pairs, metadata={"step": "7"})
     return tmp_path / "lora.safetensors"
 
@@ -42,8 +45,15 @@ def test_forms_lead_to_one_another(lora: Path, tiny_pipeline: Path, tmp_path: Pa
     assert not torch.equal(
         load_file(merged / WEIGHTS)[f"{LAYERS[0]}.weight"], load_file(tiny_pipeline / WEIGHTS)[f"{LAYERS[0]}.weight"]
     )
+    clip, before = (load_file(folder / "text_encoder_2/model.safetensors") for folder in (merged, tiny_pipeline))
+    assert {name for name in clip if not torch.equal(clip[name], before[name])} == {f"{TEXT_LAYER}.weight"}
     single = convert(merged, "single.safetensors", "single-file")
-    assert_same(convert(lora, "at once.safetensors", "single-file", *base), single)
+    at_once = load_file(convert(lora, "at once.safetensors", "single-file", *base))
+    of_clip = {name: at_once.pop(name) for name in list(at_once) if name.startswith("text_encoders.")}
+    assert torch.equal(of_clip[f"text_encoders.clip_g.transformer.{TEXT_LAYER}.weight"], clip[f"{TEXT_LAYER}.weight"])
+    assert any(name.startswith("text_encoders.clip_l.transformer.") for name in of_clip)
+    assert all(torch.equal(tensor, at_once.pop(name)) for name, tensor in load_file(single).items())
+    assert not at_once
     assert_same(convert(single, "again", "pipeline", *base) / WEIGHTS, merged / WEIGHTS)
 
 

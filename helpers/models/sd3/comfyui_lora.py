@@ -2,22 +2,23 @@
 
 ComfyUI takes `lora_unet_` and the original layer's name with underscores, then `.lora_down.weight`, `.lora_up.weight`
 and `.alpha`. Where the original has one layer for queries, keys and values, its LoRA is the three side by side.
-Text encoders are `lora_te1_` (CLIP-L) and `lora_te2_` (CLIP-G), with transformers' names.
+Text encoders are `lora_te1_` (CLIP-L) and `lora_te2_` (CLIP-G), with transformers' names. A DoRA has a `.dora_scale`.
 """
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from helpers.models.lora_files import Pair, columns_in_use, of_text_encoder, of_transformer, refuse_the_rest
+from helpers.errors import ModelError
+from helpers.models.lora_files import Pair, columns_in_use, lengths, of_text_encoder, of_transformer, refuse_the_rest
 from helpers.models.sd3.original_layout import Layer, count_of, layers, with_halves_swapped
-from helpers.models.tensor_files import opened, planned_from, write_tensors
+from helpers.models.tensor_files import Planned, opened, planned_from, write_tensors
 
 PREFIX = "lora_unet_"
-DOWN, UP, ALPHA = ".lora_down.weight", ".lora_up.weight", ".alpha"
+DOWN, UP, ALPHA, SCALE = ".lora_down.weight", ".lora_up.weight", ".alpha", ".dora_scale"
 TEXT_ENCODERS = {"lora_te1_": "text_encoder.", "lora_te2_": "text_encoder_2."}
 TEXT_LAYER = re.compile(r"text_model_encoder_layers_(\d+)_(self_attn|mlp)_(\w+)")
 MOST_BLOCKS = 64
@@ -29,15 +30,48 @@ def is_comfyui_lora(names: Iterable[str]) -> bool:
     return any(name.startswith((PREFIX, *TEXT_ENCODERS)) for name in names)
 
 
-def write_comfyui_lora(path: Path, pairs: Mapping[str, Pair], *, metadata: Mapping[str, str]) -> None:
-    """Write the LoRA on diffusers' layers as a file with the original names, in fp32."""
-    by_prefix = {PREFIX: to_original_pairs(of_transformer(pairs))}
-    by_prefix |= {flat: of_text_encoder(pairs, prefix) for flat, prefix in TEXT_ENCODERS.items()}
+def write_comfyui_lora(
+    path: Path, pairs: Mapping[str, Pair], *, base: Mapping[str, Planned], metadata: Mapping[str, str]
+) -> None:
+    """Write the LoRA on diffusers' layers as a file with the original names, in fp32.
+
+    base: of a DoRA, the transformer's tensors by diffusers' names. Raises ModelError where they are needed and missing.
+    """
     tensors: dict[str, Tensor] = {}
-    for prefix, name, pair in ((prefix, *each) for prefix, mine in by_prefix.items() for each in mine.items()):
-        flat = prefix + name.replace(".", "_")
-        tensors |= {flat + DOWN: pair.down, flat + UP: pair.up, flat + ALPHA: torch.tensor(float(pair.alpha))}
+    for prefix, mine in _by_prefix(pairs).items():
+        for name, pair in mine.items():
+            flat = prefix + name.replace(".", "_")
+            tensors |= {flat + DOWN: pair.down, flat + UP: pair.up, flat + ALPHA: torch.tensor(float(pair.alpha))}
+    for layer in _layers_of(pairs):
+        if any(pairs[name].magnitude is not None for name in layer.diffusers if name in pairs):
+            tensors[PREFIX + layer.original.replace(".", "_") + SCALE] = _dora_scale(layer, pairs, base=base)
     write_tensors(path, tensors, metadata=metadata)
+
+
+def _by_prefix(pairs: Mapping[str, Pair]) -> dict[str, dict[str, Pair]]:
+    found = {PREFIX: to_original_pairs(of_transformer(pairs))}
+    return found | {flat: of_text_encoder(pairs, prefix) for flat, prefix in TEXT_ENCODERS.items()}
+
+
+def _dora_scale(layer: Layer, pairs: Mapping[str, Pair], *, base: Mapping[str, Planned]) -> Tensor:
+    """What ComfyUI multiplies the rows [outputs, 1] of W + B A with, after it has divided them by those of W.
+
+    DoRA divides by the rows of W + B A (Liu et al. 2024, equation 5), so both lengths are in this: m |W| / |W + B A|. A
+    row that has no DoRA gets |W|, which leaves it as it is.
+    """
+    columns = []
+    for name in layer.diffusers:
+        if f"{name}.weight" not in base:
+            raise ModelError(
+                f"The LoRA is a DoRA, and what ComfyUI needs of {name} depends on the base: name that, too."
+            )
+        weight, pair = base[f"{name}.weight"].make(), pairs.get(name)
+        column = lengths(weight)
+        if pair is not None and pair.magnitude is not None:
+            column = column * pair.magnitude / lengths(weight.float() + pair.delta())
+        columns.append(column)
+    inputs = base[f"{layer.diffusers[0]}.weight"].shape[1]
+    return _turned(layer, torch.cat(columns).unsqueeze(1), inputs=inputs)
 
 
 def read_comfyui_lora(path: Path) -> dict[str, Pair]:
@@ -75,11 +109,14 @@ def _text_layers(names: Iterable[str]) -> dict[str, str]:
 
 def to_original_pairs(pairs: Mapping[str, Pair]) -> dict[str, Pair]:
     """A LoRA on diffusers' layers as one on the original's."""
-    found = {}
+    return {layer.original: _joined(layer, pairs) for layer in _layers_of(pairs)}
+
+
+def _layers_of(pairs: Mapping[str, Pair]) -> Iterator[Layer]:
+    """The original's layers that the LoRA is on."""
     for layer in layers(count=max(MOST_BLOCKS, count_of(pairs))):
         if any(name in pairs for name in layer.diffusers):
-            found[layer.original] = _joined(layer, pairs)
-    return found
+            yield layer
 
 
 def _joined(layer: Layer, pairs: Mapping[str, Pair]) -> Pair:

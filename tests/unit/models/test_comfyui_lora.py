@@ -1,5 +1,7 @@
 """A LoRA in ComfyUI's names adds to the original weights what the trainer's adds to diffusers'."""
 
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +22,12 @@ from helpers.models.sd3.small import make_small_pipeline
 from helpers.models.tensor_files import planned
 from tests.unit.models.lora import KINDS, attach
 
-TARGETS = {"attention": "attention", "two of three": "to_q,to_v,to_out", "every layer": "*"}
+LORAS: Mapping[str, dict[str, Any]] = {
+    "attention": {},
+    "two of three": {"lora_target": "to_q,to_v,to_out", "use_rslora": True},
+    "every layer": {"lora_target": "*"},
+    "DoRA": {"lora_target": "to_q,to_v,norm1_context.linear,norm_out.linear", "use_dora": True},
+}
 
 
 @pytest.fixture(scope="module", params=KINDS)
@@ -34,12 +41,13 @@ def base(pipeline: Path) -> nn.Module:
     return load_denoiser(parts, PrecisionOptions(mixed_precision="no"), torch.device("cpu"))
 
 
-def trained_file(denoiser: nn.Module, file: Path, *, target: str) -> Path:
+def trained_file(denoiser: nn.Module, file: Path, **options: Any) -> Path:
     """As a run exports it, of rank 4 and alpha 6."""
-    lora = LoraOptions(lora_rank=4, lora_alpha=6.0, lora_target=target)
+    lora = LoraOptions(lora_rank=4, lora_alpha=6.0, **options)
     tensors = attach(denoiser, lora, seed=0)
     for number, tensor in enumerate(tensors.values()):
-        tensor.data.copy_(0.1 * torch.randn(tensor.shape, generator=torch.Generator().manual_seed(number)))
+        drawn = 0.1 * torch.randn(tensor.shape, generator=torch.Generator().manual_seed(number))
+        tensor.data.copy_(drawn if tensor.dim() > 1 else tensor * (1 + drawn))
     save_lora(file, tensors, lora=lora, metadata={}, portable=True)
     return file
 
@@ -58,20 +66,24 @@ def merged_by_original_names(weights: dict[str, Tensor], lora: Path) -> dict[str
     for key in [key for key in adapter if key.endswith(".lora_up.weight")]:
         flat = key.removesuffix(".lora_up.weight")
         up, down, alpha = (adapter.pop(flat + end) for end in (".lora_up.weight", ".lora_down.weight", ".alpha"))
-        found[by_flat_name[flat]] = weights[by_flat_name[flat]] + up @ down * (alpha / down.shape[0])
+        before = weights[by_flat_name[flat]]
+        after = before + up @ down * (alpha / down.shape[0])
+        if (scale := adapter.pop(f"{flat}.dora_scale", None)) is not None:
+            after *= scale / before.norm(dim=1, keepdim=True)
+        found[by_flat_name[flat]] = after
     assert not adapter
     return found
 
 
-@pytest.mark.parametrize("target", TARGETS)
-def test_the_original_weights_with_it_are_the_trainer_s_model(target: str, base: nn.Module, tmp_path: Path) -> None:
+@pytest.mark.parametrize("lora", LORAS)
+def test_the_original_weights_with_it_are_the_trainer_s_model(lora: str, base: nn.Module, tmp_path: Path) -> None:
     from diffusers.loaders.single_file_utils import convert_sd3_transformer_checkpoint_to_diffusers
 
     weights = {name: tensor.clone() for name, tensor in base.state_dict().items()}
     before = prediction(base)
-    pairs = read_diffusers_lora(trained_file(base, tmp_path / "ours.safetensors", target=TARGETS[target]))
+    pairs = read_diffusers_lora(trained_file(base, tmp_path / "ours.safetensors", **LORAS[lora]))
     ours = prediction(base)
-    write_comfyui_lora(tmp_path / "comfyui.safetensors", pairs, metadata={})
+    write_comfyui_lora(tmp_path / "comfyui.safetensors", pairs, base=planned(weights), metadata={})
     original = {name: each.make() for name, each in to_original(planned(weights)).items()}
     total = merged_by_original_names(original, tmp_path / "comfyui.safetensors")
     plain: Any = type(base)(**{k: v for k, v in base.config.items() if not k.startswith("_")})  # type: ignore[attr-defined,union-attr]
@@ -83,10 +95,10 @@ def test_the_original_weights_with_it_are_the_trainer_s_model(target: str, base:
     torch.testing.assert_close(prediction(plain), ours, atol=1e-4, rtol=1e-4)
 
 
-@pytest.mark.parametrize("target", TARGETS)
-def test_back_again_it_is_the_same_file(target: str, base: nn.Module, tmp_path: Path) -> None:
-    ours = trained_file(base, tmp_path / "ours.safetensors", target=TARGETS[target])
-    write_comfyui_lora(tmp_path / "comfyui.safetensors", read_diffusers_lora(ours), metadata={})
+@pytest.mark.parametrize("lora", [name for name in LORAS if name != "DoRA"])
+def test_back_again_it_is_the_same_file(lora: str, base: nn.Module, tmp_path: Path) -> None:
+    ours = trained_file(base, tmp_path / "ours.safetensors", **LORAS[lora])
+    write_comfyui_lora(tmp_path / "comfyui.safetensors", read_diffusers_lora(ours), base={}, metadata={})
     write_diffusers_lora(
         tmp_path / "back.safetensors", read_comfyui_lora(tmp_path / "comfyui.safetensors"), metadata={}
     )
@@ -127,10 +139,13 @@ def test_one_made_by_others_opens_in_diffusers(pipeline: Path, tmp_path: Path) -
 def test_what_cannot_be_converted_is_refused_and_not_left_out(tmp_path: Path) -> None:
     layer = "transformer_blocks.0.attn.to_q"
     pair = {layer: Pair(down=torch.ones(2, 32), up=torch.ones(32, 2), alpha=2)}
-    write_comfyui_lora(tmp_path / "plain.safetensors", pair, metadata={})
+    write_comfyui_lora(tmp_path / "plain.safetensors", pair, base={}, metadata={})
     tensors = load_file(tmp_path / "plain.safetensors")
-    save_file({**tensors, "lora_te1_text.lora_up.weight": torch.ones(1)}, tmp_path / "more.safetensors")
-    with pytest.raises(ModelError, match="lora_te1_text"):
+    save_file({**tensors, "lora_te1_text_model.dora_scale": torch.ones(1)}, tmp_path / "more.safetensors")
+    with pytest.raises(ModelError, match="lora_te1_text_model"):
         read_comfyui_lora(tmp_path / "more.safetensors")
+    dora = {layer: replace(pair[layer], magnitude=torch.ones(32))}
+    with pytest.raises(ModelError, match="depends on the base: name that"):
+        write_comfyui_lora(tmp_path / "dora.safetensors", dora, base={}, metadata={})
     with pytest.raises(ModelError, match="name its own base"):
         merged(planned({f"{layer}.weight": torch.ones(64, 64)}), pair)
