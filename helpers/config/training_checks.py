@@ -73,7 +73,3 @@ def _text_encoders(config: RunConfig) -> Iterator[Wrong]:
     if config.model.model_type != "lora":
         reason = f"text encoders learn a LoRA, and MODEL_TYPE={config.model.model_type} leaves no file to put it in"
         yield "train_text_encoder", "true", reason, "say false, or MODEL_TYPE=lora"
-    for name, asked in vars(config.export).items():
-        if asked:
-            reason = "the LoRA of text encoders (TRAIN_TEXT_ENCODER=true) cannot be put there yet"
-            yield name, "true", reason, "leave it out: pytorch_lora_weights.safetensors holds both"
