@@ -3,6 +3,7 @@
 from collections.abc import Collection, Iterator
 from pathlib import Path
 
+from helpers.config.lycoris_file import read_lycoris
 from helpers.config.optimizers import FINDING_THEIR_RATE, wrong_settings
 from helpers.config.options.reporting import TRACKERS
 from helpers.config.place_checks import not_writable, wrong_places
@@ -97,6 +98,9 @@ def _reporting(config: RunConfig) -> Iterator[tuple[str, Problem]]:
         if tracker not in TRACKERS:
             fix = did_you_mean(tracker, ("none", *TRACKERS), otherwise="say none, wandb, tensorboard, or a comma list")
             yield _problem("report_to", value=said.report_to, reason=f"there is no tracker {tracker}", fix=fix)
+    if config.lora.lora_type == "lycoris" and config.lora.lycoris_config:
+        _, problems = read_lycoris(Path(config.lora.lycoris_config).expanduser())
+        yield from (("lycoris_config", problem) for problem in problems)
     if said.webhook_config:
         _, problems = read_webhook(Path(said.webhook_config).expanduser())
         yield from (("webhook_config", problem) for problem in problems)

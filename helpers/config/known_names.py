@@ -98,8 +98,6 @@ OLD_NAMES: tuple[OldName, ...] = (
     _family("CONTROLNET"),
     _deleting("DELETE_ERRORED_IMAGES", name="delete_problematic_images"),
     _deleting("DELETE_SMALL_IMAGES", name="delete_unwanted_images"),
-    OldName(name="lora_type", harmless=("standard", ""), cure="say standard, or leave it out"),
-    OldName(name="lycoris_config"),
     OldName(name="lora_init_type", harmless=("default", "true", ""), cure="say default, or leave it out"),
     OldName(name="init_lora"),
     OldName(name="gradient_checkpointing_interval", harmless=("", "0", "1"), cure="say 1, or leave it out"),

@@ -14,6 +14,8 @@ def wrong_training(config: RunConfig) -> Iterator[Wrong]:
         yield from _of_a_lora(config)
     else:
         yield from _for_full_only(config)
+    if config.lora.lora_type == "lycoris":
+        yield from _lycoris(config)
     yield from _optimizer(config)
     if config.text.train_text_encoder:
         yield from _text_encoders(config)
@@ -38,6 +40,18 @@ def _number_formats(config: RunConfig) -> Iterator[Wrong]:
         reason = f"{optimizer} would round most of each step away: bf16 keeps 8 bits of a weight"
         fix = "leave it out to train in fp32, or say OPTIMIZER=adamw_bf16, which rounds on average right"
         yield "base_model_default_dtype", "bf16", reason, fix
+
+
+def _lycoris(config: RunConfig) -> Iterator[Wrong]:
+    if not config.lora.lycoris_config:
+        fix = "say LYCORIS_CONFIG, a copy of config/lycoris_config.json.example, or LORA_TYPE=standard"
+        yield "lycoris_config", "", "LORA_TYPE=lycoris needs a file that says which algorithm sits where", fix
+    for name in ("use_dora", "use_rslora"):
+        if getattr(config.lora, name):
+            yield name, "true", "it belongs to LORA_TYPE=standard", "leave it out, or say LORA_TYPE=standard"
+    if config.text.train_text_encoder:
+        reason = "the text encoders' LoRA is written beside a standard one only"
+        yield "train_text_encoder", "true", reason, "say false, or LORA_TYPE=standard"
 
 
 def _optimizer(config: RunConfig) -> Iterator[Wrong]:

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from helpers.config.lycoris_file import EXAMPLE as LYCORIS_EXAMPLE
 from helpers.config.place_checks import HUB_ID
 from helpers.config.wizard_flow import Chapter, Choice, Draft, Question
 from helpers.config.wizard_memory import memory_note
@@ -17,6 +18,11 @@ YES_NO = (Choice(value="true", label="yes"), Choice(value="false", label="no"))
 def trains_lora(draft: Draft) -> bool:
     """Whether an adapter is trained, rather than the whole model."""
     return draft["model_type"] == "lora"
+
+
+def trains_standard_lora(draft: Draft) -> bool:
+    """Whether that adapter is one whose rank and place the settings say."""
+    return trains_lora(draft) and draft["lora_type"] == "standard"
 
 
 def is_on_hub(draft: Draft) -> bool:
@@ -81,12 +87,29 @@ THE_RUN = Chapter(
             act=lambda draft: draft.machine.log_in() if draft["hub_login"] == "now" and draft.machine.log_in else None,
         ),
         Question(
+            name="lora_type",
+            title="Which kind of adapter?",
+            why="A LoRA is what recipes are written for, and every program opens it.",
+            choices=lambda draft: (
+                Choice(value="standard", label="LoRA or DoRA"),
+                Choice(value="lycoris", label="LyCORIS", note="LoKr, LoHa and others, as a file says"),
+            ),
+            when=trains_lora,
+        ),
+        Question(
+            name="lycoris_config",
+            title="Which file says what LyCORIS shall do?",
+            why="The example is a LoKr on all attention and feed-forward layers; copy it to change it.",
+            proposal=lambda draft: LYCORIS_EXAMPLE,
+            when=lambda draft: trains_lora(draft) and draft["lora_type"] == "lycoris",
+        ),
+        Question(
             name="lora_rank",
             title="What rank shall the LoRA have?",
             why="Its width. More holds more detail, from more pictures; it costs memory and makes the file larger.",
             choices=lambda draft: several("4 8 16 32 64 128"),
             other="another number",
-            when=trains_lora,
+            when=trains_standard_lora,
         ),
         Question(
             name="lora_target",
@@ -98,7 +121,7 @@ THE_RUN = Chapter(
                 Choice(value="attention+mlp", note="the feed-forward layers too; for styles and many pictures"),
             ),
             other="a comma list of module names",
-            when=trains_lora,
+            when=trains_standard_lora,
         ),
         Question(
             name="use_dora",
@@ -109,7 +132,7 @@ THE_RUN = Chapter(
                 Choice(value="false", label="no, a plain LoRA", note="every program opens it"),
                 Choice(value="true", label="yes", note="for programs that know DoRA, such as diffusers and ComfyUI"),
             ),
-            when=trains_lora,
+            when=trains_standard_lora,
         ),
     ),
 )

@@ -1,11 +1,15 @@
 """Every kind of training by its name: the one place that knows them all."""
 
+from pathlib import Path
+
 from torch import nn
 
+from helpers.config.lycoris_file import needed_lycoris
 from helpers.config.options.model import LoraOptions
 from helpers.config.options.trained import FullOptions
 from helpers.models.adapters import trained_lora
 from helpers.models.full import trained_in_full
+from helpers.models.lycoris_adapters import trained_lycoris
 from helpers.models.protocols import ModelFamily, ModelParts
 from helpers.models.trained import Trained
 
@@ -25,6 +29,8 @@ def make_trained(
     Raises ModelError where nothing is left to train, or a module is named that the model lacks.
     """
     match model_type:
+        case "lora" if lora.lora_type == "lycoris":
+            return trained_lycoris(denoiser, config=needed_lycoris(Path(lora.lycoris_config or "")), seed=seed)
         case "lora":
             return trained_lora(denoiser, modules=family.lora_modules(denoiser, lora.lora_target), lora=lora, seed=seed)
         case "full":

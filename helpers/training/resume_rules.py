@@ -19,6 +19,7 @@ MUST_AGREE = (
     "lora_alpha",
     "lora_target",
     "train_text_encoder",
+    "lora_type",
     "use_dora",
     "use_rslora",
     "layer_freeze_strategy",
@@ -34,6 +35,7 @@ MUST_AGREE = (
 # are judged by what they hold.
 OF_NO_ACCOUNT = (
     "pretrained_model_name_or_path",
+    "lycoris_config",
     "revision",
     "variant",
     "data_backend_config",

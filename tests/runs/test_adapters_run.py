@@ -1,5 +1,6 @@
 """Every kind of adapter goes on exactly, and draws in plain diffusers what the trainer drew."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,10 @@ STEPS = 3
 KINDS: dict[str, dict[str, Any]] = {
     "DoRA": {"use_dora": True, "lora_dropout": 0.1},
     "rank-stabilised DoRA on int8": {"use_dora": True, "use_rslora": True, "base_model_precision": "int8-quanto"},
+    "LoKr": {"lora_type": "lycoris", "lycoris_config": "config/lycoris_config.json.example"},
+    "LoHa on int8": {"lora_type": "lycoris", "lycoris_config": "{loha}", "base_model_precision": "int8-quanto"},
 }
+LOHA = {"algo": "loha", "linear_dim": 2, "linear_alpha": 2, "apply_preset": {"target_module": ["Attention"]}}
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +42,9 @@ def cached(tmp_path_factory: pytest.TempPathFactory, tiny_pipeline: Path) -> Sma
 def test_a_stopped_run_goes_on_exactly_and_its_file_draws_elsewhere(
     kind: str, cached: SmallRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    straight, stopped = (copied(cached, tmp_path / name, **KINDS[kind]) for name in ("straight", "stopped"))
+    (tmp_path / "loha.json").write_text(json.dumps(LOHA))
+    settings = {name: str(tmp_path / "loha.json") if said == "{loha}" else said for name, said in KINDS[kind].items()}
+    straight, stopped = (copied(cached, tmp_path / name, **settings) for name in ("straight", "stopped"))
     assert straight.start() == 0
     with monkeypatch.context() as patched:
         stop_after(2, patched)
@@ -49,7 +55,8 @@ def test_a_stopped_run_goes_on_exactly_and_its_file_draws_elsewhere(
     before, ours = (drawn_at(straight, step) for step in (0, STEPS))
     assert np.abs(ours - before).max() > 10
     if "base_model_precision" not in KINDS[kind]:
-        theirs = drawn_by_diffusers(cached.pipeline, straight.output / "pytorch_lora_weights.safetensors")
+        file = straight.output / "pytorch_lora_weights.safetensors"
+        theirs = drawn_by_diffusers(cached.pipeline, file, is_lycoris="lora_type" in settings)
         assert np.abs(ours - theirs).max() <= 1
 
 
@@ -63,12 +70,18 @@ def drawn_at(run: SmallRun, step: int) -> NDArray[np.int64]:
     return np.asarray(Image.open(file)).astype(np.int64)
 
 
-def drawn_by_diffusers(base: Path, file: Path) -> NDArray[np.float32]:
-    """The same picture of plain diffusers, which knows of the run its base model and this file."""
+def drawn_by_diffusers(base: Path, file: Path, *, is_lycoris: bool) -> NDArray[np.float32]:
+    """The same picture of plain diffusers, and lycoris, which know of the run its base model and this file."""
     from diffusers.pipelines.stable_diffusion_3.pipeline_stable_diffusion_3 import StableDiffusion3Pipeline
 
     pipeline: Any = StableDiffusion3Pipeline.from_pretrained(base)
-    pipeline.load_lora_weights(file.parent, weight_name=file.name)
+    if is_lycoris:
+        from lycoris import create_lycoris_from_weights
+
+        network, _ = create_lycoris_from_weights(1.0, str(file), pipeline.transformer)
+        network.apply_to()
+    else:
+        pipeline.load_lora_weights(file.parent, weight_name=file.name)
     pipeline.set_progress_bar_config(disable=True)
     embeds, _, pooled, _ = pipeline.encode_prompt(
         PROMPT, PROMPT, PROMPT, max_sequence_length=77, do_classifier_free_guidance=False

@@ -137,6 +137,18 @@ class LoraOptions:
         help="rsLoRA: the adapter's strength is alpha / sqrt(rank), so that large ranks learn as fast as small ones.",
     )
 
+    lora_type: str = setting(
+        "standard",
+        choices=("standard", "lycoris"),
+        help="`standard`: a LoRA or DoRA, as the settings here say. `lycoris`: LoKr, LoHa and others, as the file "
+        "`lycoris_config` says.",
+    )
+    lycoris_config: str | None = setting(
+        None,
+        help="The JSON file that says which of LyCORIS's algorithms sits where, such as a copy of "
+        "`config/lycoris_config.json.example`.",
+    )
+
     @property
     def kind(self) -> str:
         """What the adapter is called."""

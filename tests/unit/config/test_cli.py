@@ -29,8 +29,13 @@ def other_value(option: Option) -> str:
     """A text for `option` that is allowed and not its default."""
     declaration = option.declaration
     special = {"num_train_epochs": "0", "validation_resolution": "640x512", "sd3": "true", "output_dir": "elsewhere"}
-    special |= {"pretrained_model_name_or_path": "an/other", "validation_seed": "7", "seed": "7"}
-    special["resume_from_checkpoint"] = "none"
+    special |= {
+        "pretrained_model_name_or_path": "an/other",
+        "validation_seed": "7",
+        "seed": "7",
+        "lora_type": "standard",
+    }
+    special |= {"resume_from_checkpoint": "none", "lora_type": "standard"}
     special |= {"optimizer_config": "beta2=0.95", "optimizer": "adafactor"}
     special |= {"report_to": "wandb,tensorboard", "webhook_config": str(WEBHOOK)}
     special |= {"user_prompt_library": str(PROMPTS), "validation_skip_layers": "7,8,9"}
@@ -164,7 +169,7 @@ def test_everything_wrong_is_told_at_once() -> None:
                 "word",
                 "--lora_rank=0",
                 "--optimizer=adamww",
-                "--lycoris_config=a.json",
+                "--init_lora=a.safetensors",
                 "--validation_resolution=1000",
                 "--num_train_epochs=-1",
             ]
@@ -173,7 +178,7 @@ def test_everything_wrong_is_told_at_once() -> None:
     assert told == [
         "'word'",
         "--lora_rnk",
-        "--lycoris_config",
+        "--init_lora",
         "--lora_rank",
         "--optimizer",
         "--num_train_epochs",
@@ -190,7 +195,7 @@ def test_everything_wrong_is_told_at_once() -> None:
         ("--sd3=false", "all that this program trains"),
         ("--flux", "all that this program trains"),
         ("--push_to_hub=true", "not supported yet"),
-        ("--lora_type=lycoris", "not supported yet"),
+        ("--lora_type=lycoris", "needs a file"),
         ("--delete_unwanted_images=1", "does not delete"),
     ],
 )

@@ -227,7 +227,7 @@ def test_other_names_are_handed_on_and_listed_in_one_line(tmp_path: Path) -> Non
         "SMOLDIT=true",
         "CONTROLNET=true",
         "MIXED_PRECISION=fp16",
-        "LYCORIS_CONFIG=a.json",
+        "INIT_LORA=a.safetensors",
         "PUSH_TO_HUB=true",
         "DELETE_ERRORED_IMAGES=1",
         "DELETE_SMALL_IMAGES=1",
