@@ -177,6 +177,7 @@ def estimate_of(folder: Path, settings: Mapping[str, Any]) -> MemoryEstimate:
         lora=config.lora,
         text=config.text,
         run=config.run,
+        speed=config.speed,
         optimizer=config.optimizer,
         validation=config.validation,
         threads=config.run.torch_num_threads or 1,

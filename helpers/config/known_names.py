@@ -100,7 +100,6 @@ OLD_NAMES: tuple[OldName, ...] = (
     _deleting("DELETE_SMALL_IMAGES", name="delete_unwanted_images"),
     OldName(name="lora_init_type", harmless=("default", "true", ""), cure="say default, or leave it out"),
     OldName(name="init_lora"),
-    OldName(name="gradient_checkpointing_interval", harmless=("", "0", "1"), cure="say 1, or leave it out"),
     _later_switch("push_to_hub"),
     _later_switch("push_checkpoints_to_hub", env="PUSH_CHECKPOINTS"),
     _later_detail("hub_model_id", env="HUB_MODEL_NAME"),

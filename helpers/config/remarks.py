@@ -22,6 +22,7 @@ ONLY_WITH = {
     "lr_end": ("lr_scheduler", MOVING),
     "lr_power": ("lr_scheduler", ("polynomial",)),
     "lr_num_cycles": ("lr_scheduler", ("cosine_with_restarts", "sine")),
+    "gradient_checkpointing_interval": ("gradient_checkpointing", (True,)),
     "lora_rank": ("model_type", ("lora",)),
     "lora_alpha": ("model_type", ("lora",)),
     "lora_dropout": ("model_type", ("lora",)),

@@ -9,6 +9,7 @@ from helpers.config.options.export import ExportOptions
 from helpers.config.options.held_out import HeldOutOptions
 from helpers.config.options.model import LoraOptions, ModelOptions, PrecisionOptions, TextOptions
 from helpers.config.options.reporting import ReportingOptions
+from helpers.config.options.speed import SpeedOptions
 from helpers.config.options.trained import EmaOptions, FullOptions
 from helpers.config.options.training import (
     CheckpointOptions,
@@ -32,6 +33,7 @@ class RunConfig:
     data: DataOptions = field(default_factory=DataOptions)
     cache: CacheOptions = field(default_factory=CacheOptions)
     run: RunOptions = field(default_factory=RunOptions)
+    speed: SpeedOptions = field(default_factory=SpeedOptions)
     optimizer: OptimizerOptions = field(default_factory=OptimizerOptions)
     objective: ObjectiveOptions = field(default_factory=ObjectiveOptions)
     checkpoint: CheckpointOptions = field(default_factory=CheckpointOptions)

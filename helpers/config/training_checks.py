@@ -21,6 +21,8 @@ def wrong_training(config: RunConfig) -> Iterator[Wrong]:
         yield from _text_encoders(config)
     if config.optimizer.fused_backward:
         yield from _fused_backward(config)
+    if config.speed.offload_blocks:
+        yield from _offload_blocks(config)
 
 
 def _for_full_only(config: RunConfig) -> Iterator[Wrong]:
@@ -87,3 +89,17 @@ def _text_encoders(config: RunConfig) -> Iterator[Wrong]:
     if config.model.model_type != "lora":
         reason = f"text encoders learn a LoRA, and MODEL_TYPE={config.model.model_type} leaves no file to put it in"
         yield "train_text_encoder", "true", reason, "say false, or MODEL_TYPE=lora"
+
+
+def _offload_blocks(config: RunConfig) -> Iterator[Wrong]:
+    said = str(config.speed.offload_blocks)
+    if config.model.model_type == "full":
+        reason = "with MODEL_TYPE=full every block moves, and one that is away cannot"
+        yield "offload_blocks", said, reason, "say 0, or MODEL_TYPE=lora; OPTIMIZER=adamw_bf16 saves memory, too"
+    if not config.run.gradient_checkpointing:
+        reason = "the backward pass would need every block there at once, without gradient checkpointing"
+        yield "offload_blocks", said, reason, "say USE_GRADIENT_CHECKPOINTING=true"
+    elif config.speed.gradient_checkpointing_interval > 1:
+        interval = f"GRADIENT_CHECKPOINTING_INTERVAL={config.speed.gradient_checkpointing_interval}"
+        reason = f"blocks that {interval} does not compute again would have to stay"
+        yield "offload_blocks", said, reason, "say GRADIENT_CHECKPOINTING_INTERVAL=1"

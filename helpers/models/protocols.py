@@ -230,7 +230,10 @@ class ModelFamily:
     learning_text: the text encoders that learn, as `text_parts` says, loaded with the same arguments.
     latent_part: the VAE (ModelParts, PrecisionOptions, device; vae_batch_size: pictures at once on an accelerator).
     estimate_memory: the peaks that the workload will need, from the parts' configs alone.
-    load_denoiser: the frozen base on `device`, quantised as asked, in eval mode.
+    load_denoiser: the frozen base on a device, quantised as asked, in eval mode (ModelParts, PrecisionOptions, device;
+    waiting: blocks at its end that stay in the processor's memory).
+    blocks: its transformer blocks, first to last.
+    enable_checkpointing: recompute the activations of every `interval`-th block (denoiser; interval).
     lora_modules: the names of the denoiser's layers that a `lora_target` means; raises ModelError for unknown ones.
     render: raw latents [1, C, h, w] of a picture, from the denoiser as it is (see RenderRequest); the same
     picture as the family's diffusers pipeline draws from the same seed.
@@ -247,8 +250,9 @@ class ModelFamily:
     learning_text: Callable[[ModelParts, TextOptions, PrecisionOptions, torch.device], LearningText]
     latent_part: Callable[..., LatentPart]
     estimate_memory: Callable[[ModelParts, Workload], MemoryEstimate]
-    load_denoiser: Callable[[ModelParts, PrecisionOptions, torch.device], nn.Module]
-    enable_checkpointing: Callable[[nn.Module], None]
+    load_denoiser: Callable[..., nn.Module]
+    blocks: Callable[[nn.Module], list[nn.Module]]
+    enable_checkpointing: Callable[..., None]
     lora_modules: Callable[[nn.Module, str], list[str]]
     predict: Predict
     render: Callable[[nn.Module, ModelParts, RenderRequest], Tensor]

@@ -21,6 +21,7 @@ class Form:
     """How a part is held: its number format, quantised to `level` except for the layers in `keep` (shell patterns).
 
     device: where the part is to be, and computes. quantize_via: `cpu`, or `accelerator` for that device.
+    waiting: blocks that stay in the processor's memory, see visiting.py.
     """
 
     dtype: torch.dtype
@@ -28,6 +29,7 @@ class Form:
     level: str = AS_IT_IS
     quantize_via: str = "cpu"
     keep: tuple[str, ...] = ()
+    waiting: tuple[str, ...] = ()
 
     @property
     def quantised_on(self) -> torch.device:
@@ -55,17 +57,18 @@ def load(model: nn.Module, weights: Weights, form: Form, *, name: str) -> nn.Mod
     unkept = [each for each, buffer in model.named_buffers() if buffer.is_meta and each not in model.state_dict()]
     assert not unkept, f"{unkept[0]} of the {name} is kept in no file"
     quantised = set(layers_to_quantise(model, form.level, device=form.device, keep=form.keep))
-    for tensors in _blocks(model).values():
+    for block, tensors in _blocks(model).items():
+        home = torch.device("cpu") if block in form.waiting else form.device
         with weights() as found:
             for names in tensors:
                 tensor = _read(found, names, part=name)
                 tensor = tensor.to(form.dtype) if tensor.is_floating_point() else tensor
                 to_quantise = _layer_of(names[0]) in quantised
-                _put(model, names, tensor.to(form.quantised_on if to_quantise else form.device))
+                _put(model, names, tensor.to(form.quantised_on if to_quantise else home))
         layers = list(dict.fromkeys(_layer_of(names[0]) for names in tensors if _layer_of(names[0]) in quantised))
         quantise(model, form.level, layers=layers)
         for layer in layers:
-            model.get_submodule(layer).to(form.device)
+            model.get_submodule(layer).to(home)
     return model.eval().requires_grad_(False)
 
 

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from helpers.config.options.model import LoraOptions, ModelOptions, PrecisionOptions, TextOptions
+from helpers.config.options.speed import SpeedOptions
 from helpers.config.options.training import OptimizerOptions, RunOptions
 from helpers.config.options.validation import ValidationOptions
 from helpers.config.sizes import parse_validation_sizes
@@ -32,6 +33,9 @@ class Workload:
     height: int = 1024
     t5_tokens: int = 77
     gradient_checkpointing: bool = True
+    checkpointing_interval: int = 1
+    offload_blocks: int = 0
+    offload_activations: bool = False
     vae_batch_size: int = 4
     validation: tuple[int, int] | None = (1024, 1024)
     guided: bool = True
@@ -81,6 +85,7 @@ def workload_of(
     lora: LoraOptions,
     text: TextOptions,
     run: RunOptions,
+    speed: SpeedOptions,
     optimizer: OptimizerOptions,
     validation: ValidationOptions,
     threads: int,
@@ -107,6 +112,9 @@ def workload_of(
         height=height,
         t5_tokens=text.tokenizer_max_length,
         gradient_checkpointing=run.gradient_checkpointing,
+        checkpointing_interval=speed.gradient_checkpointing_interval,
+        offload_blocks=speed.offload_blocks,
+        offload_activations=speed.offload_activations,
         vae_batch_size=threads if device == "cpu" else vae_batch_size,
         validation=max(sizes, key=lambda size: size[0] * size[1], default=None),
         keeps_vae=keeps_vae,

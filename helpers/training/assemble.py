@@ -48,6 +48,7 @@ from helpers.training.prepare import Ground
 from helpers.training.provenance import provenance, provenance_of_result
 from helpers.training.resume import starting_state
 from helpers.training.resume_rules import compare
+from helpers.training.speed import speed_up
 from helpers.training.state import TrainState
 from helpers.training.step import Learner
 from helpers.training.stop import StopRequest
@@ -136,7 +137,7 @@ def load_model(config: RunConfig, *, ground: Ground, checkpoint: Checkpoint | No
     family, runtime = ground.family, ground.runtime
     precision = runtime.precision.of_trained(model_type=config.model.model_type, optimizer=config.optimizer.optimizer)
     with stage(reporter, f"load {ground.parts.variant}", total=1, unit="models") as advance:
-        denoiser = family.load_denoiser(ground.parts, precision, runtime.device)
+        denoiser = family.load_denoiser(ground.parts, precision, runtime.device, waiting=config.speed.offload_blocks)
         advance()
     trained = make_trained(
         denoiser,
@@ -151,8 +152,7 @@ def load_model(config: RunConfig, *, ground: Ground, checkpoint: Checkpoint | No
         denoiser, trained=trained, ground=ground, text=config.text, lora=config.lora, run=config.run, reporter=reporter
     )
     reporter.hear(Notice(text=in_words(trained)))
-    if config.run.gradient_checkpointing:
-        family.enable_checkpointing(denoiser)
+    speed_up(denoiser, config.speed, run=config.run, family=family, device=runtime.device)
     if config.optimizer.fused_backward and runtime.world_size > 1:
         raise TrainingError("fused_backward=true moves weights before processes have shared gradients: say false.")
     optimiser = make_optimiser(config.optimizer, weights=trained.weights, seed=config.run.seed)

@@ -20,6 +20,7 @@ from helpers.training.pictures import validation_captions
 from helpers.training.prepare import Ground, Site
 from helpers.training.runtime import heed_other_ranks as heed_other_ranks
 from helpers.training.runtime import open_runtime
+from helpers.training.speed import check_attention, compile_ahead
 from helpers.training.split_off import split_off, trained_on
 from helpers.training.stop import StopRequest
 
@@ -30,6 +31,7 @@ BATCHES_AHEAD = 4
 def look(config: RunConfig, files: DatasetFile, reporter: Reporter) -> Site:
     """Chapter 1: find the engine, the model's parts and the pictures, and load none of them."""
     runtime = open_runtime(config.precision, config.run)
+    check_attention(config.speed, runtime=runtime)
     look_back(config, files, ranks=runtime, reporter=reporter)
     family = families()[FAMILY]
     parts = family.locate(config.model)
@@ -141,6 +143,7 @@ def _learn(config: RunConfig, ground: Ground, stop: StopRequest, reporter: Repor
         assemble.run_started(config, ground=ground, model=model, checkpoint=checkpoint, state=state, plan=plan)
     )
     source = assemble.batch_source(config, ground=ground, model=model, order=order)
+    compile_ahead(config.speed, learner=model.learner, source=source, reporter=reporter)
     with closing(batches_from(state.position, source=source, ground=ground, depth=BATCHES_AHEAD)) as batches:
         train(
             model.learner,

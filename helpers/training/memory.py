@@ -64,6 +64,7 @@ def needs_of(
         lora=config.lora,
         text=config.text,
         run=config.run,
+        speed=config.speed,
         optimizer=config.optimizer,
         validation=config.validation,
         threads=torch.get_num_threads(),

@@ -52,7 +52,7 @@ class Runtime:
         frozen = [name for name, weight in denoiser.named_parameters() if not weight.requires_grad]
         buffers = [name for name, _ in denoiser.named_buffers()]
         DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(denoiser, frozen + buffers)
-        return self._accelerator.prepare_model(denoiser)
+        return self._accelerator.prepare_model(denoiser, device_placement=False)  # it is where it should be
 
     def autocast(self) -> AbstractContextManager[Any]:
         """The number format in which a forward pass computes."""
@@ -109,6 +109,7 @@ def open_runtime(precision: PrecisionOptions, run: RunOptions) -> Runtime:
 
     accelerator = Accelerator(
         cpu=not torch.accelerator.is_available(),  # unsaid, several processes without a GPU would not find each other
+        dynamo_backend="no",  # ours compiles block by block; accelerate would compile what is compiled once more
         mixed_precision="no",  # ours is `autocast`, so that one process and several compute alike
         kwargs_handlers=[InitProcessGroupKwargs(timeout=LONGEST_WAIT)],
     )

@@ -15,12 +15,6 @@ class LaunchOptions:
     training_num_machines: int | None = setting(
         None, minimum=1, help="Machines that train together; without it, 1, or what accelerate's own file says."
     )
-    training_dynamo_backend: str = setting(
-        "no",
-        choices=("no",),
-        refused=(("inductor", "compiling the model is not supported yet"),),
-        help="How the model is compiled: `no`, not at all.",
-    )
     accelerate_extra_args: str = setting("", help="More words for `accelerate launch`.")
     trainer_extra_args: str = setting("", help="More flags for `train.py`, which win over the names of this file.")
     debug_extra_args: str = setting("", help="More flags for `train.py`; TRAINER_EXTRA_ARGS wins over them.")

@@ -4,6 +4,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from helpers.config.options.model import PrecisionOptions
 from helpers.models.adapters import linear_modules, listed, matching
@@ -17,28 +18,43 @@ from helpers.models.streaming import Form, load, weights_of
 NEVER_QUANTISED = ("pos_embed.*", "time_text_embed.*", "context_embedder", "norm_out.*", "proj_out")
 
 
-def load_denoiser(parts: ModelParts, precision: PrecisionOptions, device: torch.device) -> nn.Module:
+def load_denoiser(
+    parts: ModelParts, precision: PrecisionOptions, device: torch.device, *, waiting: int = 0
+) -> nn.Module:
     """The transformer, frozen, in eval mode, on `device`; `precision` with its `mixed_precision` resolved.
 
     Read block by block, each of them quantised before the next is read, so that nothing ever holds it whole.
+    waiting: so many of its last blocks stay in the processor's memory.
     """
     from diffusers.models.transformers.transformer_sd3 import SD3Transformer2DModel
 
     with torch.device("meta"):
         denoiser: Any = SD3Transformer2DModel.from_config(read_config(parts.transformer))
+    count = len(denoiser.transformer_blocks)
     form = Form(
         dtype=base_dtype(precision),
         device=device,
         level=precision.base_model_precision,
         quantize_via=precision.quantize_via,
         keep=NEVER_QUANTISED,
+        waiting=tuple(f"transformer_blocks.{block}" for block in range(count)[-waiting:]) if waiting else (),
     )
     return load(denoiser, weights_of(weight_files(parts.transformer, parts.weights_variant)), form, name="transformer")
 
 
-def enable_checkpointing(denoiser: nn.Module) -> None:
-    """Compute each block's activations again on the way back instead of keeping them."""
-    denoiser.enable_gradient_checkpointing()  # type: ignore[operator]
+def blocks(denoiser: nn.Module) -> list[nn.Module]:
+    """The transformer's blocks, from the first to the last."""
+    return list(denoiser.transformer_blocks)  # type: ignore[arg-type]
+
+
+def enable_checkpointing(denoiser: nn.Module, *, interval: int = 1) -> None:
+    """Compute the activations of every `interval`-th block again on the way back instead of keeping them."""
+    again = frozenset(blocks(denoiser)[::interval])
+
+    def through(block: nn.Module, *inputs: Any) -> Any:
+        return checkpoint(block, *inputs, use_reentrant=False) if block in again else block(*inputs)
+
+    denoiser.enable_gradient_checkpointing(through)  # type: ignore[operator]
 
 
 def target_modules(denoiser: nn.Module, target: str) -> list[str]:

@@ -3,7 +3,7 @@
 from helpers.models.protocols import FamilyFiles, ModelFamily, ModelParts
 from helpers.models.sd3.architecture import read_architecture
 from helpers.models.sd3.comfyui_lora import is_comfyui_lora, read_comfyui_lora, write_comfyui_lora
-from helpers.models.sd3.denoiser import enable_checkpointing, load_denoiser, predict, target_modules
+from helpers.models.sd3.denoiser import blocks, enable_checkpointing, load_denoiser, predict, target_modules
 from helpers.models.sd3.learning_text import learning_text
 from helpers.models.sd3.memory import estimate_memory
 from helpers.models.sd3.parts import locate
@@ -26,6 +26,7 @@ def sd3_family() -> ModelFamily:
         latent_part=latent_part,
         estimate_memory=_estimate_memory,
         load_denoiser=load_denoiser,
+        blocks=blocks,
         enable_checkpointing=enable_checkpointing,
         lora_modules=target_modules,
         predict=predict,

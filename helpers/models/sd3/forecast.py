@@ -37,6 +37,7 @@ def forecast(config: RunConfig) -> Peaks | None:
         lora=config.lora,
         text=config.text,
         run=config.run,
+        speed=config.speed,
         optimizer=config.optimizer,
         validation=config.validation,
         threads=1,

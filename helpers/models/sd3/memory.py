@@ -73,6 +73,18 @@ def transformer_bytes(transformer: Transformer, precision: PrecisionOptions) -> 
     return whole - _saved_by_quantising(weights, rows=rows, level=precision.base_model_precision, number=number)
 
 
+def frozen_bytes(transformer: Transformer, workload: Workload) -> int:
+    """The frozen transformer on the device; blocks that wait elsewhere share two rooms there, see visiting.py.
+
+    A processor holds both the blocks and the rooms.
+    """
+    whole = transformer_bytes(transformer, workload.precision)
+    away = range(transformer.layers)[-workload.offload_blocks :] if workload.offload_blocks else ()
+    sizes = [_block_bytes(transformer, workload.precision, block) for block in away]
+    rooms = min(2, len(sizes)) * max(sizes, default=0)
+    return whole + rooms - (sum(sizes) if workload.device != "cpu" else 0)
+
+
 def text_encoder_bytes(encoder: TextEncoder, *, level: str, number: int) -> int:
     """A text encoder as it is held; number: bytes of one that is not quantised."""
     saved = _saved_by_quantising(encoder.linear_weights, rows=encoder.linear_rows, level=level, number=number)
@@ -124,7 +136,7 @@ def training_memory(architecture: Architecture, workload: Workload) -> TrainingM
     highest = max(already + forward, gradients + backward, gradients + _step_bytes(workload, moving=moving))
     vae = architecture.vae.parameters * _vae_bytes(precision) if workload.keeps_vae else 0
     return TrainingMemory(
-        weights=vae + (transformer.positions * number if full else transformer_bytes(transformer, precision)),
+        weights=vae + (transformer.positions * number if full else frozen_bytes(transformer, workload)),
         trained=moving * moving_bytes,
         gradients=gradients,
         optimiser=KINDS[workload.optimizer].bytes_per_number * moving,
@@ -162,11 +174,13 @@ def _activations(architecture: Architecture, workload: Workload) -> tuple[int, i
     cast = activations.BF16 * transformer.parameters if run.full and run.casts_weights else 0
     level = workload.precision.base_model_precision
     under_way += _made_whole(_largest_layer(transformer), level=level, number=run.number)
+    away = workload.offload_activations and workload.device != "cpu"
     one_block = read + max(kept) + under_way
     if workload.gradient_checkpointing:
-        inputs = transformer.layers * activations.block_inputs(transformer, run)
-        return max(read + cast, one_block) + inputs, one_block
-    return read + cast + sum(kept) + under_way, one_block
+        again = kept[:: workload.checkpointing_interval]
+        stay = len(again) * activations.block_inputs(transformer, run) + sum(kept) - sum(again)
+        return max(read + cast, one_block) + (0 if away else stay), one_block
+    return read + cast + (max(kept) if away else sum(kept)) + under_way, one_block
 
 
 def _pass(
@@ -187,6 +201,13 @@ def _pass(
         full=full,
         adapted=frozenset(layer.name for layer in adapted),
     )
+
+
+def _block_bytes(transformer: Transformer, precision: PrecisionOptions, block: int) -> int:
+    layers, number = list(transformer.block(block)), _base_bytes(precision)
+    weights, rows = sum(layer.weights for layer in layers), sum(layer.outputs for layer in layers)
+    saved = _saved_by_quantising(weights, rows=rows, level=precision.base_model_precision, number=number)
+    return number * sum(layer.parameters for layer in layers) - saved
 
 
 def _saved_by_quantising(weights: int, *, rows: int, level: str, number: int) -> int:

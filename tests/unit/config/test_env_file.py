@@ -231,7 +231,6 @@ def test_other_names_are_handed_on_and_listed_in_one_line(tmp_path: Path) -> Non
         "PUSH_TO_HUB=true",
         "DELETE_ERRORED_IMAGES=1",
         "DELETE_SMALL_IMAGES=1",
-        "TRAINING_DYNAMO_BACKEND=inductor",
         "TRAINING_NUM_PROCESSES=0",
     ],
 )

@@ -1,0 +1,41 @@
+"""How quickly a step is computed, and in how much of the device's memory; what is learnt stays the same."""
+
+from dataclasses import dataclass
+
+from helpers.config.declare import setting
+
+ATTENTIONS = ("auto", "flash", "efficient", "cudnn", "math")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SpeedOptions:
+    """Compiling, attention, and what is kept where between the forward and the backward pass."""
+
+    training_dynamo_backend: str = setting(
+        "no",
+        choices=("no", "inductor"),
+        help="`inductor` compiles the transformer's blocks, each kind once for all sizes: faster steps after a minute "
+        "or more of compiling at the start. Needs a C++ compiler.",
+    )
+    attention: str = setting(
+        "auto",
+        choices=ATTENTIONS,
+        help="Which of PyTorch's attention kernels computes the transformer's: `auto` lets it choose, the others are "
+        "its own names. Refused where the device lacks the one asked for.",
+    )
+    gradient_checkpointing_interval: int = setting(
+        1,
+        minimum=1,
+        help="Every n-th block computes its activations again, and the others keep them: 2 is faster than 1, and takes "
+        "more memory.",
+    )
+    offload_blocks: int = setting(
+        0,
+        minimum=0,
+        help="So many of the transformer's last blocks wait in the processor's memory and visit the device when their "
+        "turn comes, the next one on its way while one computes. For MODEL_TYPE=lora with gradient checkpointing.",
+    )
+    offload_activations: bool = setting(
+        False,
+        help="What the backward pass needs waits in the processor's memory, not on the device: for large batches.",
+    )

@@ -1,0 +1,39 @@
+"""Compiles a denoiser block by block, so that blocks of one kind share their code and sizes do not multiply it."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+TOKENS = 1
+"""The dimension of a block's first input that differs from bucket to bucket: [B, tokens, C]."""
+
+
+def compile_blocks(blocks: Sequence[nn.Module], *, backend: str) -> None:
+    """Replace each block's forward pass by a compiled one, in place; names, hooks and weights stay as they are.
+
+    The number of tokens is a variable of the compiled code and all other sizes are constants, so there is one
+    compilation for each kind of block whatever the buckets: see `kinds` in documentation/PERFORMANCE.md. Only forward
+    passes that gradients are taken of are compiled: pictures and held-out losses come in sizes of their own.
+    """
+    import torch._dynamo.config as dynamo
+
+    # Beyond its limit Dynamo would go on without compiling and say nothing; blocks may all be adapted otherwise.
+    dynamo.recompile_limit = max(dynamo.recompile_limit, 2 * len(blocks))
+    for block in blocks:
+        block.forward = _compiled(block.forward, backend=backend)
+
+
+def _compiled(forward: Callable[..., Any], *, backend: str) -> Callable[..., Any]:
+    # Inductor may time several kernels and take the quickest, which round differently: a resumed run would, too.
+    options: dict[str, Any] | None = {"deterministic": True} if backend == "inductor" else None
+    quick = torch.compile(forward, dynamic=False, backend=backend, options=options)
+
+    def compiled(hidden_states: Tensor, *others: Any, **named: Any) -> Any:
+        if not torch.is_grad_enabled():
+            return forward(hidden_states, *others, **named)
+        torch._dynamo.maybe_mark_dynamic(hidden_states, TOKENS)
+        return quick(hidden_states, *others, **named)
+
+    return compiled

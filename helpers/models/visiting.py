@@ -1,0 +1,175 @@
+"""Lets frozen blocks wait in the processor's memory, and visit the device when their turn comes.
+
+There are two rooms on the device. While one block computes in the first, the next one is brought to the second; in the
+backward pass, in which checkpointing computes the blocks again from the last to the first, likewise. A block's numbers
+lie in one piece, so that a visit is one copy. (diffusers' group offloading takes a block away after its forward pass,
+and its backward pass finds nothing.)
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import is_traceable_wrapper_subclass, transform_subclass
+
+ROOMS = 2
+ALIGNED_BYTES = 256
+"""What CUDA's own allocator aligns to, which kernels rely on."""
+
+
+def upcoming(index: int, *, previous: int | None, count: int, learning: bool) -> int:
+    """Which of `count` blocks is likely to follow `index`, the one before having been `previous`.
+
+    learning: whether a backward pass follows the forward pass; else the next forward pass does.
+    """
+    goes_back = learning and previous is not None and index <= previous
+    if goes_back and index > 0:
+        return index - 1
+    if index + 1 < count:
+        return index + 1
+    return max(index - 1, 0) if learning else 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Place:
+    """Where a frozen parameter hangs, and what hangs there: in turn its own at home, and one in each room."""
+
+    module: nn.Module
+    name: str
+    home: nn.Parameter
+    visiting: tuple[nn.Parameter, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Guest:
+    """A block: its numbers at home in one piece, uint8 [bytes], and its parameters' places."""
+
+    home: Tensor
+    places: tuple[_Place, ...]
+
+
+class VisitingBlocks:
+    """Blocks of a denoiser whose frozen parameters are on `device` only while they visit; adapters stay there.
+
+    Each comes before its forward pass by itself. residents: the blocks in the rooms, for whoever looks.
+    """
+
+    def __init__(self, blocks: Sequence[nn.Module], *, device: torch.device) -> None:
+        count = min(ROOMS, len(blocks))
+        size = max(_bytes_of(block) for block in blocks)
+        self._rooms = [torch.empty(size, dtype=torch.uint8, device=device) for _ in range(count)]
+        self._guests = [_guest(block, rooms=self._rooms, device=device) for block in blocks]
+        self.residents: list[int | None] = [None] * count
+        self._previous: int | None = None
+        self._traffic = _Traffic(device, rooms=count)
+        for index, block in enumerate(blocks):
+            block.register_forward_pre_hook(partial(self._enter, index))
+
+    def _enter(self, index: int, *_: Any) -> None:
+        learning = torch.is_grad_enabled()
+        following = upcoming(index, previous=self._previous, count=len(self._guests), learning=learning)
+        if index not in self.residents:
+            self._bring(index, besides=following)
+        self._traffic.wait_for(self.residents.index(index))
+        if following not in self.residents:
+            self._bring(following, besides=index)
+        self._previous = index
+
+    def _bring(self, index: int, *, besides: int) -> None:
+        """Copy a block into a room, in which `besides` is not."""
+        room = next(room for room, resident in enumerate(self.residents) if resident != besides)
+        if (leaving := self.residents[room]) is not None:
+            for place in self._guests[leaving].places:
+                place.module._parameters[place.name] = place.home
+        guest = self._guests[index]
+        self._traffic.copy(guest.home, self._rooms[room], room=room)
+        for place in guest.places:
+            place.module._parameters[place.name] = place.visiting[room]
+        self.residents[room] = index
+
+
+class _Traffic:
+    """Copies beside the device's other work, neither overtaking what still computes nor being overtaken."""
+
+    def __init__(self, device: torch.device, *, rooms: int) -> None:
+        self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None
+        self._arrived = [torch.cuda.Event() for _ in range(rooms)] if self._stream else []
+
+    def copy(self, home: Tensor, room_bytes: Tensor, *, room: int) -> None:
+        """Begin to fill a room, once all that was asked of the device so far, by its last guest too, is done."""
+        to = room_bytes[: len(home)]
+        if self._stream is None:
+            to.copy_(home)
+            return
+        self._stream.wait_stream(torch.cuda.current_stream(room_bytes.device))
+        with torch.cuda.stream(self._stream):
+            to.copy_(home, non_blocking=True)
+            self._arrived[room].record()
+
+    def wait_for(self, room: int) -> None:
+        """Have what is asked of the device from here on wait until the room is filled."""
+        if self._stream is not None:
+            torch.cuda.current_stream(self._stream.device).wait_event(self._arrived[room])
+
+
+def _frozen(block: nn.Module) -> list[tuple[nn.Module, str, nn.Parameter]]:
+    return [
+        (module, name, parameter)
+        for module in block.modules()
+        for name, parameter in module._parameters.items()
+        if parameter is not None and not parameter.requires_grad
+    ]
+
+
+def _bytes_of(block: nn.Module) -> int:
+    sizes: list[int] = []
+    for _, _, parameter in _frozen(block):
+        _rebuilt(parameter, lambda tensor: sizes.append(_aligned(tensor.nbytes)) or tensor)
+    return sum(sizes)
+
+
+def _guest(block: nn.Module, *, rooms: Sequence[Tensor], device: torch.device) -> _Guest:
+    """Take the frozen parameters of `block` home, laid out as they are on the device; the block's others go there."""
+    block.to(device)
+    home = torch.empty(_bytes_of(block), dtype=torch.uint8, pin_memory=device.type == "cuda")
+    places, start = [], 0
+    for module, name, parameter in _frozen(block):
+        at_home = _Layout(home, start=start)
+        own = _parameter(parameter, lambda tensor, at=at_home: at.take(tensor).copy_(tensor))
+        visiting = [_parameter(parameter, _Layout(room, start=start).take) for room in rooms]
+        places.append(_Place(module=module, name=name, home=own, visiting=tuple(visiting)))
+        module._parameters[name] = own
+        start = at_home.end
+    return _Guest(home=home, places=tuple(places))
+
+
+class _Layout:
+    """Gives out parts of a piece of memory, uint8 [bytes], one after the other."""
+
+    def __init__(self, memory: Tensor, *, start: int) -> None:
+        self._memory = memory
+        self.end = start
+
+    def take(self, like: Tensor) -> Tensor:
+        """The next part, as a tensor of the shape, strides and number format of `like`."""
+        part = self._memory[self.end : self.end + like.nbytes].view(like.dtype)
+        self.end += _aligned(like.nbytes)
+        return part.as_strided(like.shape, like.stride())
+
+
+def _aligned(size: int) -> int:
+    return -(-size // ALIGNED_BYTES) * ALIGNED_BYTES
+
+
+def _parameter(tensor: Tensor, change: Callable[[Tensor], Tensor]) -> nn.Parameter:
+    return nn.Parameter(_rebuilt(tensor.detach(), change), requires_grad=False)
+
+
+def _rebuilt(tensor: Tensor, change: Callable[[Tensor], Tensor]) -> Tensor:
+    """`tensor` with each of the plain tensors that it consists of replaced; quantised ones consist of several."""
+    if is_traceable_wrapper_subclass(tensor):
+        return transform_subclass(tensor, lambda _, inner: _rebuilt(inner, change))
+    return change(tensor)
