@@ -31,6 +31,7 @@ ONLY_WITH = {
     "lycoris_config": ("lora_type", ("lycoris",)),
     "use_dora": ("model_type", ("lora",)),
     "use_rslora": ("model_type", ("lora",)),
+    "text_encoder_lr": ("train_text_encoder", (True,)),
 }
 """Options that have an effect only where another has one of these values."""
 

@@ -89,6 +89,10 @@ def _text_encoders(config: RunConfig) -> Iterator[Wrong]:
     if config.model.model_type != "lora":
         reason = f"text encoders learn a LoRA, and MODEL_TYPE={config.model.model_type} leaves no file to put it in"
         yield "train_text_encoder", "true", reason, "say false, or MODEL_TYPE=lora"
+    optimizer = config.optimizer
+    if optimizer.text_encoder_lr and KINDS[optimizer.optimizer].finds_rate:
+        reason = f"{optimizer.optimizer} finds one rate for all that is trained"
+        yield "text_encoder_lr", f"{optimizer.text_encoder_lr:g}", reason, "leave it out, or say OPTIMIZER=adamw"
 
 
 def _offload_blocks(config: RunConfig) -> Iterator[Wrong]:

@@ -17,8 +17,8 @@ class Workload:
     of training has it. width, height: of the largest pictures trained on, in pixels. t5_tokens: T5's length.
     accumulation: batches to a step. vae_batch_size: pictures encoded at once, on a processor by so many threads.
     validation: width and height of the largest picture drawn; None where none is. guided: whether it is drawn twice
-    at a time, with and without its prompt. keeps_vae: whether the VAE stays in memory while training.
-    fused_backward: whether gradients are dropped one by one.
+    at a time, with and without its prompt. keeps_vae: whether the VAE stays in memory while training, trains_text: both
+    CLIPs, which learn. fused_backward: whether gradients are dropped one by one.
     """
 
     device: str
@@ -41,6 +41,7 @@ class Workload:
     guided: bool = True
     keeps_vae: bool = False
     fused_backward: bool = False
+    trains_text: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,5 +120,6 @@ def workload_of(
         validation=max(sizes, key=lambda size: size[0] * size[1], default=None),
         keeps_vae=keeps_vae,
         fused_backward=optimizer.fused_backward,
+        trains_text=text.train_text_encoder,
         guided=validation.validation_guidance > 1,
     )

@@ -10,8 +10,9 @@ from torch.optim import Optimizer
 
 from helpers.errors import CheckpointError
 
+SHARE_OF_RATE = "share_of_rate"
 # Of a group's values: its weights are known by name, its learning rate is set at each step.
-SAID_ANEW = ("params", "lr")
+SAID_ANEW = ("params", "lr", SHARE_OF_RATE)
 STRIDE = "stride"
 
 

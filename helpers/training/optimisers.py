@@ -8,15 +8,31 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
+from helpers.config.optimizers import KINDS
 from helpers.config.options.training import OptimizerOptions
+from helpers.training.optimiser_state import SHARE_OF_RATE
 
 FUSED_DEVICES = ("cpu", "cuda", "mps")
 # Gradients of a diffusion model are around 1e-5: Adafactor's own bound on their squares, 1e-7, would hide them.
 ADAFACTOR_SMALLEST_SQUARE = 1e-16
+TEXT_ENCODERS = "text_encoder"
 
 
 def make_optimiser(options: OptimizerOptions, *, weights: Mapping[str, nn.Parameter], seed: int) -> Optimizer:
-    """The optimiser that `options` names, over `weights` by name; only its own library is imported."""
+    """The optimiser that `options` names, over `weights` by name; text encoders' have a learning rate of their own."""
+    optimiser = _made(options, weights=weights, seed=seed)
+    of_text = {weight for name, weight in weights.items() if name.startswith(TEXT_ENCODERS)}
+    if of_text and not KINDS[options.optimizer].finds_rate:
+        group = optimiser.param_groups[0]
+        both, group["params"] = group["params"], [weight for weight in group["params"] if weight not in of_text]
+        share = (options.text_encoder_lr or options.learning_rate) / options.learning_rate
+        theirs = [weight for weight in both if weight in of_text]
+        optimiser.add_param_group({**group, "params": theirs, SHARE_OF_RATE: share})
+    return optimiser
+
+
+def _made(options: OptimizerOptions, *, weights: Mapping[str, nn.Parameter], seed: int) -> Optimizer:
+    """Only its own library is imported."""
     parameters = list(weights.values())
     said = {"lr": options.learning_rate, **_with_betas(options.settings)}
     match options.optimizer:
@@ -64,9 +80,9 @@ def make_optimiser(options: OptimizerOptions, *, weights: Mapping[str, nn.Parame
 
 
 def set_learning_rate(optimiser: Optimizer, rate: float) -> None:
-    """Let the next step move the weights at `rate`."""
+    """Let the next step move the weights at `rate`, or a group's own share of it."""
     for group in optimiser.param_groups:
-        group["lr"] = rate
+        group["lr"] = rate * group.get(SHARE_OF_RATE, 1.0)
 
 
 def _with_betas(settings: Mapping[str, Any]) -> dict[str, Any]:

@@ -25,6 +25,7 @@ SETTINGS = {
     "tokenizer_max_length": T5_LENGTH,
     "validation_negative_prompt": NEGATIVE,
     "validation_guidance": 4.0,
+    "text_encoder_lr": 0.004,
     "num_eval_images": 1,
 }
 
@@ -130,8 +131,16 @@ def test_an_untouched_adapter_says_what_the_cache_says(cached: SmallRun, tmp_pat
     assert any(name.startswith("text_encoder_2.") for name in moments)
 
 
-def test_a_whole_model_is_trained_without_them(
-    cached: SmallRun, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize(
+    ("settings", "named"),
+    [
+        ({"model_type": "full"}, "TRAIN_TEXT_ENCODER"),
+        ({"optimizer": "prodigy"}, "TEXT_ENCODER_LR"),
+        ({"export_comfyui": True}, "EXPORT_COMFYUI"),
+    ],
+)
+def test_what_does_not_go_with_them_is_refused_at_once(
+    settings: dict[str, Any], named: str, tmp_path: Path, tiny_pipeline: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert copied(cached, tmp_path).start(model_type="full") == 1
-    assert "TRAIN_TEXT_ENCODER" in capsys.readouterr().err
+    assert SmallRun(tmp_path, tiny_pipeline, settings=SETTINGS).start(**settings) == 1
+    assert named in capsys.readouterr().err

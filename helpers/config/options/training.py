@@ -85,6 +85,12 @@ class OptimizerOptions:
         default_with=(*(("optimizer", name, 1.0) for name in FINDING_THEIR_RATE), ("model_type", "full", 1e-5)),
         help="The learning rate at its highest; optimisers that find the rate themselves multiply it by this.",
     )
+    text_encoder_lr: float | None = setting(
+        None,
+        above=0.0,
+        help="The learning rate of text encoders that learn (`train_text_encoder`), which moves as the other does; "
+        "without it, `learning_rate`.",
+    )
     lr_scheduler: str = setting(
         "constant_with_warmup",
         env="LR_SCHEDULE",

@@ -3,6 +3,7 @@
 Standard library only. What is counted is what PyTorch asks for; benchmarks/memory.py holds it against measured peaks.
 """
 
+from collections.abc import Iterable
 from fnmatch import fnmatchcase
 
 from helpers.config.optimizers import KINDS
@@ -97,6 +98,8 @@ def caching_memory(architecture: Architecture, workload: Workload) -> int:
     number = _encoder_bytes(precision)
     needs = []
     for place, encoder in enumerate(architecture.text_encoders, 1):
+        if workload.trains_text and not encoder.is_t5:
+            continue
         level = precision.text_encoder_precision(place)
         held = text_encoder_bytes(encoder, level=level, number=number)
         if workload.device == "cpu" and level not in QUANTO_BITS and number == activations.FP32:
@@ -128,15 +131,22 @@ def training_memory(architecture: Architecture, workload: Workload) -> TrainingM
     transformer, precision = architecture.transformer, workload.precision
     full = workload.model_type == "full"
     number = _base_bytes(precision)
+    clips = _learning_clips(architecture, workload)
     moving = trained_parameters(transformer, workload)
+    moving += sum(_adapter_parameters(clip, rank=workload.lora_rank) for clip in clips.values())
     moving_bytes = number if full else activations.FP32
     gradients = 0 if workload.fused_backward else moving * moving_bytes
-    forward, backward = _activations(architecture, workload)
+    forward, backward = (
+        each + _clip_activations(clips.values(), workload) for each in _activations(architecture, workload)
+    )
     already = gradients if workload.accumulation > 1 else 0
     highest = max(already + forward, gradients + backward, gradients + _step_bytes(workload, moving=moving))
-    vae = architecture.vae.parameters * _vae_bytes(precision) if workload.keeps_vae else 0
+    beside = architecture.vae.parameters * _vae_bytes(precision) if workload.keeps_vae else 0
+    for place, clip in clips.items():
+        level = precision.text_encoder_precision(place)
+        beside += text_encoder_bytes(clip, level=level, number=_encoder_bytes(precision))
     return TrainingMemory(
-        weights=vae + (transformer.positions * number if full else frozen_bytes(transformer, workload)),
+        weights=beside + (transformer.positions * number if full else frozen_bytes(transformer, workload)),
         trained=moving * moving_bytes,
         gradients=gradients,
         optimiser=KINDS[workload.optimizer].bytes_per_number * moving,
@@ -161,6 +171,30 @@ def validation_memory(architecture: Architecture, workload: Workload) -> int:
     level = workload.precision.base_model_precision
     working += _made_whole(_largest_layer(architecture.transformer), level=level, number=drawn.number)
     return stays + max(working, loaded + decoding)
+
+
+def _learning_clips(architecture: Architecture, workload: Workload) -> dict[int, TextEncoder]:
+    """Text encoders that stay loaded and learn, by number."""
+    if not workload.trains_text:
+        return {}
+    return {place: each for place, each in enumerate(architecture.text_encoders, 1) if not each.is_t5}
+
+
+def _adapter_parameters(clip: TextEncoder, *, rank: int) -> int:
+    """Of a LoRA on a CLIP's four projections of each attention."""
+    return clip.layers * 4 * rank * (clip.width + clip.inner)
+
+
+def _clip_activations(clips: Iterable[TextEncoder], workload: Workload) -> int:
+    """What is kept of the CLIPs' forward pass: of a layer its input, what its norms, attention and MLP were given, and
+    the LoRA's inputs in fp32; with checkpointing of one layer at a time, of the others their input alone."""
+    total, number = 0, _encoder_bytes(workload.precision)
+    for clip in clips:
+        tokens = workload.batch_size * clip.positions
+        whole = tokens * (8 * clip.width + 3 * clip.mlp) * number + tokens * 4 * clip.width * activations.FP32
+        given = tokens * clip.width * number
+        total += clip.layers * given + whole if workload.gradient_checkpointing else clip.layers * (given + whole)
+    return total
 
 
 def _activations(architecture: Architecture, workload: Workload) -> tuple[int, int]:

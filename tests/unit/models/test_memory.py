@@ -42,6 +42,7 @@ def test_an_adapter_counts_rank_times_the_edges_of_its_layers() -> None:
         {"lora_target": "attention+mlp", "gradient_checkpointing": False},
         {"model_type": "full", "precision": replace(BF16, base_model_default_dtype="bf16")},
         {"optimizer": "prodigy"},
+        {"trains_text": True},
         {"precision": PrecisionOptions(mixed_precision="no")},
     ],
     ids=str,
@@ -60,6 +61,15 @@ def test_each_step_of_quantising_shrinks_caching_training_and_validation() -> No
         assert smaller.training_bytes < larger.training_bytes
         assert smaller.validation_bytes < larger.validation_bytes
     assert found[1].caching_bytes < found[0].caching_bytes
+
+
+def test_text_encoders_that_learn_stay_loaded_and_are_not_needed_before() -> None:
+    without, learning = (estimate_memory(MEDIUM, replace(USUAL, trains_text=trains)) for trains in (False, True))
+    clip_l, clip_g, t5 = (encoder.parameters for encoder in MEDIUM.text_encoders)
+    assert learning.training.weights - without.training.weights == 2 * (clip_l + clip_g)
+    # Four square projections of each of 12 layers 768 wide, and of 32 layers 1280 wide.
+    assert learning.training.trained - without.training.trained == 4 * 16 * 2 * 4 * (12 * 768 + 32 * 1280)
+    assert learning.caching_bytes == without.caching_bytes > 2 * t5
 
 
 def test_a_run_that_draws_nothing_needs_nothing_for_it() -> None:

@@ -144,6 +144,18 @@ def test_adafactor_leaves_weights_without_gradient_signal_finite() -> None:
     assert torch.equal(weights["a"], torch.ones(8, 4))
 
 
+def test_text_encoders_move_at_a_rate_of_their_own() -> None:
+    weights = {name: nn.Parameter(torch.zeros(4)) for name in ("text_encoder.a", "transformer.b", "text_encoder_2.c")}
+    options = OptimizerOptions(learning_rate=0.1, text_encoder_lr=0.05, optimizer_config="weight_decay=0")
+    optimiser = make_optimiser(options, weights=weights, seed=0)
+    for weight in weights.values():
+        weight.grad = torch.ones(4)
+    set_learning_rate(optimiser, 0.02)  # a fifth of the way up a warm-up
+    optimiser.step()
+    moved = [-float(weight.detach().mean()) for weight in weights.values()]
+    assert moved == pytest.approx([0.01, 0.02, 0.01])
+
+
 def test_prodigy_finds_its_own_step_size() -> None:
     weights = {"a": nn.Parameter(torch.zeros(16))}
     optimiser = make_optimiser(OptimizerOptions(optimizer="prodigy", learning_rate=1.0), weights=weights, seed=0)
