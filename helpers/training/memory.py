@@ -126,6 +126,8 @@ def turned_down(workload: Workload) -> Iterator[tuple[str, Workload]]:
     )
     if workload.keeps_vae:
         yield "KEEP_VAE_LOADED=false", replace(workload, keeps_vae=False)
+    if workload.trains_text:
+        yield "TRAIN_TEXT_ENCODER=false", replace(workload, trains_text=False)
     yield from _turned_down_beside(workload)
 
 
