@@ -136,7 +136,6 @@ def test_an_untouched_adapter_says_what_the_cache_says(cached: SmallRun, tmp_pat
     [
         ({"model_type": "full"}, "TRAIN_TEXT_ENCODER"),
         ({"optimizer": "prodigy"}, "TEXT_ENCODER_LR"),
-        ({"export_comfyui": True}, "EXPORT_COMFYUI"),
     ],
 )
 def test_what_does_not_go_with_them_is_refused_at_once(
