@@ -89,6 +89,9 @@ def _text_encoders(config: RunConfig) -> Iterator[Wrong]:
     if config.model.model_type != "lora":
         reason = f"text encoders learn a LoRA, and MODEL_TYPE={config.model.model_type} leaves no file to put it in"
         yield "train_text_encoder", "true", reason, "say false, or MODEL_TYPE=lora"
+    if config.lora.lora_type == "lycoris":
+        reason = "the file of a LORA_TYPE=lycoris adapter has no place for the LoRA of text encoders"
+        yield "train_text_encoder", "true", reason, "say false, or LORA_TYPE=standard"
     optimizer = config.optimizer
     if optimizer.text_encoder_lr and KINDS[optimizer.optimizer].finds_rate:
         reason = f"{optimizer.optimizer} finds one rate for all that is trained"

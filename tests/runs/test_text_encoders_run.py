@@ -135,6 +135,7 @@ def test_an_untouched_adapter_says_what_the_cache_says(cached: SmallRun, tmp_pat
     ("settings", "named"),
     [
         ({"model_type": "full"}, "TRAIN_TEXT_ENCODER"),
+        ({"lora_type": "lycoris"}, "TRAIN_TEXT_ENCODER"),
         ({"optimizer": "prodigy"}, "TEXT_ENCODER_LR"),
     ],
 )
