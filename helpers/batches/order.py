@@ -100,9 +100,31 @@ class Order:
         """The position one batch further."""
         return self.position_after(self.batches_done(position) + 1)
 
-    def steps_in_epochs(self, epochs: int, *, accumulation: int) -> int:
-        """Optimiser steps, of `accumulation` batches each, after which `epochs` epochs are done or more."""
-        return -(-self.batches_before(epochs) // accumulation)
+    def among(self, world_size: int) -> "Order":
+        """The order of the same pictures among so many ranks."""
+        return Order(self.buckets, seed=self._seed, batch_size=self.batch_size, world_size=world_size)
+
+    def images_shown(self, position: Position) -> list[int]:
+        """Images that each bucket has given before `position`."""
+        drawn = self._epoch(position.epoch).bucket[: position.batch]
+        batches = self._bucket_batches_before(position.epoch) + np.bincount(drawn, minlength=len(self.buckets))
+        return (batches * self.images_per_batch).tolist()
+
+    def position_showing(self, shown: Sequence[int]) -> Position:
+        """The last position before which no bucket has given more than `shown`: from there on none is left out.
+
+        Of a bucket that a batch holds whole, each batch shows every image, so that its last one may be begun.
+        """
+        per_batch = self.images_per_batch
+        pairs = zip(self.buckets, shown, strict=True)
+        batches = np.array([-(-each // per_batch) if len(b) <= per_batch else each // per_batch for b, each in pairs])
+        parts = self._parts_per_epoch
+        most = 1 + int(((batches + 1) * per_batch * PARTS // np.maximum(parts, 1)).min())
+        epoch = bisect_right(
+            range(most + 1), False, key=lambda e: bool((self._bucket_batches_before(e) > batches).any())
+        )
+        drawn = self._epoch(epoch - 1)
+        return Position(epoch=epoch - 1, batch=int(np.flatnonzero(drawn.number >= batches[drawn.bucket])[0]))
 
     def batch_at(self, position: Position) -> tuple[Sample, ...]:
         """The samples of all ranks, `images_per_batch` of them, in the order of their slots."""

@@ -87,9 +87,9 @@ def tell_buckets(order: Order, reporter: Reporter) -> None:
         reporter.hear(Notice(text=mixed))
 
 
-def plan_of(config: RunConfig, *, order: Order) -> LoopPlan:
-    """How long the run over `order` is, and when its duties are due."""
-    return plan_run(order, run=config.run, optimizer=config.optimizer, checkpoint=config.checkpoint)
+def plan_of(config: RunConfig, *, order: Order, start: TrainState | None = None) -> LoopPlan:
+    """How long the run over `order` is, and when its duties are due; see `plan_run`."""
+    return plan_run(order, run=config.run, optimizer=config.optimizer, checkpoint=config.checkpoint, start=start)
 
 
 def starting_point(

@@ -133,8 +133,8 @@ def _learn(config: RunConfig, ground: Ground, stop: StopRequest, reporter: Repor
         lengths_of=ground.lengths_of_captions,
         workers=ground.workers,
     )
-    plan = assemble.plan_of(config, order=order)
     checkpoint, state = assemble.starting_point(config, ground=ground, order=order, reporter=reporter)
+    plan = assemble.plan_of(config, order=order, start=state)
     if state.step >= plan.total_steps:
         text = f"this run is finished, all {plan.total_steps} steps of it; a larger max_train_steps goes on from here"
         reporter.hear(Notice(text=text))

@@ -6,6 +6,7 @@ from helpers.batches.order import Order
 from helpers.config.options.training import CheckpointOptions, OptimizerOptions, RunOptions
 from helpers.training.loop import LoopPlan
 from helpers.training.schedules import learning_rate
+from helpers.training.state import TrainState
 
 
 def plan_run(
@@ -14,10 +15,17 @@ def plan_run(
     run: RunOptions,
     optimizer: OptimizerOptions,
     checkpoint: CheckpointOptions,
+    start: TrainState | None = None,
 ) -> LoopPlan:
-    """The plan of a run over `order`; as many steps as asked, or as the epochs asked for take."""
+    """The plan of a run over `order`; as many steps as asked, or as the epochs asked for take.
+
+    start: where the run goes on, if not at the beginning. Its steps may have been longer or shorter ones, of another
+    number of processes: what is still to come is counted from there.
+    """
     accumulation = run.gradient_accumulation_steps
-    total = run.max_train_steps or order.steps_in_epochs(run.num_train_epochs, accumulation=accumulation)
+    start = start or TrainState()
+    batches_left = order.batches_before(run.num_train_epochs) - order.batches_done(start.position)
+    total = run.max_train_steps or start.step + max(0, -(-batches_left // accumulation))
     images_per_step = order.images_per_batch * accumulation
     return LoopPlan(
         total_steps=total,

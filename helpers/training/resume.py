@@ -51,8 +51,13 @@ def starting_state(
         reporter.hear(Notice(text=f"changed since: {difference}"))
     position = manifest.position
     if not continuation.same_order:
-        position = order.position_after(order.batches_before(position.epoch))
-        epoch = position.epoch + 1
-        text = f"so the order of pictures is another one, and starts anew at the beginning of epoch {epoch}"
+        if manifest.foundations.datasets == foundations.datasets:
+            before = order.among(manifest.foundations.world_size)
+            position = order.position_showing(before.images_shown(position))
+            where = f"goes on in epoch {position.epoch + 1} where no picture is left out; some come again"
+        else:
+            position = order.position_after(order.batches_before(position.epoch))
+            where = f"starts anew at the beginning of epoch {position.epoch + 1}"
+        text = f"so the order of pictures is another one, and {where}"
         reporter.hear(Notice(level="warning", text=text))
     return TrainState(step=manifest.step, position=position)

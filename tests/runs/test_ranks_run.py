@@ -88,6 +88,18 @@ def test_as_many_processes_go_on_exactly(two: Finished, tmp_path: Path) -> None:
     assert same(resumed.weights(), two.run.weights())
 
 
+def test_one_process_goes_on_with_what_two_began(
+    two: Finished, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """And takes the epochs that are left, each of twice the steps."""
+    resumed = at_step(2, two, tmp_path)
+    assert resumed.start(max_train_steps=0, num_train_epochs=3) == 0
+    said = capsys.readouterr().out
+    assert "the number of processes: 2 in the checkpoint, 1 now" in said
+    assert "no picture is left out" in said
+    assert resumed.saved_steps()[-1] == 9
+
+
 def fail_at_second_batch(rank: int) -> None:
     """Have the second process fail to read its batch."""
     from helpers.batches.loader import BatchSource

@@ -43,13 +43,37 @@ def walk(order: Order, batches: int, start: Position = START) -> list[tuple[Samp
     return found
 
 
+@settings(max_examples=80, deadline=None)
+@given(buckets_of_any_size(), seeds, batch_sizes, world_sizes, world_sizes, st.integers(0, 40))
+def test_another_number_of_ranks_goes_on_where_no_picture_is_left_out(
+    buckets: list[Bucket], seed: int, batch_size: int, before: int, now: int, batches: int
+) -> None:
+    """Every showing that one number of ranks owed and had not given yet comes with the other."""
+    old = Order(buckets, seed=seed, batch_size=batch_size, world_size=before)
+    new = old.among(now)
+    stop = old.position_after(batches)
+    start = new.position_showing(old.images_shown(stop))
+    if before == now:
+        assert start == stop
+    end = max(stop.epoch, start.epoch) + 2
+    given = walk(old, batches) + walk(new, new.batches_before(end) - new.batches_done(start), start)
+    for number, bucket in enumerate(buckets):
+        seen = Counter(sample.image for batch in given for sample in batch if sample.bucket == number)
+        if len(bucket) > new.images_per_batch:
+            whole_passes = end * (1 + bucket.repeats)
+            assert min(seen[image] for image in bucket.images.tolist()) >= whole_passes
+        else:
+            assert set(seen) == set(bucket.images.tolist())
+    assert start.epoch >= stop.epoch - 1
+
+
 @settings(max_examples=150, deadline=None)
 @given(buckets_of_any_size(), seeds, batch_sizes, accumulations, world_sizes, epochs)
 def test_no_picture_is_lost_and_none_is_favoured(
     buckets: list[Bucket], seed: int, batch_size: int, accumulation: int, world_size: int, epochs: int
 ) -> None:
     order = Order(buckets, seed=seed, batch_size=batch_size, world_size=world_size)
-    batches = order.steps_in_epochs(epochs, accumulation=accumulation) * accumulation
+    batches = -(-order.batches_before(epochs) // accumulation) * accumulation
     assert order.batches_before(epochs) <= batches < order.batches_before(epochs) + accumulation
     seen: Counter[tuple[int, int]] = Counter()
     for batch in walk(order, batches):
