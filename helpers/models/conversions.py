@@ -13,11 +13,13 @@ from helpers.models.lora_files import (
     merged,
     of_transformer,
     read_diffusers_lora,
+    with_additions,
     write_diffusers_lora,
 )
+from helpers.models.lycoris_files import is_lycoris, read_lycoris
 from helpers.models.modelspec import DIFFUSERS, ORIGINAL, carried_over
 from helpers.models.protocols import ModelFamily, ModelParts
-from helpers.models.tensor_files import Planned, opened
+from helpers.models.tensor_files import Planned, all_opened, opened, write_tensors
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,6 +63,10 @@ def opened_model(source: Path, *, base: ModelParts | None, family: ModelFamily) 
         with family.files.open_single_file(source) as (weights, header), family.files.open_base(base) as (own, _):
             _same_shapes(source, weights, own, base=base)
             yield Model(weights=weights, parts=base, header=header)
+    elif is_lycoris(names):
+        with family.files.open_base(base) as (weights, _), opened(source) as file:
+            adapter = read_lycoris(source, base=weights)
+            yield Model(weights=with_additions(weights, adapter), parts=base, header=file.metadata() or {})
     else:
         pairs, header = read_lora(source, family=family)
         with family.files.open_base(base) as (weights, _):
@@ -88,7 +94,15 @@ def to_diffusers_lora(source: Path, path: Path, *, family: ModelFamily) -> None:
 
 
 def to_comfyui_lora(source: Path, path: Path, *, base: ModelParts | None, family: ModelFamily) -> None:
-    """Write a LoRA as ComfyUI and kohya's programs open it; of a DoRA the base is needed. Raises ModelError."""
+    """Write a LoRA as ComfyUI and kohya's programs open it; of a DoRA the base is needed. Raises ModelError.
+
+    A LyCORIS has the names that ComfyUI knows already.
+    """
+    if is_lycoris(_names(source)):
+        with all_opened([source]) as (tensors, said):
+            metadata = carried_over(said, implementation=DIFFUSERS, is_adapter=True)
+            write_tensors(path, tensors, metadata=metadata)
+        return
     pairs, header = read_lora(source, family=family)
     metadata = carried_over(header, implementation=ORIGINAL, is_adapter=True)
     with family.files.open_base(base) if base else nullcontext(({}, {})) as (weights, _):

@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -37,6 +37,11 @@ class Pair:
     @property
     def rank(self) -> int:
         return self.down.shape[0]
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Of the layer's weight: outputs, inputs."""
+        return (self.up.shape[0], self.down.shape[1])
 
     def multiplied(self) -> "Pair":
         """The same with alpha / rank multiplied into `up`, in fp32, so that alpha is the rank."""
@@ -159,23 +164,36 @@ def header_entry(
     return json.dumps({prefix + name: value for name, value in config.items()}, sort_keys=True)
 
 
-def merged(base: Mapping[str, Planned], pairs: Mapping[str, Pair]) -> dict[str, Planned]:
-    """The base's tensors with the LoRA in them, reckoned in fp32 and rounded once, to the format that each has.
+class Addition(Protocol):
+    """What an adapter of any kind adds to one tensor, of `shape`."""
 
-    Raises ModelError where the base has no such layer.
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+
+    def merged_into(self, weight: Tensor) -> Tensor:
+        """The tensor with it in it, in fp32."""
+        ...
+
+
+def merged(base: Mapping[str, Planned], pairs: Mapping[str, Pair]) -> dict[str, Planned]:
+    """The base's tensors with a LoRA in them, see `with_additions`."""
+    return with_additions(base, {f"{layer}.weight": pair for layer, pair in pairs.items()})
+
+
+def with_additions(base: Mapping[str, Planned], additions: Mapping[str, Addition]) -> dict[str, Planned]:
+    """The base's tensors with what is added to some of them, reckoned in fp32 and rounded once, to each one's format.
+
+    Raises ModelError where the base has no such tensor.
     """
     found = dict(base)
-    for layer, pair in pairs.items():
-        weight = found.get(f"{layer}.weight")
-        if weight is None or weight.shape != (pair.up.shape[0], pair.down.shape[1]):
-            raise ModelError(
-                f"The LoRA has a layer {layer} that the base model has not in that shape: name its own base."
-            )
-        found[f"{layer}.weight"] = _merged_into(weight, pair)
+    for name, addition in additions.items():
+        if name not in found or found[name].shape != addition.shape:
+            raise ModelError(f"The LoRA is for {name}, which the base model has not in that shape: name its own base.")
+        found[name] = _merged_into(found[name], addition)
     return found
 
 
-def _merged_into(weight: Planned, pair: Pair) -> Planned:
+def _merged_into(weight: Planned, pair: Addition) -> Planned:
     def make() -> Tensor:
         return pair.merged_into(weight.make()).to(weight.dtype)
 

@@ -14,7 +14,7 @@ from helpers import recipe
 from helpers.config.launch import translated
 from helpers.models.lora_files import of_transformer, read_diffusers_lora
 from helpers.models.sd3.single_file import open_single_file
-from tests.runs.harness import SmallRun, copied, draw_set, same
+from tests.runs.harness import REPOSITORY, SmallRun, copied, draw_set, same
 
 SECRET = "recognisable-secret-0815"
 TRANSFORMER = "transformer/diffusion_pytorch_model.safetensors"
@@ -59,6 +59,16 @@ def test_a_lora_is_handed_on_in_every_form(cached: SmallRun, tmp_path: Path, cap
     assert any(name.endswith(".dora_scale") for name in comfyui)
     assert_close(load_file(run.output / "pipeline" / TRANSFORMER), expected)
     assert_close(single_file(run.output / names[3]), expected)
+
+
+def test_a_lycoris_is_handed_on_too(cached: SmallRun, tmp_path: Path) -> None:
+    file = REPOSITORY / "config" / "lycoris_config.json.example"
+    adapter = {"lora_type": "lycoris", "lycoris_config": file, "lora_alpha": None}
+    run = copied(cached, tmp_path, export_comfyui=True, export_merged=True, **adapter)
+    assert run.start() == 0
+    base, after = (load_file(folder / TRANSFORMER) for folder in (run.pipeline, run.output / "pipeline"))
+    assert any((after[name] - base[name]).abs().max() > 0.001 for name in base)
+    assert load_file(run.output / "comfyui_lora.safetensors").keys() == run.weights().keys()
 
 
 def test_a_whole_model_is_handed_on_as_one_file(cached: SmallRun, tmp_path: Path) -> None:

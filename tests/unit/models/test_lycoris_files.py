@@ -1,0 +1,70 @@
+"""What a LyCORIS adds is read from its file as the library itself would merge it."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from helpers.errors import ModelError
+from helpers.models.conversions import opened_model, to_comfyui_lora
+from helpers.models.protocols import ModelParts
+from helpers.models.sd3.family import sd3_family
+
+LAYER = "transformer_blocks.1.attn.to_k"
+WEIGHTS = "diffusion_pytorch_model.safetensors"
+KINDS: dict[str, dict[str, Any]] = {
+    "lokr": {"factor": 4},
+    "lokr of whole matrices": {"factor": 4, "full_matrix": True},
+    "loha": {},
+    "lora": {},
+    "full": {},
+}
+
+
+def library_s(kind: str, layer: torch.nn.Linear) -> dict[str, Tensor]:
+    """The tensors by their names in a file of an adapter that now computes in the layer's place."""
+    from lycoris.modules.full import FullModule
+    from lycoris.modules.locon import LoConModule
+    from lycoris.modules.loha import LohaModule
+    from lycoris.modules.lokr import LokrModule
+
+    types: Any = {"lokr": LokrModule, "loha": LohaModule, "lora": LoConModule, "full": FullModule}
+    torch.manual_seed(0)
+    name, more = f"lycoris_{LAYER.replace('.', '_')}", {"bypass_mode": None if kind == "full" else True}
+    module = types[kind.split()[0]](name, layer, 1, lora_dim=4, alpha=2, **more, **KINDS[kind])
+    for parameter in module.parameters():
+        parameter.data = torch.randn(parameter.shape) * 0.3
+    module.apply_to()
+    return {f"{name}.{part}": tensor.detach().clone().contiguous() for part, tensor in module.state_dict().items()}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_it_is_merged_as_the_library_merges_it(kind: str, parts: ModelParts, tmp_path: Path) -> None:
+    base = load_file(parts.transformer / WEIGHTS)
+    layer = torch.nn.Linear(32, 32)
+    layer.weight.data, layer.bias.data = base[f"{LAYER}.weight"].clone(), base[f"{LAYER}.bias"].clone()
+    tensors = library_s(kind, layer)
+    save_file(tensors, tmp_path / "lycoris.safetensors")
+    with opened_model(tmp_path / "lycoris.safetensors", base=parts, family=sd3_family()) as model:
+        found = {name: each.make() for name, each in model.weights.items()}
+    inputs = torch.randn(5, 32, generator=torch.Generator().manual_seed(1))
+    theirs = layer(inputs)
+    ours = inputs @ found[f"{LAYER}.weight"].T + found[f"{LAYER}.bias"]
+    assert (theirs - inputs @ base[f"{LAYER}.weight"].T).abs().max() > 0.1
+    torch.testing.assert_close(ours, theirs, atol=1e-4, rtol=1e-4)
+    to_comfyui_lora(tmp_path / "lycoris.safetensors", tmp_path / "comfyui.safetensors", base=parts, family=sd3_family())
+    assert load_file(tmp_path / "comfyui.safetensors").keys() == tensors.keys()
+
+
+def test_what_is_not_known_is_refused(parts: ModelParts, tmp_path: Path) -> None:
+    name = f"lycoris_{LAYER.replace('.', '_')}"
+    for key, told in ((f"{name}.oft_blocks", "cannot be merged yet"), ("lycoris_nowhere.diff", "has not")):
+        save_file({key: torch.ones(2, 2)}, tmp_path / "lycoris.safetensors")
+        with (
+            pytest.raises(ModelError, match=told),
+            opened_model(tmp_path / "lycoris.safetensors", base=parts, family=sd3_family()),
+        ):
+            pass
