@@ -98,8 +98,6 @@ OLD_NAMES: tuple[OldName, ...] = (
     _family("CONTROLNET"),
     _deleting("DELETE_ERRORED_IMAGES", name="delete_problematic_images"),
     _deleting("DELETE_SMALL_IMAGES", name="delete_unwanted_images"),
-    OldName(name="lora_init_type", harmless=("default", "true", ""), cure="say default, or leave it out"),
-    OldName(name="init_lora"),
     _later_switch("push_to_hub"),
     _later_switch("push_checkpoints_to_hub", env="PUSH_CHECKPOINTS"),
     _later_detail("hub_model_id", env="HUB_MODEL_NAME"),

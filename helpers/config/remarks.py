@@ -27,6 +27,8 @@ ONLY_WITH = {
     "lora_alpha": ("model_type", ("lora",)),
     "lora_dropout": ("model_type", ("lora",)),
     "lora_target": ("model_type", ("lora",)),
+    "lora_init_type": ("model_type", ("lora",)),
+    "init_lora": ("model_type", ("lora",)),
     "lora_type": ("model_type", ("lora",)),
     "lycoris_config": ("lora_type", ("lycoris",)),
     "use_dora": ("model_type", ("lora",)),

@@ -1,6 +1,7 @@
 """What cannot be trained together: the kind of training, its number format and how its steps are taken."""
 
 from collections.abc import Iterator
+from pathlib import Path
 
 from helpers.config.optimizers import FUSABLE_OPTIMIZERS, KINDS
 from helpers.config.place_checks import Wrong
@@ -16,6 +17,7 @@ def wrong_training(config: RunConfig) -> Iterator[Wrong]:
         yield from _for_full_only(config)
     if config.lora.lora_type == "lycoris":
         yield from _lycoris(config)
+    yield from _start(config)
     yield from _optimizer(config)
     if config.text.train_text_encoder:
         yield from _text_encoders(config)
@@ -42,6 +44,19 @@ def _number_formats(config: RunConfig) -> Iterator[Wrong]:
         reason = f"{optimizer} would round most of each step away: bf16 keeps 8 bits of a weight"
         fix = "leave it out to train in fp32, or say OPTIMIZER=adamw_bf16, which rounds on average right"
         yield "base_model_default_dtype", "bf16", reason, fix
+
+
+def _start(config: RunConfig) -> Iterator[Wrong]:
+    lora = config.lora
+    kind, others = lora.lora_init_type, {"use_dora": lora.use_dora, "init_lora": bool(lora.init_lora)}
+    if kind in ("pissa", "olora") and (other := next((name for name, said in others.items() if said), None)):
+        yield "lora_init_type", kind, f"it does not go with {other.upper()}", "say default, or leave the other out"
+    if lora.lora_type == "lycoris" and (kind != "default" or lora.init_lora):
+        name = "lora_init_type" if kind != "default" else "init_lora"
+        value = str(getattr(lora, name))
+        yield name, value, "it belongs to LORA_TYPE=standard", "leave it out, or say LORA_TYPE=standard"
+    if lora.init_lora and not Path(lora.init_lora).expanduser().is_file():
+        yield "init_lora", lora.init_lora, "there is no such file", "name a .safetensors file of a LoRA"
 
 
 def _lycoris(config: RunConfig) -> Iterator[Wrong]:

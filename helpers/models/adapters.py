@@ -1,9 +1,11 @@
 """Attaches a LoRA to any denoiser, and writes and reads it as the file that other programs open."""
 
 import difflib
+import json
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from fnmatch import fnmatchcase
 from pathlib import Path
 
@@ -12,13 +14,16 @@ from torch import Tensor, nn
 
 from helpers.config.options.model import LoraOptions
 from helpers.errors import ModelError
+from helpers.models.adapter_starts import CUT_OUT, subtract_start
 from helpers.models.dora import learn_magnitudes
 from helpers.models.lora_files import DIFFUSERS_ENTRY, EXPORT_PREFIX, header_entry
-from helpers.models.tensor_files import write_tensors
+from helpers.models.tensor_files import copy_tensors, opened, write_tensors
 from helpers.models.trained import Trained
 
 ADAPTER = "default"
 LORA_FILE = "pytorch_lora_weights.safetensors"
+# In a checkpoint, beside an adapter that began at a part of the base: that part.
+START_FILE = "lora_start.safetensors"
 
 
 def listed(text: str) -> list[str]:
@@ -47,15 +52,29 @@ def matching(names: Sequence[str], wanted: Iterable[str], *, option: str) -> lis
 def trained_lora(denoiser: nn.Module, *, modules: Sequence[str], lora: LoraOptions, seed: int) -> Trained:
     """Attach a LoRA to the named layers of a frozen denoiser, see `attach_lora`; it alone is trained."""
     weights = attach_lora(denoiser, lora=lora, modules=modules, seed=seed)
+    if lora.init_lora:
+        begin_from(Path(lora.init_lora).expanduser(), weights=weights, lora=lora)
+    start: dict[str, nn.Parameter] = {}
+    if lora.lora_init_type in CUT_OUT:
+        start = subtract_start(denoiser, kind=lora.lora_init_type, adapter=ADAPTER, seed=seed)
 
     def save(folder: Path, *, metadata: Mapping[str, str]) -> None:
         save_lora(folder / LORA_FILE, weights, lora=lora, metadata=metadata)
+        if start:
+            write_tensors(folder / START_FILE, start, metadata={})
 
     def load(folder: Path) -> None:
         load_lora(folder / LORA_FILE, into=weights)
+        if start:
+            copy_tensors(folder / START_FILE, into=start, cure="Set lora_init_type back to what it was saved with.")
 
     def export(file: Path, *, metadata: Mapping[str, str]) -> None:
-        save_lora(file, weights, lora=lora, metadata=metadata, portable=True)
+        if start:
+            twice = replace(lora, lora_rank=2 * lora.lora_rank, lora_alpha=2.0 * lora.lora_rank, use_rslora=False)
+            learnt = _with_start_taken_away(weights, start, strength=lora.strength)
+            save_lora(file, learnt, lora=twice, metadata=metadata)
+        else:
+            save_lora(file, weights, lora=lora, metadata=metadata, portable=True)
 
     return Trained(
         what=f"a {lora.kind} of rank {lora.lora_rank} on {len(modules)} layers",
@@ -65,6 +84,7 @@ def trained_lora(denoiser: nn.Module, *, modules: Sequence[str], lora: LoraOptio
             "lora_rank": str(lora.lora_rank),
             "lora_alpha": str(lora.alpha),
             "lora_target": lora.lora_target,
+            "lora_init_type": lora.lora_init_type,
         },
         save=save,
         load=load,
@@ -104,19 +124,21 @@ def attach_lora(
     )
     with torch.random.fork_rng(devices=[]):
         inject_adapter_in_model(config, denoiser, adapter_name=ADAPTER)
-    _draw_start(denoiser, seed=seed)
+    _draw_start(denoiser, kind=lora.lora_init_type, seed=seed)
     if lora.use_dora:
         learn_magnitudes(denoiser, adapter=ADAPTER)
     return _adapter_weights(denoiser)
 
 
-def _draw_start(denoiser: nn.Module, *, seed: int) -> None:
+def _draw_start(denoiser: nn.Module, *, kind: str, seed: int) -> None:
     """Put numbers that depend on `seed` alone in the place of those that peft drew."""
     generator = torch.Generator().manual_seed(seed)
     for name, parameter in denoiser.named_parameters():
         if f".lora_A.{ADAPTER}." in name or f".lora_B.{ADAPTER}." in name:
             start = torch.zeros(parameter.shape)
-            if ".lora_A." in name:
+            if ".lora_A." in name and kind == "gaussian":
+                nn.init.normal_(start, std=1 / len(start), generator=generator)
+            elif ".lora_A." in name:
                 nn.init.kaiming_uniform_(start, a=math.sqrt(5), generator=generator)
             parameter.data = start.to(parameter.device)
 
@@ -176,6 +198,33 @@ def save_lora(
         use_rslora=lora.use_rslora and not portable,
     )
     write_tensors(path, content, metadata={**metadata, DIFFUSERS_ENTRY: entry})
+
+
+def _with_start_taken_away(
+    weights: Mapping[str, Tensor], start: Mapping[str, Tensor], *, strength: float
+) -> dict[str, Tensor]:
+    """s (B A - B0 A0) as one adapter of twice the rank and strength 1, for the base that nothing was taken from."""
+    content = {}
+    for name, tensor in weights.items():
+        began = start[name.removeprefix(EXPORT_PREFIX)]
+        if ".lora_A." in name:
+            content[name] = torch.cat([tensor, began])
+        else:
+            content[name] = torch.cat([tensor, -began], dim=1) * strength
+    return content
+
+
+def begin_from(path: Path, *, weights: Mapping[str, nn.Parameter], lora: LoraOptions) -> None:
+    """Let a new adapter begin at a file's numbers, as strong as they were; raises ModelError if they do not fit."""
+    with opened(path) as file:
+        said = json.loads((file.metadata() or {}).get(DIFFUSERS_ENTRY, "{}"))
+    rank = said.get(f"{EXPORT_PREFIX}r", lora.lora_rank)
+    alpha = said.get(f"{EXPORT_PREFIX}lora_alpha", rank)
+    strength = alpha / (math.sqrt(rank) if said.get(f"{EXPORT_PREFIX}use_rslora") else rank)
+    load_lora(path, into=weights)
+    for name, weight in weights.items():
+        if ".lora_B." in name:
+            weight.data.mul_(strength / lora.strength)
 
 
 def load_lora(path: Path, *, into: Mapping[str, nn.Parameter]) -> None:

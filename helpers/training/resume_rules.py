@@ -20,6 +20,7 @@ MUST_AGREE = (
     "lora_target",
     "train_text_encoder",
     "lora_type",
+    "lora_init_type",
     "use_dora",
     "use_rslora",
     "layer_freeze_strategy",
@@ -36,6 +37,7 @@ MUST_AGREE = (
 OF_NO_ACCOUNT = (
     "pretrained_model_name_or_path",
     "lycoris_config",
+    "init_lora",
     "revision",
     "variant",
     "data_backend_config",

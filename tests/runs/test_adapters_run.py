@@ -17,6 +17,7 @@ STEPS = 3
 KINDS: dict[str, dict[str, Any]] = {
     "DoRA": {"use_dora": True, "lora_dropout": 0.1},
     "rank-stabilised DoRA on int8": {"use_dora": True, "use_rslora": True, "base_model_precision": "int8-quanto"},
+    "PiSSA": {"lora_init_type": "pissa", "use_ema": True},
     "LoKr": {"lora_type": "lycoris", "lycoris_config": "config/lycoris_config.json.example"},
     "LoHa on int8": {"lora_type": "lycoris", "lycoris_config": "{loha}", "base_model_precision": "int8-quanto"},
 }

@@ -137,6 +137,17 @@ class LoraOptions:
         help="rsLoRA: the adapter's strength is alpha / sqrt(rank), so that large ranks learn as fast as small ones.",
     )
 
+    lora_init_type: str = setting(
+        "default",
+        choices=("default", "gaussian", "pissa", "olora", "loftq"),
+        refused=(("loftq", "it needs the weights as they were before they were quantised, which are gone by then"),),
+        help="Where a LoRA begins: `default` and `gaussian` at nothing, drawn differently; `pissa` at the largest parts of "
+        "the frozen weights, `olora` at an orthogonal piece of them, which both learn faster at first.",
+    )
+    init_lora: str | None = setting(
+        None,
+        help="A LoRA file in diffusers layout, such as an earlier run's, whose numbers a new run begins at.",
+    )
     lora_type: str = setting(
         "standard",
         choices=("standard", "lycoris"),

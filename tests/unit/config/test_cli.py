@@ -36,6 +36,7 @@ def other_value(option: Option) -> str:
         "lora_type": "standard",
     }
     special |= {"resume_from_checkpoint": "none", "lora_type": "standard"}
+    special |= {"lora_init_type": "pissa", "init_lora": str(WEBHOOK)}
     special |= {"optimizer_config": "beta2=0.95", "optimizer": "adafactor"}
     special |= {"report_to": "wandb,tensorboard", "webhook_config": str(WEBHOOK)}
     special |= {"user_prompt_library": str(PROMPTS), "validation_skip_layers": "7,8,9"}
@@ -169,7 +170,7 @@ def test_everything_wrong_is_told_at_once() -> None:
                 "word",
                 "--lora_rank=0",
                 "--optimizer=adamww",
-                "--init_lora=a.safetensors",
+                "--flux=true",
                 "--validation_resolution=1000",
                 "--num_train_epochs=-1",
             ]
@@ -178,7 +179,7 @@ def test_everything_wrong_is_told_at_once() -> None:
     assert told == [
         "'word'",
         "--lora_rnk",
-        "--init_lora",
+        "--flux",
         "--lora_rank",
         "--optimizer",
         "--num_train_epochs",

@@ -1,0 +1,118 @@
+"""A LoRA that begins at a part of the base, or at another file, changes nothing yet and opens on the base as it is."""
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from helpers.config.options.model import LoraOptions, PrecisionOptions
+from helpers.errors import ModelError
+from helpers.models.adapters import trained_lora
+from helpers.models.protocols import ModelParts
+from helpers.models.sd3.denoiser import load_denoiser, predict, target_modules
+from helpers.models.trained import Trained
+from tests.unit.models.lora import inputs_of, randomise
+
+
+@pytest.fixture(scope="module")
+def base(parts: ModelParts, full_precision: PrecisionOptions, cpu: torch.device) -> nn.Module:
+    return load_denoiser(parts, full_precision, cpu)
+
+
+def train(denoiser: nn.Module, *, seed: int = 0, **options: Any) -> Trained:
+    lora = LoraOptions(lora_rank=4, **options)
+    return trained_lora(denoiser, modules=target_modules(denoiser, "attention"), lora=lora, seed=seed)
+
+
+def predicted(denoiser: nn.Module) -> Tensor:
+    with torch.no_grad():
+        return predict(denoiser, *inputs_of())
+
+
+@pytest.mark.parametrize(
+    ("kind", "options"), [("pissa", {"lora_alpha": 3.0}), ("olora", {}), ("pissa", {"use_rslora": True})]
+)
+def test_a_part_of_the_base_is_learnt_on_and_opens_on_the_whole_base(
+    kind: str, options: dict[str, Any], base: nn.Module, diffusers_pipeline: Any, tmp_path: Path
+) -> None:
+    denoiser, plain = copy.deepcopy(base), predicted(base)
+    trained = train(denoiser, lora_init_type=kind, **options)
+    torch.testing.assert_close(predicted(denoiser), plain, atol=1e-5, rtol=1e-5)
+    moving = {id(each) for each in denoiser.parameters() if each.requires_grad}
+    assert moving == {id(weight) for weight in trained.weights.values()}
+    name = "transformer.transformer_blocks.0.attn.to_q.lora_"
+    weight: Any = base.get_submodule("transformer_blocks.0.attn.to_q").weight
+    up, down = trained.weights[f"{name}B.weight"].detach(), trained.weights[f"{name}A.weight"].detach()
+    if kind == "pissa":
+        strength = LoraOptions(lora_rank=4, **options).strength
+        u, s, v = torch.linalg.svd(weight.detach())
+        torch.testing.assert_close(strength * up @ down, u[:, :4] * s[:4] @ v[:4], atol=2e-3, rtol=2e-3)
+    else:
+        torch.testing.assert_close(up.T @ up, torch.eye(4), atol=1e-5, rtol=1e-5)
+
+    predict(denoiser, *inputs_of()).square().mean().backward()
+    assert all(each.grad is not None for each in trained.weights.values())
+    with torch.no_grad():
+        for each in trained.weights.values():
+            each.add_(0.05 * torch.randn(each.shape, generator=torch.Generator().manual_seed(1)))
+    ours = predicted(denoiser)
+    assert (ours - plain).abs().max() > 0.05
+    with trained.as_base(denoiser):
+        assert torch.equal(predicted(denoiser), plain)
+    trained.save(tmp_path, metadata={})
+    again = copy.deepcopy(base)
+    train(again, lora_init_type=kind, seed=5, **options).load(tmp_path)
+    assert torch.equal(predicted(again), ours)
+
+    (tmp_path / "out").mkdir()
+    trained.export(tmp_path / "out" / "pytorch_lora_weights.safetensors", metadata={})
+    diffusers_pipeline.load_lora_weights(tmp_path / "out")
+    noisy, sigmas, text, pooled = inputs_of()
+    with torch.no_grad():
+        theirs = diffusers_pipeline.transformer(
+            hidden_states=noisy, timestep=1000 * sigmas, encoder_hidden_states=text, pooled_projections=pooled
+        ).sample
+    torch.testing.assert_close(theirs, ours, atol=1e-4, rtol=1e-4)
+
+
+def test_a_part_of_a_quantised_base_is_learnt_on(parts: ModelParts, cpu: torch.device) -> None:
+    precision = PrecisionOptions(mixed_precision="no", base_model_precision="int8-quanto")
+    denoiser = load_denoiser(parts, precision, cpu)
+    plain = predicted(denoiser)
+    trained = train(denoiser, lora_init_type="pissa")
+    torch.testing.assert_close(predicted(denoiser), plain, atol=0.05, rtol=0.05)
+    with trained.as_base(denoiser):
+        assert torch.equal(predicted(denoiser), plain)
+
+
+def test_gaussian_draws_by_the_rank(base: nn.Module) -> None:
+    weights = train(copy.deepcopy(base), lora_init_type="gaussian").weights
+    drawn = torch.cat([weight.flatten() for name, weight in weights.items() if "lora_A" in name])
+    assert 0.22 < drawn.std() < 0.28
+    assert not any(weight.any() for name, weight in weights.items() if "lora_B" in name)
+
+
+@pytest.mark.parametrize("options", [{}, {"lora_alpha": 2.0}, {"use_rslora": True}, {"use_dora": True}])
+def test_a_run_begins_where_another_s_file_ended(options: dict[str, Any], base: nn.Module, tmp_path: Path) -> None:
+    kind = {"use_dora": True} if "use_dora" in options else {}
+    first = copy.deepcopy(base)
+    trained = train(first, **kind)
+    randomise(trained.weights)
+    file = tmp_path / "first.safetensors"
+    trained.export(file, metadata={})
+    second = copy.deepcopy(base)
+    train(second, init_lora=str(file), seed=9, **options)
+    torch.testing.assert_close(predicted(second), predicted(first), atol=1e-5, rtol=1e-5)
+
+
+def test_a_file_that_does_not_fit_is_refused(base: nn.Module, tmp_path: Path) -> None:
+    file = tmp_path / "first.safetensors"
+    train(copy.deepcopy(base)).export(file, metadata={})
+    with pytest.raises(ModelError, match="on other layers"):
+        train(copy.deepcopy(base), use_dora=True, init_lora=str(file))
+    with pytest.raises(ModelError, match="set lora_rank"):
+        lora = LoraOptions(lora_rank=8, init_lora=str(file))
+        trained_lora(copy.deepcopy(base), modules=target_modules(base, "attention"), lora=lora, seed=0)
