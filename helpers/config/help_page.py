@@ -29,8 +29,9 @@ def help_page() -> str:
 def _lines(option: Option) -> list[str]:
     declaration = option.declaration
     choices = declaration.choices or (("true", "false") if option.kind is bool else ())
-    values = "|".join(choices) or KINDS.get(option.kind, "a text").removeprefix("a ").upper()
+    values = "| ".join(choices) or KINDS.get(option.kind, "a text").removeprefix("a ").upper()
     default = default_words(option)
     text = f"{declaration.help} ({'' if declaration.required else 'default: '}{default}; {option.env})"
     wrapped = textwrap.wrap(text, WIDTH, initial_indent="        ", subsequent_indent="        ")
-    return [f"  --{option.name}={values}", *wrapped]
+    flag = textwrap.wrap(f"--{option.name}={values}", WIDTH, initial_indent="  ", subsequent_indent="      ")
+    return [*(line.replace("| ", "|") for line in flag), *wrapped]

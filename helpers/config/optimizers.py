@@ -23,7 +23,7 @@ class OptimizerKind:
     finds_rate: whether it multiplies a rate that it finds itself by the learning rate.
     averages: whether the weights to hand on are an average that it keeps, instead of those it trains with.
     fusable: whether it moves each weight by its own gradient and memory alone, and counts its steps one by one.
-    package: what else must be installed: the name to import, which is pip's too; empty for none.
+    package, module: what else must be installed, as pip and as Python call it; empty for none.
     """
 
     name: str
@@ -34,11 +34,12 @@ class OptimizerKind:
     averages: bool = False
     fusable: bool = False
     package: str = ""
+    module: str = ""
 
     @property
     def is_here(self) -> bool:
         """Whether all that it needs is installed."""
-        return not self.package or find_spec(self.package) is not None
+        return not self.module or find_spec(self.module) is not None
 
 
 def _key(name: str, default: float | bool, *, help: str, minimum: float | None = 0.0, **bounds: Any) -> Option:
@@ -97,6 +98,7 @@ KINDS = {
             settings=(*_ADAM, _key("min_8bit_size", 4096, help="weights of fewer numbers are remembered in 32 bits")),
             bytes_per_number=2,
             package="bitsandbytes",
+            module="bitsandbytes",
         ),
         OptimizerKind(
             name="adafactor",
@@ -173,6 +175,24 @@ KINDS = {
             ),
             bytes_per_number=8,
             averages=True,
+        ),
+        OptimizerKind(
+            name="prodigy_schedulefree",
+            good_for="both: finds the learning rate and needs no schedule, in half of Prodigy's memory",
+            settings=(
+                _decay(0.0),
+                _key("beta1", 0.9, help="how near to the average gradients are taken", minimum=0.001, maximum=0.999),
+                _key("beta2", 0.99, help="how much of the mean square stays at each step", maximum=LARGEST_BETA),
+                _eps(),
+                _FIRST_GUESS,
+                _key("d_coef", 1.0, help="times the rate that it finds: 0.5 to 2", minimum=None, above=0.0),
+                _key("prodigy_steps", 0, help="steps after which the rate stays as it is; 0 for never"),
+            ),
+            bytes_per_number=8,
+            finds_rate=True,
+            averages=True,
+            package="prodigy-plus-schedule-free",
+            module="prodigyplus",
         ),
     )
 }

@@ -51,7 +51,10 @@ def default_words(option: Option) -> str:
     """In words, the value that the option has where nobody says one."""
     if option.declaration.required:
         return "required"
-    others = [f"{written(value)} with {name}={written(said)}" for name, said, value in option.declaration.default_with]
+    bringing: dict[tuple[Any, str], list[str]] = {}
+    for name, said, value in option.declaration.default_with:
+        bringing.setdefault((value, name), []).append(written(said))
+    others = [f"{written(value)} with {name}={', '.join(said)}" for (value, name), said in bringing.items()]
     return "; ".join([written(option.default) or "none", *others])
 
 

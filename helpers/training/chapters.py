@@ -16,6 +16,7 @@ from helpers.training.epochs import batches_from
 from helpers.training.last_run import look_back
 from helpers.training.loop import train
 from helpers.training.memory import ENCODING, TRAINING, explained, needs_of
+from helpers.training.optimisers import check_optimiser_on
 from helpers.training.pictures import validation_captions
 from helpers.training.prepare import Ground, Site
 from helpers.training.runtime import heed_other_ranks as heed_other_ranks
@@ -32,6 +33,7 @@ def look(config: RunConfig, files: DatasetFile, reporter: Reporter) -> Site:
     """Chapter 1: find the engine, the model's parts and the pictures, and load none of them."""
     runtime = open_runtime(config.precision, config.run)
     check_attention(config.speed, runtime=runtime)
+    check_optimiser_on(runtime.device, config.optimizer)
     look_back(config, files, ranks=runtime, reporter=reporter)
     family = families()[FAMILY]
     parts = family.locate(config.model)

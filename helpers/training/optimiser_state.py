@@ -68,7 +68,8 @@ def restore_optimiser(
 def _described(value: Any, *, name: str, tensors: dict[str, Tensor]) -> Any:
     """`value` as JSON can hold it; the tensors in it are put in `tensors`, named after `name` and their place."""
     if isinstance(value, Tensor):
-        tensors[name] = value
+        # A single number may lie at any stride, as a cut of a longer tensor does; a file's has to be 1.
+        tensors[name] = value if value.numel() > 1 else value.clone(memory_format=torch.contiguous_format)
         return {STRIDE: value.stride()}
     if isinstance(value, list | tuple):
         return [_described(each, name=f"{name}/{place}", tensors=tensors) for place, each in enumerate(value)]

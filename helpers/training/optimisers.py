@@ -10,6 +10,7 @@ from torch.optim import Optimizer
 
 from helpers.config.optimizers import KINDS
 from helpers.config.options.training import OptimizerOptions
+from helpers.errors import ConfigError, Problem
 from helpers.training.optimiser_state import SHARE_OF_RATE
 
 FUSED_DEVICES = ("cpu", "cuda", "mps")
@@ -75,8 +76,18 @@ def _made(options: OptimizerOptions, *, weights: Mapping[str, nn.Parameter], see
             from pytorch_optimizer import ScheduleFreeAdamW
 
             return ScheduleFreeAdamW(parameters, **said)
+        case "prodigy_schedulefree":
+            library = import_module("prodigyplus")  # nor is this
+            return library.ProdigyPlusScheduleFree(parameters, **said, split_groups=False)
         case unknown:
             raise AssertionError(f"optimizer {unknown} is declared and not built")
+
+
+def check_optimiser_on(device: torch.device, options: OptimizerOptions) -> None:
+    """Raise ConfigError where the optimiser cannot compute on `device`."""
+    if options.optimizer == "adamw8bit" and device.type == "mps":
+        reason, fix = "bitsandbytes has no such optimiser for Apple's GPUs", "say OPTIMIZER=adafactor"
+        raise ConfigError([Problem(option="OPTIMIZER", value="adamw8bit", reason=reason, fix=fix)])
 
 
 def set_learning_rate(optimiser: Optimizer, rate: float) -> None:

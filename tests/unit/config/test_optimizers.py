@@ -1,6 +1,7 @@
 """Optimisers' own settings are read before anything is loaded, and the page about them says what is true."""
 
 import re
+import sys
 from pathlib import Path
 
 import pytest
@@ -53,7 +54,7 @@ def test_settings_of_an_optimiser_that_is_not_there_are_not_judged() -> None:
 
 
 def test_a_library_that_is_lacking_is_told_before_anything_is_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sys.path", [])  # where nothing that is not imported yet can be found
+    monkeypatch.setitem(sys.modules, "bitsandbytes", None)  # as if it were not installed
     (problem,) = problems_of("--use_8bit_adam")
     assert (problem.option, problem.value) == ("OPTIMIZER", "adamw8bit")
     assert "pip install bitsandbytes" in problem.fix

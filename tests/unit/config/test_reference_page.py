@@ -2,6 +2,7 @@
 
 from helpers.config.declare import declared
 from helpers.config.known_names import OLD_NAMES
+from helpers.config.optimizers import FINDING_THEIR_RATE
 from helpers.config.options.launch import LaunchOptions
 from helpers.config.reference_page import COMMAND, PAGE, reference_page
 from helpers.config.run_config import all_options
@@ -25,7 +26,5 @@ def test_a_row_tells_names_values_bounds_default_and_what_is_refused() -> None:
     assert "| `no`, `bf16` | none |" in rows["| `MIXED_PRECISION`"]
     assert "Refused: `fp16` (SD3's values grow too large" in rows["| `MIXED_PRECISION`"]
     assert "| required |" in rows["| `MODEL_NAME`"]
-    assert (
-        "| 0.0001; 1.0 with optimizer=prodigy; 1.0 with optimizer=dadaptation; 1e-05 with model_type=full |"
-        in rows["| `LEARNING_RATE`"]
-    )
+    finding = f"1.0 with optimizer={', '.join(FINDING_THEIR_RATE)}"
+    assert f"| 0.0001; {finding}; 1e-05 with model_type=full |" in rows["| `LEARNING_RATE`"]

@@ -14,10 +14,10 @@ from helpers.config.declare import Option
 from helpers.config.optimizers import KINDS
 from helpers.config.options.training import OptimizerOptions
 from helpers.config.values import written
-from helpers.errors import CheckpointError
+from helpers.errors import CheckpointError, ConfigError
 from helpers.models.tensor_files import write_tensors
 from helpers.training.optimiser_state import optimiser_state, restore_optimiser
-from helpers.training.optimisers import make_optimiser, set_learning_rate
+from helpers.training.optimisers import check_optimiser_on, make_optimiser, set_learning_rate
 
 
 def new_weights(dtype: torch.dtype = torch.float32) -> dict[str, nn.Parameter]:
@@ -43,14 +43,21 @@ def take_steps(optimiser: torch.optim.Optimizer, weights: Mapping[str, nn.Parame
 HASTY = {"soap": "precondition_frequency=2", "adamw8bit": "min_8bit_size=16", "dadaptation": "d0=0.01"}
 
 
-NEW_VALUES = {"beta2_decay": -0.5, "d": 2, "growth_rate": 2, "min_8bit_size": 2, "precondition_frequency": 2}
+NEW_VALUES = {
+    "beta2_decay": -0.5,
+    "d": 2,
+    "growth_rate": 2,
+    "prodigy_steps": 2,
+    "min_8bit_size": 2,
+    "precondition_frequency": 2,
+}
 NEW_VALUES["max_precondition_dim"] = 2
-RATES = {"prodigy": 1.0, "dadaptation": 1.0, "soap": 0.1}
+RATES = {"prodigy": 1.0, "prodigy_schedulefree": 1.0, "dadaptation": 1.0, "soap": 0.1}
 
 
 def options_of(name: str, *, rate: float = 0.01) -> OptimizerOptions:
-    if KINDS[name].package:
-        pytest.importorskip(KINDS[name].package)
+    if KINDS[name].module:
+        pytest.importorskip(KINDS[name].module)
     return OptimizerOptions(optimizer=name, learning_rate=rate, optimizer_config=HASTY.get(name, ""))
 
 
@@ -177,3 +184,11 @@ for name in ("adamw", "adamw_bf16", "adafactor"):
 assert not {"torchao", "pytorch_optimizer", "transformers"} & sys.modules.keys()
 """
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+
+
+def test_an_optimiser_that_a_device_lacks_is_told_of_before_anything_is_encoded() -> None:
+    for device in ("cpu", "cuda", "mps"):
+        check_optimiser_on(torch.device(device), OptimizerOptions())
+    check_optimiser_on(torch.device("cuda"), OptimizerOptions(optimizer="adamw8bit"))
+    with pytest.raises(ConfigError, match="Apple's GPUs"):
+        check_optimiser_on(torch.device("mps"), OptimizerOptions(optimizer="adamw8bit"))
