@@ -20,7 +20,7 @@ from helpers.data.types import Size
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 OUR_FACES = {str(REPOSITORY / "tests/unit/data/astronaut.jpg"): [169.0, 95.0, 80.0]}
-FACELESS = REPOSITORY / "config/demo/pictures"
+FACELESS = REPOSITORY / "config/demo/style/pictures"
 CASCADE_EDGE_PX = 512
 
 Face = tuple[float, float]

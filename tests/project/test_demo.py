@@ -1,6 +1,6 @@
-"""The embedded demo is whole: its pictures make three buckets, and its settings reach them."""
+"""The embedded demo is whole: its model, its pictures of another style, and settings that reach them."""
 
-from collections import Counter
+import json
 from pathlib import Path
 
 import pytest
@@ -14,7 +14,8 @@ from helpers.models.registry import families
 from tests.project.sources import ROOT
 
 DEMO = ROOT / "config" / "demo"
-PICTURES = sorted((DEMO / "pictures").iterdir())
+STYLE = DEMO / "style"
+PICTURES, HELD_OUT = (sorted((STYLE / name).iterdir()) for name in ("pictures", "held_out"))
 
 
 @pytest.fixture
@@ -25,21 +26,17 @@ def demo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> RunConfig:
     return parse_arguments(translated(Path("config/demo/config.env"), flags=[]).arguments)
 
 
-def test_the_pictures_are_small_and_of_three_shapes() -> None:
-    shapes: Counter[tuple[int, int]] = Counter()
-    for picture in PICTURES:
+def test_the_pictures_are_small() -> None:
+    for picture in (*PICTURES, *HELD_OUT):
         with Image.open(picture) as image:
-            assert (image.format, image.mode) == ("PNG", "RGB"), picture.name
-            shapes[image.size] += 1
-    assert set(shapes) == {(128, 128), (192, 128), (128, 192)}
-    assert min(shapes.values()) >= 16
-    assert 60 <= len(PICTURES) <= 200
-    assert sum(picture.stat().st_size for picture in PICTURES) < 1_500_000
+            assert (image.format, image.mode, image.size) == ("PNG", "RGB", (64, 64)), picture.name
+    assert (len(PICTURES), len(HELD_OUT)) == (60, 12)
 
 
 def test_the_settings_reach_the_pictures(demo: RunConfig) -> None:
-    (dataset,) = load_datasets(demo).images
-    assert dataset.instance_data_dir.resolve() == DEMO / "pictures"
+    files = load_datasets(demo)
+    folders = [dataset.instance_data_dir.resolve() for dataset in (*files.images, *files.eval)]
+    assert folders == [STYLE / "pictures", STYLE / "held_out"]
     assert Path(demo.model.pretrained_model_name_or_path).resolve() == DEMO / "pipeline"
 
 
@@ -48,11 +45,13 @@ def test_the_embedded_model_is_a_whole_sd3_of_at_most_24_mb(demo: RunConfig) -> 
     assert sum(file.stat().st_size for file in (DEMO / "pipeline").rglob("*") if file.is_file()) <= 24_000_000
 
 
-def test_the_validation_prompt_is_a_picture_the_demo_learns(demo: RunConfig) -> None:
-    assert demo.validation.validation_prompt in {picture.stem for picture in PICTURES}
+def test_the_prompts_are_of_things_that_training_sees_no_picture_of(demo: RunConfig) -> None:
+    asked = set(json.loads(Path(str(demo.validation.user_prompt_library)).read_text()).values())
+    assert asked and asked <= {picture.stem for picture in HELD_OUT}
 
 
 def test_every_part_taken_from_elsewhere_has_its_notice() -> None:
-    assert "@iconify-json/noto 1.2.9" in (DEMO / "NOTICE").read_text()
+    assert "@iconify-json/noto 1.2.9" in (DEMO / "pipeline" / "NOTICE").read_text()
+    assert "@iconify-json/fluent-emoji-flat 1.2.6" in (STYLE / "NOTICE").read_text()
     assert "diffsynth 1.1.9" in (DEMO / "tokenizers" / "NOTICE").read_text()
     assert "Apache License" in (ROOT / "LICENSE").read_text()
