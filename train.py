@@ -56,9 +56,13 @@ def open_reports(config: RunConfig, reporter: Reporter, *, rank: int) -> None:
     secrets = secrets_of(config)
     set_level(config.reporting.log_level, secrets=secrets)
     reporter.keep_secret(secrets)
-    here_only = {"report_to": "none", "webhook_config": None} if config.run.dry_run else {}
-    reporting, output_dir = replace(config.reporting, **here_only), config.run.output_dir
-    invite_listeners(reporter, reporting, output_dir=output_dir, rank=rank, started=datetime.now())
+    reporting, publishing = config.reporting, config.publishing
+    if config.run.dry_run:
+        reporting = replace(reporting, report_to="none", webhook_config=None)
+    if config.run.dry_run or config.cache.cache_only:
+        publishing = replace(publishing, push_to_hub=False)
+    output_dir, started = config.run.output_dir, datetime.now()
+    invite_listeners(reporter, reporting, publishing=publishing, output_dir=output_dir, rank=rank, started=started)
 
 
 def run(config: RunConfig, files: DatasetFile, reporter: Reporter) -> int:

@@ -9,7 +9,7 @@ from typing import TextIO
 
 NOISY_LIBRARIES = ("diffusers", "transformers", "accelerate", "peft", "PIL")
 # These tell whole addresses, which may be secrets.
-SILENT_LIBRARIES = ("httpx", "httpcore")
+SILENT_LIBRARIES = ("httpx", "httpx2", "httpcore", "httpcore2")
 HIDDEN = "(hidden)"
 
 

@@ -8,6 +8,7 @@ from helpers.config.optimizers import FINDING_THEIR_RATE, wrong_settings
 from helpers.config.options.reporting import TRACKERS
 from helpers.config.place_checks import not_writable, wrong_places
 from helpers.config.prompt_library import read_prompts
+from helpers.config.publishing_checks import wrong_publishing
 from helpers.config.run_config import RunConfig, all_options
 from helpers.config.sizes import parse_validation_sizes
 from helpers.config.suggestions import did_you_mean
@@ -29,7 +30,11 @@ def check(config: RunConfig, *, unless: Collection[str] = ()) -> list[Problem]:
         *_reporting(config),
         *(
             _problem(name, value=value, reason=reason, fix=fix)
-            for name, value, reason, fix in (*wrong_training(config), *wrong_places(config))
+            for name, value, reason, fix in (
+                *wrong_training(config),
+                *wrong_places(config),
+                *wrong_publishing(config),
+            )
         ),
     )
     return [problem for name, problem in found if name not in unless]

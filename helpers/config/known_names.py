@@ -50,11 +50,6 @@ def _later_switch(name: str, *, env: str = "", cure: str = "say false, or leave 
     return OldName(name=name, env=env, switch=True, cure=cure)
 
 
-def _later_detail(name: str, *, env: str = "") -> OldName:
-    """A detail of something that cannot be switched on yet."""
-    return OldName(name=name, env=env, harmless=EVERY_VALUE)
-
-
 def _family(env: str) -> OldName:
     reason = "Stable Diffusion 3 and 3.5 are all that this program trains so far"
     return OldName(name=env.lower(), env=env, switch=True, reason=reason, cure="say false, and STABLE_DIFFUSION_3=true")
@@ -98,9 +93,4 @@ OLD_NAMES: tuple[OldName, ...] = (
     _family("CONTROLNET"),
     _deleting("DELETE_ERRORED_IMAGES", name="delete_problematic_images"),
     _deleting("DELETE_SMALL_IMAGES", name="delete_unwanted_images"),
-    _later_switch("push_to_hub"),
-    _later_switch("push_checkpoints_to_hub", env="PUSH_CHECKPOINTS"),
-    _later_detail("hub_model_id", env="HUB_MODEL_NAME"),
-    OldName(name="hub_private", harmless=EVERY_VALUE, switch=True),
-    _later_detail("model_card_note"),
 )

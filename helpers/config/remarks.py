@@ -34,6 +34,8 @@ ONLY_WITH = {
     "use_dora": ("model_type", ("lora",)),
     "use_rslora": ("model_type", ("lora",)),
     "text_encoder_lr": ("train_text_encoder", (True,)),
+    "push_checkpoints_to_hub": ("push_to_hub", (True,)),
+    "hub_private": ("push_to_hub", (True,)),
 }
 """Options that have an effect only where another has one of these values."""
 

@@ -8,6 +8,7 @@ from helpers.config.options.data import CacheOptions, DataOptions
 from helpers.config.options.export import ExportOptions
 from helpers.config.options.held_out import HeldOutOptions
 from helpers.config.options.model import LoraOptions, ModelOptions, PrecisionOptions, TextOptions
+from helpers.config.options.publishing import PublishingOptions
 from helpers.config.options.reporting import ReportingOptions
 from helpers.config.options.speed import SpeedOptions
 from helpers.config.options.trained import EmaOptions, FullOptions
@@ -41,6 +42,7 @@ class RunConfig:
     validation: ValidationOptions = field(default_factory=ValidationOptions)
     held_out: HeldOutOptions = field(default_factory=HeldOutOptions)
     reporting: ReportingOptions = field(default_factory=ReportingOptions)
+    publishing: PublishingOptions = field(default_factory=PublishingOptions)
 
 
 def all_options() -> Iterator[Option]:

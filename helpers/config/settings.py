@@ -86,13 +86,12 @@ def read_settings(said: Iterable[Said], *, meant: Iterable[Said] = ()) -> Readin
     names, reading = known_names(), Reading()
     guesses = {each.name: each for each in meant}
     last: dict[str, Said] = {}
-    unused: list[str] = []
     for each in said:
         name = each.name
         if name in names.options:
             last[name] = each
         elif name in names.old:
-            _read_old(names.old[name], said=each, last=last, unused=unused, reading=reading)
+            _read_old(names.old[name], said=each, last=last, reading=reading)
         else:
             problem = Problem(
                 option=each.spelled, value=each.text, reason="there is no such setting", fix=names.suggest(name)
@@ -100,8 +99,6 @@ def read_settings(said: Iterable[Said], *, meant: Iterable[Said] = ()) -> Readin
             reading.problems.append(problem)
             guess = names.meant(name) or ""
             guesses[guess] = replace(each, name=guess)
-    if unused:
-        reading.remarks.append(f"not used yet: {', '.join(unused)}")
     for name, each in last.items():
         _read_last(names.options[name], said=each, reading=reading)
     for name in guesses.keys() & names.options.keys() - last.keys():
@@ -130,7 +127,7 @@ def _read_guess(option: Option, *, said: Said, reading: Reading) -> None:
         reading.values[option.name] = read_value(option, text=said.text)
 
 
-def _read_old(old: OldName, *, said: Said, last: dict[str, Said], unused: list[str], reading: Reading) -> None:
+def _read_old(old: OldName, *, said: Said, last: dict[str, Said], reading: Reading) -> None:
     text = said.text.strip().lower()
     if old.stands_for is not None:
         name, value = old.stands_for
@@ -138,9 +135,6 @@ def _read_old(old: OldName, *, said: Said, last: dict[str, Said], unused: list[s
             last[name] = Said(name=name, text=value, spelled=said.spelled)
             reading.remarks.append(f"{said.spelled} is now --{name}={value}")
     elif old.harmless is None:
-        if old.remark:
-            reading.remarks.append(f"{said.spelled} {old.remark}")
-        else:
-            unused.append(said.spelled)
+        reading.remarks.append(f"{said.spelled} {old.remark}")
     elif text not in old.harmless:
         reading.problems.append(Problem(option=said.spelled, value=said.text, reason=old.reason, fix=old.cure))

@@ -39,7 +39,11 @@ def download(repository: str, *, folders: Sequence[str], revision: str | None, v
     from huggingface_hub import snapshot_download
 
     names = ("*.json", "*.txt", "*.model", *weight_patterns(variant))
-    patterns = ["model_index.json", *(f"{folder}/{name}" if folder else name for folder in folders for name in names)]
+    patterns = [
+        "model_index.json",
+        "README.md",
+        *(f"{folder}/{name}" if folder else name for folder in folders for name in names),
+    ]
     with _in_plain_words(repository, what="model", revision=revision):
         return Path(snapshot_download(repository, revision=revision, allow_patterns=patterns))
 

@@ -56,7 +56,8 @@ class RunStarted:
 
     model_type: what is trained, `lora` or `full`, with so many numbers that move. settings: every setting by group and
     name. datasets: images by data set id. first_step: the optimiser steps done before, 0 in a new run. changes: those
-    since the checkpoint that is continued.
+    since the checkpoint that is continued. base_variant: such as `SD3 medium`; base_folder: where the base's files are.
+    trained: what moves, in words. result: the file or folder in output_dir that a finished run leaves.
     """
 
     base_model: str
@@ -68,6 +69,10 @@ class RunStarted:
     first_step: int
     total_steps: int
     changes: tuple[Change, ...] = ()
+    base_variant: str = ""
+    base_folder: Path | None = None
+    trained: str = ""
+    result: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)

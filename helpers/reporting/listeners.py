@@ -1,27 +1,39 @@
 """Invites everyone whom the settings ask to be told of a run; whoever needs a large library imports it only then."""
 
+import logging
 import sys
 from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
 
+from helpers.config.options.publishing import PublishingOptions
 from helpers.config.options.reporting import ReportingOptions
 from helpers.config.webhook_file import read_webhook
 from helpers.errors import ConfigError
 from helpers.reporting.background import InBackground
 from helpers.reporting.console import Console, display_for
 from helpers.reporting.log_file import LogFile
+from helpers.reporting.model_card import ModelCard
 from helpers.reporting.reporter import Listener, Reporter
+from helpers.reporting.uploads import Uploads
+
+logger = logging.getLogger(__name__)
 
 WEBHOOK_CLOSE_SECONDS = 15.0
 
 
 def invite_listeners(
-    reporter: Reporter, options: ReportingOptions, *, output_dir: str, rank: int, started: datetime
+    reporter: Reporter,
+    options: ReportingOptions,
+    *,
+    publishing: PublishingOptions,
+    output_dir: str,
+    rank: int,
+    started: datetime,
 ) -> None:
-    """Let the console, the log file, trackers and the webhook listen; of ranks other than 0 a log file only.
+    """Let the console, the log file, trackers, the webhook and the hub listen; of ranks other than 0 a log file only.
 
-    Raises ReportingError where a tracker would not work.
+    Raises ReportingError where a tracker or the hub would not work.
     """
     folder = options.folder(output_dir)
     name = f"{started:%Y-%m-%d_%H-%M-%S}"
@@ -30,6 +42,7 @@ def invite_listeners(
         reporter.invite(lambda: Console(display_for(sys.stdout, level=options.log_level)))
     reporter.invite(lambda: LogFile(folder / f"{name}{process}.log"))
     if rank == 0:
+        _publish(reporter, publishing)
         reporter.invite(lambda: _run_page(Path(output_dir).expanduser(), clean=reporter.clean))
         run_name = options.tracker_run_name or name
         if "tensorboard" in options.trackers:
@@ -38,6 +51,23 @@ def invite_listeners(
             reporter.invite(lambda: _wandb(folder, project=options.tracker_project_name, name=run_name))
         if options.webhook_config:
             reporter.invite(lambda: _webhook(Path(options.webhook_config or ""), name=run_name))
+
+
+def _publish(reporter: Reporter, options: PublishingOptions) -> None:
+    """Let the model card be kept, and after it the hub be told, which uploads the card."""
+    repository = None
+    if options.push_to_hub:
+        from helpers.reporting.hub import open_repository
+
+        repository = open_repository(options)
+        logger.info(f"publishes to {repository.address}, {'private' if options.hub_private else 'public'}")
+    name, note = repository.name if repository else "", options.model_card_note or ""
+    reporter.invite(lambda: ModelCard(note=note, repository=name, clean=reporter.clean))
+    if repository is not None:
+        from helpers.reporting.hub import HubUploader
+
+        uploader = HubUploader(repository, checkpoints=options.push_checkpoints_to_hub)
+        reporter.invite(lambda: Uploads(uploader))
 
 
 def _run_page(output_dir: Path, *, clean: Callable[[str], str]) -> Listener:

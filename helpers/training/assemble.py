@@ -266,6 +266,10 @@ def run_started(
         first_step=state.step,
         total_steps=plan.total_steps,
         changes=changes,
+        base_variant=ground.parts.variant,
+        base_folder=ground.parts.scheduler.parent,
+        trained=model.trained.what,
+        result=model.trained.result,
     )
 
 

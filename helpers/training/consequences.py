@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 
-from helpers.training.resume_rules import MUST_AGREE, OF_NO_ACCOUNT
+from helpers.training.resume_rules import GROUPS_OF_NO_ACCOUNT, MUST_AGREE, OF_NO_ACCOUNT
 
 OTHER_RUN = "checkpoints saved with the other value cannot be continued with this one"
 LATENTS = "images whose size or cut changes are encoded anew; latents of the other settings stay in the cache"
@@ -93,7 +93,9 @@ def of_option(name: str, *, group: str) -> str:
         return BY_OPTION[name]
     if name in OF_NO_ACCOUNT:
         return NOTHING_LEARNT
-    return PICTURES if group == "validation" else LEARNING
+    if group == "validation":
+        return PICTURES
+    return NOTHING_LEARNT if group in GROUPS_OF_NO_ACCOUNT else LEARNING
 
 
 def of_key(key: str) -> str:

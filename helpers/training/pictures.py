@@ -11,8 +11,8 @@ from helpers.config.options.validation import ValidationOptions
 from helpers.config.prompt_library import BUILT_IN, LibraryPrompt, file_names, read_prompts
 from helpers.config.sizes import parse_validation_sizes
 from helpers.errors import ConfigError
+from helpers.reporting.card_pictures import PNG_ENTRY
 
-PNG_ENTRY = "simpletuner"
 RANDOM_SEED_BITS = 32
 ONLY_PROMPT, WITHOUT_PROMPT = "validation", "unconditional"
 

@@ -87,7 +87,7 @@ KEYS_OF_NO_ACCOUNT = (
     "scan_for_errors",
     "skip_file_discovery",
 )
-GROUPS_OF_NO_ACCOUNT = ("export", "validation", "held_out", "reporting")
+GROUPS_OF_NO_ACCOUNT = ("export", "validation", "held_out", "reporting", "publishing")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,11 +12,12 @@ from torch import Tensor, nn
 from helpers.cache.release import release_device_memory
 from helpers.config.options.validation import ValidationOptions
 from helpers.models.protocols import LatentPart, ModelFamily, ModelParts, RenderRequest, TextEmbedding
+from helpers.reporting.card_pictures import PNG_ENTRY
 from helpers.reporting.events import PicturesDrawn
 from helpers.reporting.reporter import Reporter
 from helpers.reporting.stages import stage
 from helpers.training.memory import DRAWING, MemoryNeeds, explained
-from helpers.training.pictures import PNG_ENTRY, Picture, pictures
+from helpers.training.pictures import Picture, pictures
 from helpers.training.stop import StopRequest
 from helpers.training.whole_files import write_whole
 

@@ -50,8 +50,7 @@ MADE_BY_PERSON = (
 PROGRAMS = {"apt", "cd", "git", "hf", "mkdir", "pip", "poetry", "popd", "pushd", "source", "tensorboard", "wandb"}
 MODULES_OF_OTHERS = {"venv"}
 NEEDED = {"MODEL_NAME": "stabilityai/stable-diffusion-3-medium-diffusers", "MAX_NUM_STEPS": "10"}
-# Settings that a document names to say that they are refused.
-REFUSED = ("PUSH_TO_HUB=true",)
+ALONG = {"HUB_MODEL_NAME": "my-model"}
 OF_AMAZON = ("ACCESS_KEY_ID", "SECRET_ACCESS_KEY", "SESSION_TOKEN", "REGION", "ENDPOINT_URL", "PROFILE")
 OTHER_CAPITALS = ("CRC_32", *(f"AWS_{name}" for name in OF_AMAZON))
 
@@ -142,14 +141,14 @@ def test_settings_in_the_text_are_settings(document: Path) -> None:
             wrong.append(code)
         if re.fullmatch(r"[A-Z][A-Z0-9]*(_[A-Z0-9]+)+", code) and code not in (*env_names(), *OTHER_CAPITALS):
             wrong.append(code)
-        if re.fullmatch(r"(--[a-z]\w*|[A-Z][A-Z0-9_]*)=\S+", code) and _is_accepted(code) == (code in REFUSED):
+        if re.fullmatch(r"(--[a-z]\w*|[A-Z][A-Z0-9_]*)=\S+", code) and not _is_accepted(code):
             wrong.append(code)
     assert not wrong, f"{name_of(document)}: {wrong}"
 
 
 def _is_accepted(setting: str) -> bool:
     """Whether it is of use to a LoRA's run, or to one of the model itself."""
-    return any(_is_accepted_with(setting, NEEDED | {"MODEL_TYPE": kind}) for kind in ("lora", "full"))
+    return any(_is_accepted_with(setting, NEEDED | ALONG | {"MODEL_TYPE": kind}) for kind in ("lora", "full"))
 
 
 def _is_accepted_with(setting: str, said: dict[str, str]) -> bool:

@@ -41,6 +41,7 @@ def other_value(option: Option) -> str:
     special |= {"report_to": "wandb,tensorboard", "webhook_config": str(WEBHOOK)}
     special |= {"user_prompt_library": str(PROMPTS), "validation_skip_layers": "7,8,9"}
     special |= {"pretrained_vae_model_name_or_path": "a/vae", "pretrained_t5_model_name_or_path": "a/t5"}
+    special["hub_model_id"] = "me/my-model"
     if option.name in special:
         return special[option.name]
     if declaration.choices:
@@ -69,7 +70,9 @@ def test_each_option_can_be_said_in_both_spellings(option: Option) -> None:
     spellings = [[f"--{option.name}={text}"]]
     if option.kind is not bool:
         spellings.append([f"--{option.name}", text])
-    along = {"full": ["--model_type=full"], "optimizer": ["--max_grad_norm=0"]}.get(option.group, [])
+    along = {"full": ["--model_type=full"], "optimizer": ["--max_grad_norm=0"], "publishing": ["--hub_model_id=a"]}.get(
+        option.group, []
+    )
     for words in spellings:
         config = parse_arguments([*LEAST, *along, *words])
         value = getattr(getattr(config, option.group), option.name)
@@ -195,7 +198,6 @@ def test_everything_wrong_is_told_at_once() -> None:
         ("--mixed_precision=fp16", "NaN"),
         ("--sd3=false", "all that this program trains"),
         ("--flux", "all that this program trains"),
-        ("--push_to_hub=true", "not supported yet"),
         ("--lora_type=lycoris", "needs a file"),
         ("--delete_unwanted_images=1", "does not delete"),
     ],
@@ -215,12 +217,11 @@ def test_what_asks_for_nothing_is_accepted_in_silence(word: str, caplog: pytest.
 
 
 def test_old_spellings_say_what_replaced_them(caplog: pytest.LogCaptureFixture) -> None:
-    config = parse_arguments([*LEAST, "--adam_bfloat16", "--snr_gamma=5", "--hub_model_id=a"])
+    config = parse_arguments([*LEAST, "--adam_bfloat16", "--snr_gamma=5"])
     assert config.optimizer.optimizer == "adamw_bf16"
     assert caplog.messages == [
         "--adam_bfloat16 is now --optimizer=adamw_bf16",
         "--snr_gamma has no meaning for SD3",
-        "not used yet: --hub_model_id",
     ]
 
 

@@ -228,7 +228,6 @@ def test_other_names_are_handed_on_and_listed_in_one_line(tmp_path: Path) -> Non
         "CONTROLNET=true",
         "MIXED_PRECISION=fp16",
         "INIT_LORA=a.safetensors",
-        "PUSH_TO_HUB=true",
         "DELETE_ERRORED_IMAGES=1",
         "DELETE_SMALL_IMAGES=1",
         "TRAINING_NUM_PROCESSES=0",
@@ -244,12 +243,11 @@ def test_an_old_file_gets_a_line_for_what_has_no_meaning_here(tmp_path: Path) ->
     silent = {old.env_name: "false" for old in OLD_NAMES if old.harmless is not None and "false" in old.harmless}
     script = "".join(f"{name}={value}\n" for name, value in silent.items())
     assert translate_file(tmp_path, script).remarks == ()
-    script = "MIN_SNR_GAMMA=5\nUSE_XFORMERS=false\nPURE_BF16=true\nHUB_MODEL_NAME=a\n"
+    script = "MIN_SNR_GAMMA=5\nUSE_XFORMERS=false\nPURE_BF16=true\n"
     assert [remark.split()[0] for remark in translate_file(tmp_path, script).remarks] == [
         "MIN_SNR_GAMMA",
         "PURE_BF16",
         "USE_XFORMERS",
-        "not",
     ]
 
 

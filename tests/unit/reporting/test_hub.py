@@ -1,0 +1,232 @@
+"""What is uploaded to a hub, what happens when it refuses or fails, and what a person is told; over real requests."""
+
+import logging
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from helpers.config.options.publishing import PublishingOptions
+from helpers.errors import ReportingError
+from helpers.reporting.events import CheckpointSaved, RunFinished, RunStarted
+from helpers.reporting.hub import HubUploader, open_repository
+from helpers.reporting.uploads import Uploads
+from tests.loopback_hub import LARGE_BYTES, LoopbackHub, loopback_hub
+
+OPTIONS = PublishingOptions(push_to_hub=True, push_checkpoints_to_hub=True, hub_model_id="colours")
+WEIGHTS = "pytorch_lora_weights.safetensors"
+PICTURE = "validation_images/step_4/red.png"
+
+
+@pytest.fixture
+def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[LoopbackHub]:
+    with loopback_hub() as hub:
+        monkeypatch.setenv("HF_TOKEN", hub.token)
+        yield hub
+
+
+@pytest.fixture
+def output(tmp_path: Path) -> Path:
+    """What a run of four steps leaves."""
+    from PIL import Image
+
+    (tmp_path / WEIGHTS).write_bytes(b"w" * (LARGE_BYTES * 3))
+    (tmp_path / "README.md").write_text("# colours\n")
+    (tmp_path / "notes.txt").write_text("nobody's business")
+    picture = tmp_path / PICTURE
+    picture.parent.mkdir(parents=True)
+    Image.new("RGB", (8, 8)).save(picture)
+    return tmp_path
+
+
+def checkpoint(output: Path, step: int) -> CheckpointSaved:
+    folder = output / f"checkpoint-{step}"
+    folder.mkdir()
+    (folder / "optimizer.safetensors").write_bytes(bytes([step]) * (LARGE_BYTES + step))
+    (folder / "manifest.json").write_text(f'{{"step": {step}}}')
+    return CheckpointSaved(step=step, path=folder)
+
+
+def started(output: Path) -> RunStarted:
+    return RunStarted(
+        base_model="some/base",
+        model_type="lora",
+        trained_numbers=10,
+        settings={},
+        datasets={"colours": 7},
+        output_dir=output,
+        first_step=0,
+        total_steps=4,
+        result=WEIGHTS,
+    )
+
+
+def uploader(hub: LoopbackHub, *, checkpoints: bool = True) -> HubUploader:
+    return HubUploader(open_repository(OPTIONS, endpoint=hub.url), checkpoints=checkpoints, back_off_seconds=0.0)
+
+
+FINISHED = RunFinished(step=4, seconds=1.0, written=())
+
+
+def same_as_here(hub: LoopbackHub, output: Path, *paths: str) -> bool:
+    return all(hub.files("colours").get(path) == (output / path).read_bytes() for path in paths)
+
+
+def test_what_arrives_is_what_was_written_and_nothing_else(hub: LoopbackHub, output: Path) -> None:
+    upload = uploader(hub)
+    assert hub.private == {"painter/colours": True}
+    upload.hear(started(output))
+    upload.hear(checkpoint(output, 2))
+    upload.hear(FINISHED)
+    paths = {WEIGHTS, "README.md", PICTURE, "checkpoint-2/optimizer.safetensors", "checkpoint-2/manifest.json"}
+    assert hub.files("colours").keys() == paths
+    assert same_as_here(hub, output, *paths)
+    assert hub.commits == ["Add checkpoint-2", "Step 4"]
+
+
+def test_a_pipeline_is_the_repository_itself(hub: LoopbackHub, output: Path) -> None:
+    (output / "pipeline" / "transformer").mkdir(parents=True)
+    (output / "pipeline" / "model_index.json").write_text("{}")
+    (output / "pipeline" / "transformer" / "config.json").write_text("{}")
+    upload = uploader(hub)
+    upload.hear(RunStarted(**{**vars(started(output)), "result": "pipeline"}))
+    upload.hear(FINISHED)
+    assert {"model_index.json", "transformer/config.json", "README.md"} <= hub.files("colours").keys()
+
+
+def test_checkpoints_stay_here_unless_asked_for(hub: LoopbackHub, output: Path) -> None:
+    upload = uploader(hub, checkpoints=False)
+    upload.hear(started(output))
+    upload.hear(checkpoint(output, 2))
+    upload.hear(FINISHED)
+    assert not [path for path in hub.files("colours") if path.startswith("checkpoint-")]
+
+
+def test_a_hub_that_fails_now_and_then_is_asked_again(hub: LoopbackHub, output: Path) -> None:
+    upload = uploader(hub)
+    hub.refuses.append(["/commit/", 500, 2])
+    upload.hear(started(output))
+    upload.hear(FINISHED)
+    assert same_as_here(hub, output, WEIGHTS, "README.md")
+
+
+def test_a_checkpoint_that_did_not_arrive_goes_with_the_next(
+    hub: LoopbackHub, output: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    upload = uploader(hub)
+    upload.hear(started(output))
+    hub.refuses.append(["/commit/", 500, 3])
+    upload.hear(checkpoint(output, 2))
+    assert not hub.files("colours")
+    assert "checkpoint-2 is not on the hub yet, because the hub answered with status 500" in caplog.text
+    upload.hear(checkpoint(output, 4))
+    assert same_as_here(hub, output, "checkpoint-2/optimizer.safetensors", "checkpoint-4/optimizer.safetensors")
+
+
+def test_the_next_start_uploads_what_is_missing_and_only_that(hub: LoopbackHub, output: Path) -> None:
+    first = uploader(hub)
+    first.hear(started(output))
+    first.hear(checkpoint(output, 2))
+    hub.refuses.append(["/commit/", 500, 3])
+    first.hear(checkpoint(output, 4))
+    assert hub.commits == ["Add checkpoint-2"]
+    uploader(hub).hear(started(output))
+    assert hub.commits == ["Add checkpoint-2", "Add checkpoint-4"]
+
+
+def test_a_checkpoint_of_another_run_under_the_same_name_is_replaced(hub: LoopbackHub, output: Path) -> None:
+    upload = uploader(hub)
+    upload.hear(started(output))
+    saved = checkpoint(output, 2)
+    upload.hear(saved)
+    (saved.path / "manifest.json").write_text('{"step": 9}')
+    uploader(hub).hear(started(output))
+    assert hub.files("colours")["checkpoint-2/manifest.json"] == b'{"step": 9}'
+
+
+def test_a_checkpoint_deleted_meanwhile_is_no_failure(hub: LoopbackHub, output: Path) -> None:
+    upload = uploader(hub)
+    upload.hear(started(output))
+    hub.refuses.append(["/commit/", 500, 3])
+    saved = checkpoint(output, 2)
+    upload.hear(saved)
+    for file in saved.path.iterdir():
+        file.unlink()
+    saved.path.rmdir()
+    upload.hear(FINISHED)
+    assert same_as_here(hub, output, WEIGHTS)
+
+
+def test_a_hub_that_goes_away_is_told_of_at_the_end_and_holds_nobody_up(
+    output: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with loopback_hub() as hub:
+        monkeypatch.setenv("HF_TOKEN", hub.token)
+        upload = uploader(hub)
+    monkeypatch.setattr("huggingface_hub.utils._http.time.sleep", lambda seconds: None)  # the client's own pauses
+    background = Uploads(upload)
+    began = time.monotonic()
+    background.hear(started(output))
+    background.hear(checkpoint(output, 2))
+    background.hear(FINISHED)
+    assert time.monotonic() - began < 1
+    with pytest.raises(ReportingError, match="not everything is on the hub, because of Connect"):
+        background.close()
+
+
+def test_a_slow_hub_never_keeps_the_run_waiting(hub: LoopbackHub, output: Path) -> None:
+    background = Uploads(uploader(hub))
+    hub.held.clear()
+    began = time.monotonic()
+    background.hear(started(output))
+    background.hear(checkpoint(output, 2))
+    background.hear(FINISHED)
+    assert time.monotonic() - began < 1
+    assert not hub.files("colours")
+    hub.held.set()
+    background.close()
+    assert same_as_here(hub, output, WEIGHTS, "checkpoint-2/optimizer.safetensors")
+
+
+def test_no_token(hub: LoopbackHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("HF_TOKEN")
+    monkeypatch.setattr("huggingface_hub.constants.HF_TOKEN_PATH", str(tmp_path / "none"))
+    refused("nobody has logged in", hub=hub)
+
+
+def refused(reason: str, *, hub: LoopbackHub, options: PublishingOptions = OPTIONS) -> None:
+    with pytest.raises(ReportingError) as caught:
+        open_repository(options, endpoint=hub.url)
+    assert str(caught.value).startswith("PUSH_TO_HUB = true: ")
+    assert reason in str(caught.value)
+    assert hub.token not in str(caught.value)
+
+
+def test_a_token_that_is_refused(hub: LoopbackHub, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_TOKEN", "hf_AnOldTokenThatWasTakenBack")
+    refused("does not accept this machine's token", hub=hub)
+
+
+def test_a_name_that_belongs_to_somebody_else(hub: LoopbackHub) -> None:
+    options = PublishingOptions(push_to_hub=True, hub_model_id="somebody/colours")
+    refused("this account may not write to somebody/colours", hub=hub, options=options)
+
+
+def test_what_is_public_already_is_not_taken_for_private(hub: LoopbackHub, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    public = PublishingOptions(push_to_hub=True, hub_model_id="colours", hub_private=False)
+    assert open_repository(public, endpoint=hub.url).name == "painter/colours"
+    assert hub.private == {"painter/colours": False}
+    refused("painter/colours is there already and is public", hub=hub)
+
+
+def test_a_hub_that_is_out_of_reach(monkeypatch: pytest.MonkeyPatch) -> None:
+    with loopback_hub() as hub:
+        monkeypatch.setenv("HF_TOKEN", hub.token)
+    refused("the hub cannot be reached (ConnectError)", hub=hub)
+
+
+def test_a_machine_that_is_kept_offline(hub: LoopbackHub, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    refused("HF_HUB_OFFLINE", hub=hub)
