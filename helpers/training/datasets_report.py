@@ -36,7 +36,7 @@ def report_datasets(
         survey(each, notes=said, lengths=lengths_of(each), workers=workers.threads)
         for each, said in zip(catalogs, notes, strict=True)
     ]
-    content = datasets_page(views, fingerprint=mark)
+    content = reporter.clean(datasets_page(views, fingerprint=mark))
     try:
         write_whole(path, lambda partial: partial.write_text(content, encoding="utf-8", errors="replace"))
     except OSError as error:
