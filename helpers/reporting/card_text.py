@@ -17,13 +17,13 @@ WRITTEN_BY = "<!-- Written by SimpleTuner at each checkpoint and at the end of a
 
 # Settings that a reader may want, none of which can hold a path or a secret.
 SETTINGS_SHOWN: Mapping[str, tuple[str, ...]] = {
-    "lora": ("lora_rank", "lora_alpha", "lora_dropout", "lora_target"),
+    "lora": ("lora_rank", "lora_alpha", "lora_dropout", "lora_target", "use_dora", "use_rslora"),
     "full": ("layer_freeze_strategy", "train_modules", "freeze_modules"),
     "optimizer": ("optimizer", "learning_rate", "lr_scheduler", "lr_warmup_steps", "max_grad_norm"),
     "run": ("train_batch_size", "gradient_accumulation_steps", "caption_dropout_probability", "seed"),
     "objective": ("timestep_sampling", "flow_shift", "loss_weighting", "loss_type"),
     "precision": ("mixed_precision", "base_model_precision"),
-    "text": ("tokenizer_max_length", "sd3_t5_mask_behaviour"),
+    "text": ("tokenizer_max_length", "sd3_t5_mask_behaviour", "train_text_encoder"),
     "ema": ("use_ema", "ema_decay"),
     "data": ("resolution", "resolution_type"),
 }
@@ -167,7 +167,9 @@ def _loading(made: Made) -> Iterator[str]:
 def _in_comfyui(made: Made) -> str:
     if made.is_lora:
         copy = f"cp {made.run.result} ComfyUI/models/loras/{made.title}.safetensors"
-        how = f"Load {made.base} as usual, and put the node *LoraLoaderModelOnly* between it and the sampler."
+        learnt_text = made.run.settings.get("text", {}).get("train_text_encoder", False)
+        node = "Load LoRA" if learnt_text else "LoraLoaderModelOnly"
+        how = f"Load {made.base} as usual, and put the node *{node}* between it and the sampler."
     else:
         folder = "" if made.repository else f"{made.run.result}/"
         weights = f"{folder}transformer/diffusion_pytorch_model.safetensors"

@@ -165,6 +165,7 @@ class CheckpointSaved:
 class RunFinished:
     """The run is over, by itself or (`interrupted`) by a signal after which it can be continued.
 
+    exported: what of `written` is the finished weights, in every form that was asked for.
     next_step: what the person may do now, in words.
     """
 
@@ -173,6 +174,7 @@ class RunFinished:
     written: tuple[Path, ...]
     interrupted: bool = False
     next_step: str = ""
+    exported: tuple[Path, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)

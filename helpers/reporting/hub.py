@@ -128,7 +128,7 @@ class HubUploader:
                 self._waiting = [each for each in self._waiting if each != event.path] + [event.path]
                 self._send_waiting()
             case RunFinished() if self._run is not None and not event.interrupted:
-                self._finish(self._run, step=event.step)
+                self._finish(self._run, event)
 
     def close(self) -> None:
         """Nothing is open."""
@@ -150,12 +150,14 @@ class HubUploader:
             self._repository.put(files | self._card(), message=f"Add {folder.name}")
             logger.info(f"uploaded {folder.name} to {self._repository.address}")
 
-    def _finish(self, run: RunStarted, *, step: int) -> None:
+    def _finish(self, run: RunStarted, event: RunFinished) -> None:
         all_sent = self._send_waiting()
-        result = run.output_dir / run.result
-        files = dict(_files_of(result, at="")) if result.is_dir() else {run.result: result}
-        pictures = {each.path: run.output_dir / each.path for each in last_pictures(run.output_dir, step=step)}
-        problem = self._tried(lambda: self._repository.put(files | pictures | self._card(), message=f"Step {step}"))
+        files: dict[str, Path] = {}
+        for path in event.exported:  # what diffusers loads whole stands at the top, where it looks
+            at = "" if path.name == run.result else f"{path.name}/"
+            files |= dict(_files_of(path, at=at)) if path.is_dir() else {path.name: path}
+        files |= {each.path: run.output_dir / each.path for each in last_pictures(run.output_dir, step=event.step)}
+        problem = self._tried(lambda: self._repository.put(files | self._card(), message=f"Step {event.step}"))
         if problem or not all_sent:
             raise ReportingError(
                 f"not everything is on the hub{f', because {problem}' if problem else ''}. Nothing is lost: the same"

@@ -6,6 +6,7 @@ With train.py the only place below which nothing knows the whole configuration.
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass
+from pathlib import Path
 from functools import partial
 
 from torch import nn
@@ -284,7 +285,7 @@ def finish(
 ) -> None:
     """Write the weights of a run that is complete, and say what stands."""
     output_dir = config.run.output_folder
-    written = [output_dir / f"checkpoint-{state.step}"]
+    exported: list[Path] = []
     complete = state.step >= plan.total_steps
     if complete and ground.runtime.rank == 0:
         metadata = provenance_of_result(
@@ -296,7 +297,7 @@ def finish(
             clean=reporter.clean,
         )
         with model.average.in_place():
-            exported = export_result(
+            exported += export_result(
                 output_dir,
                 trained=model.trained,
                 metadata={**metadata, **model.average.facts},
@@ -304,7 +305,7 @@ def finish(
                 parts=ground.parts,
                 family=ground.family,
             )
-            written[:0] = exported
+    written = [*exported, output_dir / f"checkpoint-{state.step}"]
     if config.validation.draws:
         written.append(output_dir / "validation_images")
     reporter.hear(
@@ -314,6 +315,7 @@ def finish(
             written=tuple(written),
             interrupted=not complete,
             next_step=config.run.next_step if complete else "",
+            exported=tuple(exported),
         )
     )
 

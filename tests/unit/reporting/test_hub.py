@@ -66,7 +66,9 @@ def uploader(hub: LoopbackHub, *, checkpoints: bool = True) -> HubUploader:
     return HubUploader(open_repository(OPTIONS, endpoint=hub.url), checkpoints=checkpoints, back_off_seconds=0.0)
 
 
-FINISHED = RunFinished(step=4, seconds=1.0, written=())
+def finished(output: Path, *names: str) -> RunFinished:
+    exported = tuple(output / name for name in names or (WEIGHTS,))
+    return RunFinished(step=4, seconds=1.0, written=exported, exported=exported)
 
 
 def same_as_here(hub: LoopbackHub, output: Path, *paths: str) -> bool:
@@ -78,7 +80,7 @@ def test_what_arrives_is_what_was_written_and_nothing_else(hub: LoopbackHub, out
     assert hub.private == {"painter/colours": True}
     upload.hear(started(output))
     upload.hear(checkpoint(output, 2))
-    upload.hear(FINISHED)
+    upload.hear(finished(output))
     paths = {WEIGHTS, "README.md", PICTURE, "checkpoint-2/optimizer.safetensors", "checkpoint-2/manifest.json"}
     assert hub.files("colours").keys() == paths
     assert same_as_here(hub, output, *paths)
@@ -91,15 +93,25 @@ def test_a_pipeline_is_the_repository_itself(hub: LoopbackHub, output: Path) -> 
     (output / "pipeline" / "transformer" / "config.json").write_text("{}")
     upload = uploader(hub)
     upload.hear(RunStarted(**{**vars(started(output)), "result": "pipeline"}))
-    upload.hear(FINISHED)
+    upload.hear(finished(output, "pipeline"))
     assert {"model_index.json", "transformer/config.json", "README.md"} <= hub.files("colours").keys()
+
+
+def test_every_form_of_the_weights_is_published(hub: LoopbackHub, output: Path) -> None:
+    (output / "pipeline").mkdir()
+    (output / "pipeline" / "model_index.json").write_text("{}")
+    (output / "comfyui_lora.safetensors").write_bytes(b"the same")
+    upload = uploader(hub)
+    upload.hear(started(output))
+    upload.hear(finished(output, WEIGHTS, "comfyui_lora.safetensors", "pipeline"))
+    assert same_as_here(hub, output, WEIGHTS, "comfyui_lora.safetensors", "pipeline/model_index.json")
 
 
 def test_checkpoints_stay_here_unless_asked_for(hub: LoopbackHub, output: Path) -> None:
     upload = uploader(hub, checkpoints=False)
     upload.hear(started(output))
     upload.hear(checkpoint(output, 2))
-    upload.hear(FINISHED)
+    upload.hear(finished(output))
     assert not [path for path in hub.files("colours") if path.startswith("checkpoint-")]
 
 
@@ -107,7 +119,7 @@ def test_a_hub_that_fails_now_and_then_is_asked_again(hub: LoopbackHub, output: 
     upload = uploader(hub)
     hub.refuses.append(["/commit/", 500, 2])
     upload.hear(started(output))
-    upload.hear(FINISHED)
+    upload.hear(finished(output))
     assert same_as_here(hub, output, WEIGHTS, "README.md")
 
 
@@ -154,7 +166,7 @@ def test_a_checkpoint_deleted_meanwhile_is_no_failure(hub: LoopbackHub, output: 
     for file in saved.path.iterdir():
         file.unlink()
     saved.path.rmdir()
-    upload.hear(FINISHED)
+    upload.hear(finished(output))
     assert same_as_here(hub, output, WEIGHTS)
 
 
@@ -169,7 +181,7 @@ def test_a_hub_that_goes_away_is_told_of_at_the_end_and_holds_nobody_up(
     began = time.monotonic()
     background.hear(started(output))
     background.hear(checkpoint(output, 2))
-    background.hear(FINISHED)
+    background.hear(finished(output))
     assert time.monotonic() - began < 1
     with pytest.raises(ReportingError, match="not everything is on the hub, because of Connect"):
         background.close()
@@ -181,7 +193,7 @@ def test_a_slow_hub_never_keeps_the_run_waiting(hub: LoopbackHub, output: Path) 
     began = time.monotonic()
     background.hear(started(output))
     background.hear(checkpoint(output, 2))
-    background.hear(FINISHED)
+    background.hear(finished(output))
     assert time.monotonic() - began < 1
     assert not hub.files("colours")
     hub.held.set()
