@@ -46,10 +46,6 @@ def _meaningless(name: str, remark: str, *, env: str = "", switch: bool = False)
     return OldName(name=name, env=env, harmless=EVERY_VALUE, remark=remark, switch=switch)
 
 
-def _later_switch(name: str, *, env: str = "", cure: str = "say false, or leave it out") -> OldName:
-    return OldName(name=name, env=env, switch=True, cure=cure)
-
-
 def _family(env: str) -> OldName:
     reason = "Stable Diffusion 3 and 3.5 are all that this program trains so far"
     return OldName(name=env.lower(), env=env, switch=True, reason=reason, cure="say false, and STABLE_DIFFUSION_3=true")

@@ -15,7 +15,7 @@ def wrong_publishing(config: RunConfig) -> Iterator[Wrong]:
     said = config.publishing
     if said.push_to_hub and not said.hub_model_id:
         name = re.sub(r"[^A-Za-z0-9]+", "-", Path(config.run.output_dir).name).strip("-") or "my-model"
-        yield "hub_model_id", "", "PUSH_TO_HUB needs a repository to upload to", f"say HUB_MODEL_NAME={name} or the like"
+        yield "hub_model_id", "", "PUSH_TO_HUB has nowhere to upload to", f"say HUB_MODEL_NAME={name} or the like"
     if said.hub_model_id and not _is_allowed(said.hub_model_id):
         reason = "the hub allows letters, digits, `-`, `_` and `.`, 96 at the most, with at most an owner before a `/`"
         yield "hub_model_id", said.hub_model_id, reason, "say HUB_MODEL_NAME=my-model, or owner/my-model"

@@ -6,8 +6,8 @@ With train.py the only place below which nothing knows the whole configuration.
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass
-from pathlib import Path
 from functools import partial
+from pathlib import Path
 
 from torch import nn
 from torch.optim import Optimizer
