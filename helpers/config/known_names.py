@@ -1,13 +1,9 @@
-"""Names that old files say and that are no options here: replaced, without meaning, or not supported yet.
-
-An option that is built moves from here to its declaration.
-"""
+"""Names that old files say and that are no options here: replaced, without meaning, or refused with a reason."""
 
 from dataclasses import dataclass
 
 OFF = ("false", "0", "no", "none", "")
 EVERY_VALUE: tuple[str, ...] | None = None
-NOT_YET = "not supported yet"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,7 +24,7 @@ class OldName:
     stands_for: tuple[str, str] | None = None
     harmless: tuple[str, ...] | None = OFF
     remark: str = ""
-    reason: str = NOT_YET
+    reason: str = ""
     cure: str = "leave it out"
     switch: bool = False
 

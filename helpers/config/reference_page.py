@@ -5,7 +5,7 @@ from dataclasses import fields
 from pathlib import Path
 
 from helpers.config.declare import Option, declared
-from helpers.config.known_names import NOT_YET, OLD_NAMES, OldName
+from helpers.config.known_names import OLD_NAMES, OldName
 from helpers.config.options.launch import LaunchOptions
 from helpers.config.run_config import RunConfig
 from helpers.config.values import default_words, wanted
@@ -25,7 +25,7 @@ switch may stand alone (`--allow_tf32`) or say true or false. Keys of the datase
 
 
 def reference_page() -> str:
-    """Every setting by group, then the old names: replaced, without meaning, refused, and not supported yet."""
+    """Every setting by group, then the old names: replaced, without meaning, and refused."""
     groups = [(group.name, group.type) for group in fields(RunConfig)]
     titles = [_title(name) for name, _ in groups]
     contents = " · ".join(
@@ -59,19 +59,13 @@ def _title(name: str) -> str:
 def _old_names() -> str:
     replaced = [old for old in OLD_NAMES if old.stands_for is not None]
     silent = [old for old in OLD_NAMES if old.remark]
-    refused = [
-        old for old in OLD_NAMES if old.harmless is not None and old.stands_for is None and old.reason != NOT_YET
-    ]
-    later = [old for old in OLD_NAMES if old not in (*replaced, *silent, *refused)]
+    refused = [old for old in OLD_NAMES if old.reason]
     parts = ["## Old names\n", "Names that files written for SimpleTuner in 2024 say. What took their place:\n"]
     parts.append(_table("name", "now", rows=((_names(old), _now(old)) for old in replaced)))
     parts.append("Accepted, with a line that says:\n")
     parts.append(_table("name", "what is said", rows=((_names(old), f"{old.remark}.") for old in silent)))
     parts.append("Refused, unless they ask for nothing:\n")
     parts.append(_table("name", "why", rows=((_names(old), f"{old.reason}.") for old in refused)))
-    if later:
-        parts.append("Not supported yet:\n")
-        parts.append(", ".join(f"`--{old.name}`" for old in later) + "\n")
     return "\n".join(parts)
 
 

@@ -227,7 +227,6 @@ def test_other_names_are_handed_on_and_listed_in_one_line(tmp_path: Path) -> Non
         "SMOLDIT=true",
         "CONTROLNET=true",
         "MIXED_PRECISION=fp16",
-        "INIT_LORA=a.safetensors",
         "DELETE_ERRORED_IMAGES=1",
         "DELETE_SMALL_IMAGES=1",
         "TRAINING_NUM_PROCESSES=0",
