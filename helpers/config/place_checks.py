@@ -7,11 +7,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from helpers.config.model_folder import wrong_with_model
+from helpers.config.options.model import ModelOptions
 from helpers.config.run_config import RunConfig
 from helpers.config.suggestions import did_you_mean
 
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 BASE = "pretrained_model_name_or_path"
+PARTS = "pretrained_parts_model_name_or_path"
 
 Wrong = tuple[str, str, str, str]
 """An option's name, its value, why it is wrong, and the cure."""
@@ -19,10 +21,11 @@ Wrong = tuple[str, str, str, str]
 
 def wrong_places(config: RunConfig) -> Iterator[Wrong]:
     """Every folder or file that is named and cannot be used."""
-    for name in (BASE, "pretrained_vae_model_name_or_path", "pretrained_t5_model_name_or_path"):
+    for name in (BASE, PARTS, "pretrained_vae_model_name_or_path", "pretrained_t5_model_name_or_path"):
         said = getattr(config.model, name)
-        if said:
+        if said and not (name == BASE and Path(said).expanduser().is_file()):
             yield from _model(name, said=said)
+    yield from _one_file(config.model)
     output_dir = Path(config.run.output_dir).expanduser().absolute()
     if wrong := not_writable(output_dir):
         yield "output_dir", config.run.output_dir, wrong, "name a folder that this user may write to"
@@ -47,13 +50,28 @@ def not_writable(folder: Path) -> str:
 def _model(name: str, *, said: str) -> Iterator[Wrong]:
     path = Path(said).expanduser()
     if path.is_file():
-        fix = "name a folder in diffusers layout (with model_index.json), or a hub id"
-        yield name, said, "models in one file are not supported yet", fix
+        fix = "name a folder in diffusers layout, or a hub id"
+        yield name, said, "only the base model itself may be one file", fix
     elif not path.is_dir() and not HUB_ID.fullmatch(said):
         fix = "name a folder in diffusers layout, or a hub id such as stabilityai/stable-diffusion-3.5-medium"
         yield name, said, "there is no such folder, and no hub id looks like it", fix
-    elif name == BASE and path.is_dir() and (wrong := wrong_with_model(path)):
+    elif name in (BASE, PARTS) and path.is_dir() and (wrong := wrong_with_model(path)):
         yield name, said, *wrong
+
+
+def _one_file(model: ModelOptions) -> Iterator[Wrong]:
+    """A file holds the transformer, and needs the rest from elsewhere; a folder has all of it."""
+    base, parts = model.pretrained_model_name_or_path, model.pretrained_parts_model_name_or_path
+    is_file = Path(base).expanduser().is_file()
+    if is_file and Path(base).suffix != ".safetensors":
+        yield BASE, base, "only .safetensors files can be read", "convert it, or name a folder or a hub id"
+    elif is_file and not parts:
+        reason = "it is one file, of which the transformer is taken"
+        fix = f"say --{PARTS} too: a folder or hub id with the VAE, text encoders, tokenizers and scheduler of an SD3"
+        yield BASE, base, reason, fix
+    elif parts and not is_file:
+        fix = "leave it out, or name a .safetensors file as MODEL_NAME"
+        yield PARTS, parts, f"{base} is not one file, and has these parts itself", fix
 
 
 def _checkpoint(said: str, *, output_dir: Path) -> Iterator[Wrong]:

@@ -34,6 +34,11 @@ def files_fingerprint(files: Iterable[Path]) -> str:
     return fingerprint(*(fact for file in sorted(files, key=lambda file: file.name) for fact in _facts(file)))
 
 
+def file_fingerprint(file: Path) -> str:
+    """As `files_fingerprint`, of one file by its content alone."""
+    return fingerprint(*_facts(file)[1:])
+
+
 def _facts(file: Path) -> tuple[str, str, str]:
     size = file.stat().st_size
     digest = hashlib.blake2b(digest_size=HASH_BYTES)

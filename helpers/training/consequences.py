@@ -22,6 +22,7 @@ BY_OPTION: Mapping[str, str] = {
     "pretrained_model_name_or_path": "a checkpoint is continued only if the model's weights are the same",
     "pretrained_vae_model_name_or_path": EVERY_LATENT,
     "vae_dtype": EVERY_LATENT,
+    "quantize_via": "the frozen weights may be rounded otherwise; captions too, where text encoders are quantised",
     "pretrained_t5_model_name_or_path": EVERY_CAPTION,
     "text_encoder_1_precision": EVERY_CAPTION,
     "text_encoder_2_precision": EVERY_CAPTION,

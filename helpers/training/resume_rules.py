@@ -38,6 +38,7 @@ OF_NO_ACCOUNT = (
     "pretrained_model_name_or_path",
     "lycoris_config",
     "init_lora",
+    "pretrained_parts_model_name_or_path",
     "revision",
     "variant",
     "data_backend_config",

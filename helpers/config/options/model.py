@@ -28,7 +28,13 @@ class ModelOptions:
         "",
         env="MODEL_NAME",
         required=True,
-        help="The base model: a Hugging Face hub id, or a folder in diffusers layout.",
+        help="The base model: a Hugging Face hub id, a folder in diffusers layout, or one `.safetensors` file in the "
+        "original layout.",
+    )
+    pretrained_parts_model_name_or_path: str | None = setting(
+        None,
+        help="For a base model that is one file: a folder in diffusers layout, or a hub id, to take the VAE, the text "
+        "encoders, the tokenizers and the scheduler from.",
     )
     pretrained_vae_model_name_or_path: str | None = setting(
         None,

@@ -10,9 +10,10 @@ from helpers.config.options.model import PrecisionOptions
 from helpers.models.adapters import linear_modules, listed, matching
 from helpers.models.precision import base_dtype
 from helpers.models.protocols import ModelParts
-from helpers.models.sd3.parts import read_config, weight_files
+from helpers.models.sd3.parts import read_config
+from helpers.models.sd3.single_file import transformer_weights
 from helpers.models.sd3.targets import SETS, in_set
-from helpers.models.streaming import Form, load, weights_of
+from helpers.models.streaming import Form, load
 
 # The network's two ends and its modulation of time: a small share of the weights, through which everything passes.
 NEVER_QUANTISED = ("pos_embed.*", "time_text_embed.*", "context_embedder", "norm_out.*", "proj_out")
@@ -39,7 +40,7 @@ def load_denoiser(
         keep=NEVER_QUANTISED,
         waiting=tuple(f"transformer_blocks.{block}" for block in range(count)[-waiting:]) if waiting else (),
     )
-    return load(denoiser, weights_of(weight_files(parts.transformer, parts.weights_variant)), form, name="transformer")
+    return load(denoiser, transformer_weights(parts), form, name="transformer")
 
 
 def blocks(denoiser: nn.Module) -> list[nn.Module]:

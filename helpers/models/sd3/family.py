@@ -1,12 +1,12 @@
 """Stable Diffusion 3 and 3.5 as one value, which is all that the rest of the program sees of it."""
 
 from helpers.models.protocols import FamilyFiles, ModelFamily, ModelParts
-from helpers.models.sd3.architecture import read_architecture
+from helpers.models.sd3.architecture import Architecture, text_encoder_of, transformer_of, vae_of
 from helpers.models.sd3.comfyui_lora import is_comfyui_lora, read_comfyui_lora, write_comfyui_lora
 from helpers.models.sd3.denoiser import blocks, enable_checkpointing, load_denoiser, predict, target_modules
 from helpers.models.sd3.learning_text import learning_text
 from helpers.models.sd3.memory import estimate_memory
-from helpers.models.sd3.parts import locate
+from helpers.models.sd3.parts import locate, read_config
 from helpers.models.sd3.pipeline import write_pipeline
 from helpers.models.sd3.sampling import render
 from helpers.models.sd3.single_file import is_single_file, open_base, open_single_file, write_single_file
@@ -45,5 +45,10 @@ def sd3_family() -> ModelFamily:
 
 
 def _estimate_memory(parts: ModelParts, workload: Workload) -> MemoryEstimate:
-    architecture = read_architecture(transformer=parts.transformer, text_encoders=parts.text_encoders, vae=parts.vae)
+    clip_l, clip_g, t5 = (text_encoder_of(read_config(folder)) for folder in parts.text_encoders)
+    architecture = Architecture(
+        transformer=transformer_of(read_config(parts.transformer)),
+        text_encoders=(clip_l, clip_g, t5),
+        vae=vae_of(read_config(parts.vae)),
+    )
     return estimate_memory(architecture, workload)

@@ -9,29 +9,40 @@ from typing import Any
 from helpers.config.model_folder import wrong_with_model
 from helpers.config.options.model import ModelOptions
 from helpers.errors import ModelError
-from helpers.models.fingerprint import config_fingerprint, files_fingerprint, fingerprint
+from helpers.models.fingerprint import config_fingerprint, file_fingerprint, files_fingerprint, fingerprint
 from helpers.models.hub import download, is_hub_id, weight_patterns
 from helpers.models.protocols import ModelParts
+from helpers.models.sd3.original_config import config_of_file
 
 VAE, T5 = "vae", "text_encoder_3"
 TEXT_ENCODERS = ("text_encoder", "text_encoder_2", T5)
 TOKENIZERS = ("tokenizer", "tokenizer_2", "tokenizer_3")
+PARTS_OPTION = "pretrained_parts_model_name_or_path"
 VAE_OPTION, T5_OPTION = "pretrained_vae_model_name_or_path", "pretrained_t5_model_name_or_path"
 
 
 def locate(options: ModelOptions) -> ModelParts:
     """Where the model's parts are, downloaded first where a hub id is given; raises ModelError."""
     name = options.pretrained_model_name_or_path
+    file = Path(name).expanduser()
+    is_file = file.is_file()
     elsewhere = {
         part: getattr(options, option)
         for part, option in ((VAE, VAE_OPTION), (T5, T5_OPTION))
         if getattr(options, option)
     }
     own = [part for part in ("transformer", VAE, *TEXT_ENCODERS) if part not in elsewhere]
-    root = _root(name, own, revision=options.revision, variant=options.variant, option="MODEL_NAME")
+    if is_file:
+        own.remove("transformer")
+        others = options.pretrained_parts_model_name_or_path
+        if others is None:
+            raise ModelError(f"{name} is one file, of which the transformer is taken; say --{PARTS_OPTION} too.")
+        root = _root(others, own, revision=None, variant=options.variant, option=f"--{PARTS_OPTION}")
+    else:
+        root = _root(name, own, revision=options.revision, variant=options.variant, option="MODEL_NAME")
     if wrong := wrong_with_model(root):
-        raise ModelError(f"{name}: {wrong[0]}; {wrong[1]}.")
-    folders = {part: root / part for part in own}
+        raise ModelError(f"{root}: {wrong[0]}; {wrong[1]}.")
+    folders = {part: root / part for part in own} | ({"transformer": file} if is_file else {})
     for part, source in elsewhere.items():
         folders[part] = _part_elsewhere(source, part, variant=options.variant)
     for part, folder in folders.items():
@@ -64,6 +75,8 @@ def _longest_edge_px(transformer: Mapping[str, Any], *, vae: Mapping[str, Any]) 
 
 def weight_files(folder: Path, variant: str | None, *, part: str = "") -> tuple[Path, ...]:
     """A part's safetensors files: of the variant where it has one, else the plain ones; raises ModelError."""
+    if folder.is_file():
+        return (folder,)
     if not (folder / "config.json").is_file():
         raise ModelError(f"{folder} has no config.json, so the model's `{part or folder.name}` is missing.")
     names = sorted(file.name for file in folder.iterdir())
@@ -86,12 +99,16 @@ def loading_variant(folder: Path, variant: str | None) -> str | None:
 
 
 def part_identity(folder: Path, variant: str | None) -> str:
-    """A hash of a part's config and weights."""
+    """A hash of a part's config and weights; of one file, whatever it is called."""
+    if folder.is_file():
+        return fingerprint(config_fingerprint(read_config(folder)), file_fingerprint(folder))
     return fingerprint(config_fingerprint(read_config(folder)), files_fingerprint(weight_files(folder, variant)))
 
 
 def read_config(folder: Path, file_name: str = "config.json") -> dict[str, Any]:
-    """A part's config; raises ModelError naming a file that is not there or not JSON."""
+    """A part's config, of one file by its tensors; raises ModelError naming a file that is not there or not JSON."""
+    if folder.is_file():
+        return config_of_file(folder)
     try:
         return json.loads((folder / file_name).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:

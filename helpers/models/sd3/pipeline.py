@@ -10,7 +10,7 @@ from torch import Tensor
 
 from helpers.models.lora_files import Pair, merged, of_text_encoder
 from helpers.models.protocols import ModelParts
-from helpers.models.sd3.parts import TEXT_ENCODERS, TOKENIZERS, VAE, loading_variant, weight_files
+from helpers.models.sd3.parts import TEXT_ENCODERS, TOKENIZERS, VAE, loading_variant, read_config, weight_files
 from helpers.models.tensor_files import Planned, all_opened, write_tensors
 
 
@@ -28,7 +28,11 @@ def write_pipeline(
     """
     transformer = folder / "transformer"
     transformer.mkdir()
-    shutil.copyfile(parts.transformer / "config.json", transformer / "config.json")
+    if parts.transformer.is_file():
+        said = json.dumps(read_config(parts.transformer), indent=2) + "\n"
+        (transformer / "config.json").write_text(said, encoding="utf-8")
+    else:
+        shutil.copyfile(parts.transformer / "config.json", transformer / "config.json")
     write_tensors(transformer / "diffusion_pytorch_model.safetensors", weights, metadata=metadata)
     for name, source in zip((VAE, *TEXT_ENCODERS), (parts.vae, *parts.text_encoders), strict=True):
         variant = loading_variant(source, parts.weights_variant)

@@ -7,7 +7,9 @@ from pathlib import Path
 from helpers.models.lora_files import Pair, merged, of_text_encoder
 from helpers.models.protocols import ModelParts
 from helpers.models.sd3 import original_layout, original_vae
+from helpers.models.sd3.original_config import transformer_in
 from helpers.models.sd3.parts import weight_files
+from helpers.models.streaming import Weights
 from helpers.models.tensor_files import Opened, Planned, all_opened, write_tensors
 
 TELLING = "joint_blocks.0."
@@ -24,18 +26,31 @@ def is_single_file(names: Iterable[str]) -> bool:
 
 @contextmanager
 def open_base(parts: ModelParts) -> Iterator[Opened]:
-    """See `FamilyFiles`: the transformer in a folder of diffusers layout."""
-    with all_opened(weight_files(parts.transformer, parts.weights_variant)) as found:
-        yield found
+    """See `FamilyFiles`: the transformer in a folder of diffusers layout, or in one file."""
+    if parts.transformer.is_file():
+        with open_single_file(parts.transformer) as found:
+            yield found
+    else:
+        with all_opened(weight_files(parts.transformer, parts.weights_variant)) as found:
+            yield found
+
+
+def transformer_weights(parts: ModelParts) -> Weights:
+    """The base's transformer, to be read block by block."""
+
+    @contextmanager
+    def weights() -> Iterator[Mapping[str, Planned]]:
+        with open_base(parts) as (tensors, _):
+            yield tensors
+
+    return weights
 
 
 @contextmanager
 def open_single_file(path: Path) -> Iterator[Opened]:
     """See `FamilyFiles`. Some files hold nothing but the transformer, without a prefix."""
     with all_opened([path]) as (tensors, said):
-        prefix = original_layout.PREFIX if any(name.startswith(original_layout.PREFIX) for name in tensors) else ""
-        mine = {name.removeprefix(prefix): each for name, each in tensors.items() if name.startswith(prefix)}
-        yield original_layout.to_diffusers(mine), said
+        yield original_layout.to_diffusers(transformer_in(tensors)), said
 
 
 def write_single_file(
