@@ -60,7 +60,7 @@ def _model(name: str, *, said: str) -> Iterator[Wrong]:
 
 
 def _one_file(model: ModelOptions) -> Iterator[Wrong]:
-    """A file holds the transformer, and needs the rest from elsewhere; a folder has all of it."""
+    """A file holds the transformer, and needs the rest from elsewhere."""
     base, parts = model.pretrained_model_name_or_path, model.pretrained_parts_model_name_or_path
     is_file = Path(base).expanduser().is_file()
     if is_file and Path(base).suffix != ".safetensors":
@@ -69,9 +69,6 @@ def _one_file(model: ModelOptions) -> Iterator[Wrong]:
         reason = "it is one file, of which the transformer is taken"
         fix = f"say --{PARTS} too: a folder or hub id with the VAE, text encoders, tokenizers and scheduler of an SD3"
         yield BASE, base, reason, fix
-    elif parts and not is_file:
-        fix = "leave it out, or name a .safetensors file as MODEL_NAME"
-        yield PARTS, parts, f"{base} is not one file, and has these parts itself", fix
 
 
 def _checkpoint(said: str, *, output_dir: Path) -> Iterator[Wrong]:

@@ -33,8 +33,8 @@ class ModelOptions:
     )
     pretrained_parts_model_name_or_path: str | None = setting(
         None,
-        help="For a base model that is one file: a folder in diffusers layout, or a hub id, to take the VAE, the text "
-        "encoders, the tokenizers and the scheduler from.",
+        help="A folder in diffusers layout, or a hub id, to take the VAE, the text encoders, the tokenizers and the "
+        "scheduler from; needed where the base model is one file, else they are its own.",
     )
     pretrained_vae_model_name_or_path: str | None = setting(
         None,

@@ -32,17 +32,22 @@ def locate(options: ModelOptions) -> ModelParts:
         if getattr(options, option)
     }
     own = [part for part in ("transformer", VAE, *TEXT_ENCODERS) if part not in elsewhere]
-    if is_file:
+    others = options.pretrained_parts_model_name_or_path
+    if is_file and others is None:
+        raise ModelError(f"{name} is one file, of which the transformer is taken; say --{PARTS_OPTION} too.")
+    transformer = file if is_file else Path()
+    if others is not None:
         own.remove("transformer")
-        others = options.pretrained_parts_model_name_or_path
-        if others is None:
-            raise ModelError(f"{name} is one file, of which the transformer is taken; say --{PARTS_OPTION} too.")
         root = _root(others, own, revision=None, variant=options.variant, option=f"--{PARTS_OPTION}")
+        if not is_file:
+            only = _root(name, ["transformer"], revision=options.revision, variant=options.variant, option="MODEL_NAME")
+            transformer = only / "transformer"
     else:
         root = _root(name, own, revision=options.revision, variant=options.variant, option="MODEL_NAME")
+        transformer = root / "transformer"
     if wrong := wrong_with_model(root):
-        raise ModelError(f"{root}: {wrong[0]}; {wrong[1]}.")
-    folders = {part: root / part for part in own} | ({"transformer": file} if is_file else {})
+        raise ModelError(f"{others or name}: {wrong[0]}; {wrong[1]}.")
+    folders = {part: root / part for part in own} | {"transformer": transformer}
     for part, source in elsewhere.items():
         folders[part] = _part_elsewhere(source, part, variant=options.variant)
     for part, folder in folders.items():

@@ -42,6 +42,7 @@ def other_value(option: Option) -> str:
     special |= {"user_prompt_library": str(PROMPTS), "validation_skip_layers": "7,8,9"}
     special |= {"pretrained_vae_model_name_or_path": "a/vae", "pretrained_t5_model_name_or_path": "a/t5"}
     special["hub_model_id"] = "me/my-model"
+    special["pretrained_parts_model_name_or_path"] = "a/model"
     if option.name in special:
         return special[option.name]
     if declaration.choices:

@@ -134,6 +134,14 @@ def test_the_vae_and_t5_may_come_from_elsewhere(parts: ModelParts, folder: Path,
     assert both.identity == parts.identity
 
 
+def test_all_but_the_transformer_may_come_from_elsewhere(parts: ModelParts, folder: Path, tiny_pipeline: Path) -> None:
+    shutil.rmtree(folder / "vae")
+    shutil.rmtree(folder / "tokenizer")
+    both = found(folder, pretrained_parts_model_name_or_path=str(tiny_pipeline))
+    assert both.transformer == folder / "transformer"
+    assert replace(both, transformer=parts.transformer, name=parts.name) == parts
+
+
 def test_a_weights_variant_is_taken_where_a_part_has_it(parts: ModelParts, folder: Path) -> None:
     plain = folder / "transformer" / WEIGHTS
     (folder / "transformer" / "diffusion_pytorch_model.fp16.safetensors").write_bytes(plain.read_bytes())
