@@ -27,6 +27,7 @@ ONLY_WITH = {
     "lora_alpha": ("model_type", ("lora",)),
     "lora_dropout": ("model_type", ("lora",)),
     "lora_target": ("model_type", ("lora",)),
+    "lora_ranks": ("lora_type", ("standard",)),
     "lora_init_type": ("model_type", ("lora",)),
     "init_lora": ("model_type", ("lora",)),
     "lora_type": ("model_type", ("lora",)),

@@ -48,6 +48,11 @@ def _number_formats(config: RunConfig) -> Iterator[Wrong]:
 
 def _start(config: RunConfig) -> Iterator[Wrong]:
     lora = config.lora
+    try:
+        _ = lora.ranks
+    except ValueError:
+        fix = "say attn.to_q=32,transformer_blocks.0=8"
+        yield "lora_ranks", lora.lora_ranks, "it is no comma list of names with a rank each", fix
     kind, others = lora.lora_init_type, {"use_dora": lora.use_dora, "init_lora": bool(lora.init_lora)}
     if kind in ("pissa", "olora") and (other := next((name for name, said in others.items() if said), None)):
         yield "lora_init_type", kind, f"it does not go with {other.upper()}", "say default, or leave the other out"

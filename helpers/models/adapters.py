@@ -114,7 +114,10 @@ def attach_lora(
     from peft import LoraConfig, inject_adapter_in_model
 
     denoiser.requires_grad_(False)
+    ranks = ranks_of(modules, lora)
     config = LoraConfig(
+        rank_pattern=ranks,
+        alpha_pattern={name: alpha_of(rank, lora) for name, rank in ranks.items()},
         r=lora.lora_rank,
         lora_alpha=lora.alpha,  # type: ignore[arg-type]  # peft says int and divides
         lora_dropout=lora.lora_dropout,
@@ -154,6 +157,18 @@ def _adapter_weights(denoiser: nn.Module) -> dict[str, nn.Parameter]:
     return weights
 
 
+def ranks_of(modules: Sequence[str], lora: LoraOptions) -> dict[str, int]:
+    """The ranks of those layers that have one of their own; raises ModelError where a name fits none."""
+    return {layer: rank for name, rank in lora.ranks for layer in matching(modules, [name], option="lora_ranks")}
+
+
+def alpha_of(rank: int, lora: LoraOptions) -> float:
+    """The alpha with which a layer of this rank has the run's strength."""
+    if rank == lora.lora_rank:
+        return lora.alpha
+    return lora.strength * (math.sqrt(rank) if lora.use_rslora else rank)
+
+
 @contextmanager
 def without_lora(denoiser: nn.Module) -> Iterator[None]:
     """Within it `denoiser`, or what wraps it, predicts what its frozen base alone does."""
@@ -190,10 +205,14 @@ def save_lora(
         name: (tensor.detach().float() * (scale if ".lora_B." in name else 1.0)).cpu()
         for name, tensor in tensors.items()
     }
-    modules = [name.removeprefix(EXPORT_PREFIX).split(".lora_A.")[0] for name in tensors if ".lora_A." in name]
+    ranks = {
+        name.removeprefix(EXPORT_PREFIX).split(".lora_A.")[0]: len(tensor)
+        for name, tensor in tensors.items()
+        if ".lora_A." in name
+    }
     entry = header_entry(
-        dict.fromkeys(modules, lora.lora_rank),
-        alpha=None if portable else lora.alpha,
+        ranks,
+        alphas={} if portable else {layer: alpha_of(rank, lora) for layer, rank in ranks.items()},
         use_dora=lora.use_dora,
         use_rslora=lora.use_rslora and not portable,
     )

@@ -145,22 +145,23 @@ def of_text_encoder(pairs: Mapping[str, Pair], prefix: str) -> dict[str, Pair]:
 def header_entry(
     ranks: Mapping[str, int],
     *,
-    alpha: float | None = None,
+    alphas: Mapping[str, float] | None = None,
     use_dora: bool = False,
     use_rslora: bool = False,
     prefix: str = EXPORT_PREFIX,
 ) -> str:
-    """What the header tells diffusers of an adapter by the ranks of its layers; alpha is the rank unless it is said."""
+    """What the header tells diffusers of an adapter by the ranks of its layers; alphas are the ranks unless said."""
+    alphas = alphas or ranks
     rank, _ = Counter(ranks.values()).most_common(1)[0]
     config: dict[str, Any] = {
         "r": rank,
-        "lora_alpha": rank if alpha is None else alpha,
+        "lora_alpha": next(alphas[layer] for layer, each in ranks.items() if each == rank),
         "target_modules": list(ranks),
         "use_dora": use_dora,
         "use_rslora": use_rslora,
     }
     if odd := {layer: each for layer, each in ranks.items() if each != rank}:
-        config |= {"rank_pattern": odd, "alpha_pattern": odd}
+        config |= {"rank_pattern": odd, "alpha_pattern": {layer: alphas[layer] for layer in odd}}
     return json.dumps({prefix + name: value for name, value in config.items()}, sort_keys=True)
 
 

@@ -20,6 +20,7 @@ MUST_AGREE = (
     "lora_target",
     "train_text_encoder",
     "lora_type",
+    "lora_ranks",
     "lora_init_type",
     "use_dora",
     "use_rslora",

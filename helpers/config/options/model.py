@@ -143,6 +143,12 @@ class LoraOptions:
         help="rsLoRA: the adapter's strength is alpha / sqrt(rank), so that large ranks learn as fast as small ones.",
     )
 
+    lora_ranks: str = setting(
+        "",
+        help="Other ranks for some layers, such as `attn.to_q=32,transformer_blocks.0=8`: names or shell patterns as in "
+        "`lora_target`, of which the last that fits counts. All layers keep the strength that `lora_rank` and "
+        "`lora_alpha` say.",
+    )
     lora_init_type: str = setting(
         "default",
         choices=("default", "gaussian", "pissa", "olora", "loftq"),
@@ -170,6 +176,15 @@ class LoraOptions:
     def kind(self) -> str:
         """What the adapter is called."""
         return ("rank-stabilised " if self.use_rslora else "") + ("DoRA" if self.use_dora else "LoRA")
+
+    @property
+    def ranks(self) -> tuple[tuple[str, int], ...]:
+        """The names in `lora_ranks` with their ranks; raises ValueError where it is written otherwise."""
+        parts = [part.partition("=") for part in self.lora_ranks.split(",") if part.strip()]
+        found = tuple((name.strip(), int(rank)) for name, _, rank in parts)
+        if any(not name or rank < 1 for name, rank in found):
+            raise ValueError(self.lora_ranks)
+        return found
 
     @property
     def strength(self) -> float:

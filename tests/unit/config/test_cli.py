@@ -36,7 +36,7 @@ def other_value(option: Option) -> str:
         "lora_type": "standard",
     }
     special |= {"resume_from_checkpoint": "none", "lora_type": "standard"}
-    special |= {"lora_init_type": "pissa", "init_lora": str(WEBHOOK)}
+    special |= {"lora_ranks": "to_q=8", "lora_init_type": "pissa", "init_lora": str(WEBHOOK)}
     special |= {"optimizer_config": "beta2=0.95", "optimizer": "adafactor"}
     special |= {"report_to": "wandb,tensorboard", "webhook_config": str(WEBHOOK)}
     special |= {"user_prompt_library": str(PROMPTS), "validation_skip_layers": "7,8,9"}

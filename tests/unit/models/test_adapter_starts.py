@@ -116,3 +116,36 @@ def test_a_file_that_does_not_fit_is_refused(base: nn.Module, tmp_path: Path) ->
     with pytest.raises(ModelError, match="set lora_rank"):
         lora = LoraOptions(lora_rank=8, init_lora=str(file))
         trained_lora(copy.deepcopy(base), modules=target_modules(base, "attention"), lora=lora, seed=0)
+
+
+@pytest.mark.parametrize("options", [{"lora_alpha": 2.0}, {"use_rslora": True}, {"lora_init_type": "pissa"}])
+@pytest.mark.parametrize("whole", [True, False], ids=["finished", "checkpoint"])
+def test_layers_with_ranks_of_their_own_open_elsewhere(
+    options: dict[str, Any], whole: bool, base: nn.Module, diffusers_pipeline: Any, tmp_path: Path
+) -> None:
+    denoiser = copy.deepcopy(base)
+    trained = train(denoiser, lora_ranks="attn.to_q=2, transformer_blocks.1=6", **options)
+    ranks = {name: len(weight) for name, weight in trained.weights.items() if "lora_A" in name}
+    layer = "transformer.transformer_blocks.{}.attn.{}.lora_A.weight"
+    assert [ranks[layer.format(*at)] for at in ((0, "to_q"), (1, "to_q"), (1, "to_k"), (2, "to_k"))] == [2, 6, 6, 4]
+    with torch.no_grad():
+        for each in trained.weights.values():
+            each.add_(0.1 * torch.randn(each.shape, generator=torch.Generator().manual_seed(1)))
+    if whole:
+        trained.export(tmp_path / "pytorch_lora_weights.safetensors", metadata={})
+    elif "lora_init_type" in options:
+        return
+    else:
+        trained.save(tmp_path, metadata={})
+    diffusers_pipeline.load_lora_weights(tmp_path)
+    noisy, sigmas, text, pooled = inputs_of()
+    with torch.no_grad():
+        theirs = diffusers_pipeline.transformer(
+            hidden_states=noisy, timestep=1000 * sigmas, encoder_hidden_states=text, pooled_projections=pooled
+        ).sample
+    torch.testing.assert_close(theirs, predicted(denoiser), atol=1e-4, rtol=1e-4)
+
+
+def test_a_rank_for_no_layer_is_refused(base: nn.Module) -> None:
+    with pytest.raises(ModelError, match="lora_ranks names `to_w`"):
+        train(copy.deepcopy(base), lora_ranks="to_w=4")
