@@ -16,6 +16,9 @@ from helpers.models.workload import MemoryEstimate, Workload, workload_of
 from helpers.reporting.figures import memory
 from helpers.training.prepare import Ground, Site
 
+ALL_BLOCKS = 38
+"""As many as the largest model has; fewer there are no harm."""
+
 ENCODING = "encoding pictures and captions"
 TRAINING = "training"
 DRAWING = "drawing validation pictures"
@@ -120,6 +123,7 @@ def turned_down(workload: Workload) -> Iterator[tuple[str, Workload]]:
         yield from _turned_down_in_full(workload)
     elif workload.optimizer != "adafactor":
         yield "OPTIMIZER=adafactor", replace(workload, optimizer="adafactor")
+    yield from _turned_down_elsewhere(workload)
     yield (
         "a RESOLUTION, or one in the dataset file, at which pictures have half as many points",
         replace(workload, width=round(workload.width * 0.5**0.5), height=round(workload.height * 0.5**0.5)),
@@ -129,6 +133,15 @@ def turned_down(workload: Workload) -> Iterator[tuple[str, Workload]]:
     if workload.trains_text:
         yield "TRAIN_TEXT_ENCODER=false", replace(workload, trains_text=False)
     yield from _turned_down_beside(workload)
+
+
+def _turned_down_elsewhere(workload: Workload) -> Iterator[tuple[str, Workload]]:
+    """What can wait in the processor's memory, where the device has one of its own."""
+    if workload.checkpointing_interval > 1:
+        yield "GRADIENT_CHECKPOINTING_INTERVAL=1", replace(workload, checkpointing_interval=1)
+    visits = workload.model_type == "lora" and workload.gradient_checkpointing and workload.checkpointing_interval == 1
+    if workload.device != "cpu" and visits and not workload.offload_blocks:
+        yield f"OFFLOAD_BLOCKS={ALL_BLOCKS}", replace(workload, offload_blocks=ALL_BLOCKS)
 
 
 def _turned_down_in_full(workload: Workload) -> Iterator[tuple[str, Workload]]:

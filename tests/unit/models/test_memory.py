@@ -35,6 +35,7 @@ def test_an_adapter_counts_rank_times_the_edges_of_its_layers() -> None:
     "changed",
     [
         {"gradient_checkpointing": False},
+        {"checkpointing_interval": 2},
         {"batch_size": 2},
         {"width": 1536},
         {"t5_tokens": 256},
@@ -50,6 +51,13 @@ def test_an_adapter_counts_rank_times_the_edges_of_its_layers() -> None:
 def test_what_needs_more_is_said_to_need_more(changed: dict[str, object]) -> None:
     less = {"gradient_checkpointing": False} if "lora_target" in changed else {}
     assert training_bytes(**changed) > training_bytes(**less)
+
+
+def test_what_waits_elsewhere_takes_none_of_the_device_s_memory() -> None:
+    away = [training_bytes(offload_blocks=count) for count in (0, 12, 24)]
+    assert away == sorted(away, reverse=True) and away[2] < away[0] / 2
+    assert training_bytes(offload_blocks=99) == away[2]
+    assert training_bytes(offload_activations=True, batch_size=8) < training_bytes(batch_size=8)
 
 
 def test_each_step_of_quantising_shrinks_caching_training_and_validation() -> None:

@@ -30,6 +30,9 @@ def test_training_names_what_takes_less_the_most_first() -> None:
     assert wasteful[2].startswith("a RESOLUTION")
     assert "BASE_MODEL_PRECISION" in settings_named(TRAINING)
     assert "TRAIN_TEXT_ENCODER" in settings_named(TRAINING, trains_text=True)
+    assert "OFFLOAD_BLOCKS" in settings_named(TRAINING)
+    assert "OFFLOAD_BLOCKS" not in settings_named(TRAINING, offload_blocks=38)
+    assert "GRADIENT_CHECKPOINTING_INTERVAL" in settings_named(TRAINING, checkpointing_interval=2)
     thrifty = settings_named(TRAINING, precision=replace(BF16, base_model_precision="int4-quanto"))
     assert not {"USE_GRADIENT_CHECKPOINTING", "TRAIN_BATCH_SIZE", "BASE_MODEL_PRECISION"} & set(thrifty)
 
