@@ -12,9 +12,10 @@ from helpers.config.options.data import DataOptions
 from helpers.config.options.model import TextOptions
 from helpers.config.recipe import DATASETS, PROCESSES, SETTINGS, settings_told
 from helpers.config.run_config import RunConfig
-from helpers.models.modelspec import modelspec
+from helpers.models.modelspec import PREFIX, modelspec
 from helpers.models.protocols import ModelParts
 from helpers.models.trained import Trained
+from helpers.reporting.licences import Licence, licence_of
 from helpers.training.manifest import Foundations
 
 LIBRARIES = ("torch", "diffusers", "transformers", "peft", "accelerate", "optimum-quanto")
@@ -56,6 +57,9 @@ def provenance_of_result(
         made=datetime.now(UTC),
         edge_px=edge_of(config.data),
     )
+    licence = licence_of(parts.name, folder=parts.scheduler.parent)
+    if licence != Licence():
+        spec |= {f"{PREFIX}license": licence.name or licence.identifier}
     return {
         **spec,
         **provenance(parts, trained=trained, text=config.text),

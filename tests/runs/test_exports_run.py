@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -89,7 +90,10 @@ def test_what_it_tells_of_itself_is_enough_to_repeat_the_run(
     monkeypatch.setenv("WANDB_API_KEY", SECRET)
     settings = {"seed": 7, "lr_scheduler": "cosine", "caption_dropout_probability": 0.5, "use_ema": True}
     prompt = {"validation_negative_prompt": f"it's {SECRET}", "validation_prompt_library": False}
+    shutil.copytree(cached.pipeline, tmp_path / "base")
+    (tmp_path / "base" / "README.md").write_text("---\nlicense: openrail++\n---\n")
     run = copied(cached, tmp_path / "first", export_comfyui=True, **settings, **prompt)
+    run.pipeline = tmp_path / "base"
     assert run.start() == 0
     for name in ("pytorch_lora_weights.safetensors", "comfyui_lora.safetensors"):
         content = (run.output / name).read_bytes()
@@ -98,6 +102,7 @@ def test_what_it_tells_of_itself_is_enough_to_repeat_the_run(
         assert said["modelspec.hash_sha256"] == f"0x{hashlib.sha256(content[length:]).hexdigest()}"
         assert said["modelspec.architecture"] == "stable-diffusion-v3/lora"
         assert said["modelspec.resolution"] == "64x64"
+        assert said["modelspec.license"] == "openrail++"
         assert said["ema_decay"]
         assert not [secret for secret in (SECRET, str(tmp_path), str(run.pipeline)) if secret.encode() in content]
 
