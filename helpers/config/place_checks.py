@@ -15,21 +15,33 @@ HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 BASE = "pretrained_model_name_or_path"
 PARTS = "pretrained_parts_model_name_or_path"
 
+WHOLE_MODELS = ("pipeline", "single_file.safetensors")
+"""What a finished run leaves in its OUTPUT_DIR that could be a base model; see `helpers.training.export`."""
+
 Wrong = tuple[str, str, str, str]
 """An option's name, its value, why it is wrong, and the cure."""
 
 
 def wrong_places(config: RunConfig) -> Iterator[Wrong]:
     """Every folder or file that is named and cannot be used."""
+    output_dir = Path(config.run.output_dir).expanduser().absolute()
     for name in (BASE, PARTS, "pretrained_vae_model_name_or_path", "pretrained_t5_model_name_or_path"):
         said = getattr(config.model, name)
         if said and not (name == BASE and Path(said).expanduser().is_file()):
             yield from _model(name, said=said)
+        if said and _is_replaced(Path(said).expanduser(), output_dir=output_dir):
+            fix = "name another OUTPUT_DIR, or move the model out of this one"
+            yield name, said, "the result of this run would take its place", fix
     yield from _one_file(config.model)
-    output_dir = Path(config.run.output_dir).expanduser().absolute()
     if wrong := not_writable(output_dir):
         yield "output_dir", config.run.output_dir, wrong, "name a folder that this user may write to"
     yield from _checkpoint(config.checkpoint.resume_from_checkpoint, output_dir=output_dir)
+
+
+def _is_replaced(model: Path, *, output_dir: Path) -> bool:
+    """Whether `model` lies where a finished run leaves whole models."""
+    place, output_dir = model.resolve(), output_dir.resolve()
+    return any(place.is_relative_to(output_dir / name) for name in WHOLE_MODELS)
 
 
 def not_writable(folder: Path) -> str:

@@ -70,6 +70,20 @@ def test_models_that_are_not_there(tmp_path: Path) -> None:
     assert vae.option == "PRETRAINED_VAE_MODEL_NAME_OR_PATH"
 
 
+@pytest.mark.parametrize("name", ["pipeline", "pipeline/transformer", "single_file.safetensors"])
+def test_a_model_whose_place_the_result_would_take(tmp_path: Path, name: str) -> None:
+    model = tmp_path / "first" / name
+    model.parent.mkdir(parents=True)
+    model.touch() if model.suffix else model.mkdir()
+    words = (
+        f"--pretrained_model_name_or_path={model}",
+        "--max_train_steps=1",
+        f"--output_dir={tmp_path}/second/../first",
+    )
+    with pytest.raises(ConfigError, match="the result of this run would take its place"):
+        parse_arguments(words)
+
+
 def test_an_output_folder_that_is_a_file(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     problem = problem_of(MODEL, "--max_train_steps=1", f"--output_dir={tmp_path / 'file' / 'below'}")
