@@ -60,6 +60,10 @@ class Made:
     def is_lora(self) -> bool:
         return self.run.model_type == "lora"
 
+    @property
+    def is_lycoris(self) -> bool:
+        return self.is_lora and self.run.settings.get("lora", {}).get("lora_type") == "lycoris"
+
 
 def card_text(made: Made) -> str:
     """The whole card, as Markdown with metadata in front."""
@@ -126,6 +130,7 @@ def _in_diffusers(made: Made) -> str:
     lines = (
         "import torch",
         "from diffusers import StableDiffusion3Pipeline",
+        *_imports(made),
         "",
         *_loading(made),
         'pipeline.to("cuda" if torch.cuda.is_available() else "cpu")',
@@ -154,13 +159,26 @@ def _in_diffusers(made: Made) -> str:
     )
 
 
+def _imports(made: Made) -> Iterator[str]:
+    """What is imported besides, for adapters that diffusers does not know (`pip install lycoris-lora`)."""
+    if made.is_lycoris and made.repository:
+        yield "from huggingface_hub import hf_hub_download"
+    if made.is_lycoris:
+        yield "from lycoris import create_lycoris_from_weights"
+
+
 def _loading(made: Made) -> Iterator[str]:
     """The lines that load the pipeline: from the hub, or, where it is not published, from the folder of this card."""
     model = made.base if made.is_lora else made.repository or made.run.result
     if made.is_lora and made.base_is_here:
         yield "# The base model's folder; its path is yours to fill in."
     yield f"pipeline = StableDiffusion3Pipeline.from_pretrained({model!r}, torch_dtype=torch.bfloat16)"
-    if made.is_lora:
+    if made.is_lycoris:
+        downloaded = f"hf_hub_download({made.repository!r}, {made.run.result!r})"
+        yield f"weights = {downloaded if made.repository else repr(made.run.result)}"
+        yield "network, _ = create_lycoris_from_weights(1.0, weights, pipeline.transformer)"
+        yield "network.merge_to(1.0)"
+    elif made.is_lora:
         yield f"pipeline.load_lora_weights({made.repository or '.'!r}, weight_name={made.run.result!r})"
 
 

@@ -1,6 +1,7 @@
 """Every kind of adapter goes on exactly, and draws in plain diffusers what the trainer drew."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +60,17 @@ def test_a_stopped_run_goes_on_exactly_and_its_file_draws_elsewhere(
         file = straight.output / "pytorch_lora_weights.safetensors"
         theirs = drawn_by_diffusers(cached.pipeline, file, is_lycoris="lora_type" in settings)
         assert np.abs(ours - theirs).max() <= 1
+    if kind == "LoKr":
+        the_cards_code_draws(straight, monkeypatch)
+
+
+def the_cards_code_draws(run: SmallRun, monkeypatch: pytest.MonkeyPatch) -> None:
+    (code,) = re.findall(r"```python\n(.*?)```", (run.output / "README.md").read_text(), flags=re.DOTALL)
+    (run.output / run.pipeline.name).symlink_to(run.pipeline)
+    monkeypatch.chdir(run.output)
+    exec(code, {})
+    with Image.open("picture.png") as picture:
+        assert picture.size == (64, 64)
 
 
 def all_equal(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> bool:
