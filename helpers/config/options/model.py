@@ -87,8 +87,7 @@ class PrecisionOptions:
     quantize_via: str = setting(
         "cpu",
         choices=("cpu", "accelerator"),
-        help="Where weights are quantised, block by block: `cpu`, or the `accelerator` that computes with them, which "
-        "is faster.",
+        help="Where weights are quantised, block by block: `cpu`, or the `accelerator` that computes with them.",
     )
     vae_dtype: str | None = setting(
         None,
