@@ -117,10 +117,10 @@ def test_a_vae_that_is_kept_is_loaded_once_and_draws_the_same(
     tmp_path: Path, tiny_pipeline: Path, drawing: SmallRun, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     loaded: list[object] = []
-    load = AutoencoderKL.from_pretrained.__func__
+    load = AutoencoderKL.from_config.__func__
     monkeypatch.setattr(
         AutoencoderKL,
-        "from_pretrained",
+        "from_config",
         classmethod(lambda kind, *a, **more: loaded.append(kind) or load(kind, *a, **more)),
     )
     kept = finished_run(tmp_path / "kept", tiny_pipeline, **VALIDATION, keep_vae_loaded=True)

@@ -19,7 +19,7 @@ READY = "ctrl-c leave"
 TYPED_INSTEAD = "   enter take"
 """The keys of a text that is typed in the place of a list, under the same title."""
 
-SECONDS = 300
+SECONDS = 120
 
 
 @pytest.fixture
@@ -83,10 +83,12 @@ def test_answers_by_keys_become_a_run_of_two_steps(clone: Path, keyboard: Keyboa
     keyboard.press("Which model do you start from?", UP, ENTER)  # past the first is the last: another
     keyboard.type(TYPED_INSTEAD, "no/such/model/here")
     keyboard.type("there is no such folder", str(tiny_pipeline))
+    keyboard.press("Which kind of adapter?", ENTER)
     keyboard.press("What rank shall the LoRA have?", ENTER)
     keyboard.press("What shall the LoRA be attached to?", ESCAPE)
     keyboard.press("What rank shall the LoRA have?", UP, ENTER)
     keyboard.press("What shall the LoRA be attached to?", DOWN, ENTER)
+    keyboard.press("Shall it be a DoRA?", ENTER)
     keyboard.type("Which folder holds your pictures?", "colours")
     keyboard.press("How large shall they be trained at?", DOWN, ENTER)
     keyboard.type(TYPED_INSTEAD, "0.005")
@@ -155,7 +157,7 @@ def plain(clone: Path, *lines: str, flags: tuple[str, ...] = ()) -> subprocess.C
 
 def test_plain_lines_are_answers(clone: Path) -> None:
     """Numbers and names of a list, a wrong one corrected, `<` back, `-` for nothing, empty for what is proposed."""
-    start = ("", "", "SD3 medium", "5", "<", "many", "32", "")
+    start = ("", "", "SD3 medium", "", "5", "<", "many", "32", "", "")
     finished = plain(clone, *start, "colours", *[""] * 60)
     assert finished.returncode == 0, finished.stdout + finished.stderr
     assert "many will not do: it is not a whole number" in finished.stdout
