@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from logging.handlers import MemoryHandler
 from typing import TextIO
 
-NOISY_LIBRARIES = ("diffusers", "transformers", "accelerate", "peft", "PIL")
+NOISY_LIBRARIES = ("diffusers", "transformers", "accelerate", "peft", "bitsandbytes", "PIL")
 # These tell whole addresses, which may be secrets.
 SILENT_LIBRARIES = ("httpx", "httpx2", "httpcore", "httpcore2")
 HIDDEN = "(hidden)"

@@ -19,6 +19,7 @@ from helpers.models.dora import learn_magnitudes
 from helpers.models.lora_files import DIFFUSERS_ENTRY, EXPORT_PREFIX, header_entry
 from helpers.models.tensor_files import copy_tensors, opened, write_tensors
 from helpers.models.trained import Trained
+from helpers.models.unseen import without_bitsandbytes
 
 ADAPTER = "default"
 LORA_FILE = "pytorch_lora_weights.safetensors"
@@ -125,7 +126,7 @@ def attach_lora(
         use_dora=lora.use_dora,
         target_modules=list(modules),
     )
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=[]), without_bitsandbytes():
         inject_adapter_in_model(config, denoiser, adapter_name=ADAPTER)
     _draw_start(denoiser, kind=lora.lora_init_type, seed=seed)
     if lora.use_dora:

@@ -45,7 +45,7 @@ def _made(options: OptimizerOptions, *, weights: Mapping[str, nn.Parameter], see
 
             return StochasticAdamW(parameters, **said, seed=seed)
         case "adamw8bit":
-            library: Any = import_module("bitsandbytes.optim")  # not among what is installed with this program
+            library: Any = import_module("bitsandbytes.optim")  # which is installed on Linux only
             return library.AdamW8bit(parameters, **said)
         case "adafactor":
             # Second number 1: steps are as long as the learning rate says and not in proportion to the weights, which
@@ -77,7 +77,7 @@ def _made(options: OptimizerOptions, *, weights: Mapping[str, nn.Parameter], see
 
             return ScheduleFreeAdamW(parameters, **said)
         case "prodigy_schedulefree":
-            library = import_module("prodigyplus")  # nor is this
+            library = import_module("prodigyplus")  # has no types
             return library.ProdigyPlusScheduleFree(parameters, **said, split_groups=False)
         case unknown:
             raise AssertionError(f"optimizer {unknown} is declared and not built")

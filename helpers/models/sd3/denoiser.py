@@ -14,6 +14,7 @@ from helpers.models.sd3.parts import read_config
 from helpers.models.sd3.single_file import transformer_weights
 from helpers.models.sd3.targets import SETS, in_set
 from helpers.models.streaming import Form, load
+from helpers.models.unseen import without_bitsandbytes
 
 # The network's two ends and its modulation of time: a small share of the weights, through which everything passes.
 NEVER_QUANTISED = ("pos_embed.*", "time_text_embed.*", "context_embedder", "norm_out.*", "proj_out")
@@ -27,7 +28,8 @@ def load_denoiser(
     Read block by block, each of them quantised before the next is read, so that nothing ever holds it whole.
     waiting: so many of its last blocks stay in the processor's memory.
     """
-    from diffusers.models.transformers.transformer_sd3 import SD3Transformer2DModel
+    with without_bitsandbytes():
+        from diffusers.models.transformers.transformer_sd3 import SD3Transformer2DModel
 
     with torch.device("meta"):
         denoiser: Any = SD3Transformer2DModel.from_config(read_config(parts.transformer))

@@ -15,6 +15,7 @@ from typing import Any
 
 from helpers.errors import ModelError
 from helpers.models.sd3.pipeline import model_index
+from helpers.models.unseen import without_bitsandbytes
 
 TOKENIZERS = Path(__file__).resolve().parents[3] / "config" / "demo" / "tokenizers"
 RECIPE_FILE = "small_pipeline.json"
@@ -162,7 +163,8 @@ def _draw_weights(module: Any) -> None:
 
 
 def _transformer(shape: Shape, *, dual_attention: bool, qk_norm: str | None) -> Any:
-    from diffusers.models.transformers.transformer_sd3 import SD3Transformer2DModel
+    with without_bitsandbytes():
+        from diffusers.models.transformers.transformer_sd3 import SD3Transformer2DModel
 
     width = shape.heads * shape.head_width
     model = SD3Transformer2DModel(

@@ -15,6 +15,7 @@ from helpers.models.precision import vae_dtype
 from helpers.models.protocols import LatentPart, ModelParts
 from helpers.models.sd3.parts import part_identity, read_config, weight_files
 from helpers.models.streaming import Form, load, weights_of
+from helpers.models.unseen import without_bitsandbytes
 
 # To be raised whenever the same settings begin to give other numbers.
 ENCODING_VERSION = "1"
@@ -68,7 +69,8 @@ class KlEncoder:
     """A loaded AutoencoderKL; see `LatentEncoder`."""
 
     def __init__(self, wanted: _Wanted) -> None:
-        from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
+        with without_bitsandbytes():
+            from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 
         with torch.device("meta"):
             model: Any = AutoencoderKL.from_config(read_config(wanted.folder))

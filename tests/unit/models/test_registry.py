@@ -25,7 +25,7 @@ denoiser = family.load_denoiser(parts, precision, device)
 options = {"model_type": "lora", "lora": LoraOptions(), "full": FullOptions()}
 make_trained(denoiser, family=family, parts=parts, seed=0, **options)
 unused = ["optimum.quanto", "transformers.models.clip", "transformers.models.t5", "torchvision"]
-unused += ["diffusers.pipelines", "diffusers.models.autoencoders.autoencoder_kl"]
+unused += ["diffusers.pipelines", "diffusers.models.autoencoders.autoencoder_kl", "bitsandbytes"]
 print([name for name in unused if name in sys.modules])
 """
 
