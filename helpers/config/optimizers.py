@@ -213,8 +213,12 @@ def settings_of(optimizer: str, *, config: str) -> dict[str, Any]:
 def wrong_settings(optimizer: str, *, config: str) -> Iterator[tuple[str, str, str]]:
     """What is wrong with `config`: the words, why, and the cure."""
     options = _options(optimizer)
+    seen: set[str] = set()
     for key, text in _pairs(config):
         said = f"{key}={text}"
+        if key in seen:
+            yield said, "it is said before, too", "say it once"
+        seen.add(key)
         if key not in options:
             fix = did_you_mean(key, options, otherwise=f"say one of {', '.join(options)}")
             yield said, f"{optimizer} has no setting of that name", fix

@@ -39,6 +39,7 @@ def test_settings_are_read_in_the_format_of_their_defaults() -> None:
         ("beta1=1.5", "beta1=1.5", "must be a number from 0", "say a number"),
         ("weight_decay", "weight_decay=", "it is empty", "say a number of at least 0"),
         ("betas=0.9,0.99", "betas=0.9", "has no setting", "did you mean beta"),
+        ("eps=1e-6,eps=1e-8", "eps=1e-8", "said before", "say it once"),
     ],
 )
 def test_a_setting_that_cannot_be_is_told_with_its_cure(said: str, value: str, reason: str, fix: str) -> None:
@@ -46,6 +47,16 @@ def test_a_setting_that_cannot_be_is_told_with_its_cure(said: str, value: str, r
     assert (problem.option, problem.value) == ("OPTIMIZER_CONFIG", value)
     assert reason in problem.reason
     assert fix in problem.fix
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_no_optimiser_takes_a_name_that_it_does_not_have_or_a_value_of_another_kind(name: str) -> None:
+    wrong = {"momentun": "0.9"} | {option.name: "0.5.1" for option in KINDS[name].settings}
+    wrong |= {option.name: "2.5" for option in KINDS[name].settings if option.kind is int}
+    said = ",".join(f"{key}={value}" for key, value in wrong.items())
+    problems = problems_of(f"--optimizer={name}", f"--optimizer_config={said}")
+    judged = [problem.value for problem in problems if problem.option == "OPTIMIZER_CONFIG"]
+    assert judged == [f"{key}={value}" for key, value in wrong.items()]
 
 
 def test_settings_of_an_optimiser_that_is_not_there_are_not_judged() -> None:

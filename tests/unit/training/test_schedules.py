@@ -1,10 +1,17 @@
 """Schedules against the libraries' own, under the same names."""
 
+from typing import Any
+
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as some
 
-from helpers.config.options.training import LR_SCHEDULES, OptimizerOptions
+from helpers.config.options.training import LR_SCHEDULES, CheckpointOptions, OptimizerOptions, RunOptions
+from helpers.training.plan import plan_run
 from helpers.training.schedules import learning_rate
+from helpers.training.state import TrainState
+from tests.unit.training.small_run import small_order
 
 STEPS, WARMUP = 40, 8
 
@@ -41,9 +48,10 @@ def library_rates(name: str, **options: float | int) -> list[float]:
         ("linear", {}, {}),
         ("cosine", {}, {}),
         ("cosine_with_restarts", {"lr_num_cycles": 3}, {"num_cycles": 3}),
+        ("polynomial", {"lr_power": 1.5, "lr_end": 1e-7}, {"power": 1.5}),
     ],
 )
-def test_rates_are_those_of_diffusers(name: str, ours: dict[str, int], theirs: dict[str, int]) -> None:
+def test_rates_are_those_of_diffusers(name: str, ours: dict[str, Any], theirs: dict[str, Any]) -> None:
     assert rates(name, lr_warmup_steps=WARMUP, **ours) == pytest.approx(library_rates(name, **theirs))
 
 
@@ -70,6 +78,49 @@ def test_rates_stay_between_end_and_peak(name: str) -> None:
     assert max(found) == found[0] == 0.5
     assert min(found) >= 0.2
     assert found[-1] < 0.5
+
+
+@given(
+    name=some.sampled_from(LR_SCHEDULES),
+    steps=some.integers(1, 50),
+    warmup=some.integers(0, 60),
+    cycles=some.integers(1, 60),
+    power=some.floats(0.1, 4),
+    end=some.floats(0, 0.5),
+    start=some.integers(0, 50),
+)
+@settings(max_examples=200, deadline=None, derandomize=True)
+def test_a_rate_is_a_function_of_its_step_alone(
+    name: str, steps: int, warmup: int, cycles: int, power: float, end: float, start: int
+) -> None:
+    """A run that goes on at any step has the rates of one that was never interrupted, and none is out of bounds."""
+    optimizer = OptimizerOptions(
+        lr_scheduler=name,
+        learning_rate=0.5,
+        lr_end=end,
+        lr_warmup_steps=warmup,
+        lr_num_cycles=cycles,
+        lr_power=power,
+    )
+
+    def rates_from(first: int) -> list[float]:
+        run, checkpoint = RunOptions(max_train_steps=steps), CheckpointOptions()
+        state = TrainState(step=first)
+        plan = plan_run(small_order(), run=run, optimizer=optimizer, checkpoint=checkpoint, start=state)
+        return [plan.learning_rate(step) for step in range(first, plan.total_steps)]
+
+    straight = rates_from(0)
+    assert rates_from(min(start, steps)) == straight[start:]
+    rising = 0 if name == "constant" else warmup
+    assert straight[:rising] == [0.5 * step / warmup for step in range(min(rising, steps))]
+    assert all(end - 1e-12 <= rate <= 0.5 + 1e-12 for rate in straight[rising:])
+    assert straight[rising:][:1] in ([], [0.5])
+
+
+def test_a_cycle_begins_with_its_first_step() -> None:
+    for cycles in range(1, 60):
+        found = rates("cosine_with_restarts", steps=3 * cycles, lr_num_cycles=cycles)
+        assert found[::3] == [0.5] * cycles
 
 
 def test_a_run_shorter_than_its_warmup_only_rises() -> None:
