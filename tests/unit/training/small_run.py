@@ -3,6 +3,7 @@
 import argparse
 import contextlib
 import dataclasses
+import math
 import os
 import signal
 import sys
@@ -106,7 +107,9 @@ def small_order(*, batch_size: int = 2, world_size: int = 1) -> Order:
     return Order([bucket], seed=0, batch_size=batch_size, world_size=world_size)
 
 
-def batch_at(position: Position, *, batch_size: int = 2, rank: int = 0, spoilt: bool = False) -> TrainBatch:
+def batch_at(
+    position: Position, *, batch_size: int = 2, rank: int = 0, spoilt: bool = False, by: float = math.nan
+) -> TrainBatch:
     """A batch that is a function of its position, as the loader's are."""
     draws = [
         generator(0, "batch", position.epoch, position.batch, rank * batch_size + slot) for slot in range(batch_size)
@@ -114,7 +117,7 @@ def batch_at(position: Position, *, batch_size: int = 2, rank: int = 0, spoilt: 
     latents = torch.stack([torch.randn(CHANNELS, 4, 4, generator=draw) for draw in draws])
     return TrainBatch(
         position=position,
-        latents=latents * torch.nan if spoilt else latents,
+        latents=latents * by if spoilt else latents,
         noise=torch.stack([torch.randn(CHANNELS, 4, 4, generator=draw) for draw in draws]),
         sigmas=torch.stack([torch.rand((), generator=draw) for draw in draws]),
         prompt_embeds=torch.zeros(batch_size, 1, 1),
@@ -125,13 +128,13 @@ def batch_at(position: Position, *, batch_size: int = 2, rank: int = 0, spoilt: 
 
 
 def batches_from(
-    position: Position, *, order: Order, seconds: float = 0.0, rank: int = 0, spoilt: str = ""
+    position: Position, *, order: Order, seconds: float = 0.0, rank: int = 0, spoilt: str = "", by: float = math.nan
 ) -> Iterator[TrainBatch]:
-    """spoilt: epoch and batch of one that holds no numbers."""
+    """spoilt: epoch and batch of one whose latents are multiplied `by` that."""
     while True:
         time.sleep(seconds)
         is_spoilt = f"{position.epoch}-{position.batch}" == spoilt
-        yield batch_at(position, batch_size=order.batch_size, rank=rank, spoilt=is_spoilt)
+        yield batch_at(position, batch_size=order.batch_size, rank=rank, spoilt=is_spoilt, by=by)
         position = order.following(position)
 
 
@@ -197,6 +200,8 @@ class SmallRun:
     batch_seconds: float = 0.0
     kill_at_save: int = 0
     spoilt_batch: str = ""
+    spoilt_by: float = math.nan
+    fused_backward: bool = False
     learning_rate: float = 0.1
 
     def run(self, stop: StopRequest, events: Events) -> dict[str, Tensor]:
@@ -228,7 +233,9 @@ class SmallRun:
             learner,
             optimiser=optimiser,
             state=state,
-            batches=batches_from(state.position, order=order, seconds=self.batch_seconds, spoilt=self.spoilt_batch),
+            batches=batches_from(
+                state.position, order=order, seconds=self.batch_seconds, spoilt=self.spoilt_batch, by=self.spoilt_by
+            ),
             plan=small_plan(
                 order,
                 steps=self.steps,
@@ -236,6 +243,8 @@ class SmallRun:
                 save_every=self.save_every,
                 learning_rate=self.learning_rate,
                 lr_scheduler="linear",
+                fused_backward=self.fused_backward,
+                max_grad_norm=0.0 if self.fused_backward else 1.0,
             ),
             duties=SavingOnly(writer=writer),
             stop=stop,

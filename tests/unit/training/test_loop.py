@@ -1,6 +1,8 @@
 """The loop takes the steps it promises, exactly those, whatever interrupts it."""
 
+import dataclasses
 import math
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -108,12 +110,13 @@ def test_a_loss_that_is_no_number_ends_the_run_before_the_weights_change() -> No
     def batches() -> Iterator[TrainBatch]:
         yield batch_at(Position(0, 0))
         yield batch_at(Position(0, 1), spoilt=True)
+        yield batch_at(Position(0, 2))
 
     with pytest.raises(TrainingError) as error:
-        train_small(denoiser, batches=batches(), steps=1, accumulation=2)
+        train_small(denoiser, batches=batches(), steps=1, accumulation=3)
     assert "optimiser step 1" in str(error.value)
     assert f"a: 0-1-0.png, at σ = {batch_at(Position(0, 1)).sigmas[0]:.3f}" in str(error.value)
-    assert "a: 0-0-0.png" not in str(error.value)
+    assert "a: 0-0-0.png" not in str(error.value) and "a: 0-2-0.png" not in str(error.value)
     for name, weight in denoiser.weights().items():
         assert torch.equal(weight, before[name])
 
@@ -136,6 +139,30 @@ def test_what_was_learnt_before_a_loss_that_is_no_number_is_saved_and_goes_on_ex
     # The one from long before stays, in case that the last one was on the way to no good.
     assert sorted(folder.name for folder in broken.output.iterdir()) == ["checkpoint-2", "checkpoint-3"]
     found = SmallRun(output=tmp_path / "broken", steps=6, keep=1).run(StopRequest(), Events())
+    assert all(torch.equal(found[name], weight) for name, weight in expected.items())
+
+
+@pytest.mark.parametrize(
+    ("scale", "what", "stand"),
+    [
+        (math.nan, "the loss", ["checkpoint-2", "checkpoint-3"]),
+        # Found in the middle of the backward pass, when weights have moved: what the last checkpoint holds is right.
+        (1e12, "the length of the gradient", ["checkpoint-2"]),
+    ],
+)
+def test_weights_that_move_during_the_backward_pass_are_saved_as_they_were_or_not_at_all(
+    scale: float, what: str, stand: list[str], tmp_path: Path
+) -> None:
+    run = SmallRun(output=tmp_path, steps=6, accumulation=1, fused_backward=True)
+    expected = run.run(StopRequest(), Events())
+    for later in (4, 6):
+        shutil.rmtree(tmp_path / f"checkpoint-{later}")
+    broken = dataclasses.replace(run, spoilt_batch="1-0", spoilt_by=scale)
+    with pytest.raises(TrainingError, match=rf"step 4 {what}[\s\S]*a: 1-0-0\.png") as error:
+        broken.run(StopRequest(), Events())
+    assert ("spoilt already" in str(error.value)) == (what != "the loss")
+    assert sorted(folder.name for folder in tmp_path.iterdir()) == stand
+    found = run.run(StopRequest(), Events())
     assert all(torch.equal(found[name], weight) for name, weight in expected.items())
 
 

@@ -1,0 +1,98 @@
+"""Several processes that train more than a plain LoRA: text encoders, against a prior, with an average kept."""
+
+import shutil
+from functools import partial
+from pathlib import Path
+
+import pytest
+import torch
+
+from helpers.batches.types import TrainBatch
+from tests.runs.harness import SmallRun, copied, draw, draw_set, image_dataset, same
+from tests.runs.ranks import run_ranks
+
+STEPS = 4
+SETTINGS = {
+    "train_text_encoder": True,
+    "text_encoder_lr": 0.004,
+    "train_batch_size": 1,
+    "max_train_steps": STEPS,
+    "checkpointing_steps": 1,
+    "caption_dropout_probability": 0.3,
+    "optimizer": "adamw_schedulefree",
+}
+PRIOR = image_dataset(
+    id="prior", instance_data_dir="datasets/prior", cache_dir_vae="cache/prior", is_regularisation_data=True
+)
+
+
+@pytest.fixture(scope="module")
+def two(tmp_path_factory: pytest.TempPathFactory, tiny_pipeline: Path) -> SmallRun:
+    """A run of two processes from nothing to its end."""
+    run = SmallRun(tmp_path_factory.mktemp("two"), tiny_pipeline, settings=SETTINGS, datasets=[image_dataset(), PRIOR])
+    draw_set(run.output / "datasets" / "colours")
+    for name in ("purple", "black", "white"):
+        draw(run.output / "datasets/prior" / f"{name} thing.png", colour=(90, 90, 90), size=(80, 80))
+    ended = run_ranks(run)
+    assert ended.statuses == (0, 0), ended.said
+    return run
+
+
+def at_step(step: int, run: SmallRun, folder: Path) -> SmallRun:
+    """The run as it was when it was interrupted after its checkpoint at `step`."""
+    cut = copied(run, folder)
+    cut.datasets = run.datasets
+    for later in range(step + 1, STEPS + 1):
+        shutil.rmtree(cut.output / f"checkpoint-{later}")
+    (cut.output / "pytorch_lora_weights.safetensors").unlink()
+    return cut
+
+
+def test_two_learn_what_one_with_twice_the_batch_learns(two: SmallRun, tmp_path: Path) -> None:
+    """Every gradient is shared, the text encoders' too."""
+    one = SmallRun(tmp_path, two.pipeline, settings=two.settings | {"train_batch_size": 2}, datasets=two.datasets)
+    for part in ("datasets", "cache"):
+        shutil.copytree(two.output / part, one.output / part)
+    assert one.start() == 0
+    found = two.remembered(STEPS)
+    for name, tensor in one.remembered(STEPS).items():
+        torch.testing.assert_close(found[name], tensor, rtol=2e-3, atol=2e-5, msg=lambda said, name=name: name + said)
+    for prefix in ("transformer.", "text_encoder.", "text_encoder_2."):
+        assert any(tensor.any() for name, tensor in two.weights().items() if name.startswith(prefix) and "_B" in name)
+
+
+def spoil_a_batch(rank: int, *, told: Path) -> None:
+    """Have the second process meet latents that are no numbers in the last batch of its second step."""
+    from helpers.batches.loader import BatchSource
+
+    make = BatchSource.batch
+    made: list[TrainBatch] = []
+
+    def batch(source: BatchSource, position: object) -> TrainBatch:
+        made.append(make(source, position))  # type: ignore[arg-type]
+        if len(made) == 4:
+            made[-1].latents.fill_(torch.nan)
+            told.write_text("\n".join(made[-1].paths))
+        return made[-1]
+
+    if rank == 1:
+        BatchSource.batch = batch  # type: ignore[method-assign,assignment]
+
+
+def test_a_loss_that_is_no_number_ends_all_with_what_was_before_it_and_they_go_on_exactly(
+    two: SmallRun, tmp_path: Path
+) -> None:
+    run = at_step(1, two, tmp_path / "run")
+    failed = run_ranks(run, before=partial(spoil_a_batch, told=tmp_path / "told"), checkpointing_steps=STEPS)
+    assert failed.statuses == (1, 1)
+    assert failed.said[1] == ""
+    named = [line for line in failed.said[0].splitlines() if ", at σ = " in line]
+    assert [line.partition(",")[0].strip() for line in named] == (tmp_path / "told").read_text().splitlines()
+    assert "At optimiser step 3 the loss is not a finite number" in failed.said[0]
+    assert run.saved_steps() == [1, 2], "what was learnt before is saved"
+    assert same(run.remembered(2), two.remembered(2))
+
+    again = run_ranks(run)
+    assert again.statuses == (0, 0), again.said
+    assert same(run.remembered(STEPS), two.remembered(STEPS))
+    assert same(run.weights(), two.weights())
