@@ -128,10 +128,25 @@ def attach_lora(
     )
     with torch.random.fork_rng(devices=[]), without_bitsandbytes():
         inject_adapter_in_model(config, denoiser, adapter_name=ADAPTER)
+    _leave_casting_to_autocast(denoiser)
     _draw_start(denoiser, kind=lora.lora_init_type, seed=seed)
     if lora.use_dora:
         learn_magnitudes(denoiser, adapter=ADAPTER)
     return _adapter_weights(denoiser)
+
+
+def _leave_casting_to_autocast(denoiser: nn.Module) -> None:
+    """Keep peft from making an fp32 copy of each layer's bf16 input, of which autocast makes a bf16 copy again.
+
+    To the same numbers, but for two copies of all that goes in, one of which the backward pass would keep.
+    """
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    def cast(hidden: Tensor, dtype: torch.dtype) -> Tensor:
+        return hidden if torch.is_autocast_enabled(hidden.device.type) else hidden.to(dtype)
+
+    for layer in [module for module in denoiser.modules() if isinstance(module, BaseTunerLayer)]:
+        layer._cast_input_dtype = cast  # type: ignore[method-assign]  # its own switch knows nothing of autocast
 
 
 def _draw_start(denoiser: nn.Module, *, kind: str, seed: int) -> None:

@@ -98,7 +98,7 @@ def _attention(run: Pass, *, at: str, names: tuple[str, str, str, str]) -> int:
 def _inputs(run: Pass, *, held: int, adapted: int, layers: int) -> int:
     """Bytes kept of the input, `held` bytes a number, that some linear layers share, `adapted` of them with a LoRA."""
     weighed = layers if run.full else adapted
-    copies = weighed * run.weighed if held != run.weighed or (run.autocast and not run.full) else 0
+    copies = weighed * run.weighed if held != run.weighed else 0
     shared = held if run.keeps_inputs or (weighed and not copies) else 0
     return copies + shared
 

@@ -88,6 +88,22 @@ def test_what_is_away_is_held_nowhere_else_and_parameters_stay() -> None:
     assert result.grad_fn._saved_mat2.data_ptr() == layer.weight.data_ptr()
 
 
+def test_a_lora_takes_bf16_inputs_as_they_are_and_the_numbers_stay(parts: ModelParts) -> None:
+    """peft would make an fp32 copy of each, and autocast a bf16 one of that."""
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    denoiser, weights = loaded(parts, base_model_default_dtype="bf16")
+    with Operations() as ours:
+        found = gradients(denoiser, weights, bf16=True)
+    adapted = [module for module in denoiser.modules() if isinstance(module, BaseTunerLayer)]
+    for layer in adapted:
+        del layer._cast_input_dtype
+    with Operations() as theirs:
+        assert same(found, gradients(denoiser, weights, bf16=True))
+    copies = [asked.names.count("aten._to_copy.default") for asked in (ours, theirs)]
+    assert copies[0] < copies[1] - 2 * len(adapted)
+
+
 def test_compiled_code_is_for_all_buckets_and_names_stay(parts: ModelParts, compiling: None) -> None:
     """One compilation for each kind of block: the first, whose input needs no gradient, those between, and the last.
 
