@@ -128,6 +128,15 @@ def test_the_shift_moves_noise_levels_as_the_reference_says(run: SmallRun, watch
     assert unshifted.min() > 0 and unshifted.max() <= 1 and len(unshifted.unique()) == len(unshifted)
 
 
+def test_the_distribution_of_noise_levels_reaches_the_run(run: SmallRun, watch: Seen) -> None:
+    settings = ({}, {"logit_mean": 0.7, "logit_std": 0.5}, {"timestep_sampling": "uniform"})
+    for said in settings:
+        assert run.start(flow_shift=1, max_train_steps=2, resume_from_checkpoint="none", **said) == 0
+    usual, moved, uniform = torch.cat([batch.sigmas for batch in watch.batches]).chunk(3)
+    torch.testing.assert_close(moved.logit(), 0.7 + 0.5 * usual.logit())
+    assert not torch.isclose(uniform, usual).any()
+
+
 def test_nothing_to_train_is_an_error(run: SmallRun, capsys: pytest.CaptureFixture[str]) -> None:
     assert run.start(lora_target="no_such_layer") == 1
     assert "no_such_layer" in capsys.readouterr().err

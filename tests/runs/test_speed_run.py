@@ -58,10 +58,11 @@ def test_a_kernel_that_the_device_lacks_is_refused(plain: SmallRun, capsys: pyte
 def test_a_compiled_run_goes_on_as_if_it_had_not_been_stopped(
     plain: SmallRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Over several sizes of pictures. The compiler's last stage, which takes a minute here, is left out."""
+    """With pictures of several sizes and learning text encoders. The compiler's last, slow stage is left out."""
     quick(monkeypatch)
     straight, stopped = (
-        copied(plain, tmp_path / name, training_dynamo_backend="inductor") for name in ("straight", "stopped")
+        copied(plain, tmp_path / name, training_dynamo_backend="inductor", train_text_encoder=True)
+        for name in ("straight", "stopped")
     )
     assert straight.start(resume_from_checkpoint="none") == 0
     assert "compile the model" in capsys.readouterr().out

@@ -75,6 +75,17 @@ def test_a_stopped_run_goes_on_as_if_it_had_not(
         assert moved and all(tensor.any() for tensor in moved), prefix
 
 
+def test_neither_what_waits_elsewhere_nor_where_the_average_is_changes_what_they_learn(
+    cached: SmallRun, tmp_path: Path
+) -> None:
+    average = {"use_ema": True, "ema_decay": 0.9, "ema_update_interval": 2}
+    elsewhere = {"offload_blocks": 2, "offload_activations": True, "ema_device": "accelerator"}
+    plain, saving = copied(cached, tmp_path / "a", **average), copied(cached, tmp_path / "b", **average, **elsewhere)
+    assert plain.start() == saving.start() == 0
+    assert same(saving.remembered(STEPS), plain.remembered(STEPS))
+    assert same(saving.weights(), plain.weights())
+
+
 def test_plain_diffusers_draws_what_the_trainer_drew(
     cached: SmallRun, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -42,7 +42,6 @@ def take_steps(optimiser: torch.optim.Optimizer, weights: Mapping[str, nn.Parame
 # Settings under which few steps show all that an optimiser does.
 HASTY = {"soap": "precondition_frequency=2", "adamw8bit": "min_8bit_size=16", "dadaptation": "d0=0.01"}
 
-
 NEW_VALUES = {
     "beta2_decay": -0.5,
     "d": 2,
@@ -119,6 +118,27 @@ def test_every_setting_reaches_the_optimiser(name: str, setting: Option) -> None
         return f"{optimiser.defaults} {getattr(optimiser, 'args', '')} {getattr(optimiser, 'clip_threshold', '')}"
 
     assert told(usual) != told(other)
+
+
+def test_adamw8bit_moves_weights_as_adamw_does_with_a_quarter_of_its_memory() -> None:
+    """Also where gradients differ a thousandfold in size, as those of a model's layers do."""
+    start = 0.05 * torch.randn(64, 256, generator=torch.Generator().manual_seed(0))
+    moved, remembered = {}, {}
+    for name in ("adamw", "adamw8bit"):
+        weights = {"a": nn.Parameter(start.clone())}
+        options = OptimizerOptions(optimizer=name, learning_rate=1e-4) if name == "adamw" else options_of(name)
+        optimiser = make_optimiser(options, weights=weights, seed=0)
+        for step in range(60):
+            noise = torch.randn(start.shape, generator=torch.Generator().manual_seed(step))
+            weights["a"].grad = torch.logspace(-6, -3, 64)[:, None] * (noise + start.sign())
+            set_learning_rate(optimiser, 1e-4)
+            optimiser.step()
+        moved[name] = weights["a"].detach() - start
+        remembered[name] = sum(tensor.nbytes for tensor in optimiser_state(optimiser, weights=weights)[0].values())
+    cosine = torch.cosine_similarity(moved["adamw"].flatten(), moved["adamw8bit"].flatten(), dim=0)
+    assert cosine > 0.999
+    assert float(moved["adamw8bit"].norm()) == pytest.approx(float(moved["adamw"].norm()), rel=0.01)
+    assert remembered["adamw8bit"] < 0.3 * remembered["adamw"]
 
 
 def test_a_state_of_other_weights_is_refused() -> None:
