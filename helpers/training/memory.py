@@ -31,8 +31,8 @@ LEAST_SHARE = 0.01
 LARGEST_SMALL = 512
 """An edge in pixels: a picture of more than a megapixel is decoded in tiles of one, so that half of it saves little."""
 
-SAID_OF_MEMORY = ("can't allocate memory", "not enough memory", "out of memory")
-"""How PyTorch says it where it has no exception of its own for it: on processors and Apple's GPUs."""
+SAID_OF_MEMORY = ("can't allocate memory", "not enough memory", "out of memory", "_STATUS_ALLOC_FAILED")
+"""How it is said where PyTorch has no exception of its own for it: on processors, Apple's GPUs, by CUDA's libraries."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -63,5 +63,8 @@ def test_memory_that_is_not_there_is_explained_and_other_errors_are_themselves()
         torch.empty(2**50)
     with pytest.raises(TrainingError, match="while encoding"), explained(ENCODING, lambda: needs):
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB.")
+    for said in ("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate`", "MPS backend out of memory"):
+        with pytest.raises(TrainingError, match="while drawing"), explained(DRAWING, lambda: needs):
+            raise RuntimeError(said)
     with pytest.raises(RuntimeError, match="shapes"), explained(TRAINING, lambda: needs):
         raise RuntimeError("shapes do not agree")
