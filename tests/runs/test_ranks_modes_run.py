@@ -2,12 +2,17 @@
 
 import shutil
 from functools import partial
+from hashlib import sha256
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from helpers.batches.types import TrainBatch
+from helpers.reporting.events import StepFinished
+from helpers.training import loop
+from helpers.training.step import Learner
 from tests.runs.harness import SmallRun, copied, draw, draw_set, image_dataset, same
 from tests.runs.ranks import run_ranks
 
@@ -29,13 +34,46 @@ PRIOR = image_dataset(
 @pytest.fixture(scope="module")
 def two(tmp_path_factory: pytest.TempPathFactory, tiny_pipeline: Path) -> SmallRun:
     """A run of two processes from nothing to its end."""
-    run = SmallRun(tmp_path_factory.mktemp("two"), tiny_pipeline, settings=SETTINGS, datasets=[image_dataset(), PRIOR])
+    folder = tmp_path_factory.mktemp("two")
+    run = SmallRun(folder, tiny_pipeline, settings=SETTINGS, datasets=[image_dataset(), PRIOR])
     draw_set(run.output / "datasets" / "colours")
     for name in ("purple", "black", "white"):
         draw(run.output / "datasets/prior" / f"{name} thing.png", colour=(90, 90, 90), size=(80, 80))
-    ended = run_ranks(run)
+    ended = run_ranks(run, before=partial(write_weights_down, folder=folder))
     assert ended.statuses == (0, 0), ended.said
     return run
+
+
+def write_weights_down(rank: int, *, folder: Path) -> None:
+    """Have a process leave a hash of its weights after each step."""
+
+    def taken(learner: Learner, **named: Any) -> StepFinished:
+        step = take_step(learner, **named)
+        held = b"".join(weight.detach().view(torch.uint8).numpy().tobytes() for weight in learner.weights.values())
+        with (folder / f"weights-{rank}.txt").open("a") as file:
+            file.write(f"{step.step} {sha256(held).hexdigest()}\n")
+        return step
+
+    take_step, loop.take_step = loop.take_step, taken
+
+
+def weights_of_all_steps(folder: Path, rank: int) -> list[str]:
+    return (folder / f"weights-{rank}.txt").read_text().splitlines()
+
+
+def test_both_hold_the_same_weights_after_each_step(two: SmallRun) -> None:
+    assert len(weights_of_all_steps(two.folder, 0)) == STEPS
+    assert weights_of_all_steps(two.folder, 0) == weights_of_all_steps(two.folder, 1)
+
+
+def test_both_round_the_weights_of_a_whole_model_alike(two: SmallRun, tmp_path: Path) -> None:
+    run = SmallRun(tmp_path, two.pipeline, settings={"train_batch_size": 1, "max_train_steps": 2})
+    shutil.copytree(two.output / "datasets", run.output / "datasets")
+    more = {"model_type": "full", "optimizer": "adamw_bf16"}
+    ended = run_ranks(run, before=partial(write_weights_down, folder=tmp_path), **more)
+    assert ended.statuses == (0, 0), ended.said
+    first, second = (weights_of_all_steps(tmp_path, rank) for rank in (0, 1))
+    assert first == second and len(set(first)) == 2
 
 
 def at_step(step: int, run: SmallRun, folder: Path) -> SmallRun:
