@@ -2,9 +2,10 @@
 
 `python -m benchmarks.train_step` runs a small model on a processor, and SD3 medium's and 3.5 large's shapes with random
 weights on a CUDA device; every argument narrows it down, such as `--models "SD3 medium" --pixels 1024 --batches 8
---kinds lora --compilers inductor --precisions no_change`. It prints seconds of a step, pictures a second, the share of
-the matrix products per second that were measured in the same run (recomputing not counted), peak memory, and how many
-times as quick as the plain loop a step is: bf16 autocast, PEFT, AdamW, checkpointing.
+--kinds lora --compilers inductor --precisions no_change`, and `--aims` measures what the aims are of, and no more. It
+prints seconds of a step, pictures a second, the share of the matrix products per second that were measured in the same
+run (recomputing not counted), peak memory, and how many times as quick as the plain loop a step is: bf16 autocast,
+PEFT, AdamW, checkpointing. Then each aim, and whether it is met.
 """
 
 import argparse
@@ -12,52 +13,22 @@ import gc
 import itertools
 import statistics
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
-from typing import Any, cast
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 
 import torch
-from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode
 
-from helpers.batches.types import Position, TrainBatch
-from helpers.config.options.model import LoraOptions, PrecisionOptions
-from helpers.config.options.speed import SpeedOptions
-from helpers.config.options.trained import FullOptions
-from helpers.config.options.training import ObjectiveOptions, OptimizerOptions, RunOptions
-from helpers.models.adapters import attach_lora
-from helpers.models.precision import AS_IT_IS, base_dtype, layers_to_quantise, quantise
-from helpers.models.protocols import ModelParts
-from helpers.models.registry import families
-from helpers.models.sd3.architecture import KNOWN, Transformer
-from helpers.models.sd3.denoiser import NEVER_QUANTISED, predict, target_modules
+from benchmarks.step_cases import MODELS, Case, operations_of, our_step, plain_step
+from helpers.config.options.model import PrecisionOptions
+from helpers.config.options.training import RunOptions
+from helpers.models.precision import AS_IT_IS
 from helpers.reporting.peak_memory import PeakMemory
 from helpers.training.runtime import Runtime, open_runtime
-from helpers.training.speed import speed_up
-from helpers.training.step import Learner, forward_backward
-from helpers.training.stepping import AtTheEnd
 
-SMALL = Transformer(layers=4, heads=6, head_width=64, text_width=512, pooled_width=256, positions_per_edge=64)
-MODELS = {
-    "small": SMALL,
-    "SD3 medium": KNOWN["SD3 medium"].transformer,
-    "SD3.5 large": KNOWN["SD3.5 large"].transformer,
-}
-TEXT_TOKENS = 154
 WARM_UP_STEPS = 3
 PLAIN = "plain loop"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Case:
-    """What is measured."""
-
-    model: str
-    kind: str
-    pixels: int
-    batch: int
-    precision: str
-    compiler: str
+LEVELS = (AS_IT_IS, "int8-quanto", "int4-quanto", "int2-quanto", "fp8-quanto")
+INT8 = "int8-quanto"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,136 +39,64 @@ class Measured:
     peak_bytes: int
 
 
-def denoiser_of(case: Case, runtime: Runtime, *, dtype: torch.dtype) -> nn.Module:
-    """A transformer with random weights, frozen, held as the case asks."""
-    from diffusers.models.transformers.transformer_sd3 import SD3Transformer2DModel
+@dataclass(frozen=True, kw_only=True)
+class Result:
+    """A step of ours. share: of the measured matrix products; quicker: than the plain loop, times (0: that failed)."""
 
-    shape = MODELS[case.model]
-    torch.manual_seed(0)
-    before = torch.get_default_dtype()
-    torch.set_default_dtype(dtype)
-    try:
-        with runtime.device:
-            denoiser: Any = SD3Transformer2DModel(**config_of(shape))
-    finally:
-        torch.set_default_dtype(before)
-    layers = layers_to_quantise(denoiser, case.precision, device=runtime.device, keep=NEVER_QUANTISED)
-    quantise(denoiser, case.precision, layers=layers)
-    return denoiser.to(runtime.device).requires_grad_(False)
+    case: Case
+    share: float
+    quicker: float
+    gigabytes: float
 
 
-def config_of(shape: Transformer) -> dict[str, Any]:
-    """The transformer's shape in diffusers' words."""
-    return {
-        "num_layers": shape.layers,
-        "num_attention_heads": shape.heads,
-        "attention_head_dim": shape.head_width,
-        "joint_attention_dim": shape.text_width,
-        "caption_projection_dim": shape.width,
-        "pooled_projection_dim": shape.pooled_width,
-        "pos_embed_max_size": shape.positions_per_edge,
-        "dual_attention_layers": shape.dual_attention_layers,
-        "qk_norm": "rms_norm" if shape.qk_norm else None,
-        "sample_size": 128,
-    }
+@dataclass(frozen=True, kw_only=True)
+class Aim:
+    """What a `case` is to reach on an H200, compiled or not: at least or at most `bound`."""
+
+    what: str
+    case: Case
+    of: Callable[[Result], float]
+    bound: float
+    at_most: bool = False
+
+    def verdict(self, results: Sequence[Result]) -> str:
+        """Whether the best of the results of this aim's case is good enough; its checkpointing may be any at speed."""
+        fitting = [each for each in results if self._same(each.case)]
+        if not fitting:
+            return f"not measured: {self.what}"
+        best = (min if self.at_most else max)(self.of(each) for each in fitting)
+        met = best <= self.bound if self.at_most else best >= self.bound
+        return f"{'met' if met else 'not met'}: {self.what}: {best:.2f}"
+
+    def _same(self, case: Case) -> bool:
+        same = replace(case, compiler=self.case.compiler)
+        return self.case == (same if self.at_most else replace(same, interval=self.case.interval))
 
 
-def batch_of(case: Case) -> TrainBatch:
-    """Numbers of the right shapes."""
-    shape, edge = MODELS[case.model], case.pixels // 8
-    latents = torch.randn(case.batch, 16, edge, edge)
-    return TrainBatch(
-        position=Position(),
-        latents=latents,
-        noise=torch.randn_like(latents),
-        sigmas=torch.rand(case.batch).clamp(min=0.01),
-        prompt_embeds=torch.randn(case.batch, TEXT_TOKENS, shape.text_width).bfloat16(),
-        pooled=torch.randn(case.batch, shape.pooled_width).bfloat16(),
-        paths=("",) * case.batch,
-        dropout_seed=0,
-    )
+def aims() -> Iterator[Aim]:
+    """Those of issue 5."""
+    for model, gigabytes in (("SD3 medium", 6.0), ("SD3.5 large", 12.0)):
+        fast = Case(model=model, kind="lora", pixels=1024, batch=8)
+        what = f"{model}, LoRA, 1024 px, bf16, 8 at once"
+        yield Aim(what=f"{what}: 2 times the plain loop", case=fast, of=lambda each: each.quicker, bound=2)
+        yield Aim(what=f"{what}: 0.55 of the matrix products", case=fast, of=lambda each: each.share, bound=0.55)
+        small = replace(fast, batch=1, precision=INT8)
+        what = f"{model}, LoRA, 1024 px, int8, one at once, checkpointed"
+        yield _in_memory(f"{what}: at most {gigabytes:.0f} GB", small, gigabytes)
+    offloaded = replace(small, offload=MODELS[model].layers)
+    yield _in_memory(f"{what}, blocks offloaded: under 8 GB", offloaded, 8.0)
 
 
-def our_step(case: Case, runtime: Runtime) -> Callable[[], object]:
-    """A step as the trainer takes it, of its own parts."""
-    from helpers.models.kinds import make_trained
-    from helpers.training.optimisers import make_optimiser
-
-    family, optimizer = families()["sd3"], OptimizerOptions()
-    said = replace(runtime.precision, base_model_precision=case.precision)
-    precision = said.of_trained(model_type=case.kind, optimizer=optimizer.optimizer)
-    denoiser = denoiser_of(case, runtime, dtype=base_dtype(precision))
-    trained = make_trained(
-        denoiser,
-        model_type=case.kind,
-        lora=LoraOptions(),
-        full=FullOptions(),
-        family=family,
-        parts=cast(ModelParts, None),  # which only writing a result asks for
-        seed=0,
-    )
-    speed = SpeedOptions(training_dynamo_backend=case.compiler)
-    speed_up(denoiser, speed, run=RunOptions(), family=family, device=runtime.device)
-    optimiser = make_optimiser(optimizer, weights=trained.weights, seed=0)
-    learner = Learner(
-        runtime=runtime,
-        denoiser=runtime.prepare(denoiser.train()),
-        weights=trained.weights,
-        predict=family.predict,
-        as_base=trained.as_base,
-        objective=ObjectiveOptions(),
-    )
-    stepping = AtTheEnd(runtime, weights=trained.weights, optimiser=optimiser, longest_gradient=1.0)
-    batch = batch_of(case)
-
-    def step() -> object:
-        stepping.begin(1e-4)
-        losses = forward_backward(learner, batch, share=1.0, seeded=False, backward=stepping.backward)
-        found = torch.stack([stepping.gradient_norm(), losses.mean()]).tolist()
-        stepping.finish()
-        return found
-
-    return step
+def _in_memory(what: str, case: Case, gigabytes: float) -> Aim:
+    return Aim(what=what, case=case, of=lambda each: each.gigabytes, bound=gigabytes, at_most=True)
 
 
-def plain_step(case: Case, runtime: Runtime) -> Callable[[], object]:
-    """A step as diffusers' example takes it: see the module's first words. Quantised bases are not among it."""
-    bf16 = runtime.precision.mixed_precision == "bf16"
-    dtype = torch.bfloat16 if bf16 and case.kind == "lora" else torch.float32
-    denoiser = denoiser_of(case, runtime, dtype=dtype)
-    weights = moving(denoiser, kind=case.kind)
-    cast(Any, denoiser).enable_gradient_checkpointing()
-    denoiser.train()
-    optimiser = torch.optim.AdamW(weights, lr=1e-4, weight_decay=1e-2)
-    batch = batch_of(case)
-
-    def step() -> object:
-        latents, noise, sigmas = (each.to(runtime.device) for each in (batch.latents, batch.noise, batch.sigmas))
-        at = sigmas.view(-1, 1, 1, 1)
-        with runtime.autocast():
-            predicted = predict(
-                denoiser,
-                (1 - at) * latents + at * noise,
-                sigmas,
-                batch.prompt_embeds.to(runtime.device),
-                batch.pooled.to(runtime.device),
-            )
-        loss = (predicted.float() - (noise - latents)).square().mean()
-        loss.backward()
-        nn.utils.clip_grad_norm_(weights, 1.0)
-        optimiser.step()
-        optimiser.zero_grad()
-        return loss.item()
-
-    return step
-
-
-def moving(denoiser: nn.Module, *, kind: str) -> list[nn.Parameter]:
-    """What is trained."""
-    if kind == "full":
-        return list(denoiser.requires_grad_(True).parameters())
-    lora = LoraOptions()
-    return list(attach_lora(denoiser, lora=lora, modules=target_modules(denoiser, lora.lora_target), seed=0).values())
+def cases_of_aims() -> Iterator[Case]:
+    """Each aim's; at speed without checkpointing too, and with half of it, where memory allows."""
+    for case in dict.fromkeys(aim.case for aim in aims()):
+        yield case
+        if case.batch > 1:
+            yield from (replace(case, compiler="inductor", interval=interval) for interval in (1, 2, 0))
 
 
 def measure(step: Callable[[], object], device: torch.device, *, steps: int) -> Measured:
@@ -232,50 +131,12 @@ def products_per_second(device: torch.device, dtype: torch.dtype) -> float:
     return 2 * edge**3 / min(times)
 
 
-def operations_of(case: Case) -> int:
-    """Floating point operations of a forward and a backward pass, counted on shapes alone; nothing is recomputed."""
-    from diffusers.models.transformers.transformer_sd3 import SD3Transformer2DModel
-
-    with torch.device("meta"):
-        denoiser: Any = SD3Transformer2DModel(**config_of(MODELS[case.model]))
-    moving(denoiser, kind=case.kind)
-    denoiser.to("meta")
-    batch = batch_of(case)
-    given: Sequence[Tensor] = (batch.latents, batch.sigmas, batch.prompt_embeds, batch.pooled)
-    with FlopCounterMode(display=False) as counter:
-        predict(denoiser, *(tensor.to("meta") for tensor in given)).sum().backward()
-    return counter.get_total_flops()
-
-
-def row(name: str, case: Case, found: Measured, *, operations: int, peak: float, plain: Measured) -> str:
-    figures = (
-        f"{found.seconds:>8.3f} {case.batch / found.seconds:>9.2f} {operations / found.seconds / peak:>6.1%}"
-        f" {found.peak_bytes / 1e9:>8.2f} {plain.seconds / found.seconds:>8.2f}"
-    )
-    return f"{case.model:<12} {case.kind:<5} {case.pixels:>5} {case.batch:>3} {name:<24} {figures}"
-
-
-def compare(case: Case, variants: Sequence[Case], runtime: Runtime, *, steps: int, peak: float) -> None:
-    """Measure the plain loop and each variant, and print a row of each."""
-    operations = operations_of(case)
-    plain = released(lambda: measure(plain_step(case, runtime), runtime.device, steps=steps))
-    print(row(PLAIN, case, plain, operations=operations, peak=peak, plain=plain), flush=True)
-    for variant in variants:
-        name = f"{variant.precision} {'' if variant.compiler == 'no' else 'compiled'}".strip()
-        try:
-            found = released(lambda each=variant: measure(our_step(each, runtime), runtime.device, steps=steps))
-        except torch.OutOfMemoryError:
-            print(
-                f"{case.model:<12} {case.kind:<5} {case.pixels:>5} {case.batch:>3} {name:<24} out of memory", flush=True
-            )
-            continue
-        print(row(name, case, found, operations=operations, peak=peak, plain=plain), flush=True)
-
-
-def released(work: Callable[[], Measured]) -> Measured:
-    """Do `work`, and give back what it held."""
+def released(work: Callable[[], Measured]) -> Measured | None:
+    """Do `work`, and give back what it held; None where memory does not suffice."""
     try:
         return work()
+    except torch.OutOfMemoryError:
+        return None
     finally:
         gc.collect()
         torch._dynamo.reset()
@@ -283,22 +144,82 @@ def released(work: Callable[[], Measured]) -> Measured:
             torch.cuda.empty_cache()
 
 
+def name_of(case: Case) -> str:
+    """What of a case of ours differs from the plain loop."""
+    parts = [
+        case.precision,
+        "compiled" if case.compiler != "no" else "",
+        {0: "kept", 1: ""}.get(case.interval, f"every {case.interval}"),
+        f"{case.offload} away" if case.offload else "",
+    ]
+    return " ".join(part for part in parts if part)
+
+
+def compare(variants: Sequence[Case], runtime: Runtime, *, steps: int, peak: float) -> Iterator[Result]:
+    """Measure the plain loop and each variant, which differ in nothing that it knows, and print a row of each."""
+    first = variants[0]
+    operations = operations_of(first)
+
+    def row(name: str, found: Measured | None) -> None:
+        label = f"{first.model:<12} {first.kind:<5} {first.pixels:>5} {first.batch:>3} {name:<31}"
+        if found is None:
+            print(f"{label} out of memory", flush=True)
+            return
+        ratio = f"{plain.seconds / found.seconds:>8.2f}" if plain else ""
+        share = operations / found.seconds / peak
+        figures = f"{found.seconds:>8.3f} {first.batch / found.seconds:>9.2f} {share:>6.1%}"
+        print(f"{label} {figures} {found.peak_bytes / 1e9:>8.2f} {ratio}", flush=True)
+
+    plain = released(lambda: measure(plain_step(first, runtime), runtime.device, steps=steps))
+    row(PLAIN, plain)
+    for case in variants:
+        found = released(lambda each=case: measure(our_step(each, runtime), runtime.device, steps=steps))
+        row(name_of(case), found)
+        if found is not None:
+            yield Result(
+                case=case,
+                share=operations / found.seconds / peak,
+                quicker=plain.seconds / found.seconds if plain else 0.0,
+                gigabytes=found.peak_bytes / 1e9,
+            )
+
+
 def arguments() -> argparse.Namespace:
     cuda = torch.cuda.is_available()
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--aims", action="store_true", help="only what the aims are of; for a CUDA device")
     parser.add_argument(
         "--models", nargs="+", choices=MODELS, default=["SD3 medium", "SD3.5 large"] if cuda else ["small"]
     )
     parser.add_argument("--kinds", nargs="+", choices=("lora", "full"), default=["lora", "full"])
     parser.add_argument("--pixels", nargs="+", type=int, default=[512, 1024] if cuda else [256])
     parser.add_argument("--batches", nargs="+", type=int, default=[1, 4, 8] if cuda else [1, 4])
-    levels = (AS_IT_IS, "int8-quanto", "int4-quanto", "int2-quanto", "fp8-quanto")
-    parser.add_argument("--precisions", nargs="+", choices=levels, default=list(levels) if cuda else [AS_IT_IS])
+    parser.add_argument("--precisions", nargs="+", choices=LEVELS, default=list(LEVELS) if cuda else [AS_IT_IS])
     parser.add_argument("--compilers", nargs="+", choices=("no", "inductor"), default=["no", "inductor"])
+    parser.add_argument("--intervals", nargs="+", type=int, default=[1], help="of checkpointing; 0: none")
+    parser.add_argument("--offload-blocks", type=int, default=0, help="for LoRAs")
     parser.add_argument("--mixed-precision", choices=("no", "bf16"))
     parser.add_argument("--steps", type=int, default=10)
     parser.add_argument("--threads", type=int)
     return parser.parse_args()
+
+
+def asked_for(said: argparse.Namespace) -> Iterator[Case]:
+    """The cases that the arguments name; only a LoRA's base is quantised or offloaded."""
+    for model, kind, pixels, batch in itertools.product(said.models, said.kinds, said.pixels, said.batches):
+        is_lora = kind == "lora"
+        levels = said.precisions if is_lora else [AS_IT_IS]
+        for level, compiler, interval in itertools.product(levels, said.compilers, said.intervals):
+            yield Case(
+                model=model,
+                kind=kind,
+                pixels=pixels,
+                batch=batch,
+                precision=level,
+                compiler=compiler,
+                interval=interval,
+                offload=said.offload_blocks if is_lora else 0,
+            )
 
 
 def main() -> None:
@@ -306,21 +227,20 @@ def main() -> None:
     runtime = open_runtime(
         PrecisionOptions(mixed_precision=said.mixed_precision), RunOptions(torch_num_threads=said.threads)
     )
+    device = runtime.device
     dtype = torch.bfloat16 if runtime.precision.mixed_precision == "bf16" else torch.float32
-    peak = products_per_second(runtime.device, dtype)
-    print(
-        f"{runtime.device.type}, {dtype}: {peak / 1e12:.2f} Tflop/s in matrix products; medians of {said.steps} steps"
-    )
+    peak = products_per_second(device, dtype)
+    print(f"{device.type}, {dtype}: {peak / 1e12:.2f} Tflop/s in matrix products; medians of {said.steps} steps")
     titles = f"{'s/step':>8} {'pict/s':>9} {'peak':>6} {'GB':>8} {'x plain':>8}"
-    print(f"{'model':<12} {'kind':<5} {'px':>5} {'B':>3} {'':<24} {titles}")
-    for model, kind, pixels, batch in itertools.product(said.models, said.kinds, said.pixels, said.batches):
-        case = Case(model=model, kind=kind, pixels=pixels, batch=batch, precision=AS_IT_IS, compiler="no")
-        levels = said.precisions if kind == "lora" else [AS_IT_IS]
-        variants = [
-            Case(**{**asdict(case), "precision": level, "compiler": compiler})
-            for level, compiler in itertools.product(levels, said.compilers)
-        ]
-        compare(case, variants, runtime, steps=said.steps, peak=peak)
+    print(f"{'model':<12} {'kind':<5} {'px':>5} {'B':>3} {'':<31} {titles}")
+    results: list[Result] = []
+    cases = cases_of_aims() if said.aims else asked_for(said)
+    for _, alike in itertools.groupby(cases, key=lambda case: (case.model, case.kind, case.pixels, case.batch)):
+        results += compare(list(alike), runtime, steps=said.steps, peak=peak)
+    if device.type == "cuda":
+        print("\n".join(aim.verdict(results) for aim in aims()))
+    else:
+        print("The aims are of a GPU; there is none here.")
 
 
 if __name__ == "__main__":

@@ -12,6 +12,16 @@ from tests.buckets import BucketServer, bucket_server
 os.environ["HF_HUB_DISABLE_XET"] = "1"
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--inductor", action="store_true", help="compile for real where a test compiles: minutes each")
+
+
+@pytest.fixture
+def compiler(request: pytest.FixtureRequest) -> str:
+    """The back-end for tests of compiling: PyTorch's own without its last stage, which takes a minute, unless asked."""
+    return "inductor" if request.config.getoption("--inductor") else "aot_eager"
+
+
 @pytest.fixture(scope="session")
 def tiny_pipeline(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a random SD3 of a few hundred thousand parameters, in diffusers layout."""

@@ -56,12 +56,15 @@ def test_a_kernel_that_the_device_lacks_is_refused(plain: SmallRun, capsys: pyte
 
 
 def test_a_compiled_run_goes_on_as_if_it_had_not_been_stopped(
-    plain: SmallRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    compiler: str, plain: SmallRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """With pictures of several sizes and learning text encoders. The compiler's last, slow stage is left out."""
-    quick(monkeypatch)
+    """With pictures of several sizes and learning text encoders; with `--inductor` in bf16 on a base of 8 bits, too."""
+    rough = {"mixed_precision": "bf16", "base_model_precision": "int8-quanto"}
+    precision = rough if compiler == "inductor" else {}
+    whole = speed.compile_blocks
+    monkeypatch.setattr(speed, "compile_blocks", lambda blocks, *, backend: whole(blocks, backend=compiler))
     straight, stopped = (
-        copied(plain, tmp_path / name, training_dynamo_backend="inductor", train_text_encoder=True)
+        copied(plain, tmp_path / name, training_dynamo_backend="inductor", train_text_encoder=True, **precision)
         for name in ("straight", "stopped")
     )
     assert straight.start(resume_from_checkpoint="none") == 0
@@ -71,9 +74,3 @@ def test_a_compiled_run_goes_on_as_if_it_had_not_been_stopped(
         assert stopped.start(resume_from_checkpoint="none") == 143
     assert stopped.start() == 0
     assert same(stopped.weights(), straight.weights())
-
-
-def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Have the blocks compiled as far as that is quick."""
-    whole = speed.compile_blocks
-    monkeypatch.setattr(speed, "compile_blocks", lambda blocks, *, backend: whole(blocks, backend="aot_eager"))

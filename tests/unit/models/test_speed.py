@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch._dynamo.utils import counters
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -16,7 +16,7 @@ from helpers.models.kept_away import activations_away
 from helpers.models.protocols import ModelParts
 from helpers.models.sd3.denoiser import blocks, enable_checkpointing, predict
 from helpers.models.visiting import VisitingBlocks
-from tests.unit.models.stepped import CPU, given, gradients, loaded, same
+from tests.unit.models.stepped import CPU, Change, given, gradients, loaded, same
 
 BUCKETS = ((8, 8), (8, 10), (12, 12))
 
@@ -130,6 +130,30 @@ def test_compiled_code_is_for_all_buckets_and_names_stay(parts: ModelParts, comp
         assert torch.equal(predict(denoiser, *given(10, 10)), predict(plain[0], *given(10, 10)))
     assert counters["stats"]["unique_graphs"] == 3, "pictures are drawn without compiling"
     assert denoiser.state_dict().keys() == plain[0].state_dict().keys()
+
+
+@pytest.mark.parametrize("level", ["no_change", "int8-quanto"])
+def test_compiled_gradients_in_bf16_are_as_near_to_the_true_ones(
+    level: str, compiler: str, parts: ModelParts, compiling: None
+) -> None:
+    """Both are rounded, each in its way; the truth is computed in fp32, of the same frozen weights."""
+    if compiler != "inductor":
+        pytest.skip("takes minutes: say --inductor")
+
+    def found(*changes: Change, base: str = "bf16") -> Tensor:
+        denoiser, weights = loaded(parts, *changes, base_model_precision=level, base_model_default_dtype=base)
+        return torch.cat([each.float().flatten() for each in gradients(denoiser, weights, bf16=base == "bf16")[1:]])
+
+    def as_in_bf16(denoiser: nn.Module) -> None:
+        for weight in denoiser.parameters():
+            if not weight.requires_grad and type(weight) is nn.Parameter:
+                weight.data = weight.data.bfloat16().float()
+
+    true = found(as_in_bf16, base="fp32")
+    eager = found()
+    compiled = found(lambda each: compile_blocks(blocks(each), backend=compiler))
+    assert not torch.equal(compiled, eager)
+    assert (compiled - true).norm() < 1.2 * (eager - true).norm() < 0.05 * true.norm()
 
 
 @pytest.fixture

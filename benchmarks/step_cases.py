@@ -1,0 +1,200 @@
+"""The steps that `benchmarks.train_step` measures: the trainer's own, and the plain loop of diffusers' example."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from helpers.batches.types import Position, TrainBatch
+from helpers.config.options.model import LoraOptions
+from helpers.config.options.speed import SpeedOptions
+from helpers.config.options.trained import FullOptions
+from helpers.config.options.training import ObjectiveOptions, OptimizerOptions, RunOptions
+from helpers.models.adapters import attach_lora
+from helpers.models.precision import AS_IT_IS, base_dtype, layers_to_quantise, quantise
+from helpers.models.protocols import ModelParts
+from helpers.models.registry import families
+from helpers.models.sd3.architecture import KNOWN, Transformer
+from helpers.models.sd3.denoiser import NEVER_QUANTISED, predict, target_modules
+from helpers.training.runtime import Runtime
+from helpers.training.speed import speed_up
+from helpers.training.step import Learner, forward_backward
+from helpers.training.stepping import AtTheEnd
+
+SMALL = Transformer(layers=4, heads=6, head_width=64, text_width=512, pooled_width=256, positions_per_edge=64)
+MODELS = {
+    "small": SMALL,
+    "SD3 medium": KNOWN["SD3 medium"].transformer,
+    "SD3.5 large": KNOWN["SD3.5 large"].transformer,
+}
+TEXT_TOKENS = 154
+
+
+@dataclass(frozen=True, kw_only=True)
+class Case:
+    """What is measured. interval: of gradient checkpointing, 0 without; offload: blocks that wait elsewhere."""
+
+    model: str
+    kind: str
+    pixels: int
+    batch: int
+    precision: str = AS_IT_IS
+    compiler: str = "no"
+    interval: int = 1
+    offload: int = 0
+
+
+def denoiser_of(case: Case, runtime: Runtime, *, dtype: torch.dtype) -> nn.Module:
+    """A transformer with random weights, frozen, held as the case asks."""
+    from diffusers.models.transformers.transformer_sd3 import SD3Transformer2DModel
+
+    shape = MODELS[case.model]
+    torch.manual_seed(0)
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    try:
+        with runtime.device:
+            denoiser: Any = SD3Transformer2DModel(**config_of(shape))
+    finally:
+        torch.set_default_dtype(before)
+    layers = layers_to_quantise(denoiser, case.precision, device=runtime.device, keep=NEVER_QUANTISED)
+    quantise(denoiser, case.precision, layers=layers)
+    return denoiser.to(runtime.device).requires_grad_(False)
+
+
+def config_of(shape: Transformer) -> dict[str, Any]:
+    """The transformer's shape in diffusers' words."""
+    return {
+        "num_layers": shape.layers,
+        "num_attention_heads": shape.heads,
+        "attention_head_dim": shape.head_width,
+        "joint_attention_dim": shape.text_width,
+        "caption_projection_dim": shape.width,
+        "pooled_projection_dim": shape.pooled_width,
+        "pos_embed_max_size": shape.positions_per_edge,
+        "dual_attention_layers": shape.dual_attention_layers,
+        "qk_norm": "rms_norm" if shape.qk_norm else None,
+        "sample_size": 128,
+    }
+
+
+def batch_of(case: Case) -> TrainBatch:
+    """Numbers of the right shapes."""
+    shape, edge = MODELS[case.model], case.pixels // 8
+    latents = torch.randn(case.batch, 16, edge, edge)
+    return TrainBatch(
+        position=Position(),
+        latents=latents,
+        noise=torch.randn_like(latents),
+        sigmas=torch.rand(case.batch).clamp(min=0.01),
+        prompt_embeds=torch.randn(case.batch, TEXT_TOKENS, shape.text_width).bfloat16(),
+        pooled=torch.randn(case.batch, shape.pooled_width).bfloat16(),
+        paths=("",) * case.batch,
+        dropout_seed=0,
+    )
+
+
+def our_step(case: Case, runtime: Runtime) -> Callable[[], object]:
+    """A step as the trainer takes it, of its own parts."""
+    from helpers.models.kinds import make_trained
+    from helpers.training.optimisers import make_optimiser
+
+    family, optimizer = families()["sd3"], OptimizerOptions()
+    said = replace(runtime.precision, base_model_precision=case.precision)
+    precision = said.of_trained(model_type=case.kind, optimizer=optimizer.optimizer)
+    denoiser = denoiser_of(case, runtime, dtype=base_dtype(precision))
+    trained = make_trained(
+        denoiser,
+        model_type=case.kind,
+        lora=LoraOptions(),
+        full=FullOptions(),
+        family=family,
+        parts=cast(ModelParts, None),  # which only writing a result asks for
+        seed=0,
+    )
+    speed = SpeedOptions(
+        training_dynamo_backend=case.compiler,
+        gradient_checkpointing_interval=max(case.interval, 1),
+        offload_blocks=case.offload,
+    )
+    run = RunOptions(gradient_checkpointing=case.interval > 0)
+    speed_up(denoiser, speed, run=run, family=family, device=runtime.device)
+    optimiser = make_optimiser(optimizer, weights=trained.weights, seed=0)
+    learner = Learner(
+        runtime=runtime,
+        denoiser=runtime.prepare(denoiser.train()),
+        weights=trained.weights,
+        predict=family.predict,
+        as_base=trained.as_base,
+        objective=ObjectiveOptions(),
+    )
+    stepping = AtTheEnd(runtime, weights=trained.weights, optimiser=optimiser, longest_gradient=1.0)
+    batch = batch_of(case)
+
+    def step() -> object:
+        stepping.begin(1e-4)
+        losses = forward_backward(learner, batch, share=1.0, seeded=False, backward=stepping.backward)
+        found = torch.stack([stepping.gradient_norm(), losses.mean()]).tolist()
+        stepping.finish()
+        return found
+
+    return step
+
+
+def plain_step(case: Case, runtime: Runtime) -> Callable[[], object]:
+    """A step as diffusers' example takes it: see the module's first words. Quantised bases are not among it."""
+    bf16 = runtime.precision.mixed_precision == "bf16"
+    dtype = torch.bfloat16 if bf16 and case.kind == "lora" else torch.float32
+    denoiser = denoiser_of(case, runtime, dtype=dtype)
+    weights = moving(denoiser, kind=case.kind)
+    cast(Any, denoiser).enable_gradient_checkpointing()
+    denoiser.train()
+    optimiser = torch.optim.AdamW(weights, lr=1e-4, weight_decay=1e-2)
+    batch = batch_of(case)
+
+    def step() -> object:
+        latents, noise, sigmas = (each.to(runtime.device) for each in (batch.latents, batch.noise, batch.sigmas))
+        at = sigmas.view(-1, 1, 1, 1)
+        with runtime.autocast():
+            predicted = predict(
+                denoiser,
+                (1 - at) * latents + at * noise,
+                sigmas,
+                batch.prompt_embeds.to(runtime.device),
+                batch.pooled.to(runtime.device),
+            )
+        loss = (predicted.float() - (noise - latents)).square().mean()
+        loss.backward()
+        nn.utils.clip_grad_norm_(weights, 1.0)
+        optimiser.step()
+        optimiser.zero_grad()
+        return loss.item()
+
+    return step
+
+
+def moving(denoiser: nn.Module, *, kind: str) -> list[nn.Parameter]:
+    """What is trained."""
+    if kind == "full":
+        return list(denoiser.requires_grad_(True).parameters())
+    lora = LoraOptions()
+    return list(attach_lora(denoiser, lora=lora, modules=target_modules(denoiser, lora.lora_target), seed=0).values())
+
+
+def operations_of(case: Case) -> int:
+    """Floating point operations of a forward and a backward pass, counted on shapes alone; nothing is recomputed."""
+    from diffusers.models.transformers.transformer_sd3 import SD3Transformer2DModel
+
+    with torch.device("meta"):
+        denoiser: Any = SD3Transformer2DModel(**config_of(MODELS[case.model]))
+    assert denoiser.num_parameters() == MODELS[case.model].parameters
+    moving(denoiser, kind=case.kind)
+    denoiser.to("meta")
+    batch = batch_of(case)
+    given: Sequence[Tensor] = (batch.latents, batch.sigmas, batch.prompt_embeds, batch.pooled)
+    with FlopCounterMode(display=False) as counter:
+        predict(denoiser, *(tensor.to("meta") for tensor in given)).sum().backward()
+    return counter.get_total_flops()
