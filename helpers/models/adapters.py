@@ -143,7 +143,8 @@ def _leave_casting_to_autocast(denoiser: nn.Module) -> None:
     from peft.tuners.tuners_utils import BaseTunerLayer
 
     def cast(hidden: Tensor, dtype: torch.dtype) -> Tensor:
-        return hidden if torch.is_autocast_enabled(hidden.device.type) else hidden.to(dtype)
+        fits = hidden.dtype == dtype or torch.is_autocast_enabled(hidden.device.type)
+        return hidden if fits else hidden.to(dtype)
 
     for layer in [module for module in denoiser.modules() if isinstance(module, BaseTunerLayer)]:
         layer._cast_input_dtype = cast  # type: ignore[method-assign]  # its own switch knows nothing of autocast
