@@ -54,8 +54,11 @@ def _start(config: RunConfig) -> Iterator[Wrong]:
         fix = "say attn.to_q=32,transformer_blocks.0=8"
         yield "lora_ranks", lora.lora_ranks, "it is no comma list of names with a rank each", fix
     kind, others = lora.lora_init_type, {"use_dora": lora.use_dora, "init_lora": bool(lora.init_lora)}
-    if kind in ("pissa", "olora") and (other := next((name for name, said in others.items() if said), None)):
+    if kind in ("pissa", "olora", "loftq") and (other := next((name for name, said in others.items() if said), None)):
         yield "lora_init_type", kind, f"it does not go with {other.upper()}", "say default, or leave the other out"
+    if kind == "loftq" and config.precision.base_model_precision == "no_change":
+        reason = "it begins at what quantising takes from the weights, and BASE_MODEL_PRECISION=no_change takes nothing"
+        yield "lora_init_type", kind, reason, "say BASE_MODEL_PRECISION=int4-quanto or another level, or default"
     if lora.lora_type == "lycoris" and (kind != "default" or lora.init_lora):
         name = "lora_init_type" if kind != "default" else "init_lora"
         value = str(getattr(lora, name))

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from helpers.config.options.model import LoraOptions
 from helpers.errors import ModelError
-from helpers.models.adapter_starts import CUT_OUT, subtract_start
+from helpers.models.adapter_starts import OpenBase, start_from_base
 from helpers.models.dora import learn_magnitudes
 from helpers.models.lora_files import DIFFUSERS_ENTRY, EXPORT_PREFIX, header_entry
 from helpers.models.tensor_files import copy_tensors, opened, write_tensors
@@ -23,7 +23,7 @@ from helpers.models.unseen import without_bitsandbytes
 
 ADAPTER = "default"
 LORA_FILE = "pytorch_lora_weights.safetensors"
-# In a checkpoint, beside an adapter that began at a part of the base: that part.
+# In a checkpoint, beside an adapter that began at numbers of the base's: those numbers.
 START_FILE = "lora_start.safetensors"
 
 
@@ -50,14 +50,17 @@ def matching(names: Sequence[str], wanted: Iterable[str], *, option: str) -> lis
     return [each for each in names if each in chosen]
 
 
-def trained_lora(denoiser: nn.Module, *, modules: Sequence[str], lora: LoraOptions, seed: int) -> Trained:
-    """Attach a LoRA to the named layers of a frozen denoiser, see `attach_lora`; it alone is trained."""
+def trained_lora(
+    denoiser: nn.Module, *, modules: Sequence[str], lora: LoraOptions, seed: int, base: OpenBase | None = None
+) -> Trained:
+    """Attach a LoRA to the named layers of a frozen denoiser, see `attach_lora`; it alone is trained.
+
+    base: the denoiser's files, for a LoRA that begins at what quantising took from them.
+    """
     weights = attach_lora(denoiser, lora=lora, modules=modules, seed=seed)
     if lora.init_lora:
         begin_from(Path(lora.init_lora).expanduser(), weights=weights, lora=lora)
-    start: dict[str, nn.Parameter] = {}
-    if lora.lora_init_type in CUT_OUT:
-        start = subtract_start(denoiser, kind=lora.lora_init_type, adapter=ADAPTER, seed=seed)
+    start = start_from_base(denoiser, kind=lora.lora_init_type, base=base, adapter=ADAPTER, seed=seed)
 
     def save(folder: Path, *, metadata: Mapping[str, str]) -> None:
         save_lora(folder / LORA_FILE, weights, lora=lora, metadata=metadata)

@@ -1,5 +1,6 @@
 """Every kind of training by its name: the one place that knows them all."""
 
+from functools import partial
 from pathlib import Path
 
 from torch import nn
@@ -32,7 +33,9 @@ def make_trained(
         case "lora" if lora.lora_type == "lycoris":
             return trained_lycoris(denoiser, config=needed_lycoris(Path(lora.lycoris_config or "")), seed=seed)
         case "lora":
-            return trained_lora(denoiser, modules=family.lora_modules(denoiser, lora.lora_target), lora=lora, seed=seed)
+            modules = family.lora_modules(denoiser, lora.lora_target)
+            base = partial(family.files.open_base, parts)
+            return trained_lora(denoiser, modules=modules, lora=lora, seed=seed, base=base)
         case "full":
             return trained_in_full(denoiser, options=full, write_pipeline=family.write_pipeline, parts=parts)
         case unknown:

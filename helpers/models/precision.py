@@ -90,5 +90,9 @@ def quantise(module: nn.Module, level: str, *, layers: Sequence[str]) -> None:
 def dense(layer: nn.Module) -> Tensor:
     """The weights [outputs, inputs] that a linear layer computes with, quantised or not, in fp32."""
     weight: Any = layer.weight
-    is_plain = type(weight).__module__.partition(".")[0] == "torch"
-    return (weight if is_plain else weight.dequantize()).detach().float()
+    return (weight.dequantize() if is_quantised(layer) else weight).detach().float()
+
+
+def is_quantised(layer: nn.Module) -> bool:
+    """Whether a layer's weights are held in fewer bits than they had."""
+    return type(layer.weight).__module__.partition(".")[0] != "torch"

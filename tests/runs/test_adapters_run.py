@@ -19,6 +19,7 @@ KINDS: dict[str, dict[str, Any]] = {
     "DoRA": {"use_dora": True, "lora_dropout": 0.1},
     "rank-stabilised DoRA on int8": {"use_dora": True, "use_rslora": True, "base_model_precision": "int8-quanto"},
     "PiSSA": {"lora_init_type": "pissa", "use_ema": True},
+    "LoftQ on int4": {"lora_init_type": "loftq", "base_model_precision": "int4-quanto"},
     "LoKr": {"lora_type": "lycoris", "lycoris_config": "config/lycoris_config.json.example"},
     "LoHa on int8": {"lora_type": "lycoris", "lycoris_config": "{loha}", "base_model_precision": "int8-quanto"},
 }

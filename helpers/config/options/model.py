@@ -151,9 +151,9 @@ class LoraOptions:
     lora_init_type: str = setting(
         "default",
         choices=("default", "gaussian", "pissa", "olora", "loftq"),
-        refused=(("loftq", "it needs the weights as they were before they were quantised, which are gone by then"),),
         help="Where a LoRA begins: `default` and `gaussian` at nothing, drawn differently; `pissa` at the largest parts of "
-        "the frozen weights, `olora` at an orthogonal piece of them, which both learn faster at first.",
+        "the frozen weights, `olora` at an orthogonal piece of them, which both learn faster at first; `loftq` at the largest "
+        "parts of what `base_model_precision` took from the weights, so that the model begins nearer to the whole one.",
     )
     init_lora: str | None = setting(
         None,

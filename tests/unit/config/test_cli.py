@@ -202,6 +202,7 @@ def test_everything_wrong_is_told_at_once() -> None:
         ("--flux", "all that this program trains"),
         ("--lora_type=lycoris", "needs a file"),
         ("--delete_unwanted_images=1", "does not delete"),
+        ("--lora_init_type=loftq", "BASE_MODEL_PRECISION=no_change takes nothing"),
     ],
 )
 def test_what_is_refused_is_refused_with_its_reason(word: str, reason: str) -> None:

@@ -1,6 +1,7 @@
 """A LoRA that begins at a part of the base, or at another file, changes nothing yet and opens on the base as it is."""
 
 import copy
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from helpers.errors import ModelError
 from helpers.models.adapters import trained_lora
 from helpers.models.protocols import ModelParts
 from helpers.models.sd3.denoiser import load_denoiser, predict, target_modules
+from helpers.models.sd3.single_file import open_base
 from helpers.models.trained import Trained
 from tests.unit.models.lora import inputs_of, randomise
 
@@ -86,6 +88,42 @@ def test_a_part_of_a_quantised_base_is_learnt_on(parts: ModelParts, cpu: torch.d
     torch.testing.assert_close(predicted(denoiser), plain, atol=0.05, rtol=0.05)
     with trained.as_base(denoiser):
         assert torch.equal(predicted(denoiser), plain)
+
+
+@pytest.mark.parametrize("level", ["int4-quanto", "int2-quanto"])
+def test_what_quantising_took_is_given_back_and_is_no_part_of_the_finished_file(
+    level: str, base: nn.Module, parts: ModelParts, cpu: torch.device, diffusers_pipeline: Any, tmp_path: Path
+) -> None:
+    precision = PrecisionOptions(mixed_precision="no", base_model_precision=level, base_model_default_dtype="fp32")
+    lora = LoraOptions(lora_rank=8, lora_alpha=4.0, lora_init_type="loftq", lora_ranks="to_q=4")
+
+    def loaded(seed: int) -> tuple[nn.Module, Trained]:
+        rough = load_denoiser(parts, precision, cpu)
+        modules = target_modules(rough, "attention+mlp")
+        return rough, trained_lora(rough, modules=modules, lora=lora, seed=seed, base=partial(open_base, parts))
+
+    rough, trained = loaded(0)
+    whole, begun = predicted(base), predicted(rough)
+    with trained.as_base(rough):
+        plain = predicted(rough)
+    assert (begun - whole).norm() < 0.9 * (plain - whole).norm()
+
+    trained.export(tmp_path / "pytorch_lora_weights.safetensors", metadata={})
+    diffusers_pipeline.load_lora_weights(tmp_path)
+    noisy, sigmas, text, pooled = inputs_of()
+    with torch.no_grad():
+        theirs = diffusers_pipeline.transformer(
+            hidden_states=noisy, timestep=1000 * sigmas, encoder_hidden_states=text, pooled_projections=pooled
+        ).sample
+    torch.testing.assert_close(theirs, whole, atol=1e-5, rtol=1e-5)
+
+    predict(rough, *inputs_of()).square().mean().backward()
+    assert all(each.grad is not None and each.grad.any() for each in trained.weights.values())
+    randomise(trained.weights)
+    trained.save(tmp_path, metadata={})
+    again, other = loaded(5)
+    other.load(tmp_path)
+    assert torch.equal(predicted(again), predicted(rough))
 
 
 def test_gaussian_draws_by_the_rank(base: nn.Module) -> None:
