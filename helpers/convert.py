@@ -31,8 +31,11 @@ def convert(wanted: Conversion) -> None:
 
     if wanted.target.exists():
         raise ModelError(f"{wanted.target} is there already: name another place, or move it away.")
-    family = families()[FAMILY]
-    base = family.locate(ModelOptions(pretrained_model_name_or_path=wanted.base)) if wanted.base else None
+    family, all_of_it = families()[FAMILY], wanted.with_text_encoders
+    named = ModelOptions(
+        pretrained_model_name_or_path=wanted.base, pretrained_parts_model_name_or_path=wanted.parts or None
+    )
+    base = family.locate(named) if wanted.base else None
     try:
         if wanted.form == "lora":
             write_whole(wanted.target, partial(conversions.to_diffusers_lora, wanted.source, family=family))
@@ -41,7 +44,8 @@ def convert(wanted: Conversion) -> None:
         else:
             with conversions.opened_model(wanted.source, base=base, family=family) as model:
                 if wanted.form == "single-file":
-                    write_whole(wanted.target, partial(model.write_single_file, family=family))
+                    write = partial(model.write_single_file, family=family, with_text_encoders=all_of_it)
+                    write_whole(wanted.target, write)
                 else:
                     with whole_folder(wanted.target) as folder:
                         model.write_pipeline(folder, family=family)

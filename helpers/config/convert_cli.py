@@ -15,12 +15,18 @@ FORMS = {
 
 @dataclass(frozen=True, kw_only=True)
 class Conversion:
-    """What is asked for; form: one of `FORMS`. base: a base model's folder or hub id, empty where none is named."""
+    """What is asked for; form: one of `FORMS`.
+
+    base: a base model's folder, file or hub id, empty where none is named. parts: what goes with a base that is one
+    file. with_text_encoders: of a single file.
+    """
 
     source: Path
     target: Path
     form: str
     base: str
+    parts: str
+    with_text_encoders: bool
 
 
 def read_conversion(argv: Sequence[str]) -> Conversion:
@@ -34,5 +40,7 @@ def read_conversion(argv: Sequence[str]) -> Conversion:
     parser.add_argument("source", type=Path, help="a LoRA, a model as one file, or a folder in diffusers layout")
     parser.add_argument("target", type=Path, help="the file or folder to write, which must not be there yet")
     parser.add_argument("--to", dest="form", required=True, choices=FORMS, help="what to make of it, see below")
-    parser.add_argument("--base", default="", help="the base model: a folder or hub id, as MODEL_NAME says it")
+    parser.add_argument("--base", default="", help="the base model: a folder, file or hub id, as MODEL_NAME")
+    parser.add_argument("--parts", default="", help="where a base that is one file has its tokenizers from")
+    parser.add_argument("--with-text-encoders", action="store_true", help="have a single file hold them too")
     return Conversion(**vars(parser.parse_args(argv)))

@@ -72,14 +72,14 @@ def _model(name: str, *, said: str) -> Iterator[Wrong]:
 
 
 def _one_file(model: ModelOptions) -> Iterator[Wrong]:
-    """A file holds the transformer, and needs the rest from elsewhere."""
+    """A file holds the transformer, maybe more, and needs the rest from elsewhere."""
     base, parts = model.pretrained_model_name_or_path, model.pretrained_parts_model_name_or_path
     is_file = Path(base).expanduser().is_file()
     if is_file and Path(base).suffix != ".safetensors":
         yield BASE, base, "only .safetensors files can be read", "convert it, or name a folder or a hub id"
     elif is_file and not parts:
-        reason = "it is one file, of which the transformer is taken"
-        fix = f"say --{PARTS} too: a folder or hub id with the VAE, text encoders, tokenizers and scheduler of an SD3"
+        reason = "it is one file, and no file holds the tokenizers and the scheduler"
+        fix = f"say --{PARTS} too: a folder or hub id of an SD3, for them and for what else the file lacks"
         yield BASE, base, reason, fix
 
 

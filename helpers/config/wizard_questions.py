@@ -70,8 +70,17 @@ THE_RUN = Chapter(
             title="Which model do you start from?",
             why="3.5 medium is the one to begin with; large draws better, and wants twice the memory or more.",
             choices=lambda draft: HUB_MODELS,
+            other="another: a folder in diffusers layout, a .safetensors file, or a hub id",
+            proposal=lambda draft: HUB_MODELS[0].value,
+        ),
+        Question(
+            name="pretrained_parts_model_name_or_path",
+            title="Where do its tokenizers come from?",
+            why="One file has none. What else it lacks, text encoders say, comes from there too.",
+            choices=lambda draft: HUB_MODELS,
             other="another: a folder in diffusers layout, or a hub id",
             proposal=lambda draft: HUB_MODELS[0].value,
+            when=lambda draft: Path(draft["pretrained_model_name_or_path"]).expanduser().is_file(),
         ),
         Question(
             name="hub_login",

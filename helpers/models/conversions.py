@@ -39,10 +39,12 @@ class Model:
         header = carried_over(self.header, implementation=DIFFUSERS, is_adapter=False)
         family.write_pipeline(self.weights, self.parts, folder, text=self.text, metadata=header)
 
-    def write_single_file(self, path: Path, *, family: ModelFamily) -> None:
+    def write_single_file(self, path: Path, *, family: ModelFamily, with_text_encoders: bool = False) -> None:
         """As one file in the original layout."""
         header = carried_over(self.header, implementation=ORIGINAL, is_adapter=False)
-        family.files.write_single_file(self.weights, self.parts, path, text=self.text, metadata=header)
+        family.files.write_single_file(
+            self.weights, self.parts, path, text=self.text, metadata=header, with_text_encoders=with_text_encoders
+        )
 
 
 @contextmanager
@@ -62,7 +64,7 @@ def opened_model(source: Path, *, base: ModelParts | None, family: ModelFamily) 
     if family.files.is_single_file(names):
         with family.files.open_single_file(source) as (weights, header), family.files.open_base(base) as (own, _):
             _same_shapes(source, weights, own, base=base)
-            yield Model(weights=weights, parts=base, header=header)
+            yield Model(weights=weights, parts=family.files.with_own_parts(source, base), header=header)
     elif is_lycoris(names):
         with family.files.open_base(base) as (weights, _), opened(source) as file:
             adapter = read_lycoris(source, base=weights)

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
 from typing import Protocol
@@ -115,6 +115,8 @@ class ModelParts:
     identity: a hash of the transformer's config and weights. flow_shift: of its own scheduler.
     longest_edge_px: of a picture that the model can place.
     weights_variant: which of several sets of weight files is meant, such as `fp16`; parts without it have plain ones.
+    transformer, vae and text_encoders: folders in diffusers layout; of a part that lies in one file with others, its
+    name below that file. sources: of each part, what the person said that it is taken from.
     """
 
     name: str
@@ -128,6 +130,15 @@ class ModelParts:
     scheduler: Path
     text_encoders: tuple[Path, ...]
     tokenizers: tuple[Path, ...]
+    sources: Mapping[str, str] = field(default_factory=dict, compare=False)
+
+    def told_sources(self) -> str:
+        """Which part comes from where, as a line; empty where all come from one place."""
+        places = tuple(dict.fromkeys(self.sources.values()))
+        if len(places) < 2:
+            return ""
+        taken = ((place, [part for part, source in self.sources.items() if source == place]) for place in places)
+        return "the model's parts: " + "; ".join(f"{', '.join(names)} from {place}" for place, names in taken)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -206,13 +217,15 @@ class FamilyFiles:
 
     open_base, open_single_file: contexts with a denoiser's tensors by diffusers' names, and its header: of a base's own
     parts, or of one file in the original layout. is_single_file, is_comfyui_lora: by the names of a file's tensors.
+    with_own_parts: a base's parts, but the VAE and text encoders of such a file where it holds them.
     write_single_file: tensors by diffusers' names and the parts whose VAE goes with them, as one such file; text: as in
-    `write_pipeline`, which brings the text encoders into it.
+    `write_pipeline`, which brings the text encoders into it, as does `with_text_encoders`.
     read_comfyui_lora, write_comfyui_lora: by the layers' names in diffusers; base: a denoiser's tensors, for a DoRA.
     """
 
     open_base: Callable[[ModelParts], AbstractContextManager[Opened]]
     open_single_file: Callable[[Path], AbstractContextManager[Opened]]
+    with_own_parts: Callable[[Path, ModelParts], ModelParts]
     is_single_file: Callable[[Iterable[str]], bool]
     is_comfyui_lora: Callable[[Iterable[str]], bool]
     write_single_file: Callable[..., None]

@@ -3,14 +3,13 @@
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
 from helpers.errors import ModelError
 from helpers.models.precision import AS_IT_IS, layers_to_quantise, quantise
-from helpers.models.tensor_files import Planned, all_opened
+from helpers.models.tensor_files import Opened, Planned
 
 Weights = Callable[[], AbstractContextManager[Mapping[str, Planned]]]
 """Opens a part's files: its tensors by name, mapped into memory until they are closed again."""
@@ -37,12 +36,12 @@ class Form:
         return self.device if self.quantize_via == "accelerator" else torch.device("cpu")
 
 
-def weights_of(files: Sequence[Path]) -> Weights:
-    """The tensors of one safetensors file, or of all shards of a set."""
+def weights_of(open_part: Callable[[], AbstractContextManager[Opened]]) -> Weights:
+    """The tensors of what `open_part` opens, without what its header says."""
 
     @contextmanager
     def weights() -> Iterator[Mapping[str, Planned]]:
-        with all_opened(files) as (tensors, _):
+        with open_part() as (tensors, _):
             yield tensors
 
     return weights

@@ -24,6 +24,7 @@ FORMATS = {
     torch.float16: "F16",
     torch.bfloat16: "BF16",
     torch.float8_e4m3fn: "F8_E4M3",
+    torch.float8_e5m2: "F8_E5M2",
     torch.int64: "I64",
     torch.int32: "I32",
     torch.int16: "I16",
@@ -69,6 +70,10 @@ def planned_from(file: Any, *, prefix: str = "") -> dict[str, Planned]:
     for name in tuple(file.keys()):
         if name.startswith(prefix):
             view = file.get_slice(name)
+            if view.get_dtype() not in DTYPES:
+                raise ModelError(
+                    f"The tensor {name} is of the number format {view.get_dtype()}, which is not known here."
+                )
             found[name.removeprefix(prefix)] = Planned(
                 dtype=DTYPES[view.get_dtype()], shape=tuple(view.get_shape()), make=partial(file.get_tensor, name)
             )
@@ -144,4 +149,4 @@ def opened(path: Path) -> Iterator[Any]:
         with safe_open(path, framework="pt") as file:
             yield file
     except (OSError, SafetensorError) as error:
-        raise ModelError(f"{path} cannot be read as tensors: {error}") from error
+        raise ModelError(f"{path} cannot be read as tensors: {error}; is it whole?") from error

@@ -44,12 +44,12 @@ class Made:
 
     @property
     def base_is_here(self) -> bool:
-        """Whether the base is a folder of this machine, whose path is nobody's business."""
-        return Path(self.run.base_model).expanduser().is_dir()
+        """Whether the base is a folder or a file of this machine, whose path is nobody's business."""
+        return Path(self.run.base_model).expanduser().exists()
 
     @property
     def base(self) -> str:
-        """The base's hub id, or its folder's name."""
+        """The base's hub id, or its folder's or file's name."""
         return Path(self.run.base_model).expanduser().resolve().name if self.base_is_here else self.run.base_model
 
     @property

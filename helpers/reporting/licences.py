@@ -43,9 +43,9 @@ KNOWN: Mapping[str, Licence] = {
 def licence_of(base_model: str, *, folder: Path | None) -> Licence:
     """The licence of a base: what its own card says, else what is known of the hub id; `unknown` where nobody says.
 
-    base_model: a hub id, or a folder's path. folder: where its files are.
+    base_model: a hub id, or the path of a folder or a file. folder: where its files are.
     """
-    on_hub = not Path(base_model).expanduser().is_dir()
+    on_hub = not Path(base_model).expanduser().exists()
     said = _in_card(folder / CARD) if folder is not None else {}
     if "license" not in said:
         return KNOWN.get(base_model, Licence()) if on_hub else Licence()

@@ -268,7 +268,7 @@ def run_started(
         total_steps=plan.total_steps,
         changes=changes,
         base_variant=ground.parts.variant,
-        base_folder=ground.parts.scheduler.parent,
+        base_folder=ground.parts.transformer.parent,
         trained=model.trained.what,
         result=model.trained.result,
     )

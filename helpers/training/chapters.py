@@ -37,6 +37,8 @@ def look(config: RunConfig, files: DatasetFile, reporter: Reporter) -> Site:
     look_back(config, files, ranks=runtime, reporter=reporter)
     family = families()[FAMILY]
     parts = family.locate(config.model)
+    if told := parts.told_sources():
+        reporter.hear(Notice(text=told))
     workers = road.workers_for(config.data, ranks=runtime, reporter=reporter)
     catalogs = road.open_catalogs(files, parts=parts, seed=config.run.seed, workers=workers)
     vae_batch_size = max(dataset.vae_batch_size for dataset in files.prepared)

@@ -27,7 +27,7 @@ def provenance(parts: ModelParts, *, trained: Trained, text: TextOptions) -> dic
     The prompt length matters to whoever draws with it: diffusers' own default of 256 is not what was trained.
     """
     return {
-        "base_model": Path(parts.name).name if Path(parts.name).expanduser().is_dir() else parts.name,
+        "base_model": Path(parts.name).name if Path(parts.name).expanduser().exists() else parts.name,
         "base_model_variant": parts.variant,
         "base_model_identity": parts.identity,
         **trained.facts,
@@ -57,7 +57,7 @@ def provenance_of_result(
         made=datetime.now(UTC),
         edge_px=edge_of(config.data),
     )
-    licence = licence_of(parts.name, folder=parts.scheduler.parent)
+    licence = licence_of(parts.name, folder=parts.transformer.parent)
     if licence != Licence():
         spec |= {f"{PREFIX}license": licence.name or licence.identifier}
     return {

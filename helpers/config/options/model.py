@@ -33,8 +33,8 @@ class ModelOptions:
     )
     pretrained_parts_model_name_or_path: str | None = setting(
         None,
-        help="A folder in diffusers layout, or a hub id, to take the VAE, the text encoders, the tokenizers and the "
-        "scheduler from; needed where the base model is one file, else they are its own.",
+        help="A folder in diffusers layout, or a hub id, to take all but the transformer from; where the base model is "
+        "one file, what that lacks: at least the tokenizers and the scheduler. Without it, they are the base's own.",
     )
     pretrained_vae_model_name_or_path: str | None = setting(
         None,

@@ -10,8 +10,7 @@ from helpers.config.options.model import PrecisionOptions
 from helpers.models.adapters import linear_modules, listed, matching
 from helpers.models.precision import base_dtype
 from helpers.models.protocols import ModelParts
-from helpers.models.sd3.parts import read_config
-from helpers.models.sd3.single_file import transformer_weights
+from helpers.models.sd3.part_files import part_weights, read_config
 from helpers.models.sd3.targets import SETS, in_set
 from helpers.models.streaming import Form, load
 from helpers.models.unseen import without_bitsandbytes
@@ -42,7 +41,7 @@ def load_denoiser(
         keep=NEVER_QUANTISED,
         waiting=tuple(f"transformer_blocks.{block}" for block in range(count)[-waiting:]) if waiting else (),
     )
-    return load(denoiser, transformer_weights(parts), form, name="transformer")
+    return load(denoiser, part_weights(parts.transformer, parts.weights_variant), form, name="transformer")
 
 
 def blocks(denoiser: nn.Module) -> list[nn.Module]:

@@ -6,10 +6,12 @@ from helpers.models.sd3.comfyui_lora import is_comfyui_lora, read_comfyui_lora, 
 from helpers.models.sd3.denoiser import blocks, enable_checkpointing, load_denoiser, predict, target_modules
 from helpers.models.sd3.learning_text import learning_text
 from helpers.models.sd3.memory import estimate_memory
-from helpers.models.sd3.parts import locate, read_config
+from helpers.models.sd3.original_file import is_single_file
+from helpers.models.sd3.part_files import read_config
+from helpers.models.sd3.parts import locate
 from helpers.models.sd3.pipeline import write_pipeline
 from helpers.models.sd3.sampling import render
-from helpers.models.sd3.single_file import is_single_file, open_base, open_single_file, write_single_file
+from helpers.models.sd3.single_file import open_base, open_single_file, with_own_parts, write_single_file
 from helpers.models.sd3.text import assemble_text, text_parts
 from helpers.models.sd3.vae import latent_part
 from helpers.models.workload import MemoryEstimate, Workload
@@ -35,6 +37,7 @@ def sd3_family() -> ModelFamily:
         files=FamilyFiles(
             open_base=open_base,
             open_single_file=open_single_file,
+            with_own_parts=with_own_parts,
             is_single_file=is_single_file,
             is_comfyui_lora=is_comfyui_lora,
             write_single_file=write_single_file,

@@ -7,7 +7,15 @@ from pathlib import Path
 
 from helpers.config.run_config import RunConfig
 from helpers.config.wizard_machine import Peaks
-from helpers.models.sd3.architecture import KNOWN, Architecture, read_architecture
+from helpers.errors import ModelError
+from helpers.models.sd3.architecture import (
+    KNOWN,
+    Architecture,
+    read_architecture,
+    text_encoder_of,
+    transformer_of,
+    vae_of,
+)
 from helpers.models.sd3.memory import estimate_memory
 from helpers.models.workload import workload_of
 
@@ -23,7 +31,8 @@ def forecast(config: RunConfig) -> Peaks | None:
 
     config: the whole run's, which the estimate is about.
     """
-    architecture = _architecture(config.model.pretrained_model_name_or_path)
+    model = config.model
+    architecture = _architecture(model.pretrained_model_name_or_path, model.pretrained_parts_model_name_or_path)
     if architecture is None:
         return None
     resolution = config.data.resolution
@@ -51,12 +60,35 @@ def forecast(config: RunConfig) -> Peaks | None:
 
 
 @cache
-def _architecture(model: str) -> Architecture | None:
+def _architecture(model: str, parts: str | None) -> Architecture | None:
     if model in PUBLISHED:
         return KNOWN[PUBLISHED[model]]
     folder = Path(model).expanduser()
+    if folder.is_file():
+        return _of_file(folder, _architecture(parts, None) if parts else None)
     encoders = tuple(folder / name for name in ("text_encoder", "text_encoder_2", "text_encoder_3"))
     try:
         return read_architecture(transformer=folder / "transformer", text_encoders=encoders, vae=folder / "vae")
     except (OSError, ValueError, KeyError):
         return None
+
+
+def _of_file(file: Path, rest: Architecture | None) -> Architecture | None:
+    """What is in the one file by its shapes, all else as in `rest`, or as in any published SD3."""
+    from helpers.models.sd3.original_file import TRANSFORMER, parts_in
+    from helpers.models.sd3.part_files import read_config
+
+    others = rest or KNOWN["SD3 medium"]
+    try:
+        inside = {part: read_config(file / part) for part in parts_in(file)}
+    except ModelError:
+        return None
+    clip_l, clip_g, t5 = (
+        text_encoder_of(inside[name]) if name in inside else other
+        for name, other in zip(("text_encoder", "text_encoder_2", "text_encoder_3"), others.text_encoders, strict=True)
+    )
+    return Architecture(
+        transformer=transformer_of(inside[TRANSFORMER]),
+        text_encoders=(clip_l, clip_g, t5),
+        vae=vae_of(inside["vae"]) if "vae" in inside else others.vae,
+    )

@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from helpers.config.options.model import PrecisionOptions, TextOptions
 from helpers.models.adapters import linear_modules
 from helpers.models.protocols import ModelParts, TextEmbedding
-from helpers.models.sd3.parts import T5, TEXT_ENCODERS
+from helpers.models.sd3.original_text import T5
+from helpers.models.sd3.parts import TEXT_ENCODERS
 from helpers.models.sd3.text import WantedEncoder, assemble_text, clip_outputs, encoders_of, load_clip, load_tokenizer
 
 CLIPS = tuple(name for name in TEXT_ENCODERS if name != T5)

@@ -1,39 +1,84 @@
-"""The transformer's config of a file in the original layout, which has none: by its tensors' names and shapes alone."""
+"""The configs of a file's parts, which has none: by their tensors' names and shapes, and what the header adds.
 
+Shapes do not tell everything. What they leave open is as in every published SD3; a model that is otherwise, as small
+ones for tests are, says so in the header of the file that this program makes of it.
+"""
+
+import json
 import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from helpers.errors import ModelError
-from helpers.models.sd3.original_layout import PREFIX, count_of, to_diffusers
-from helpers.models.tensor_files import Planned, all_opened
+from helpers.models.sd3.architecture import transformer_of
+from helpers.models.sd3.original_file import TRANSFORMER, VAE, open_in_file
+from helpers.models.sd3.original_layout import count_of
+from helpers.models.sd3.original_text import CLIP_LAYERS, T5, T5_LAYERS, layers_of
+from helpers.models.sd3.original_vae import resnets_in
+from helpers.models.tensor_files import Planned
 
 HEAD_WIDTH = 64
-"""Of every published SD3; where queries and keys are normalised, the tensors themselves say it."""
+"""Of every published SD3 and its text encoders, whose width is a number of such heads."""
 
-FIRST = "joint_blocks.0."
+HEADER_ENTRY = "shapes_leave_open"
 
-
-def transformer_in(tensors: Mapping[str, Planned]) -> dict[str, Planned]:
-    """The transformer's tensors among a file's, without prefix; some files hold nothing else, and have none."""
-    prefix = PREFIX if any(name.startswith(PREFIX) for name in tensors) else ""
-    return {name.removeprefix(prefix): each for name, each in tensors.items() if name.startswith(prefix)}
+Shapes = Mapping[str, tuple[int, ...]]
 
 
-def config_of_file(path: Path) -> dict[str, Any]:
-    """What diffusers' config.json would say of the transformer; raises ModelError where the file holds no SD3."""
-    with all_opened([path]) as (tensors, _):
-        mine = transformer_in(tensors)
-        if not any(name.startswith(FIRST) for name in mine):
+def config_in_file(path: Path, part: str) -> dict[str, Any]:
+    """What config.json would say of a part; raises ModelError where the part is not whole, or is none of SD3's."""
+    with open_in_file(path, part) as (tensors, said):
+        open_facts = json.loads(said.get(HEADER_ENTRY, "{}")).get(part, {})
+        config = config_of(tensors, part) | open_facts
+    try:
+        if part == TRANSFORMER:
+            _check_transformer(tensors, config)
+        heads = int(config.get("num_attention_heads", 1))
+        width = config.get("hidden_size", heads * int(config.get("attention_head_dim", 1)))
+        if part != T5 and part != VAE and (heads < 1 or width % heads or width != _width(tensors, part)):
             raise ModelError(
-                f"{path} holds no SD3 in the original layout ({PREFIX}{FIRST}...), but tensors such as "
-                f"{min(mine, default='none')}. Name a checkpoint of SD3 or SD3.5, or a folder in diffusers layout."
+                f"The {part} is {_width(tensors, part)} wide, which is no number of heads of {HEAD_WIDTH}, as every "
+                "published SD3 has. Name its folder in diffusers layout, whose config.json says how many there are."
             )
-        return _config({name: each.shape for name, each in to_diffusers(mine).items()})
+    except ModelError as error:
+        raise ModelError(f"{path}: {error}") from error
+    return config
 
 
-def _config(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Any]:
+def config_of(tensors: Mapping[str, Planned], part: str) -> dict[str, Any]:
+    """What the shapes of a part's tensors, by diffusers' names, tell of its config; the rest as published."""
+    shapes = {name: each.shape for name, each in tensors.items()}
+    if part == TRANSFORMER:
+        return _transformer(shapes)
+    if part == VAE:
+        return _vae(shapes)
+    return _t5(shapes) if part == T5 else _clip(shapes, part)
+
+
+def left_open(tensors: Mapping[str, Planned], config: Mapping[str, Any], part: str) -> dict[str, Any]:
+    """The facts of a part's config that its tensors do not tell; empty for what is published."""
+    told = config_of(tensors, part)
+    return {key: config[key] for key in told if key in config and _plain(config[key]) != _plain(told[key])}
+
+
+def _plain(value: Any) -> Any:
+    return json.loads(json.dumps(value))
+
+
+def _width(tensors: Mapping[str, Planned], part: str) -> int:
+    name = "pos_embed.proj.weight" if part == TRANSFORMER else "text_model.final_layer_norm.weight"
+    return tensors[name].shape[0]
+
+
+def _check_transformer(tensors: Mapping[str, Planned], config: Mapping[str, Any]) -> None:
+    """Raise ModelError where a layer is not there; more than there should be are refused as they are read."""
+    for layer in transformer_of(config).linears():
+        if f"{layer.name}.weight" not in tensors:
+            raise ModelError(f"The transformer lacks the tensors of {layer.name}; is the download whole?")
+
+
+def _transformer(shapes: Shapes) -> dict[str, Any]:
     width, channels, patch, _ = shapes["pos_embed.proj.weight"]
     layers = count_of(shapes)
     head_width = shapes.get("transformer_blocks.0.attn.norm_q.weight", (HEAD_WIDTH,))[0]
@@ -54,4 +99,69 @@ def _config(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Any]:
             number for number in range(layers) if f"transformer_blocks.{number}.attn2.to_q.weight" in shapes
         ],
         "qk_norm": "rms_norm" if "transformer_blocks.0.attn.norm_q.weight" in shapes else None,
+    }
+
+
+def _vae(shapes: Shapes) -> dict[str, Any]:
+    blocks = 1 + max(int(name.split(".")[2]) for name in shapes if name.startswith("encoder.down_blocks."))
+    return {
+        "_class_name": "AutoencoderKL",
+        "act_fn": "silu",
+        "block_out_channels": [shapes[f"encoder.down_blocks.{n}.resnets.0.conv1.weight"][0] for n in range(blocks)],
+        "down_block_types": ["DownEncoderBlock2D"] * blocks,
+        "up_block_types": ["UpDecoderBlock2D"] * blocks,
+        "in_channels": shapes["encoder.conv_in.weight"][1],
+        "out_channels": shapes["decoder.conv_out.weight"][0],
+        "latent_channels": shapes["decoder.conv_in.weight"][1],
+        "layers_per_block": resnets_in(shapes),
+        "norm_num_groups": 32,
+        "sample_size": 1024,
+        "scaling_factor": 1.5305,
+        "shift_factor": 0.0609,
+        "force_upcast": True,
+        "use_quant_conv": False,
+        "use_post_quant_conv": False,
+    }
+
+
+def _clip(shapes: Shapes, part: str) -> dict[str, Any]:
+    vocabulary, width = shapes["text_model.embeddings.token_embedding.weight"]
+    return {
+        "architectures": ["CLIPTextModelWithProjection"],
+        "model_type": "clip_text_model",
+        "vocab_size": vocabulary,
+        "hidden_size": width,
+        "intermediate_size": shapes[f"{CLIP_LAYERS}0.mlp.fc1.weight"][0],
+        "num_hidden_layers": layers_of(shapes, CLIP_LAYERS),
+        "num_attention_heads": width // HEAD_WIDTH,
+        "projection_dim": shapes["text_projection.weight"][0],
+        "max_position_embeddings": shapes["text_model.embeddings.position_embedding.weight"][0],
+        "hidden_act": "quick_gelu" if part == "text_encoder" else "gelu",
+        "layer_norm_eps": 1e-5,
+        "bos_token_id": 0,
+        "eos_token_id": 2,
+        "pad_token_id": 1,
+    }
+
+
+def _t5(shapes: Shapes) -> dict[str, Any]:
+    first = f"{T5_LAYERS}0.layer.0.SelfAttention."
+    buckets, heads = shapes[f"{first}relative_attention_bias.weight"]
+    vocabulary, width = shapes["shared.weight"]
+    return {
+        "architectures": ["T5EncoderModel"],
+        "model_type": "t5",
+        "vocab_size": vocabulary,
+        "d_model": width,
+        "d_kv": shapes[f"{first}q.weight"][0] // heads,
+        "d_ff": shapes[f"{T5_LAYERS}0.layer.1.DenseReluDense.wi_0.weight"][0],
+        "num_layers": layers_of(shapes, T5_LAYERS),
+        "num_heads": heads,
+        "relative_attention_num_buckets": buckets,
+        "relative_attention_max_distance": 128,
+        "feed_forward_proj": "gated-gelu",
+        "layer_norm_epsilon": 1e-6,
+        "is_encoder_decoder": False,
+        "eos_token_id": 1,
+        "pad_token_id": 0,
     }

@@ -3,7 +3,7 @@
 The original counts the decoder's blocks from the picture, and its attention is written as convolutions of one pixel.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from itertools import product
 
 from torch import Tensor
@@ -31,13 +31,22 @@ def vae_to_original(tensors: Mapping[str, Planned]) -> dict[str, Planned]:
 
 
 def vae_to_diffusers(tensors: Mapping[str, Planned]) -> dict[str, Planned]:
-    """A VAE's tensors by diffusers' names; `tensors` without prefix. Raises ModelError as `vae_to_original`."""
+    """A VAE's tensors by diffusers' names; `tensors` without prefix.
+
+    Raises ModelError as `vae_to_original`, and where one is not there that every such VAE has.
+    """
     left, found = dict(tensors), {}
     for original, ours in _names(_blocks(tensors, of="encoder.down.")):
         if original in left:
             found[ours] = _as_matrix(left.pop(original)) if _is_projection(original) else left.pop(original)
     _nothing_left(left)
+    _nothing_lacks(found)
     return found
+
+
+def resnets_in(names: Iterable[str]) -> int:
+    """How many each block of the encoder has, by diffusers' names; a block of the decoder has one more."""
+    return sum(name.startswith("encoder.down_blocks.0.resnets.") and name.endswith(".conv1.weight") for name in names)
 
 
 def _blocks(names: Mapping[str, object], *, of: str) -> int:
@@ -96,3 +105,18 @@ def _reshaped(tensor: Planned, shape: tuple[int, ...]) -> Planned:
 def _nothing_left(left: Mapping[str, Planned]) -> None:
     if left:
         raise ModelError(f"The VAE has a tensor {min(left)}, which no SD3's has that this program knows.")
+
+
+def _nothing_lacks(found: Mapping[str, Planned]) -> None:
+    blocks, resnets = _blocks(found, of="encoder.down_blocks."), resnets_in(found)
+    for original, ours in _names(blocks):
+        if ours not in found and not _may_lack(ours, blocks=blocks, resnets=resnets):
+            raise ModelError(f"The VAE lacks the tensor {original}; is the download whole?")
+
+
+def _may_lack(name: str, *, blocks: int, resnets: int) -> bool:
+    """Whether a VAE of so many blocks and resnets (the decoder's blocks have one more) may be without that tensor."""
+    words = name.split(".")
+    if "conv_shortcut" in words or (f"{blocks - 1}" == words[2] and "samplers" in words[3]):
+        return True
+    return "blocks" in words[1] and words[3] == "resnets" and int(words[4]) >= resnets + (words[0] == "decoder")

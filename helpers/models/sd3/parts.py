@@ -1,22 +1,24 @@
 """Finds a base model's parts on this machine, and refuses what is not a whole SD3 before anything is loaded."""
 
-import json
 from collections.abc import Mapping, Sequence
-from fnmatch import fnmatch
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from helpers.config.model_folder import wrong_with_model
 from helpers.config.options.model import ModelOptions
 from helpers.errors import ModelError
-from helpers.models.fingerprint import config_fingerprint, file_fingerprint, files_fingerprint, fingerprint
-from helpers.models.hub import download, is_hub_id, weight_patterns
+from helpers.models.hub import download, is_hub_id
 from helpers.models.protocols import ModelParts
-from helpers.models.sd3.original_config import config_of_file
+from helpers.models.sd3.original_file import TRANSFORMER, VAE, parts_in
+from helpers.models.sd3.original_text import T5
+from helpers.models.sd3.part_files import check_part, loading_variant, part_identity, read_config
 
-VAE, T5 = "vae", "text_encoder_3"
 TEXT_ENCODERS = ("text_encoder", "text_encoder_2", T5)
 TOKENIZERS = ("tokenizer", "tokenizer_2", "tokenizer_3")
+PARTS = (TRANSFORMER, VAE, *TEXT_ENCODERS)
+REST = "tokenizers and scheduler"
+BASE = "MODEL_NAME"
 PARTS_OPTION = "pretrained_parts_model_name_or_path"
 VAE_OPTION, T5_OPTION = "pretrained_vae_model_name_or_path", "pretrained_t5_model_name_or_path"
 
@@ -24,100 +26,93 @@ VAE_OPTION, T5_OPTION = "pretrained_vae_model_name_or_path", "pretrained_t5_mode
 def locate(options: ModelOptions) -> ModelParts:
     """Where the model's parts are, downloaded first where a hub id is given; raises ModelError."""
     name = options.pretrained_model_name_or_path
+    found = _Found()
+    _add_named(found, options)
     file = Path(name).expanduser()
-    is_file = file.is_file()
-    elsewhere = {
-        part: getattr(options, option)
-        for part, option in ((VAE, VAE_OPTION), (T5, T5_OPTION))
-        if getattr(options, option)
-    }
-    own = [part for part in ("transformer", VAE, *TEXT_ENCODERS) if part not in elsewhere]
-    others = options.pretrained_parts_model_name_or_path
-    if is_file and others is None:
-        raise ModelError(f"{name} is one file, of which the transformer is taken; say --{PARTS_OPTION} too.")
-    transformer = file if is_file else Path()
-    if others is not None:
-        own.remove("transformer")
-        root = _root(others, own, revision=None, variant=options.variant, option=f"--{PARTS_OPTION}")
-        if not is_file:
-            only = _root(name, ["transformer"], revision=options.revision, variant=options.variant, option="MODEL_NAME")
-            transformer = only / "transformer"
-    else:
-        root = _root(name, own, revision=options.revision, variant=options.variant, option="MODEL_NAME")
-        transformer = root / "transformer"
-    if wrong := wrong_with_model(root):
-        raise ModelError(f"{others or name}: {wrong[0]}; {wrong[1]}.")
-    folders = {part: root / part for part in own} | {"transformer": transformer}
-    for part, source in elsewhere.items():
-        folders[part] = _part_elsewhere(source, part, variant=options.variant)
-    for part, folder in folders.items():
-        weight_files(folder, options.variant, part=part)
+    root = _add_file_and_the_rest(found, file, options) if file.is_file() else _add_folder(found, options)
     for part in ("scheduler", *TOKENIZERS):
         if not (root / part).is_dir():
             raise ModelError(f"{root} has no folder `{part}`; a whole SD3 in diffusers layout has one.")
-    _check_parts_fit(folders)
-    transformer = read_config(folders["transformer"])
+    for part, place in found.places.items():
+        check_part(place, options.variant, part=part)
+    _check_parts_fit(found.places)
+    transformer = read_config(found.places[TRANSFORMER])
     return ModelParts(
         name=name,
         variant=_variant(transformer),
-        identity=part_identity(folders["transformer"], options.variant),
+        identity=part_identity(found.places[TRANSFORMER], options.variant),
         flow_shift=float(read_config(root / "scheduler", "scheduler_config.json").get("shift", 1.0)),
-        longest_edge_px=_longest_edge_px(transformer, vae=read_config(folders[VAE])),
+        longest_edge_px=_longest_edge_px(transformer, vae=read_config(found.places[VAE])),
         weights_variant=options.variant,
-        transformer=folders["transformer"],
-        vae=folders[VAE],
+        transformer=found.places[TRANSFORMER],
+        vae=found.places[VAE],
         scheduler=root / "scheduler",
-        text_encoders=tuple(folders[part] for part in TEXT_ENCODERS),
+        text_encoders=tuple(found.places[part] for part in TEXT_ENCODERS),
         tokenizers=tuple(root / part for part in TOKENIZERS),
+        sources=found.sources,
     )
+
+
+@dataclass
+class _Found:
+    """Where parts are, and what the person said that they are taken from; who comes first is asked first."""
+
+    places: dict[str, Path] = field(default_factory=dict)
+    sources: dict[str, str] = field(default_factory=dict)
+
+    def lacking(self) -> list[str]:
+        return [part for part in PARTS if part not in self.places]
+
+    def add(self, part: str, place: Path, *, source: str) -> None:
+        self.places[part] = place
+        self.sources[part] = source
+
+
+def _add_named(found: _Found, options: ModelOptions) -> None:
+    """The parts that have an option of their own."""
+    for part, option in ((VAE, VAE_OPTION), (T5, T5_OPTION)):
+        if source := getattr(options, option):
+            found.add(part, _part_elsewhere(source, part, variant=options.variant), source=source)
+
+
+def _add_file_and_the_rest(found: _Found, file: Path, options: ModelOptions) -> Path:
+    """What the one file holds, and from elsewhere what it lacks; the folder of the tokenizers and the scheduler."""
+    inside = parts_in(file)
+    for part in found.lacking():
+        if part in inside:
+            found.add(part, file / part, source=file.name)
+    others = options.pretrained_parts_model_name_or_path
+    if others is None:
+        lacks = ", ".join([*found.lacking(), "the tokenizers and the scheduler"])
+        raise ModelError(f"{file} lacks {lacks}; say --{PARTS_OPTION} too.")
+    return _add_from(found, others, found.lacking(), options, option=f"--{PARTS_OPTION}")
+
+
+def _add_folder(found: _Found, options: ModelOptions) -> Path:
+    """What one folder or hub id has, or the transformer of one and all else of another."""
+    name, others = options.pretrained_model_name_or_path, options.pretrained_parts_model_name_or_path
+    if others is None:
+        return _add_from(found, name, found.lacking(), options, option=BASE)
+    root = _root(name, [TRANSFORMER], revision=options.revision, variant=options.variant, option=BASE)
+    found.add(TRANSFORMER, root / TRANSFORMER, source=name)
+    return _add_from(found, others, found.lacking(), options, option=f"--{PARTS_OPTION}")
+
+
+def _add_from(found: _Found, name: str, parts: Sequence[str], options: ModelOptions, *, option: str) -> Path:
+    revision = options.revision if option == BASE else None
+    root = _root(name, parts, revision=revision, variant=options.variant, option=option)
+    if wrong := wrong_with_model(root):
+        raise ModelError(f"{name}: {wrong[0]}; {wrong[1]}.")
+    for part in parts:
+        found.add(part, root / part, source=name)
+    found.sources[REST] = name
+    return root
 
 
 def _longest_edge_px(transformer: Mapping[str, Any], *, vae: Mapping[str, Any]) -> int:
     """The longest edge of a picture for which the transformer's table of positions has places."""
     downscale = 2 ** (len(vae["block_out_channels"]) - 1)
     return int(transformer["pos_embed_max_size"]) * int(transformer["patch_size"]) * downscale
-
-
-def weight_files(folder: Path, variant: str | None, *, part: str = "") -> tuple[Path, ...]:
-    """A part's safetensors files: of the variant where it has one, else the plain ones; raises ModelError."""
-    if folder.is_file():
-        return (folder,)
-    if not (folder / "config.json").is_file():
-        raise ModelError(f"{folder} has no config.json, so the model's `{part or folder.name}` is missing.")
-    names = sorted(file.name for file in folder.iterdir())
-    found = _matching(names, variant) or _matching(names, None)
-    if not found:
-        there = ", ".join(name for name in names if name != "config.json") or "nothing else"
-        raise ModelError(
-            f"{folder} has no safetensors weights (`{weight_patterns(variant)[0]}` or the like); beside config.json "
-            f"there is {there}. Download them, or name the variant that is there with --variant."
-        )
-    missing = sorted(set(_whole_set(found[0])) - set(found))
-    if missing:
-        raise ModelError(f"{folder} lacks {', '.join(missing)}; is the download whole?")
-    return tuple(folder / name for name in found)
-
-
-def loading_variant(folder: Path, variant: str | None) -> str | None:
-    """What to give `from_pretrained` as variant, for a part that may have only plain weights."""
-    return variant if _matching([file.name for file in folder.iterdir()], variant) else None
-
-
-def part_identity(folder: Path, variant: str | None) -> str:
-    """A hash of a part's config and weights; of one file, whatever it is called."""
-    if folder.is_file():
-        return fingerprint(config_fingerprint(read_config(folder)), file_fingerprint(folder))
-    return fingerprint(config_fingerprint(read_config(folder)), files_fingerprint(weight_files(folder, variant)))
-
-
-def read_config(folder: Path, file_name: str = "config.json") -> dict[str, Any]:
-    """A part's config, of one file by its tensors; raises ModelError naming a file that is not there or not JSON."""
-    if folder.is_file():
-        return config_of_file(folder)
-    try:
-        return json.loads((folder / file_name).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ModelError(f"{folder / file_name} cannot be read: {error}") from error
 
 
 def _root(name: str, folders: Sequence[str], *, revision: str | None, variant: str | None, option: str) -> Path:
@@ -166,16 +161,3 @@ def _variant(config: dict[str, Any]) -> str:
     if config.get("qk_norm"):
         return "SD3.5 large" if layers == 38 else f"SD3.5 of {layers} layers"
     return "SD3 medium" if layers == 24 else f"SD3 of {layers} layers"
-
-
-def _matching(names: Sequence[str], variant: str | None) -> list[str]:
-    return [name for name in names if any(fnmatch(name, pattern) for pattern in weight_patterns(variant))]
-
-
-def _whole_set(first: str) -> list[str]:
-    """Every shard of the set that `first` belongs to, by the count in its name; just itself when it is no shard."""
-    if "-of-" not in first:
-        return [first]
-    stem, total = first.removesuffix(".safetensors").rsplit("-of-", 1)
-    start, digits = stem.rsplit("-", 1)
-    return [f"{start}-{number:0{len(digits)}d}-of-{total}.safetensors" for number in range(1, int(total) + 1)]

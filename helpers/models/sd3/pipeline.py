@@ -10,8 +10,10 @@ from torch import Tensor
 
 from helpers.models.lora_files import Pair, merged, of_text_encoder
 from helpers.models.protocols import ModelParts
-from helpers.models.sd3.parts import TEXT_ENCODERS, TOKENIZERS, VAE, loading_variant, read_config, weight_files
-from helpers.models.tensor_files import Planned, all_opened, write_tensors
+from helpers.models.sd3.original_file import VAE
+from helpers.models.sd3.part_files import is_in_file, loading_variant, open_part, read_config, weight_files
+from helpers.models.sd3.parts import TEXT_ENCODERS, TOKENIZERS
+from helpers.models.tensor_files import Planned, write_tensors
 
 
 def write_pipeline(
@@ -28,18 +30,14 @@ def write_pipeline(
     """
     transformer = folder / "transformer"
     transformer.mkdir()
-    if parts.transformer.is_file():
-        said = json.dumps(read_config(parts.transformer), indent=2) + "\n"
-        (transformer / "config.json").write_text(said, encoding="utf-8")
-    else:
-        shutil.copyfile(parts.transformer / "config.json", transformer / "config.json")
+    _copy_config(parts.transformer, transformer)
     write_tensors(transformer / "diffusion_pytorch_model.safetensors", weights, metadata=metadata)
     for name, source in zip((VAE, *TEXT_ENCODERS), (parts.vae, *parts.text_encoders), strict=True):
-        variant = loading_variant(source, parts.weights_variant)
-        if pairs := of_text_encoder(text, f"{name}."):
-            _merge_model(source, folder / name, pairs, variant=variant)
+        pairs = of_text_encoder(text, f"{name}.")
+        if pairs or is_in_file(source):
+            _write_model(source, folder / name, pairs, variant=parts.weights_variant)
         else:
-            _copy_model(source, folder / name, variant=variant)
+            _copy_model(source, folder / name, variant=loading_variant(source, parts.weights_variant))
     for name, source in zip(("scheduler", *TOKENIZERS), (parts.scheduler, *parts.tokenizers), strict=True):
         shutil.copytree(source, folder / name, copy_function=shutil.copyfile)
     (folder / "model_index.json").write_text(json.dumps(model_index(), indent=2) + "\n", encoding="utf-8")
@@ -54,12 +52,21 @@ def _copy_model(source: Path, to: Path, *, variant: str | None) -> None:
         (to / _plain(index.name, variant)).write_text(_plain(index.read_text(encoding="utf-8"), variant))
 
 
-def _merge_model(source: Path, to: Path, pairs: Mapping[str, Pair], *, variant: str | None) -> None:
+def _write_model(source: Path, to: Path, pairs: Mapping[str, Pair], *, variant: str | None) -> None:
     """A part's config, and its weights with a LoRA merged in."""
     to.mkdir()
-    shutil.copyfile(source / "config.json", to / "config.json")
-    with all_opened(weight_files(source, variant)) as (tensors, _):
-        write_tensors(to / "model.safetensors", merged(tensors, pairs), metadata={})
+    _copy_config(source, to)
+    name = "diffusion_pytorch_model" if to.name == VAE else "model"
+    with open_part(source, variant) as (tensors, _):
+        write_tensors(to / f"{name}.safetensors", merged(tensors, pairs), metadata={})
+
+
+def _copy_config(source: Path, to: Path) -> None:
+    """A part's config.json, as the one file tells it where it has none."""
+    if is_in_file(source):
+        (to / "config.json").write_text(json.dumps(read_config(source), indent=2) + "\n", encoding="utf-8")
+    else:
+        shutil.copyfile(source / "config.json", to / "config.json")
 
 
 def _plain(text: str, variant: str | None) -> str:

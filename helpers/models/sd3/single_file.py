@@ -1,56 +1,42 @@
-"""A whole SD3 as one file in the original layout: the transformer and the VAE, as Stability publishes its models."""
+"""A whole SD3 as one file in the original layout, as Stability publishes its models: opened, and written."""
 
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+import json
+from collections.abc import Mapping
+from contextlib import AbstractContextManager, ExitStack
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from helpers.models.lora_files import Pair, merged, of_text_encoder
 from helpers.models.protocols import ModelParts
 from helpers.models.sd3 import original_layout, original_vae
-from helpers.models.sd3.original_config import transformer_in
-from helpers.models.sd3.parts import weight_files
-from helpers.models.streaming import Weights
-from helpers.models.tensor_files import Opened, Planned, all_opened, write_tensors
-
-TELLING = "joint_blocks.0."
-CLIPS = (
-    ("text_encoder.", "text_encoders.clip_l.transformer."),
-    ("text_encoder_2.", "text_encoders.clip_g.transformer."),
-)
+from helpers.models.sd3.original_config import HEADER_ENTRY, left_open
+from helpers.models.sd3.original_file import PREFIXES, TRANSFORMER, VAE, open_in_file, parts_in
+from helpers.models.sd3.original_text import T5
+from helpers.models.sd3.part_files import open_part, read_config
+from helpers.models.sd3.parts import TEXT_ENCODERS
+from helpers.models.tensor_files import Opened, Planned, write_tensors
 
 
-def is_single_file(names: Iterable[str]) -> bool:
-    """Whether tensors with these names are an SD3 in the original layout, its prefix there or not."""
-    return any(name.removeprefix(original_layout.PREFIX).startswith(TELLING) for name in names)
-
-
-@contextmanager
-def open_base(parts: ModelParts) -> Iterator[Opened]:
+def open_base(parts: ModelParts) -> AbstractContextManager[Opened]:
     """See `FamilyFiles`: the transformer in a folder of diffusers layout, or in one file."""
-    if parts.transformer.is_file():
-        with open_single_file(parts.transformer) as found:
-            yield found
-    else:
-        with all_opened(weight_files(parts.transformer, parts.weights_variant)) as found:
-            yield found
+    return open_part(parts.transformer, parts.weights_variant)
 
 
-def transformer_weights(parts: ModelParts) -> Weights:
-    """The base's transformer, to be read block by block."""
-
-    @contextmanager
-    def weights() -> Iterator[Mapping[str, Planned]]:
-        with open_base(parts) as (tensors, _):
-            yield tensors
-
-    return weights
-
-
-@contextmanager
-def open_single_file(path: Path) -> Iterator[Opened]:
+def open_single_file(path: Path) -> AbstractContextManager[Opened]:
     """See `FamilyFiles`. Some files hold nothing but the transformer, without a prefix."""
-    with all_opened([path]) as (tensors, said):
-        yield original_layout.to_diffusers(transformer_in(tensors)), said
+    return open_in_file(path, TRANSFORMER)
+
+
+def with_own_parts(path: Path, base: ModelParts) -> ModelParts:
+    """See `FamilyFiles`."""
+    inside = parts_in(path)
+    encoders = zip(TEXT_ENCODERS, base.text_encoders, strict=True)
+    return replace(
+        base,
+        vae=path / VAE if VAE in inside else base.vae,
+        text_encoders=tuple(path / name if name in inside else place for name, place in encoders),
+    )
 
 
 def write_single_file(
@@ -60,18 +46,33 @@ def write_single_file(
     *,
     text: Mapping[str, Pair],
     metadata: Mapping[str, str],
+    with_text_encoders: bool = False,
 ) -> None:
-    """See `FamilyFiles`; each tensor in the number format that it has.
+    """See `FamilyFiles`; each tensor in the number format that it has, of 8 bits in bfloat16.
 
-    The text encoders are in it only where a LoRA is merged into the CLIPs: else they are the same for every SD3.
+    The text encoders are in it only where they are asked for, or a LoRA is merged into the CLIPs: else they are the
+    same for every SD3.
     """
     with ExitStack() as stack:
-        vae, _ = stack.enter_context(all_opened(weight_files(parts.vae, parts.weights_variant)))
-        found = {original_vae.PREFIX: original_vae.vae_to_original(vae)}
-        found[original_layout.PREFIX] = original_layout.to_original(weights)
-        for (ours, prefix), folder in zip(CLIPS, parts.text_encoders, strict=False):
-            if text:
-                clip, _ = stack.enter_context(all_opened(weight_files(folder, parts.weights_variant)))
-                found[prefix] = merged(clip, of_text_encoder(text, ours))
-        tensors = {prefix + name: each for prefix, mine in found.items() for name, each in mine.items()}
-        write_tensors(path, tensors, metadata=metadata)
+        written = {TRANSFORMER: (parts.transformer, dict(weights))}
+        for part, place in zip((VAE, *TEXT_ENCODERS), (parts.vae, *parts.text_encoders), strict=True):
+            if part == VAE or with_text_encoders or (text and part != T5):
+                found, _ = stack.enter_context(open_part(place, parts.weights_variant))
+                written[part] = (place, merged(found, of_text_encoder(text, f"{part}.")))
+        tensors, facts = {}, {}
+        for part, (place, mine) in written.items():
+            tensors |= {PREFIXES[part] + name: each for name, each in _original(part, mine).items()}
+            facts[part] = left_open(mine, read_config(place), part)
+        write_tensors(path, tensors, metadata=_with_facts(metadata, facts))
+
+
+def _with_facts(metadata: Mapping[str, str], facts: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
+    """The header with what the shapes leave open, where that is anything."""
+    said = {name: value for name, value in metadata.items() if name != HEADER_ENTRY}
+    return {**said, HEADER_ENTRY: json.dumps(facts)} if any(facts.values()) else said
+
+
+def _original(part: str, tensors: Mapping[str, Planned]) -> Mapping[str, Planned]:
+    if part == TRANSFORMER:
+        return original_layout.to_original(tensors)
+    return original_vae.vae_to_original(tensors) if part == VAE else tensors

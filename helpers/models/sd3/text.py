@@ -15,8 +15,8 @@ from helpers.models.fingerprint import files_fingerprint, fingerprint
 from helpers.models.precision import AS_IT_IS, encoder_dtype
 from helpers.models.protocols import ModelParts, TextEmbedding, TextPart, TokenLimit
 from helpers.models.sd3.architecture import text_encoder_of
-from helpers.models.sd3.parts import part_identity, read_config, weight_files
-from helpers.models.streaming import Form, load, weights_of
+from helpers.models.sd3.part_files import is_in_file, part_identity, part_weights, read_config
+from helpers.models.streaming import Form, load
 
 NAMES = ("clip_l", "clip_g", "t5")
 # To be raised whenever the same settings begin to give other numbers.
@@ -157,14 +157,17 @@ def _load(wanted: WantedEncoder) -> ClipEncoder | T5Encoder:
 
 def _load_model(model_class: Any, wanted: WantedEncoder) -> Any:
     """The frozen model on its device, read block by block, each of them quantised before the next is read."""
+    kind = model_class.config_class
+    inside = is_in_file(wanted.folder)
+    config = kind.from_dict(read_config(wanted.folder)) if inside else kind.from_pretrained(wanted.folder)
     with torch.device("meta"):
-        model = model_class(model_class.config_class.from_pretrained(wanted.folder))
+        model = model_class(config)
     for name, buffer in tuple(model.named_buffers()):
         if name.endswith("position_ids"):  # CLIP's, which are in no file
             owner = model.get_submodule(name.rpartition(".")[0])
             owner.position_ids = torch.arange(buffer.shape[-1], device=wanted.device).expand(buffer.shape)
     form = Form(dtype=wanted.dtype, device=wanted.device, level=wanted.level, quantize_via=wanted.quantize_via)
-    return load(model, weights_of(weight_files(wanted.folder, wanted.variant)), form, name=wanted.name)
+    return load(model, part_weights(wanted.folder, wanted.variant), form, name=wanted.name)
 
 
 def _tokens(tokenizer: Any, captions: Sequence[str], *, length: int) -> Any:

@@ -13,8 +13,8 @@ from helpers.config.options.model import PrecisionOptions
 from helpers.models.fingerprint import fingerprint
 from helpers.models.precision import vae_dtype
 from helpers.models.protocols import LatentPart, ModelParts
-from helpers.models.sd3.parts import part_identity, read_config, weight_files
-from helpers.models.streaming import Form, load, weights_of
+from helpers.models.sd3.part_files import part_identity, part_weights, read_config
+from helpers.models.streaming import Form, load
 from helpers.models.unseen import without_bitsandbytes
 
 # To be raised whenever the same settings begin to give other numbers.
@@ -74,7 +74,7 @@ class KlEncoder:
 
         with torch.device("meta"):
             model: Any = AutoencoderKL.from_config(read_config(wanted.folder))
-        weights = weights_of(weight_files(wanted.folder, wanted.variant))
+        weights = part_weights(wanted.folder, wanted.variant)
         self._model: Any = load(model, weights, Form(dtype=wanted.dtype, device=wanted.device), name="VAE")
         self._wanted = wanted
 

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from helpers import convert
 from helpers.config.cli import parse_arguments
 from helpers.config.wizard_machine import Peaks
 from helpers.models.sd3.forecast import forecast
@@ -45,6 +46,15 @@ def test_quantising_takes_less_for_both() -> None:
 
 def test_a_folder_is_reckoned_by_its_own_config(tiny_pipeline: Path) -> None:
     assert peaks(tiny_pipeline).training < peaks().training / 5
+
+
+def test_one_file_is_reckoned_as_its_folder(tiny_pipeline: Path, tmp_path: Path) -> None:
+    whole = tmp_path / "sd3.safetensors"
+    assert convert.main([str(tiny_pipeline), str(whole), "--to", "single-file", "--with-text-encoders"]) == 0
+    assert peaks(whole, pretrained_parts_model_name_or_path=MEDIUM) == peaks(tiny_pipeline)
+    less = tmp_path / "less.safetensors"
+    assert convert.main([str(tiny_pipeline), str(less), "--to", "single-file"]) == 0
+    assert peaks(less, pretrained_parts_model_name_or_path=tiny_pipeline) == peaks(tiny_pipeline)
 
 
 def test_nothing_is_said_of_a_model_that_is_not_known(tmp_path: Path) -> None:

@@ -158,5 +158,5 @@ def test_a_path_that_is_not_there_and_a_single_file_are_told_apart(tmp_path: Pat
     with pytest.raises(ModelError, match="no folder on this machine"):
         found(tmp_path / "nowhere")
     (tmp_path / "sd3.safetensors").touch()
-    with pytest.raises(ModelError, match="say --pretrained_parts_model_name_or_path"):
+    with pytest.raises(ModelError, match="cannot be read as tensors"):
         found(tmp_path / "sd3.safetensors")

@@ -2,6 +2,7 @@
 
 import gc
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from helpers.models.sd3.small import make_small_pipeline
 from helpers.models.sd3.text import text_parts
 from helpers.models.sd3.vae import latent_part
 from helpers.models.streaming import Form, load, weights_of
+from helpers.models.tensor_files import all_opened
 from helpers.reporting.peak_memory import PeakMemory
 
 LEVELS = ("no_change", "int8-quanto", "int4-quanto", "int2-quanto", "fp8-quanto")
@@ -106,7 +108,7 @@ def test_the_peak_is_what_is_held_and_one_block(tmp_path: Path, cpu: torch.devic
         gc.collect()
         peak = PeakMemory()
         before = peak.resident_bytes()
-        load(model, weights_of([file]), form, name="deep")
+        load(model, weights_of(partial(all_opened, [file])), form, name="deep")
     block_bytes, allowance_bytes = 6 << 20, 8 << 20
     assert peak.resident_bytes() - before < held_bytes + 2 * block_bytes + allowance_bytes
 
@@ -118,10 +120,10 @@ def test_weights_of_another_shape_or_too_few_are_refused(tmp_path: Path, cpu: to
     del tensors["blocks.7.weight"]
     save_file(tensors, file)
     with pytest.raises(ModelError, match=r"of the deep lack the tensor blocks\.7\.weight"):
-        load(model, weights_of([file]), form, name="deep")
+        load(model, weights_of(partial(all_opened, [file])), form, name="deep")
     save_file({**tensors, "blocks.7.weight": torch.zeros(2, 1024)}, file)
     with pytest.raises(ModelError, match=r"blocks\.7\.weight is of the shape \[2, 1024\], but by its config"):
-        load(model, weights_of([file]), form, name="deep")
+        load(model, weights_of(partial(all_opened, [file])), form, name="deep")
 
 
 @pytest.mark.parametrize("via", ["cpu", "accelerator"])
@@ -138,7 +140,7 @@ def test_each_block_is_quantised_where_it_was_asked_for(
     monkeypatch.setattr(streaming, "quantise", watched)
     model, file = deep(tmp_path, kept_as=torch.bfloat16)
     form = Form(dtype=torch.bfloat16, device=torch.device("meta"), level="int8-quanto", quantize_via=via)
-    load(model, weights_of([file]), form, name="deep")
+    load(model, weights_of(partial(all_opened, [file])), form, name="deep")
     assert seen == ["cpu" if via == "cpu" else "meta"] * 16
     assert {parameter.device.type for parameter in model.parameters()} == {"meta"}
 
