@@ -16,7 +16,8 @@ WHERE_IT_IS = frozenset({"output_dir", "data_backend_config"})
 def read_everything(argv: Sequence[str]) -> tuple[RunConfig, DatasetFile]:
     """The run's options and data sets. Raises ConfigError with everything wrong with either of them."""
     reading = read_arguments(argv)
-    config, problems = reading.config(), [*problems_of(reading), *dividing_engines()]
+    config = reading.config()
+    problems = [*problems_of(reading), *dividing_engines(config)]
     files, wrong = files_of(reading)
     if files is None or problems:
         raise ConfigError([*problems, *wrong])

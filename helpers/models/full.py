@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
 
-from torch import nn
+from torch import Tensor, nn
 
 from helpers.config.options.trained import FullOptions
 from helpers.errors import ModelError
@@ -34,21 +34,27 @@ def trained_in_full(
         )
     for name, weight in weights.items():
         weight.requires_grad_(name in chosen)
-    moving = {name: weight for name, weight in weights.items() if name in chosen}
+    moving = [name for name in weights if name in chosen]
+    kept = list(denoiser.state_dict())
+
+    def standing(names: list[str]) -> dict[str, Tensor]:
+        """By name, as the model has them now: where it is divided among processes, its parameters are others."""
+        now = {**dict(denoiser.named_parameters()), **dict(denoiser.named_buffers())}
+        return {name: now[name] for name in names}
 
     def save(folder: Path, *, metadata: Mapping[str, str]) -> None:
-        write_tensors(folder / MOVING, moving, metadata=metadata)
+        write_tensors(folder / MOVING, standing(moving), metadata=metadata)
 
     def load(folder: Path) -> None:
         cure = "Set model_type, optimizer, base_model_default_dtype and the modules back to what it was saved with."
-        copy_tensors(folder / MOVING, into=moving, cure=cure)
+        copy_tensors(folder / MOVING, into=standing(moving), cure=cure)
 
     def export(folder: Path, *, metadata: Mapping[str, str]) -> None:
-        write_pipeline(denoiser.state_dict(), parts, folder, text={}, metadata=metadata)
+        write_pipeline(standing(kept), parts, folder, text={}, metadata=metadata)
 
     return Trained(
         what=_in_words(options),
-        weights=moving,
+        weights={name: weights[name] for name in moving},
         facts={name: str(value) for name, value in vars(options).items() if value},
         save=save,
         load=load,

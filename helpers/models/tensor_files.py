@@ -114,7 +114,8 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor | Planned], *, metada
         file.write(len(text).to_bytes(LENGTH_BYTES, "little"))
         file.write(text)
         for _, plan in ordered:
-            numbers = plan.make().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data
+            copy = plan.make().to("cpu", copy=True)  # a storage that NumPy has seen can never be freed by FSDP
+            numbers = copy.contiguous().reshape(-1).view(torch.uint8).numpy().data
             file.write(numbers)
             if place >= 0:
                 digest.update(numbers)

@@ -7,7 +7,6 @@ import time
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 
 from torch import nn
 from torch.optim import Optimizer
@@ -21,7 +20,7 @@ from helpers.data.types import Catalog
 from helpers.errors import TrainingError
 from helpers.models.kinds import in_words, make_trained
 from helpers.models.trained import Trained
-from helpers.reporting.events import Change, Notice, RunFinished, RunStarted
+from helpers.reporting.events import Change, Notice, RunStarted
 from helpers.reporting.reporter import Reporter
 from helpers.reporting.stages import stage
 from helpers.training.averages import make_average
@@ -31,12 +30,13 @@ from helpers.training.checkpoint import (
     CheckpointWriter,
     clear_partial_checkpoints,
     find_checkpoint,
-    restore,
+    restore_memory,
+    restore_trained,
 )
 from helpers.training.conditioning import Conditioning, conditioned
+from helpers.training.divided import TogetherDuties, divided
 from helpers.training.duties import VALIDATE_NOW, FirstRankDuties, OtherRankDuties
 from helpers.training.ema import Average, drawn_from
-from helpers.training.export import export_result
 from helpers.training.held_out import HeldOut
 from helpers.training.last_run import what_decides
 from helpers.training.loop import Duties, LoopPlan
@@ -46,7 +46,7 @@ from helpers.training.moments import Rhythm
 from helpers.training.optimisers import make_optimiser
 from helpers.training.plan import plan_run
 from helpers.training.prepare import Ground
-from helpers.training.provenance import provenance, provenance_of_result
+from helpers.training.provenance import provenance
 from helpers.training.resume import starting_state
 from helpers.training.resume_rules import compare
 from helpers.training.speed import speed_up
@@ -108,7 +108,7 @@ def starting_point(
     state = starting_state(
         checkpoint,
         configuration=configuration_of(config),
-        foundations=_foundations(ground),
+        foundations=foundations_of(ground),
         order=order,
         reporter=reporter,
     )
@@ -156,9 +156,12 @@ def load_model(config: RunConfig, *, ground: Ground, checkpoint: Checkpoint | No
     speed_up(denoiser, config.speed, run=config.run, family=family, device=runtime.device)
     if config.optimizer.fused_backward and runtime.world_size > 1:
         raise TrainingError("fused_backward=true moves weights before processes have shared gradients: say false.")
+    if checkpoint is not None:
+        restore_trained(checkpoint, trained=trained)
+    trained = divided(denoiser, trained=trained, runtime=runtime)
     optimiser = make_optimiser(config.optimizer, weights=trained.weights, seed=config.run.seed)
     if checkpoint is not None:
-        restore(checkpoint, trained=trained, optimiser=optimiser)
+        restore_memory(checkpoint, weights=trained.weights, optimiser=optimiser)
     average = make_average(config.ema, config.optimizer, weights=trained.weights, optimiser=optimiser)
     if checkpoint is not None:
         average.load(checkpoint.folder)
@@ -183,6 +186,21 @@ def load_model(config: RunConfig, *, ground: Ground, checkpoint: Checkpoint | No
 
 def duties_of(config: RunConfig, *, ground: Ground, model: Model, stop: StopRequest, reporter: Reporter) -> Duties:
     """What this rank does between steps."""
+    duties = _duties_of(config, ground=ground, model=model, stop=stop, reporter=reporter)
+    if not ground.runtime.divides:
+        return duties
+    return TogetherDuties(
+        duties=duties,
+        runtime=ground.runtime,
+        denoiser=model.denoiser,
+        optimiser=model.optimiser,
+        weights=model.trained.weights,
+    )
+
+
+def _duties_of(
+    config: RunConfig, *, ground: Ground, model: Model, stop: StopRequest, reporter: Reporter
+) -> FirstRankDuties | OtherRankDuties:
     if ground.runtime.rank != 0:
         return OtherRankDuties()
     output_dir = config.run.output_folder
@@ -197,7 +215,7 @@ def duties_of(config: RunConfig, *, ground: Ground, model: Model, stop: StopRequ
         keep=config.checkpoint.checkpoints_total_limit,
         content=content,
         configuration=configuration_of(config),
-        foundations=_foundations(ground),
+        foundations=foundations_of(ground),
         reporter=reporter,
     )
     painter = Painter(
@@ -253,7 +271,7 @@ def run_started(
         found = compare(
             checkpoint.manifest,
             configuration=configuration,
-            foundations=_foundations(ground),
+            foundations=foundations_of(ground),
             folder=str(checkpoint.folder),
         )
         changes = tuple(Change(name=each.name, before=each.saved, now=each.current) for each in found.announced)
@@ -274,53 +292,8 @@ def run_started(
     )
 
 
-def finish(
-    config: RunConfig,
-    *,
-    ground: Ground,
-    model: Model,
-    state: TrainState,
-    plan: LoopPlan,
-    reporter: Reporter,
-) -> None:
-    """Write the weights of a run that is complete, and say what stands."""
-    output_dir = config.run.output_folder
-    exported: list[Path] = []
-    complete = state.step >= plan.total_steps
-    if complete and ground.runtime.rank == 0:
-        metadata = provenance_of_result(
-            config,
-            parts=ground.parts,
-            trained=model.trained,
-            foundations=_foundations(ground),
-            step=state.step,
-            clean=reporter.clean,
-        )
-        with model.average.in_place():
-            exported += export_result(
-                output_dir,
-                trained=model.trained,
-                metadata={**metadata, **model.average.facts},
-                more=config.export,
-                parts=ground.parts,
-                family=ground.family,
-            )
-    written = [*exported, output_dir / f"checkpoint-{state.step}"]
-    if config.validation.draws:
-        written.append(output_dir / "validation_images")
-    reporter.hear(
-        RunFinished(
-            step=state.step,
-            seconds=time.monotonic() - model.started,
-            written=tuple(written),
-            interrupted=not complete,
-            next_step=config.run.next_step if complete else "",
-            exported=tuple(exported),
-        )
-    )
-
-
-def _foundations(ground: Ground) -> Foundations:
+def foundations_of(ground: Ground) -> Foundations:
+    """What a checkpoint of this run stands on."""
     return Foundations(
         base_model=ground.parts.name,
         base_identity=ground.parts.identity,

@@ -13,6 +13,7 @@ from helpers.training import prepare as road
 from helpers.training.datasets_report import report_datasets
 from helpers.training.disk import check_disk
 from helpers.training.epochs import batches_from
+from helpers.training.finish import finish
 from helpers.training.last_run import look_back
 from helpers.training.loop import train
 from helpers.training.memory import ENCODING, TRAINING, explained, needs_of
@@ -159,6 +160,6 @@ def _learn(config: RunConfig, ground: Ground, stop: StopRequest, reporter: Repor
             stop=stop,
             reporter=reporter,
         )
-    assemble.finish(config, ground=ground, model=model, state=state, plan=plan, reporter=reporter)
+    finish(config, ground=ground, model=model, state=state, plan=plan, reporter=reporter)
     ground.runtime.leave()
     stop.raise_if_requested()

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from torch import nn
 from torch.optim import Optimizer
 
 from helpers.errors import CheckpointError
@@ -145,18 +146,22 @@ def clear_partial_checkpoints(output_dir: Path, *, reporter: Reporter) -> None:
         reporter.hear(Notice(text=f"cleared away a pipeline that was never finished: {folder.name}"))
 
 
-def restore(checkpoint: Checkpoint, *, trained: Trained, optimiser: Optimizer) -> None:
-    """Put the checkpoint's numbers into what is trained and the new optimiser.
+def restore_trained(checkpoint: Checkpoint, *, trained: Trained) -> None:
+    """Put the checkpoint's numbers into what is trained.
 
-    Raises CheckpointError where a file is damaged, ModelError where something else was trained.
+    Raises CheckpointError where any file is damaged, ModelError where something else was trained.
     """
-    from safetensors.torch import load_file
-
     verify_files(checkpoint.folder, checkpoint.manifest)
     trained.load(checkpoint.folder)
+
+
+def restore_memory(checkpoint: Checkpoint, *, weights: Mapping[str, nn.Parameter], optimiser: Optimizer) -> None:
+    """Let a new optimiser over `weights`, of which `restore_trained` found the files whole, remember what it did."""
+    from safetensors.torch import load_file
+
     restore_optimiser(
         optimiser,
-        weights=trained.weights,
+        weights=weights,
         tensors=load_file(checkpoint.folder / OPTIMISER_TENSORS),
         text=(checkpoint.folder / OPTIMISER_REST).read_text(encoding="utf-8"),
     )

@@ -41,6 +41,10 @@ class FirstRankDuties:
         if asked or self.draws.includes(moment):
             self.painter.draw(moment.step, only_missing=moment.is_begin)
 
+    def wants(self, moment: Moment) -> bool:
+        """Whether `look` would have something to do."""
+        return self.asked_by.exists() or self.measures.includes(moment) or self.draws.includes(moment)
+
     def _was_asked(self) -> bool:
         """Whether a person put the file there, which is gone afterwards."""
         try:
@@ -62,3 +66,6 @@ class OtherRankDuties:
 
     def look(self, moment: Moment) -> None:
         """The first rank draws and measures."""
+
+    def wants(self, moment: Moment) -> bool:
+        return False

@@ -17,6 +17,7 @@ from helpers.training.runtime import Runtime
 from helpers.training.state import TrainState
 from helpers.training.step import Learner
 from helpers.training.stepping import Stepping
+from helpers.training.tensor_parts import own_part
 
 PICTURES_NAMED = 8
 
@@ -63,7 +64,8 @@ def saved_before(
         yield
     except NotANumber as error:
         state.position = position
-        spoilt = stepping.moved or not all(weight.isfinite().all() for weight in learner.weights.values())
+        wrong = not all(own_part(weight).isfinite().all() for weight in learner.weights.values())
+        spoilt = learner.runtime.on_any_rank(stepping.moved or wrong)
         if not spoilt and saved_step != state.step:
             save(state, keep_all=True)
         learner.runtime.wait()

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from helpers.errors import CheckpointError
+from helpers.training.tensor_parts import in_parts_like, whole
 
 SHARE_OF_RATE = "share_of_rate"
 # Of a group's values: its weights are known by name, its learning rate is set at each step.
@@ -19,7 +20,8 @@ STRIDE = "stride"
 def optimiser_state(optimiser: Optimizer, *, weights: Mapping[str, nn.Parameter]) -> tuple[dict[str, Tensor], str]:
     """All the optimiser remembers: its tensors by name, and the rest as JSON, whose numbers are exact.
 
-    The learning rate is left out: the schedule says it anew at each step.
+    The learning rate is left out: the schedule says it anew at each step. Where weights are divided among processes,
+    all of them come here, and each has the whole.
     """
     tensors: dict[str, Tensor] = {}
     groups = [
@@ -60,7 +62,10 @@ def restore_optimiser(
     counts_on = device if optimiser.param_groups[0].get("fused") else torch.device("cpu")
     for name, values in saved["weights"].items():
         optimiser.state[weights[name]] = {
-            key: _rebuilt(value, name=f"{name}/{key}", tensors=tensors, device=counts_on if key == "step" else device)
+            key: in_parts_like(
+                _rebuilt(value, name=f"{name}/{key}", tensors=tensors, device=counts_on if key == "step" else device),
+                weights[name],
+            )
             for key, value in values.items()
         }
 
@@ -69,6 +74,7 @@ def _described(value: Any, *, name: str, tensors: dict[str, Tensor]) -> Any:
     """`value` as JSON can hold it; the tensors in it are put in `tensors`, named after `name` and their place."""
     if isinstance(value, Tensor):
         # A single number may lie at any stride, as a cut of a longer tensor does; a file's has to be 1.
+        value = whole(value)
         tensors[name] = value if value.numel() > 1 else value.clone(memory_format=torch.contiguous_format)
         return {STRIDE: value.stride()}
     if isinstance(value, list | tuple):

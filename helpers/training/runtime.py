@@ -16,8 +16,10 @@ from torch.nn.parallel import DistributedDataParallel
 
 from helpers.config.options.model import PrecisionOptions
 from helpers.config.options.training import RunOptions
+from helpers.config.processes import divides_the_model
 from helpers.errors import ConfigError, OtherProcessError
 from helpers.models.precision import wrong_on
+from helpers.training.tensor_parts import whole
 
 # What PyTorch's engines say where a process that they wait for is gone.
 SIGNS_OF_LOSS = ("closed by peer", "reset by peer", "Broken pipe", "remote process exited", "got 0 bytes")
@@ -30,12 +32,14 @@ class Runtime:
     """An opened engine. It is the run's `helpers.ranks.Ranks`.
 
     precision: with `mixed_precision` resolved for the device.
+    divides: whether each process holds a part of the model's weights only, as FSDP2 has it.
     """
 
     device: torch.device
     precision: PrecisionOptions
     rank: int
     world_size: int
+    divides: bool
     _accelerator: Any
 
     def wait(self) -> None:
@@ -47,12 +51,44 @@ class Runtime:
 
         Each rank has loaded the same frozen weights, which are not sent around (and, quantised, could not be).
         """
-        if self.world_size == 1:
+        if self.world_size == 1 or self.divides:
             return denoiser
         frozen = [name for name, weight in denoiser.named_parameters() if not weight.requires_grad]
         buffers = [name for name, _ in denoiser.named_buffers()]
         DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(denoiser, frozen + buffers)
         return self._accelerator.prepare_model(denoiser, device_placement=False)  # it is where it should be
+
+    def divide(self, denoiser: nn.Module) -> None:
+        """Leave this process its part of every weight; those of a block come together while the block computes.
+
+        Its parameters are others afterwards. All processes hold the same whole weights before.
+        """
+        from accelerate.utils.fsdp_utils import fsdp2_prepare_model
+
+        fsdp2_prepare_model(self._accelerator, denoiser)
+
+    @contextmanager
+    def whole(self, denoiser: nn.Module) -> Iterator[None]:
+        """Within it each process holds all weights, as plain tensors, and a forward pass needs no other process.
+
+        All processes come here and leave; `denoiser` is the bare module. Not for backward passes.
+        """
+        if not self.divides:
+            yield
+            return
+        from torch.distributed.fsdp import FSDPModule
+
+        freed = self._accelerator.state.fsdp_plugin.reshard_after_forward
+        parts = [module for module in denoiser.modules() if isinstance(module, FSDPModule)]
+        for part in parts:
+            part.set_reshard_after_forward(False, recurse=False)
+            part.unshard()
+        try:
+            yield
+        finally:
+            for part in parts:
+                part.reshard()
+                part.set_reshard_after_forward(freed and part is not denoiser, recurse=False)
 
     def autocast(self) -> AbstractContextManager[Any]:
         """The number format in which a forward pass computes."""
@@ -62,6 +98,8 @@ class Runtime:
 
     def keep_gradients(self, denoiser: nn.Module) -> AbstractContextManager[Any]:
         """Within it, backward passes of the prepared `denoiser` add up gradients on each rank without sharing them."""
+        if self.divides:
+            return _keeping(denoiser)
         return nullcontext() if self.world_size == 1 else self._accelerator.no_sync(denoiser)
 
     def backward(self, loss: Tensor) -> None:
@@ -99,20 +137,25 @@ class Runtime:
         """Shorten the gradients, taken as one vector, to `longest` (0: leave them); their length before, fp32 []."""
         weights = list(weights)
         if longest > 0:
-            return self._accelerator.clip_grad_norm_(weights, longest)
-        return nn.utils.get_total_norm([weight.grad for weight in weights if weight.grad is not None])
+            norm = self._accelerator.clip_grad_norm_(weights, longest)
+        else:
+            norm = nn.utils.get_total_norm([weight.grad for weight in weights if weight.grad is not None])
+        return whole(norm).to(self.device)
 
 
 def open_runtime(precision: PrecisionOptions, run: RunOptions) -> Runtime:
     """Find the device and the other processes, and set PyTorch up for them."""
     from accelerate import Accelerator, InitProcessGroupKwargs
 
+    plugin = _fsdp_plugin() if divides_the_model() else None
     accelerator = Accelerator(
         cpu=not torch.accelerator.is_available(),  # unsaid, several processes without a GPU would not find each other
         dynamo_backend="no",  # ours compiles block by block; accelerate would compile what is compiled once more
         mixed_precision="no",  # ours is `autocast`, so that one process and several compute alike
+        fsdp_plugin=plugin,
         kwargs_handlers=[InitProcessGroupKwargs(timeout=LONGEST_WAIT)],
     )
+    accelerator.state.fsdp_plugin = plugin  # which accelerate itself does on GPUs only
     if run.torch_num_threads is not None:
         torch.set_num_threads(run.torch_num_threads)  # after the engine, which sets a number of its own
     if precision.allow_tf32:
@@ -123,8 +166,29 @@ def open_runtime(precision: PrecisionOptions, run: RunOptions) -> Runtime:
         precision=resolved(precision, accelerator.device),
         rank=accelerator.process_index,
         world_size=accelerator.num_processes,
+        divides=plugin is not None and accelerator.num_processes > 1,
         _accelerator=accelerator,
     )
+
+
+def _fsdp_plugin() -> Any:
+    """What accelerate's file says of FSDP; the model itself names the blocks that stay together."""
+    from accelerate.utils import FullyShardedDataParallelPlugin
+    from torch.distributed.fsdp.wrap import transformer_auto_wrap_policy
+
+    plugin = FullyShardedDataParallelPlugin(cpu_ram_efficient_loading=False)
+    plugin.auto_wrap_policy = transformer_auto_wrap_policy
+    plugin.transformer_cls_names_to_wrap = None  # `_no_split_modules` of the model
+    return plugin
+
+
+@contextmanager
+def _keeping(denoiser: Any) -> Iterator[None]:
+    denoiser.set_requires_gradient_sync(False)
+    try:
+        yield
+    finally:
+        denoiser.set_requires_gradient_sync(True)
 
 
 @contextmanager

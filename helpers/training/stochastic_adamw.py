@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from helpers.batches.randomness import number
+from helpers.training.tensor_parts import is_in_parts, own_part
 
 # Bounds the working memory to 6 times 4 bytes for each of so many weights, whatever the model's size.
 WEIGHTS_AT_ONCE = 2**24
@@ -54,13 +55,13 @@ class StochasticAdamW(Optimizer):
 
     def _move(self, weights: list[nn.Parameter], group: dict[str, Any]) -> None:
         beta1, beta2 = group["betas"]
-        gradients = _flat([weight.grad for weight in weights if weight.grad is not None])
+        gradients = _flat([weight.grad for weight in weights])
         states = [self.state[weight] for weight in weights]
         for state in states:
             state["step"] += 1
         step = states[0]["step"]
         draws = [
-            torch.Generator(weight.device).manual_seed(number(self._seed, "rounding", self._places[weight], step))
+            torch.Generator(weight.device).manual_seed(number(self._seed, "rounding", *self._place(weight), step))
             for weight in weights
         ]
 
@@ -91,17 +92,23 @@ class StochasticAdamW(Optimizer):
         if portion:
             yield portion
 
+    def _place(self, weight: Any) -> tuple[int, ...]:
+        """Which weight it is and, of one in parts, which part."""
+        part = (weight.device_mesh.get_local_rank(),) if is_in_parts(weight) else ()
+        return (self._places[weight], *part)
+
     def _kind(self, weight: nn.Parameter) -> tuple[torch.dtype, int]:
         return weight.dtype, self.state[weight]["step"]
 
 
 def _flat(tensors: list[Any]) -> Tensor:
     """All numbers of `tensors` in one new fp32 vector."""
-    return torch.cat([tensor.detach().reshape(-1) for tensor in tensors]).float()
+    return torch.cat([own_part(tensor.detach()).reshape(-1) for tensor in tensors]).float()
 
 
 def _store(values: Tensor, into: list[Any], draws: list[torch.Generator]) -> None:
     """Put a vector's numbers where `_flat` took them from, rounded at random where bf16 is stored."""
+    into = [own_part(tensor) for tensor in into]
     lengths = [tensor.numel() for tensor in into]
     if into[0].dtype is torch.bfloat16:
         dither = [random_low_bits(length, draw) for length, draw in zip(lengths, draws, strict=True)]

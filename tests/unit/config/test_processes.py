@@ -1,22 +1,85 @@
 """What is asked of several processes that this program does not do is refused, before anything is loaded."""
 
+from pathlib import Path
+
 import pytest
 
 from helpers.config.everything import read_everything
-from helpers.config.processes import DIVIDING_ENGINES
+from helpers.config.processes import OTHER_ENGINES
 from helpers.errors import ConfigError
 
+FSDP2 = {"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2"}
+FILES = sorted(Path("config/accelerate").glob("*.yaml"))
 
-@pytest.mark.parametrize(("variable", "engine"), DIVIDING_ENGINES.items())
-def test_an_engine_that_divides_the_model_is_refused_with_the_cure(
+
+def said_of(*flags: str) -> str:
+    with pytest.raises(ConfigError) as error:
+        read_everything(["--output_dir=somewhere", *flags])
+    return str(error.value)
+
+
+@pytest.mark.parametrize(("variable", "engine"), OTHER_ENGINES.items())
+def test_an_engine_that_divides_the_model_otherwise_is_refused_with_the_cure(
     variable: str, engine: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv(variable, "true")
-    with pytest.raises(ConfigError) as error:
-        read_everything(["--output_dir=somewhere"])
-    assert f"divides the model by {engine}" in str(error.value)
-    assert "documentation/DISTRIBUTED.md" in str(error.value)
+    said = said_of()
+    assert f"asks for {engine}" in said
+    assert "documentation/DISTRIBUTED.md" in said
     monkeypatch.setenv(variable, "false")
-    with pytest.raises(ConfigError) as other:
-        read_everything(["--output_dir=somewhere"])
-    assert "divides the model" not in str(other.value)
+    assert "asks for" not in said_of()
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        ["--model_type=lora"],
+        ["--model_type=full", "--optimizer=lion"],
+        ["--model_type=full", "--use_ema=true"],
+        ["--model_type=full", "--optimizer=adamw_bf16", "--fused_backward=true"],
+        ["--model_type=full", "--offload_blocks=2"],
+        ["--model_type=full", "--training_dynamo_backend=inductor"],
+    ],
+    ids=lambda flags: flags[-1].removeprefix("--"),
+)
+def test_what_needs_whole_weights_does_not_go_with_fsdp(flags: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    assert "does not go with FSDP" not in said_of(*flags)
+    for variable, value in FSDP2.items():
+        monkeypatch.setenv(variable, value)
+    said = said_of(*flags)
+    assert said.count("does not go with FSDP") == 1
+    name = flags[-1].removeprefix("--").partition("=")[0]
+    assert name in said.lower()
+    assert "take FSDP out" in said
+
+
+@pytest.mark.parametrize(
+    ("variable", "value"),
+    [("FSDP_VERSION", "1"), ("FSDP_OFFLOAD_PARAMS", "true"), ("FSDP_ACTIVATION_CHECKPOINTING", "true")],
+)
+def test_what_fsdps_file_may_not_say_is_refused(variable: str, value: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, good in FSDP2.items():
+        monkeypatch.setenv(name, good)
+    assert "FSDP" not in said_of("--model_type=full")
+    monkeypatch.setenv(variable, value)
+    assert "FSDP is asked for with" in said_of("--model_type=full")
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
+def test_accelerate_takes_each_example_as_this_program_does(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Through the launcher's own reading of it, to what it says to each process."""
+    from accelerate.commands.launch import _validate_launch_command, launch_command_parser
+    from accelerate.utils.launch import prepare_multi_gpu_env
+
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 16)  # a machine with GPUs is the only one it fits
+    words = launch_command_parser().parse_args([f"--config_file={file}", "train.py"])
+    arguments, *_ = _validate_launch_command(words)
+    assert arguments.use_fsdp
+    for name, value in prepare_multi_gpu_env(arguments).items():
+        if name.startswith(("FSDP_", "ACCELERATE_USE_")):
+            monkeypatch.setenv(name, value)
+    assert "FSDP" not in said_of("--model_type=full")
+
+
+def test_there_is_an_example() -> None:
+    assert FILES

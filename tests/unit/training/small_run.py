@@ -31,7 +31,8 @@ from helpers.training.checkpoint import (
     CheckpointWriter,
     clear_partial_checkpoints,
     find_checkpoint,
-    restore,
+    restore_memory,
+    restore_trained,
 )
 from helpers.training.ema import NoAverage
 from helpers.training.loop import LoopPlan, train
@@ -220,7 +221,8 @@ class SmallRun:
             checkpoint, configuration=configuration, foundations=FOUNDATIONS, order=order, reporter=reporter
         )
         if checkpoint is not None:
-            restore(checkpoint, trained=trained, optimiser=optimiser)
+            restore_trained(checkpoint, trained=trained)
+            restore_memory(checkpoint, weights=trained.weights, optimiser=optimiser)
         writer = CheckpointWriter(
             output_dir=self.output,
             keep=self.keep,

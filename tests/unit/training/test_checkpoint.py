@@ -17,7 +17,7 @@ from helpers.errors import CheckpointError
 from helpers.models.adapters import LORA_FILE
 from helpers.reporting.events import Notice
 from helpers.reporting.reporter import Reporter
-from helpers.training.checkpoint import complete_checkpoints, find_checkpoint, restore
+from helpers.training.checkpoint import complete_checkpoints, find_checkpoint, restore_memory, restore_trained
 from helpers.training.manifest import read_manifest
 from helpers.training.optimisers import OptimizerOptions, make_optimiser
 from helpers.training.stop import StopRequest
@@ -102,7 +102,8 @@ def test_one_flipped_bit_is_an_error_that_names_the_file(tmp_path: Path) -> None
     trained = small_trained(SmallDenoiser())
     optimiser = make_optimiser(OptimizerOptions(), weights=trained.weights, seed=0)
     with pytest.raises(CheckpointError, match=r"optimizer\.safetensors is damaged"):
-        restore(checkpoint, trained=trained, optimiser=optimiser)
+        restore_trained(checkpoint, trained=trained)
+        restore_memory(checkpoint, weights=trained.weights, optimiser=optimiser)
 
 
 def test_a_newer_format_is_not_guessed_at(tmp_path: Path) -> None:
@@ -179,7 +180,8 @@ def test_kills_at_any_moment_leave_a_checkpoint_that_can_be_read(tmp_path: Path)
         assert 1 <= len(complete) <= 3
         trained = small_trained(SmallDenoiser())
         optimiser = make_optimiser(OptimizerOptions(), weights=trained.weights, seed=0)
-        restore(complete[-1], trained=trained, optimiser=optimiser)
+        restore_trained(complete[-1], trained=trained)
+        restore_memory(complete[-1], weights=trained.weights, optimiser=optimiser)
 
 
 def test_a_replaced_checkpoint_is_put_back_where_the_new_one_never_came(tmp_path: Path) -> None:

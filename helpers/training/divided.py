@@ -1,0 +1,55 @@
+"""What is done otherwise where each process holds a part of the model's weights only, as FSDP2 has it.
+
+Whatever reads weights between steps, a checkpoint or a validation picture, finds them whole, since all processes come
+together for it; so nothing else knows of parts.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+from torch import nn
+from torch.optim import Optimizer
+
+from helpers.models.trained import Trained
+from helpers.training.duties import FirstRankDuties, OtherRankDuties
+from helpers.training.moments import Moment
+from helpers.training.optimiser_state import optimiser_state
+from helpers.training.runtime import Runtime
+from helpers.training.state import TrainState
+
+
+def divided(denoiser: nn.Module, *, trained: Trained, runtime: Runtime) -> Trained:
+    """`trained`, with this process's parts of its weights where the engine divides the model, as it does here."""
+    if not runtime.divides:
+        return trained
+    runtime.divide(denoiser)
+    parts = dict(denoiser.named_parameters())
+    return replace(trained, weights={name: parts[name] for name in trained.weights})
+
+
+@dataclass(frozen=True, kw_only=True)
+class TogetherDuties:
+    """What one rank does between steps, with whole weights while it does it.
+
+    denoiser: the bare module. weights: that the optimiser moves, by name.
+    """
+
+    duties: FirstRankDuties | OtherRankDuties
+    runtime: Runtime
+    denoiser: nn.Module
+    optimiser: Optimizer
+    weights: Mapping[str, nn.Parameter]
+
+    def stepped(self, step: int) -> None:
+        self.duties.stepped(step)
+
+    def save(self, state: TrainState, *, keep_all: bool = False) -> None:
+        with self.runtime.whole(self.denoiser):
+            self.duties.save(state, keep_all=keep_all)
+            if self.runtime.rank != 0:
+                optimiser_state(self.optimiser, weights=self.weights)  # gives its parts to the first rank
+
+    def look(self, moment: Moment) -> None:
+        if self.runtime.on_any_rank(self.duties.wants(moment)):
+            with self.runtime.whole(self.denoiser):
+                self.duties.look(moment)

@@ -1,0 +1,68 @@
+"""The end of a run: hands on what was learnt, and says what stands."""
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from helpers.config.run_config import RunConfig
+from helpers.reporting.events import RunFinished
+from helpers.reporting.reporter import Reporter
+from helpers.training.assemble import Model, foundations_of
+from helpers.training.export import export_result
+from helpers.training.loop import LoopPlan
+from helpers.training.prepare import Ground
+from helpers.training.provenance import provenance_of_result
+from helpers.training.state import TrainState
+
+
+def finish(
+    config: RunConfig,
+    *,
+    ground: Ground,
+    model: Model,
+    state: TrainState,
+    plan: LoopPlan,
+    reporter: Reporter,
+) -> None:
+    """Write the weights of a run that is complete, and say what stands."""
+    output_dir = config.run.output_folder
+    exported: list[Path] = []
+    complete = state.step >= plan.total_steps
+    if complete:
+        with ground.runtime.whole(model.denoiser):
+            if ground.runtime.rank == 0:
+                exported = _exported(config, ground=ground, model=model, step=state.step, clean=reporter.clean)
+    written = [*exported, output_dir / f"checkpoint-{state.step}"]
+    if config.validation.draws:
+        written.append(output_dir / "validation_images")
+    reporter.hear(
+        RunFinished(
+            step=state.step,
+            seconds=time.monotonic() - model.started,
+            written=tuple(written),
+            interrupted=not complete,
+            next_step=config.run.next_step if complete else "",
+            exported=tuple(exported),
+        )
+    )
+
+
+def _exported(config: RunConfig, *, ground: Ground, model: Model, step: int, clean: Callable[[str], str]) -> list[Path]:
+    metadata = provenance_of_result(
+        config,
+        parts=ground.parts,
+        trained=model.trained,
+        foundations=foundations_of(ground),
+        step=step,
+        clean=clean,
+    )
+    with model.average.in_place():
+        written = export_result(
+            config.run.output_folder,
+            trained=model.trained,
+            metadata={**metadata, **model.average.facts},
+            more=config.export,
+            parts=ground.parts,
+            family=ground.family,
+        )
+        return list(written)
