@@ -13,7 +13,6 @@ from helpers.config.options.model import LoraOptions
 from helpers.config.options.speed import SpeedOptions
 from helpers.config.options.trained import FullOptions
 from helpers.config.options.training import ObjectiveOptions, OptimizerOptions, RunOptions
-from helpers.models.adapters import attach_lora
 from helpers.models.precision import AS_IT_IS, base_dtype, layers_to_quantise, quantise
 from helpers.models.protocols import ModelParts
 from helpers.models.registry import families
@@ -177,11 +176,18 @@ def plain_step(case: Case, runtime: Runtime) -> Callable[[], object]:
 
 
 def moving(denoiser: nn.Module, *, kind: str) -> list[nn.Parameter]:
-    """What is trained."""
+    """What the example trains: a LoRA as peft alone makes it, or everything, in fp32."""
     if kind == "full":
         return list(denoiser.requires_grad_(True).parameters())
+    from peft import LoraConfig
+
     lora = LoraOptions()
-    return list(attach_lora(denoiser, lora=lora, modules=target_modules(denoiser, lora.lora_target), seed=0).values())
+    modules = target_modules(denoiser, lora.lora_target)
+    cast(Any, denoiser).add_adapter(LoraConfig(r=lora.lora_rank, lora_alpha=lora.alpha, target_modules=modules))  # type: ignore[arg-type]
+    weights = [weight for weight in denoiser.parameters() if weight.requires_grad]
+    for weight in weights:
+        weight.data = weight.data.float()
+    return weights
 
 
 def operations_of(case: Case) -> int:
