@@ -121,16 +121,26 @@ def _loss(history: History) -> str:
 
 
 def _held_out(history: History) -> str:
-    names = dict.fromkeys(name for each in history.held_out.values() for name in each.means)
-    series = [
+    series = _by_name({step: each.means for step, each in history.held_out.items()})
+    return chart(series, label="the loss on pictures that are never trained on, by optimiser step", tall=True)
+
+
+def _held_out_by_sigma(history: History) -> str:
+    series = _by_name({step: each.by_sigma for step, each in history.held_out.items()}, prefix="σ ")
+    return chart(series, label="the loss on pictures that are never trained on, by noise level")
+
+
+def _by_name(values: Mapping[int, Mapping[str, float]], *, prefix: str = "") -> list[Series]:
+    """A line for each name that steps have values by."""
+    names = dict.fromkeys(name for each in values.values() for name in each)
+    return [
         Series(
-            name=name,
-            points=[(step, each.means[name]) for step, each in sorted(history.held_out.items()) if name in each.means],
+            name=prefix + name,
+            points=[(step, each[name]) for step, each in sorted(values.items()) if name in each],
             colour=colour,
         )
         for name, colour in zip(names, COLOURS, strict=False)
     ]
-    return chart(series, label="the loss on pictures that are never trained on, by optimiser step", tall=True)
 
 
 def _small_charts(history: History) -> Iterator[str]:
@@ -145,6 +155,7 @@ def _small_charts(history: History) -> Iterator[str]:
         for each, colour in zip(ranges, COLOURS, strict=False)
     ]
     yield section("Loss by noise level, smoothed", content=chart(by_sigma, label="the loss by noise level"))
+    yield section("Never trained on: loss by noise level", content=_held_out_by_sigma(history))
     rate = Series(name="learning rate", points=_line(history, "train/learning_rate"))
     yield section("Learning rate", content=chart([rate], label="the learning rate", zero=True))
     norm = _line(history, "train/gradient_norm")

@@ -49,10 +49,11 @@ class Drawn:
 
 @dataclass(frozen=True, kw_only=True)
 class HeldOutPoint:
-    """The loss on pictures never trained on, by whose weights."""
+    """The loss on pictures never trained on, by whose weights; by_sigma: that of the result's, by range of σ."""
 
     step: int
     means: Mapping[str, float]
+    by_sigma: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -155,4 +155,8 @@ class RunPage:
 
 def _held_out(event: HeldOutLoss) -> HeldOutPoint:
     means = {"trained": event.mean, "average": event.ema_mean, "base": event.base_mean}
-    return HeldOutPoint(step=event.step, means={name: mean for name, mean in means.items() if mean is not None})
+    return HeldOutPoint(
+        step=event.step,
+        means={name: mean for name, mean in means.items() if mean is not None},
+        by_sigma={f"{part.low:.2f}-{part.high:.2f}": part.loss for part in event.ema_by_sigma or event.by_sigma},
+    )
