@@ -8,6 +8,9 @@ from helpers.config.options.training import OptimizerOptions, RunOptions
 from helpers.config.options.validation import ValidationOptions
 from helpers.config.sizes import parse_validation_sizes
 
+STARTS_OF_THE_BASE = ("pissa", "olora", "loftq")
+"""Of `lora_init_type`: those that begin at numbers of the base's, which are taken off what is exported."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Workload:
@@ -18,7 +21,8 @@ class Workload:
     accumulation: batches to a step. vae_batch_size: pictures encoded at once, on a processor by so many threads.
     validation: width and height of the largest picture drawn; None where none is. guided: whether it is drawn twice
     at a time, with and without its prompt. keeps_vae: whether the VAE stays in memory while training, trains_text: both
-    CLIPs, which learn. fused_backward: whether gradients are dropped one by one.
+    CLIPs, which learn. fused_backward: whether gradients are dropped one by one. lora_ranks: of layers that have one
+    of their own, as `LoraOptions.ranks`. keeps_start: whether the adapter's first numbers stay beside it.
     """
 
     device: str
@@ -27,6 +31,9 @@ class Workload:
     optimizer: str = "adamw"
     lora_rank: int = 16
     lora_target: str = "attention"
+    lora_ranks: tuple[tuple[str, int], ...] = ()
+    use_dora: bool = False
+    keeps_start: bool = False
     batch_size: int = 1
     accumulation: int = 1
     width: int = 1024
@@ -107,6 +114,9 @@ def workload_of(
         optimizer=optimizer.optimizer,
         lora_rank=lora.lora_rank,
         lora_target=lora.lora_target,
+        lora_ranks=lora.ranks,
+        use_dora=lora.use_dora,
+        keeps_start=lora.lora_init_type in STARTS_OF_THE_BASE,
         batch_size=run.train_batch_size,
         accumulation=run.gradient_accumulation_steps,
         width=width,

@@ -54,15 +54,59 @@ def adapted_layers(transformer: Transformer, target: str) -> list[Linear]:
     if target in SETS:
         return [layers[name] for name in in_set(layers, target, layers=transformer.layers)]
     wanted = [name.strip() for name in target.split(",") if name.strip()]
-    return [layer for name, layer in layers.items() if any(fnmatchcase(f".{name}.", f"*.{each}.*") for each in wanted)]
+    return [layer for name, layer in layers.items() if any(_lies_at(name, each) for each in wanted)]
+
+
+def _lies_at(layer: str, name: str) -> bool:
+    return fnmatchcase(f".{layer}.", f"*.{name}.*")
+
+
+def adapter_ranks(transformer: Transformer, workload: Workload) -> list[tuple[Linear, int]]:
+    """The layers that a LoRA sits on, each with its rank."""
+    return [
+        (
+            layer,
+            next(
+                (rank for name, rank in reversed(workload.lora_ranks) if _lies_at(layer.name, name)), workload.lora_rank
+            ),
+        )
+        for layer in adapted_layers(transformer, workload.lora_target)
+    ]
 
 
 def trained_parameters(transformer: Transformer, workload: Workload) -> int:
     """Numbers that move."""
     if workload.model_type == "full":
         return transformer.parameters
-    layers = adapted_layers(transformer, workload.lora_target)
-    return sum(workload.lora_rank * (layer.inputs + layer.outputs) for layer in layers)
+    lengths = sum(layer.outputs for layer, _ in adapter_ranks(transformer, workload)) if workload.use_dora else 0
+    return _pairs(transformer, workload) + lengths
+
+
+def _pairs(transformer: Transformer, workload: Workload) -> int:
+    """Numbers of a LoRA's pairs of matrices."""
+    return sum(rank * (layer.inputs + layer.outputs) for layer, rank in adapter_ranks(transformer, workload))
+
+
+def _beside_adapter(transformer: Transformer, workload: Workload) -> int:
+    """Bytes that stay, frozen, with an adapter: the numbers it began at, and of a DoRA the squares of rows' lengths."""
+    if workload.model_type == "full":
+        return 0
+    start = _pairs(transformer, workload) if workload.keeps_start else 0
+    squares = sum(layer.outputs for layer, _ in adapter_ranks(transformer, workload)) if workload.use_dora else 0
+    return (start + squares) * activations.FP32
+
+
+def _directions(transformer: Transformer, workload: Workload) -> int:
+    """Bytes of what SOAP remembers besides: for each side that is not too long, its statistics and directions."""
+    if workload.optimizer != "soap":
+        return 0
+    if workload.model_type == "full":
+        sides = [side for layer in transformer.linears() for side in (layer.inputs, layer.outputs)]
+    else:
+        pairs = adapter_ranks(transformer, workload)
+        sides = [side for layer, rank in pairs for side in (rank, layer.inputs, layer.outputs, rank)]
+    longest = next(key.default for key in KINDS["soap"].settings if key.name == "max_precondition_dim")
+    return sum(2 * activations.FP32 * side**2 for side in sides if side <= longest)
 
 
 def transformer_bytes(transformer: Transformer, precision: PrecisionOptions) -> int:
@@ -142,6 +186,7 @@ def training_memory(architecture: Architecture, workload: Workload) -> TrainingM
     already = gradients if workload.accumulation > 1 else 0
     highest = max(already + forward, gradients + backward, gradients + _step_bytes(workload, moving=moving))
     beside = architecture.vae.parameters * _vae_bytes(precision) if workload.keeps_vae else 0
+    beside += _beside_adapter(transformer, workload)
     for place, clip in clips.items():
         level = precision.text_encoder_precision(place)
         beside += text_encoder_bytes(clip, level=level, number=_encoder_bytes(precision))
@@ -149,7 +194,7 @@ def training_memory(architecture: Architecture, workload: Workload) -> TrainingM
         weights=beside + (transformer.positions * number if full else frozen_bytes(transformer, workload)),
         trained=moving * moving_bytes,
         gradients=gradients,
-        optimiser=KINDS[workload.optimizer].bytes_per_number * moving,
+        optimiser=KINDS[workload.optimizer].bytes_per_number * moving + _directions(transformer, workload),
         activations=highest - gradients,
     )
 
@@ -208,6 +253,9 @@ def _activations(architecture: Architecture, workload: Workload) -> tuple[int, i
     cast = activations.BF16 * transformer.parameters if run.full and run.casts_weights else 0
     level = workload.precision.base_model_precision
     under_way += _made_whole(_largest_layer(transformer), level=level, number=run.number)
+    if workload.use_dora and run.adapted and _base_bytes(workload.precision) != activations.FP32:
+        # Rows are measured in fp32, one layer after the other.
+        under_way += activations.FP32 * _largest_layer(transformer)
     away = workload.offload_activations and workload.device != "cpu"
     one_block = read + max(kept) + under_way
     if workload.gradient_checkpointing:

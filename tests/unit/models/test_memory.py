@@ -31,6 +31,21 @@ def test_an_adapter_counts_rank_times_the_edges_of_its_layers() -> None:
     assert trained_parameters(MEDIUM.transformer, replace(USUAL, lora_rank=4)) == 4 * 2 * 1536 * (24 * 8 - 2)
 
 
+def test_ranks_of_their_own_lengths_of_rows_starts_and_directions_are_counted() -> None:
+    q_layers = 24 + 23  # of the pictures' stream, and of the text's, which ends before the last block
+    ranked = replace(USUAL, lora_rank=4, lora_ranks=(("attn", 6), ("to_q", 8), ("add_q_proj", 8)))
+    others = 24 * 8 - 2 - q_layers
+    assert trained_parameters(MEDIUM.transformer, ranked) == 2 * 1536 * (8 * q_layers + 6 * others)
+    plain, dora, start, soap = (
+        estimate_memory(MEDIUM, replace(USUAL, **more)).training  # type: ignore[arg-type]
+        for more in ({}, {"use_dora": True}, {"keeps_start": True}, {"optimizer": "soap"})
+    )
+    layers = 24 * 8 - 2
+    assert dora.trained - plain.trained == dora.weights - plain.weights == 4 * 1536 * layers
+    assert start.weights - plain.weights == plain.trained
+    assert soap.optimiser - plain.optimiser == layers * 2 * (2 * 4 * 16**2)  # edges of 1536 are too long for it
+
+
 @pytest.mark.parametrize(
     "changed",
     [
@@ -43,6 +58,10 @@ def test_an_adapter_counts_rank_times_the_edges_of_its_layers() -> None:
         {"lora_target": "attention+mlp", "gradient_checkpointing": False},
         {"model_type": "full", "precision": replace(BF16, base_model_default_dtype="bf16")},
         {"optimizer": "prodigy"},
+        {"optimizer": "soap"},
+        {"use_dora": True},
+        {"keeps_start": True},
+        {"lora_ranks": (("to_q", 64),)},
         {"trains_text": True},
         {"precision": PrecisionOptions(mixed_precision="no")},
     ],
