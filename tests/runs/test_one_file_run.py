@@ -71,7 +71,6 @@ def test_a_run_of_one_file_resumed_is_the_straight_run_of_its_folder(
     assert str(tmp_path) not in (run.output / "README.md").read_text()
 
 
-@pytest.mark.parametrize("model", ["SD3.5 medium"], indirect=True)
 def test_full_training_of_one_file_ends_as_a_folder_that_diffusers_opens(
     model: tuple[Path, Path, Path], tmp_path: Path
 ) -> None:

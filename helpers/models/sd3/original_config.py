@@ -6,14 +6,14 @@ ones for tests are, says so in the header of the file that this program makes of
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from helpers.errors import ModelError
-from helpers.models.sd3.architecture import transformer_of
+from helpers.models.sd3.architecture import Transformer, transformer_of
 from helpers.models.sd3.original_file import TRANSFORMER, VAE, open_in_file
-from helpers.models.sd3.original_layout import count_of
+from helpers.models.sd3.original_layout import POSITIONS, count_of
 from helpers.models.sd3.original_text import CLIP_LAYERS, T5, T5_LAYERS, layers_of
 from helpers.models.sd3.original_vae import resnets_in
 from helpers.models.tensor_files import Planned
@@ -30,7 +30,10 @@ def config_in_file(path: Path, part: str) -> dict[str, Any]:
     """What config.json would say of a part; raises ModelError where the part is not whole, or is none of SD3's."""
     with open_in_file(path, part) as (tensors, said):
         open_facts = json.loads(said.get(HEADER_ENTRY, "{}")).get(part, {})
-        config = config_of(tensors, part) | open_facts
+        try:
+            config = config_of(tensors, part) | open_facts
+        except KeyError as error:
+            raise ModelError(f"{path}: The {part} lacks the tensor {error.args[0]}; is the download whole?") from error
     try:
         if part == TRANSFORMER:
             _check_transformer(tensors, config)
@@ -72,10 +75,22 @@ def _width(tensors: Mapping[str, Planned], part: str) -> int:
 
 
 def _check_transformer(tensors: Mapping[str, Planned], config: Mapping[str, Any]) -> None:
-    """Raise ModelError where a layer is not there; more than there should be are refused as they are read."""
-    for layer in transformer_of(config).linears():
-        if f"{layer.name}.weight" not in tensors:
-            raise ModelError(f"The transformer lacks the tensors of {layer.name}; is the download whole?")
+    """Raise ModelError where a tensor is not there, or is one that no layer of such a model has."""
+    wanted = {POSITIONS[1], *_names(transformer_of(config))}
+    if lacking := sorted(wanted - tensors.keys()):
+        raise ModelError(f"The transformer lacks the tensor {lacking[0]}; is the download whole?")
+    if odd := sorted(tensors.keys() - wanted):
+        raise ModelError(f"The transformer has a tensor {odd[0]}, which an SD3 with its other tensors has not.")
+
+
+def _names(transformer: Transformer) -> Iterator[str]:
+    """Of every parameter, as diffusers calls it."""
+    for layer in ("pos_embed.proj", *(linear.name for linear in transformer.linears())):
+        yield from (f"{layer}.weight", f"{layer}.bias")
+    for block in range(transformer.layers) if transformer.qk_norm else ():
+        norms = ["attn.norm_q", "attn.norm_k", "attn.norm_added_q", "attn.norm_added_k"]
+        norms += ["attn2.norm_q", "attn2.norm_k"] if block in transformer.dual_attention_layers else []
+        yield from (f"transformer_blocks.{block}.{each}.weight" for each in norms)
 
 
 def _transformer(shapes: Shapes) -> dict[str, Any]:

@@ -121,6 +121,18 @@ def lose_a_layer(tensors: Tensors) -> None:
     del tensors[f"{DIFFUSION}{OUT}.weight"]
 
 
+def lose_an_end(tensors: Tensors) -> None:
+    del tensors[f"{DIFFUSION}x_embedder.proj.weight"]
+
+
+def lose_a_bias(tensors: Tensors) -> None:
+    del tensors[f"{DIFFUSION}{OUT}.bias"]
+
+
+def have_half_a_second_attention(tensors: Tensors) -> None:
+    tensors[f"{DIFFUSION}joint_blocks.1.x_block.attn2.proj.weight"] = tensors[f"{DIFFUSION}{OUT}.weight"].clone()
+
+
 def lose_of_the_vae(tensors: Tensors) -> None:
     del tensors["first_stage_model.decoder.mid.block_1.conv2.weight"]
 
@@ -156,10 +168,18 @@ def be_a_lora(tensors: Tensors) -> None:
     tensors["transformer.transformer_blocks.0.attn.to_q.lora_A.weight"] = torch.ones(1)
 
 
+def be_a_lora_of_kohya_s(tensors: Tensors) -> None:
+    tensors.clear()
+    tensors["lora_unet_joint_blocks_0_x_block_attn_qkv.lora_down.weight"] = torch.ones(1)
+
+
 @pytest.mark.parametrize(
     ("spoil", "said"),
     [
         (lose_a_layer, r"sd3\.safetensors.*lacks the tensor.* transformer_blocks\.1\.attn\.to_out\.0"),
+        (lose_an_end, r"sd3\.safetensors.*transformer lacks the tensor pos_embed\.proj\.weight"),
+        (lose_a_bias, r"transformer lacks the tensor transformer_blocks\.1\.attn\.to_out\.0\.bias"),
+        (have_half_a_second_attention, r"tensor transformer_blocks\.1\.attn2\.to_out\.0\.weight, which an SD3"),
         (lose_of_the_vae, r"VAE lacks the tensor decoder\.mid\.block_1\.conv2\.weight"),
         (lose_of_clip, r"text_encoder lacks the tensor .*layers\.0\.mlp\.fc1\.bias"),
         (have_a_third_stream, "has a tensor audio_embedder"),
@@ -168,6 +188,7 @@ def be_a_lora(tensors: Tensors) -> None:
         (be_an_sdxl, "is a Stable Diffusion 1, 2 or XL"),
         (be_a_flux, "is a Flux model"),
         (be_a_lora, "is a LoRA.*--init_lora"),
+        (be_a_lora_of_kohya_s, "is a LoRA.*--init_lora"),
     ],
 )
 def test_a_bad_file_is_refused(
