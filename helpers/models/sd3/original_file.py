@@ -56,7 +56,7 @@ def parts_in(path: Path) -> tuple[str, ...]:
 def open_in_file(path: Path, part: str) -> Iterator[Opened]:
     """A part's tensors by diffusers' names, and the file's header; raises ModelError for what is none of SD3.
 
-    Weights of 8 bits are there in bfloat16, which holds them exactly; where they have a scale, it is multiplied in.
+    Weights of 8 bits are there in bfloat16, which holds them exactly; a scale is multiplied in, rounding once.
     """
     with all_opened([path]) as (tensors, said):
         names = names_of_part(tensors, part)
