@@ -56,8 +56,8 @@ def _subtract_start(denoiser: nn.Module, *, kind: str, adapter: str, seed: int) 
         layer.scaling[START] = -strength
         layer.set_adapter([adapter, START])
         frozen: Any = (layer.lora_A[START], layer.lora_B[START])
-        for part, learns, stays, numbers in zip("AB", moving, frozen, (down, up), strict=True):
-            learns.weight.data.copy_(numbers)
+        _begin_at(moving, down=down, up=up)
+        for part, learns, stays in zip("AB", moving, frozen, strict=True):
             stays.weight = nn.Parameter(learns.weight.detach().clone(), requires_grad=False)
             started[f"{name}.lora_{part}.weight"] = stays.weight
     return started
@@ -83,16 +83,21 @@ def _give_back_what_was_lost(
                 lost = tensors[f"{name}.weight"].make().float() - dense(rough).cpu()
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(seed)
-                parts = _cut(lost, kind="pissa", rank=layer.r[adapter], strength=layer.scaling[adapter])
-            for each, numbers in zip(begins, parts, strict=True):
-                each.weight.data.copy_(numbers)
+                down, up = _cut(lost, kind="pissa", rank=layer.r[adapter], strength=layer.scaling[adapter])
+            _begin_at(begins, down=down, up=up)
         for part, each in zip("AB", begins, strict=True):
             started[f"{name}.lora_{part}.weight"] = nn.Parameter(each.weight.detach().clone(), requires_grad=False)
     return started
 
 
+def _begin_at(pair: Any, *, down: Tensor, up: Tensor) -> None:
+    """Put A0 and B0 into a LoRA's pair; what a rank has beyond the layer's smaller edge begins at nothing, as drawn."""
+    pair[0].weight.data[: len(down)].copy_(down)
+    pair[1].weight.data[:, : len(down)].copy_(up)
+
+
 def _cut(weight: Tensor, *, kind: str, rank: int, strength: float) -> tuple[Tensor, Tensor]:
-    """A0 [rank, inputs] and B0 [outputs, rank] of a weight [outputs, inputs].
+    """A0 [rank, inputs] and B0 [outputs, rank] of a weight [outputs, inputs], whose smaller edge may be less than rank.
 
     pissa: the largest singular values with their vectors, s B0 A0 ≈ W at this rank. olora: the first of W = Q R.
     """

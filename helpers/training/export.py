@@ -10,6 +10,8 @@ from helpers.models.conversions import opened_model, to_comfyui_lora
 from helpers.models.full import PIPELINE
 from helpers.models.protocols import ModelFamily, ModelParts
 from helpers.models.trained import Trained
+from helpers.reporting.reporter import Reporter
+from helpers.reporting.stages import stage
 from helpers.training.whole_files import whole_folder, write_whole
 
 COMFYUI_FILE = "comfyui_lora.safetensors"
@@ -24,30 +26,37 @@ def export_result(
     more: ExportOptions,
     parts: ModelParts,
     family: ModelFamily,
+    reporter: Reporter,
 ) -> Iterator[Path]:
     """Write the final weights, and what else is asked for, each in the place of an earlier run's; yields where.
+
+    Each is a stage of its own, as a whole model takes minutes.
 
     Only the first rank may call it. Raises TrainingError where the disk has no room.
     """
     result = output_dir / trained.result
-    yield _written(result, partial(trained.export, metadata=metadata))
+    written = partial(_written, reporter=reporter)
+    yield written(result, partial(trained.export, metadata=metadata))
     if more.export_comfyui:
-        yield _written(output_dir / COMFYUI_FILE, partial(to_comfyui_lora, result, base=parts, family=family))
+        yield written(output_dir / COMFYUI_FILE, partial(to_comfyui_lora, result, base=parts, family=family))
     if more.export_merged or more.export_single_file:
         with opened_model(result, base=parts, family=family) as model:
             if more.export_merged:
-                yield _written(output_dir / PIPELINE, partial(model.write_pipeline, family=family))
+                yield written(output_dir / PIPELINE, partial(model.write_pipeline, family=family))
             if more.export_single_file:
-                yield _written(output_dir / SINGLE_FILE, partial(model.write_single_file, family=family))
+                yield written(output_dir / SINGLE_FILE, partial(model.write_single_file, family=family))
 
 
-def _written(path: Path, write: Callable[[Path], object]) -> Path:
+def _written(path: Path, write: Callable[[Path], object], *, reporter: Reporter) -> Path:
     """Let `write` fill what then takes the place of `path`: a file, or without a suffix a folder; returns `path`."""
     try:
-        if path.suffix:
-            return write_whole(path, write)
-        with whole_folder(path) as folder:
-            write(folder)
+        with stage(reporter, f"write {path.name}", total=1, unit="files" if path.suffix else "folders") as advance:
+            if path.suffix:
+                write_whole(path, write)
+            else:
+                with whole_folder(path) as folder:
+                    write(folder)
+            advance()
     except OSError as error:
         raise TrainingError(
             f"{path} cannot be written: {error}. Nothing is lost: the last checkpoint stands. Make room, and start the"

@@ -1,7 +1,6 @@
 """The end of a run: hands on what was learnt, and says what stands."""
 
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 from helpers.config.run_config import RunConfig
@@ -31,7 +30,7 @@ def finish(
     if complete:
         with ground.runtime.whole(model.denoiser):
             if ground.runtime.rank == 0:
-                exported = _exported(config, ground=ground, model=model, step=state.step, clean=reporter.clean)
+                exported = _exported(config, ground=ground, model=model, step=state.step, reporter=reporter)
     written = [*exported, output_dir / f"checkpoint-{state.step}"]
     if config.validation.draws:
         written.append(output_dir / "validation_images")
@@ -47,14 +46,14 @@ def finish(
     )
 
 
-def _exported(config: RunConfig, *, ground: Ground, model: Model, step: int, clean: Callable[[str], str]) -> list[Path]:
+def _exported(config: RunConfig, *, ground: Ground, model: Model, step: int, reporter: Reporter) -> list[Path]:
     metadata = provenance_of_result(
         config,
         parts=ground.parts,
         trained=model.trained,
         foundations=foundations_of(ground),
         step=step,
-        clean=clean,
+        clean=reporter.clean,
     )
     with model.average.in_place():
         written = export_result(
@@ -64,5 +63,6 @@ def _exported(config: RunConfig, *, ground: Ground, model: Model, step: int, cle
             more=config.export,
             parts=ground.parts,
             family=ground.family,
+            reporter=reporter,
         )
         return list(written)

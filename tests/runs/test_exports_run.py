@@ -47,7 +47,7 @@ def test_a_lora_is_handed_on_in_every_form(cached: SmallRun, tmp_path: Path, cap
     assert run.start() == 0
     said = capsys.readouterr().out
     names = ("pytorch_lora_weights.safetensors", "comfyui_lora.safetensors", "pipeline", "single_file.safetensors")
-    assert all(str(run.output / name) in said for name in names)
+    assert all(str(run.output / name) in said and f"write {name}" in said for name in names)
 
     learnt = read_diffusers_lora(run.output / names[0])
     base = load_file(run.pipeline / TRANSFORMER)

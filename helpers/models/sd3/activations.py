@@ -20,7 +20,7 @@ class Pass:
     image_tokens, text_tokens: of one picture. base: bytes of a number of the base. autocast: whether matrices are
     multiplied in bf16 whatever they are held in. norms_in_fp32: as autocast has it on CUDA. keeps_inputs: whether
     frozen linear layers keep what they were given, as quanto's do. full: whether all weights move.
-    adapted: names of the layers with an adapter.
+    adapted: names of the layers with an adapter. lengths: whether it learns the lengths of rows, as a DoRA.
     """
 
     image_tokens: int
@@ -32,6 +32,7 @@ class Pass:
     keeps_inputs: bool
     full: bool
     adapted: frozenset[str]
+    lengths: bool = False
 
     @property
     def number(self) -> int:
@@ -73,7 +74,18 @@ def kept_for_backward(transformer: Transformer, run: Pass, *, block: int) -> int
     text += _query_norms(run) if transformer.qk_norm else 0
     text += 0 if last else _mlp(run, at=f"transformer_blocks.{block}.ff_context")
     per_picture = run.image_tokens * image + run.text_tokens * text
-    return run.pictures * per_picture * transformer.width + (0 if run.full else _cast_weights(transformer, run, block))
+    kept = run.pictures * per_picture * transformer.width + (_measured(transformer, run, block) if run.lengths else 0)
+    return kept + (0 if run.full else _cast_weights(transformer, run, block))
+
+
+def _measured(transformer: Transformer, run: Pass, block: int) -> int:
+    """Bytes of what a DoRA's factors multiply: of each of its layers the output, and its matrices' own."""
+    outputs = 0
+    for layer in transformer.block(block):
+        if layer.name in run.adapted:
+            of_text = ".add_" in layer.name or ".to_add_out" in layer.name or ".ff_context." in layer.name
+            outputs += layer.outputs * (run.text_tokens if of_text else run.image_tokens)
+    return 2 * run.number * run.pictures * outputs
 
 
 def _cast_weights(transformer: Transformer, run: Pass, block: int) -> int:

@@ -282,6 +282,7 @@ def _pass(
         keeps_inputs=precision.base_model_precision in QUANTO_BITS,
         full=full,
         adapted=frozenset(layer.name for layer in adapted),
+        lengths=workload.use_dora,
     )
 
 

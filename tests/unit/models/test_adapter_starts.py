@@ -126,6 +126,14 @@ def test_what_quantising_took_is_given_back_and_is_no_part_of_the_finished_file(
     assert torch.equal(predicted(again), predicted(rough))
 
 
+@pytest.mark.parametrize("kind", ["pissa", "olora"])
+def test_a_rank_may_be_larger_than_the_layer(kind: str, base: nn.Module) -> None:
+    denoiser = copy.deepcopy(base)
+    trained = train(denoiser, lora_init_type=kind, lora_ranks="to_q=80")
+    assert max(len(weight) for name, weight in trained.weights.items() if "lora_A" in name) == 80
+    torch.testing.assert_close(predicted(denoiser), predicted(base), atol=1e-5, rtol=1e-5)
+
+
 def test_gaussian_draws_by_the_rank(base: nn.Module) -> None:
     weights = train(copy.deepcopy(base), lora_init_type="gaussian").weights
     drawn = torch.cat([weight.flatten() for name, weight in weights.items() if "lora_A" in name])
