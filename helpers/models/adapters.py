@@ -1,9 +1,8 @@
 """Attaches a LoRA to any denoiser, and writes and reads it as the file that other programs open."""
 
 import difflib
-import json
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from fnmatch import fnmatchcase
@@ -16,8 +15,18 @@ from helpers.config.options.model import LoraOptions
 from helpers.errors import ModelError
 from helpers.models.adapter_starts import OpenBase, start_from_base
 from helpers.models.dora import learn_magnitudes
-from helpers.models.lora_files import DIFFUSERS_ENTRY, EXPORT_PREFIX, header_entry
-from helpers.models.tensor_files import copy_tensors, opened, write_tensors
+from helpers.models.lora_files import (
+    DIFFUSERS_ENTRY,
+    DOWN,
+    EXPORT_PREFIX,
+    MAGNITUDE,
+    TEXT_PREFIXES,
+    UP,
+    Pair,
+    header_entry,
+    read_diffusers_lora,
+)
+from helpers.models.tensor_files import copy_tensors, write_tensors
 from helpers.models.trained import Trained
 from helpers.models.unseen import without_bitsandbytes
 
@@ -51,15 +60,23 @@ def matching(names: Sequence[str], wanted: Iterable[str], *, option: str) -> lis
 
 
 def trained_lora(
-    denoiser: nn.Module, *, modules: Sequence[str], lora: LoraOptions, seed: int, base: OpenBase | None = None
+    denoiser: nn.Module,
+    *,
+    modules: Sequence[str],
+    lora: LoraOptions,
+    seed: int,
+    base: OpenBase | None = None,
+    read: Callable[[Path], Mapping[str, Pair]] = read_diffusers_lora,
 ) -> Trained:
     """Attach a LoRA to the named layers of a frozen denoiser, see `attach_lora`; it alone is trained.
 
-    base: the denoiser's files, for a LoRA that begins at what quantising took from them.
+    base: the denoiser's files, for a LoRA that begins at what quantising took from them. read: a file of a LoRA's to
+    begin from.
     """
     weights = attach_lora(denoiser, lora=lora, modules=modules, seed=seed)
     if lora.init_lora:
-        begin_from(Path(lora.init_lora).expanduser(), weights=weights, lora=lora)
+        path = Path(lora.init_lora).expanduser()
+        begin_from(path, read(path), weights=weights, lora=lora)
     start = start_from_base(denoiser, kind=lora.lora_init_type, base=base, adapter=ADAPTER, seed=seed)
 
     def save(folder: Path, *, metadata: Mapping[str, str]) -> None:
@@ -83,19 +100,23 @@ def trained_lora(
     return Trained(
         what=f"a {lora.kind} of rank {lora.lora_rank} on {len(modules)} layers",
         weights=weights,
-        facts={
-            "adapter": lora.kind,
-            "lora_rank": str(lora.lora_rank),
-            "lora_alpha": str(lora.alpha),
-            "lora_target": lora.lora_target,
-            "lora_init_type": lora.lora_init_type,
-        },
+        facts=_facts(lora),
         save=save,
         load=load,
         as_base=without_lora,
         result=LORA_FILE,
         export=export,
     )
+
+
+def _facts(lora: LoraOptions) -> dict[str, str]:
+    return {
+        "adapter": lora.kind,
+        "lora_rank": str(lora.lora_rank),
+        "lora_alpha": str(lora.alpha),
+        "lora_target": lora.lora_target,
+        "lora_init_type": lora.lora_init_type,
+    }
 
 
 def linear_modules(denoiser: nn.Module) -> list[str]:
@@ -253,17 +274,18 @@ def _with_start_taken_away(
     return content
 
 
-def begin_from(path: Path, *, weights: Mapping[str, nn.Parameter], lora: LoraOptions) -> None:
-    """Let a new adapter begin at a file's numbers, as strong as they were; raises ModelError if they do not fit."""
-    with opened(path) as file:
-        said = json.loads((file.metadata() or {}).get(DIFFUSERS_ENTRY, "{}"))
-    rank = said.get(f"{EXPORT_PREFIX}r", lora.lora_rank)
-    alpha = said.get(f"{EXPORT_PREFIX}lora_alpha", rank)
-    strength = alpha / (math.sqrt(rank) if said.get(f"{EXPORT_PREFIX}use_rslora") else rank)
-    load_lora(path, into=weights)
-    for name, weight in weights.items():
-        if ".lora_B." in name:
-            weight.data.mul_(strength / lora.strength)
+def begin_from(
+    path: Path, pairs: Mapping[str, Pair], *, weights: Mapping[str, nn.Parameter], lora: LoraOptions
+) -> None:
+    """Let a new adapter begin at a file's pairs, each as strong as it was; raises ModelError if they do not fit."""
+    saved: dict[str, Tensor] = {}
+    for layer, pair in pairs.items():
+        whole = layer if layer.startswith(TEXT_PREFIXES) else EXPORT_PREFIX + layer
+        saved[whole + DOWN] = pair.down
+        saved[whole + UP] = pair.up.float() * (pair.alpha / pair.rank / lora.strength)
+        if pair.magnitude is not None:
+            saved[whole + MAGNITUDE] = pair.magnitude
+    _copy_into(weights, saved, path=path)
 
 
 def load_lora(path: Path, *, into: Mapping[str, nn.Parameter]) -> None:
@@ -275,6 +297,10 @@ def load_lora(path: Path, *, into: Mapping[str, nn.Parameter]) -> None:
         saved = load_file(path)
     except (OSError, SafetensorError) as error:
         raise ModelError(f"{path} cannot be read as an adapter: {error}") from error
+    _copy_into(into, saved, path=path)
+
+
+def _copy_into(into: Mapping[str, nn.Parameter], saved: Mapping[str, Tensor], *, path: Path) -> None:
     odd = sorted(saved.keys() ^ into.keys())
     if odd:
         raise ModelError(f"{path} belongs to an adapter on other layers: {odd[0]} is only in one of the two.")
@@ -282,6 +308,6 @@ def load_lora(path: Path, *, into: Mapping[str, nn.Parameter]) -> None:
         if saved[name].shape != parameter.shape:
             raise ModelError(
                 f"{path} holds {name} as {list(saved[name].shape)}, but the run's is {list(parameter.shape)}: set "
-                "lora_rank to what the file was trained with."
+                "lora_rank, or lora_ranks for some layers, to what the file was trained with."
             )
         parameter.data.copy_(saved[name])

@@ -89,6 +89,11 @@ def read_lora(path: Path, *, family: ModelFamily) -> tuple[dict[str, Pair], Mapp
     raise ModelError(f"{path} is neither a LoRA nor a model in the original layout: it holds {min(names, default='')}.")
 
 
+def pairs_of(path: Path, *, family: ModelFamily) -> dict[str, Pair]:
+    """See `read_lora`."""
+    return read_lora(path, family=family)[0]
+
+
 def to_diffusers_lora(source: Path, path: Path, *, family: ModelFamily) -> None:
     """Write a LoRA as diffusers opens it."""
     pairs, header = read_lora(source, family=family)

@@ -9,6 +9,7 @@ from helpers.config.lycoris_file import needed_lycoris
 from helpers.config.options.model import LoraOptions
 from helpers.config.options.trained import FullOptions
 from helpers.models.adapters import trained_lora
+from helpers.models.conversions import pairs_of
 from helpers.models.full import trained_in_full
 from helpers.models.lycoris_adapters import trained_lycoris
 from helpers.models.protocols import ModelFamily, ModelParts
@@ -34,8 +35,8 @@ def make_trained(
             return trained_lycoris(denoiser, config=needed_lycoris(Path(lora.lycoris_config or "")), seed=seed)
         case "lora":
             modules = family.lora_modules(denoiser, lora.lora_target)
-            base = partial(family.files.open_base, parts)
-            return trained_lora(denoiser, modules=modules, lora=lora, seed=seed, base=base)
+            base, read = partial(family.files.open_base, parts), partial(pairs_of, family=family)
+            return trained_lora(denoiser, modules=modules, lora=lora, seed=seed, base=base, read=read)
         case "full":
             return trained_in_full(denoiser, options=full, write_pipeline=family.write_pipeline, parts=parts)
         case unknown:

@@ -12,9 +12,15 @@ from torch import Tensor, nn
 from helpers.config.options.model import LoraOptions, PrecisionOptions
 from helpers.errors import ModelError
 from helpers.models.adapters import trained_lora
+from helpers.models.conversions import pairs_of
+from helpers.models.lora_files import Pair
+from helpers.models.precision import dense
 from helpers.models.protocols import ModelParts
+from helpers.models.registry import families
+from helpers.models.sd3.comfyui_lora import read_comfyui_lora, write_comfyui_lora
 from helpers.models.sd3.denoiser import load_denoiser, predict, target_modules
 from helpers.models.sd3.single_file import open_base
+from helpers.models.tensor_files import write_tensors
 from helpers.models.trained import Trained
 from tests.unit.models.lora import inputs_of, randomise
 
@@ -152,6 +158,43 @@ def test_a_run_begins_where_another_s_file_ended(options: dict[str, Any], base: 
     second = copy.deepcopy(base)
     train(second, init_lora=str(file), seed=9, **options)
     torch.testing.assert_close(predicted(second), predicted(first), atol=1e-5, rtol=1e-5)
+
+
+def test_a_run_begins_at_another_program_s_file_of_several_ranks(base: nn.Module, tmp_path: Path) -> None:
+    """Strengths differ by layer there, said by tensors of their own."""
+    layers = target_modules(base, "attention")
+    noise = torch.Generator().manual_seed(4)
+
+    def drawn(*shape: int) -> Tensor:
+        return torch.randn(shape, generator=noise) * 0.1
+
+    pairs: dict[str, Pair] = {}
+    for layer in layers:
+        rank, weight = (2 if layer.endswith("to_out.0") else 4), dense(base.get_submodule(layer))
+        down, up = drawn(rank, weight.shape[1]), drawn(weight.shape[0], rank)
+        pairs[layer] = Pair(down=down, up=up, alpha=rank / (4 if rank == 2 else 2))
+    theirs = tmp_path / "theirs.safetensors"
+    write_comfyui_lora(theirs, pairs, base={}, metadata={})
+    found = read_comfyui_lora(theirs)
+    ranks = ",".join(f"{layer}={pair.rank}" for layer, pair in found.items())
+    lora = LoraOptions(lora_rank=4, lora_alpha=12.0, lora_ranks=ranks, init_lora=str(theirs))
+    denoiser = copy.deepcopy(base)
+    trained_lora(denoiser, modules=layers, lora=lora, seed=0, read=partial(pairs_of, family=families()["sd3"]))
+    merged = copy.deepcopy(base)
+    for layer, pair in pairs.items():
+        weight: Any = merged.get_submodule(layer).weight
+        weight.data.copy_(pair.merged_into(weight.data))
+    torch.testing.assert_close(predicted(denoiser), predicted(merged), atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["down_blocks_1", "double_blocks_0_img"], ids=["SDXL", "Flux"])
+def test_a_lora_of_another_model_is_refused_by_name(name: str, base: nn.Module, tmp_path: Path) -> None:
+    write_tensors(tmp_path / "other.safetensors", {f"lora_unet_{name}.lora_down.weight": torch.ones(2, 2)}, metadata={})
+    with pytest.raises(ModelError, match=r"other\.safetensors"):
+        lora = LoraOptions(lora_rank=4, init_lora=str(tmp_path / "other.safetensors"))
+        modules = target_modules(base, "attention")
+        read = partial(pairs_of, family=families()["sd3"])
+        trained_lora(copy.deepcopy(base), modules=modules, lora=lora, seed=0, read=read)
 
 
 def test_a_file_that_does_not_fit_is_refused(base: nn.Module, tmp_path: Path) -> None:
