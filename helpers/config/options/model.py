@@ -157,7 +157,7 @@ class LoraOptions:
     )
     init_lora: str | None = setting(
         None,
-        help="A LoRA file in diffusers layout, such as an earlier run's, whose numbers a new run begins at.",
+        help="A LoRA file in diffusers' or ComfyUI's names, such as an earlier run's, whose numbers a new run begins at.",
     )
     lora_type: str = setting(
         "standard",
