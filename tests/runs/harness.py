@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 from PIL import Image
 from safetensors.torch import load_file
 
@@ -166,6 +167,12 @@ def same(first: Mapping[str, torch.Tensor], second: Mapping[str, torch.Tensor]) 
     assert first.keys() == second.keys()
     assert any(tensor.abs().sum() > 0 for name, tensor in first.items() if "lora_B" in name), "nothing was trained"
     return all(torch.equal(first[name], second[name]) for name in first)
+
+
+def picture_of(run: SmallRun, step: int) -> NDArray[np.int64]:
+    """The pixels [H, W, 3] of the one picture drawn after `step` steps."""
+    (file,) = (run.output / "validation_images" / f"step_{step}").iterdir()
+    return np.asarray(Image.open(file)).astype(np.int64)
 
 
 def encoded(said: str) -> dict[str, int]:
