@@ -30,7 +30,7 @@ SETTINGS = {
     **{f"text_encoder_{number}_precision": "no_change" for number in (1, 2, 3)},
 }
 # The largest difference of any pixel, of 255, between the trainer's picture and the one drawn elsewhere. Where both
-# compute in fp32 it is the rounding to whole numbers, 0.5; in bf16 up to 6.5 was seen, as formats differ here and there.
+# compute in fp32 it is the rounding to whole numbers, 0.5; in bf16, where formats differ here and there, 6.5 was seen.
 ONE_ROUNDING, BF16 = 0.6, 9.0
 VARIANTS: dict[str, dict[str, Any]] = {
     "SD3": {},
