@@ -43,7 +43,6 @@ from helpers.training.loop import Duties, LoopPlan
 from helpers.training.manifest import Foundations, configuration_of, dataset_fingerprints
 from helpers.training.memory import needs_of
 from helpers.training.moments import Rhythm
-from helpers.training.optimisers import make_optimiser
 from helpers.training.plan import plan_run
 from helpers.training.prepare import Ground
 from helpers.training.provenance import provenance
@@ -54,6 +53,7 @@ from helpers.training.state import TrainState
 from helpers.training.step import Learner
 from helpers.training.stop import StopRequest
 from helpers.training.validation import Painter
+from helpers.training.zero import prepared
 
 BUCKETS_NAMED = 12
 
@@ -159,7 +159,7 @@ def load_model(config: RunConfig, *, ground: Ground, checkpoint: Checkpoint | No
     if checkpoint is not None:
         restore_trained(checkpoint, trained=trained)
     trained = divided(denoiser, trained=trained, runtime=runtime)
-    optimiser = make_optimiser(config.optimizer, weights=trained.weights, seed=config.run.seed)
+    ready, optimiser = prepared(text.module, config.optimizer, weights=trained.weights, run=config.run, runtime=runtime)
     if checkpoint is not None:
         restore_memory(checkpoint, weights=trained.weights, optimiser=optimiser)
     average = make_average(config.ema, config.optimizer, weights=trained.weights, optimiser=optimiser)
@@ -167,7 +167,7 @@ def load_model(config: RunConfig, *, ground: Ground, checkpoint: Checkpoint | No
         average.load(checkpoint.folder)
     learner = Learner(
         runtime=runtime,
-        denoiser=runtime.prepare(text.module),
+        denoiser=ready,
         weights=trained.weights,
         predict=family.predict,
         as_base=trained.as_base,
@@ -187,7 +187,7 @@ def load_model(config: RunConfig, *, ground: Ground, checkpoint: Checkpoint | No
 def duties_of(config: RunConfig, *, ground: Ground, model: Model, stop: StopRequest, reporter: Reporter) -> Duties:
     """What this rank does between steps."""
     duties = _duties_of(config, ground=ground, model=model, stop=stop, reporter=reporter)
-    if not ground.runtime.divides:
+    if not ground.runtime.divides and not ground.runtime.stage_of_zero:
         return duties
     return TogetherDuties(
         duties=duties,

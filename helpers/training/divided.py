@@ -29,7 +29,9 @@ def divided(denoiser: nn.Module, *, trained: Trained, runtime: Runtime) -> Train
 
 @dataclass(frozen=True, kw_only=True)
 class TogetherDuties:
-    """What one rank does between steps, with whole weights while it does it.
+    """What one rank does between steps, with whole weights while it does it; the others wait here.
+
+    Elsewhere DeepSpeed would have them wait for half an hour at most.
 
     denoiser: the bare module. weights: that the optimiser moves, by name.
     """
@@ -48,8 +50,10 @@ class TogetherDuties:
             self.duties.save(state, keep_all=keep_all)
             if self.runtime.rank != 0:
                 optimiser_state(self.optimiser, weights=self.weights)  # gives its parts to the first rank
+        self.runtime.wait()
 
     def look(self, moment: Moment) -> None:
         if self.runtime.on_any_rank(self.duties.wants(moment)):
             with self.runtime.whole(self.denoiser):
                 self.duties.look(moment)
+            self.runtime.wait()

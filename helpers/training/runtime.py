@@ -4,7 +4,7 @@ It is opened before anything is encoded, since caching needs a device and ranks 
 process nothing is wrapped and every call is PyTorch's own.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from datetime import timedelta
@@ -16,7 +16,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from helpers.config.options.model import PrecisionOptions
 from helpers.config.options.training import RunOptions
-from helpers.config.processes import divides_the_model
+from helpers.config.processes import divides_the_model, stage_of_zero, unheard_by_accelerate
 from helpers.errors import ConfigError, OtherProcessError
 from helpers.models.precision import wrong_on
 from helpers.training.tensor_parts import whole
@@ -33,6 +33,7 @@ class Runtime:
 
     precision: with `mixed_precision` resolved for the device.
     divides: whether each process holds a part of the model's weights only, as FSDP2 has it.
+    stage_of_zero: of DeepSpeed's ZeRO, which divides the optimiser's memory (1) and the gradients (2); 0 for neither.
     """
 
     device: torch.device
@@ -40,6 +41,7 @@ class Runtime:
     rank: int
     world_size: int
     divides: bool
+    stage_of_zero: int
     _accelerator: Any
 
     def wait(self) -> None:
@@ -96,10 +98,12 @@ class Runtime:
             return nullcontext()
         return torch.autocast(self.device.type, dtype=torch.bfloat16)
 
-    def keep_gradients(self, denoiser: nn.Module) -> AbstractContextManager[Any]:
+    def keep_gradients(self, denoiser: Any) -> AbstractContextManager[Any]:
         """Within it, backward passes of the prepared `denoiser` add up gradients on each rank without sharing them."""
         if self.divides:
-            return _keeping(denoiser)
+            return _keeping(denoiser.set_requires_gradient_sync)
+        if self.stage_of_zero:
+            return _keeping(denoiser.set_gradient_accumulation_boundary)
         return nullcontext() if self.world_size == 1 else self._accelerator.no_sync(denoiser)
 
     def backward(self, loss: Tensor) -> None:
@@ -148,13 +152,14 @@ def open_runtime(precision: PrecisionOptions, run: RunOptions) -> Runtime:
     from accelerate import Accelerator, InitProcessGroupKwargs
 
     plugin = _fsdp_plugin() if divides_the_model() else None
-    accelerator = Accelerator(
-        cpu=not torch.accelerator.is_available(),  # unsaid, several processes without a GPU would not find each other
-        dynamo_backend="no",  # ours compiles block by block; accelerate would compile what is compiled once more
-        mixed_precision="no",  # ours is `autocast`, so that one process and several compute alike
-        fsdp_plugin=plugin,
-        kwargs_handlers=[InitProcessGroupKwargs(timeout=LONGEST_WAIT)],
-    )
+    with unheard_by_accelerate():
+        accelerator = Accelerator(
+            cpu=not torch.accelerator.is_available(),  # unsaid, processes without a GPU would not find each other
+            dynamo_backend="no",  # ours compiles block by block; accelerate would compile what is compiled once more
+            mixed_precision="no",  # ours is `autocast`, so that one process and several compute alike
+            fsdp_plugin=plugin,
+            kwargs_handlers=[InitProcessGroupKwargs(timeout=LONGEST_WAIT)],
+        )
     accelerator.state.fsdp_plugin = plugin  # which accelerate itself does on GPUs only
     if run.torch_num_threads is not None:
         torch.set_num_threads(run.torch_num_threads)  # after the engine, which sets a number of its own
@@ -167,6 +172,7 @@ def open_runtime(precision: PrecisionOptions, run: RunOptions) -> Runtime:
         rank=accelerator.process_index,
         world_size=accelerator.num_processes,
         divides=plugin is not None and accelerator.num_processes > 1,
+        stage_of_zero=stage_of_zero() if accelerator.num_processes > 1 else 0,
         _accelerator=accelerator,
     )
 
@@ -183,12 +189,12 @@ def _fsdp_plugin() -> Any:
 
 
 @contextmanager
-def _keeping(denoiser: Any) -> Iterator[None]:
-    denoiser.set_requires_gradient_sync(False)
+def _keeping(share: Callable[[bool], None]) -> Iterator[None]:
+    share(False)
     try:
         yield
     finally:
-        denoiser.set_requires_gradient_sync(True)
+        share(True)
 
 
 @contextmanager

@@ -10,6 +10,7 @@ from torch.optim import Optimizer
 
 from helpers.training.optimisers import set_learning_rate
 from helpers.training.runtime import Runtime
+from helpers.training.zero import ZeroOptimiser
 
 
 class Stepping(Protocol):
@@ -64,6 +65,29 @@ class AtTheEnd:
     def finish(self) -> None:
         self._optimiser.step()
         self._optimiser.zero_grad(set_to_none=True)
+
+
+class ByZero:
+    """Gathers all gradients, of which each process keeps a part, shortens them together, and moves all weights."""
+
+    def __init__(self, optimiser: ZeroOptimiser) -> None:
+        self.optimiser = optimiser
+
+    def begin(self, rate: float) -> None:
+        set_learning_rate(self.optimiser, rate)
+
+    def backward(self, loss: Tensor) -> None:
+        self.optimiser.engine.backward(loss)
+
+    def gradient_norm(self) -> Tensor:
+        return self.optimiser.engine.optimizer.scaled_global_norm()  # infinite where it is no number
+
+    @property
+    def moved(self) -> bool:
+        return False  # as `finish` ends the step
+
+    def finish(self) -> None:
+        self.optimiser.engine.step()  # which shortens and drops the gradients too
 
 
 class DuringBackward:
@@ -133,7 +157,9 @@ def stepping_of(
     fused_backward: bool,
 ) -> Iterator[Stepping]:
     """How the steps of a run are taken, for as long as this context lasts."""
-    if fused_backward:
+    if isinstance(optimiser, ZeroOptimiser):
+        yield ByZero(optimiser)
+    elif fused_backward:
         with DuringBackward(runtime, optimiser=optimiser).hooked() as during:
             yield during
     else:
