@@ -215,6 +215,7 @@ def main() -> None:
         predict=family.predict,
         as_base=without_lora,
         objective=ObjectiveOptions(),
+        sigma_edges=(0.0, 1.0),
     )
     print(f"medians of {arguments.steps} steps")
     print(f"{'images':>10} {'bare s':>8} {'loop s':>8} {'ratio':>6} {'processor':>10}")

@@ -129,6 +129,7 @@ def our_step(case: Case, runtime: Runtime) -> Callable[[], object]:
         predict=family.predict,
         as_base=trained.as_base,
         objective=ObjectiveOptions(),
+        sigma_edges=(0.0, 1.0),
     )
     stepping = AtTheEnd(runtime, weights=trained.weights, optimiser=optimiser, longest_gradient=1.0)
     batch = batch_of(case)

@@ -16,25 +16,27 @@ SMALLEST_WEIGHTED_SIGMA = 1e-3
 HUBER_BEND = 0.1
 
 
-def sample_sigma(generator: torch.Generator, *, objective: ObjectiveOptions, shift: float) -> Tensor:
-    """One sample's noise level, fp32 [] in (0, 1], drawn from `generator` alone (on the CPU) and shifted."""
-    return shifted(_unshifted_sigma(generator, objective), shift=shift).clamp(SMALLEST_SIGMA, 1.0)
+def sample_sigma(
+    generator: torch.Generator, *, objective: ObjectiveOptions, shift: float, shape: tuple[int, ...] = ()
+) -> Tensor:
+    """Noise levels of samples, fp32 `shape`, in (0, 1], drawn from `generator` alone (on the CPU) and shifted."""
+    return shifted(_unshifted_sigma(generator, objective, shape), shift=shift).clamp(SMALLEST_SIGMA, 1.0)
 
 
-def _unshifted_sigma(generator: torch.Generator, objective: ObjectiveOptions) -> Tensor:
-    """A draw of the distribution that `timestep_sampling` names, in [0, 1]."""
+def _unshifted_sigma(generator: torch.Generator, objective: ObjectiveOptions, shape: tuple[int, ...]) -> Tensor:
+    """Draws of the distribution that `timestep_sampling` names, in [0, 1]."""
     match objective.timestep_sampling:
         case "uniform":
-            return torch.rand((), generator=generator)
+            return torch.rand(shape, generator=generator)
         case "logit_normal":
-            normal = torch.randn((), generator=generator)
+            normal = torch.randn(shape, generator=generator)
             return logit_normal(normal, mean=objective.logit_mean, std=objective.logit_std)
         case "mode":
-            return mode(torch.rand((), generator=generator), scale=objective.mode_scale)
+            return mode(torch.rand(shape, generator=generator), scale=objective.mode_scale)
         case "cosmap":
-            return cosmap(torch.rand((), generator=generator))
+            return cosmap(torch.rand(shape, generator=generator))
         case "beta":
-            return beta_2_2(torch.rand(3, generator=generator))
+            return beta_2_2(torch.rand((*shape, 3), generator=generator))
         case unknown:
             raise AssertionError(f"timestep_sampling {unknown} is declared and not built")
 
@@ -55,11 +57,11 @@ def cosmap(uniform: Tensor) -> Tensor:
 
 
 def beta_2_2(uniform: Tensor) -> Tensor:
-    """Beta(2, 2), which favours middle noise levels mildly: the median of three uniform draws [3], which has that law.
+    """Beta(2, 2), which favours middle noise levels mildly: the median of three uniform draws [..., 3] has that law.
 
     The order statistic: the j-th of n uniform draws is Beta(j, n + 1 - j) (David and Nagaraja 2003, section 2.1).
     """
-    return uniform.median()
+    return uniform.median(dim=-1).values
 
 
 def shifted(sigmas: Tensor, *, shift: float) -> Tensor:

@@ -48,6 +48,7 @@ from helpers.training.prepare import Ground
 from helpers.training.provenance import provenance
 from helpers.training.resume import starting_state
 from helpers.training.resume_rules import compare
+from helpers.training.sigma_losses import sigma_quantiles
 from helpers.training.speed import speed_up
 from helpers.training.state import TrainState
 from helpers.training.step import Learner
@@ -125,11 +126,15 @@ def batch_source(config: RunConfig, *, ground: Ground, model: Model, order: Orde
         text=ground.text,
         tokens=model.text.tokens,
         objective=config.objective,
-        flow_shift=config.objective.flow_shift or ground.parts.flow_shift,
+        flow_shift=_flow_shift(config, ground),
         caption_dropout_probability=config.run.caption_dropout_probability,
         seed=config.run.seed,
         rank=ground.runtime.rank,
     )
+
+
+def _flow_shift(config: RunConfig, ground: Ground) -> float:
+    return config.objective.flow_shift or ground.parts.flow_shift
 
 
 def load_model(config: RunConfig, *, ground: Ground, checkpoint: Checkpoint | None, reporter: Reporter) -> Model:
@@ -165,22 +170,26 @@ def load_model(config: RunConfig, *, ground: Ground, checkpoint: Checkpoint | No
     average = make_average(config.ema, config.optimizer, weights=trained.weights, optimiser=optimiser)
     if checkpoint is not None:
         average.load(checkpoint.folder)
-    learner = Learner(
-        runtime=runtime,
-        denoiser=ready,
-        weights=trained.weights,
-        predict=family.predict,
-        as_base=trained.as_base,
-        objective=config.objective,
-    )
     return Model(
-        learner=learner,
+        learner=_learner(config, ground=ground, denoiser=ready, trained=trained),
         trained=trained,
         denoiser=denoiser,
         text=text,
         optimiser=optimiser,
         average=average,
         started=started,
+    )
+
+
+def _learner(config: RunConfig, *, ground: Ground, denoiser: nn.Module, trained: Trained) -> Learner:
+    return Learner(
+        runtime=ground.runtime,
+        denoiser=denoiser,
+        weights=trained.weights,
+        predict=ground.family.predict,
+        as_base=trained.as_base,
+        objective=config.objective,
+        sigma_edges=sigma_quantiles(config.objective, shift=_flow_shift(config, ground)),
     )
 
 

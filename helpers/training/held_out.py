@@ -21,14 +21,14 @@ from helpers.reporting.reporter import Reporter
 from helpers.reporting.stages import stage
 from helpers.training.ema import Average
 from helpers.training.prepare import PreparedDataset
-from helpers.training.sigma_losses import RANGES
 from helpers.training.step import Learner
 from helpers.training.stop import StopRequest
 from helpers.training.whole_files import write_whole
 
 LOG = Path("logs", "held_out.jsonl")
+RANGES = 4
 SIGMAS = tuple((part + 0.5) / RANGES for part in range(RANGES))
-"""The middles of the ranges by which the training loss is told."""
+"""The middles of equal ranges: the same for every run, so that runs can be compared."""
 
 RISEN_TIMES, RISEN_BY = 3, 1.02
 """So many measurements in a row, each so much above the lowest one, are called over-fitting."""

@@ -138,7 +138,7 @@ def take_step(
 
     all_losses = torch.cat(losses)
     norm = stepping.gradient_norm()
-    by_sigma = sums_by_sigma(all_losses, torch.cat(sigmas).to(all_losses.device, non_blocking=True)).flatten()
+    by_sigma = sums_by_sigma(all_losses, torch.cat(sigmas), edges=learner.sigma_edges).flatten()
     shared = learner.runtime.mean_over_ranks(torch.cat([all_losses.mean().view(1), by_sigma]))
     gradient_norm, loss, *rows = torch.cat([norm.view(1), shared]).tolist()  # the one moment that waits for the device
     figures = {"loss": loss, "gradient_norm": gradient_norm}
@@ -153,5 +153,5 @@ def take_step(
         learning_rate=rate,
         gradient_norm=gradient_norm,
         images=plan.images_per_step,
-        by_sigma=losses_by_sigma(rows, ranks=learner.runtime.world_size),
+        by_sigma=losses_by_sigma(rows, edges=learner.sigma_edges, ranks=learner.runtime.world_size),
     )

@@ -1,43 +1,51 @@
 """The loss by noise level: gathered on the device with the step's other figures, so that telling it costs no wait."""
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 import torch
 from torch import Tensor
 
+from helpers.batches.randomness import generator
+from helpers.config.options.training import ObjectiveOptions
+from helpers.models.flow import sample_sigma
 from helpers.reporting.events import SigmaLoss
 
 RANGES = 4
-"""Equal parts of 0 < σ <= 1: the same for every sampling of σ, so that runs can be compared."""
-
+DRAWS = 2**16
 COLUMNS = 3
 
 
-def sums_by_sigma(losses: Tensor, sigmas: Tensor) -> Tensor:
-    """Of samples with `losses` and `sigmas`, both fp32 [N]: a row for each range of σ, fp32 [RANGES, 3].
+def sigma_quantiles(objective: ObjectiveOptions, *, shift: float) -> tuple[float, ...]:
+    """The edges, from 0 to 1, of ranges of σ that have equally many of a run's samples; to two decimals.
+
+    Measured on draws of the run's own distribution, always the same ones. Fewer than `RANGES` where that is so narrow
+    that edges fall together.
+    """
+    drawn = sample_sigma(generator(0, "quantiles of sigma"), objective=objective, shift=shift, shape=(DRAWS,))
+    inner = torch.quantile(drawn, torch.linspace(0, 1, RANGES + 1)[1:-1]).tolist()
+    return tuple(sorted({0.0, *(round(edge, 2) for edge in inner), 1.0}))
+
+
+def sums_by_sigma(losses: Tensor, sigmas: Tensor, *, edges: Sequence[float]) -> Tensor:
+    """Of samples with `losses`, fp32 [N], and `sigmas`, fp32 [N] on the CPU: a row for each range, fp32 [ranges, 3].
 
     A row is the sum of losses, the sum of σ and the number of samples. Additions only: a matrix product would round to
     TF32 on some devices.
     """
-    parts = torch.arange(RANGES, device=sigmas.device)
-    within = (sigmas * RANGES).floor().clamp(0, RANGES - 1)[:, None] == parts
+    range_of = torch.bucketize(sigmas, torch.tensor(edges[1:-1]))
+    sigmas, range_of = torch.stack([sigmas, range_of.float()]).to(losses.device, non_blocking=True)
+    within = range_of[:, None] == torch.arange(len(edges) - 1, device=losses.device)
     values = torch.stack([losses, sigmas, torch.ones_like(losses)], dim=1)
     return torch.where(within[:, :, None], values[:, None, :], 0.0).sum(dim=0)
 
 
-def losses_by_sigma(rows: Sequence[float], *, ranks: int) -> tuple[SigmaLoss, ...]:
+def losses_by_sigma(rows: Sequence[float], *, edges: Sequence[float], ranks: int) -> tuple[SigmaLoss, ...]:
     """The losses of the ranges that had samples; `rows`: those of `sums_by_sigma` flattened, a mean over `ranks`."""
     found = []
-    for part in range(RANGES):
+    for part, (low, high) in enumerate(pairwise(edges)):
         loss, sigma, count = rows[part * COLUMNS : (part + 1) * COLUMNS]
         if count > 0:
-            found.append(
-                SigmaLoss(
-                    low=part / RANGES,
-                    high=(part + 1) / RANGES,
-                    loss=loss / count,
-                    sigma=sigma / count,
-                    samples=round(count * ranks),
-                )
-            )
+            samples = round(count * ranks)
+            found.append(SigmaLoss(low=low, high=high, loss=loss / count, sigma=sigma / count, samples=samples))
     return tuple(found)

@@ -18,7 +18,7 @@ from helpers.training.runtime import Runtime
 class Learner:
     """What learns: the denoiser as `runtime` prepared it, and the weights in it that move, by exported name.
 
-    as_base: see `Trained`.
+    as_base: see `Trained`. sigma_edges: of the ranges of σ by which losses are told, from 0 to 1.
     """
 
     runtime: Runtime
@@ -27,6 +27,7 @@ class Learner:
     predict: Predict
     as_base: Callable[[nn.Module], AbstractContextManager[None]]
     objective: ObjectiveOptions
+    sigma_edges: tuple[float, ...]
 
 
 def draws_random_numbers(denoiser: nn.Module) -> bool:

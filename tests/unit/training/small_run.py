@@ -168,6 +168,7 @@ def small_learner(denoiser: SmallDenoiser, *, mixed_precision: str = "no", **obj
         predict=predict,
         as_base=without_lora,
         objective=ObjectiveOptions(**objective),
+        sigma_edges=(0.0, 0.5, 1.0),
     )
 
 

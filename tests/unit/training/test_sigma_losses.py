@@ -1,32 +1,64 @@
 """The loss is told by noise level, the same however samples are spread over batches and ranks."""
 
+from itertools import pairwise
+from typing import Any
+
 import pytest
 import torch
 
+from helpers.config.options.training import ObjectiveOptions
+from helpers.models.flow import sample_sigma
 from helpers.reporting.events import SigmaLoss
-from helpers.training.sigma_losses import losses_by_sigma, sums_by_sigma
+from helpers.training.sigma_losses import losses_by_sigma, sigma_quantiles, sums_by_sigma
 
-SIGMAS = torch.tensor([0.1, 0.2, 0.25, 0.9, 1.0])
+EDGES = (0.0, 0.25, 0.5, 0.75, 1.0)
+SIGMAS = torch.tensor([0.1, 0.2, 0.3, 0.9, 1.0])
 LOSSES = torch.tensor([1.0, 3.0, 5.0, 7.0, 8.0])
 
 
+def told_of(sums: torch.Tensor, *, ranks: int = 1) -> tuple[SigmaLoss, ...]:
+    return losses_by_sigma(sums.flatten().tolist(), edges=EDGES, ranks=ranks)
+
+
 def test_each_range_has_the_means_of_its_samples() -> None:
-    told = losses_by_sigma(sums_by_sigma(LOSSES, SIGMAS).flatten().tolist(), ranks=1)
+    told = told_of(sums_by_sigma(LOSSES, SIGMAS, edges=EDGES))
     assert [(each.low, each.high, each.loss, each.samples) for each in told] == [
         (0.0, 0.25, 2.0, 2),
         (0.25, 0.5, 5.0, 1),
         (0.75, 1.0, 7.5, 2),
     ]
-    assert [each.sigma for each in told] == pytest.approx([0.15, 0.25, 0.95])
+    assert [each.sigma for each in told] == pytest.approx([0.15, 0.3, 0.95])
 
 
 def test_ranks_are_told_of_together() -> None:
-    mean = (sums_by_sigma(LOSSES[:2], SIGMAS[:2]) + sums_by_sigma(LOSSES[2:], SIGMAS[2:])) / 2
-    whole = losses_by_sigma(sums_by_sigma(LOSSES, SIGMAS).flatten().tolist(), ranks=1)
-    for one, other in zip(losses_by_sigma(mean.flatten().tolist(), ranks=2), whole, strict=True):
+    first, second = (sums_by_sigma(LOSSES[part], SIGMAS[part], edges=EDGES) for part in (slice(2), slice(2, 5)))
+    whole = told_of(sums_by_sigma(LOSSES, SIGMAS, edges=EDGES))
+    for one, other in zip(told_of((first + second) / 2, ranks=2), whole, strict=True):
         assert (one.samples, one.loss) == (other.samples, pytest.approx(other.loss))
 
 
 def test_a_loss_that_is_no_number_stays_in_its_range() -> None:
-    told = losses_by_sigma(sums_by_sigma(torch.tensor([torch.nan, 2.0]), SIGMAS[[0, 3]]).flatten().tolist(), ranks=1)
+    told = told_of(sums_by_sigma(torch.tensor([torch.nan, 2.0]), SIGMAS[[0, 3]], edges=EDGES))
     assert told[-1] == SigmaLoss(low=0.75, high=1.0, loss=2.0, sigma=pytest.approx(0.9), samples=1)
+
+
+@pytest.mark.parametrize("sampling", ["uniform", "logit_normal", "mode", "cosmap", "beta"])
+@pytest.mark.parametrize("shift", [1.0, 3.0])
+def test_each_range_gets_a_quarter_of_the_samples(sampling: str, shift: float) -> None:
+    objective = ObjectiveOptions(timestep_sampling=sampling)
+    edges = sigma_quantiles(objective, shift=shift)
+    drawn = sample_sigma(torch.Generator().manual_seed(1), objective=objective, shift=shift, shape=(10_000,))
+    shares = [((drawn > low) & (drawn <= high)).float().mean().item() for low, high in pairwise(edges)]
+    assert shares == pytest.approx([0.25] * 4, abs=0.03)
+
+
+def test_the_quantiles_of_a_logit_normal_are_those_of_the_books() -> None:
+    assert sigma_quantiles(ObjectiveOptions(), shift=1.0) == (0.0, 0.34, 0.5, 0.66, 1.0)  # sigmoid(±0.6745)
+    assert sigma_quantiles(ObjectiveOptions(), shift=3.0) == (0.0, 0.6, 0.75, 0.85, 1.0)
+
+
+@pytest.mark.parametrize("settings", [{"logit_std": 1e-3}, {"logit_mean": 30.0}, {"logit_mean": -30.0}])
+def test_ranges_that_fall_together_are_one(settings: dict[str, Any]) -> None:
+    edges = sigma_quantiles(ObjectiveOptions(**settings), shift=1.0)
+    assert all(low < high for low, high in pairwise(edges))
+    assert (edges[0], edges[-1]) == (0.0, 1.0)
