@@ -77,12 +77,14 @@ def run(config: RunConfig, files: DatasetFile, reporter: Reporter) -> int:
                 site = chapters.look(config, files, reporter)
                 if config.run.dry_run:
                     chapters.foresee(config, files, site, reporter)
-                    return 0
-                ground = chapters.prepare(config, files, site)
-                if config.cache.cache_only:
-                    reporter.hear(Notice(text="the caches are filled; `cache_only` asks for nothing more"))
                 else:
-                    chapters.learn(config, ground, stop, reporter)
+                    ground = chapters.prepare(config, files, site)
+                    if config.cache.cache_only:
+                        reporter.hear(Notice(text="the caches are filled; `cache_only` asks for nothing more"))
+                    else:
+                        chapters.learn(config, ground, stop, reporter)
+                site.runtime.leave()
+            stop.raise_if_requested()
     except Interrupted as interrupted:
         return interrupted.exit_status
     return 0

@@ -161,5 +161,3 @@ def _learn(config: RunConfig, ground: Ground, stop: StopRequest, reporter: Repor
             reporter=reporter,
         )
     finish(config, ground=ground, model=model, state=state, plan=plan, reporter=reporter)
-    ground.runtime.leave()
-    stop.raise_if_requested()

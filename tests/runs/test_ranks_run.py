@@ -2,8 +2,10 @@
 
 import shutil
 import signal
+import sys
 import time
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,6 +13,7 @@ import pytest
 import torch
 from safetensors import safe_open
 
+import train
 from helpers.batches.types import TrainBatch
 from helpers.errors import CacheError
 from tests.runs.harness import SmallRun, copied, draw_set, same
@@ -121,6 +124,29 @@ def fail_at_second_batch(rank: int) -> None:
 
     if rank == 1:
         BatchSource.batch = batch  # type: ignore[method-assign,assignment]
+
+
+def say_who_still_listens(rank: int) -> None:
+    """Wrapped around the whole program: whether it ends with threads that listen to the other process."""
+    whole = train.main
+
+    def told(arguments: Sequence[str]) -> int:
+        status = whole(arguments)
+        sys.stdout.write("still listening\n" if torch.distributed.is_initialized() else "has left\n")
+        return status
+
+    train.main = told
+
+
+@pytest.mark.parametrize("ending", ["dry_run", "cache_only"])
+def test_whatever_was_asked_for_each_process_leaves_the_others_before_it_ends(
+    two: Finished, tmp_path: Path, ending: str
+) -> None:
+    """Else one may abort as it ends, by chance, and the launcher takes the run for failed."""
+    run = copied(two.run, tmp_path)
+    asked = run_ranks(run, before=say_who_still_listens, **{ending: True})
+    assert asked.statuses == (0, 0), asked.said
+    assert all("has left" in said for said in asked.said)
 
 
 def test_one_that_fails_ends_the_run_with_its_error(two: Finished, tmp_path: Path) -> None:

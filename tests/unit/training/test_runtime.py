@@ -83,7 +83,7 @@ def one_of_two(folder: Path) -> None:
     assert runtime.world_size == 2
     weights = three_steps(batch_size=2, rank=runtime.rank, world_size=2)
     save_file(weights, folder / f"{runtime.rank}.safetensors")
-    runtime.wait()
+    runtime.leave()
 
 
 if __name__ == "__main__":
