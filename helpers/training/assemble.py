@@ -48,6 +48,7 @@ from helpers.training.prepare import Ground
 from helpers.training.provenance import provenance
 from helpers.training.resume import starting_state
 from helpers.training.resume_rules import compare
+from helpers.training.room import check_room, checkpoint_bytes
 from helpers.training.sigma_losses import sigma_quantiles
 from helpers.training.speed import speed_up
 from helpers.training.state import TrainState
@@ -191,6 +192,15 @@ def _learner(config: RunConfig, *, ground: Ground, denoiser: nn.Module, trained:
         objective=config.objective,
         sigma_edges=sigma_quantiles(config.objective, shift=_flow_shift(config, ground)),
     )
+
+
+def check_room_of(config: RunConfig, *, model: Model, saves: int) -> None:
+    """See `check_room`; saves: how often the run will still save."""
+    size = checkpoint_bytes(
+        model.learner.weights.values(), optimizer=config.optimizer.optimizer, keeps_average=config.ema.use_ema
+    )
+    keep = config.checkpoint.checkpoints_total_limit
+    check_room(config.run.output_folder, each_bytes=size, saves=saves, keep=keep)
 
 
 def duties_of(config: RunConfig, *, ground: Ground, model: Model, stop: StopRequest, reporter: Reporter) -> Duties:

@@ -147,6 +147,8 @@ def _learn(config: RunConfig, ground: Ground, stop: StopRequest, reporter: Repor
     reporter.hear(
         assemble.run_started(config, ground=ground, model=model, checkpoint=checkpoint, state=state, plan=plan)
     )
+    if ground.runtime.rank == 0:
+        assemble.check_room_of(config, model=model, saves=plan.saves_after(state.step))
     source = assemble.batch_source(config, ground=ground, model=model, order=order)
     compile_ahead(config.speed, learner=model.learner, source=source, reporter=reporter)
     with closing(batches_from(state.position, source=source, ground=ground, depth=BATCHES_AHEAD)) as batches:

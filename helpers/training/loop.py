@@ -41,6 +41,11 @@ class LoopPlan:
     steps_per_epoch: float
     images_per_step: int
 
+    def saves_after(self, step: int) -> int:
+        """How many checkpoints are still to be written after `step`; the last step is always saved."""
+        last = self.total_steps // self.checkpoint_every - step // self.checkpoint_every
+        return max(0, last) + (self.total_steps % self.checkpoint_every > 0 and step < self.total_steps)
+
 
 class Duties(Protocol):
     """What is done between steps."""

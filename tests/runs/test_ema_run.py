@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from safetensors.torch import load_file
 
+from helpers.training.room import checkpoint_bytes
 from tests.runs.harness import SmallRun, copied, draw_set, stop_after
 
 STEPS = 4
@@ -54,6 +55,10 @@ def test_an_averaged_run_goes_on_exactly_and_hands_its_average_on(
     plain, straight, stopped = (copied(cached, tmp_path / name, **KINDS[kind]) for name in ("a", "b", "c"))
     assert plain.start() == 0
     assert straight.start(**EMA) == 0
+    saved = straight.remembered(STEPS)
+    weights = [saved[name] for name in saved if not name.startswith(("ema.", "optimizer."))]
+    reckoned = checkpoint_bytes(weights, optimizer=KINDS[kind].get("optimizer", "adamw"), keeps_average=True)
+    assert sum(tensor.nbytes for tensor in saved.values()) == pytest.approx(reckoned, rel=0.05)
     with monkeypatch.context() as patched:
         stop_after(3, patched)
         assert stopped.start(**EMA) == 143

@@ -5,6 +5,7 @@ import re
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -64,6 +65,16 @@ def moved(run: SmallRun) -> set[str]:
 
 def same_tensors(first: Mapping[str, torch.Tensor], second: Mapping[str, torch.Tensor]) -> bool:
     return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_a_disk_too_small_for_checkpoints_is_told_of_before_a_step(
+    medium: SmallRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = copied(medium, tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda folder: SimpleNamespace(free=10_000))
+    assert run.start() == 1
+    assert "The checkpoints need" in capsys.readouterr().err
+    assert not [*run.output.glob("checkpoint-*")]
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,7 @@
 """Settings of a run come to what the loop is told."""
 
+import pytest
+
 from helpers.config.options.data import DataOptions
 from helpers.ranks import SingleRank
 from helpers.reporting.reporter import Reporter
@@ -10,6 +12,14 @@ from tests.unit.training.small_run import small_order, small_plan
 def test_the_longest_gradient_is_the_one_that_was_said() -> None:
     order = small_order()
     assert [small_plan(order, steps=1, max_grad_norm=norm).longest_gradient for norm in (0.0, 0.25)] == [0.0, 0.25]
+
+
+@pytest.mark.parametrize(
+    ("steps", "step", "saves"), [(10, 0, 4), (10, 3, 3), (10, 9, 1), (9, 0, 3), (9, 9, 0), (9, 12, 0)]
+)
+def test_the_last_step_is_always_saved(steps: int, step: int, saves: int) -> None:
+    plan = small_plan(small_order(), steps=steps, save_every=3)
+    assert plan.saves_after(step) == saves
 
 
 def test_as_many_threads_prepare_as_were_asked_for() -> None:
