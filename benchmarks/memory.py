@@ -54,6 +54,9 @@ SWEEP: Mapping[str, Mapping[str, Any]] = {
     "full, kept activations": {"model_type": "full", "gradient_checkpointing": False},
     "full, adamw_bf16": {"model_type": "full", "optimizer": "adamw_bf16"},
     "full, bf16": {"model_type": "full", "mixed_precision": "bf16"},
+    "full, biases": {"model_type": "full", "layer_freeze_strategy": "bitfit"},
+    "full, half of the blocks": {"model_type": "full", "freeze_modules": "transformer_blocks.[0-2]"},
+    "full, averaged": {"model_type": "full", "use_ema": True},
 }
 
 
@@ -179,6 +182,8 @@ def estimate_of(folder: Path, settings: Mapping[str, Any]) -> MemoryEstimate:
         precision=resolved(config.precision, device),
         model=config.model,
         lora=config.lora,
+        full=config.full,
+        ema=config.ema,
         text=config.text,
         run=config.run,
         speed=config.speed,

@@ -1,9 +1,10 @@
 """What is said of a run to reckon its memory, and what is answered; standard library only, for every family."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from helpers.config.options.model import LoraOptions, ModelOptions, PrecisionOptions, TextOptions
 from helpers.config.options.speed import SpeedOptions
+from helpers.config.options.trained import EmaOptions, FullOptions
 from helpers.config.options.training import OptimizerOptions, RunOptions
 from helpers.config.options.validation import ValidationOptions
 from helpers.config.sizes import parse_validation_sizes
@@ -23,6 +24,7 @@ class Workload:
     at a time, with and without its prompt. keeps_vae: whether the VAE stays in memory while training, trains_text: both
     CLIPs, which learn. fused_backward: whether gradients are dropped one by one. lora_ranks: of layers that have one
     of their own, as `LoraOptions.ranks`. keeps_start: whether the adapter's first numbers stay beside it.
+    full: what moves of a model that is trained in full. keeps_average: whether the device holds the average of it.
     """
 
     device: str
@@ -32,6 +34,8 @@ class Workload:
     lora_rank: int = 16
     lora_target: str = "attention"
     lora_ranks: tuple[tuple[str, int], ...] = ()
+    full: FullOptions = field(default_factory=FullOptions)
+    keeps_average: bool = False
     use_dora: bool = False
     keeps_start: bool = False
     batch_size: int = 1
@@ -91,6 +95,8 @@ def workload_of(
     precision: PrecisionOptions,
     model: ModelOptions,
     lora: LoraOptions,
+    full: FullOptions,
+    ema: EmaOptions,
     text: TextOptions,
     run: RunOptions,
     speed: SpeedOptions,
@@ -102,10 +108,7 @@ def workload_of(
     vae_batch_size: int,
     keeps_vae: bool,
 ) -> Workload:
-    """The settings that decide how much memory a run needs; `precision` with `mixed_precision` said.
-
-    threads: of PyTorch's arithmetic. width, height: of the sizes trained on, the one with the most pixels.
-    """
+    """The settings that decide how much memory a run needs, see `Workload`. threads: of PyTorch's arithmetic."""
     sizes = parse_validation_sizes(validation.validation_resolution) if validation.draws else ()
     return Workload(
         device=device,
@@ -115,6 +118,8 @@ def workload_of(
         lora_rank=lora.lora_rank,
         lora_target=lora.lora_target,
         lora_ranks=lora.ranks,
+        full=full,
+        keeps_average=ema.use_ema and (device == "cpu" or ema.ema_device == "accelerator"),
         use_dora=lora.use_dora,
         keeps_start=lora.lora_init_type in STARTS_OF_THE_BASE,
         batch_size=run.train_batch_size,

@@ -65,6 +65,8 @@ def needs_of(
         precision=place.runtime.precision,
         model=config.model,
         lora=config.lora,
+        full=config.full,
+        ema=config.ema,
         text=config.text,
         run=config.run,
         speed=config.speed,

@@ -88,11 +88,24 @@ class Transformer:
         for index in range(self.layers):
             yield from self.block(index)
 
+    def weights(self) -> Iterator[tuple[str, int]]:
+        """Every parameter by name, and how many numbers it has."""
+        yield "pos_embed.proj.weight", self.patch**2 * self.channels * self.width
+        yield "pos_embed.proj.bias", self.width
+        for layer in self.linears():
+            yield f"{layer.name}.weight", layer.weights
+            if layer.bias:
+                yield f"{layer.name}.bias", layer.outputs
+        for index in range(self.layers if self.qk_norm else 0):
+            at = f"transformer_blocks.{index}"
+            for name in ("norm_q", "norm_k", "norm_added_q", "norm_added_k"):
+                yield f"{at}.attn.{name}.weight", self.head_width
+            for name in ("norm_q", "norm_k") if index in self.dual_attention_layers else ():
+                yield f"{at}.attn2.{name}.weight", self.head_width
+
     @property
     def parameters(self) -> int:
-        patches = self.patch**2 * self.channels * self.width + self.width
-        norms = self.layers * 4 + len(self.dual_attention_layers) * 2 if self.qk_norm else 0
-        return patches + sum(layer.parameters for layer in self.linears()) + norms * self.head_width
+        return sum(numbers for _, numbers in self.weights())
 
 
 @dataclass(frozen=True, kw_only=True)

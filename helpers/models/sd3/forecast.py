@@ -44,6 +44,8 @@ def forecast(config: RunConfig) -> Peaks | None:
         precision=replace(config.precision, mixed_precision=config.precision.mixed_precision or "bf16"),
         model=config.model,
         lora=config.lora,
+        full=config.full,
+        ema=config.ema,
         text=config.text,
         run=config.run,
         speed=config.speed,

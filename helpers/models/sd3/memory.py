@@ -4,13 +4,12 @@ Standard library only. What is counted is what PyTorch asks for; benchmarks/memo
 """
 
 from collections.abc import Iterable
-from fnmatch import fnmatchcase
 
 from helpers.config.optimizers import KINDS
 from helpers.config.options.model import PrecisionOptions
 from helpers.models.sd3 import activations
-from helpers.models.sd3.architecture import Architecture, Linear, TextEncoder, Transformer
-from helpers.models.sd3.targets import SETS, in_set
+from helpers.models.sd3.architecture import Architecture, TextEncoder, Transformer
+from helpers.models.sd3.moving import adapted_layers, adapter_ranks, pairs, trained_parameters
 from helpers.models.workload import MemoryEstimate, TrainingMemory, Workload
 
 BYTES = {"bf16": activations.BF16, "fp32": activations.FP32}
@@ -48,50 +47,11 @@ def estimate_memory(architecture: Architecture, workload: Workload) -> MemoryEst
     )
 
 
-def adapted_layers(transformer: Transformer, target: str) -> list[Linear]:
-    """The linear layers that `lora_target` means; names that the model lacks are passed over."""
-    layers = {layer.name: layer for layer in transformer.linears()}
-    if target in SETS:
-        return [layers[name] for name in in_set(layers, target, layers=transformer.layers)]
-    wanted = [name.strip() for name in target.split(",") if name.strip()]
-    return [layer for name, layer in layers.items() if any(_lies_at(name, each) for each in wanted)]
-
-
-def _lies_at(layer: str, name: str) -> bool:
-    return fnmatchcase(f".{layer}.", f"*.{name}.*")
-
-
-def adapter_ranks(transformer: Transformer, workload: Workload) -> list[tuple[Linear, int]]:
-    """The layers that a LoRA sits on, each with its rank."""
-    return [
-        (
-            layer,
-            next(
-                (rank for name, rank in reversed(workload.lora_ranks) if _lies_at(layer.name, name)), workload.lora_rank
-            ),
-        )
-        for layer in adapted_layers(transformer, workload.lora_target)
-    ]
-
-
-def trained_parameters(transformer: Transformer, workload: Workload) -> int:
-    """Numbers that move."""
-    if workload.model_type == "full":
-        return transformer.parameters
-    lengths = sum(layer.outputs for layer, _ in adapter_ranks(transformer, workload)) if workload.use_dora else 0
-    return _pairs(transformer, workload) + lengths
-
-
-def _pairs(transformer: Transformer, workload: Workload) -> int:
-    """Numbers of a LoRA's pairs of matrices."""
-    return sum(rank * (layer.inputs + layer.outputs) for layer, rank in adapter_ranks(transformer, workload))
-
-
 def _beside_adapter(transformer: Transformer, workload: Workload) -> int:
     """Bytes that stay, frozen, with an adapter: the numbers it began at, and of a DoRA the squares of rows' lengths."""
     if workload.model_type == "full":
         return 0
-    start = _pairs(transformer, workload) if workload.keeps_start else 0
+    start = pairs(transformer, workload) if workload.keeps_start else 0
     squares = sum(layer.outputs for layer, _ in adapter_ranks(transformer, workload)) if workload.use_dora else 0
     return (start + squares) * activations.FP32
 
@@ -128,6 +88,12 @@ def frozen_bytes(transformer: Transformer, workload: Workload) -> int:
     sizes = [_block_bytes(transformer, workload.precision, block) for block in away]
     rooms = min(2, len(sizes)) * max(sizes, default=0)
     return whole + rooms - (sum(sizes) if workload.device != "cpu" else 0)
+
+
+def _still_bytes(transformer: Transformer, workload: Workload) -> int:
+    """What does not move of a transformer that is trained in full."""
+    still = transformer.parameters - trained_parameters(transformer, workload)
+    return (transformer.positions + still) * _base_bytes(workload.precision)
 
 
 def text_encoder_bytes(encoder: TextEncoder, *, level: str, number: int) -> int:
@@ -187,11 +153,12 @@ def training_memory(architecture: Architecture, workload: Workload) -> TrainingM
     highest = max(already + forward, gradients + backward, gradients + _step_bytes(workload, moving=moving))
     beside = architecture.vae.parameters * _vae_bytes(precision) if workload.keeps_vae else 0
     beside += _beside_adapter(transformer, workload)
+    beside += activations.FP32 * moving if workload.keeps_average else 0
     for place, clip in clips.items():
         level = precision.text_encoder_precision(place)
         beside += text_encoder_bytes(clip, level=level, number=_encoder_bytes(precision))
     return TrainingMemory(
-        weights=beside + (transformer.positions * number if full else frozen_bytes(transformer, workload)),
+        weights=beside + (_still_bytes(transformer, workload) if full else frozen_bytes(transformer, workload)),
         trained=moving * moving_bytes,
         gradients=gradients,
         optimiser=KINDS[workload.optimizer].bytes_per_number * moving + _directions(transformer, workload),
@@ -211,6 +178,8 @@ def validation_memory(architecture: Architecture, workload: Workload) -> int:
         architecture.vae, width=width, height=height, number=number, reorders=workload.device == "cpu"
     )
     stays = training.weights + training.trained + training.optimiser
+    if workload.keeps_average and workload.device == "cpu":
+        stays += training.trained  # drawn from the average, while the weights as they are wait
     loaded = 0 if workload.keeps_vae else architecture.vae.parameters * number
     working = activations.forward_transient(architecture.transformer, drawn)
     level = workload.precision.base_model_precision

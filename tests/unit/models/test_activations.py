@@ -12,7 +12,7 @@ from helpers.models.precision import base_dtype, layers_to_quantise, quantise
 from helpers.models.sd3.activations import Pass, kept_for_backward
 from helpers.models.sd3.architecture import Transformer
 from helpers.models.sd3.denoiser import NEVER_QUANTISED, target_modules
-from helpers.models.sd3.memory import adapted_layers
+from helpers.models.sd3.moving import adapted_layers
 
 PICTURES, EDGE, TEXT = 2, 32, 154
 BF16 = PrecisionOptions(mixed_precision="bf16")

@@ -18,7 +18,7 @@ from helpers.models.sd3.architecture import (
     vae_of,
 )
 from helpers.models.sd3.denoiser import target_modules
-from helpers.models.sd3.memory import adapted_layers
+from helpers.models.sd3.moving import adapted_layers
 from helpers.models.sd3.parts import read_config
 
 
@@ -82,6 +82,7 @@ def text_encoder_on_meta(shape: TextEncoder) -> Any:
 def test_the_published_transformers_are_counted_to_the_last_parameter(name: str) -> None:
     shape = KNOWN[name].transformer
     model = transformer_on_meta(shape)
+    assert dict(shape.weights()) == {name: weight.numel() for name, weight in model.named_parameters()}
     assert shape.parameters == counted(model)
     assert shape.positions == sum(buffer.numel() for buffer in model.buffers())
     layers = {layer.name: (layer.inputs, layer.outputs) for layer in shape.linears()}

@@ -8,8 +8,10 @@ from dataclasses import replace
 import pytest
 
 from helpers.config.options.model import PrecisionOptions
+from helpers.config.options.trained import FullOptions
 from helpers.models.sd3.architecture import KNOWN
-from helpers.models.sd3.memory import estimate_memory, trained_parameters
+from helpers.models.sd3.memory import estimate_memory
+from helpers.models.sd3.moving import trained_parameters
 from helpers.models.workload import Workload
 
 MEDIUM = KNOWN["SD3 medium"]
@@ -46,6 +48,25 @@ def test_ranks_of_their_own_lengths_of_rows_starts_and_directions_are_counted() 
     assert soap.optimiser - plain.optimiser == layers * 2 * (2 * 4 * 16**2)  # edges of 1536 are too long for it
 
 
+def test_what_stays_as_it_is_of_a_full_model_takes_its_own_room_and_no_more() -> None:
+    full = replace(USUAL, model_type="full")
+    everything = MEDIUM.transformer.parameters
+    biases = sum(numbers for name, numbers in MEDIUM.transformer.weights() if name.endswith(".bias"))
+    assert (
+        trained_parameters(MEDIUM.transformer, replace(full, full=FullOptions(layer_freeze_strategy="bitfit")))
+        == biases
+    )
+    block = sum(layer.parameters for layer in MEDIUM.transformer.block(3))
+    without = replace(full, full=FullOptions(freeze_modules="transformer_blocks.3"))
+    chosen = FullOptions(train_modules="transformer_blocks.3,norm_out", freeze_modules="norm_out")
+    alone = replace(full, full=chosen)
+    assert everything - trained_parameters(MEDIUM.transformer, without) == block
+    assert trained_parameters(MEDIUM.transformer, alone) == block
+    whole, part = (estimate_memory(MEDIUM, each).training for each in (full, alone))
+    assert whole.weights + whole.trained == part.weights + part.trained
+    assert (part.gradients, part.optimiser) == (2 * block, 8 * block)  # numbers of two bytes
+
+
 @pytest.mark.parametrize(
     "changed",
     [
@@ -61,6 +82,7 @@ def test_ranks_of_their_own_lengths_of_rows_starts_and_directions_are_counted() 
         {"optimizer": "soap"},
         {"use_dora": True},
         {"keeps_start": True},
+        {"keeps_average": True},
         {"lora_ranks": (("to_q", 64),)},
         {"trains_text": True},
         {"precision": PrecisionOptions(mixed_precision="no")},
