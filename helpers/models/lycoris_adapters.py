@@ -118,12 +118,21 @@ def without_lycoris(denoiser: nn.Module) -> Iterator[None]:
 
 
 def _compute_apart(network: Any) -> None:
-    """Have each module add to its layer's output instead of its weights; `full` takes the place of the weights."""
+    """Have each module add to its layer's output instead of its weights.
+
+    `full` takes the place of the weights, in fp32, and computes in the format of its input as its layer did.
+    """
     from lycoris.modules.full import FullModule
 
     for lora in network.loras:
-        if not isinstance(lora, FullModule):
+        if isinstance(lora, FullModule):
+            lora.op = _linear_in_format_of_input
+        else:
             lora.bypass_mode = True
+
+
+def _linear_in_format_of_input(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    return nn.functional.linear(x, weight.to(x), None if bias is None else bias.to(x))
 
 
 @contextmanager

@@ -1,6 +1,7 @@
 """Draws what a run left with plain diffusers, and lycoris: they know of the run its base model and its file."""
 
 import copy
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -34,8 +35,7 @@ class Elsewhere:
         """
         settings = run.settings
         level = settings.get("base_model_precision", "no_change")
-        in_bf16 = level != "no_change" or ("adamw_bf16" in settings.values() and settings.get("model_type") == "full")
-        dtype = torch.bfloat16 if in_bf16 else torch.float32
+        dtype = torch.bfloat16 if _is_held_in_bf16(settings) else torch.float32
         pipeline = self._pipeline
         pipeline.transformer = _transformer(run).to(dtype)
         for number, name in enumerate(TEXT_ENCODERS, 1):
@@ -70,6 +70,15 @@ class Elsewhere:
         else:
             pooled = pooled.bfloat16()
         return {"prompt_embeds": cached.to(dtype), "pooled_prompt_embeds": pooled.to(dtype)}
+
+
+def _is_held_in_bf16(settings: Mapping[str, Any]) -> bool:
+    """Whether the trainer holds the base so."""
+    if settings.get("model_type") == "full":
+        return settings.get("optimizer") == "adamw_bf16"
+    quantised = settings.get("base_model_precision", "no_change") != "no_change"
+    computed_so = settings.get("mixed_precision") == "bf16" and settings.get("base_model_default_dtype") != "fp32"
+    return quantised or computed_so
 
 
 def _transformer(run: SmallRun) -> Any:

@@ -60,6 +60,7 @@ LYCORIS: dict[str, dict[str, Any]] = {
     "loha": {"algo": "loha", "linear_dim": 2, "linear_alpha": 2},
     "full": {"algo": "full"},
 }
+ON_A_GPU = {"mixed_precision": "bf16"}  # which a GPU takes unsaid; the base is then held in bf16 too
 EMA = {"use_ema": True, "ema_decay": 0.9, "ema_update_interval": 2}
 
 EARLIER = "earlier.safetensors"
@@ -102,6 +103,14 @@ WAYS: dict[str, dict[str, Any]] = {
     "full, averaged": full(**EMA),
     "full, schedule-free": full(optimizer="adamw_schedulefree", lr_scheduler="constant"),
     "BitFit": full(layer_freeze_strategy="bitfit", learning_rate=0.02),
+    "LoRA, all in bf16": lora(learning_rate=0.01, **ON_A_GPU),
+    "DoRA, all in bf16": lora(use_dora=True, **ON_A_GPU),
+    "PiSSA, all in bf16": lora(lora_init_type="pissa", **ON_A_GPU),
+    "LoRA with text encoders, all in bf16": lora(train_text_encoder=True, **ON_A_GPU),
+    "LoRA on int8, all in bf16": lora(**on("int8"), **ON_A_GPU),
+    "LoKr, all in bf16": lycoris("lokr", learning_rate=0.05, **ON_A_GPU),
+    "LoHa, all in bf16": lycoris("loha", **ON_A_GPU),
+    "full differences, all in bf16": lycoris("full", learning_rate=0.003, **ON_A_GPU),
 }
 
 
