@@ -104,8 +104,13 @@ def _reporting(config: RunConfig) -> Iterator[tuple[str, Problem]]:
             fix = did_you_mean(tracker, ("none", *TRACKERS), otherwise="say none, wandb, tensorboard, or a comma list")
             yield _problem("report_to", value=said.report_to, reason=f"there is no tracker {tracker}", fix=fix)
     if config.lora.lora_type == "lycoris" and config.lora.lycoris_config:
-        _, problems = read_lycoris(Path(config.lora.lycoris_config).expanduser())
+        adapter, problems = read_lycoris(Path(config.lora.lycoris_config).expanduser())
         yield from (("lycoris_config", problem) for problem in problems)
+        level = config.precision.base_model_precision
+        if adapter is not None and adapter.has_full and level != "no_change":
+            reason = f"its algo full moves the weights themselves, and BASE_MODEL_PRECISION={level} rounds them"
+            fix = "say BASE_MODEL_PRECISION=no_change, or lokr, loha or lora in the file"
+            yield _problem("lycoris_config", value=config.lora.lycoris_config, reason=reason, fix=fix)
     if said.webhook_config:
         _, problems = read_webhook(Path(said.webhook_config).expanduser())
         yield from (("webhook_config", problem) for problem in problems)

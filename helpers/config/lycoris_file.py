@@ -30,6 +30,12 @@ class LycorisConfig:
     said: Mapping[str, Any] = field(repr=False)
 
     @property
+    def has_full(self) -> bool:
+        """Whether full differences are asked for, of all layers or of some."""
+        maps = (self.preset.get("module_algo_map", {}), self.preset.get("name_algo_map", {}))
+        return "full" in (self.algo, *(said.get("algo") for each in maps for said in each.values()))
+
+    @property
     def text(self) -> str:
         """All that was said, as one line that is the same wherever the same was said."""
         return json.dumps(self.said, sort_keys=True)

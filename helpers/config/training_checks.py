@@ -74,9 +74,6 @@ def _lycoris(config: RunConfig) -> Iterator[Wrong]:
     for name in ("use_dora", "use_rslora"):
         if getattr(config.lora, name):
             yield name, "true", "it belongs to LORA_TYPE=standard", "leave it out, or say LORA_TYPE=standard"
-    if config.text.train_text_encoder:
-        reason = "the text encoders' LoRA is written beside a standard one only"
-        yield "train_text_encoder", "true", reason, "say false, or LORA_TYPE=standard"
 
 
 def _optimizer(config: RunConfig) -> Iterator[Wrong]:

@@ -303,7 +303,12 @@ def load_lora(path: Path, *, into: Mapping[str, nn.Parameter]) -> None:
 def _copy_into(into: Mapping[str, nn.Parameter], saved: Mapping[str, Tensor], *, path: Path) -> None:
     odd = sorted(saved.keys() ^ into.keys())
     if odd:
-        raise ModelError(f"{path} belongs to an adapter on other layers: {odd[0]} is only in one of the two.")
+        has, lacks = ("the file", "the run's adapter") if odd[0] in saved else ("the run's adapter", "the file")
+        option = "use_dora" if odd[0].endswith(MAGNITUDE) else "lora_target"
+        raise ModelError(
+            f"{path} belongs to another adapter: {has} has {odd[0]}, {lacks} has not. Set {option} to what the file "
+            "was trained with."
+        )
     for name, parameter in into.items():
         if saved[name].shape != parameter.shape:
             raise ModelError(

@@ -124,9 +124,10 @@ def _compute_apart(network: Any) -> None:
     """
     from lycoris.modules.full import FullModule
 
+    of_full: Any = _linear_in_format_of_input
     for lora in network.loras:
         if isinstance(lora, FullModule):
-            lora.op = _linear_in_format_of_input
+            lora.op = of_full
         else:
             lora.bypass_mode = True
 

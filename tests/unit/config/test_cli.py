@@ -1,5 +1,6 @@
 """The command line: every option can be said, every slip is told of, and all slips at once."""
 
+import json
 from dataclasses import fields
 from pathlib import Path
 
@@ -209,6 +210,24 @@ def test_what_is_refused_is_refused_with_its_reason(word: str, reason: str) -> N
     (problem,) = problems_of(word)
     assert reason in problem.reason
     assert problem.fix
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        {"algo": "full", "apply_preset": {"target_module": ["Attention"]}},
+        {"algo": "lokr", "apply_preset": {"module_algo_map": {"FeedForward": {"algo": "full"}}}},
+    ],
+)
+def test_full_differences_of_quantised_weights_are_refused_before_anything_is_encoded(
+    said: dict[str, object], tmp_path: Path
+) -> None:
+    file = tmp_path / "lycoris.json"
+    file.write_text(json.dumps(said))
+    words = ("--lora_type=lycoris", f"--lycoris_config={file}")
+    (problem,) = problems_of(*words, "--base_model_precision=int8-quanto")
+    assert "BASE_MODEL_PRECISION=int8-quanto rounds them" in problem.reason
+    parse_arguments([*LEAST, *words])
 
 
 @pytest.mark.parametrize(
