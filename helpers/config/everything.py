@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from helpers.config.cli import problems_of, read_arguments, tell_remarks
 from helpers.config.datasets import DatasetFile, read_datasets
-from helpers.config.processes import dividing_engines
+from helpers.config.processes import dividing_engines, rank_of_process
 from helpers.config.run_config import RunConfig
 from helpers.config.settings import Reading
 from helpers.errors import ConfigError, Problem
@@ -14,14 +14,18 @@ WHERE_IT_IS = frozenset({"output_dir", "data_backend_config"})
 
 
 def read_everything(argv: Sequence[str]) -> tuple[RunConfig, DatasetFile]:
-    """The run's options and data sets. Raises ConfigError with everything wrong with either of them."""
+    """The run's options and data sets; the first process logs remarks that stop nothing.
+
+    Raises ConfigError with everything wrong with either of them.
+    """
     reading = read_arguments(argv)
     config = reading.config()
     problems = [*problems_of(reading), *dividing_engines(config)]
     files, wrong = files_of(reading)
     if files is None or problems:
         raise ConfigError([*problems, *wrong])
-    tell_remarks(reading)
+    if rank_of_process() == 0:
+        tell_remarks(reading)
     return config, files
 
 
