@@ -1,7 +1,7 @@
 """Asks what a run needs to know and writes config/config.env and the dataset file: python configure.py
 
 ENV=name python configure.py writes config/name/config.env instead, as ENV=name bash train.sh reads it. Without a
-terminal it reads an answer a line (helpers/config/wizard_lines.py says how).
+terminal it reads an answer a line (helpers/config/wizard/plain.py says how).
 """
 
 import os
@@ -19,11 +19,11 @@ def main() -> int:
     """Start the wizard with what it may ask of the rest of the program; its exit status."""
     os.chdir(os.path.dirname(os.path.abspath(__file__)))
     try:
-        from helpers.config import wizard
-        from helpers.config.wizard_machine import Machine, find_gpus, log_in
-        from helpers.data.look import look_at
+        from helpers.config.wizard.machine import Machine, find_gpus, log_in
+        from helpers.config.wizard.main import main as wizard
+        from helpers.data.report.preview import look_at
         from helpers.models.hub import is_logged_in
-        from helpers.models.sd3.forecast import forecast
+        from helpers.models.sd3.memory.forecast import forecast
     except ModuleNotFoundError as error:
         print(NO_ENVIRONMENT.format(name=error.name), file=sys.stderr)
         return 1

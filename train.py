@@ -1,6 +1,6 @@
 """The story of a run, read from top to bottom; `bash train.sh` starts it with the env file's settings.
 
-What each chapter does stands in helpers/training/chapters.py; documentation/ARCHITECTURE.md is the map. Chapters are
+What each chapter does stands in helpers/training/run.py; documentation/ARCHITECTURE.md is the map. Chapters are
 imported once the settings are in order, so that a mistake in them is told of before PyTorch is loaded.
 """
 
@@ -10,18 +10,18 @@ from collections.abc import Sequence
 from dataclasses import replace
 from datetime import datetime
 
+from helpers.config.checks.launcher import rank_of_process
 from helpers.config.cli import wants_help
-from helpers.config.datasets import DatasetFile
+from helpers.config.datasets.file import DatasetFile
 from helpers.config.everything import read_everything
 from helpers.config.help_page import help_page
-from helpers.config.processes import rank_of_process
-from helpers.config.run_config import RunConfig
 from helpers.config.secrets import secrets_of
+from helpers.config.train_config import RunConfig
 from helpers.errors import UserError
 from helpers.log import set_level, set_up_logging
 from helpers.reporting.events import Notice, RunFailed
-from helpers.reporting.listeners import invite_listeners
 from helpers.reporting.reporter import Reporter
+from helpers.reporting.setup import invite_listeners
 
 
 def main(argv: Sequence[str]) -> int:
@@ -67,11 +67,11 @@ def open_reports(config: RunConfig, reporter: Reporter, *, rank: int) -> None:
 
 def run(config: RunConfig, files: DatasetFile, reporter: Reporter) -> int:
     """The whole run, settings and dataset file being in order; its exit status."""
-    from helpers.training.stop import Interrupted, heed_signals
+    from helpers.training.signals import Interrupted, heed_signals
 
     try:
         with heed_signals() as stop:
-            from helpers.training import chapters
+            from helpers.training import run as chapters
 
             with chapters.heed_other_ranks():
                 site = chapters.look(config, files, reporter)

@@ -29,4 +29,4 @@ if ! compgen -G "$venv/lib/python*/site-packages/diffusers/__init__.py" >/dev/nu
     [ -e "$venv/.requirements-being-installed.txt" ]; then
     VENV_PATH="$venv" bash install/setup.sh >&2
 fi
-exec "$venv/bin/python" -m helpers.config.launch "$config" "$@"
+exec "$venv/bin/python" -m helpers.config.env.launch "$config" "$@"

@@ -19,13 +19,13 @@ from PIL import Image
 
 from helpers.cache.latents import LatentCache, fill_latent_cache
 from helpers.config.options.model import ModelOptions, PrecisionOptions
-from helpers.data.geometry import CutRules, geometries
-from helpers.data.images import decode
+from helpers.data.images.decode import decode
+from helpers.data.images.geometry import CutRules, geometries
 from helpers.data.types import Catalog, Size
-from helpers.models.protocols import LatentEncoder, LatentPart
-from helpers.models.sd3.parts import locate
-from helpers.models.sd3.small import make_small_pipeline
+from helpers.models.family import LatentEncoder, LatentPart
+from helpers.models.sd3.tiny import make_small_pipeline
 from helpers.models.sd3.vae import latent_part
+from helpers.models.sd3.weights.components import locate
 from helpers.ranks import SingleRank
 from helpers.reporting.reporter import Reporter
 from helpers.storage.local import LocalCache, LocalSource

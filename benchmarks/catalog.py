@@ -17,15 +17,15 @@ from pathlib import Path
 
 import numpy as np
 
-from helpers.batches.order import Order
-from helpers.batches.types import Position
 from helpers.config.dataset_tables import TableColumns
-from helpers.config.dataset_types import LocalDataset
-from helpers.data.catalog import open_catalog
-from helpers.data.metadata import Remembered
-from helpers.data.scan import HEADERS, find_files, header
-from helpers.data.table_files import read_table
-from helpers.data.tables import ImageTable
+from helpers.config.datasets.types import LocalDataset
+from helpers.data.catalog.build import open_catalog
+from helpers.data.catalog.known_files import Remembered
+from helpers.data.catalog.scan import HEADERS, find_files, header
+from helpers.data.sources.image_table import ImageTable
+from helpers.data.sources.table_files import read_table
+from helpers.dataloader.sampler import Order
+from helpers.dataloader.types import Position
 from helpers.reporting.reporter import Reporter
 from helpers.storage.local import LocalCache, LocalSource
 from helpers.storage.protocols import Listed, SourceStore

@@ -13,8 +13,8 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 from PIL import Image
 
-from helpers.data.geometry import CutRules, geometries
-from helpers.data.images import START_BYTES, decode, read_size
+from helpers.data.images.decode import START_BYTES, decode, read_size
+from helpers.data.images.geometry import CutRules, geometries
 from helpers.data.types import Box, Geometry, Size
 
 PICTURES = 24

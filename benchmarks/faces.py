@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageEnhance, ImageOps
 
-from helpers.data.blazeface import largest_face, one_core_each, seen_size
+from helpers.data.images.face_detector import largest_face, one_core_each, seen_size
 from helpers.data.types import Size
 
 REPOSITORY = Path(__file__).resolve().parents[1]

@@ -16,8 +16,8 @@ from urllib.parse import parse_qs, quote, urlsplit
 import obstore
 from obstore.store import S3Store
 
-from helpers.data.scan import find_files
-from helpers.storage.bucket import BucketAddress, BucketSource
+from helpers.data.catalog.scan import find_files
+from helpers.storage.s3 import BucketAddress, BucketSource
 
 PAGE = 1_000
 ROUNDS = 3

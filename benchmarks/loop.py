@@ -19,27 +19,27 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from helpers.batches.loader import BatchSource, prefetched
-from helpers.batches.order import Order
-from helpers.batches.types import Position, TrainBatch
 from helpers.config.options.model import LoraOptions, ModelOptions, PrecisionOptions
 from helpers.config.options.training import CheckpointOptions, ObjectiveOptions, OptimizerOptions, RunOptions
 from helpers.data.types import Bucket, Catalog, Size
-from helpers.models.adapters import attach_lora, without_lora
-from helpers.models.protocols import TextEmbedding
+from helpers.dataloader.loader import BatchSource, prefetched
+from helpers.dataloader.sampler import Order
+from helpers.dataloader.types import Position, TrainBatch
+from helpers.models.adapters.lora import attach_lora, without_lora
+from helpers.models.family import TextEmbedding
 from helpers.models.registry import families
-from helpers.models.sd3.small import SHAPES, make_small_pipeline
-from helpers.reporting.console import Console
-from helpers.reporting.displays import PlainDisplay
+from helpers.models.sd3.tiny import SHAPES, make_small_pipeline
+from helpers.reporting.console.console import Console
+from helpers.reporting.console.displays import PlainDisplay
 from helpers.reporting.reporter import Reporter
+from helpers.training.distributed.runtime import open_runtime
 from helpers.training.loop import train
 from helpers.training.moments import Moment
-from helpers.training.optimisers import make_optimiser
+from helpers.training.optim.optimizers import make_optimiser
 from helpers.training.plan import plan_run
-from helpers.training.runtime import open_runtime
+from helpers.training.signals import StopRequest
 from helpers.training.state import TrainState
 from helpers.training.step import Learner
-from helpers.training.stop import StopRequest
 
 SHAPE = SHAPES["bench"]
 WARM_UP_STEPS = 6

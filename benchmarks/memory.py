@@ -16,8 +16,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from helpers.models.sd3.architecture import read_architecture
-from helpers.models.sd3.memory import MemoryEstimate, estimate_memory
+from helpers.models.sd3.memory.architecture import read_architecture
+from helpers.models.sd3.memory.estimate import MemoryEstimate, estimate_memory
 from helpers.reporting.events import Event, StageFinished, StageStarted, StepFinished, TrainingStarted
 from helpers.reporting.peak_memory import PeakMemory
 
@@ -107,7 +107,7 @@ def peaks_of_run(folder: Path, settings: Mapping[str, Any], *, model: str) -> di
     """The peaks of one run of `train.py` with empty caches."""
     import train
     from helpers.config.cli import parse_arguments
-    from helpers.config.datasets import load_datasets
+    from helpers.config.datasets.file import load_datasets
     from helpers.reporting.reporter import Reporter
 
     listener = Peaks()
@@ -141,7 +141,7 @@ def prepare(folder: Path) -> None:
     """Write two models and two pictures."""
     from PIL import Image
 
-    from helpers.models.sd3.small import make_small_pipeline
+    from helpers.models.sd3.tiny import make_small_pipeline
 
     for size in ("tiny", "memory"):
         make_small_pipeline(folder / size, size=size)
@@ -170,8 +170,8 @@ def estimate_of(folder: Path, settings: Mapping[str, Any]) -> MemoryEstimate:
     import torch
 
     from helpers.config.cli import parse_arguments
-    from helpers.models.workload import workload_of
-    from helpers.training.runtime import resolved
+    from helpers.models.memory import workload_of
+    from helpers.training.distributed.runtime import resolved
 
     model = folder / "memory"
     config = parse_arguments(arguments_of(settings, model=model, output=folder))

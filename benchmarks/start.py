@@ -22,18 +22,18 @@ from PIL import Image
 
 from helpers.cache.keys import latent_keys, text_keys
 from helpers.cache.writer import ShardWriter
-from helpers.config.dataset_types import LocalDataset, TextEmbedsStore
-from helpers.config.datasets import DatasetFile
+from helpers.config.datasets.file import DatasetFile
+from helpers.config.datasets.types import LocalDataset, TextEmbedsStore
 from helpers.config.options.data import DataOptions
 from helpers.config.options.model import ModelOptions, PrecisionOptions, TextOptions
 from helpers.data.types import Catalog
-from helpers.models.protocols import ModelParts
+from helpers.models.family import ModelParts
 from helpers.models.registry import families
-from helpers.models.sd3.small import make_small_pipeline
+from helpers.models.sd3.tiny import make_small_pipeline
 from helpers.ranks import SingleRank
 from helpers.reporting.reporter import Reporter
 from helpers.storage.local import LocalCache
-from helpers.training.prepare import open_catalogs, workers_for
+from helpers.training.preparation.prepare import open_catalogs, workers_for
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 CPU = torch.device("cpu")

@@ -8,20 +8,20 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from helpers.batches.types import Position, TrainBatch
+from helpers.config.options.finetune import FullOptions
 from helpers.config.options.model import LoraOptions
 from helpers.config.options.speed import SpeedOptions
-from helpers.config.options.trained import FullOptions
 from helpers.config.options.training import ObjectiveOptions, OptimizerOptions, RunOptions
-from helpers.models.precision import AS_IT_IS, base_dtype, layers_to_quantise, quantise
-from helpers.models.protocols import ModelParts
+from helpers.dataloader.types import Position, TrainBatch
+from helpers.models.family import ModelParts
+from helpers.models.quantization import AS_IT_IS, base_dtype, layers_to_quantise, quantise
 from helpers.models.registry import families
-from helpers.models.sd3.architecture import KNOWN, Transformer
-from helpers.models.sd3.denoiser import NEVER_QUANTISED, predict, target_modules
-from helpers.training.runtime import Runtime
-from helpers.training.speed import speed_up
+from helpers.models.sd3.memory.architecture import KNOWN, Transformer
+from helpers.models.sd3.transformer import NEVER_QUANTISED, predict, target_modules
+from helpers.training.distributed.runtime import Runtime
+from helpers.training.optim.optimizer_step import AtTheEnd
+from helpers.training.performance import speed_up
 from helpers.training.step import Learner, forward_backward
-from helpers.training.stepping import AtTheEnd
 
 SMALL = Transformer(layers=4, heads=6, head_width=64, text_width=512, pooled_width=256, positions_per_edge=64)
 MODELS = {
@@ -98,8 +98,8 @@ def batch_of(case: Case) -> TrainBatch:
 
 def our_step(case: Case, runtime: Runtime) -> Callable[[], object]:
     """A step as the trainer takes it, of its own parts."""
-    from helpers.models.kinds import make_trained
-    from helpers.training.optimisers import make_optimiser
+    from helpers.models.adapters.registry import make_trained
+    from helpers.training.optim.optimizers import make_optimiser
 
     family, optimizer = families()["sd3"], OptimizerOptions()
     said = replace(runtime.precision, base_model_precision=case.precision)

@@ -18,10 +18,10 @@ import torch
 from helpers.cache.text import Wanted, fill_text_cache
 from helpers.config.options.data import CacheOptions
 from helpers.config.options.model import ModelOptions, PrecisionOptions, TextOptions
-from helpers.models.protocols import TextPart
-from helpers.models.sd3.parts import locate
-from helpers.models.sd3.small import make_small_pipeline
-from helpers.models.sd3.text import text_parts
+from helpers.models.family import TextPart
+from helpers.models.sd3.text_encoders import text_parts
+from helpers.models.sd3.tiny import make_small_pipeline
+from helpers.models.sd3.weights.components import locate
 from helpers.ranks import SingleRank
 from helpers.reporting.reporter import Reporter
 from helpers.storage.local import LocalCache

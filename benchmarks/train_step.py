@@ -21,9 +21,9 @@ import torch
 from benchmarks.step_cases import MODELS, Case, operations_of, our_step, plain_step
 from helpers.config.options.model import PrecisionOptions
 from helpers.config.options.training import RunOptions
-from helpers.models.precision import AS_IT_IS
+from helpers.models.quantization import AS_IT_IS
 from helpers.reporting.peak_memory import PeakMemory
-from helpers.training.runtime import Runtime, open_runtime
+from helpers.training.distributed.runtime import Runtime, open_runtime
 
 WARM_UP_STEPS = 3
 PLAIN = "plain loop"

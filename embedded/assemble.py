@@ -11,7 +11,7 @@ from pathlib import Path
 from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 
 from embedded.parts import SHIFT
-from helpers.models.sd3.pipeline import model_index
+from helpers.models.sd3.weights.pipeline import model_index
 
 SCHEDULER = {"_class_name": "FlowMatchEulerDiscreteScheduler", "num_train_timesteps": 1000, "shift": SHIFT}
 COPIED = ("tokenizer", "tokenizer_2", "tokenizer_3", "text_encoder", "text_encoder_2", "text_encoder_3", "transformer")

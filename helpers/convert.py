@@ -25,9 +25,9 @@ def main(argv: Sequence[str]) -> int:
 def convert(wanted: Conversion) -> None:
     """Write the target, whole or not at all. Raises ModelError, also where something stands in its place already."""
     from helpers.config.options.model import ModelOptions
+    from helpers.files import whole_folder, write_whole
     from helpers.models import conversions
     from helpers.models.registry import families
-    from helpers.training.whole_files import whole_folder, write_whole
 
     if wanted.target.exists():
         raise ModelError(f"{wanted.target} is there already: name another place, or move it away.")

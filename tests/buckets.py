@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from helpers.storage.bucket import BucketAddress
+from helpers.storage.s3 import BucketAddress
 
 KEYS = ("test-key", "test-secret", None)
 

@@ -5,9 +5,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from helpers.cache.release import release_device_memory
+from helpers.device import release_device_memory
 from helpers.errors import CacheError
-from helpers.models.protocols import LatentEncoder
+from helpers.models.family import LatentEncoder
 from helpers.reporting.events import Notice
 from helpers.reporting.reporter import Reporter
 

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from helpers.cache.keys import KEY_DTYPE, Keys
-from helpers.cache.shards import Layout, PlacedTensor, layout_of
+from helpers.cache.shard import Layout, PlacedTensor, layout_of
 
 INDEX_PREFIX, INDEX_SUFFIX = "index-", ".npz"
 COLUMNS = ("keys", "shards", "layouts", "starts", "lengths")

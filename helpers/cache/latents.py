@@ -6,18 +6,18 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from helpers.cache.encode import LATENT_OUTPUT, Batch, encode_batches, read_pixels
 from helpers.cache.keys import latent_key, latent_keys
-from helpers.cache.pipeline import LATENT_OUTPUT, Batch, encode_batches, read_pixels
-from helpers.cache.release import release_device_memory
+from helpers.cache.maintenance import bring_here, open_and_check, settle
 from helpers.cache.store import open_tensors
-from helpers.cache.upkeep import bring_here, open_and_check, settle
 from helpers.cache.writer import ShardWriter
 from helpers.data.types import Catalog, Rejected
+from helpers.device import release_device_memory
 from helpers.errors import CacheError
-from helpers.models.protocols import LatentPart
+from helpers.models.family import LatentPart
 from helpers.ranks import Ranks
+from helpers.reporting.progress import stage
 from helpers.reporting.reporter import Reporter
-from helpers.reporting.stages import stage
 from helpers.storage.protocols import CacheStore
 
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from helpers.cache.index import INDEX_PREFIX, INDEX_SUFFIX, Segment, index_bytes, merged, read_index, segment_of
 from helpers.cache.keys import Keys
-from helpers.cache.shards import SUFFIX, DamagedShard, read_header, read_tensor
+from helpers.cache.shard import SUFFIX, DamagedShard, read_header, read_tensor
 from helpers.errors import CacheError
 from helpers.storage.protocols import CacheStore
 

@@ -11,16 +11,16 @@ import torch
 from torch import Tensor
 
 from helpers.cache.keys import Keys, text_key, text_keys
-from helpers.cache.release import release_device_memory
+from helpers.cache.maintenance import bring_here, open_and_check, settle
 from helpers.cache.store import TensorStore, open_tensors
-from helpers.cache.upkeep import bring_here, open_and_check, settle
 from helpers.cache.writer import ShardWriter
 from helpers.config.options.data import CacheOptions
+from helpers.device import release_device_memory
 from helpers.errors import CacheError
-from helpers.models.protocols import TextEmbedding, TextEncoder, TextPart
+from helpers.models.family import TextEmbedding, TextEncoder, TextPart
 from helpers.ranks import Ranks
+from helpers.reporting.progress import stage
 from helpers.reporting.reporter import Reporter
-from helpers.reporting.stages import stage
 from helpers.storage.protocols import CacheStore
 
 CAPTION_SHOWN_CHARACTERS = 80

@@ -6,8 +6,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from helpers.cache.keys import text_keys
-from helpers.data.metadata import UNKNOWN, Remembered
-from helpers.models.protocols import TokenLimit
+from helpers.data.catalog.known_files import UNKNOWN, Remembered
+from helpers.models.family import TokenLimit
 from helpers.storage.protocols import CacheStore
 
 TABLE = "tokens-1"

@@ -10,7 +10,7 @@ from uuid import uuid4
 
 from torch import Tensor
 
-from helpers.cache.shards import SUFFIX, RawTensor, raw_tensors, shard_bytes
+from helpers.cache.shard import SUFFIX, RawTensor, raw_tensors, shard_bytes
 from helpers.storage.protocols import CacheStore
 
 # With the batch being encoded and the writing itself, a kill then costs less than 30 seconds of encoding.

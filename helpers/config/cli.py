@@ -3,10 +3,10 @@
 import logging
 from collections.abc import Sequence
 
-from helpers.config.checks import check
-from helpers.config.remarks import remarks
-from helpers.config.run_config import RunConfig
-from helpers.config.settings import Names, Reading, Said, known_names, read_settings
+from helpers.config.checks.config import check
+from helpers.config.checks.warnings import remarks
+from helpers.config.parse import Names, Reading, Said, known_names, read_settings
+from helpers.config.train_config import RunConfig
 from helpers.config.values import FALSE, TRUE
 from helpers.errors import ConfigError, Problem
 

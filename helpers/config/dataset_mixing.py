@@ -2,8 +2,8 @@
 
 from collections.abc import Iterator, Sequence
 
-from helpers.config.dataset_entries import Entry
-from helpers.config.dataset_types import ImageDataset
+from helpers.config.datasets.entries import Entry
+from helpers.config.datasets.types import ImageDataset
 from helpers.errors import Problem
 
 OF_TRAINING = ("repeats", "probability", "ignore_epochs", "is_regularisation_data")

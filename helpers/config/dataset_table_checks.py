@@ -3,8 +3,8 @@
 from collections.abc import Iterator
 from pathlib import Path
 
-from helpers.config.dataset_entries import Entry
-from helpers.config.dataset_types import CsvDataset, HuggingFaceDataset, ImageDataset, LocalDataset, S3Dataset
+from helpers.config.datasets.entries import Entry
+from helpers.config.datasets.types import CsvDataset, HuggingFaceDataset, ImageDataset, LocalDataset, S3Dataset
 from helpers.errors import Problem
 
 TABLE_ENDINGS = (".parquet", ".jsonl")

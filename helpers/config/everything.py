@@ -2,11 +2,11 @@
 
 from collections.abc import Sequence
 
+from helpers.config.checks.launcher import dividing_engines, rank_of_process
 from helpers.config.cli import problems_of, read_arguments, tell_remarks
-from helpers.config.datasets import DatasetFile, read_datasets
-from helpers.config.processes import dividing_engines, rank_of_process
-from helpers.config.run_config import RunConfig
-from helpers.config.settings import Reading
+from helpers.config.datasets.file import DatasetFile, read_datasets
+from helpers.config.parse import Reading
+from helpers.config.train_config import RunConfig
 from helpers.errors import ConfigError, Problem
 
 WHERE_IT_IS = frozenset({"output_dir", "data_backend_config"})

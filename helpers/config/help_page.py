@@ -3,8 +3,8 @@
 import textwrap
 from dataclasses import fields
 
-from helpers.config.declare import Option, declared
-from helpers.config.run_config import RunConfig
+from helpers.config.option import Option, declared
+from helpers.config.train_config import RunConfig
 from helpers.config.values import KINDS, default_words
 
 WIDTH = 100

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import Any
 
-from helpers.config.declare import Declaration, Option
+from helpers.config.option import Declaration, Option
 from helpers.config.suggestions import did_you_mean
 from helpers.config.values import WrongValue, read_value
 

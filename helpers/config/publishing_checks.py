@@ -4,8 +4,8 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from helpers.config.place_checks import Wrong
-from helpers.config.run_config import RunConfig
+from helpers.config.checks.paths import Wrong
+from helpers.config.train_config import RunConfig
 
 NAME_ON_HUB = re.compile(r"(?!.*(--|\.\.))[A-Za-z0-9_]([\w.-]{0,94}[A-Za-z0-9_])?", flags=re.ASCII)
 

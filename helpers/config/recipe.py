@@ -5,7 +5,7 @@ import shlex
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path, PurePath
 
-from helpers.config.run_config import RunConfig, all_options
+from helpers.config.train_config import RunConfig, all_options
 from helpers.config.values import written
 from helpers.errors import ModelError
 

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from helpers.config.datasets import dataset_file_path
-from helpers.config.run_config import RunConfig
-from helpers.config.webhook_file import read_webhook
+from helpers.config.datasets.file import dataset_file_path
+from helpers.config.files.webhook import read_webhook
+from helpers.config.train_config import RunConfig
 
 SECRET_NAME = re.compile(r"(TOKEN|SECRET|PASSWORD|PASSWD|API_?KEY|ACCESS_KEY|ACCESS_KEY_ID|_KEY)$", flags=re.IGNORECASE)
 PASSWORD_IN_ADDRESS = re.compile(r"://[^/@\s:]*:([^/@\s]+)@")

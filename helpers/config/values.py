@@ -3,7 +3,7 @@
 import math
 from typing import Any
 
-from helpers.config.declare import Option
+from helpers.config.option import Option
 from helpers.config.suggestions import did_you_mean
 
 TRUE = ("true", "1", "yes")

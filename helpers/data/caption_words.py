@@ -8,7 +8,7 @@ from itertools import chain
 
 import numpy as np
 
-from helpers.config.caption_filters import compiled
+from helpers.config.datasets.caption_filters import compiled
 
 BYTES_OF_A_DRAW = 4
 

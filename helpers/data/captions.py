@@ -4,7 +4,7 @@ import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from helpers.config.dataset_types import ImageDataset
+from helpers.config.datasets.types import ImageDataset
 from helpers.data.caption_words import Shuffle
 from helpers.data.columns import BytesColumn, TextColumn, encode_name
 from helpers.data.rejections import EMPTY_CAPTION_FILE, FOREIGN_CAPTION_FILE, NO_CAPTION_FILE, SILENT_NAME

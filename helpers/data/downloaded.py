@@ -1,13 +1,13 @@
 """Opens a table of addresses as a data set: what is not here yet is downloaded, once."""
 
-from helpers.config.dataset_types import CsvDataset
-from helpers.data.tables import ImageTable
-from helpers.data.url_table import read_urls
+from helpers.config.datasets.types import CsvDataset
+from helpers.data.sources.image_table import ImageTable
+from helpers.data.sources.urls import read_urls
+from helpers.reporting.progress import stage
 from helpers.reporting.reporter import Reporter
-from helpers.reporting.stages import stage
 from helpers.storage.downloads import DownloadedSource, Downloads
+from helpers.storage.http import FetchLimits
 from helpers.storage.protocols import SourceStore
-from helpers.storage.urls import FetchLimits
 
 
 def open_downloaded(

@@ -7,7 +7,8 @@ from pathlib import Path
 
 from helpers.config.options.model import ModelOptions
 from helpers.errors import ModelError
-from helpers.models.lora_files import (
+from helpers.models.family import ModelFamily, ModelParts
+from helpers.models.formats.lora import (
     Pair,
     is_diffusers_lora,
     merged,
@@ -16,10 +17,9 @@ from helpers.models.lora_files import (
     with_additions,
     write_diffusers_lora,
 )
-from helpers.models.lycoris_files import is_lycoris, read_lycoris
-from helpers.models.modelspec import DIFFUSERS, ORIGINAL, carried_over
-from helpers.models.protocols import ModelFamily, ModelParts
-from helpers.models.tensor_files import Planned, all_opened, opened, write_tensors
+from helpers.models.formats.lycoris import is_lycoris, read_lycoris
+from helpers.models.formats.modelspec import DIFFUSERS, ORIGINAL, carried_over
+from helpers.models.formats.safetensors import Planned, all_opened, opened, write_tensors
 
 
 @dataclass(frozen=True, kw_only=True)

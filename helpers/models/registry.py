@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 
-from helpers.models.protocols import ModelFamily
+from helpers.models.family import ModelFamily
 from helpers.models.sd3.family import sd3_family
 
 

@@ -4,7 +4,7 @@ import logging
 import queue
 import threading
 
-from helpers.reporting import figures
+from helpers.reporting import format as figures
 from helpers.reporting.events import Event, StageAdvanced, StepFinished
 from helpers.reporting.reporter import Listener
 

@@ -5,7 +5,7 @@ import logging
 import time
 from typing import Any
 
-from helpers.config.webhook_file import Webhook
+from helpers.config.files.webhook import Webhook
 from helpers.errors import ReportingError
 from helpers.reporting.events import Event
 from helpers.reporting.webhook_messages import Message, messages_of

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from helpers.config.webhook_file import Webhook
-from helpers.reporting import figures
+from helpers.config.files.webhook import Webhook
+from helpers.reporting import format as figures
 from helpers.reporting.events import (
     CheckpointSaved,
     Event,

@@ -13,9 +13,9 @@ from pathlib import Path
 import numpy as np
 
 from helpers.errors import CacheError
+from helpers.storage.http import FetchLimits, fetch_all
 from helpers.storage.local import CURE, LocalCache
 from helpers.storage.protocols import Listed, NotThere
-from helpers.storage.urls import FetchLimits, fetch_all
 
 ADDRESS_DIGITS, CONTENT_DIGITS = 24, 16
 FAILED = "failed.jsonl"

@@ -5,10 +5,10 @@ from collections.abc import Mapping
 from torch import nn
 from torch.optim import Optimizer
 
-from helpers.config.options.trained import EmaOptions
+from helpers.config.options.finetune import EmaOptions
 from helpers.config.options.training import OptimizerOptions
-from helpers.training.ema import Average, Ema, NoAverage
-from helpers.training.schedule_free import ScheduleFreeAverage
+from helpers.training.optim.ema import Average, Ema, NoAverage
+from helpers.training.optim.schedule_free import ScheduleFreeAverage
 
 
 def make_average(

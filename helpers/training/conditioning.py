@@ -6,16 +6,16 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from helpers.batches.loader import TextLookup
 from helpers.config.options.model import LoraOptions, TextOptions
 from helpers.config.options.training import RunOptions
-from helpers.models.modes import in_use
-from helpers.models.protocols import LearningText, TextEmbedding
-from helpers.models.text_adapters import with_text_encoders
-from helpers.models.trained import Trained
+from helpers.dataloader.loader import TextLookup
+from helpers.models.adapters.text_encoders import with_text_encoders
+from helpers.models.adapters.trainable import Trained
+from helpers.models.contexts import in_use
+from helpers.models.family import LearningText, TextEmbedding
+from helpers.reporting.progress import stage
 from helpers.reporting.reporter import Reporter
-from helpers.reporting.stages import stage
-from helpers.training.prepare import Ground
+from helpers.training.preparation.prepare import Ground
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 
-from helpers.training.resume_rules import GROUPS_OF_NO_ACCOUNT, MUST_AGREE, OF_NO_ACCOUNT
+from helpers.training.checkpoint.compatibility import GROUPS_OF_NO_ACCOUNT, MUST_AGREE, OF_NO_ACCOUNT
 
 OTHER_RUN = "checkpoints saved with the other value cannot be continued with this one"
 LATENTS = "images whose size or cut changes are encoded anew; latents of the other settings stay in the cache"

@@ -10,11 +10,11 @@ from dataclasses import dataclass, replace
 from torch import nn
 from torch.optim import Optimizer
 
-from helpers.models.trained import Trained
-from helpers.training.duties import FirstRankDuties, OtherRankDuties
+from helpers.models.adapters.trainable import Trained
+from helpers.training.callbacks import FirstRankDuties, OtherRankDuties
+from helpers.training.distributed.runtime import Runtime
 from helpers.training.moments import Moment
-from helpers.training.optimiser_state import optimiser_state
-from helpers.training.runtime import Runtime
+from helpers.training.optim.optimizer_state import optimiser_state
 from helpers.training.state import TrainState
 
 

@@ -3,14 +3,14 @@
 import time
 from pathlib import Path
 
-from helpers.config.run_config import RunConfig
+from helpers.config.train_config import RunConfig
 from helpers.reporting.events import RunFinished
 from helpers.reporting.reporter import Reporter
-from helpers.training.assemble import Model, foundations_of
-from helpers.training.export import export_result
+from helpers.training.checkpoint.export import export_result
+from helpers.training.checkpoint.provenance import provenance_of_result
 from helpers.training.loop import LoopPlan
-from helpers.training.prepare import Ground
-from helpers.training.provenance import provenance_of_result
+from helpers.training.preparation.prepare import Ground
+from helpers.training.setup import Model, foundations_of
 from helpers.training.state import TrainState
 
 

@@ -9,17 +9,17 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from helpers.batches.types import Position, TrainBatch
+from helpers.dataloader.types import Position, TrainBatch
 from helpers.reporting.events import StepFinished, TrainingStarted
 from helpers.reporting.gauge import StepGauge
 from helpers.reporting.reporter import Reporter
 from helpers.training.moments import Moment
-from helpers.training.not_a_number import check_finite, saved_before
+from helpers.training.nan_guard import check_finite, saved_before
+from helpers.training.optim.optimizer_step import Stepping, stepping_of
 from helpers.training.sigma_losses import losses_by_sigma, sums_by_sigma
+from helpers.training.signals import StopRequest
 from helpers.training.state import TrainState
 from helpers.training.step import Learner, draws_random_numbers, forward_backward
-from helpers.training.stepping import Stepping, stepping_of
-from helpers.training.stop import StopRequest
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,14 +7,14 @@ from textwrap import shorten
 
 import torch
 
-from helpers.config.datasets import DatasetFile
+from helpers.config.datasets.file import DatasetFile
 from helpers.config.optimizers import FUSABLE_OPTIMIZERS
-from helpers.config.run_config import RunConfig
+from helpers.config.train_config import RunConfig
 from helpers.data.types import Catalog
 from helpers.errors import TrainingError
-from helpers.models.workload import MemoryEstimate, Workload, workload_of
-from helpers.reporting.figures import memory
-from helpers.training.prepare import Ground, Site
+from helpers.models.memory import MemoryEstimate, Workload, workload_of
+from helpers.reporting.format import memory
+from helpers.training.preparation.prepare import Ground, Site
 
 ALL_BLOCKS = 38
 """As many as the largest model has; fewer there are no harm."""

@@ -2,10 +2,10 @@
 
 from functools import partial
 
-from helpers.batches.order import Order
 from helpers.config.options.training import CheckpointOptions, OptimizerOptions, RunOptions
+from helpers.dataloader.sampler import Order
 from helpers.training.loop import LoopPlan
-from helpers.training.schedules import learning_rate
+from helpers.training.optim.lr_schedules import learning_rate
 from helpers.training.state import TrainState
 
 

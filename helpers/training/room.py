@@ -8,9 +8,9 @@ from torch import Tensor
 
 from helpers.config.optimizers import KINDS
 from helpers.errors import CheckpointError
-from helpers.reporting.figures import memory
-from helpers.training.checkpoint import complete_checkpoints
-from helpers.training.disk import free_bytes
+from helpers.reporting.format import memory
+from helpers.training.checkpoint.checkpoint import complete_checkpoints
+from helpers.training.disk_space import free_bytes
 
 
 def checkpoint_bytes(weights: Iterable[Tensor], *, optimizer: str, keeps_average: bool) -> int:

@@ -6,9 +6,9 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from helpers.batches.randomness import generator
 from helpers.config.options.training import ObjectiveOptions
-from helpers.models.flow import sample_sigma
+from helpers.dataloader.rng import generator
+from helpers.models.flow_matching import sample_sigma
 from helpers.reporting.events import SigmaLoss
 
 RANGES = 4

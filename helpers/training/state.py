@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 
-from helpers.batches.types import Position
+from helpers.dataloader.types import Position
 
 
 @dataclass(kw_only=True)

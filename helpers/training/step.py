@@ -7,11 +7,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from helpers.batches.types import TrainBatch
 from helpers.config.options.training import ObjectiveOptions
-from helpers.models.flow import loss_per_sample, loss_weights, noisy_latents, velocity_target
-from helpers.models.protocols import Predict
-from helpers.training.runtime import Runtime
+from helpers.dataloader.types import TrainBatch
+from helpers.models.family import Predict
+from helpers.models.flow_matching import loss_per_sample, loss_weights, noisy_latents, velocity_target
+from helpers.training.distributed.runtime import Runtime
 
 
 @dataclass(frozen=True, kw_only=True)

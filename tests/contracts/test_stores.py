@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from helpers.storage.bucket import BucketCache, BucketSource
 from helpers.storage.local import LocalCache, LocalSource
 from helpers.storage.protocols import CacheStore, Listed, SourceStore
+from helpers.storage.s3 import BucketCache, BucketSource
 from tests.buckets import KEYS, BucketServer
 
 FILES = {"b.png": b"bb", "a/c.png": b"ccc", "a.png": b"a", "a/b/deep one.txt": b"", "a-1.png": b"x" * 70_000}

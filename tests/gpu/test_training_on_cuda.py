@@ -60,7 +60,7 @@ def test_what_waits_elsewhere_changes_no_number(
 
 
 def test_visiting_blocks_take_two_rooms(device: torch.device) -> None:
-    from helpers.models.visiting import VisitingBlocks
+    from helpers.models.performance.offload import VisitingBlocks
 
     before = torch.cuda.memory_allocated(device)
     blocks = [torch.nn.Linear(1024, 1024, bias=False).requires_grad_(False) for _ in range(8)]
@@ -75,7 +75,7 @@ def test_visiting_blocks_take_two_rooms(device: torch.device) -> None:
 
 
 def test_int8_takes_half_of_bf16_on_the_device(device: torch.device) -> None:
-    from helpers.models.precision import layers_to_quantise, quantise
+    from helpers.models.quantization import layers_to_quantise, quantise
 
     def held(level: str) -> int:
         before = torch.cuda.memory_allocated(device)

@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 from pydantic import BaseModel
 
-from helpers.batches.order import Order
 from helpers.config.cli import parse_arguments
-from helpers.config.dataset_entries import FROM_DATA_OPTIONS
 from helpers.config.dataset_keys import ACCEPTED_ONLY, EVERY_ENTRY, LATER_IMAGE_KEYS, LATER_TEXT_KEYS
-from helpers.config.dataset_types import (
+from helpers.config.datasets.entries import FROM_DATA_OPTIONS
+from helpers.config.datasets.file import load_datasets
+from helpers.config.datasets.types import (
     CsvDataset,
     HuggingFaceDataset,
     ImageDataset,
@@ -24,15 +24,15 @@ from helpers.config.dataset_types import (
     TableFile,
     TextEmbedsStore,
 )
-from helpers.config.datasets import load_datasets
-from helpers.config.launch import translated
-from helpers.config.run_config import all_options
-from helpers.config.settings import known_names
-from helpers.config.translate import env_names, translate
-from helpers.config.webhook_file import read_webhook
-from helpers.data.geometry import cut_rules, geometries
+from helpers.config.env.launch import translated
+from helpers.config.env.translate import env_names, translate
+from helpers.config.files.webhook import read_webhook
+from helpers.config.parse import known_names
+from helpers.config.train_config import all_options
+from helpers.data.images.geometry import cut_rules, geometries
 from helpers.data.types import Bucket, Size
-from helpers.training.resume_rules import MUST_AGREE
+from helpers.dataloader.sampler import Order
+from helpers.training.checkpoint.compatibility import MUST_AGREE
 from tests.project.documents import Block, anchors, blocks, documents, inline_code, links, section, table
 from tests.project.sources import ROOT, name_of
 

@@ -59,10 +59,10 @@ COMMANDS = ("convert.py", "recipe.py")
 RULES: dict[str, tuple[Callable[[ast.AST], bool], tuple[str, ...]]] = {
     "os.environ is read in config/ only": (reads_the_environment, ("config/",)),
     "argparse lives in config/cli.py": (parses_arguments, ("config/cli.py", "config/convert_cli.py")),
-    "print is for reporting/console.py and config/wizard*.py": (prints, ("reporting/console.py", "config/wizard")),
+    "print is for reporting/console/ and config/wizard/": (prints, ("reporting/console/", "config/wizard/")),
     "only train.py and the launcher end the program": (
         ends_the_program,
-        ("config/launch.py", "config/several.py", *COMMANDS),
+        ("config/env/launch.py", "config/env/supervise.py", *COMMANDS),
     ),
     "no global is rebound": (rebinds_a_global, ()),
     "nothing is ever unpickled": (unpickles, ()),
@@ -94,7 +94,7 @@ def test_the_house_rules_hold(promise: str) -> None:
         ("os.environ is read in config/ only", "import os\nhome = os.environ['HOME']"),
         ("os.environ is read in config/ only", "from os import environ"),
         ("argparse lives in config/cli.py", "from argparse import ArgumentParser"),
-        ("print is for reporting/console.py and config/wizard*.py", "print('step')"),
+        ("print is for reporting/console/ and config/wizard/", "print('step')"),
         ("only train.py and the launcher end the program", "import sys\nsys.exit(1)"),
         ("only train.py and the launcher end the program", "raise SystemExit(1)"),
         ("no global is rebound", "def f():\n    global x"),

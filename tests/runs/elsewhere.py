@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from helpers.models.sd3.denoiser import NEVER_QUANTISED
+from helpers.models.sd3.transformer import NEVER_QUANTISED
 from tests.runs.harness import SmallRun
 
 TEXT_ENCODERS = ("text_encoder", "text_encoder_2", "text_encoder_3")

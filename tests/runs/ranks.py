@@ -18,7 +18,7 @@ import transformers.models.clip.modeling_clip
 import transformers.models.t5.modeling_t5
 
 import train
-from helpers.training import chapters
+from helpers.training import run as chapters
 from tests.runs.harness import SmallRun
 
 IMPORTED = (accelerate, chapters, diffusers, peft, torch, transformers)

@@ -26,7 +26,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory, tiny_pipeline: Path) -> S
 
 @pytest.fixture(scope="module")
 def another_pipeline(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    from helpers.models.sd3.small import make_small_pipeline
+    from helpers.models.sd3.tiny import make_small_pipeline
 
     return make_small_pipeline(tmp_path_factory.mktemp("another") / "tiny", seed=1)
 

@@ -10,7 +10,7 @@ from diffusers.pipelines.stable_diffusion_3.pipeline_stable_diffusion_3 import S
 
 import train
 from embedded import style_figures
-from helpers.config.launch import translated
+from helpers.config.env.launch import translated
 from tests.runs.harness import REPOSITORY
 
 STEPS = 60

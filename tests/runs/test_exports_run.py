@@ -12,9 +12,9 @@ from safetensors.torch import load_file, save_file
 
 import train
 from helpers import recipe
-from helpers.config.launch import translated
-from helpers.models.lora_files import of_transformer, read_diffusers_lora
-from helpers.models.sd3.single_file import open_single_file
+from helpers.config.env.launch import translated
+from helpers.models.formats.lora import of_transformer, read_diffusers_lora
+from helpers.models.sd3.weights.single_file import open_single_file
 from tests.runs.harness import REPOSITORY, SmallRun, copied, draw_set, same
 
 SECRET = "recognisable-secret-0815"

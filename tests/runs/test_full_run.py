@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from safetensors.torch import load_file
 
-from helpers.models.sd3.small import make_small_pipeline
+from helpers.models.sd3.tiny import make_small_pipeline
 from tests.runs.harness import SmallRun, copied, draw_set, stop_after
 
 PROMPT, NEGATIVE = "red square", "blue square"
@@ -185,7 +185,7 @@ def test_a_disk_without_room_costs_nothing_that_was_learnt(
 
     run = copied(medium, tmp_path, max_train_steps=1)
     with monkeypatch.context() as patched:
-        patched.setattr("helpers.models.sd3.pipeline.shutil.copytree", full)
+        patched.setattr("helpers.models.sd3.weights.pipeline.shutil.copytree", full)
         assert run.start() == 1
     assert "Nothing is lost: the last checkpoint stands" in capsys.readouterr().err
     assert run.saved_steps() == [1]

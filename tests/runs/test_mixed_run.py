@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from helpers.training.manifest import read_manifest
+from helpers.training.checkpoint.manifest import read_manifest
 from tests.runs.harness import SmallRun, draw, draw_set, image_dataset, same
 from tests.runs.test_resume import stop_after
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 import helpers.training.loop
-from helpers.batches.types import TrainBatch
+from helpers.dataloader.types import TrainBatch
 from helpers.training.step import Learner
 from tests.runs.harness import COLOURS, SmallRun, draw, draw_set, image_dataset
 

@@ -11,7 +11,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from helpers import convert
-from helpers.models.sd3.small import make_small_pipeline
+from helpers.models.sd3.tiny import make_small_pipeline
 from tests.runs.harness import SmallRun, draw_set, encoded, same, stop_after
 
 KINDS: dict[str, dict[str, Any]] = {

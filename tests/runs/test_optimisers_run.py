@@ -69,9 +69,9 @@ def test_a_run_for_which_memory_does_not_suffice_says_what_takes_less(
         torch.empty(2**50)
 
     places = {
-        "helpers.training.chapters.check_disk": "while encoding pictures and captions",
+        "helpers.training.run.check_disk": "while encoding pictures and captions",
         "helpers.training.step.velocity_target": "while training",
-        "helpers.training.validation.release_device_memory": "while drawing validation pictures",
+        "helpers.training.validation.images.release_device_memory": "while drawing validation pictures",
     }
     for place, told in places.items():
         with monkeypatch.context() as patched:

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 
 from helpers.config.cli import parse_arguments
-from helpers.config.launch import translated
-from helpers.config.run_config import RunConfig
-from helpers.models.sd3.forecast import PUBLISHED, forecast
-from helpers.models.sd3.small import make_small_pipeline
+from helpers.config.env.launch import translated
+from helpers.config.train_config import RunConfig
+from helpers.models.sd3.memory.forecast import PUBLISHED, forecast
+from helpers.models.sd3.tiny import make_small_pipeline
 from tests.runs.harness import REPOSITORY, draw
 
 FOLDER = REPOSITORY / "config" / "presets"

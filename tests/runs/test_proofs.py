@@ -11,7 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from helpers.models.sd3.small import make_small_pipeline
+from helpers.models.sd3.tiny import make_small_pipeline
 from tests.runs.elsewhere import Elsewhere
 from tests.runs.harness import SmallRun, copied, draw_set, picture_of
 

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-import helpers.training.chapters
 import helpers.training.loop
+import helpers.training.run
 from helpers.training.step import Learner
 from tests.runs.harness import REPOSITORY, draw, encoded
 
@@ -131,7 +131,7 @@ def write_config(clone: Path, *, model: Path, output: Path, more: str = "") -> P
 def start(config: Path, *flags: str) -> int:
     """What train.sh does with an env file, in this process."""
     import train
-    from helpers.config.launch import translated
+    from helpers.config.env.launch import translated
 
     return train.main(translated(config, flags=[*SHORT, *flags]).arguments)
 
@@ -176,7 +176,7 @@ def test_every_level_of_quantising_runs(
         quantised.extend(layer.weight_qtype.name for layer in layers if hasattr(layer, "weight_qtype"))
         real(learner, **how)
 
-    monkeypatch.setattr(helpers.training.chapters, "train", looked_at)
+    monkeypatch.setattr(helpers.training.run, "train", looked_at)
     more = QUANTISED.replace('int8-quanto"', f'{level}"').replace("no_change", level)
     config = write_config(clone, model=tiny_pipeline, output=tmp_path, more=more)
     assert start_small(config, tmp_path) == 0

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from helpers.batches.types import TrainBatch
+from helpers.dataloader.types import TrainBatch
 from helpers.reporting.events import StepFinished
 from helpers.training import loop
 from helpers.training.step import Learner
@@ -101,7 +101,7 @@ def test_two_learn_what_one_with_twice_the_batch_learns(two: SmallRun, tmp_path:
 
 def spoil_a_batch(rank: int, *, told: Path) -> None:
     """Have the second process meet latents that are no numbers in the last batch of its second step."""
-    from helpers.batches.loader import BatchSource
+    from helpers.dataloader.loader import BatchSource
 
     make = BatchSource.batch
     made: list[TrainBatch] = []

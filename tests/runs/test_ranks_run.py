@@ -14,7 +14,7 @@ import torch
 from safetensors import safe_open
 
 import train
-from helpers.batches.types import TrainBatch
+from helpers.dataloader.types import TrainBatch
 from helpers.errors import CacheError
 from tests.runs.harness import SmallRun, copied, draw_set, same
 from tests.runs.ranks import Ended, run_ranks
@@ -113,7 +113,7 @@ def test_one_process_goes_on_with_what_two_began(
 
 def fail_at_second_batch(rank: int) -> None:
     """Have the second process fail to read its batch."""
-    from helpers.batches.loader import BatchSource
+    from helpers.dataloader.loader import BatchSource
 
     make = BatchSource.batch
     made: list[TrainBatch] = []

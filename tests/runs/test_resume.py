@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from helpers.training.manifest import read_manifest
+from helpers.training.checkpoint.manifest import read_manifest
 from tests.runs.harness import SmallRun, copied, draw, draw_set, encoded, same, stop_after
 
 STEPS = 6
@@ -26,8 +26,8 @@ IN_TEXT_SHARD = ("helpers.cache.writer:shard_bytes", 6, [])
 AFTER_AN_UNSAVED_STEP = ("helpers.training.loop:take_step", 4, [2])
 IN_A_FIRST_ACCUMULATION = ("helpers.training.loop:forward_backward", 6, [2])
 IN_AN_ACCUMULATION = ("helpers.training.loop:forward_backward", 4, [2])
-AFTER_A_CHECKPOINTS_WEIGHTS = ("helpers.training.checkpoint:optimiser_state", 1, [2])
-BEFORE_A_CHECKPOINTS_RENAME = ("helpers.training.whole_files:sync", 1, [2])
+AFTER_A_CHECKPOINTS_WEIGHTS = ("helpers.training.checkpoint.checkpoint:optimiser_state", 1, [2])
+BEFORE_A_CHECKPOINTS_RENAME = ("helpers.files:sync", 1, [2])
 
 
 def new_run(folder: Path, pipeline: Path, **settings: Any) -> SmallRun:

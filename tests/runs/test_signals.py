@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file
 
-from helpers.training.stop import ECHO_SECONDS
+from helpers.training.signals import ECHO_SECONDS
 from tests.runs.harness import REPOSITORY, SmallRun, draw, draw_set, encoded, same
 
 MANY = 100_000

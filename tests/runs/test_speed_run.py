@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from helpers.models import visiting
-from helpers.training import speed
+from helpers.models.performance import offload as visiting
+from helpers.training import performance as speed
 from tests.runs.harness import SmallRun, copied, draw_set, same, stop_after
 
 STEPS = 3

@@ -201,5 +201,5 @@ def test_lines_that_end_too_early_write_nothing_and_start_no_torch(clone: Path) 
     assert "nothing was written: What shall be trained?" in finished.stderr
     assert list((clone / "config").iterdir()) == []
     imported = re.findall(r"\| +(\S+)$", finished.stderr, flags=re.MULTILINE)
-    assert "helpers.config.wizard" in imported
+    assert "helpers.config.wizard.main" in imported
     assert not {"torch", "diffusers", "transformers", "PIL", "questionary", "huggingface_hub"} & set(imported)

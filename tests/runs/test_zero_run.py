@@ -12,7 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from helpers.training import stepping
+from helpers.training.optim import optimizer_step as stepping
 from tests.runs.harness import SmallRun, copied, draw_set
 from tests.runs.ranks import run_ranks
 from tests.runs.test_fsdp_run import SETTINGS as DIVIDED

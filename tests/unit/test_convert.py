@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import load_file
 
 from helpers.convert import main
-from helpers.models.lora_files import Pair, write_diffusers_lora
+from helpers.models.formats.lora import Pair, write_diffusers_lora
 
 TEXT_LAYER = "text_model.encoder.layers.1.self_attn.q_proj"
 LAYERS = ("transformer_blocks.0.attn.to_q", "transformer_blocks.2.norm1_context.linear", "norm_out.linear")

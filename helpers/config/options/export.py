@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from helpers.config.declare import setting
+from helpers.config.option import setting
 
 
 @dataclass(frozen=True, kw_only=True)

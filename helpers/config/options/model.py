@@ -3,7 +3,7 @@
 import math
 from dataclasses import dataclass, replace
 
-from helpers.config.declare import setting
+from helpers.config.option import setting
 
 QUANTO_LEVELS = ("no_change", "int8-quanto", "int4-quanto", "int2-quanto", "fp8-quanto")
 LORA_TARGETS = ("image-attention", "attention", "attention+mlp")

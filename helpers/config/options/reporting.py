@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from helpers.config.declare import setting
+from helpers.config.option import setting
 
 TRACKERS = ("wandb", "tensorboard")
 LOG_LEVELS = ("debug", "info", "warning", "error")

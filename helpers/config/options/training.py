@@ -4,8 +4,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from helpers.config.declare import setting
 from helpers.config.optimizers import FINDING_THEIR_RATE, FUSABLE_OPTIMIZERS, KINDS, OPTIMIZERS, settings_of
+from helpers.config.option import setting
 
 LR_SCHEDULES = ("constant", "constant_with_warmup", "linear", "cosine", "cosine_with_restarts", "polynomial", "sine")
 

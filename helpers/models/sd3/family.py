@@ -1,20 +1,20 @@
 """Stable Diffusion 3 and 3.5 as one value, which is all that the rest of the program sees of it."""
 
-from helpers.models.protocols import FamilyFiles, ModelFamily, ModelParts
-from helpers.models.sd3.architecture import Architecture, text_encoder_of, transformer_of, vae_of
-from helpers.models.sd3.comfyui_lora import is_comfyui_lora, read_comfyui_lora, write_comfyui_lora
-from helpers.models.sd3.denoiser import blocks, enable_checkpointing, load_denoiser, predict, target_modules
-from helpers.models.sd3.learning_text import learning_text
-from helpers.models.sd3.memory import estimate_memory
-from helpers.models.sd3.original_file import is_single_file
-from helpers.models.sd3.part_files import read_config
-from helpers.models.sd3.parts import locate
-from helpers.models.sd3.pipeline import write_pipeline
+from helpers.models.family import FamilyFiles, ModelFamily, ModelParts
+from helpers.models.memory import MemoryEstimate, Workload
+from helpers.models.sd3.memory.architecture import Architecture, text_encoder_of, transformer_of, vae_of
+from helpers.models.sd3.memory.estimate import estimate_memory
 from helpers.models.sd3.sampling import render
-from helpers.models.sd3.single_file import open_base, open_single_file, with_own_parts, write_single_file
-from helpers.models.sd3.text import assemble_text, text_parts
+from helpers.models.sd3.text_encoders import assemble_text, text_parts
+from helpers.models.sd3.trainable_text_encoders import learning_text
+from helpers.models.sd3.transformer import blocks, enable_checkpointing, load_denoiser, predict, target_modules
 from helpers.models.sd3.vae import latent_part
-from helpers.models.workload import MemoryEstimate, Workload
+from helpers.models.sd3.weights.comfyui_lora import is_comfyui_lora, read_comfyui_lora, write_comfyui_lora
+from helpers.models.sd3.weights.component_files import read_config
+from helpers.models.sd3.weights.components import locate
+from helpers.models.sd3.weights.original_file import is_single_file
+from helpers.models.sd3.weights.pipeline import write_pipeline
+from helpers.models.sd3.weights.single_file import open_base, open_single_file, with_own_parts, write_single_file
 
 
 def sd3_family() -> ModelFamily:

@@ -7,9 +7,9 @@ import torch
 from torch import Tensor, nn
 
 from helpers.errors import ModelError
-from helpers.models.modes import in_use
-from helpers.models.protocols import ModelParts, RenderRequest
-from helpers.models.sd3.part_files import read_config
+from helpers.models.contexts import in_use
+from helpers.models.family import ModelParts, RenderRequest
+from helpers.models.sd3.weights.component_files import read_config
 
 
 @torch.no_grad()

@@ -10,11 +10,11 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from helpers.config.options.model import PrecisionOptions
-from helpers.models.fingerprint import fingerprint
-from helpers.models.precision import vae_dtype
-from helpers.models.protocols import LatentPart, ModelParts
-from helpers.models.sd3.part_files import part_identity, part_weights, read_config
-from helpers.models.streaming import Form, load
+from helpers.models.family import LatentPart, ModelParts
+from helpers.models.formats.fingerprint import fingerprint
+from helpers.models.loading import Form, load
+from helpers.models.quantization import vae_dtype
+from helpers.models.sd3.weights.component_files import part_identity, part_weights, read_config
 from helpers.models.unseen import without_bitsandbytes
 
 # To be raised whenever the same settings begin to give other numbers.

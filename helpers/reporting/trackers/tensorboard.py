@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from helpers.reporting.events import Event, HeldOutLoss, PicturesDrawn, RunStarted, StepFinished
-from helpers.reporting.trackers.same_run import RunRecord
-from helpers.reporting.trackers.scalars import held_out_scalars, scalars_of
+from helpers.reporting.trackers.metrics import held_out_scalars, scalars_of
+from helpers.reporting.trackers.run_id import RunRecord
 
 FILE_VERSION = "brain.Event:2"
 FLUSH_SECONDS = 10

@@ -6,8 +6,8 @@ from typing import Any
 
 from helpers.errors import ReportingError
 from helpers.reporting.events import Event, HeldOutLoss, PicturesDrawn, RunFailed, RunFinished, RunStarted, StepFinished
-from helpers.reporting.trackers.same_run import RunRecord, TrackedRun
-from helpers.reporting.trackers.scalars import held_out_scalars, scalars_of
+from helpers.reporting.trackers.metrics import held_out_scalars, scalars_of
+from helpers.reporting.trackers.run_id import RunRecord, TrackedRun
 
 logger = logging.getLogger(__name__)
 

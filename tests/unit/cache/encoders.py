@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from helpers.data.types import Catalog
-from helpers.models.protocols import LatentPart, TextEmbedding, TextPart
+from helpers.models.family import LatentPart, TextEmbedding, TextPart
 from helpers.reporting.events import Event, Notice
 from helpers.reporting.reporter import Reporter
 from helpers.storage.local import LocalSource

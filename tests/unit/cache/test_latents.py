@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from helpers.cache.encode import read_pixels
 from helpers.cache.latents import LatentCache, fill_latent_cache
-from helpers.cache.pipeline import read_pixels
 from helpers.data.types import Catalog, Rejected
 from helpers.errors import CacheError
 from helpers.ranks import SingleRank

@@ -9,7 +9,7 @@ from helpers.cache.latents import LatentCache, fill_latent_cache
 from helpers.cache.text import TextCache, Wanted, fill_text_cache
 from helpers.config.options.data import CacheOptions
 from helpers.config.options.model import ModelOptions, PrecisionOptions, TextOptions
-from helpers.models.protocols import ModelParts
+from helpers.models.family import ModelParts
 from helpers.models.registry import families
 from helpers.ranks import SingleRank
 from helpers.reporting.reporter import Reporter

@@ -11,9 +11,9 @@ from safetensors import safe_open
 from torch import Tensor
 
 from helpers.cache.keys import KEY_DTYPE, text_key
-from helpers.cache.shards import read_header
+from helpers.cache.maintenance import prune, unused, verify
+from helpers.cache.shard import read_header
 from helpers.cache.store import TensorStore, open_tensors
-from helpers.cache.upkeep import prune, unused, verify
 from helpers.cache.writer import ShardWriter
 from helpers.errors import CacheError
 from helpers.storage.local import LocalCache

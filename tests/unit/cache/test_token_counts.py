@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from helpers.cache.token_counts import token_counts
-from helpers.models.protocols import TokenLimit
+from helpers.models.family import TokenLimit
 from helpers.storage.local import LocalCache
 
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from helpers.config.aws_rules import aws_environment
+from helpers.config.env.aws import aws_environment
 
 
 @pytest.fixture(autouse=True)

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from helpers.config.caption_filters import compiled
+from helpers.config.datasets.caption_filters import compiled
 from tests.unit.config.test_datasets import entry, load, problems
 
 

@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 
 from helpers.config.cli import parse_arguments, wants_help
-from helpers.config.declare import Option
+from helpers.config.deprecated_options import OLD_NAMES
 from helpers.config.help_page import help_page
-from helpers.config.known_names import OLD_NAMES
-from helpers.config.run_config import RunConfig, all_options
+from helpers.config.option import Option
+from helpers.config.train_config import RunConfig, all_options
 from helpers.config.values import read_value, written
 from helpers.errors import ConfigError, Problem
 

@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 
-from helpers.config.dataset_types import CsvDataset, HuggingFaceDataset, LocalDataset
-from helpers.config.datasets import DatasetFile, load_datasets
+from helpers.config.datasets.file import DatasetFile, load_datasets
+from helpers.config.datasets.types import CsvDataset, HuggingFaceDataset, LocalDataset
 from helpers.config.options.data import DataOptions
 from helpers.config.options.training import RunOptions
-from helpers.config.run_config import RunConfig
+from helpers.config.train_config import RunConfig
 from helpers.errors import ConfigError, Problem
 
 WITH_TABLE = {"id": "mine", "type": "local", "instance_data_dir": "images", "caption_strategy": "parquet"}

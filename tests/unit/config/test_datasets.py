@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 
 from helpers.config.dataset_keys import LATER_IMAGE_KEYS
-from helpers.config.dataset_types import LocalDataset
-from helpers.config.datasets import DatasetFile, TextEmbedsStore, load_datasets
+from helpers.config.datasets.file import DatasetFile, TextEmbedsStore, load_datasets
+from helpers.config.datasets.types import LocalDataset
 from helpers.config.options.data import CacheOptions, DataOptions
 from helpers.config.options.training import RunOptions
-from helpers.config.run_config import RunConfig
+from helpers.config.train_config import RunConfig
 from helpers.errors import ConfigError, Problem
 
 REPOSITORY = Path(__file__).resolve().parents[3]

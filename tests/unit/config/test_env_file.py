@@ -5,11 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from helpers.config.env_file import read_env_file
-from helpers.config.known_names import OLD_NAMES
-from helpers.config.launch import translated
-from helpers.config.run_config import all_options
-from helpers.config.translate import Translation, env_names
+from helpers.config.deprecated_options import OLD_NAMES
+from helpers.config.env.env_file import read_env_file
+from helpers.config.env.launch import translated
+from helpers.config.env.translate import Translation, env_names
+from helpers.config.train_config import all_options
 from helpers.errors import ConfigError, Problem
 
 LEAST = "MODEL_NAME=some/model\nMAX_NUM_STEPS=10\n"

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from helpers.config.launch import accelerate_has_default_file, command_line, translated
+from helpers.config.env.launch import accelerate_has_default_file, command_line, translated
+from helpers.config.env.translate import Translation
 from helpers.config.options.launch import LaunchOptions
-from helpers.config.translate import Translation
 
 REPOSITORY = Path(__file__).resolve().parents[3]
 VENV = Path(sys.prefix)
@@ -265,7 +265,7 @@ def test_one_plain_process_starts_without_accelerate(tmp_path: Path) -> None:
 
 def test_several_processes_start_through_accelerate(tmp_path: Path) -> None:
     words = words_for(LaunchOptions(training_num_processes=2), tmp_path)
-    assert words[:2] == ["-m", "helpers.config.several"]
+    assert words[:2] == ["-m", "helpers.config.env.supervise"]
     assert {"--num_processes=2", "--num_machines=1", "--multi_gpu"} <= set(words)
     assert words[-2:] == ["train.py", "--seed=1"]
     chosen = words_for(LaunchOptions(training_num_processes=2, accelerate_extra_args="--use_fsdp --x='a b'"), tmp_path)
@@ -278,13 +278,13 @@ def test_accelerates_own_file_is_heeded(tmp_path: Path, ending: str) -> None:
     folder = tmp_path / "huggingface" / "accelerate"
     folder.mkdir(parents=True)
     (folder / f"default_config.{ending}").touch()
-    assert words_for(LaunchOptions(), tmp_path) == ["-m", "helpers.config.several", "train.py", "--seed=1"]
+    assert words_for(LaunchOptions(), tmp_path) == ["-m", "helpers.config.env.supervise", "train.py", "--seed=1"]
     assert "--num_processes=1" in words_for(LaunchOptions(training_num_processes=1), tmp_path)
     assert accelerate_has_default_file({"HF_HOME": str(tmp_path / "huggingface"), "XDG_CACHE_HOME": "/nonexistent"})
     assert not accelerate_has_default_file({"HF_HOME": str(tmp_path), "XDG_CACHE_HOME": str(tmp_path)})
 
 
 def test_translating_imports_nothing_heavy() -> None:
-    code = "import sys, helpers.config.launch; print(sorted({'torch', 'pydantic', 'numpy'} & set(sys.modules)))"
+    code = "import sys, helpers.config.env.launch; print(sorted({'torch', 'pydantic', 'numpy'} & set(sys.modules)))"
     run = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True, check=True)
     assert run.stdout.strip() == "[]"

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from helpers.config.lycoris_file import EXAMPLE, read_lycoris
+from helpers.config.files.lycoris import EXAMPLE, read_lycoris
 
 PRESET = {"target_module": ["Attention"]}
 

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from helpers.config.checks.warnings import remarks
 from helpers.config.cli import parse_arguments
 from helpers.config.optimizers import KINDS
-from helpers.config.remarks import remarks
 from helpers.config.values import written
 from helpers.errors import ConfigError, Problem
 

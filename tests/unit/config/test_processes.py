@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
+from helpers.config.checks.launcher import OTHER_ENGINES, divides_the_model, stage_of_zero
 from helpers.config.everything import read_everything
-from helpers.config.processes import OTHER_ENGINES, divides_the_model, stage_of_zero
 from helpers.errors import ConfigError
 
 FSDP2 = {"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2"}
@@ -119,7 +119,7 @@ def test_what_deepspeeds_file_may_not_say_is_refused(
 
 @pytest.mark.usefixtures("deepspeed")
 def test_deepspeed_has_to_be_there(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("helpers.config.processes.find_spec", lambda name: None)
+    monkeypatch.setattr("helpers.config.checks.launcher.find_spec", lambda name: None)
     assert "pip install deepspeed" in said_of("--model_type=full")
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from helpers.config.prompt_library import BUILT_IN, LibraryPrompt, file_names, read_prompts
+from helpers.config.files.prompt_library import BUILT_IN, LibraryPrompt, file_names, read_prompts
 
 EXAMPLE = Path(__file__).resolve().parents[3] / "config" / "user_prompt_library.json.example"
 

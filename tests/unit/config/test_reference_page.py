@@ -1,11 +1,11 @@
 """documentation/OPTIONS.md is what the declarations say, and says all of it."""
 
-from helpers.config.declare import declared
-from helpers.config.known_names import OLD_NAMES
+from helpers.config.deprecated_options import OLD_NAMES
+from helpers.config.docs import COMMAND, PAGE, reference_page
 from helpers.config.optimizers import FINDING_THEIR_RATE
+from helpers.config.option import declared
 from helpers.config.options.launch import LaunchOptions
-from helpers.config.reference_page import COMMAND, PAGE, reference_page
-from helpers.config.run_config import all_options
+from helpers.config.train_config import all_options
 
 
 def test_the_page_is_current() -> None:

@@ -7,14 +7,14 @@ from typing import Any
 import pytest
 
 from helpers.config.dataset_keys import ACCEPTED_ONLY, EVERY_ENTRY
-from helpers.config.dataset_types import KINDS_OF_DATASET, S3EmbedsStore, S3TextEmbedsStore, TextEmbedsStore
-from helpers.config.datasets import read_datasets
-from helpers.config.declare import Option, declared
+from helpers.config.datasets.file import read_datasets
+from helpers.config.datasets.types import KINDS_OF_DATASET, S3EmbedsStore, S3TextEmbedsStore, TextEmbedsStore
+from helpers.config.env.translate import env_names, translate
+from helpers.config.option import Option, declared
 from helpers.config.options.launch import LaunchOptions
 from helpers.config.options.training import RunOptions
-from helpers.config.run_config import RunConfig, all_options
-from helpers.config.settings import Said, read_settings
-from helpers.config.translate import env_names, translate
+from helpers.config.parse import Said, read_settings
+from helpers.config.train_config import RunConfig, all_options
 from helpers.errors import Problem
 
 OPTIONS = list(all_options())

@@ -2,10 +2,10 @@
 
 import pytest
 
-from helpers.config.checks import check
-from helpers.config.remarks import remarks
-from helpers.config.run_config import RunConfig
-from helpers.config.settings import Said, read_settings
+from helpers.config.checks.config import check
+from helpers.config.checks.warnings import remarks
+from helpers.config.parse import Said, read_settings
+from helpers.config.train_config import RunConfig
 
 BASE = {"max_train_steps": "1"}
 

@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from helpers.config.datasets import load_datasets
-from helpers.config.known_names import OLD_NAMES
-from helpers.config.wizard import CHAPTERS, configure, read_before
-from helpers.config.wizard_flow import Draft, offered, options_by_name
-from helpers.config.wizard_learning import proposed_rate
-from helpers.config.wizard_machine import find_gpus
+from helpers.config.datasets.file import load_datasets
+from helpers.config.deprecated_options import OLD_NAMES
+from helpers.config.wizard.flow import Draft, offered, options_by_name
+from helpers.config.wizard.machine import find_gpus
+from helpers.config.wizard.main import CHAPTERS, configure, read_before
+from helpers.config.wizard.questions_training import proposed_rate
 from tests.unit.config.wizard_people import Person, machine, run_of, wizard, written_env
 
 REPOSITORY = Path(__file__).resolve().parents[3]

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from helpers.config.env_file import read_env_file
-from helpers.config.wizard_files import NewFile, quoted, write
+from helpers.config.env.env_file import read_env_file
+from helpers.config.wizard.files import NewFile, quoted, write
 from helpers.errors import ConfigError
 
 NOW = datetime(2026, 1, 2, 3, 4, 5)

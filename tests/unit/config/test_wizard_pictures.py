@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from helpers.config.datasets import load_datasets
+from helpers.config.datasets.file import load_datasets
 from tests.unit.config.wizard_people import folder_of_pictures, run_of, wizard
 
 

@@ -4,9 +4,9 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from helpers.config.dataset_types import LocalDataset
-from helpers.data.catalog import open_catalog
-from helpers.data.tables import ImageTable
+from helpers.config.datasets.types import LocalDataset
+from helpers.data.catalog.build import open_catalog
+from helpers.data.sources.image_table import ImageTable
 from helpers.data.types import Catalog
 from helpers.reporting.events import Event
 from helpers.reporting.reporter import Reporter

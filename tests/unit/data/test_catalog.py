@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from helpers.config.dataset_types import LocalDataset
-from helpers.data.catalog import recut, remember_rejected
+from helpers.config.datasets.types import LocalDataset
+from helpers.data.catalog.build import recut, remember_rejected
 from helpers.data.types import Rejected, Size
 from helpers.errors import DataError
 from helpers.reporting.events import Notice, StageAdvanced, StageStarted
@@ -100,8 +100,8 @@ def test_opening_known_pictures_imports_no_decoder(folder: Folder) -> None:
     script = f"""
 import sys
 from pathlib import Path
-from helpers.config.dataset_types import LocalDataset
-from helpers.data.catalog import open_catalog
+from helpers.config.datasets.types import LocalDataset
+from helpers.data.catalog.build import open_catalog
 from helpers.reporting.reporter import Reporter
 from helpers.storage.local import LocalCache, LocalSource
 pictures, cache = Path({str(folder.pictures)!r}), Path({str(folder.metadata)!r})
@@ -134,7 +134,7 @@ def test_a_file_that_could_not_be_read_is_tried_again(folder: Folder) -> None:
 
 
 def test_a_scan_that_was_stopped_goes_on(folder: Folder, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("helpers.data.metadata.ROWS_PER_PART", 4)
+    monkeypatch.setattr("helpers.data.catalog.known_files.ROWS_PER_PART", 4)
     for number in range(20):
         folder.put(f"{number:02}.jpg")
     read_start = CountingSource.read_start

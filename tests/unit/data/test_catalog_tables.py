@@ -6,9 +6,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from helpers.data.catalog import remember_rejected
+from helpers.data.catalog.build import remember_rejected
 from helpers.data.columns import TextColumn
-from helpers.data.tables import ImageTable
+from helpers.data.sources.image_table import ImageTable
 from helpers.data.types import Rejected, Size
 from helpers.errors import DataError
 from helpers.reporting.events import Notice

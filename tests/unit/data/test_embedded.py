@@ -9,10 +9,10 @@ import pyarrow as pa
 import pytest
 from pyarrow import parquet
 
-from helpers.config.dataset_types import HuggingFaceDataset
-from helpers.data import embedded
-from helpers.data.embedded import open_embedded
-from helpers.data.tables import ImageTable
+from helpers.config.datasets.types import HuggingFaceDataset
+from helpers.data.sources import huggingface as embedded
+from helpers.data.sources.huggingface import open_embedded
+from helpers.data.sources.image_table import ImageTable
 from helpers.errors import DataError
 from helpers.storage.protocols import SIZE_UNKNOWN, SourceStore
 

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
-from helpers.data.blazeface import EDGE_PX, largest_face, one_core_each, seen_size
-from helpers.data.geometry import cut_around
+from helpers.data.images.face_detector import EDGE_PX, largest_face, one_core_each, seen_size
+from helpers.data.images.geometry import cut_around
 from helpers.data.types import Size
 from helpers.reporting.events import Notice
 from helpers.storage.local import LocalSource

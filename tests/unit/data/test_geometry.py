@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from helpers.data.geometry import CutRules, draw, geometries, measure
+from helpers.data.images.geometry import CutRules, draw, geometries, measure
 from helpers.data.types import Box, Geometry, Size
 
 BASE = CutRules(

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
-from helpers.data.images import START_BYTES, NotAPicture, UnreadableImage, decode, read_size
+from helpers.data.images.decode import START_BYTES, NotAPicture, UnreadableImage, decode, read_size
 from helpers.data.types import Box, Geometry, Size
 from tests.unit.data.pictures import encoded, oriented, photograph, quadrants
 

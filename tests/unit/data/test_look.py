@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-import helpers.data.look
-from helpers.data.look import look_at
+import helpers.data.report.preview
+from helpers.data.report.preview import look_at
 from helpers.errors import DataError
 
 
@@ -42,7 +42,7 @@ def test_names_that_read_like_captions(name: str, tells: int, tmp_path: Path) ->
 
 
 def test_of_very_many_a_sample_is_looked_at(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(helpers.data.look, "LOOKED_AT", 5)
+    monkeypatch.setattr(helpers.data.report.preview, "LOOKED_AT", 5)
     for number in range(20):
         picture(tmp_path / f"{number:02}.png", (8 + number, 8))
         (tmp_path / f"{number:02}.txt").write_text("eight high")

@@ -10,9 +10,9 @@ import pytest
 from PIL import Image
 
 from helpers.data.columns import TextColumn
-from helpers.data.survey import fingerprint, survey
+from helpers.data.report.survey import fingerprint, survey
 from helpers.data.types import Catalog
-from helpers.reporting.datasets_page import CaptionLengths, datasets_page
+from helpers.reporting.pages.datasets_page import CaptionLengths, datasets_page
 from helpers.storage.local import LocalSource
 from tests.unit.data.folders import Folder
 from tests.unit.data.pictures import encoded, photograph

@@ -11,8 +11,8 @@ from pyarrow import parquet
 
 from helpers.config.dataset_tables import TableColumns
 from helpers.data.columns import TextColumn
-from helpers.data.table_files import read_table
-from helpers.data.tables import NO_ROW, ImageTable
+from helpers.data.sources.image_table import NO_ROW, ImageTable
+from helpers.data.sources.table_files import read_table
 from helpers.errors import DataError
 
 EVERYTHING = {
@@ -96,7 +96,7 @@ def test_a_table_without_rows_knows_nobody(tmp_path: Path) -> None:
 
 
 def test_many_batches_are_one_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("helpers.data.table_files.ROWS_AT_ONCE", 7)
+    monkeypatch.setattr("helpers.data.sources.table_files.ROWS_AT_ONCE", 7)
     rows = {"file": [f"{n}" for n in range(100)], "said": [[f"{n}", "x"] for n in range(100)], "w": list(range(1, 101))}
     path = written(tmp_path / "t.parquet", rows | {"h": rows["w"]}, row_group_size=13)
     table = read(path, fallback_caption_column=None)

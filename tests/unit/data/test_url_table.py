@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from helpers.data.url_table import read_urls
+from helpers.data.sources.urls import read_urls
 from helpers.errors import DataError
 from helpers.storage.downloads import name_of
 
@@ -43,7 +43,7 @@ def test_rows_without_an_address_are_passed_over_and_counted(tmp_path: Path, cap
 
 
 def test_many_blocks_are_one_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("helpers.data.url_table.ROWS_AT_ONCE", 7)
+    monkeypatch.setattr("helpers.data.sources.urls.ROWS_AT_ONCE", 7)
     rows = "".join(f"http://x.example/{number % 40}.png,c{number}\n" for number in range(100))
     found = captions(tmp_path / "t", "url,caption\n" + rows)
     assert len(found) == 40 and found["http://x.example/3.png"] == "c3\nc43\nc83"

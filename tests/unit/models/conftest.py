@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from helpers.config.options.model import ModelOptions, PrecisionOptions
-from helpers.models.protocols import ModelParts
-from helpers.models.sd3.parts import locate
+from helpers.models.family import ModelParts
+from helpers.models.sd3.weights.components import locate
 
 
 @pytest.fixture(scope="session", autouse=True)

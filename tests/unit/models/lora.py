@@ -7,8 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from helpers.config.options.model import LoraOptions
-from helpers.models.adapters import attach_lora
-from helpers.models.sd3.denoiser import target_modules
+from helpers.models.adapters.lora import attach_lora
+from helpers.models.sd3.transformer import target_modules
 
 KINDS: Mapping[str, dict[str, Any]] = {
     "SD3 medium": {},

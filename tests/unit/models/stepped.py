@@ -6,8 +6,8 @@ import torch
 from torch import Tensor, nn
 
 from helpers.config.options.model import LoraOptions, PrecisionOptions
-from helpers.models.protocols import ModelParts
-from helpers.models.sd3.denoiser import enable_checkpointing, load_denoiser, predict
+from helpers.models.family import ModelParts
+from helpers.models.sd3.transformer import enable_checkpointing, load_denoiser, predict
 from tests.unit.models.lora import attach
 
 Change = Callable[[nn.Module], object]

@@ -7,12 +7,12 @@ import torch
 from torch import Tensor, nn
 
 from helpers.config.options.model import LoraOptions, PrecisionOptions
-from helpers.models.adapters import attach_lora
-from helpers.models.precision import base_dtype, layers_to_quantise, quantise
-from helpers.models.sd3.activations import Pass, kept_for_backward
-from helpers.models.sd3.architecture import Transformer
-from helpers.models.sd3.denoiser import NEVER_QUANTISED, target_modules
-from helpers.models.sd3.moving import adapted_layers
+from helpers.models.adapters.lora import attach_lora
+from helpers.models.quantization import base_dtype, layers_to_quantise, quantise
+from helpers.models.sd3.memory.activations import Pass, kept_for_backward
+from helpers.models.sd3.memory.architecture import Transformer
+from helpers.models.sd3.memory.trainable_parameters import adapted_layers
+from helpers.models.sd3.transformer import NEVER_QUANTISED, target_modules
 
 PICTURES, EDGE, TEXT = 2, 32, 154
 BF16 = PrecisionOptions(mixed_precision="bf16")

@@ -11,17 +11,17 @@ from torch import Tensor, nn
 
 from helpers.config.options.model import LoraOptions, PrecisionOptions
 from helpers.errors import ModelError
-from helpers.models.adapters import trained_lora
+from helpers.models.adapters.lora import trained_lora
+from helpers.models.adapters.trainable import Trained
 from helpers.models.conversions import pairs_of
-from helpers.models.lora_files import Pair
-from helpers.models.precision import dense
-from helpers.models.protocols import ModelParts
+from helpers.models.family import ModelParts
+from helpers.models.formats.lora import Pair
+from helpers.models.formats.safetensors import write_tensors
+from helpers.models.quantization import dense
 from helpers.models.registry import families
-from helpers.models.sd3.comfyui_lora import read_comfyui_lora, write_comfyui_lora
-from helpers.models.sd3.denoiser import load_denoiser, predict, target_modules
-from helpers.models.sd3.single_file import open_base
-from helpers.models.tensor_files import write_tensors
-from helpers.models.trained import Trained
+from helpers.models.sd3.transformer import load_denoiser, predict, target_modules
+from helpers.models.sd3.weights.comfyui_lora import read_comfyui_lora, write_comfyui_lora
+from helpers.models.sd3.weights.single_file import open_base
 from tests.unit.models.lora import inputs_of, randomise
 
 

@@ -12,10 +12,10 @@ from torch import Tensor, nn
 
 from helpers.config.options.model import LoraOptions, PrecisionOptions
 from helpers.errors import ModelError
-from helpers.models.adapters import load_lora, save_lora
-from helpers.models.protocols import ModelParts
-from helpers.models.sd3.denoiser import load_denoiser, predict, target_modules
-from helpers.models.sd3.small import make_small_pipeline
+from helpers.models.adapters.lora import load_lora, save_lora
+from helpers.models.family import ModelParts
+from helpers.models.sd3.tiny import make_small_pipeline
+from helpers.models.sd3.transformer import load_denoiser, predict, target_modules
 from tests.unit.models.lora import attach, inputs_of, randomise
 
 LORA = LoraOptions(lora_rank=4, lora_alpha=3.0)

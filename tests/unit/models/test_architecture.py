@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from helpers.models.sd3.architecture import (
+from helpers.models.sd3.memory.architecture import (
     KNOWN,
     Architecture,
     TextEncoder,
@@ -17,9 +17,9 @@ from helpers.models.sd3.architecture import (
     transformer_of,
     vae_of,
 )
-from helpers.models.sd3.denoiser import target_modules
-from helpers.models.sd3.moving import adapted_layers
-from helpers.models.sd3.parts import read_config
+from helpers.models.sd3.memory.trainable_parameters import adapted_layers
+from helpers.models.sd3.transformer import target_modules
+from helpers.models.sd3.weights.components import read_config
 
 
 def counted(module: nn.Module) -> int:

@@ -12,14 +12,14 @@ from torch import Tensor, nn
 
 from helpers.config.options.model import LoraOptions, ModelOptions, PrecisionOptions
 from helpers.errors import ModelError
-from helpers.models.adapters import save_lora
-from helpers.models.lora_files import Pair, merged, read_diffusers_lora, write_diffusers_lora
-from helpers.models.sd3.comfyui_lora import read_comfyui_lora, write_comfyui_lora
-from helpers.models.sd3.denoiser import load_denoiser, predict
-from helpers.models.sd3.original_layout import to_original
-from helpers.models.sd3.parts import locate
-from helpers.models.sd3.small import make_small_pipeline
-from helpers.models.tensor_files import planned
+from helpers.models.adapters.lora import save_lora
+from helpers.models.formats.lora import Pair, merged, read_diffusers_lora, write_diffusers_lora
+from helpers.models.formats.safetensors import planned
+from helpers.models.sd3.tiny import make_small_pipeline
+from helpers.models.sd3.transformer import load_denoiser, predict
+from helpers.models.sd3.weights.comfyui_lora import read_comfyui_lora, write_comfyui_lora
+from helpers.models.sd3.weights.components import locate
+from helpers.models.sd3.weights.original_keys import to_original
 from tests.unit.models.lora import KINDS, attach
 
 LORAS: Mapping[str, dict[str, Any]] = {

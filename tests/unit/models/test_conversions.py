@@ -12,11 +12,11 @@ from safetensors.torch import load_file, save_file
 from helpers.config.options.model import ModelOptions
 from helpers.errors import ModelError
 from helpers.models.conversions import opened_model
-from helpers.models.lora_files import Pair, write_diffusers_lora
-from helpers.models.protocols import ModelParts
+from helpers.models.family import ModelParts
+from helpers.models.formats.lora import Pair, write_diffusers_lora
 from helpers.models.sd3.family import sd3_family
-from helpers.models.sd3.parts import locate
-from helpers.models.sd3.small import make_small_pipeline
+from helpers.models.sd3.tiny import make_small_pipeline
+from helpers.models.sd3.weights.components import locate
 from tests.unit.models.lora import KINDS
 
 LAYER = "transformer_blocks.1.attn.to_k"

@@ -12,11 +12,11 @@ from safetensors import safe_open
 from torch import Tensor, nn
 
 from helpers.config.options.model import LoraOptions, PrecisionOptions
-from helpers.models.adapters import load_lora, save_lora, without_lora
-from helpers.models.lora_files import read_diffusers_lora
-from helpers.models.precision import dense
-from helpers.models.protocols import ModelParts
-from helpers.models.sd3.denoiser import load_denoiser, predict
+from helpers.models.adapters.lora import load_lora, save_lora, without_lora
+from helpers.models.family import ModelParts
+from helpers.models.formats.lora import read_diffusers_lora
+from helpers.models.quantization import dense
+from helpers.models.sd3.transformer import load_denoiser, predict
 from tests.unit.models.lora import attach, inputs_of, randomise
 
 DORA = LoraOptions(lora_rank=4, lora_alpha=3.0, use_dora=True)

@@ -6,9 +6,9 @@ import torch
 from torch import Tensor
 
 from helpers.config.options.model import PrecisionOptions, TextOptions
-from helpers.models.protocols import ModelParts
-from helpers.models.sd3.denoiser import load_denoiser, predict
-from helpers.models.sd3.text import text_parts
+from helpers.models.family import ModelParts
+from helpers.models.sd3.text_encoders import text_parts
+from helpers.models.sd3.transformer import load_denoiser, predict
 
 # Of the relative error, |with - without| / |without|, seen twice and thrice smaller. Those of 4 and 2 bits are in
 # test_precision.py and test_text.py.

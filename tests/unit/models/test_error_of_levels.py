@@ -12,10 +12,10 @@ import torch
 from torch import Tensor
 
 from helpers.config.options.model import ModelOptions, PrecisionOptions, TextOptions
-from helpers.models.protocols import ModelParts
+from helpers.models.family import ModelParts
 from helpers.models.registry import families
-from helpers.models.sd3.denoiser import load_denoiser, predict
-from helpers.models.sd3.text import text_parts
+from helpers.models.sd3.text_encoders import text_parts
+from helpers.models.sd3.transformer import load_denoiser, predict
 
 DEMO = Path(__file__).parents[3] / "config" / "demo" / "pipeline"
 CAPTIONS = ["a red apple", "a blue car", "a green house", "a yellow star"]

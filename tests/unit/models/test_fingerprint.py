@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from helpers.models import fingerprint
-from helpers.models.fingerprint import config_fingerprint, files_fingerprint
+from helpers.models.formats import fingerprint
+from helpers.models.formats.fingerprint import config_fingerprint, files_fingerprint
 
 
 def test_words_are_not_run_together() -> None:

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from helpers.config.options.training import ObjectiveOptions
-from helpers.models import flow
+from helpers.models import flow_matching as flow
 
 DRAWS = 2500
 

@@ -7,8 +7,8 @@ import pytest
 
 from helpers import convert
 from helpers.config.cli import parse_arguments
-from helpers.config.wizard_machine import Peaks
-from helpers.models.sd3.forecast import forecast
+from helpers.config.wizard.machine import Peaks
+from helpers.models.sd3.memory.forecast import forecast
 
 MEDIUM = "stabilityai/stable-diffusion-3.5-medium"
 

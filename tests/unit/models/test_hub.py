@@ -18,7 +18,7 @@ import pytest
 from helpers.config.options.model import ModelOptions
 from helpers.errors import ModelError
 from helpers.models.hub import download_dataset
-from helpers.models.sd3.parts import locate
+from helpers.models.sd3.weights.components import locate
 
 COMMIT = "a" * 40
 WEIGHTS = "diffusion_pytorch_model.safetensors"

@@ -9,14 +9,14 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from helpers.config.lycoris_file import LycorisConfig, needed_lycoris
+from helpers.config.files.lycoris import LycorisConfig, needed_lycoris
 from helpers.config.options.model import ModelOptions, PrecisionOptions
 from helpers.errors import ModelError
-from helpers.models.lycoris_adapters import trained_lycoris
-from helpers.models.protocols import ModelParts
-from helpers.models.sd3.denoiser import load_denoiser, predict
-from helpers.models.sd3.parts import locate
-from helpers.models.sd3.small import make_small_pipeline
+from helpers.models.adapters.lycoris import trained_lycoris
+from helpers.models.family import ModelParts
+from helpers.models.sd3.tiny import make_small_pipeline
+from helpers.models.sd3.transformer import load_denoiser, predict
+from helpers.models.sd3.weights.components import locate
 from tests.unit.models.lora import KINDS, inputs_of, randomise
 
 TARGETS = {"target_module": ["Attention", "FeedForward"]}

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from helpers.errors import ModelError
 from helpers.models.conversions import opened_model, to_comfyui_lora
-from helpers.models.protocols import ModelParts
+from helpers.models.family import ModelParts
 from helpers.models.sd3.family import sd3_family
 
 LAYER = "transformer_blocks.1.attn.to_k"

@@ -7,12 +7,12 @@ from dataclasses import replace
 
 import pytest
 
+from helpers.config.options.finetune import FullOptions
 from helpers.config.options.model import PrecisionOptions
-from helpers.config.options.trained import FullOptions
-from helpers.models.sd3.architecture import KNOWN
-from helpers.models.sd3.memory import estimate_memory
-from helpers.models.sd3.moving import trained_parameters
-from helpers.models.workload import Workload
+from helpers.models.memory import Workload
+from helpers.models.sd3.memory.architecture import KNOWN
+from helpers.models.sd3.memory.estimate import estimate_memory
+from helpers.models.sd3.memory.trainable_parameters import trained_parameters
 
 MEDIUM = KNOWN["SD3 medium"]
 BF16 = PrecisionOptions(mixed_precision="bf16")
@@ -24,7 +24,8 @@ def training_bytes(**changed: object) -> int:
 
 
 def test_reckoning_needs_neither_torch_nor_pydantic() -> None:
-    code = "import sys, helpers.models.sd3.memory; sys.exit(any(name in sys.modules for name in ('torch', 'pydantic')))"
+    heavy = "any(name in sys.modules for name in ('torch', 'pydantic'))"
+    code = f"import sys, helpers.models.sd3.memory.estimate; sys.exit({heavy})"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 

@@ -13,11 +13,11 @@ from torch import Tensor
 from helpers import convert
 from helpers.config.options.model import ModelOptions, PrecisionOptions, TextOptions
 from helpers.errors import ModelError
-from helpers.models.protocols import ModelParts
-from helpers.models.sd3.original_file import open_in_file
-from helpers.models.sd3.part_files import part_identity, read_config
-from helpers.models.sd3.parts import locate
-from helpers.models.sd3.text import text_parts
+from helpers.models.family import ModelParts
+from helpers.models.sd3.text_encoders import text_parts
+from helpers.models.sd3.weights.component_files import part_identity, read_config
+from helpers.models.sd3.weights.components import locate
+from helpers.models.sd3.weights.original_file import open_in_file
 
 T5, CLIP_L = "text_encoders.t5xxl.transformer.", "text_encoders.clip_l.transformer."
 DIFFUSION = "model.diffusion_model."

@@ -9,8 +9,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from helpers.errors import ModelError
-from helpers.models.sd3.original_layout import PREFIX, to_diffusers, to_original
-from helpers.models.tensor_files import Planned, planned
+from helpers.models.formats.safetensors import Planned, planned
+from helpers.models.sd3.weights.original_keys import PREFIX, to_diffusers, to_original
 
 KINDS: dict[str, dict[str, Any]] = {
     "SD3 medium": {},

@@ -7,9 +7,9 @@ import torch
 from safetensors.torch import load_file
 
 from helpers.errors import ModelError
-from helpers.models.sd3.original_vae import PREFIX, vae_to_diffusers, vae_to_original
-from helpers.models.sd3.parts import read_config
-from helpers.models.tensor_files import planned
+from helpers.models.formats.safetensors import planned
+from helpers.models.sd3.weights.components import read_config
+from helpers.models.sd3.weights.original_vae import PREFIX, vae_to_diffusers, vae_to_original
 
 
 def test_diffusers_converts_it_back_to_the_same_numbers(tiny_pipeline: Path) -> None:

@@ -11,8 +11,8 @@ import pytest
 
 from helpers.config.options.model import ModelOptions
 from helpers.errors import ModelError
-from helpers.models.protocols import ModelParts
-from helpers.models.sd3.parts import locate
+from helpers.models.family import ModelParts
+from helpers.models.sd3.weights.components import locate
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 

@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from helpers.config.options.model import ModelOptions, PrecisionOptions
-from helpers.models.sd3.denoiser import load_denoiser
-from helpers.models.sd3.parts import locate
-from helpers.models.sd3.pipeline import write_pipeline
+from helpers.models.sd3.transformer import load_denoiser
+from helpers.models.sd3.weights.components import locate
+from helpers.models.sd3.weights.pipeline import write_pipeline
 
 
 @pytest.fixture

@@ -4,9 +4,9 @@ import pytest
 import torch
 
 from helpers.config.options.model import LoraOptions, PrecisionOptions
-from helpers.models.precision import layers_to_quantise, quantise, wrong_on
-from helpers.models.protocols import ModelParts
-from helpers.models.sd3.denoiser import load_denoiser, predict
+from helpers.models.family import ModelParts
+from helpers.models.quantization import layers_to_quantise, quantise, wrong_on
+from helpers.models.sd3.transformer import load_denoiser, predict
 from tests.unit.models.lora import attach
 
 LEVELS = ("int8-quanto", "int4-quanto", "int2-quanto", "fp8-quanto")

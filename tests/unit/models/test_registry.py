@@ -10,8 +10,8 @@ CACHED_START = """
 import sys
 import torch
 from helpers.config.options.model import LoraOptions, ModelOptions, PrecisionOptions, TextOptions
-from helpers.config.options.trained import FullOptions
-from helpers.models.kinds import make_trained
+from helpers.config.options.finetune import FullOptions
+from helpers.models.adapters.registry import make_trained
 from helpers.models.registry import families
 
 family = families()["sd3"]

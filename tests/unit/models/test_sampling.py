@@ -9,10 +9,10 @@ from torch import nn
 
 from helpers.config.options.model import LoraOptions, PrecisionOptions, TextOptions
 from helpers.errors import ModelError
-from helpers.models.protocols import ModelParts, RenderRequest, TextEmbedding
-from helpers.models.sd3.denoiser import enable_checkpointing, load_denoiser, predict
+from helpers.models.family import ModelParts, RenderRequest, TextEmbedding
 from helpers.models.sd3.sampling import render
-from helpers.models.sd3.text import assemble_text, text_parts
+from helpers.models.sd3.text_encoders import assemble_text, text_parts
+from helpers.models.sd3.transformer import enable_checkpointing, load_denoiser, predict
 from helpers.models.sd3.vae import latent_part
 from tests.unit.models.lora import attach
 

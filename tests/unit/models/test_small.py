@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from helpers.errors import ModelError
-from helpers.models.sd3.small import RECIPE_FILE, main, make_small_pipeline
+from helpers.models.sd3.tiny import RECIPE_FILE, main, make_small_pipeline
 
 
 def contents(folder: Path) -> dict[str, bytes]:

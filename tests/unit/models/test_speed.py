@@ -10,12 +10,12 @@ from torch import Tensor, nn
 from torch._dynamo.utils import counters
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from helpers.models.attention import can_attend, use_attention
-from helpers.models.compiled import compile_blocks
+from helpers.models.family import ModelParts
 from helpers.models.kept_away import activations_away
-from helpers.models.protocols import ModelParts
-from helpers.models.sd3.denoiser import blocks, enable_checkpointing, predict
-from helpers.models.visiting import VisitingBlocks
+from helpers.models.performance.attention import can_attend, use_attention
+from helpers.models.performance.compile import compile_blocks
+from helpers.models.performance.offload import VisitingBlocks
+from helpers.models.sd3.transformer import blocks, enable_checkpointing, predict
 from tests.unit.models.stepped import CPU, Change, given, gradients, loaded, same
 
 BUCKETS = ((8, 8), (8, 10), (12, 12))

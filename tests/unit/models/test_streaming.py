@@ -13,15 +13,15 @@ from torch import Tensor, nn
 
 from helpers.config.options.model import ModelOptions, PrecisionOptions, TextOptions
 from helpers.errors import ModelError
-from helpers.models import streaming
-from helpers.models.precision import layers_to_quantise, quantise
-from helpers.models.sd3.denoiser import NEVER_QUANTISED, load_denoiser
-from helpers.models.sd3.parts import locate
-from helpers.models.sd3.small import make_small_pipeline
-from helpers.models.sd3.text import text_parts
+from helpers.models import loading as streaming
+from helpers.models.formats.safetensors import all_opened
+from helpers.models.loading import Form, load, weights_of
+from helpers.models.quantization import layers_to_quantise, quantise
+from helpers.models.sd3.text_encoders import text_parts
+from helpers.models.sd3.tiny import make_small_pipeline
+from helpers.models.sd3.transformer import NEVER_QUANTISED, load_denoiser
 from helpers.models.sd3.vae import latent_part
-from helpers.models.streaming import Form, load, weights_of
-from helpers.models.tensor_files import all_opened
+from helpers.models.sd3.weights.components import locate
 from helpers.reporting.peak_memory import PeakMemory
 
 LEVELS = ("no_change", "int8-quanto", "int4-quanto", "int2-quanto", "fp8-quanto")

@@ -8,7 +8,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 
 from helpers.errors import ModelError
-from helpers.models.tensor_files import copy_tensors, write_tensors
+from helpers.models.formats.safetensors import copy_tensors, write_tensors
 
 TENSORS = {
     "odd": torch.arange(3, dtype=torch.bfloat16),

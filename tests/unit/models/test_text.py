@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from helpers.config.options.model import PrecisionOptions, TextOptions
-from helpers.models.protocols import ModelParts, TextEmbedding, TextPart
-from helpers.models.sd3.text import assemble_text, text_parts
+from helpers.models.family import ModelParts, TextEmbedding, TextPart
+from helpers.models.sd3.text_encoders import assemble_text, text_parts
 
 CAPTIONS = ["a red fox in the snow", "", "Two GREEN apples, painted; on wood — no. 7", "word " * 120]
 

@@ -4,11 +4,11 @@ import pytest
 import torch
 
 from helpers.config.options.model import LoraOptions, PrecisionOptions, TextOptions
-from helpers.models.adapters import trained_lora
-from helpers.models.protocols import ModelParts
-from helpers.models.sd3.denoiser import load_denoiser, predict, target_modules
-from helpers.models.sd3.learning_text import learning_text
-from helpers.models.text_adapters import with_text_encoders
+from helpers.models.adapters.lora import trained_lora
+from helpers.models.adapters.text_encoders import with_text_encoders
+from helpers.models.family import ModelParts
+from helpers.models.sd3.trainable_text_encoders import learning_text
+from helpers.models.sd3.transformer import load_denoiser, predict, target_modules
 
 LORA = LoraOptions(lora_rank=2, lora_alpha=3.0)
 

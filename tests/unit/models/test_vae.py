@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from helpers.config.options.model import PrecisionOptions
-from helpers.models.protocols import LatentEncoder, ModelParts
+from helpers.models.family import LatentEncoder, ModelParts
 from helpers.models.sd3 import vae
 from helpers.models.sd3.vae import latent_part
 

@@ -7,9 +7,9 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from helpers.models.protocols import ModelParts
-from helpers.models.sd3.denoiser import blocks, predict
-from helpers.models.visiting import VisitingBlocks, upcoming
+from helpers.models.family import ModelParts
+from helpers.models.performance.offload import VisitingBlocks, upcoming
+from helpers.models.sd3.transformer import blocks, predict
 from tests.unit.models.stepped import CPU, given, gradients, loaded, same
 
 

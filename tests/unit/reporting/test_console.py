@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from helpers.reporting.console import Console, display_for
-from helpers.reporting.displays import PlainDisplay
+from helpers.reporting.console.console import Console, display_for
+from helpers.reporting.console.displays import PlainDisplay
 from helpers.reporting.events import (
     CheckpointSaved,
     MemoryUse,
@@ -197,10 +197,10 @@ def test_a_stream_that_is_closed_does_not_end_the_run() -> None:
 ON_A_TERMINAL = """
 import sys, time
 from pathlib import Path
-from helpers.reporting.console import Console, display_for
+from helpers.reporting.console.console import Console, display_for
 from helpers.reporting.events import *
 from helpers.reporting.reporter import Reporter
-from helpers.reporting.stages import stage
+from helpers.reporting.progress import stage
 
 reporter = Reporter([Console(display_for(sys.stdout))])
 with stage(reporter, "encode [images]", total=8, unit="images") as advance:
@@ -271,7 +271,7 @@ def visible_lines(received: str) -> list[str]:
 
 
 def test_a_log_needs_no_rich() -> None:
-    log = "from helpers.reporting.console import *; import io, sys; Console(display_for(io.StringIO()))"
+    log = "from helpers.reporting.console.console import *; import io, sys; Console(display_for(io.StringIO()))"
     code = f"{log}; sys.exit('rich' in sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)
 

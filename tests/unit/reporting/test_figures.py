@@ -2,7 +2,7 @@
 
 import pytest
 
-from helpers.reporting import figures
+from helpers.reporting import format as figures
 
 
 @pytest.mark.parametrize(

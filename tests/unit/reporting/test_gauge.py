@@ -4,8 +4,8 @@ import time
 
 from helpers.reporting.events import StepFinished
 from helpers.reporting.gauge import StepGauge
+from helpers.reporting.progress import stage
 from helpers.reporting.reporter import Reporter
-from helpers.reporting.stages import stage
 
 STEP = StepFinished(step=1, epoch=0, loss=0.5, learning_rate=1e-4, gradient_norm=1.0, images=4)
 

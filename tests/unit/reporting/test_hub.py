@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from helpers.config.options.publishing import PublishingOptions
+from helpers.config.options.output import PublishingOptions
 from helpers.errors import ReportingError
 from helpers.reporting.events import CheckpointSaved, RunFinished, RunStarted
-from helpers.reporting.hub import HubUploader, open_repository
+from helpers.reporting.publish.hub import HubUploader, open_repository
 from helpers.reporting.uploads import Uploads
 from tests.loopback_hub import LARGE_BYTES, LoopbackHub, loopback_hub
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from helpers.reporting.line_chart import Series, line_chart, smoothed
+from helpers.reporting.pages.charts import Series, line_chart, smoothed
 
 
 def places(chart: str) -> list[tuple[float, float]]:

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from helpers.log import set_level, set_up_logging
+from helpers.reporting.console.log_file import LogFile
 from helpers.reporting.events import Notice, RunFailed
-from helpers.reporting.log_file import LogFile
 from helpers.reporting.reporter import Reporter
 
 SECRET = "ThisIsTheSecretToken"

@@ -10,12 +10,12 @@ from huggingface_hub import ModelCard as HubCard
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from helpers.config.run_config import all_options
+from helpers.config.train_config import all_options
 from helpers.reporting.card_pictures import PNG_ENTRY
-from helpers.reporting.card_text import SETTINGS_SHOWN
 from helpers.reporting.events import CheckpointSaved, RunFinished, RunStarted
-from helpers.reporting.licences import Licence, licence_of
-from helpers.reporting.model_card import ModelCard
+from helpers.reporting.publish.card_text import SETTINGS_SHOWN
+from helpers.reporting.publish.license import Licence, licence_of
+from helpers.reporting.publish.model_card import ModelCard
 
 BASE = "stabilityai/stable-diffusion-3.5-medium"
 SETTINGS: Mapping[str, Mapping[str, object]] = {

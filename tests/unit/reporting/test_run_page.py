@@ -20,9 +20,9 @@ from helpers.reporting.events import (
     SigmaLoss,
     StepFinished,
 )
-from helpers.reporting.run_page.history import Drawn
-from helpers.reporting.run_page.listener import RunPage
-from helpers.reporting.run_page.pictures import SmallPictures, evenly, picture_grid, rows_of
+from helpers.reporting.pages.run_history import Drawn
+from helpers.reporting.pages.run_page_images import SmallPictures, evenly, picture_grid, rows_of
+from helpers.reporting.pages.run_page_listener import RunPage
 from tests.runs.browser import BROWSER, opened
 
 SCRIPT = "<script>alert(1)</script>"

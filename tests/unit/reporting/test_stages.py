@@ -8,8 +8,8 @@ import pytest
 
 from helpers.reporting.events import Event, StageAdvanced, StageFinished, StageStarted
 from helpers.reporting.peak_memory import PROCESS_FOLDER, PeakMemory
+from helpers.reporting.progress import stage
 from helpers.reporting.reporter import Reporter
-from helpers.reporting.stages import stage
 
 MEBIBYTE = 2**20
 

@@ -16,8 +16,8 @@ from helpers.reporting.events import (
     SigmaLoss,
     StepFinished,
 )
-from helpers.reporting.trackers.same_run import RunRecord
-from helpers.reporting.trackers.scalars import held_out_scalars, scalars_of
+from helpers.reporting.trackers.metrics import held_out_scalars, scalars_of
+from helpers.reporting.trackers.run_id import RunRecord
 from helpers.reporting.trackers.tensorboard import TensorboardTracker
 from helpers.reporting.trackers.wandb import WandbTracker
 from tests.unit.reporting.tracked import tensorboard_scalars, wandb_files

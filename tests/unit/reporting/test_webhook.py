@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from helpers.config.webhook_file import Webhook
+from helpers.config.files.webhook import Webhook
 from helpers.errors import ReportingError
 from helpers.reporting.background import InBackground
 from helpers.reporting.events import (

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from helpers.errors import CacheError, DataError
-from helpers.storage import bucket
-from helpers.storage.bucket import BucketAddress, BucketCache, BucketSource
+from helpers.storage import s3 as bucket
+from helpers.storage.s3 import BucketAddress, BucketCache, BucketSource
 from tests.buckets import BucketServer, signature_server
 from tests.faulty import faulty_proxy
 

@@ -13,8 +13,8 @@ import pytest
 
 from helpers.errors import CacheError, DataError
 from helpers.storage.downloads import FAILED, DownloadedSource, Downloads, name_of
+from helpers.storage.http import FetchLimits
 from helpers.storage.protocols import NotThere
-from helpers.storage.urls import FetchLimits
 from tests.runs.web_server import Site, serving
 
 LIMITS = FetchLimits(seconds=0.6, size_bytes=100_000, redirects=3, per_host=4, pause_seconds=0.01)

@@ -16,17 +16,17 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from helpers.batches.order import Order
-from helpers.batches.randomness import generator
-from helpers.batches.types import Position, TrainBatch
 from helpers.config.options.model import LoraOptions, PrecisionOptions
 from helpers.config.options.training import CheckpointOptions, ObjectiveOptions, OptimizerOptions, RunOptions
 from helpers.data.types import Bucket, Size
-from helpers.models.adapters import LORA_FILE, load_lora, save_lora, without_lora
-from helpers.models.trained import Trained
+from helpers.dataloader.rng import generator
+from helpers.dataloader.sampler import Order
+from helpers.dataloader.types import Position, TrainBatch
+from helpers.models.adapters.lora import LORA_FILE, load_lora, save_lora, without_lora
+from helpers.models.adapters.trainable import Trained
 from helpers.reporting.events import Event
 from helpers.reporting.reporter import Reporter
-from helpers.training.checkpoint import (
+from helpers.training.checkpoint.checkpoint import (
     CheckpointContent,
     CheckpointWriter,
     clear_partial_checkpoints,
@@ -34,17 +34,17 @@ from helpers.training.checkpoint import (
     restore_memory,
     restore_trained,
 )
-from helpers.training.ema import NoAverage
+from helpers.training.checkpoint.manifest import Foundations
+from helpers.training.checkpoint.resume import starting_state
+from helpers.training.distributed.runtime import open_runtime
 from helpers.training.loop import LoopPlan, train
-from helpers.training.manifest import Foundations
 from helpers.training.moments import Moment
-from helpers.training.optimisers import make_optimiser
+from helpers.training.optim.ema import NoAverage
+from helpers.training.optim.optimizers import make_optimiser
 from helpers.training.plan import plan_run
-from helpers.training.resume import starting_state
-from helpers.training.runtime import open_runtime
+from helpers.training.signals import Interrupted, StopRequest, heed_signals
 from helpers.training.state import TrainState
 from helpers.training.step import Learner
-from helpers.training.stop import Interrupted, StopRequest, heed_signals
 
 CHANNELS = 16
 LORA = LoraOptions(lora_rank=2)

@@ -14,13 +14,18 @@ import torch
 from safetensors import safe_open
 
 from helpers.errors import CheckpointError
-from helpers.models.adapters import LORA_FILE
+from helpers.models.adapters.lora import LORA_FILE
 from helpers.reporting.events import Notice
 from helpers.reporting.reporter import Reporter
-from helpers.training.checkpoint import complete_checkpoints, find_checkpoint, restore_memory, restore_trained
-from helpers.training.manifest import read_manifest
-from helpers.training.optimisers import OptimizerOptions, make_optimiser
-from helpers.training.stop import StopRequest
+from helpers.training.checkpoint.checkpoint import (
+    complete_checkpoints,
+    find_checkpoint,
+    restore_memory,
+    restore_trained,
+)
+from helpers.training.checkpoint.manifest import read_manifest
+from helpers.training.optim.optimizers import OptimizerOptions, make_optimiser
+from helpers.training.signals import StopRequest
 from tests.unit.training.small_run import Events, SmallDenoiser, SmallRun, small_trained
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from helpers.errors import CacheError
-from helpers.training.disk import CacheNeed, check_disk, free_bytes
+from helpers.training.disk_space import CacheNeed, check_disk, free_bytes
 
 
 def need(folder: Path, *, size_bytes: int, name: str = "cats") -> CacheNeed:

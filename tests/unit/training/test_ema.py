@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from helpers.errors import ModelError
-from helpers.training.ema import AVERAGES, Ema, decay_at
+from helpers.training.optim.ema import AVERAGES, Ema, decay_at
 
 
 def weights_of(dtype: torch.dtype = torch.float32) -> dict[str, nn.Parameter]:

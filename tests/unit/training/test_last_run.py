@@ -4,15 +4,15 @@ import json
 from pathlib import Path
 from typing import Any
 
-from helpers.config.dataset_types import ImageDataset, LocalDataset, TextEmbedsStore
-from helpers.config.datasets import DatasetFile
+from helpers.config.datasets.file import DatasetFile
+from helpers.config.datasets.types import ImageDataset, LocalDataset, TextEmbedsStore
 from helpers.config.everything import read_everything
-from helpers.config.run_config import RunConfig, all_options
+from helpers.config.train_config import RunConfig, all_options
 from helpers.ranks import SingleRank
 from helpers.reporting.events import Notice
 from helpers.reporting.reporter import Reporter
 from helpers.training import consequences
-from helpers.training.last_run import FILE, look_back, what_decides
+from helpers.training.checkpoint.config_changes import FILE, look_back, what_decides
 from tests.runs.harness import image_dataset
 from tests.unit.training.small_run import Events
 

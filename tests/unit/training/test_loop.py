@@ -10,19 +10,19 @@ import pytest
 import torch
 from torch.nn.utils import clip_grad_norm_
 
-from helpers.batches.types import Position, TrainBatch
 from helpers.config.optimizers import KINDS
 from helpers.config.options.training import OptimizerOptions
+from helpers.dataloader.types import Position, TrainBatch
 from helpers.errors import TrainingError
-from helpers.models.flow import noisy_latents, velocity_target
+from helpers.models.flow_matching import noisy_latents, velocity_target
 from helpers.reporting.events import CheckpointSaved, StepFinished, TrainingStarted
 from helpers.reporting.reporter import Reporter
 from helpers.training.loop import take_step, train
 from helpers.training.moments import Moment
-from helpers.training.optimisers import make_optimiser
+from helpers.training.optim.optimizer_step import AtTheEnd
+from helpers.training.optim.optimizers import make_optimiser
+from helpers.training.signals import StopRequest
 from helpers.training.state import TrainState
-from helpers.training.stepping import AtTheEnd
-from helpers.training.stop import StopRequest
 from tests.unit.training.small_run import (
     Events,
     SmallDenoiser,

@@ -7,9 +7,9 @@ import torch
 
 from helpers.config.options.model import PrecisionOptions
 from helpers.errors import TrainingError
-from helpers.models.sd3.architecture import KNOWN
-from helpers.models.sd3.memory import estimate_memory
-from helpers.models.workload import MemoryEstimate, Workload
+from helpers.models.memory import MemoryEstimate, Workload
+from helpers.models.sd3.memory.architecture import KNOWN
+from helpers.models.sd3.memory.estimate import estimate_memory
 from helpers.training.memory import DRAWING, ENCODING, TRAINING, MemoryNeeds, explained
 
 BF16 = PrecisionOptions(mixed_precision="bf16")

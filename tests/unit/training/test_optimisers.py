@@ -10,14 +10,14 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
-from helpers.config.declare import Option
 from helpers.config.optimizers import KINDS
+from helpers.config.option import Option
 from helpers.config.options.training import OptimizerOptions
 from helpers.config.values import written
 from helpers.errors import CheckpointError, ConfigError
-from helpers.models.tensor_files import write_tensors
-from helpers.training.optimiser_state import optimiser_state, restore_optimiser
-from helpers.training.optimisers import check_optimiser_on, make_optimiser, set_learning_rate
+from helpers.models.formats.safetensors import write_tensors
+from helpers.training.optim.optimizer_state import optimiser_state, restore_optimiser
+from helpers.training.optim.optimizers import check_optimiser_on, make_optimiser, set_learning_rate
 
 
 def new_weights(dtype: torch.dtype = torch.float32) -> dict[str, nn.Parameter]:
@@ -197,7 +197,7 @@ def test_only_the_chosen_optimisers_library_is_imported() -> None:
     code = """
 import sys, torch
 from helpers.config.options.training import OptimizerOptions
-from helpers.training.optimisers import make_optimiser
+from helpers.training.optim.optimizers import make_optimiser
 weights = {"a": torch.nn.Parameter(torch.ones(2))}
 for name in ("adamw", "adamw_bf16", "adafactor"):
     make_optimiser(OptimizerOptions(optimizer=name), weights=weights, seed=0)

@@ -5,7 +5,7 @@ import pytest
 from helpers.config.options.data import DataOptions
 from helpers.ranks import SingleRank
 from helpers.reporting.reporter import Reporter
-from helpers.training.prepare import workers_for
+from helpers.training.preparation.prepare import workers_for
 from tests.unit.training.small_run import small_order, small_plan
 
 

@@ -7,20 +7,20 @@ import numpy as np
 import pytest
 
 from helpers import __version__
-from helpers.batches.types import Position
-from helpers.config.dataset_types import KINDS_OF_DATASET, KINDS_OF_TEXT_STORE
+from helpers.config.datasets.types import KINDS_OF_DATASET, KINDS_OF_TEXT_STORE
 from helpers.config.options.model import LoraOptions
 from helpers.config.options.training import OptimizerOptions, RunOptions
 from helpers.config.options.validation import ValidationOptions
-from helpers.config.run_config import RunConfig, all_options
+from helpers.config.train_config import RunConfig, all_options
 from helpers.data.types import Catalog
+from helpers.dataloader.types import Position
 from helpers.errors import CheckpointError
 from helpers.reporting.events import Notice
 from helpers.reporting.reporter import Reporter
-from helpers.training.checkpoint import Checkpoint
-from helpers.training.manifest import CheckpointManifest, Foundations, configuration_of, dataset_fingerprints
-from helpers.training.resume import starting_state
-from helpers.training.resume_rules import KEYS_OF_NO_ACCOUNT, MUST_AGREE, OF_NO_ACCOUNT
+from helpers.training.checkpoint.checkpoint import Checkpoint
+from helpers.training.checkpoint.compatibility import KEYS_OF_NO_ACCOUNT, MUST_AGREE, OF_NO_ACCOUNT
+from helpers.training.checkpoint.manifest import CheckpointManifest, Foundations, configuration_of, dataset_fingerprints
+from helpers.training.checkpoint.resume import starting_state
 from helpers.training.state import TrainState
 from tests.unit.training.small_run import Events, small_order
 

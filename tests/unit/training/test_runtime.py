@@ -8,14 +8,14 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from helpers.batches.types import Position
 from helpers.config.options.model import PrecisionOptions
 from helpers.config.options.training import OptimizerOptions, RunOptions
+from helpers.dataloader.types import Position
+from helpers.training.distributed.runtime import computes_bf16, open_runtime, resolved
 from helpers.training.loop import take_step
-from helpers.training.optimisers import make_optimiser
-from helpers.training.runtime import computes_bf16, open_runtime, resolved
+from helpers.training.optim.optimizer_step import AtTheEnd
+from helpers.training.optim.optimizers import make_optimiser
 from helpers.training.state import TrainState
-from helpers.training.stepping import AtTheEnd
 from tests.unit.training.small_run import SmallDenoiser, batches_from, small_learner, small_order, small_plan
 
 

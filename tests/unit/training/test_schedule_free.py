@@ -7,11 +7,11 @@ import torch
 from torch import Tensor, nn
 
 from helpers.config.optimizers import KINDS
-from helpers.config.options.trained import EmaOptions
+from helpers.config.options.finetune import EmaOptions
 from helpers.config.options.training import OptimizerOptions
 from helpers.training.averages import make_average
-from helpers.training.ema import Average
-from helpers.training.optimisers import make_optimiser
+from helpers.training.optim.ema import Average
+from helpers.training.optim.optimizers import make_optimiser
 
 
 def begun(name: str) -> tuple[dict[str, nn.Parameter], torch.optim.Optimizer, Average]:

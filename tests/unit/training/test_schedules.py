@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as some
 
 from helpers.config.options.training import LR_SCHEDULES, CheckpointOptions, OptimizerOptions, RunOptions
+from helpers.training.optim.lr_schedules import learning_rate
 from helpers.training.plan import plan_run
-from helpers.training.schedules import learning_rate
 from helpers.training.state import TrainState
 from tests.unit.training.small_run import small_order
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from helpers.config.options.training import ObjectiveOptions
-from helpers.models.flow import sample_sigma
+from helpers.models.flow_matching import sample_sigma
 from helpers.reporting.events import SigmaLoss
 from helpers.training.sigma_losses import losses_by_sigma, sigma_quantiles, sums_by_sigma
 

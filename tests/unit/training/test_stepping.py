@@ -7,9 +7,9 @@ from torch import Tensor, nn
 from helpers.config.optimizers import FUSABLE_OPTIMIZERS
 from helpers.config.options.model import PrecisionOptions
 from helpers.config.options.training import OptimizerOptions, RunOptions
-from helpers.training.optimisers import make_optimiser
-from helpers.training.runtime import open_runtime
-from helpers.training.stepping import stepping_of
+from helpers.training.distributed.runtime import open_runtime
+from helpers.training.optim.optimizer_step import stepping_of
+from helpers.training.optim.optimizers import make_optimiser
 
 LAYERS = 6
 

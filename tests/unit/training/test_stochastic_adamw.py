@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import AdamW, Optimizer
 
-from helpers.training.stochastic_adamw import StochasticAdamW, random_low_bits, rounded_at_random
+from helpers.training.optim.stochastic_adamw import StochasticAdamW, random_low_bits, rounded_at_random
 from tests.unit.training.test_optimisers import new_weights, set_gradients, take_steps
 
 ROWS, COLUMNS = 32, 1024
@@ -110,7 +110,7 @@ def test_weights_moved_one_by_one_end_where_those_moved_together_do(
             apart[name].grad = gradients[name]
             optimisers[1].step()
     with monkeypatch.context() as patched:
-        patched.setattr("helpers.training.stochastic_adamw.WEIGHTS_AT_ONCE", 30)
+        patched.setattr("helpers.training.optim.stochastic_adamw.WEIGHTS_AT_ONCE", 30)
         for step in range(5):
             set_gradients(in_pieces, step)
             optimisers[2].step()

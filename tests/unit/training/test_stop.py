@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from helpers.training.checkpoint import complete_checkpoints
-from helpers.training.stop import ECHO_SECONDS, Interrupted, heed_signals
+from helpers.training.checkpoint.checkpoint import complete_checkpoints
+from helpers.training.signals import ECHO_SECONDS, Interrupted, heed_signals
 from tests.unit.training.small_run import Events, SmallRun
 
 

@@ -16,20 +16,20 @@ from safetensors import safe_open
 from torch import nn
 
 from helpers.config.options.export import ExportOptions
+from helpers.config.options.finetune import FullOptions
 from helpers.config.options.model import LoraOptions, ModelOptions, PrecisionOptions, TextOptions
-from helpers.config.options.trained import FullOptions
 from helpers.config.options.validation import ValidationOptions
-from helpers.models.kinds import make_trained
-from helpers.models.protocols import ModelFamily, ModelParts, RenderRequest, TextEmbedding
+from helpers.models.adapters.registry import make_trained
+from helpers.models.adapters.trainable import Trained
+from helpers.models.family import ModelFamily, ModelParts, RenderRequest, TextEmbedding
 from helpers.models.registry import families
-from helpers.models.trained import Trained
 from helpers.reporting.events import PicturesDrawn
 from helpers.reporting.reporter import Reporter
-from helpers.training.export import export_result
+from helpers.training.checkpoint.export import export_result
+from helpers.training.checkpoint.provenance import provenance
 from helpers.training.pictures import validation_captions
-from helpers.training.provenance import provenance
-from helpers.training.stop import StopRequest
-from helpers.training.validation import Painter
+from helpers.training.signals import StopRequest
+from helpers.training.validation.images import Painter
 from tests.unit.training.small_run import Events
 
 CPU = torch.device("cpu")

@@ -3,7 +3,7 @@
 import torch
 from torch import nn
 
-from helpers.training.zero import InOurFormat
+from helpers.training.optim.zero import InOurFormat
 
 
 def test_a_model_computes_as_told_where_autocast_was_turned_off_around_it() -> None:

@@ -1,0 +1,1 @@
+"""Checks of the whole configuration, before any model is loaded."""

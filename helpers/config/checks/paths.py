@@ -1,0 +1,92 @@
+"""What is wrong with the folders and files that options name: the model's, the output's, a checkpoint's."""
+
+import os
+import re
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from helpers.config.model_folder import wrong_with_model
+from helpers.config.options.model import ModelOptions
+from helpers.config.suggestions import did_you_mean
+from helpers.config.train_config import RunConfig
+
+HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
+BASE = "pretrained_model_name_or_path"
+PARTS = "pretrained_parts_model_name_or_path"
+
+WHOLE_MODELS = ("pipeline", "single_file.safetensors")
+"""What a finished run leaves in its OUTPUT_DIR that could be a base model; see `helpers.training.checkpoint.export`."""
+
+Wrong = tuple[str, str, str, str]
+"""An option's name, its value, why it is wrong, and the cure."""
+
+
+def wrong_places(config: RunConfig) -> Iterator[Wrong]:
+    """Every folder or file that is named and cannot be used."""
+    output_dir = Path(config.run.output_dir).expanduser().absolute()
+    for name in (BASE, PARTS, "pretrained_vae_model_name_or_path", "pretrained_t5_model_name_or_path"):
+        said = getattr(config.model, name)
+        if said and not (name == BASE and Path(said).expanduser().is_file()):
+            yield from _model(name, said=said)
+        if said and _is_replaced(Path(said).expanduser(), output_dir=output_dir):
+            fix = "name another OUTPUT_DIR, or move the model out of this one"
+            yield name, said, "the result of this run would take its place", fix
+    yield from _one_file(config.model)
+    if wrong := not_writable(output_dir):
+        yield "output_dir", config.run.output_dir, wrong, "name a folder that this user may write to"
+    yield from _checkpoint(config.checkpoint.resume_from_checkpoint, output_dir=output_dir)
+
+
+def _is_replaced(model: Path, *, output_dir: Path) -> bool:
+    """Whether `model` lies where a finished run leaves whole models."""
+    place, output_dir = model.resolve(), output_dir.resolve()
+    return any(place.is_relative_to(output_dir / name) for name in WHOLE_MODELS)
+
+
+def not_writable(folder: Path) -> str:
+    """Why nothing could be written into `folder`, which need not be there yet; empty where it can be.
+
+    The system is asked by a file without a name: permissions do not tell of a disk that is read-only.
+    """
+    there = next(each for each in (folder, *folder.parents) if os.path.lexists(each))
+    if not there.is_dir():
+        return f"{there} is not a folder"
+    try:
+        with tempfile.TemporaryFile(dir=there):
+            return ""
+    except OSError as error:
+        return f"{there} cannot be written to: {error.strerror}"
+
+
+def _model(name: str, *, said: str) -> Iterator[Wrong]:
+    path = Path(said).expanduser()
+    if path.is_file():
+        fix = "name a folder in diffusers layout, or a hub id"
+        yield name, said, "only the base model itself may be one file", fix
+    elif not path.is_dir() and not HUB_ID.fullmatch(said):
+        fix = "name a folder in diffusers layout, or a hub id such as stabilityai/stable-diffusion-3.5-medium"
+        yield name, said, "there is no such folder, and no hub id looks like it", fix
+    elif name in (BASE, PARTS) and path.is_dir() and (wrong := wrong_with_model(path)):
+        yield name, said, *wrong
+
+
+def _one_file(model: ModelOptions) -> Iterator[Wrong]:
+    """A file holds the transformer, maybe more, and needs the rest from elsewhere."""
+    base, parts = model.pretrained_model_name_or_path, model.pretrained_parts_model_name_or_path
+    is_file = Path(base).expanduser().is_file()
+    if is_file and Path(base).suffix != ".safetensors":
+        yield BASE, base, "only .safetensors files can be read", "convert it, or name a folder or a hub id"
+    elif is_file and not parts:
+        reason = "it is one file, and no file holds the tokenizers and the scheduler"
+        fix = f"say --{PARTS} too: a folder or hub id of an SD3, for them and for what else the file lacks"
+        yield BASE, base, reason, fix
+
+
+def _checkpoint(said: str, *, output_dir: Path) -> Iterator[Wrong]:
+    if said in ("latest", "none") or (output_dir / said).is_dir() or Path(said).expanduser().is_dir():
+        return
+    there = sorted((each.name for each in output_dir.glob("checkpoint-*")), key=lambda name: (len(name), name))
+    otherwise = "say latest or none" + (f", or one of {', '.join(there)}" if there else "")
+    fix = did_you_mean(said, ("latest", "none"), otherwise=otherwise)
+    yield "resume_from_checkpoint", said, f"there is no such checkpoint in {output_dir}, and no such folder", fix

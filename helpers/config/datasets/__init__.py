@@ -1,0 +1,1 @@
+"""The dataset file: its types, its entries and their checks."""

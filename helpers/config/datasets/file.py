@@ -1,0 +1,181 @@
+"""From the dataset file to data sets with every value filled in, or to everything wrong with the file at once."""
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import partial
+from json import JSONDecodeError
+from pathlib import Path
+from typing import Any
+
+from helpers.config.dataset_mixing import check_mixing
+from helpers.config.datasets.checks import check_datasets
+from helpers.config.datasets.entries import (
+    Entry,
+    read_image_entry,
+    read_latents_entry,
+    read_text_entry,
+    sort_entries,
+)
+from helpers.config.datasets.types import EmbedsStore, ImageDataset, TextEmbedsStore
+from helpers.config.suggestions import did_you_mean
+from helpers.config.train_config import RunConfig
+from helpers.errors import ConfigError, Problem
+
+__all__ = ["DatasetFile", "ImageDataset", "TextEmbedsStore", "dataset_file_path", "load_datasets", "read_datasets"]
+
+FILE_NAME = "multidatabackend.json"
+CONFIG_FOLDER = Path(__file__).resolve().parents[3] / "config"
+
+
+@dataclass(frozen=True, kw_only=True)
+class DatasetFile:
+    """What the dataset file asks to train on, what it keeps back, and where encoded captions are kept.
+
+    eval: data sets that are prepared like the others and never trained on. text_embeds: the default place for encoded
+    captions; other_text_embeds, image_embeds: places that data sets name.
+    """
+
+    images: tuple[ImageDataset, ...]
+    text_embeds: TextEmbedsStore
+    eval: tuple[ImageDataset, ...] = ()
+    other_text_embeds: tuple[TextEmbedsStore, ...] = ()
+    image_embeds: tuple[EmbedsStore, ...] = ()
+
+    @property
+    def prepared(self) -> tuple[ImageDataset, ...]:
+        """Every data set whose pictures are encoded."""
+        return (*self.images, *self.eval)
+
+    @property
+    def text_stores(self) -> tuple[TextEmbedsStore, ...]:
+        """Every place for encoded captions, the default one first."""
+        return (self.text_embeds, *self.other_text_embeds)
+
+    def text_store_of(self, dataset: ImageDataset) -> TextEmbedsStore:
+        """Where the data set's encoded captions are kept."""
+        return next((store for store in self.text_stores if store.id == dataset.text_embeds), self.text_embeds)
+
+    def latents_of(self, dataset: ImageDataset) -> EmbedsStore:
+        """Where the data set's latents are kept: the store that it names, else its `cache_dir_vae`."""
+        own = EmbedsStore.model_construct(
+            id=dataset.id, cache_dir=dataset.cache_dir_vae, write_batch_size=dataset.write_batch_size
+        )
+        return next((store for store in self.image_embeds if store.id == dataset.image_embeds), own)
+
+
+def load_datasets(config: RunConfig) -> DatasetFile:
+    """The run's data sets. Raises ConfigError, listing every problem, where the file cannot be used."""
+    datasets, problems = read_datasets(config)
+    if datasets is None:
+        raise ConfigError(problems)
+    return datasets
+
+
+def dataset_file_path(config: RunConfig) -> Path:
+    """The dataset file: the one named, else the output folder's, else the configuration folder's."""
+    if config.data.data_backend_config:
+        return Path(config.data.data_backend_config).expanduser()
+    in_output = Path(config.run.output_dir).expanduser() / FILE_NAME
+    in_config = CONFIG_FOLDER / FILE_NAME
+    return in_config if in_config.is_file() and not in_output.is_file() else in_output
+
+
+def read_datasets(config: RunConfig) -> tuple[DatasetFile | None, list[Problem]]:
+    """The data sets, or None and all that is wrong with them."""
+    path = dataset_file_path(config)
+    said, problems = _read_list(path)
+    return read_entries(said, file=path.name, config=config) if said is not None else (None, problems)
+
+
+def read_entries(said: list[Any], *, file: str, config: RunConfig) -> tuple[DatasetFile | None, list[Problem]]:
+    """The same from the list that `file` holds, or is to hold."""
+    problems: list[Problem] = []
+    output_dir = Path(config.run.output_dir).expanduser().absolute()
+    entries = sort_entries(said, file=file, problems=problems)
+    read: dict[str, Any] = {"config": config, "output_dir": output_dir, "problems": problems}
+    images = [(entry, read_image_entry(entry, **read)) for entry in entries.images]
+    texts = _text_stores(entries.texts, file=file, **read)
+    latents = [read_latents_entry(entry, **read) for entry in entries.latents]
+    stores = [store for store in (*texts, *latents) if store is not None]
+    problems += check_datasets(images, entries=entries, stores=stores, output_dir=output_dir)
+    problems += check_mixing(images, model_type=config.model.model_type)
+    if all(entry.is_eval for entry in entries.images) and not problems:
+        reason = "no entry names images to train on, or all of them are disabled"
+        fix = 'add an entry with "id", "type": "local" and "instance_data_dir"'
+        problems.append(Problem(option=file, value="", reason=reason, fix=fix))
+    held_out = [dataset for entry, dataset in images if dataset is not None and entry.is_eval]
+    chosen = config.held_out.eval_dataset_id
+    problems += _wrong_choice(chosen, among=[dataset.id for dataset in held_out])
+    if problems or None in texts:
+        return None, problems
+    default, *others = [store for store in texts if store is not None]
+    return DatasetFile(
+        images=tuple(dataset for entry, dataset in images if dataset is not None and not entry.is_eval),
+        text_embeds=default,
+        eval=tuple(dataset for dataset in held_out if chosen in (None, dataset.id)),
+        other_text_embeds=tuple(others),
+        image_embeds=tuple(store for store in latents if store is not None),
+    ), []
+
+
+def _wrong_choice(chosen: str | None, *, among: list[str]) -> Iterator[Problem]:
+    """That no eval data set has the id `chosen`."""
+    if chosen is not None and chosen not in among:
+        otherwise = f"there are {', '.join(among)}" if among else 'say "dataset_type": "eval" in its entry'
+        fix = did_you_mean(chosen, among, otherwise=otherwise)
+        yield Problem(option="EVAL_DATASET_ID", value=chosen, reason="no eval data set has this id", fix=fix)
+
+
+def _text_stores(
+    entries: list[Entry], *, file: str, config: RunConfig, output_dir: Path, problems: list[Problem]
+) -> list[TextEmbedsStore | None]:
+    """The stores, first the default one: the only entry's, the one marked so, or the output folder's own."""
+    read = partial(read_text_entry, config=config, output_dir=output_dir, problems=problems)
+    marked = [entry for entry in entries if entry.said.get("default") is True]
+    if len(entries) > 1 and len(marked) != 1:
+        names = ", ".join(entry.name for entry in entries)
+        reason = f"of several text_embeds entries exactly one is the default, but {len(marked)} say so"
+        fix = 'say "default": true in one of them only'
+        problems.append(Problem(option=f"{file}: entries {names}, key default", value="", reason=reason, fix=fix))
+    if not entries:
+        unsaid = Entry(file=file, name="text-embeds", said={"id": "text-embeds"})
+        return [read(unsaid)]
+    return [read(entry) for entry in sorted(entries, key=lambda entry: entry not in marked)]
+
+
+def _read_list(path: Path) -> tuple[list[Any] | None, list[Problem]]:
+    """The file's JSON list as it stands, or None and why it cannot be read."""
+
+    def problem(reason: str, fix: str) -> tuple[None, list[Problem]]:
+        return None, [Problem(option="DATALOADER_CONFIG", value=str(path), reason=reason, fix=fix)]
+
+    try:
+        said = json.loads(path.read_bytes(), object_pairs_hook=_object)
+    except FileNotFoundError:
+        return problem("there is no such file", f"write it there ({CONFIG_FOLDER.name}/{FILE_NAME}.example shows how)")
+    except OSError as error:
+        return problem(f"it cannot be read: {error.strerror}", "name a file that this user may read")
+    except JSONDecodeError as error:
+        place = f"line {error.lineno}, column {error.colno}"
+        return problem(f"it is not JSON: {error.msg} ({place})", f"mend {place}; a comma too many or a missing one?")
+    except UnicodeDecodeError as error:
+        return problem(f"it is not UTF-8 text ({error.reason} at byte {error.start})", "save the file as UTF-8")
+    except RepeatedKey as error:
+        return problem(f'the key "{error}" stands twice in one entry', "remove one of the two")
+    if not isinstance(said, list):
+        return problem("it does not hold a list of entries", "put the entries between [ and ]")
+    return said, []
+
+
+class RepeatedKey(Exception):
+    """One entry says one key twice, so one of the two would be lost."""
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for key, value in pairs:
+        if key in found:
+            raise RepeatedKey(key)
+        found[key] = value
+    return found

@@ -1,0 +1,244 @@
+"""What an entry of the dataset file may say, with every value's kind; unknown keys and near-kinds are errors."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, ValidationInfo, field_validator
+from pydantic_core import PydanticCustomError
+
+from helpers.config.dataset_tables import TableColumns
+from helpers.config.datasets.caption_filters import read_filters
+
+OUTPUT_DIR = "output_dir"
+"""The key of the validation context that names the folder relative paths start at."""
+
+
+def _absolute(said: Any, info: ValidationInfo) -> Any:
+    """A path as written, as an absolute one."""
+    if isinstance(said, str) and said:
+        start = (info.context or {}).get(OUTPUT_DIR, Path.cwd())
+        return Path(start / Path(said).expanduser()).absolute()
+    return said
+
+
+def _folder_or_name(said: Any, info: ValidationInfo) -> Any:
+    """The folder of that name where there is one, else what was said."""
+    path = _absolute(said, info)
+    return str(path) if isinstance(path, Path) and path.is_dir() else said
+
+
+def _american(said: Any) -> Any:
+    return "center" if said == "centre" else said
+
+
+def _joined(said: Any) -> Any:
+    return "instanceprompt" if said == "instance_prompt" else said
+
+
+def _discovered(said: Any) -> Any:
+    return "discovery" if said == "json" else said
+
+
+def _filters(said: Any, info: ValidationInfo) -> Any:
+    try:
+        return read_filters(said, start=(info.context or {}).get(OUTPUT_DIR, Path.cwd()))
+    except ValueError as error:
+        raise PydanticCustomError("caption_filter_list", "{why}", {"why": str(error)}) from error
+
+
+Folder = Annotated[Path, BeforeValidator(_absolute)]
+Positive = Annotated[float, Field(gt=0)]
+Count = Annotated[int, Field(ge=1)]
+
+
+class ImageDataset(BaseModel):
+    """What every data set of images says, wherever they are; what the entry left out is filled in from the options.
+
+    Sizes (`resolution`, `minimum_image_size`, …) are in the unit of `resolution_type`.
+    """
+
+    model_config = ConfigDict(frozen=True, strict=True, extra="forbid", allow_inf_nan=False)
+
+    caption_strategies: ClassVar[tuple[str, ...]] = ("filename", "textfile", "instanceprompt")
+    metadata_backends: ClassVar[tuple[str, ...]] = ("discovery",)
+    brings_captions: ClassVar[bool] = False
+    """Whether captions come with the images, so that the option `caption_strategy` is for other data sets."""
+
+    id: str = Field(min_length=1)
+    cache_dir_vae: Folder
+    crop: bool = False
+    crop_aspect: Literal["square", "preserve", "random", "closest"] = "square"
+    crop_style: Annotated[Literal["center", "random", "corner", "face"], BeforeValidator(_american)] = "center"
+    flip: bool = False
+    vae_cache_clear_each_epoch: bool = False
+    crop_aspect_buckets: tuple[Positive, ...] = Field(default=(), strict=False)
+    resolution: Positive = 1.0
+    resolution_type: Literal["area", "pixel", "pixel_area"] = "area"
+    minimum_image_size: Annotated[float, Field(ge=0)] | None = None
+    maximum_image_size: Positive | None = None
+    target_downsample_size: Positive | None = None
+    aspect_bucket_alignment: Annotated[int, Field(ge=16, multiple_of=16)] = 64
+    aspect_bucket_rounding: Annotated[int, Field(ge=1, le=9)] = 2
+    repeats: Annotated[int, Field(ge=0)] = 0
+    probability: Annotated[float, Field(ge=0.0001, le=100)] = 1.0
+    ignore_epochs: bool = False
+    max_num_samples: Count | None = None
+    is_regularisation_data: bool = False
+    caption_strategy: Annotated[str, BeforeValidator(_joined)] = "filename"
+    instance_prompt: str | None = None
+    prepend_instance_prompt: bool = False
+    only_instance_prompt: bool = False
+    caption_fallback: bool = False
+    caption_shuffle: bool = False
+    caption_shuffle_count: Count = 4
+    caption_keep_tokens: Annotated[int, Field(ge=0)] = 0
+    caption_separator: str = Field(default=",", min_length=1)
+    metadata_backend: Annotated[str, BeforeValidator(_discovered)] = "discovery"
+    write_batch_size: Count = 128
+    vae_batch_size: Count = 4
+    scan_for_errors: bool = False
+    skip_file_discovery: str = ""
+    image_embeds: str | None = None
+    text_embeds: str | None = None
+
+    @property
+    def trusted(self) -> frozenset[str]:
+        """The words of `skip_file_discovery`."""
+        return frozenset(self.skip_file_discovery.replace(",", " ").split())
+
+    @field_validator("caption_strategy")
+    @classmethod
+    def _known_strategy(cls, said: str) -> str:
+        return _one_of(cls.caption_strategies, said)
+
+    @field_validator("metadata_backend")
+    @classmethod
+    def _known_backend(cls, said: str) -> str:
+        return _one_of(cls.metadata_backends, said)
+
+
+def _one_of(choices: tuple[str, ...], said: str) -> str:
+    if said not in choices:
+        raise PydanticCustomError("literal_error", "{expected}", {"expected": " or ".join(choices)})
+    return said
+
+
+class FilesDataset(ImageDataset):
+    """Images that are files of their own, with text files beside them or a table about them."""
+
+    caption_strategies = ("filename", "textfile", "instanceprompt", "parquet")
+    metadata_backends = ("discovery", "parquet")
+
+
+class TableFile(TableColumns):
+    """A table in a file of this machine."""
+
+    path: Folder
+
+
+class LocalDataset(FilesDataset):
+    """A folder of images."""
+
+    instance_data_dir: Folder
+    parquet: TableFile | None = None
+
+
+class BucketKeys(BaseModel):
+    """Where a bucket is, and who asks; keys that are left out are the environment's, by AWS's own rules."""
+
+    aws_bucket_name: str = Field(min_length=1)
+    aws_data_prefix: str = ""
+    aws_endpoint_url: str | None = Field(default=None, pattern="^https?://")
+    aws_region_name: str | None = None
+    aws_access_key_id: SecretStr | None = None
+    aws_secret_access_key: SecretStr | None = None
+
+
+class TableInBucket(TableColumns):
+    """A table in the bucket, by its name below the prefix."""
+
+    path: str = Field(min_length=1)
+
+
+class S3Dataset(BucketKeys, FilesDataset):
+    """An S3-compatible bucket of images."""
+
+    parquet: TableInBucket | None = None
+
+
+class CsvDataset(ImageDataset):
+    """A table of addresses, from which images are downloaded once."""
+
+    caption_strategies = ("csv", "filename", "instanceprompt")
+    brings_captions = True
+
+    csv_file: Folder
+    csv_cache_dir: Folder
+    csv_url_column: str = "url"
+    csv_caption_column: str = "caption"
+    csv_retry_failed: bool = False
+    caption_strategy: Annotated[str, BeforeValidator(_joined)] = "csv"
+
+
+class HuggingFaceDataset(ImageDataset):
+    """A folder of parquet files that hold images, here or on the Hugging Face hub. split: None for `train`, or all."""
+
+    caption_strategies = ("huggingface", "instanceprompt")
+    brings_captions = True
+
+    dataset_name: Annotated[str, BeforeValidator(_folder_or_name), Field(min_length=1)]
+    revision: str | None = None
+    split: str | None = None
+    image_column: str = "image"
+    caption_column: str = "caption"
+    caption_strategy: Annotated[str, BeforeValidator(_joined)] = "huggingface"
+
+    @property
+    def folder(self) -> Path | None:
+        """The folder that `dataset_name` is; None where it is a name on the hub."""
+        path = Path(self.dataset_name)
+        return path if path.is_absolute() and path.is_dir() else None
+
+
+KINDS_OF_DATASET: Mapping[str, type[ImageDataset]] = {
+    "local": LocalDataset,
+    "aws": S3Dataset,
+    "csv": CsvDataset,
+    "huggingface": HuggingFaceDataset,
+}
+"""By the entry's `type`: where images are decides what else an entry says."""
+
+
+class EmbedsStore(BaseModel):
+    """A place where what was encoded is kept: `cache_dir`, or a bucket that `cache_dir` mirrors."""
+
+    model_config = ConfigDict(frozen=True, strict=True, extra="forbid", allow_inf_nan=False)
+
+    id: str = Field(min_length=1)
+    cache_dir: Folder
+    write_batch_size: Count = 128
+
+
+class TextEmbedsStore(EmbedsStore):
+    """Where encoded captions are kept, and what is taken out of captions before they are encoded."""
+
+    caption_filter_list: Annotated[tuple[str, ...], BeforeValidator(_filters)] = Field(default=(), strict=False)
+
+
+class S3TextEmbedsStore(BucketKeys, TextEmbedsStore):
+    """Encoded captions in a bucket."""
+
+
+class S3EmbedsStore(BucketKeys, EmbedsStore):
+    """Latents in a bucket."""
+
+
+KINDS_OF_TEXT_STORE: Mapping[str, type[TextEmbedsStore]] = {"local": TextEmbedsStore, "aws": S3TextEmbedsStore}
+KINDS_OF_IMAGE_STORE: Mapping[str, type[EmbedsStore]] = {"local": EmbedsStore, "aws": S3EmbedsStore}
+
+
+def is_secret(key: str) -> bool:
+    """Whether the value of a key of an entry, however misspelt, must never be shown."""
+    name = key.lower()
+    return "secret" in name or (name.startswith("aws") and "key" in name)

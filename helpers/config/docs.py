@@ -1,0 +1,94 @@
+"""Writes documentation/OPTIONS.md from the declarations: `python -m helpers.config.docs`; a test compares."""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import fields
+from pathlib import Path
+
+from helpers.config.deprecated_options import OLD_NAMES, OldName
+from helpers.config.option import Option, declared
+from helpers.config.options.launch import LaunchOptions
+from helpers.config.train_config import RunConfig
+from helpers.config.values import default_words, wanted
+
+PAGE = Path(__file__).resolve().parents[2] / "documentation" / "OPTIONS.md"
+COMMAND = "python -m helpers.config.docs"
+
+OPENING = f"""\
+# Every setting
+
+Made from the declarations in `helpers/config/options/`; `{COMMAND}` writes it anew.
+
+A setting has a name in `config/config.env` and a flag: `export LORA_RANK=16`, or `bash train.sh --lora_rank=16`. A flag
+on the command line wins over one in `TRAINER_EXTRA_ARGS`, that over the name in the file, and that over the default. A
+switch may stand alone (`--allow_tf32`) or say true or false. Keys of the dataset file: [DATALOADER](DATALOADER.md).
+"""
+
+
+def reference_page() -> str:
+    """Every setting by group, then the old names: replaced, without meaning, and refused."""
+    groups = [(group.name, group.type) for group in fields(RunConfig)]
+    titles = [_title(name) for name, _ in groups]
+    contents = " · ".join(
+        f"[{title}](#{title.lower().replace(' ', '-')})" for title in [*titles, "Launch", "Old names"]
+    )
+    sections = [_group(name, options=options) for name, options in groups]  # type: ignore[arg-type]
+    return "\n".join([OPENING, contents + "\n", *sections, _group("launch", options=LaunchOptions), _old_names()])
+
+
+def _group(name: str, *, options: type) -> str:
+    about = (options.__doc__ or "").partition("\n")[0]
+    rows = [_row(option, flag=options is not LaunchOptions) for option in declared(name, options)]
+    return f"## {_title(name)}\n\n{about}\n\n" + _table("setting", "values", "default", "what it does", rows=rows)
+
+
+def _row(option: Option, *, flag: bool) -> tuple[str, ...]:
+    declaration = option.declaration
+    names = f"`{option.env}`<br>`--{option.name}`" if flag else f"`{option.env}`"
+    values = ", ".join(f"`{choice}`" for choice in declaration.choices) or wanted(option).removeprefix("a ")
+    by_reason: dict[str, list[str]] = {}
+    for value, reason in declaration.refused:
+        by_reason.setdefault(reason, []).append(f"`{value}`")
+    refused = "".join(f" Refused: {', '.join(told)} ({reason})." for reason, told in by_reason.items())
+    return names, values, default_words(option), declaration.help + refused
+
+
+def _title(name: str) -> str:
+    return "LoRA" if name == "lora" else name.capitalize()
+
+
+def _old_names() -> str:
+    replaced = [old for old in OLD_NAMES if old.stands_for is not None]
+    silent = [old for old in OLD_NAMES if old.remark]
+    refused = [old for old in OLD_NAMES if old.reason]
+    parts = ["## Old names\n", "Names that files written for SimpleTuner in 2024 say. What took their place:\n"]
+    parts.append(_table("name", "now", rows=((_names(old), _now(old)) for old in replaced)))
+    parts.append("Accepted, with a line that says:\n")
+    parts.append(_table("name", "what is said", rows=((_names(old), f"{old.remark}.") for old in silent)))
+    parts.append("Refused, unless they ask for nothing:\n")
+    parts.append(_table("name", "why", rows=((_names(old), f"{old.reason}.") for old in refused)))
+    return "\n".join(parts)
+
+
+def _now(old: OldName) -> str:
+    assert old.stands_for is not None
+    name, value = old.stands_for
+    return f"`{name}={value}`"
+
+
+def _names(old: OldName) -> str:
+    return f"`{old.env_name}`, `--{old.name}`"
+
+
+def _table(*heading: str, rows: Iterable[tuple[str, ...]]) -> str:
+    return "".join(f"{line}\n" for line in _lines(heading, rows))
+
+
+def _lines(heading: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> Iterator[str]:
+    yield f"| {' | '.join(heading)} |"
+    yield "|" + "---|" * len(heading)
+    for row in rows:
+        yield f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in row)} |"
+
+
+if __name__ == "__main__":
+    PAGE.write_text(reference_page(), encoding="utf-8")

@@ -1,0 +1,99 @@
+"""From an env file to a running `train.py`: the program that `train.sh` becomes."""
+
+import os
+import shlex
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import NoReturn
+
+from helpers.config.cli import wants_help
+from helpers.config.env.env_file import BrokenLines, read_env_file
+from helpers.config.env.translate import Translation, env_names, translate
+from helpers.config.env_lines import with_lines
+from helpers.config.options.launch import LaunchOptions
+from helpers.errors import ConfigError, Problem, UserError
+
+TRAINER = "train.py"
+SEVERAL = "helpers.config.env.supervise"
+
+
+def main(words: Sequence[str]) -> int:
+    """Become the trainer that `words` (an env file, then flags) ask for; 1 where something is wrong with them."""
+    try:
+        translation = translated(Path(words[0]), flags=words[1:])
+        sys.stderr.writelines(f"{line}\n" for line in translation.remarks)
+        become(translation)
+    except UserError as error:
+        sys.stderr.write(f"{error}\n")
+        return 1
+
+
+def translated(path: Path, *, flags: Sequence[str]) -> Translation:
+    """What the env file at `path` and `flags` come to. Raises ConfigError with everything wrong with them."""
+    if wants_help(flags):
+        return Translation(arguments=("--help",))
+    broken: tuple[Problem, ...] = ()
+    attempts: dict[str, str] = {}
+    try:
+        variables = read_env_file(path, known=env_names())
+    except BrokenLines as error:
+        variables, broken, attempts = error.variables, error.problems, error.attempts
+    translation = translate(variables, file=str(path), words=flags, attempts=attempts)
+    if broken or translation.problems:
+        # Read here only to tell of everything at once; the trainer reads it in any case.
+        from helpers.config.everything import files_of
+
+        told = with_lines(translation.problems, path=path)
+        raise ConfigError([*broken, *told, *files_of(translation.reading)[1]])
+    return translation
+
+
+def become(translation: Translation) -> NoReturn:
+    """Put the trainer in this process's place, so that signals reach it and its exit status is ours."""
+    environment = {**os.environ, **translation.exports}
+    command = [sys.executable, *command_line(translation, environment=environment)]
+    sys.stderr.flush()
+    os.execve(command[0], command, environment)
+
+
+def command_line(translation: Translation, *, environment: Mapping[str, str]) -> list[str]:
+    """The words after `python`: the trainer itself where one plain process is asked for, else through accelerate.
+
+    `accelerate launch` imports torch once more, which costs seconds, and is a process of its own.
+    """
+    launch = translation.launch
+    extra = shlex.split(launch.accelerate_extra_args)
+    by_file = accelerate_has_default_file(environment) or any(word.startswith("--config_file") for word in extra)
+    alone = (launch.training_num_processes or 1) == (launch.training_num_machines or 1) == 1
+    if alone and not extra and not by_file:
+        return [TRAINER, *translation.arguments]
+    flags = _accelerate_flags(launch, extra=extra, by_file=by_file)
+    return ["-m", SEVERAL, *flags, *extra, TRAINER, *translation.arguments]
+
+
+def accelerate_has_default_file(environment: Mapping[str, str]) -> bool:
+    """Whether the user once ran `accelerate config`; the file's place follows huggingface_hub's rules."""
+    cache = Path(environment.get("XDG_CACHE_HOME", "~/.cache")) / "huggingface"
+    folder = Path(environment.get("HF_HOME", cache)).expanduser() / "accelerate"
+    return any((folder / f"default_config.{ending}").is_file() for ending in ("yaml", "json"))
+
+
+def _accelerate_flags(launch: LaunchOptions, *, extra: Sequence[str], by_file: bool) -> list[str]:
+    """What is said to accelerate: where a file of its own speaks, only what our env file says, else all it would ask.
+
+    `--multi_gpu` is its word for several processes, GPUs or not. Mixed precision is the trainer's own affair.
+    """
+    said = {"--num_processes": launch.training_num_processes, "--num_machines": launch.training_num_machines}
+    flags = [f"{name}={number or 1}" for name, number in said.items() if number or not by_file]
+    if by_file:
+        return flags
+    several = (launch.training_num_processes or 1) > 1
+    engines = ("--multi_gpu", "--cpu", "--tpu", "--use_deepspeed", "--use_fsdp", "--num_processes")
+    if several and not any(word.startswith(engines) for word in extra):
+        flags.append("--multi_gpu")
+    return [*flags, "--mixed_precision=no", "--dynamo_backend=no"]
+
+
+if __name__ == "__main__":
+    raise SystemExit(main(sys.argv[1:]))

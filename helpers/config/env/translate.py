@@ -1,0 +1,171 @@
+"""From the variables of an env file, and the words after `train.sh`, to the flags of `train.py`."""
+
+import shlex
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from helpers.config.cli import problems_of, split_arguments
+from helpers.config.deprecated_options import OLD_NAMES
+from helpers.config.option import declared
+from helpers.config.options.launch import LaunchOptions
+from helpers.config.parse import Reading, Said, known_names, read_settings
+from helpers.config.suggestions import nearest
+from helpers.config.train_config import all_options
+from helpers.config.values import WrongValue, read_value, written
+from helpers.errors import Problem
+
+EXTRA = ("DEBUG_EXTRA_ARGS", "TRAINER_EXTRA_ARGS")
+"""The names whose words are flags, the later one winning."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Translation:
+    """What an env file comes to.
+
+    arguments: flags of `train.py`, each option once.
+    exports: variables that are no settings of ours, for the trainer's environment.
+    reading: what of it the options' values are.
+    """
+
+    arguments: tuple[str, ...]
+    launch: LaunchOptions = field(default_factory=LaunchOptions)
+    exports: Mapping[str, str] = field(default_factory=dict)
+    remarks: tuple[str, ...] = ()
+    problems: tuple[Problem, ...] = ()
+    reading: Reading = field(default_factory=Reading)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Sorted:
+    """The variables of an env file, by what they are."""
+
+    said: list[Said] = field(default_factory=list)
+    meant: list[Said] = field(default_factory=list)
+    launch: dict[str, str] = field(default_factory=dict)
+    exports: dict[str, str] = field(default_factory=dict)
+    problems: list[Problem] = field(default_factory=list)
+
+
+def env_names() -> tuple[str, ...]:
+    """Every name that an env file may set."""
+    options = [option.env for option in (*all_options(), *declared("launch", LaunchOptions))]
+    return (*options, *(old.env_name for old in OLD_NAMES))
+
+
+def translate(
+    variables: Mapping[str, str], *, file: str, words: Sequence[str], attempts: Mapping[str, str] | None = None
+) -> Translation:
+    """The flags that `variables`, set by `file`, and the command line's `words` come to; the latter win.
+
+    `attempts` is what lines of the file that failed seem to set. Every problem is listed, none raised.
+    """
+    sorted_ = _sort(variables, file=file)
+    options = {option.env: option.name for option in all_options()}
+    tried = [
+        Said(name=options[env], text=text, spelled=env) for env, text in (attempts or {}).items() if env in options
+    ]
+    launch = _launch_options(sorted_, file=file)
+    extra: list[Said] = []
+    problems = list(sorted_.problems)
+    for name in EXTRA:
+        flags = _split(getattr(launch, name.lower()), name=name, problems=problems)
+        said, wrong = split_arguments(flags, place=f" in {name}")
+        extra += said
+        problems += wrong
+    _split(launch.accelerate_extra_args, name="ACCELERATE_EXTRA_ARGS", problems=problems)
+    typed, wrong = split_arguments(words)
+    reading = read_settings([*sorted_.said, *extra, *typed], meant=[*tried, *sorted_.meant])
+    problems += [*wrong, *problems_of(reading)]
+    remarks = [*_overruled(sorted_.said, extra=extra), *reading.remarks]
+    if sorted_.exports:
+        names = ", ".join(sorted_.exports)
+        remarks.append(f"{file} also sets {names}: no settings of this program, handed on to the environment")
+    return Translation(
+        arguments=tuple(f"--{name}={written(value)}" for name, value in reading.values.items()),
+        launch=launch,
+        exports=sorted_.exports,
+        remarks=tuple(remarks),
+        problems=tuple(problems),
+        reading=reading,
+    )
+
+
+def _sort(variables: Mapping[str, str], *, file: str) -> _Sorted:
+    options = {option.env: option for option in all_options()}
+    launch = {option.env: option.name for option in declared("launch", LaunchOptions)}
+    old = {each.env_name: each.name for each in OLD_NAMES}
+    found = _Sorted()
+    for name, text in variables.items():
+        spelled = f"{name} in {file}"
+        if name in options:
+            if text or options[name].declaration.empty_means:
+                found.said.append(Said(name=options[name].name, text=text, spelled=spelled))
+        elif name in launch:
+            if text:
+                found.launch[launch[name]] = text
+        elif name in old:
+            if text:
+                found.said.append(Said(name=old[name], text=text, spelled=spelled))
+        elif meant := _meant(name):
+            fix = f"did you mean {meant}?"
+            found.problems.append(Problem(option=spelled, value=text, reason="there is no such setting", fix=fix))
+            if meant in options:
+                found.meant.append(Said(name=options[meant].name, text=text, spelled=spelled))
+        else:
+            found.exports[name] = text
+    return found
+
+
+def _meant(name: str) -> str | None:
+    """The setting that a name is a slip of; a known name with a number or a word more is a person's own variable."""
+    known = env_names()
+    flags = {option.name: option.env for option in all_options()}
+    if name.lower() in flags:
+        return flags[name.lower()]
+    if any(name.startswith(each) and (name[len(each)] == "_" or name[len(each) :].isdecimal()) for each in known):
+        return None
+    return nearest(name, known)
+
+
+def _launch_options(sorted_: _Sorted, *, file: str) -> LaunchOptions:
+    values: dict[str, object] = {}
+    for option in declared("launch", LaunchOptions):
+        text = sorted_.launch.get(option.name, "")
+        if not text:
+            continue
+        try:
+            values[option.name] = read_value(option, text=text.lower() if option.declaration.choices else text)
+        except WrongValue as wrong:
+            problem = Problem(option=f"{option.env} in {file}", value=text, reason=wrong.reason, fix=wrong.fix)
+            sorted_.problems.append(problem)
+    return LaunchOptions(**values)  # type: ignore[arg-type]
+
+
+def _split(text: str, *, name: str, problems: list[Problem]) -> list[str]:
+    try:
+        return shlex.split(text)
+    except ValueError as error:
+        reason = f"it cannot be split into words: {str(error).lower()}"
+        problems.append(Problem(option=name, value=text, reason=reason, fix="close every quote that you open"))
+        return []
+
+
+def _overruled(said: Iterable[Said], *, extra: Iterable[Said]) -> list[str]:
+    """A line for each option to which the extra words give another value than its name in the file."""
+    named = {each.name: each for each in said}
+    options, old = known_names().options, known_names().old
+    lines: list[str] = []
+    for each in extra:
+        replaced = old[each.name].stands_for if each.name in old else None
+        name, text = replaced or (each.name, each.text)
+        if name in named and name in options and _differ(named[name].text, text, name=name):
+            lines.append(f"{each.spelled} says {text}, which wins over {named[name].spelled} ({named[name].text})")
+    return lines
+
+
+def _differ(one: str, other: str, *, name: str) -> bool:
+    option = known_names().options[name]
+    try:
+        return read_value(option, text=one) != read_value(option, text=other)
+    except WrongValue:
+        return True

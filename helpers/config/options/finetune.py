@@ -1,0 +1,60 @@
+"""Which of the model's own weights are trained, and what is averaged of what is trained."""
+
+from dataclasses import dataclass
+
+from helpers.config.option import setting
+
+
+@dataclass(frozen=True, kw_only=True)
+class FullOptions:
+    """Which of the transformer's weights move; for `model_type=full` only."""
+
+    layer_freeze_strategy: str = setting(
+        "none",
+        choices=("none", "bitfit"),
+        help="`bitfit` trains the transformer's biases alone; `none` all weights. For `model_type=full`.",
+    )
+    train_modules: str = setting(
+        "",
+        help="Train these parts of the transformer only: a comma list of module names or shell patterns, such as "
+        "`transformer_blocks.1?,norm_out`. For `model_type=full`.",
+    )
+    freeze_modules: str = setting(
+        "",
+        help="Leave these parts of the transformer as they are: a comma list like that of `train_modules`, over which "
+        "it wins. For `model_type=full`.",
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class EmaOptions:
+    """A running average (EMA) of what is trained."""
+
+    use_ema: bool = setting(
+        False,
+        help="Keep an exponential moving average of what is trained; the finished weights are the average's.",
+    )
+    ema_decay: float = setting(
+        0.999,
+        minimum=0.0,
+        maximum=1.0,
+        help="The share of the average that stays at each optimiser step: 0.999 looks back about 1000 steps. Less in "
+        "the first steps: (1 + step) / (10 + step).",
+    )
+    ema_device: str = setting(
+        "cpu",
+        choices=("cpu", "accelerator"),
+        help="Where the average is kept, 4 bytes for each trained number: `accelerator` is faster, `cpu` leaves the "
+        "GPU's memory alone.",
+    )
+    ema_update_interval: int = setting(
+        1,
+        minimum=1,
+        help="Optimiser steps between updates of the average; each counts for as many steps, so that it looks back as "
+        "far.",
+    )
+    ema_validation: str = setting(
+        "ema_only",
+        choices=("none", "ema_only"),
+        help="Whether validation pictures are drawn from the average (`ema_only`) or the weights as they are (`none`).",
+    )

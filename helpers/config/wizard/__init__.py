@@ -1,0 +1,1 @@
+"""configure.py's questions, and the files that its answers make."""

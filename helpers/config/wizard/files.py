@@ -1,0 +1,128 @@
+"""What the wizard writes: the env file and the dataset file, with backups of what was there, whole or not at all."""
+
+import os
+import re
+import shutil
+import textwrap
+import uuid
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+
+from helpers.config.option import Option
+from helpers.config.wizard.flow import Chapter, Draft, options_by_name
+from helpers.errors import ConfigError, Problem
+
+PLAIN = re.compile(r"[\w./:@%+,=-]+", flags=re.ASCII)
+WIDTH = 120
+HEADING = """\
+# Written by `python configure.py`. Edit it as you like, or run that again: it starts from what stands here.
+# A setting that is not here has its default; `python train.py --help` lists them all.
+"""
+SPLICED = ("trainer_extra_args", "debug_extra_args")
+"""Flags in one line, which were read into the settings that they stand for."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class NewFile:
+    """A file to be written."""
+
+    path: Path
+    text: str
+
+    @property
+    def is_there(self) -> bool:
+        """Whether it stands already, just so."""
+        return self.path.is_file() and self.path.read_bytes() == self.text.encode()
+
+
+def env_text(draft: Draft, *, chapters: Sequence[Chapter], others: Mapping[str, str]) -> str:
+    """The env file of the draft's settings, by chapter; `others` are variables that are no settings of ours."""
+    settings = {name: text for name, text in draft.settings().items() if name not in SPLICED}
+    lines = [HEADING]
+    for chapter in chapters:
+        names = [question.name for question in chapter.questions if question.name in settings]
+        lines += _section(chapter.title, {name: settings.pop(name) for name in names})
+    lines += _section("What was set before, and was not asked", settings)
+    if others:
+        lines += ["## Handed on to the environment", ""]
+        lines += [f"export {name}={quoted(text)}" for name, text in others.items()] + [""]
+    return "\n".join(lines)
+
+
+def quoted(text: str) -> str:
+    """`text` as one word of a shell script."""
+    if PLAIN.fullmatch(text):
+        return text
+    return '"' + re.sub(r'([\\"$`])', r"\\\1", text) + '"'
+
+
+def _section(title: str, settings: Mapping[str, str]) -> list[str]:
+    lines = []
+    for name, text in settings.items():
+        option = options_by_name()[name]
+        if text or _empty_means(option):
+            comment = textwrap.wrap(option.declaration.help, WIDTH, initial_indent="# ", subsequent_indent="# ")
+            lines += [*comment, f"export {option.env}={quoted(text)}"]
+    return [f"## {title}", "", *lines, ""] if lines else []
+
+
+def _empty_means(option: Option) -> bool:
+    return option.declaration.empty_means and option.default != ""
+
+
+def write(files: Sequence[NewFile], *, now: datetime) -> list[Path]:
+    """Write `files`, all or none as far as a disk allows; the backups made of those that were there.
+
+    Raises ConfigError, naming the file, where one cannot be written.
+    """
+    unfinished: list[tuple[Path, NewFile]] = []
+    backups: list[Path] = []
+    path = Path()
+    try:
+        for file in files:
+            path = file.path
+            temporary = path.resolve().with_name(f".{uuid.uuid4().hex}")
+            temporary.parent.mkdir(parents=True, exist_ok=True)
+            unfinished.append((temporary, file))
+            _write_new(temporary, file.text.encode())
+        for _, file in unfinished:
+            path = file.path
+            if path.is_file():
+                backups.append(_back_up(path.resolve(), now=now))
+        for temporary, file in unfinished:
+            path = file.path
+            if path.is_file():
+                shutil.copymode(path, temporary)
+            os.replace(temporary, path.resolve())
+    except OSError as error:
+        fix = "let it be written to, free some space, or choose another output folder"
+        reason = f"it cannot be written: {error.strerror}"
+        raise ConfigError([Problem(option=str(path), value="", reason=reason, fix=fix)]) from error
+    finally:
+        for temporary, _ in unfinished:
+            temporary.unlink(missing_ok=True)
+    return backups
+
+
+def _back_up(path: Path, *, now: datetime) -> Path:
+    """A copy of `path` beside it, under a name of its own."""
+    stamp = f"{path.name}.backup-{now:%Y%m%d-%H%M%S}"
+    number = 1
+    while True:
+        backup = path.with_name(stamp if number == 1 else f"{stamp}-{number}")
+        try:
+            _write_new(backup, path.read_bytes())
+        except FileExistsError:
+            number += 1
+            continue
+        shutil.copymode(path, backup)
+        return backup
+
+
+def _write_new(path: Path, content: bytes) -> None:
+    with path.open("xb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())

@@ -1,0 +1,250 @@
+"""The course of the wizard's questions: what each asks at a moment, what answers it takes, and the way back.
+
+No terminal and no files here: a front end shows what is `Posed` and hands back a text, or None to go back.
+"""
+
+import unicodedata
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cache
+
+from helpers.config.checks.config import check
+from helpers.config.option import Option, declared
+from helpers.config.options.launch import LaunchOptions
+from helpers.config.parse import Reading, Said, read_settings
+from helpers.config.train_config import RunConfig, all_options
+from helpers.config.values import WrongValue, read_value, written
+from helpers.config.wizard.machine import Machine
+from helpers.errors import Problem
+
+LAUNCH = "launch"
+
+
+@cache
+def options_by_name() -> Mapping[str, Option]:
+    """Every option that an env file may set, those of `train.sh` itself included."""
+    return {option.name: option for option in (*all_options(), *declared(LAUNCH, LaunchOptions))}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Draft:
+    """What is known so far, by name of option or question, as texts.
+
+    said: what the old env file says of options; answers: what was answered; machine: what can be found out here.
+    """
+
+    machine: Machine
+    said: Mapping[str, str] = field(default_factory=dict)
+    answers: Mapping[str, str] = field(default_factory=dict)
+
+    def __getitem__(self, name: str) -> str:
+        """What was answered, else said, else the option's default; empty for a question of no option."""
+        option = options_by_name().get(name)
+        default = written(option.default) if option else ""
+        return self.answers.get(name, self.said.get(name, default))
+
+    def knows(self, name: str) -> bool:
+        """Whether somebody said or answered it."""
+        return name in self.answers or name in self.said
+
+    def answered(self, name: str, text: str) -> "Draft":
+        """This, with an answer more."""
+        return replace(self, answers={**self.answers, name: text})
+
+    def settings(self) -> dict[str, str]:
+        """The options said or answered."""
+        return {name: text for name, text in {**self.said, **self.answers}.items() if name in options_by_name()}
+
+    def read(self) -> Reading:
+        """The same, as the trainer's own parser reads it."""
+        names = ((options_by_name()[name], text) for name, text in self.settings().items())
+        return read_settings(
+            Said(name=option.name, text=text, spelled=option.env)
+            for option, text in names
+            if option.group != LAUNCH and (text or option.declaration.empty_means)
+        )
+
+    def config(self) -> RunConfig:
+        """The run as it stands; what cannot be read has its default."""
+        return self.read().config()
+
+    def problems(self) -> list[Problem]:
+        """All that the trainer would refuse."""
+        reading = self.read()
+        return [*reading.problems, *check(reading.config(), unless=reading.wrong)]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Choice:
+    """One answer of a list: the text it stands for, how it is called, and what is good to know about it."""
+
+    value: str
+    label: str = ""
+    note: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Question:
+    """A question by the name of its option, or by a name of its own.
+
+    why: a sentence or two that help to decide; choices: the answers offered, else the option's own; note: what is good
+    to know about one of them; other: what to call an answer that is not among the choices, empty where they are all;
+    when: whether it has a meaning, given what is known; proposal: the answer proposed where nobody said one;
+    problem: what is wrong with an answer, for questions of no option; blames: other options whose problems count here;
+    shows: a text to put before the question; act: what an answer sets going; folder: whether it asks for a folder;
+    stays: whether what the old file says of it holds where it is not asked; own: whether its name is no option's.
+    """
+
+    name: str
+    title: str
+    why: Callable[[Draft], str] | str
+    choices: Callable[[Draft], Sequence[Choice]] | None = None
+    note: Callable[[Draft, str], str] | None = None
+    other: str = ""
+    when: Callable[[Draft], bool] = lambda draft: True
+    proposal: Callable[[Draft], str] | None = None
+    problem: Callable[[Draft, str], str] | None = None
+    blames: tuple[str, ...] = ()
+    shows: Callable[[Draft], str] | None = None
+    act: Callable[[Draft], None] | None = None
+    folder: bool = False
+    stays: bool = False
+    own: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Posed:
+    """A question as it is asked now; `problem` says what is wrong with an answer, nothing where it will do."""
+
+    name: str
+    chapter: str
+    progress: str
+    title: str
+    why: str
+    default: str
+    choices: tuple[Choice, ...]
+    other: str
+    shows: str
+    folder: bool
+    problem: Callable[[str], str]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Chapter:
+    """Questions that belong together."""
+
+    title: str
+    questions: tuple[Question, ...]
+
+
+def interview(chapters: Sequence[Chapter], *, draft: Draft, ask: Callable[[Posed], str | None]) -> Draft:
+    """Ask all that has a meaning, in order; None takes up the question before, with its answer as the default."""
+    course = [(chapter, question) for chapter in chapters for question in chapter.questions]
+    trodden: list[int] = []
+    place = 0
+    while place < len(course):
+        chapter, question = course[place]
+        now = settled(draft, chapters)
+        if not is_asked(question, now):
+            place += 1
+            continue
+        text = ask(posed(question, now, chapter=chapter))
+        if text is None:
+            place = trodden.pop() if trodden else place
+            continue
+        draft = draft.answered(question.name, text)
+        if question.act is not None:
+            question.act(draft)
+        trodden.append(place)
+        place += 1
+    return draft
+
+
+def settled(draft: Draft, chapters: Iterable[Chapter]) -> Draft:
+    """The draft without what the answers have left no meaning, such as a rank where no LoRA is trained."""
+    questions = [each for chapter in chapters for each in chapter.questions]
+    moot = {each.name for each in questions if not each.stays and not each.when(draft)}
+    return replace(
+        draft,
+        said={name: text for name, text in draft.said.items() if name not in moot},
+        answers={name: text for name, text in draft.answers.items() if name not in moot},
+    )
+
+
+def is_asked(question: Question, draft: Draft) -> bool:
+    """Whether there is something to decide: its option is declared, has a meaning, and allows more than one value."""
+    is_known = question.own or question.name in options_by_name()
+    return is_known and question.when(draft) and (bool(question.other) or len(offered(question, draft)) != 1)
+
+
+def offered(question: Question, draft: Draft) -> tuple[Choice, ...]:
+    """The answers to choose from; of an option, only those that its declaration allows."""
+    option = options_by_name().get(question.name)
+    allowed = _allowed(option) if option else ()
+    if question.choices is None:
+        return tuple(Choice(value=value) for value in allowed)
+    chosen = question.choices(draft)
+    return tuple(each for each in chosen if not allowed or not each.value or each.value in allowed)
+
+
+def _allowed(option: Option) -> tuple[str, ...]:
+    """Every value of an option that has few, without those that it refuses."""
+    refused = [value for value, _ in option.declaration.refused]
+    values = ("true", "false") if option.kind is bool else option.declaration.choices
+    return tuple(value for value in values if value not in refused)
+
+
+def posed(question: Question, draft: Draft, *, chapter: Chapter) -> Posed:
+    """The question as it is asked of `draft`."""
+    choices = offered(question, draft)
+    if question.note is not None:
+        choices = tuple(replace(each, note=each.note or question.note(draft, each.value)) for each in choices)
+    default = draft[question.name]
+    known = draft.knows(question.name) and not problem_with(question, draft, text=default)
+    if question.proposal is not None and not known:
+        default = question.proposal(draft)
+    if choices and not question.other and default not in [each.value for each in choices]:
+        default = choices[0].value
+    asked = [each for each in chapter.questions if is_asked(each, draft)]
+    return Posed(
+        name=question.name,
+        chapter=chapter.title,
+        progress=f"{asked.index(question) + 1} of {len(asked)}",
+        title=question.title,
+        why=question.why if isinstance(question.why, str) else question.why(draft),
+        default=default,
+        choices=choices,
+        other=question.other,
+        shows=question.shows(draft) if question.shows else "",
+        folder=question.folder,
+        problem=lambda text: problem_with(question, draft, text=text),
+    )
+
+
+def problem_with(question: Question, draft: Draft, *, text: str) -> str:
+    """What is wrong with `text` as the answer, and the cure; empty where it will do."""
+    if any(unicodedata.category(letter) in ("Cc", "Cs") for letter in text):
+        return "it holds a character that no file of settings can hold; type it anew"
+    option = options_by_name().get(question.name)
+    if option is not None:
+        try:
+            if text or not option.optional:
+                read_value(option, text=text)
+        except WrongValue as wrong:
+            return f"{wrong.reason}: {wrong.fix}"
+        if found := _problem_of(option, draft.answered(question.name, text), blames=question.blames):
+            return found
+    elif not question.other and (choices := offered(question, draft)) and text not in [each.value for each in choices]:
+        return f"say {' or '.join(each.value for each in choices)}"
+    return question.problem(draft, text) if question.problem else ""
+
+
+def _problem_of(option: Option, draft: Draft, *, blames: Iterable[str]) -> str:
+    """What the trainer's own checks say of the option, in the company of the others."""
+    if option.group == LAUNCH:
+        return ""
+    envs = {option.env, *(options_by_name()[name].env for name in blames)}
+    for problem in draft.problems():
+        if problem.option in envs:
+            return f"{problem.reason}: {problem.fix}"
+    return ""

@@ -1,0 +1,85 @@
+"""What the wizard can find out about the machine and ask of the rest of the program, which it must not import."""
+
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from helpers.config.train_config import RunConfig
+
+LISTING = ["nvidia-smi", "--query-gpu=name,memory.total", "--format=csv,noheader,nounits"]
+MEBIBYTE = 1024**2
+
+
+@dataclass(frozen=True, kw_only=True)
+class Gpu:
+    """A graphics card, and how much memory it has."""
+
+    name: str
+    memory_bytes: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sight:
+    """What the headers of a folder's pictures tell.
+
+    images: how many there are; where there are very many, as reckoned from those looked at;
+    sizes: upright width and height in pixels of those looked at; unreadable: pictures that cannot be read among them;
+    captioned: pictures with a text file beside; telling_names: of those looked at, names that read like captions.
+    """
+
+    images: int
+    sizes: tuple[tuple[int, int], ...]
+    unreadable: int = 0
+    captioned: int = 0
+    telling_names: int = 0
+    example: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Peaks:
+    """The most memory in bytes that encoding, and that training with its test pictures, take of a card."""
+
+    encoding: int
+    training: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Machine:
+    """What is here, and what the program can say of it.
+
+    look_at: a look at a folder of pictures; raises UserError. memory: what a run takes, None where nobody knows.
+    logged_in: whether the hub knows us. log_in: logs in, by asking in the terminal; None where there is no terminal.
+    """
+
+    gpus: tuple[Gpu, ...]
+    is_mac: bool
+    look_at: Callable[[Path], Sight]
+    memory: "Callable[[RunConfig], Peaks | None]"
+    logged_in: Callable[[], bool]
+    log_in: Callable[[], None] | None
+
+    @property
+    def room_bytes(self) -> int | None:
+        """The memory of the smallest card, which every process must fit into; None where there is no card."""
+        return min((gpu.memory_bytes for gpu in self.gpus), default=None)
+
+
+def find_gpus() -> tuple[Gpu, ...]:
+    """The NVIDIA cards that the driver lists; none where there is no driver."""
+    try:
+        listing = subprocess.run(LISTING, capture_output=True, text=True, check=True, timeout=20).stdout
+    except (OSError, subprocess.SubprocessError):
+        return ()
+    rows = (line.rpartition(", ") for line in listing.splitlines())
+    return tuple(
+        Gpu(name=name, memory_bytes=int(mebibytes) * MEBIBYTE) for name, _, mebibytes in rows if mebibytes.isdecimal()
+    )
+
+
+def log_in() -> None:
+    """Have the hub's own program ask for a token; what it says is for the person to read."""
+    subprocess.run([Path(sys.executable).with_name("hf"), "auth", "login"], check=False)

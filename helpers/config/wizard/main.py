@@ -1,0 +1,188 @@
+"""The wizard behind `python configure.py`: from a person's answers to the two files that a run needs."""
+
+import os
+import re
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+from typing import Protocol
+
+from helpers.config.env.env_file import read_env_file
+from helpers.config.env.translate import env_names, translate
+from helpers.config.options.launch import LaunchOptions
+from helpers.config.values import written
+from helpers.config.wizard.dataset_file import dataset_text, new_file, new_path
+from helpers.config.wizard.files import NewFile, env_text, write
+from helpers.config.wizard.flow import Chapter, Choice, Draft, Posed, Question, interview, options_by_name, settled
+from helpers.config.wizard.machine import Machine
+from helpers.config.wizard.plain import LinesEnded, PlainLines
+from helpers.config.wizard.questions_images import PICTURES
+from helpers.config.wizard.questions_run import LENGTH, THE_RUN, VALIDATION, is_on_hub, wants_hub
+from helpers.config.wizard.questions_training import LEARNING, MACHINE, MEMORY, REPORTS
+from helpers.config.wizard.terminal import Terminal
+from helpers.errors import ConfigError, UserError
+
+INTERRUPTED = 130
+CALCULATED = re.compile(r"^[^#]*(?<!\\)[$`]", flags=re.MULTILINE)
+"""A line whose value bash finds out."""
+
+WELCOME = """
+# SimpleTuner: a run of your own
+Your answers become {path} and the dataset file.
+Enter takes what is proposed. Nothing is written before you have seen it all."""
+
+
+class FrontEnd(Protocol):
+    """Who asks: a terminal, or plain lines."""
+
+    def tell(self, text: str) -> None:
+        """Show a text."""
+        ...
+
+    def ask(self, question: Posed) -> str | None:
+        """An answer that will do, or None to go back."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Before:
+    """What an env file says already: settings by name of option, other variables, and what to tell of it."""
+
+    settings: Mapping[str, str] = field(default_factory=dict)
+    others: Mapping[str, str] = field(default_factory=dict)
+    remarks: tuple[str, ...] = ()
+
+
+def main(machine: Machine) -> int:
+    """Ask in the terminal, or read plain lines where there is none; the exit status."""
+    name = os.environ.get("ENV", "")
+    path = Path("config", name, "config.env")
+    front = Terminal() if sys.stdin.isatty() and sys.stdout.isatty() else PlainLines(sys.stdin)
+    try:
+        command = f"ENV={name} bash train.sh" if name else "bash train.sh"
+        return configure(path, machine=machine, front=front, command=command)
+    except (KeyboardInterrupt, EOFError):
+        print("\nLeft; nothing was written.", file=sys.stderr)
+        return INTERRUPTED
+    except LinesEnded as ended:
+        print(f"\nThe input ended before this was answered, so nothing was written: {ended}", file=sys.stderr)
+    except UserError as error:
+        print(f"\n{error}", file=sys.stderr)
+    return 1
+
+
+def configure(path: Path, *, machine: Machine, front: FrontEnd, command: str) -> int:
+    """Ask for everything, write the env file `path` and the dataset file, and say that `command` comes next."""
+    before = read_before(path)
+    front.tell(WELCOME.format(path=path))
+    for remark in before.remarks:
+        front.tell(remark)
+    settings = dict(before.settings)
+    if not settings and path.parent.name != "config":
+        settings["output_dir"] = f"output/{path.parent.name}"
+    chapters = (*CHAPTERS, _the_end(path, before=before))
+    draft = interview(chapters, draft=Draft(machine=machine, said=settings), ask=front.ask)
+    if draft["write"] != "yes":
+        front.tell("\nNothing was written.")
+        return 0
+    files = new_files(draft, path, others=before.others)
+    backups = write([file for file in files if not file.is_there], now=datetime.now())
+    front.tell(f"\n{_farewell(draft, files=files, backups=backups, command=command)}")
+    return 0
+
+
+CHAPTERS: tuple[Chapter, ...] = (THE_RUN, PICTURES, LENGTH, VALIDATION, MEMORY, LEARNING, REPORTS, MACHINE)
+
+
+def read_before(path: Path) -> Before:
+    """What the env file at `path` says, as far as it can be read; nothing where there is none."""
+    if not path.is_file():
+        return Before()
+    try:
+        variables = read_env_file(path, known=env_names())
+    except ConfigError as error:
+        return Before(remarks=(f"\n{path} cannot be read, so everything is asked anew:\n{error}",))
+    translation = translate(variables, file=str(path), words=[])
+    flags = (word[2:].partition("=") for word in translation.arguments)
+    settings = {name: _as_said(name, text, variables) for name, _, text in flags}
+    default = LaunchOptions()
+    for name, value in vars(translation.launch).items():
+        if value != getattr(default, name):
+            settings[name] = written(value)
+    remarks = [f"\n{path} is there already; its settings are what is proposed."]
+    if translation.problems:
+        remarks += ["These of them need a change:", *map(str, translation.problems)]
+    if CALCULATED.search(path.read_text(encoding="utf-8", errors="replace")):
+        remarks.append("Its $variables and $(commands) are written down as what they are now; the backup keeps them.")
+    return Before(settings=settings, others=translation.exports, remarks=tuple(remarks))
+
+
+def _as_said(name: str, text: str, variables: Mapping[str, str]) -> str:
+    """A number as the person wrote it, 1e-4 for 0.0001, where that is what holds."""
+    option = options_by_name()[name]
+    said = variables.get(option.env, "")
+    try:
+        return said if option.kind is float and float(said) == float(text) else text
+    except ValueError:
+        return text
+
+
+def new_files(draft: Draft, path: Path, *, others: Mapping[str, str]) -> list[NewFile]:
+    """The files that the answers make: the env file at `path` and, where one is wanted, the dataset file."""
+    final = settled(draft, CHAPTERS)
+    files = [NewFile(path=path, text=env_text(final, chapters=CHAPTERS, others=others))]
+    if new_file(draft):
+        files.append(NewFile(path=new_path(draft), text=dataset_text(final)))
+    return files
+
+
+def _the_end(path: Path, *, before: Before) -> Chapter:
+    """The last question, with what will be written before it."""
+
+    def shows(draft: Draft) -> str:
+        hidden = dict.fromkeys(before.others, "…")
+        shown = (f"# {file.path}\n{_settings_of(file)}" for file in new_files(draft, path, others=hidden))
+        return "\n\n".join((*shown, *_what_is_wrong(draft)))
+
+    def why(draft: Draft) -> str:
+        there = [str(file.path) for file in new_files(draft, path, others=before.others) if file.path.exists()]
+        return f"A copy is kept of what is there: {', '.join(there)}." if there else "Nothing is there yet."
+
+    write_it = Question(
+        name="write",
+        own=True,
+        title="Write this?",
+        why=why,
+        choices=lambda draft: (
+            Choice(value="yes", label="yes, write it"),
+            Choice(value="no", label="no, leave everything as it is"),
+        ),
+        proposal=lambda draft: "yes",
+        shows=shows,
+    )
+    return Chapter(title="The end", questions=(write_it,))
+
+
+def _settings_of(file: NewFile) -> str:
+    """A file without its remarks."""
+    return "\n".join(line for line in file.text.splitlines() if line and not line.startswith("#"))
+
+
+def _what_is_wrong(draft: Draft) -> list[str]:
+    """What the trainer would still refuse, such as a setting of the old file that was not asked."""
+    return [f"bash train.sh will refuse this:\n{problem}" for problem in settled(draft, CHAPTERS).problems()]
+
+
+def _farewell(draft: Draft, *, files: list[NewFile], backups: list[Path], command: str) -> str:
+    lines = [f"Written: {file.path}" for file in files]
+    lines += [f"Kept, as it was: {backup}" for backup in backups]
+    model = draft["pretrained_model_name_or_path"]
+    if is_on_hub(draft):
+        lines += ["Once, before the first run: accept the licence on the hub's page of", f"    {model}"]
+    if wants_hub(draft) and not draft.machine.logged_in():
+        lines.append("Once, before the first run: hf auth login")
+    if "wandb" in draft["report_to"]:
+        lines.append("Once, before the first run: wandb login")
+    return "\n".join([*lines, "", f"# Now say: {command}"])

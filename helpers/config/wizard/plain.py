@@ -1,0 +1,64 @@
+"""Asks the wizard's questions without a terminal: one plain line for each answer, so that a script can answer them.
+
+An empty line takes the default, `-` is the empty answer, `<` goes back, and a list may be answered by number. An answer
+that will not do is told of, and the next line is another try; where the lines end too early, nothing is written.
+"""
+
+from typing import TextIO
+
+from helpers.config.wizard.flow import Posed
+
+
+class LinesEnded(Exception):
+    """The input ended before the last question was answered."""
+
+
+class PlainLines:
+    """A front end for pipes and files."""
+
+    def __init__(self, lines: TextIO) -> None:
+        self._lines = lines
+
+    def tell(self, text: str) -> None:
+        """Show a text."""
+        print(text)
+
+    def ask(self, question: Posed) -> str | None:
+        """The answer in the next line; None for `<`, which goes back."""
+        if question.shows:
+            print(f"\n{question.shows}")
+        print(f"\n[{question.chapter}, {question.progress}] {question.title}\n    {question.why}")
+        for number, choice in enumerate(question.choices, 1):
+            note = f" ({choice.note})" if choice.note else ""
+            print(f"    {number}. {choice.label or choice.value}{note}")
+        while True:
+            print(f"    default: {_called(question)}\n> ", end="", flush=True)
+            line = self._lines.readline()
+            if not line:
+                raise LinesEnded(question.title)
+            print(line.rstrip("\n"))
+            line = line.strip()
+            if line == "<":
+                return None
+            text = _meant(line, question)
+            problem = question.problem(text)
+            if not problem:
+                return text
+            print(f"    {text or 'nothing'} will not do: {problem}")
+
+
+def _called(question: Posed) -> str:
+    labels = {choice.value: choice.label for choice in question.choices}
+    return labels.get(question.default) or question.default or "nothing"
+
+
+def _meant(line: str, question: Posed) -> str:
+    """The answer that a line stands for: a value or its name before a number of the list."""
+    if not line:
+        return question.default
+    if line == "-":
+        return ""
+    values = {choice.value: choice.value for choice in question.choices}
+    labels = {choice.label: choice.value for choice in question.choices if choice.label}
+    numbers = {str(number): choice.value for number, choice in enumerate(question.choices, 1)}
+    return {**numbers, **labels, **values}.get(line, line)

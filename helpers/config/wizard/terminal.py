@@ -1,0 +1,215 @@
+"""Asks the wizard's questions in a terminal: lists by arrow keys, texts with their mistakes told below, a way back.
+
+A question and its answer shrink to one line once answered, so that what was said stays in view.
+"""
+
+import shutil
+import textwrap
+from typing import TYPE_CHECKING, Any
+
+from helpers.config.wizard.flow import Choice, Posed
+
+if TYPE_CHECKING:
+    from questionary import Question, Style
+
+MOST_COLUMNS = 100
+ESCAPE_SECONDS = 0.15
+"""How long a lone Escape waits to see whether it is the first letter of an arrow key."""
+
+LIST_KEYS = "↑↓ choose · enter take · esc back · ctrl-c leave"
+TEXT_KEYS = "enter take · esc back · ctrl-c leave"
+OTHER = "\0other"
+GONE_BACK = "\0back"
+
+BOLD, DIM, RED, ACCENT, PLAIN = "\033[1m", "\033[2m", "\033[31m", "\033[36m", "\033[0m"
+
+
+class Terminal:
+    """A front end for a person."""
+
+    def __init__(self) -> None:
+        self._chapter = ""
+        self._answers_above = 0
+
+    def tell(self, text: str) -> None:
+        """Show a text, lines of a title (`# …`) in bold."""
+        for line in text.splitlines():
+            print(f"{BOLD}{line[2:]}{PLAIN}" if line.startswith("# ") else line)
+
+    def ask(self, question: Posed) -> str | None:
+        """The answer, checked; None for Escape, which goes back; raises KeyboardInterrupt for Ctrl-C."""
+        if question.chapter != self._chapter:
+            self._chapter, self._answers_above = question.chapter, 0
+            print(f"\n{ACCENT}━━{PLAIN} {BOLD}{question.chapter}{PLAIN}")
+        if question.shows:
+            self._answers_above = 0
+            self.tell(f"\n{question.shows}")
+        height = _head(question)
+        text = _answered(question)
+        self._shrink(question, text, height=height)
+        return text
+
+    def _shrink(self, question: Posed, text: str | None, *, height: int) -> None:
+        """Put one line in the question's place; going back, take away the line of the question before as well."""
+        if text is None:
+            again = min(1, self._answers_above)
+            _erase(height + again)
+            self._answers_above -= again
+        else:
+            columns = shutil.get_terminal_size().columns - 1
+            said = textwrap.shorten(
+                _called(question, text), max(10, columns - 4 - len(question.title)), placeholder="…"
+            )
+            _erase(height)
+            print(f"   {DIM}{question.title}{PLAIN} {ACCENT}{said}{PLAIN}")
+            self._answers_above += 1
+
+
+def _answered(question: Posed) -> str | None:
+    """An answer that will do, from the list or typed in its place; what is wrong with another is told above it."""
+    offered = [choice.value for choice in question.choices]
+    default, typing, complaint = question.default, not offered, 0
+    while True:
+        text = _write(question, default=default) if typing else _pick(question, default=default)
+        _erase(complaint)
+        complaint = 0
+        if text == OTHER:
+            default, typing = "" if default in offered else default, True
+        elif text is None and typing and offered:
+            default, typing = OTHER, False
+        elif text is None or not (problem := _problem(question, text)):
+            return text
+        else:
+            default, complaint = text, _complain(problem)
+
+
+def _problem(question: Posed, text: str) -> str:
+    """What is wrong with an answer; looking at a large folder takes its time."""
+    if not question.folder:
+        return question.problem(text)
+    print(f"   {DIM}looking there …{PLAIN}", flush=True)
+    problem = question.problem(text)
+    _erase(1)
+    return problem
+
+
+def _complain(problem: str) -> int:
+    """Show what is wrong with an answer; the number of lines that takes."""
+    lines = [*textwrap.wrap(problem, _columns()), ""]
+    for line in lines:
+        print(f"   {RED}{line}{PLAIN}")
+    return len(lines)
+
+
+def _columns() -> int:
+    return min(shutil.get_terminal_size().columns, MOST_COLUMNS) - 6
+
+
+def _erase(lines: int) -> None:
+    """Take away the lines above the cursor."""
+    if lines:
+        print(f"\033[{lines}F\033[J", end="", flush=True)
+
+
+def _head(question: Posed) -> int:
+    """Show the question and why it is asked; the number of lines that takes."""
+    why = textwrap.wrap(question.why, _columns())
+    print(f"\n   {BOLD}{question.title}{PLAIN}  {DIM}{question.progress}{PLAIN}")
+    for line in why:
+        print(f"   {DIM}{line}{PLAIN}")
+    print()
+    return len(why) + 3
+
+
+def _pick(question: Posed, *, default: str) -> str | None:
+    import questionary
+
+    choices = [_entry(choice, width=_widest(question)) for choice in question.choices]
+    if question.other:
+        choices.append(questionary.Choice(title=[("class:text", f"{question.other} …")], value=OTHER))
+    known = [each.value for each in choices]
+    asked = questionary.select(
+        "",
+        choices=choices,
+        default=default if default in known else OTHER,
+        qmark=" ",
+        pointer="  ❯",
+        instruction=LIST_KEYS,
+        style=_style(),
+        erase_when_done=True,
+    )
+    return _answer(asked)
+
+
+def _entry(choice: Choice, *, width: int) -> Any:
+    import questionary
+
+    label = choice.label or choice.value
+    title = [("class:text", f"{label:<{width}}" if choice.note else label)]
+    if choice.note:
+        title.append(("class:note", f"  {choice.note}"))
+    return questionary.Choice(title=title, value=choice.value)
+
+
+def _widest(question: Posed) -> int:
+    return max(len(choice.label or choice.value) for choice in question.choices)
+
+
+def _write(question: Posed, *, default: str) -> str | None:
+    import questionary
+    from prompt_toolkit.completion import PathCompleter
+
+    keys = f"tab completes · {TEXT_KEYS}" if question.folder else TEXT_KEYS
+    asked = questionary.text(
+        f"  {keys}",
+        instruction="\n   ❯",
+        default=default,
+        qmark="",
+        completer=PathCompleter(only_directories=True, expanduser=True) if question.folder else None,
+        complete_while_typing=False,
+        style=_style(("instruction", "fg:ansicyan bold")),
+        erase_when_done=True,
+    )
+    text = _answer(asked)
+    return text if text is None else text.strip()
+
+
+def _answer(asked: "Question") -> str | None:
+    """What the person answers; None where Escape was pressed."""
+    from prompt_toolkit.key_binding import KeyBindings, merge_key_bindings
+
+    bindings = KeyBindings()
+
+    @bindings.add("escape")
+    def _(event: Any) -> None:
+        event.app.exit(result=GONE_BACK)
+
+    application = asked.application
+    own = [application.key_bindings] if application.key_bindings else []
+    application.key_bindings = merge_key_bindings([*own, bindings])
+    application.ttimeoutlen = application.timeoutlen = ESCAPE_SECONDS
+    text = asked.unsafe_ask()
+    return None if text == GONE_BACK else text
+
+
+def _called(question: Posed, text: str) -> str:
+    labels = {choice.value: choice.label for choice in question.choices if choice.label}
+    return labels.get(text, text) or "nothing"
+
+
+def _style(*more: tuple[str, str]) -> "Style":
+    import questionary
+
+    return questionary.Style(
+        [
+            ("question", "nobold fg:ansibrightblack"),
+            ("qmark", "fg:ansicyan"),
+            ("pointer", "fg:ansicyan bold"),
+            ("highlighted", "fg:ansicyan bold"),
+            ("selected", "noinherit"),
+            ("instruction", "fg:ansibrightblack"),
+            ("note", "fg:ansibrightblack"),
+            ("answer", "nobold fg:ansidefault"),
+            *more,
+        ]
+    )

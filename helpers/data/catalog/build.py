@@ -1,0 +1,240 @@
+"""Opens a data set: which pictures there are, what is said of them, how each is cut, and which are left out and why.
+
+Only headers are read, and those of known files not again. Neither a listing's order nor the timing of threads matters.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from helpers.config.datasets.types import ImageDataset
+from helpers.data.caption_words import CaptionFilter
+from helpers.data.captions import (
+    CaptionRules,
+    NoCaption,
+    PromptForAll,
+    caption_column,
+    caption_rules,
+    captions_for,
+    spoken_lines,
+)
+from helpers.data.catalog.face_crops import middles_of_faces
+from helpers.data.catalog.from_table import Told, told_by
+from helpers.data.catalog.known_files import Remembered, file_keys
+from helpers.data.catalog.scan import HEADERS, FileReader, Found, find_files, header
+from helpers.data.images.geometry import cut_around, cut_rules, draw, draw_of_epoch, geometries, measure
+from helpers.data.rejections import NOTHING_LEFT_TO_SAY, TOO_LONG, TOO_SMALL, describe_rejected, nothing_left
+from helpers.data.sources.image_table import ImageTable
+from helpers.data.types import Catalog, Rejected
+from helpers.reporting.events import Notice
+from helpers.reporting.format import counted
+from helpers.reporting.reporter import Reporter
+from helpers.storage.protocols import CacheStore, SourceStore
+
+# Stable Diffusion 3's table of positions: 192 patches of 2 latent pixels of 8 pixels.
+LONGEST_EDGE_PX = 3072
+FROM_TABLES = ("parquet", "csv", "huggingface")
+"""Strategies whose captions stand in a table."""
+UNITS = {"area": "megapixels", "pixel": "pixels (shorter edge)", "pixel_area": "pixels (edge of a square of that area)"}
+
+
+def open_catalog(
+    dataset: ImageDataset,
+    *,
+    source: SourceStore,
+    metadata: CacheStore,
+    seed: int,
+    workers: int,
+    reporter: Reporter,
+    longest_edge_px: int = LONGEST_EDGE_PX,
+    filters: Sequence[str] = (),
+    table: ImageTable | None = None,
+) -> Catalog:
+    """Everything of `dataset` that can be trained on, by path; its pictures are in `source`.
+
+    metadata: this data set's own place to remember what files say; seed: decides draws; workers: threads;
+    longest_edge_px: the model can place; filters: of `caption_filter_list`; table: about pictures.
+    Raises DataError where it cannot be listed or nothing is left, with the reasons and the settings to change.
+    """
+    rules = caption_rules(dataset, seed=seed, filters=filters)
+    found = find_files(source, want_notes=rules.strategy == "textfile")
+    reader = FileReader(
+        dataset_id=dataset.id, found=found, source=source, metadata=metadata, workers=workers, reporter=reporter
+    )
+    told = told_by(table, reader) if table is not None else None
+    sizes, rejected, ignored = _sizes(dataset, reader, told)
+    cuts = _cut(dataset, found, sizes, seed=seed)
+    rejected |= _of_unfit_size(dataset, sizes, cuts, longest_edge_px=longest_edge_px)
+    not_chosen = _choose(dataset, found, sizes, rejected, seed=seed)
+    rejected |= _cut_around_faces(dataset, reader, sizes, cuts, rows=_rows_left(sizes, rejected))
+    captions_of, speechless = _captions(reader, _rows_left(sizes, rejected), rules, told)
+    rows = _rows_left(sizes, rejected := rejected | speechless)
+    catalog = Catalog(
+        dataset_id=dataset.id,
+        source=source,
+        repeats=dataset.repeats,
+        probability=dataset.probability,
+        ignore_epochs=dataset.ignore_epochs,
+        is_regularisation_data=dataset.is_regularisation_data,
+        paths=found.paths.take(rows),
+        tags=found.tags.take(rows),
+        size_bytes=found.size_bytes[rows],
+        sizes=sizes[rows],
+        geometries=cuts[rows],
+        captions_of=captions_of,
+        rejected=tuple(Rejected(found.paths[row], rejected[row]) for row in sorted(rejected)),
+        ignored=ignored,
+        not_chosen=not_chosen,
+    )
+    _tell(catalog, reporter, told)
+    return catalog
+
+
+def recut(catalog: Catalog, *, dataset: ImageDataset, seed: int, epoch: int) -> Catalog:
+    """The catalog with the random crops of `epoch` (from 0); every picture stays in its bucket."""
+    draws = draw_of_epoch(catalog.paths, seed=seed, dataset_id=dataset.id, epoch=epoch)
+    return replace(catalog, geometries=geometries(catalog.sizes, rules=cut_rules(dataset), draws=draws))
+
+
+def remember_rejected(metadata: CacheStore, catalog: Catalog, rejected: Sequence[Rejected]) -> None:
+    """Note pictures whose pixels turned out unreadable, so that the next start knows without decoding them.
+
+    Those that are not `lasting` are passed over.
+    """
+    reasons = {picture.path: picture.reason for picture in rejected if picture.lasting}
+    if not reasons:
+        return
+    rows = [row for row, path in enumerate(catalog.paths) if path in reasons]
+    paths = [catalog.paths[row] for row in rows]
+    keys = file_keys(paths, catalog.size_bytes[rows].tolist(), [catalog.tags[row] for row in rows])
+    remembered = Remembered(metadata, name=HEADERS)
+    for key, path in zip(keys, paths, strict=True):
+        remembered.add(key, header((0, 0), reason=reasons[path]))
+    remembered.flush()
+
+
+def _rows_left(sizes: NDArray[np.int32], rejected: dict[int, str]) -> NDArray[np.int64]:
+    """The rows of pictures that are not rejected."""
+    left = sizes[:, 0] > 0
+    left[list(rejected)] = False
+    return np.flatnonzero(left)
+
+
+def _choose(
+    dataset: ImageDataset, found: Found, sizes: NDArray[np.int32], rejected: dict[int, str], *, seed: int
+) -> int:
+    """Take the size off pictures that are too many for `max_num_samples`; how many they are.
+
+    Each picture has its own place in a queue, so that a picture more or less changes the choice by one at the most.
+    """
+    rows = _rows_left(sizes, rejected)
+    if dataset.max_num_samples is None or len(rows) <= dataset.max_num_samples:
+        return 0
+    draws = draw(found.paths.take(rows), seed=seed, dataset_id=dataset.id, purpose="sample")
+    sizes[rows[np.argsort(draws[:, 0], kind="stable")[dataset.max_num_samples :]]] = 0
+    return len(rows) - dataset.max_num_samples
+
+
+def _cut(dataset: ImageDataset, found: Found, sizes: NDArray[np.int32], *, seed: int) -> NDArray[np.int32]:
+    """The cut of each file found [N, 6]; of no use where it is no picture."""
+    rules = cut_rules(dataset)
+    draws = draw(found.paths, seed=seed, dataset_id=dataset.id) if rules.draws else np.zeros((0, 3))
+    return geometries(np.maximum(sizes, 1), rules=rules, draws=draws)
+
+
+def _cut_around_faces(
+    dataset: ImageDataset,
+    reader: FileReader,
+    sizes: NDArray[np.int32],
+    cuts: NDArray[np.int32],
+    *,
+    rows: NDArray[np.int64],
+) -> dict[int, str]:
+    """Move the crops of pictures `rows` to their faces, if that is asked for; why some cannot be read, by row."""
+    if not (dataset.crop and dataset.crop_style == "face"):
+        return {}
+    middles, unreadable = middles_of_faces(reader, rows, sizes=sizes)
+    cuts[rows] = cut_around(cuts[rows], middles=middles)
+    return unreadable
+
+
+def _of_unfit_size(
+    dataset: ImageDataset, sizes: NDArray[np.int32], cuts: NDArray[np.int32], *, longest_edge_px: int
+) -> dict[int, str]:
+    """Why pictures are rejected that are too small, or would become too long, by row."""
+    is_picture = sizes[:, 0] > 0
+    minimum = dataset.minimum_image_size or 0.0
+    too_small = is_picture & (measure(sizes, dataset.resolution_type) < minimum)
+    too_long = is_picture & ((cuts[:, 4:6] - cuts[:, 2:4]).max(axis=1) > longest_edge_px)
+    small = f"{TOO_SMALL} = {minimum:g} {UNITS[dataset.resolution_type]}"
+    long = f"{TOO_LONG}, {longest_edge_px} pixels"
+    return {row: small if too_small[row] else long for row in np.flatnonzero(too_small | too_long).tolist()}
+
+
+def _sizes(
+    dataset: ImageDataset, reader: FileReader, told: Told | None
+) -> tuple[NDArray[np.int32], dict[int, str], int]:
+    """The upright size of each file [N, 2], 0 x 0 where it has none, why some are rejected, by row, and how many others
+    are no pictures.
+    """
+    if told is not None and dataset.metadata_backend == "parquet":
+        sizes, rejected = told.sizes(reader)
+    else:
+        sizes, rejected = reader.read_headers()
+        rejected |= told.no_pictures(sizes, rejected) if told is not None else {}
+    pictures = int((sizes[:, 0] > 0).sum()) + len(rejected)
+    return sizes, rejected, reader.found.ignored + len(sizes) - pictures
+
+
+def _captions(
+    reader: FileReader, rows: NDArray[np.int64], rules: CaptionRules, told: Told | None
+) -> tuple[Callable[[int], tuple[str, ...]], dict[int, str]]:
+    """The captions of the pictures of `rows` that have any, in their order, and why the others have none, by row."""
+    if rules.strategy == "instanceprompt":
+        return PromptForAll(rules.prompt), {}
+    speechless: dict[int, str] = {}
+    if rules.strategy in FROM_TABLES:
+        assert told is not None, "a data set that wants a table's captions has a table"
+        texts, speechless = told.captions(rows, fallback=rules.fallback)
+        if not rules.filters and not rules.fallback:
+            return spoken_lines(texts.take(np.flatnonzero(texts.encoded.lengths)), rules=rules), speechless
+        notes: Iterable[bytes | None] = texts.encoded
+    else:
+        contents, speechless = reader.read_captions(rows) if rules.strategy == "textfile" else ({}, {})
+        notes = map(contents.get, rows.tolist())
+    captions, words = [], CaptionFilter(rules.filters)
+    for row, path, note in zip(rows.tolist(), reader.found.paths.take(rows), notes, strict=True):
+        if row not in speechless:
+            try:
+                left = words(captions_for(path, note, rules=rules))
+                if not left:
+                    raise NoCaption(NOTHING_LEFT_TO_SAY)
+                captions.append(left)
+            except NoCaption as error:
+                speechless[row] = error.reason
+    if said := str(words):
+        reader.reporter.hear(Notice(text=f"data set {reader.dataset_id}: {said}"))
+    return caption_column(captions, rules=rules), speechless
+
+
+def _tell(catalog: Catalog, reporter: Reporter, told: Told | None) -> None:
+    """Say in a line what a data set holds, and in another for each reason what is left out.
+
+    Raises DataError where that is all.
+    """
+    if not len(catalog):
+        place = catalog.source.describe()
+        raise nothing_left(catalog.dataset_id, place=place, rejected=catalog.rejected, ignored=catalog.ignored)
+    others = f"; {catalog.not_chosen} more are over max_num_samples" if catalog.not_chosen else ""
+    others += f"; {catalog.ignored} other files ignored" if catalog.ignored else ""
+    shapes = "1 size" if len(catalog.buckets) == 1 else f"{len(catalog.buckets)} sizes"
+    reporter.hear(Notice(text=f"data set {catalog.dataset_id}: {len(catalog)} images in {shapes}{others}"))
+    if catalog.rejected:
+        lines = "\n".join(f"  {line}" for line in describe_rejected(catalog.rejected))
+        text = f"data set {catalog.dataset_id}: {len(catalog.rejected)} images left out\n{lines}"
+        reporter.hear(Notice(text=text, level="warning"))
+    if told is not None and (without := told.rows_without_files):
+        what = f"{counted(without, 'rows')} of {told.table.place} without a file there"
+        reporter.hear(Notice(text=f"data set {catalog.dataset_id}: {what}"))

@@ -1,0 +1,64 @@
+"""Brings together the files of a data set and the rows of a table: whose size and whose captions stand in it."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from helpers.data.catalog.scan import FileReader
+from helpers.data.columns import TextColumn
+from helpers.data.rejections import NO_CAPTION_IN_TABLE, NO_PICTURE, NO_SIZE_IN_TABLE, NOT_IN_TABLE
+from helpers.data.sources.image_table import NO_ROW, ImageTable
+
+
+@dataclass(frozen=True, kw_only=True)
+class Told:
+    """What `table` says of the files found; rows: of the table, for each file [N], NO_ROW where it has none."""
+
+    table: ImageTable
+    rows: NDArray[np.int64]
+
+    @property
+    def rows_without_files(self) -> int:
+        """How many rows of the table are about files that are not there."""
+        used = np.zeros(len(self.table.names) + 1, bool)
+        used[self.rows] = True
+        return len(self.table.names) - int(used[:-1].sum())
+
+    def sizes(self, reader: FileReader) -> tuple[NDArray[np.int32], dict[int, str]]:
+        """The upright sizes [N, 2] in the table, 0 x 0 where none is told, and why files are rejected, by row."""
+        sizes = self.table.sizes_of(self.rows)
+        unknown = np.flatnonzero(sizes[:, 0] == 0)
+        missing = self.rows[unknown] == NO_ROW
+        reasons = zip(unknown.tolist(), missing.tolist(), strict=True)
+        rejected = {row: NOT_IN_TABLE if absent else NO_SIZE_IN_TABLE for row, absent in reasons}
+        known = reader.known_rejections()
+        sizes[list(known)] = 0
+        return sizes, rejected | known
+
+    def no_pictures(self, sizes: NDArray[np.int32], rejected: dict[int, str]) -> dict[int, str]:
+        """Files that a row promised to be pictures, and that are none, by row."""
+        none = np.flatnonzero((self.rows != NO_ROW) & (sizes[:, 0] == 0)).tolist()
+        return {row: NO_PICTURE for row in none if row not in rejected}
+
+    def captions(self, left: NDArray[np.int64], *, fallback: bool) -> tuple[TextColumn, dict[int, str]]:
+        """The captions, in lines, of the files `left` [n], empty where there are none; and why not, by file.
+
+        fallback: something else will be said of those, so that nothing is wrong with them.
+        """
+        rows = self.rows[left]
+        texts = self.table.captions_of(rows)
+        if fallback:
+            return texts, {}
+        silent = np.flatnonzero(texts.encoded.lengths == 0)
+        reasons = zip(left[silent].tolist(), (rows[silent] == NO_ROW).tolist(), strict=True)
+        return texts, {row: NOT_IN_TABLE if absent else NO_CAPTION_IN_TABLE for row, absent in reasons}
+
+
+def told_by(table: ImageTable, reader: FileReader) -> Told:
+    """What `table` says of the files found; raises DataError where it says nothing of any of them."""
+    rows = table.rows_of(reader.found.paths)
+    if len(rows) and not (rows != NO_ROW).any():
+        place = reader.source.describe()
+        raise table.no_names_in_common(reader.found.paths, dataset_id=reader.dataset_id, source=place)
+    return Told(table=table, rows=rows)

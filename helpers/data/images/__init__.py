@@ -1,0 +1,1 @@
+"""Decoding, resizing and cropping one image."""

@@ -1,0 +1,1 @@
+"""What datasets.html and the wizard show of a dataset."""

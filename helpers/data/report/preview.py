@@ -1,0 +1,59 @@
+"""Looks at a folder of pictures, so that the wizard can propose what fits: headers only, and a sample of very many."""
+
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from helpers.config.wizard.machine import Sight
+from helpers.data.captions import caption_from_name
+from helpers.data.catalog.scan import find_files, split_ending
+from helpers.data.columns import printable
+from helpers.data.types import Size
+from helpers.storage.local import LocalSource
+
+LOOKED_AT = 2_000
+WORKERS = 8
+LETTERS_OF_A_CAPTION, LEAST_SHARE = 3, 0.8
+
+
+def look_at(folder: Path) -> Sight:
+    """What the pictures in `folder` look like; raises DataError where it cannot be listed.
+
+    Of very many, an evenly spread sample is looked at.
+    """
+    source = LocalSource(folder)
+    found = find_files(source, want_notes=True)
+    paths = [found.paths[row] for row in range(0, len(found.paths), max(1, len(found.paths) // LOOKED_AT))]
+    with ThreadPoolExecutor(WORKERS) as threads:
+        sizes = list(threads.map(lambda path: _size(source, path), paths))
+    pictures = [(path, size) for path, size in zip(paths, sizes, strict=True) if isinstance(size, Size)]
+    unreadable = sum(size is None for size in sizes)
+    share = len(pictures) / max(1, len(paths))
+    captioned = sum(split_ending(path)[0] in found.notes for path, _ in pictures)
+    return Sight(
+        images=round(share * len(found.paths)),
+        sizes=tuple((size.width, size.height) for _, size in pictures),
+        unreadable=unreadable,
+        captioned=round(captioned / max(1, len(pictures)) * share * len(found.paths)),
+        telling_names=sum(_reads_like_caption(caption_from_name(path)) for path, _ in pictures),
+        example=printable(caption_from_name(pictures[0][0])) if pictures else "",
+    )
+
+
+def _reads_like_caption(name: str) -> bool:
+    """Whether a name is words, rather than a number that a camera gave."""
+    letters = sum(letter.isalpha() or letter == " " for letter in name)
+    return letters >= max(LETTERS_OF_A_CAPTION, LEAST_SHARE * len(name))
+
+
+def _size(source: LocalSource, path: str) -> Size | bool | None:
+    """The upright size of a picture; None where it cannot be read, False where the file is no picture."""
+    from helpers.data.images.decode import START_BYTES, NotAPicture, UnreadableImage, read_size
+
+    try:
+        start = source.read_start(path, START_BYTES)
+        whole = (lambda: source.read(path)) if len(start) == START_BYTES else None
+        return read_size(start, path=path, whole=whole)
+    except (UnreadableImage, OSError):
+        return None
+    except NotAPicture:
+        return False

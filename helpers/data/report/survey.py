@@ -1,0 +1,157 @@
+"""Looks a data set over, so that a person can see what will be trained on: samples of it, however large it is."""
+
+import base64
+import hashlib
+import io
+import re
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+
+import numpy as np
+from numpy.typing import NDArray
+
+from helpers.data.columns import printable
+from helpers.data.report.duplicates import Each, found_alike, found_twice, small, spread
+from helpers.data.types import Box, Bucket, Catalog, Geometry, Rejected, Size
+from helpers.reporting.pages.datasets_page import (
+    ASPECT_BARS,
+    BucketView,
+    CaptionLengths,
+    DatasetView,
+    Thumbnail,
+    aspect_bar,
+)
+
+SAMPLED = 2_000
+"""Pictures whose sizes and captions are looked at."""
+
+BUCKETS_PICTURED, PICTURES_EACH, PICTURES_IN_ALL = 24, 8, 120
+THUMBNAIL_PX = 112
+
+WORDS_SHOWN = 60
+WORD = re.compile(r"[^\W\d_][\w'’-]+")
+SAY_NOTHING = (
+    *("an", "and", "are", "at", "by", "for", "from", "his", "her", "in", "is", "it", "its", "of", "on", "or", "the"),
+    *("their", "this", "to", "with"),
+)
+
+
+def survey(
+    catalog: Catalog, *, notes: Sequence[str], lengths: Sequence[CaptionLengths] = (), workers: int = 1
+) -> DatasetView:
+    """What a page shows of `catalog`. notes: by bucket, what the plan does with it; lengths: of its captions."""
+    rows = spread(len(catalog), SAMPLED)
+    sizes = catalog.sizes[rows]
+    with ThreadPoolExecutor(workers) as threads:
+        compared, alike = found_alike(catalog, threads.map)
+        return DatasetView(
+            id=catalog.dataset_id,
+            place=catalog.source.describe(),
+            images=len(catalog),
+            ignored=catalog.ignored,
+            buckets=_buckets(catalog, notes=notes, each=threads.map),
+            sizes=[(width, height) for width, height in sizes.tolist()],
+            aspects=_aspects(catalog.sizes),
+            lengths=lengths,
+            words=_words(catalog, rows),
+            looked_at=len(rows),
+            compared=compared,
+            twins=found_twice(catalog, threads.map),
+            alike=alike,
+            rejected=_by_reason(catalog.rejected),
+        )
+
+
+def fingerprint(catalogs: Sequence[Catalog], *, notes: Sequence[Sequence[str]]) -> str:
+    """A hash of all that the surveys depend on: the files, how they are cut, some captions, the plan's words."""
+    digest = hashlib.blake2b(digest_size=16)
+    for catalog, said in zip(catalogs, notes, strict=True):
+        rows = spread(len(catalog), SAMPLED)
+        captions = [catalog.captions_of(int(row)) for row in rows]
+        names = [(picture.path, picture.reason) for picture in catalog.rejected]
+        for part in (catalog.dataset_id, len(catalog), catalog.ignored, captions, names, list(said)):
+            digest.update(repr(part).encode("utf-8", "surrogateescape"))
+        for column in (catalog.size_bytes, catalog.sizes, catalog.geometries):
+            digest.update(np.ascontiguousarray(column).tobytes())
+    return digest.hexdigest()
+
+
+def _aspects(sizes: NDArray[np.int32]) -> list[int]:
+    """How many pictures have each shape, by `aspect_bar`."""
+    shapes, counts = np.unique((sizes[:, 0] / sizes[:, 1]).round(3), return_counts=True)
+    bars = [0] * ASPECT_BARS
+    for shape, count in zip(shapes.tolist(), counts.tolist(), strict=True):
+        bars[aspect_bar(max(shape, 0.001))] += count
+    return bars
+
+
+def _words(catalog: Catalog, rows: NDArray[np.int64]) -> list[tuple[str, float]]:
+    """The commonest words with the share of the pictures whose captions say them."""
+    said: Counter[str] = Counter()
+    for row in rows.tolist():
+        text = " ".join(catalog.captions_of(row)).casefold()
+        said.update(set(WORD.findall(text)).difference(SAY_NOTHING))
+    common = sorted(said.items(), key=lambda item: (-item[1], item[0]))[:WORDS_SHOWN]
+    return [(word, count / len(rows)) for word, count in common if count > 1 or len(rows) == 1]
+
+
+def _by_reason(rejected: Sequence[Rejected]) -> dict[str, list[str]]:
+    names: dict[str, list[str]] = defaultdict(list)
+    for picture in rejected:
+        names[picture.reason].append(printable(picture.path))
+    return names
+
+
+def _buckets(catalog: Catalog, *, notes: Sequence[str], each: Each) -> list[BucketView]:
+    """The buckets, the fullest first, with thumbnails of the first of them."""
+    order = sorted(range(len(catalog.buckets)), key=lambda number: -len(catalog.buckets[number]))
+    pictured = order[:BUCKETS_PICTURED]
+    share = max(1, min(PICTURES_EACH, PICTURES_IN_ALL // len(pictured))) if pictured else 0
+    draw = partial(_thumbnail, catalog)
+    thumbnails: Mapping[int, list[Thumbnail]] = {
+        number: [drawn for drawn in each(draw, _some(catalog.buckets[number], share)) if drawn] for number in pictured
+    }
+    return [
+        BucketView(
+            width=catalog.buckets[number].size.width,
+            height=catalog.buckets[number].size.height,
+            images=len(catalog.buckets[number]),
+            note=notes[number],
+            thumbnails=thumbnails.get(number, []),
+        )
+        for number in order
+    ]
+
+
+def _some(bucket: Bucket, most: int) -> list[int]:
+    return bucket.images[spread(len(bucket), most)].tolist()
+
+
+def _thumbnail(catalog: Catalog, row: int) -> Thumbnail | None:
+    """Image `row`, cut as it will be trained on, in small; None where it cannot be read."""
+    from PIL import Image
+
+    geometry = catalog.geometry(row)
+    pixels = small(catalog, row, _shrunk(geometry, THUMBNAIL_PX))
+    if pixels is None:
+        return None
+    content = io.BytesIO()
+    image = Image.fromarray(pixels)
+    image.save(content, "JPEG", quality=80)
+    data_url = "data:image/jpeg;base64," + base64.b64encode(content.getvalue()).decode("ascii")
+    text = f"{printable(catalog.paths[row])}: {catalog.captions_of(row)[0]}"
+    return Thumbnail(data_url=data_url, width=image.width, height=image.height, text=text)
+
+
+def _shrunk(geometry: Geometry, longest_px: int) -> Geometry:
+    """The same cut, of which the longer edge becomes `longest_px`."""
+    scale = min(1.0, longest_px / max(geometry.target))
+    width, height = (max(1, round(edge * scale)) for edge in geometry.target)
+    left, top = round(geometry.crop.left * scale), round(geometry.crop.top * scale)
+    resize = Size(
+        max(left + width, round(geometry.resize.width * scale)),
+        max(top + height, round(geometry.resize.height * scale)),
+    )
+    return Geometry(resize=resize, crop=Box(left, top, left + width, top + height))

@@ -1,0 +1,1 @@
+"""Where images come from: folders, buckets, tables of URLs, hub datasets."""

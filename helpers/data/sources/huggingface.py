@@ -1,0 +1,219 @@
+"""Images that lie in the rows of parquet files, as the Hugging Face hub keeps them, read a few rows at a time."""
+
+import threading
+from collections import OrderedDict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from helpers.config.datasets.types import HuggingFaceDataset
+from helpers.data.columns import TextColumn
+from helpers.data.sources.image_table import ImageTable, compute, from_arrow
+from helpers.data.sources.table_files import caption_lines, check_columns
+from helpers.errors import DataError
+from helpers.storage.protocols import SIZE_UNKNOWN, Listed, NotThere, SourceStore
+
+if TYPE_CHECKING:
+    import pyarrow
+
+ROWS_AT_ONCE = 16
+BATCHES_KEPT = 16
+GROUPS_OPEN = 3
+CAPTIONS_AT_ONCE = 65_536
+USUAL_SPLITS = ("train", "validation", "test")
+
+
+@dataclass(frozen=True)
+class Shard:
+    """A parquet file: its name below the folder, its rows, where each row group begins [G + 1], and its tag."""
+
+    name: str
+    path: Path
+    starts: tuple[int, ...]
+    tag: str
+
+    @property
+    def rows(self) -> int:
+        return self.starts[-1]
+
+    def names(self) -> Iterator[str]:
+        """What its rows are called, in an order that is also that of the names."""
+        digits = len(str(self.rows - 1))
+        return (f"{self.name}#{row:0{digits}}" for row in range(self.rows))
+
+
+def open_embedded(dataset: HuggingFaceDataset, *, folder: Path) -> tuple[SourceStore, ImageTable]:
+    """The images in the parquet files of `folder` that belong to the data set's split, and the table of captions.
+
+    Raises DataError where there are no such files, or they lack a column (naming those they have).
+    """
+    shards = tuple(_shard(path, folder, dataset) for path in files_of_split(folder, dataset.split))
+    table = ImageTable(
+        place=f"the parquet files of {dataset.dataset_name}",
+        names=TextColumn.of(name for shard in shards for name in shard.names()),
+        captions=_captions(shards, dataset.caption_column) if dataset.caption_strategy == "huggingface" else None,
+    )
+    return EmbeddedSource(shards, column=dataset.image_column, place=f"the folder {folder}"), table
+
+
+def files_of_split(folder: Path, split: str | None) -> list[Path]:
+    """The parquet files of a split: those with its name as a folder's, or at the beginning of their own.
+
+    Without a split those of `train`, or all where no file names any. Raises DataError where there are none.
+    """
+    files = sorted(path for path in folder.rglob("*.parquet") if not path.name.startswith("."))
+    by_file = {path: _words(path.relative_to(folder)) for path in files}
+    named = any(word in USUAL_SPLITS for words in by_file.values() for word in words)
+    wanted = split or ("train" if named else None)
+    found = [path for path, words in by_file.items() if wanted is None or wanted in words]
+    if found:
+        return found
+    there = ", ".join(str(path.relative_to(folder)) for path in files[:5]) or "none"
+    which = f"of the split {wanted!r} " if wanted else ""
+    raise DataError(
+        f"there are no .parquet files {which}in {folder}; those there: {there}. Change split or dataset_name."
+    )
+
+
+def _words(path: Path) -> set[str]:
+    """What may name a split: `train` in `data/train-00000-of-00002.parquet` and in `default/train/0000.parquet`."""
+    return {*path.parts[:-1], path.name.split("-")[0].split(".")[0]}
+
+
+def _shard(path: Path, folder: Path, dataset: HuggingFaceDataset) -> Shard:
+    import pyarrow as pa
+    from pyarrow.parquet import ParquetFile
+
+    try:
+        with ParquetFile(path) as file:
+            wanted = [dataset.image_column]
+            wanted += [dataset.caption_column] if dataset.caption_strategy == "huggingface" else []
+            check_columns(wanted, file.schema_arrow.names, place=str(path))
+            _check_kind(file.schema_arrow.field(dataset.image_column).type, dataset.image_column, path)
+            groups = (file.metadata.row_group(number).num_rows for number in range(file.num_row_groups))
+            starts = np.cumsum([0, *groups]).tolist()
+        status = path.stat()
+    except (OSError, pa.ArrowException) as error:
+        raise DataError(f"{path} cannot be read as a parquet file: {error}") from error
+    return Shard(path.relative_to(folder).as_posix(), path, tuple(starts), f"{status.st_size}-{status.st_mtime_ns}")
+
+
+def _check_kind(kind: "pyarrow.DataType", name: str, path: Path) -> None:
+    import pyarrow as pa
+
+    if pa.types.is_struct(kind) and "bytes" in {field.name for field in kind}:
+        kind = kind.field("bytes").type
+    if not (pa.types.is_binary(kind) or pa.types.is_large_binary(kind)):
+        raise DataError(f"{path} holds no images in its column {name}, but {kind}; name another image_column")
+
+
+def _captions(shards: Sequence[Shard], column: str) -> TextColumn:
+    """The captions of all rows, in lines."""
+    from pyarrow.parquet import ParquetFile
+
+    lines = []
+    for shard in shards:
+        with ParquetFile(shard.path) as file:
+            batches = file.iter_batches(batch_size=CAPTIONS_AT_ONCE, columns=[column])
+            lines += [caption_lines(batch, column, place=str(shard.path)) for batch in batches]
+    return from_arrow(lines)
+
+
+class EmbeddedSource:
+    """The images in the rows of some parquet files, called `FILE.parquet#ROW`.
+
+    A few batches of rows are kept in memory, and each file is read on from where it was read last, so that going
+    through the images in their order reads each file once.
+    """
+
+    def __init__(self, shards: Sequence[Shard], *, column: str, place: str) -> None:
+        self._walks = {shard.name: _Walk(shard, column=column) for shard in shards}
+        self._place = place
+
+    def list(self) -> Iterator[Listed]:
+        """Every row of every file; how long an image is only reading it would tell."""
+        for walk in self._walks.values():
+            for name in walk.shard.names():
+                yield Listed(name, SIZE_UNKNOWN, walk.shard.tag)
+
+    def read(self, path: str) -> bytes:
+        """The bytes of the image in a row; raises OSError where the row has none, or the file cannot be read."""
+        import pyarrow as pa
+
+        name, _, row = path.rpartition("#")
+        try:
+            content = self._walks[name].read(int(row))
+        except (KeyError, ValueError, IndexError, pa.ArrowException) as error:
+            raise NotThere(f"cannot be read ({error})") from error
+        if content is None:
+            raise NotThere("has no image in its row")
+        return content
+
+    def read_start(self, path: str, length: int) -> bytes:
+        """The first `length` bytes of the image in a row, or all of a shorter one; raises OSError."""
+        return self.read(path)[:length]
+
+    def describe(self) -> str:
+        """The folder, for messages."""
+        return self._place
+
+
+class _Walk:
+    """Reads the rows of a file in small batches, going on in each row group where it was where it can."""
+
+    def __init__(self, shard: Shard, *, column: str) -> None:
+        self.shard = shard
+        self._column = column
+        self._lock = threading.Lock()
+        self._kept: OrderedDict[tuple[int, int], pyarrow.Array] = OrderedDict()
+        self._groups: OrderedDict[int, enumerate[pyarrow.RecordBatch]] = OrderedDict()
+
+    def read(self, row: int) -> bytes | None:
+        """The bytes in a row; None where it has none. Raises IndexError for a row that is not there."""
+        if not 0 <= row < self.shard.rows:
+            raise IndexError(f"{self.shard.name} has no row {row}")
+        group = int(np.searchsorted(self.shard.starts, row, side="right")) - 1
+        batch, place = divmod(row - self.shard.starts[group], ROWS_AT_ONCE)
+        with self._lock:
+            return self._batch(group, batch)[place].as_py()
+
+    def _batch(self, group: int, batch: int) -> "pyarrow.Array":
+        """The images of a batch, ROWS_AT_ONCE of them or what is left of the row group; raises IndexError."""
+        begun = 0
+        while (group, batch) not in self._kept:
+            if group not in self._groups:
+                begun += 1
+                if begun > 1:
+                    raise IndexError(f"{self.shard.name} has changed: it has fewer rows now")
+                self._groups[group] = self._begin(group)
+                _keep_last(self._groups, GROUPS_OPEN)
+            number, found = next(self._groups[group], (-1, None))
+            if found is None or number > batch:  # past it: once more from the beginning
+                del self._groups[group]
+            else:
+                self._kept[group, number] = _images(found.column(0))
+                _keep_last(self._kept, BATCHES_KEPT)
+        self._kept.move_to_end((group, batch))
+        return self._kept[group, batch]
+
+    def _begin(self, group: int) -> "enumerate[pyarrow.RecordBatch]":
+        from pyarrow.parquet import ParquetFile
+
+        file = ParquetFile(self.shard.path, memory_map=True, pre_buffer=False)
+        return enumerate(file.iter_batches(batch_size=ROWS_AT_ONCE, row_groups=[group], columns=[self._column]))
+
+
+def _keep_last(kept: OrderedDict[Any, Any], most: int) -> None:
+    if len(kept) > most:
+        kept.popitem(last=False)
+
+
+def _images(column: "pyarrow.Array") -> "pyarrow.Array":
+    """The bytes of a column of images, which are structs of bytes and a path, or bytes."""
+    import pyarrow as pa
+
+    pc = compute()
+    return pc.struct_field(column, "bytes") if pa.types.is_struct(column.type) else column

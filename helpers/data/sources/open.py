@@ -1,0 +1,101 @@
+"""From what the dataset file says of places to the stores that are read and written."""
+
+from functools import partial
+
+from helpers.config.datasets.types import (
+    BucketKeys,
+    CsvDataset,
+    EmbedsStore,
+    HuggingFaceDataset,
+    ImageDataset,
+    LocalDataset,
+    S3Dataset,
+)
+from helpers.config.env.aws import aws_environment
+from helpers.data.downloaded import open_downloaded
+from helpers.data.sources.huggingface import open_embedded
+from helpers.data.sources.image_table import ImageTable
+from helpers.data.sources.table_files import read_table
+from helpers.models.hub import download_dataset
+from helpers.reporting.reporter import Reporter
+from helpers.storage.local import LocalCache, LocalSource
+from helpers.storage.protocols import CacheStore, SourceStore
+from helpers.storage.s3 import BucketAddress, BucketCache, BucketSource
+
+LEAST_AT_ONCE = 16
+"""Downloads at once, however few cores there are: they mostly wait."""
+
+
+def pictures_of(
+    dataset: ImageDataset, *, ask: bool, threads: int, reporter: Reporter
+) -> tuple[SourceStore, ImageTable | None]:
+    """Where the data set's images and captions are, and the table that tells of them, where there is one.
+
+    ask: whether this process downloads what is not here yet, with so many threads.
+    """
+    match dataset:
+        case CsvDataset():
+            return open_downloaded(dataset, ask=ask, at_once=max(threads, LEAST_AT_ONCE), reporter=reporter)
+        case HuggingFaceDataset():
+            folder = dataset.folder or download_dataset(
+                dataset.dataset_name, split=dataset.split, revision=dataset.revision
+            )
+            return open_embedded(dataset, folder=folder)
+        case _:
+            source = source_of(dataset)
+            return source, _table_of(dataset, source)
+
+
+def _table_of(dataset: ImageDataset, source: SourceStore) -> ImageTable | None:
+    """The table about the data set's images: a file of this machine, or one in their bucket."""
+    match dataset:
+        case LocalDataset(parquet=file) if file is not None:
+            return read_table(file.path, columns=file, name=str(file.path))
+        case S3Dataset(parquet=file) if file is not None:
+            read = partial(source.read, file.path)
+            return read_table(read, columns=file, name=file.path, where=f" in {source.describe()}")
+        case _:
+            return None
+
+
+def source_of(dataset: ImageDataset) -> SourceStore:
+    """Where the data set's images and captions are."""
+    match dataset:
+        case LocalDataset():
+            return LocalSource(dataset.instance_data_dir)
+        case S3Dataset():
+            return BucketSource(_address(dataset, entry=dataset.id))
+        case unknown:
+            raise AssertionError(f"no place is known for a {type(unknown).__name__}")
+
+
+def cache_of(store: EmbedsStore, *within: str) -> CacheStore:
+    """A place for what was encoded, or the part of it that `within` names."""
+    folder = store.cache_dir.joinpath(*within)
+    if isinstance(store, BucketKeys):
+        return BucketCache(_address(store, entry=store.id).under(*within), mirror=folder)
+    return LocalCache(folder)
+
+
+def metadata_of(dataset: ImageDataset, *, latents: EmbedsStore) -> CacheStore:
+    """Where a data set's headers and captions are remembered: beside its latents, under its own name."""
+    return cache_of(latents, "metadata", dataset.id)
+
+
+def crops_of(dataset: ImageDataset, *, latents: EmbedsStore, seed: int, epoch: int) -> CacheStore:
+    """Where the random crops of one epoch are kept, for as long as they are of use."""
+    return cache_of(latents, "epochs", dataset.id, f"seed-{seed}-epoch-{epoch}")
+
+
+def _address(said: BucketKeys, *, entry: str) -> BucketAddress:
+    around = aws_environment()
+    access, secret = said.aws_access_key_id, said.aws_secret_access_key
+    own = (access.get_secret_value(), secret.get_secret_value(), None) if access and secret else None
+    return BucketAddress(
+        entry=entry,
+        bucket=said.aws_bucket_name,
+        prefix=said.aws_data_prefix,
+        endpoint=said.aws_endpoint_url or around.endpoint,
+        region=said.aws_region_name or around.region,
+        credentials=own or around.credentials,
+    )

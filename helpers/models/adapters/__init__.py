@@ -1,0 +1,1 @@
+"""What is trained: LoRA, DoRA, LyCORIS, or the whole model."""

@@ -1,0 +1,318 @@
+"""Attaches a LoRA to any denoiser, and writes and reads it as the file that other programs open."""
+
+import difflib
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from fnmatch import fnmatchcase
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from helpers.config.options.model import LoraOptions
+from helpers.errors import ModelError
+from helpers.models.adapters.dora import learn_magnitudes
+from helpers.models.adapters.lora_init import OpenBase, start_from_base
+from helpers.models.adapters.trainable import Trained
+from helpers.models.formats.lora import (
+    DIFFUSERS_ENTRY,
+    DOWN,
+    EXPORT_PREFIX,
+    MAGNITUDE,
+    TEXT_PREFIXES,
+    UP,
+    Pair,
+    header_entry,
+    read_diffusers_lora,
+)
+from helpers.models.formats.safetensors import copy_tensors, write_tensors
+from helpers.models.unseen import without_bitsandbytes
+
+ADAPTER = "default"
+LORA_FILE = "pytorch_lora_weights.safetensors"
+# In a checkpoint, beside an adapter that began at numbers of the base's: those numbers.
+START_FILE = "lora_start.safetensors"
+
+
+def listed(text: str) -> list[str]:
+    """The names in a comma list."""
+    return [name.strip() for name in text.split(",") if name.strip()]
+
+
+def matching(names: Sequence[str], wanted: Iterable[str], *, option: str) -> list[str]:
+    """The layers or weights among `names` that lie at or under a wanted name or shell pattern, of whole segments.
+
+    `to_q` is every layer called so; `transformer_blocks.0.attn` all of one attention; `transformer_blocks.1?` ten
+    blocks. Raises ModelError for one that is nowhere, naming `option` and near names.
+    """
+    chosen: set[str] = set()
+    for name in wanted:
+        hits = {each for each in names if fnmatchcase(f".{each}.", f"*.{name}.*")}
+        if not hits:
+            segments = {segment for each in names for segment in each.split(".")}
+            near = difflib.get_close_matches(name, sorted({*segments, *names}), n=3)
+            hint = f"did you mean {' or '.join(near)}?" if near else f"there are {', '.join(sorted(segments)[:20])} …"
+            raise ModelError(f"{option} names `{name}`, which the model has no layer of: {hint}")
+        chosen |= hits
+    return [each for each in names if each in chosen]
+
+
+def trained_lora(
+    denoiser: nn.Module,
+    *,
+    modules: Sequence[str],
+    lora: LoraOptions,
+    seed: int,
+    base: OpenBase | None = None,
+    read: Callable[[Path], Mapping[str, Pair]] = read_diffusers_lora,
+) -> Trained:
+    """Attach a LoRA to the named layers of a frozen denoiser, see `attach_lora`; it alone is trained.
+
+    base: the denoiser's files, for a LoRA that begins at what quantising took from them. read: a file of a LoRA's to
+    begin from.
+    """
+    weights = attach_lora(denoiser, lora=lora, modules=modules, seed=seed)
+    if lora.init_lora:
+        path = Path(lora.init_lora).expanduser()
+        begin_from(path, read(path), weights=weights, lora=lora)
+    start = start_from_base(denoiser, kind=lora.lora_init_type, base=base, adapter=ADAPTER, seed=seed)
+
+    def save(folder: Path, *, metadata: Mapping[str, str]) -> None:
+        save_lora(folder / LORA_FILE, weights, lora=lora, metadata=metadata)
+        if start:
+            write_tensors(folder / START_FILE, start, metadata={})
+
+    def load(folder: Path) -> None:
+        load_lora(folder / LORA_FILE, into=weights)
+        if start:
+            copy_tensors(folder / START_FILE, into=start, cure="Set lora_init_type back to what it was saved with.")
+
+    def export(file: Path, *, metadata: Mapping[str, str]) -> None:
+        if start:
+            twice = replace(lora, lora_rank=2 * lora.lora_rank, lora_alpha=2.0 * lora.lora_rank, use_rslora=False)
+            learnt = _with_start_taken_away(weights, start, strength=lora.strength)
+            save_lora(file, learnt, lora=twice, metadata=metadata)
+        else:
+            save_lora(file, weights, lora=lora, metadata=metadata, portable=True)
+
+    return Trained(
+        what=f"a {lora.kind} of rank {lora.lora_rank} on {len(modules)} layers",
+        weights=weights,
+        facts=_facts(lora),
+        save=save,
+        load=load,
+        as_base=without_lora,
+        result=LORA_FILE,
+        export=export,
+    )
+
+
+def _facts(lora: LoraOptions) -> dict[str, str]:
+    return {
+        "adapter": lora.kind,
+        "lora_rank": str(lora.lora_rank),
+        "lora_alpha": str(lora.alpha),
+        "lora_target": lora.lora_target,
+        "lora_init_type": lora.lora_init_type,
+    }
+
+
+def linear_modules(denoiser: nn.Module) -> list[str]:
+    """The names of all layers that a LoRA can sit on, quantised ones included."""
+    return [name for name, module in denoiser.named_modules() if isinstance(module, nn.Linear)]
+
+
+def attach_lora(
+    denoiser: nn.Module, *, lora: LoraOptions, modules: Sequence[str], seed: int
+) -> dict[str, nn.Parameter]:
+    """Put a LoRA on the named layers of a frozen denoiser, in place; its tensors by the names of the exported file.
+
+    h = W x + s B A x, s = alpha / rank (Hu et al. 2021, section 4.1) or alpha / sqrt(rank) (rsLoRA: Kalajdzievski 2023,
+    theorem 3.2), with A drawn as a linear layer's weights are and B zero, both fp32 whatever the base is: the draw
+    depends on `seed` and the modules' order alone. DoRA learns the rows' lengths too, see `Magnitude`. Only these
+    tensors require gradients afterwards. Raises ModelError where there is no layer to train.
+    """
+    if not modules:
+        raise ModelError("lora_target leaves no layer to train; choose `attention`, or name layers that the model has.")
+    from peft import LoraConfig, inject_adapter_in_model
+
+    denoiser.requires_grad_(False)
+    ranks = ranks_of(modules, lora)
+    config = LoraConfig(
+        rank_pattern=ranks,
+        alpha_pattern={name: alpha_of(rank, lora) for name, rank in ranks.items()},
+        r=lora.lora_rank,
+        lora_alpha=lora.alpha,  # type: ignore[arg-type]  # peft says int and divides
+        lora_dropout=lora.lora_dropout,
+        use_rslora=lora.use_rslora,
+        use_dora=lora.use_dora,
+        target_modules=list(modules),
+    )
+    with torch.random.fork_rng(devices=[]), without_bitsandbytes():
+        inject_adapter_in_model(config, denoiser, adapter_name=ADAPTER)
+    _leave_casting_to_autocast(denoiser)
+    _draw_start(denoiser, kind=lora.lora_init_type, seed=seed)
+    if lora.use_dora:
+        learn_magnitudes(denoiser, adapter=ADAPTER)
+    return _adapter_weights(denoiser)
+
+
+def _leave_casting_to_autocast(denoiser: nn.Module) -> None:
+    """Keep peft from making an fp32 copy of each layer's bf16 input, of which autocast makes a bf16 copy again.
+
+    To the same numbers, but for two copies of all that goes in, one of which the backward pass would keep.
+    """
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    def cast(hidden: Tensor, dtype: torch.dtype) -> Tensor:
+        fits = hidden.dtype == dtype or torch.is_autocast_enabled(hidden.device.type)
+        return hidden if fits else hidden.to(dtype)
+
+    for layer in [module for module in denoiser.modules() if isinstance(module, BaseTunerLayer)]:
+        layer._cast_input_dtype = cast  # type: ignore[method-assign]  # its own switch knows nothing of autocast
+
+
+def _draw_start(denoiser: nn.Module, *, kind: str, seed: int) -> None:
+    """Put numbers that depend on `seed` alone in the place of those that peft drew."""
+    generator = torch.Generator().manual_seed(seed)
+    for name, parameter in denoiser.named_parameters():
+        if f".lora_A.{ADAPTER}." in name or f".lora_B.{ADAPTER}." in name:
+            start = torch.zeros(parameter.shape)
+            if ".lora_A." in name and kind == "gaussian":
+                nn.init.normal_(start, std=1 / len(start), generator=generator)
+            elif ".lora_A." in name:
+                nn.init.kaiming_uniform_(start, a=math.sqrt(5), generator=generator)
+            parameter.data = start.to(parameter.device)
+
+
+def _adapter_weights(denoiser: nn.Module) -> dict[str, nn.Parameter]:
+    """The adapter's tensors by the names of the exported file, each of which learns."""
+    weights = {}
+    for name, parameter in denoiser.named_parameters():
+        layer, mark, part = name.partition(".lora_")
+        if mark:
+            part = part.replace(f".{ADAPTER}", "").replace("magnitude_vector.weight", "magnitude_vector")
+            weights[f"{EXPORT_PREFIX}{layer}.lora_{part}"] = parameter.requires_grad_(True)
+    return weights
+
+
+def ranks_of(modules: Sequence[str], lora: LoraOptions) -> dict[str, int]:
+    """The ranks of those layers that have one of their own; raises ModelError where a name fits none."""
+    return {layer: rank for name, rank in lora.ranks for layer in matching(modules, [name], option="lora_ranks")}
+
+
+def alpha_of(rank: int, lora: LoraOptions) -> float:
+    """The alpha with which a layer of this rank has the run's strength."""
+    if rank == lora.lora_rank:
+        return lora.alpha
+    return lora.strength * (math.sqrt(rank) if lora.use_rslora else rank)
+
+
+@contextmanager
+def without_lora(denoiser: nn.Module) -> Iterator[None]:
+    """Within it `denoiser`, or what wraps it, predicts what its frozen base alone does."""
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    layers = [module for module in denoiser.modules() if isinstance(module, BaseTunerLayer)]
+    assert layers, "there is no adapter to leave out"
+    # The public switch would also freeze the adapter and thaw it again, of which its gradients know nothing.
+    for layer in layers:
+        layer._disable_adapters = True
+    try:
+        yield
+    finally:
+        for layer in layers:
+            layer._disable_adapters = False
+
+
+def save_lora(
+    path: Path,
+    tensors: Mapping[str, Tensor],
+    *,
+    lora: LoraOptions,
+    metadata: Mapping[str, str],
+    portable: bool = False,
+) -> None:
+    """Write an adapter as one safetensors file that diffusers loads, in fp32, with `metadata` in its header.
+
+    Alpha is in the header, where diffusers looks. Other programs (ComfyUI) look for a tensor that diffusers refuses,
+    and without it take alpha for the rank: `portable` multiplies the strength into B instead, and says alpha = rank, so
+    that every program draws alike. Not for a file that training continues from, because the product is rounded.
+    """
+    scale = lora.strength if portable else 1.0
+    content = {
+        name: (tensor.detach().float() * (scale if ".lora_B." in name else 1.0)).cpu()
+        for name, tensor in tensors.items()
+    }
+    ranks = {
+        name.removeprefix(EXPORT_PREFIX).split(".lora_A.")[0]: len(tensor)
+        for name, tensor in tensors.items()
+        if ".lora_A." in name
+    }
+    entry = header_entry(
+        ranks,
+        alphas={} if portable else {layer: alpha_of(rank, lora) for layer, rank in ranks.items()},
+        use_dora=lora.use_dora,
+        use_rslora=lora.use_rslora and not portable,
+    )
+    write_tensors(path, content, metadata={**metadata, DIFFUSERS_ENTRY: entry})
+
+
+def _with_start_taken_away(
+    weights: Mapping[str, Tensor], start: Mapping[str, Tensor], *, strength: float
+) -> dict[str, Tensor]:
+    """s (B A - B0 A0) as one adapter of twice the rank and strength 1, for the base that nothing was taken from."""
+    content = {}
+    for name, tensor in weights.items():
+        began = start[name.removeprefix(EXPORT_PREFIX)]
+        if ".lora_A." in name:
+            content[name] = torch.cat([tensor, began])
+        else:
+            content[name] = torch.cat([tensor, -began], dim=1) * strength
+    return content
+
+
+def begin_from(
+    path: Path, pairs: Mapping[str, Pair], *, weights: Mapping[str, nn.Parameter], lora: LoraOptions
+) -> None:
+    """Let a new adapter begin at a file's pairs, each as strong as it was; raises ModelError if they do not fit."""
+    saved: dict[str, Tensor] = {}
+    for layer, pair in pairs.items():
+        whole = layer if layer.startswith(TEXT_PREFIXES) else EXPORT_PREFIX + layer
+        saved[whole + DOWN] = pair.down
+        saved[whole + UP] = pair.up.float() * (pair.alpha / pair.rank / lora.strength)
+        if pair.magnitude is not None:
+            saved[whole + MAGNITUDE] = pair.magnitude
+    _copy_into(weights, saved, path=path)
+
+
+def load_lora(path: Path, *, into: Mapping[str, nn.Parameter]) -> None:
+    """Copy a saved adapter's tensors by name into those of an attached one; raises ModelError where they differ."""
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        saved = load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise ModelError(f"{path} cannot be read as an adapter: {error}") from error
+    _copy_into(into, saved, path=path)
+
+
+def _copy_into(into: Mapping[str, nn.Parameter], saved: Mapping[str, Tensor], *, path: Path) -> None:
+    odd = sorted(saved.keys() ^ into.keys())
+    if odd:
+        has, lacks = ("the file", "the run's adapter") if odd[0] in saved else ("the run's adapter", "the file")
+        option = "use_dora" if odd[0].endswith(MAGNITUDE) else "lora_target"
+        raise ModelError(
+            f"{path} belongs to another adapter: {has} has {odd[0]}, {lacks} has not. Set {option} to what the file "
+            "was trained with."
+        )
+    for name, parameter in into.items():
+        if saved[name].shape != parameter.shape:
+            raise ModelError(
+                f"{path} holds {name} as {list(saved[name].shape)}, but the run's is {list(parameter.shape)}: set "
+                "lora_rank, or lora_ranks for some layers, to what the file was trained with."
+            )
+        parameter.data.copy_(saved[name])

@@ -1,0 +1,187 @@
+"""Attaches LyCORIS's adapters (LoKr, LoHa, full differences) and writes them as the file that `lycoris` opens."""
+
+import fnmatch
+import logging
+import re
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from helpers.config.files.lycoris import LycorisConfig
+from helpers.config.suggestions import did_you_mean
+from helpers.errors import ModelError
+from helpers.models.adapters.lora import LORA_FILE
+from helpers.models.adapters.trainable import Trained
+from helpers.models.formats.safetensors import copy_tensors, opened, write_tensors
+
+CHECKPOINT_FILE = "lycoris.safetensors"
+CONFIG_ENTRY = "lycoris_config"
+NAME = "lycoris"
+
+
+def trained_lycoris(denoiser: nn.Module, *, config: LycorisConfig, seed: int) -> Trained:
+    """Attach what `config` asks for to a frozen denoiser, see `attach_lycoris`; it alone is trained."""
+    network = attach_lycoris(denoiser, config=config, seed=seed)
+    weights = dict(network.named_parameters())
+    facts = {"adapter": f"LyCORIS {config.algo}", CONFIG_ENTRY: config.text}
+
+    def save(folder: Path, *, metadata: Mapping[str, str]) -> None:
+        write_tensors(folder / CHECKPOINT_FILE, weights, metadata={**metadata, CONFIG_ENTRY: config.text})
+
+    def load(folder: Path) -> None:
+        file = folder / CHECKPOINT_FILE
+        cure = "Set lora_type and what lycoris_config says back to what it was saved with."
+        with opened(file) as saved:
+            before = (saved.metadata() or {}).get(CONFIG_ENTRY, "")
+        if before != config.text:
+            raise ModelError(f"{file} was trained with another lycoris_config: {before}. {cure}")
+        copy_tensors(file, into=weights, cure=cure)
+
+    def export(file: Path, *, metadata: Mapping[str, str]) -> None:
+        write_tensors(file, exported(network), metadata=metadata)
+
+    return Trained(
+        what=f"a LyCORIS ({config.algo}) on {len(network.loras)} layers",
+        weights=weights,
+        facts=facts,
+        save=save,
+        load=load,
+        as_base=without_lycoris,
+        result=LORA_FILE,
+        export=export,
+    )
+
+
+def attach_lycoris(denoiser: nn.Module, *, config: LycorisConfig, seed: int) -> Any:
+    """Put LyCORIS's modules on the layers that the preset chooses, in place; the network of them, a part of `denoiser`.
+
+    Their numbers are fp32 whatever the base is, and depend on `seed` and the order of layers alone. What they add is
+    reckoned apart from the frozen weights (`bypass_mode`), since a sum in bf16 would round most of it away. Raises
+    ModelError where nothing is left to train, a name is nowhere, or `full` is asked of quantised layers.
+    """
+    denoiser.requires_grad_(False)
+    _refuse_unknown_targets(denoiser, config.preset)
+    try:
+        with torch.random.fork_rng(devices=[]), _quietly(), _preset(config.preset) as network_type:
+            torch.manual_seed(seed)
+            network = network_type(
+                denoiser,
+                network_module=config.algo,
+                lora_dim=config.linear_dim,
+                conv_lora_dim=0,
+                alpha=config.linear_alpha,
+                warn_on_unmatched=False,
+                **config.arguments,
+            )
+            _compute_apart(network)
+            network.apply_to()
+    except ValueError as error:
+        cure = "algo=full needs base_model_precision=no_change; lokr, loha and lora sit on quantised layers too."
+        raise ModelError(f"lycoris_config cannot be attached to this model: {error} {cure}") from error
+    if not network.loras:
+        raise ModelError("lycoris_config leaves no layer to train: its targets hold no linear layers.")
+    for parameter in network.parameters():
+        parameter.data = parameter.data.float()
+    network.requires_grad_(True)
+    denoiser.add_module(NAME, network)
+    network.to(next(denoiser.parameters()).device)
+    return network
+
+
+def exported(network: Any) -> dict[str, Tensor]:
+    """The adapter's tensors by the names under which `lycoris` and ComfyUI look for them, in fp32."""
+    return {
+        f"{lora.lora_name}.{name}": tensor.detach().float().cpu()
+        for lora in network.loras
+        for name, tensor in lora.state_dict().items()
+    }
+
+
+@contextmanager
+def without_lycoris(denoiser: nn.Module) -> Iterator[None]:
+    """Within it `denoiser`, or what wraps it, predicts what its frozen base alone does."""
+    from lycoris.wrapper import LycorisNetwork
+
+    networks = [module for module in denoiser.modules() if isinstance(module, LycorisNetwork)]
+    assert networks, "there is no adapter to leave out"
+    try:
+        for network in networks:
+            network.set_multiplier(0)
+        yield
+    finally:
+        for network in networks:
+            network.set_multiplier(1)
+
+
+def _compute_apart(network: Any) -> None:
+    """Have each module add to its layer's output instead of its weights.
+
+    `full` takes the place of the weights, in fp32, and computes in the format of its input as its layer did.
+    """
+    from lycoris.modules.full import FullModule
+
+    of_full: Any = _linear_in_format_of_input
+    for lora in network.loras:
+        if isinstance(lora, FullModule):
+            lora.op = of_full
+        else:
+            lora.bypass_mode = True
+
+
+def _linear_in_format_of_input(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    return nn.functional.linear(x, weight.to(x), None if bias is None else bias.to(x))
+
+
+@contextmanager
+def _preset(preset: Mapping[str, Any]) -> Iterator[Any]:
+    """The library's network, which keeps its preset in the class: as `preset` says in here, as it was afterwards."""
+    from lycoris.wrapper import LycorisNetwork
+
+    nothing = {"target_module": [], "target_name": [], "module_algo_map": {}, "name_algo_map": {}, "exclude_name": []}
+    names = [name for name in vars(LycorisNetwork) if name.isupper()]
+    before = {name: getattr(LycorisNetwork, name) for name in names}
+    try:
+        LycorisNetwork.apply_preset({**nothing, "enable_conv": False, "use_fnmatch": False, **preset})
+        yield LycorisNetwork
+    finally:
+        for name, value in before.items():
+            setattr(LycorisNetwork, name, value)
+
+
+@contextmanager
+def _quietly() -> Iterator[None]:
+    """The library tells each module that it makes, and colours it."""
+    import lycoris  # noqa: F401  # sets its own level
+
+    logger = logging.getLogger("LyCORIS")
+    before = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)
+
+
+def _refuse_unknown_targets(denoiser: nn.Module, preset: Mapping[str, Any]) -> None:
+    """Raise ModelError where a class or name is nowhere in the model, which the library passes over."""
+    classes = {type(module).__name__ for module in denoiser.modules()}
+    for key in ("target_module", "module_algo_map"):
+        for name in preset.get(key, ()):
+            if name not in classes:
+                hint = did_you_mean(name, classes, otherwise=f"there are {', '.join(sorted(classes))}")
+                raise ModelError(f"lycoris_config names `{name}` in {key}, which the model has no module of: {hint}")
+    names = [name for name, _ in denoiser.named_modules() if name]
+    matches: Callable[[str, str], object] = fnmatch.fnmatch if preset.get("use_fnmatch") else _begins_with
+    for key in ("target_name", "name_algo_map", "exclude_name"):
+        for pattern in preset.get(key, ()):
+            if not any(matches(name, pattern) for name in names):
+                hint = did_you_mean(pattern, names, otherwise=f"there are {', '.join(names[:12])} …")
+                raise ModelError(f"lycoris_config names `{pattern}` in {key}, which no module is called: {hint}")
+
+
+def _begins_with(name: str, pattern: str) -> object:
+    return re.match(pattern, name)

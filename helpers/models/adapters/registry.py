@@ -1,0 +1,48 @@
+"""Every kind of training by its name: the one place that knows them all."""
+
+from functools import partial
+from pathlib import Path
+
+from torch import nn
+
+from helpers.config.files.lycoris import needed_lycoris
+from helpers.config.options.finetune import FullOptions
+from helpers.config.options.model import LoraOptions
+from helpers.models.adapters.full import trained_in_full
+from helpers.models.adapters.lora import trained_lora
+from helpers.models.adapters.lycoris import trained_lycoris
+from helpers.models.adapters.trainable import Trained
+from helpers.models.conversions import pairs_of
+from helpers.models.family import ModelFamily, ModelParts
+
+
+def make_trained(
+    denoiser: nn.Module,
+    *,
+    model_type: str,
+    lora: LoraOptions,
+    full: FullOptions,
+    family: ModelFamily,
+    parts: ModelParts,
+    seed: int,
+) -> Trained:
+    """What `model_type` trains of the loaded, frozen `denoiser`, which is changed in place.
+
+    Raises ModelError where nothing is left to train, or a module is named that the model lacks.
+    """
+    match model_type:
+        case "lora" if lora.lora_type == "lycoris":
+            return trained_lycoris(denoiser, config=needed_lycoris(Path(lora.lycoris_config or "")), seed=seed)
+        case "lora":
+            modules = family.lora_modules(denoiser, lora.lora_target)
+            base, read = partial(family.files.open_base, parts), partial(pairs_of, family=family)
+            return trained_lora(denoiser, modules=modules, lora=lora, seed=seed, base=base, read=read)
+        case "full":
+            return trained_in_full(denoiser, options=full, write_pipeline=family.write_pipeline, parts=parts)
+        case unknown:
+            raise AssertionError(f"model_type {unknown} is declared and not built")
+
+
+def in_words(trained: Trained) -> str:
+    """What is trained and how many numbers that is, for the person."""
+    return f"trains {trained.what}: {sum(weight.numel() for weight in trained.weights.values()):,} parameters"

@@ -1,0 +1,273 @@
+"""What a model family must be able to do; a family is a value that holds functions, not a base class."""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field, replace
+from functools import cache
+from pathlib import Path
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+
+from helpers.config.options.model import ModelOptions, PrecisionOptions, TextOptions
+from helpers.models.formats.lora import Pair
+from helpers.models.formats.safetensors import Opened
+from helpers.models.memory import MemoryEstimate, Workload
+
+
+@dataclass(frozen=True, slots=True)
+class TextEmbedding:
+    """A caption as the model is given it: prompt_embeds [L, D], pooled [P]; or several, with an axis before."""
+
+    prompt_embeds: Tensor
+    pooled: Tensor
+
+
+class TextEncoder(Protocol):
+    """One loaded text encoder with its tokenizer."""
+
+    def encode(self, captions: Sequence[str]) -> dict[str, Tensor]:
+        """Named outputs of each caption, first axis the captions, bf16 on the CPU.
+
+        A caption's rows do not depend on which others are encoded with it, nor on how many.
+        """
+        ...
+
+
+class LatentEncoder(Protocol):
+    """A loaded VAE."""
+
+    def encode(self, pixels: Tensor, *, at_most: int | None = None) -> Tensor:
+        """Raw latents (no shift or scale) [B, C, h, w] in fp32 on the CPU, of uint8 RGB pixels [B, H, W, 3].
+
+        The mean of the posterior; a picture's latent does not depend on which others are encoded with it.
+        at_most: how many pictures the device's memory holds at once, where it has run out with more.
+        """
+        ...
+
+    def decode(self, latents: Tensor, *, tiled: bool = False) -> Tensor:
+        """uint8 RGB pixels [B, H, W, 3] on the CPU, of raw latents [B, C, h, w]; `tiled`: in small pieces."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class TokenLimit:
+    """Where a tokenizer cuts: `tokens`, special ones included; `name` for messages; `identity`: a hash of its files.
+
+    load: loads the tokenizer alone, which then counts the tokens of captions before they are cut.
+    """
+
+    name: str
+    tokens: int
+    identity: str
+    load: Callable[[], Callable[[Sequence[str]], list[int]]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextPart:
+    """A text encoder that may be loaded: what its outputs depend on, and how to get it.
+
+    identity: a hash of all its outputs depend on besides the caption: weights, config, tokenizer, precision,
+    length and masking. batch_size: how many captions `encode` takes at once at best.
+    bytes_per_caption: of its outputs.
+    load: loads it on the device; the caller drops it again before loading another.
+    limit: where it cuts captions; None where that is said by another that cuts alike.
+    learns: it stays loaded and is trained, so that nothing of it is cached.
+    """
+
+    name: str
+    identity: str
+    batch_size: int
+    bytes_per_caption: int
+    load: Callable[[], TextEncoder]
+    limit: TokenLimit | None = None
+    learns: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class LatentPart:
+    """A VAE that may be loaded; `identity` is a hash of its weights, config and number format.
+
+    Raw latents become the model's by (z - shift) * scale. `downscale`: pixels per latent pixel.
+    parallel_encodes: from how many threads `encode` is best called at once: 1 on an accelerator, which one call fills;
+    on the CPU the number of cores, each thread then computing with one, which beats all of them sharing one picture.
+    """
+
+    identity: str
+    shift: float
+    scale: float
+    channels: int
+    downscale: int
+    parallel_encodes: int = 1
+    load: Callable[[], LatentEncoder]
+
+    def kept(self) -> "LatentPart":
+        """The same, which once loaded stays in memory."""
+        return replace(self, load=cache(self.load))
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelParts:
+    """Where a base model's parts are on this machine, read from its folder without loading weights.
+
+    variant: such as `SD3 medium` or `SD3.5 large`, by the transformer's config.
+    identity: a hash of the transformer's config and weights. flow_shift: of its own scheduler.
+    longest_edge_px: of a picture that the model can place.
+    weights_variant: which of several sets of weight files is meant, such as `fp16`; parts without it have plain ones.
+    transformer, vae and text_encoders: folders in diffusers layout; of a part that lies in one file with others, its
+    name below that file. sources: of each part, what the person said that it is taken from.
+    """
+
+    name: str
+    variant: str
+    identity: str
+    flow_shift: float
+    longest_edge_px: int
+    weights_variant: str | None
+    transformer: Path
+    vae: Path
+    scheduler: Path
+    text_encoders: tuple[Path, ...]
+    tokenizers: tuple[Path, ...]
+    sources: Mapping[str, str] = field(default_factory=dict, compare=False)
+
+    def told_sources(self) -> str:
+        """Which part comes from where, as a line; empty where all come from one place."""
+        places = tuple(dict.fromkeys(self.sources.values()))
+        if len(places) < 2:
+            return ""
+        taken = ((place, [part for part, source in self.sources.items() if source == place]) for place in places)
+        return "the model's parts: " + "; ".join(f"{', '.join(names)} from {place}" for place, names in taken)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RenderRequest:
+    """One validation picture: raw text embeddings, size in pixels, and the sampler's settings.
+
+    negative: None where `guidance` is 1 or less.
+    skip_layers: blocks for skip-layer guidance, led away from by `skip_scale` in the steps between the shares
+    `skip_start` and `skip_stop`; only where there is guidance.
+    """
+
+    prompt: TextEmbedding
+    negative: TextEmbedding | None
+    width: int
+    height: int
+    steps: int
+    guidance: float
+    seed: int
+    skip_layers: tuple[int, ...] = ()
+    skip_scale: float = 0.0
+    skip_start: float = 0.0
+    skip_stop: float = 0.0
+
+
+class Predict(Protocol):
+    """One forward pass of a family's denoiser."""
+
+    def __call__(
+        self,
+        denoiser: nn.Module,
+        noisy: Tensor,
+        sigmas: Tensor,
+        prompt_embeds: Tensor,
+        pooled: Tensor,
+        tokens: Tensor | None = None,
+    ) -> Tensor:
+        """The predicted velocity [B, C, h, w] of `noisy` [B, C, h, w] at `sigmas` [B] in (0, 1].
+
+        tokens: of the captions [B, encoders, n], for a denoiser that `LearningText.before` has encoders put before.
+        """
+        ...
+
+
+class LearningText(Protocol):
+    """Text encoders that stay loaded beside the denoiser, to be trained with it.
+
+    module: they and nothing else; its children are called as diffusers calls them in a file of adapters.
+    """
+
+    module: nn.Module
+
+    def tokens(self, caption: str) -> Tensor:
+        """The caption's token ids for each of them, int64 [encoders, n]; from any thread."""
+        ...
+
+    def embeddings(self, tokens: Tensor, cached: Tensor) -> TextEmbedding:
+        """The embeddings of captions, with gradients, of tokens [B, encoders, n] and what is cached [B, L, D]."""
+        ...
+
+    def lora_modules(self, encoder: nn.Module) -> list[str]:
+        """The layers of one of the children that a LoRA sits on."""
+        ...
+
+    def before(self, denoiser: nn.Module) -> nn.Module:
+        """One module of both, which predicts from `tokens` and what is cached."""
+        ...
+
+    def enable_checkpointing(self) -> None:
+        """Compute each layer's activations again on the way back instead of keeping them."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class FamilyFiles:
+    """The files of a family that other programs know, of which nothing is loaded before its turn has come.
+
+    open_base, open_single_file: contexts with a denoiser's tensors by diffusers' names, and its header: of a base's own
+    parts, or of one file in the original layout. is_single_file, is_comfyui_lora: by the names of a file's tensors.
+    with_own_parts: a base's parts, but the VAE and text encoders of such a file where it holds them.
+    write_single_file: tensors by diffusers' names and the parts whose VAE goes with them, as one such file; text: as in
+    `write_pipeline`, which brings the text encoders into it, as does `with_text_encoders`.
+    read_comfyui_lora, write_comfyui_lora: by the layers' names in diffusers; base: a denoiser's tensors, for a DoRA.
+    """
+
+    open_base: Callable[[ModelParts], AbstractContextManager[Opened]]
+    open_single_file: Callable[[Path], AbstractContextManager[Opened]]
+    with_own_parts: Callable[[Path, ModelParts], ModelParts]
+    is_single_file: Callable[[Iterable[str]], bool]
+    is_comfyui_lora: Callable[[Iterable[str]], bool]
+    write_single_file: Callable[..., None]
+    read_comfyui_lora: Callable[[Path], dict[str, Pair]]
+    write_comfyui_lora: Callable[..., None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelFamily:
+    """Everything the trainer asks of a family of models.
+
+    locate: find the parts (downloading from the hub where a hub id is given); raises ModelError.
+    text_parts: the text encoders, in the order in which `assemble_text` wants their outputs.
+    assemble_text: one caption's outputs of every part that is cached -> TextEmbedding, bf16.
+    learning_text: the text encoders that learn, as `text_parts` says, loaded with the same arguments.
+    latent_part: the VAE (ModelParts, PrecisionOptions, device; vae_batch_size: pictures at once on an accelerator).
+    estimate_memory: the peaks that the workload will need, from the parts' configs alone.
+    load_denoiser: the frozen base on a device, quantised as asked, in eval mode (ModelParts, PrecisionOptions, device;
+    waiting: blocks at its end that stay in the processor's memory).
+    blocks: its transformer blocks, first to last.
+    enable_checkpointing: recompute the activations of every `interval`-th block (denoiser; interval).
+    lora_modules: the names of the denoiser's layers that a `lora_target` means; raises ModelError for unknown ones.
+    render: raw latents [1, C, h, w] of a picture, from the denoiser as it is (see RenderRequest); the same
+    picture as the family's diffusers pipeline draws from the same seed.
+    write_pipeline: fill an empty folder with a denoiser's tensors and the base's other parts (tensors by diffusers'
+    names, ModelParts, folder; text: a LoRA of the text encoders' to merge into them; metadata), from which the family's
+    diffusers pipeline opens.
+    files: see `FamilyFiles`.
+    """
+
+    name: str
+    locate: Callable[[ModelOptions], ModelParts]
+    text_parts: Callable[[ModelParts, TextOptions, PrecisionOptions, torch.device], tuple[TextPart, ...]]
+    assemble_text: Callable[[Sequence[Mapping[str, Tensor]]], TextEmbedding]
+    learning_text: Callable[[ModelParts, TextOptions, PrecisionOptions, torch.device], LearningText]
+    latent_part: Callable[..., LatentPart]
+    estimate_memory: Callable[[ModelParts, Workload], MemoryEstimate]
+    load_denoiser: Callable[..., nn.Module]
+    blocks: Callable[[nn.Module], list[nn.Module]]
+    enable_checkpointing: Callable[..., None]
+    lora_modules: Callable[[nn.Module, str], list[str]]
+    predict: Predict
+    render: Callable[[nn.Module, ModelParts, RenderRequest], Tensor]
+    write_pipeline: Callable[..., None]
+    files: FamilyFiles

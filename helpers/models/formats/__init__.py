@@ -1,0 +1,1 @@
+"""File formats of weights: safetensors, LoRA, LyCORIS, ModelSpec."""

@@ -1,0 +1,111 @@
+"""Fills a model block by block, each quantised before the next is read, so that it is never in memory at full size."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from helpers.errors import ModelError
+from helpers.models.formats.safetensors import Opened, Planned
+from helpers.models.quantization import AS_IT_IS, layers_to_quantise, quantise
+
+Weights = Callable[[], AbstractContextManager[Mapping[str, Planned]]]
+"""Opens a part's files: its tensors by name, mapped into memory until they are closed again."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Form:
+    """How a part is held: its number format, quantised to `level` except for the layers in `keep` (shell patterns).
+
+    device: where the part is to be, and computes. quantize_via: `cpu`, or `accelerator` for that device.
+    waiting: blocks that stay in the processor's memory, see visiting.py.
+    """
+
+    dtype: torch.dtype
+    device: torch.device
+    level: str = AS_IT_IS
+    quantize_via: str = "cpu"
+    keep: tuple[str, ...] = ()
+    waiting: tuple[str, ...] = ()
+
+    @property
+    def quantised_on(self) -> torch.device:
+        """The device that quantises."""
+        return self.device if self.quantize_via == "accelerator" else torch.device("cpu")
+
+
+def weights_of(open_part: Callable[[], AbstractContextManager[Opened]]) -> Weights:
+    """The tensors of what `open_part` opens, without what its header says."""
+
+    @contextmanager
+    def weights() -> Iterator[Mapping[str, Planned]]:
+        with open_part() as (tensors, _):
+            yield tensors
+
+    return weights
+
+
+def load(model: nn.Module, weights: Weights, form: Form, *, name: str) -> nn.Module:
+    """Fill a model on the meta device, frozen, in eval mode; raises ModelError for a tensor that is not there.
+
+    The files are opened anew for each block: what was read of a mapped file counts as the process's memory until it is
+    closed. The numbers are those of the whole model quantised at once.
+    """
+    unkept = [each for each, buffer in model.named_buffers() if buffer.is_meta and each not in model.state_dict()]
+    assert not unkept, f"{unkept[0]} of the {name} is kept in no file"
+    quantised = set(layers_to_quantise(model, form.level, device=form.device, keep=form.keep))
+    for block, tensors in _blocks(model).items():
+        home = torch.device("cpu") if block in form.waiting else form.device
+        with weights() as found:
+            for names in tensors:
+                tensor = _read(found, names, part=name)
+                tensor = tensor.to(form.dtype) if tensor.is_floating_point() else tensor
+                to_quantise = _layer_of(names[0]) in quantised
+                _put(model, names, tensor.to(form.quantised_on if to_quantise else home))
+        layers = list(dict.fromkeys(_layer_of(names[0]) for names in tensors if _layer_of(names[0]) in quantised))
+        quantise(model, form.level, layers=layers)
+        for layer in layers:
+            model.get_submodule(layer).to(home)
+    return model.eval().requires_grad_(False)
+
+
+def _blocks(model: nn.Module) -> dict[str, list[tuple[str, ...]]]:
+    """The names of every tensor that is kept in files (several where layers share it), by the block they lie in.
+
+    A block is all up to the first number in a name, else the layer itself.
+    """
+    shared: dict[int, list[str]] = {}
+    for name, tensor in model.state_dict(keep_vars=True).items():
+        shared.setdefault(id(tensor), []).append(name)
+    blocks: dict[str, list[tuple[str, ...]]] = {}
+    for names in shared.values():
+        words = names[0].split(".")
+        number = next((place for place, word in enumerate(words) if word.isdigit()), len(words) - 2)
+        blocks.setdefault(".".join(words[: number + 1]), []).append(tuple(names))
+    return blocks
+
+
+def _layer_of(name: str) -> str:
+    return name.rpartition(".")[0]
+
+
+def _read(found: Mapping[str, Planned], names: Sequence[str], *, part: str) -> Tensor:
+    stored = next((found[name] for name in names if name in found), None)
+    if stored is None:
+        raise ModelError(f"The weights of the {part} lack the tensor {names[0]}; is the download whole?")
+    return stored.make()
+
+
+def _put(model: nn.Module, names: Sequence[str], tensor: Tensor) -> None:
+    """Set a parameter or buffer under all its names."""
+    parameter = nn.Parameter(tensor, requires_grad=False)
+    for name in names:
+        owner, _, leaf = name.rpartition(".")
+        module = model.get_submodule(owner)
+        before = getattr(module, leaf)
+        if before.shape != tensor.shape:
+            shapes = f"{list(tensor.shape)}, but by its config {list(before.shape)}"
+            raise ModelError(f"The tensor {name} is of the shape {shapes}; the two do not belong together.")
+        setattr(module, leaf, parameter if isinstance(before, nn.Parameter) else tensor)

@@ -1,0 +1,1 @@
+"""Attention kernels, torch.compile, and offloading."""

@@ -1,0 +1,1 @@
+"""How much memory a run of SD3 takes."""

@@ -1,0 +1,178 @@
+"""How many bytes one pass through the transformer, a text encoder or the VAE holds at its highest.
+
+What autograd keeps is counted tensor by tensor, as diffusers' JointTransformerBlock and peft's LoRA layers compute them
+(PyTorch's own attention keeps queries, keys, values and its output, never the matrix of scores).
+"""
+
+from dataclasses import dataclass
+
+from helpers.models.sd3.memory.architecture import MLP_RATIO, TextEncoder, Transformer, Vae
+
+BF16, FP32 = 2, 4
+TEXT_ROWS = 32
+"""Captions that a text encoder is handed at once."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pass:
+    """One forward pass of the transformer.
+
+    image_tokens, text_tokens: of one picture. base: bytes of a number of the base. autocast: whether matrices are
+    multiplied in bf16 whatever they are held in. norms_in_fp32: as autocast has it on CUDA. keeps_inputs: whether
+    frozen linear layers keep what they were given, as quanto's do. full: whether all weights move.
+    adapted: names of the layers with an adapter. lengths: whether it learns the lengths of rows, as a DoRA.
+    """
+
+    image_tokens: int
+    text_tokens: int
+    pictures: int
+    base: int
+    autocast: bool
+    norms_in_fp32: bool
+    keeps_inputs: bool
+    full: bool
+    adapted: frozenset[str]
+    lengths: bool = False
+
+    @property
+    def number(self) -> int:
+        """Bytes of a number that a layer gives."""
+        return BF16 if self.autocast else self.base
+
+    @property
+    def normed(self) -> int:
+        """Bytes of a number in a layer norm."""
+        return FP32 if self.autocast and self.norms_in_fp32 else self.number
+
+    @property
+    def weighed(self) -> int:
+        """Bytes of a number as the matrix product of a trained weight wants it; adapters are fp32."""
+        return self.number if self.autocast or self.full else FP32
+
+    @property
+    def casts_weights(self) -> bool:
+        """Whether autocast makes a bf16 copy of each weight, which the way back needs too."""
+        return self.autocast and self.base == FP32
+
+    @property
+    def tokens(self) -> int:
+        return self.pictures * (self.image_tokens + self.text_tokens)
+
+
+def kept_for_backward(transformer: Transformer, run: Pass, *, block: int) -> int:
+    """Bytes that autograd keeps of one block."""
+    last = block == transformer.layers - 1
+    image = _attention(run, at=f"transformer_blocks.{block}.attn", names=("to_q", "to_k", "to_v", "to_out.0"))
+    image += _query_norms(run) if transformer.qk_norm else 0
+    image += _mlp(run, at=f"transformer_blocks.{block}.ff")
+    if block in transformer.dual_attention_layers:
+        names = ("to_q", "to_k", "to_v", "to_out.0")
+        image += _attention(run, at=f"transformer_blocks.{block}.attn2", names=names) - run.normed
+        image += _query_norms(run) if transformer.qk_norm else 0
+    names = ("add_q_proj", "add_k_proj", "add_v_proj", "to_add_out")
+    text = _attention(run, at=f"transformer_blocks.{block}.attn", names=names)
+    text += _query_norms(run) if transformer.qk_norm else 0
+    text += 0 if last else _mlp(run, at=f"transformer_blocks.{block}.ff_context")
+    per_picture = run.image_tokens * image + run.text_tokens * text
+    kept = run.pictures * per_picture * transformer.width + (_measured(transformer, run, block) if run.lengths else 0)
+    return kept + (0 if run.full else _cast_weights(transformer, run, block))
+
+
+def _measured(transformer: Transformer, run: Pass, block: int) -> int:
+    """Bytes of what a DoRA's factors multiply: of each of its layers the output, and its matrices' own."""
+    outputs = 0
+    for layer in transformer.block(block):
+        if layer.name in run.adapted:
+            of_text = ".add_" in layer.name or ".to_add_out" in layer.name or ".ff_context." in layer.name
+            outputs += layer.outputs * (run.text_tokens if of_text else run.image_tokens)
+    return 2 * run.number * run.pictures * outputs
+
+
+def _cast_weights(transformer: Transformer, run: Pass, block: int) -> int:
+    """Bytes of the bf16 copies of a frozen block's weights; no gradient goes through its modulation by the time."""
+    if not run.casts_weights:
+        return 0
+    return BF16 * sum(layer.weights for layer in transformer.block(block) if ".norm1" not in layer.name)
+
+
+def _attention(run: Pass, *, at: str, names: tuple[str, str, str, str]) -> int:
+    """Bytes kept for each channel of each token, from the norm before an attention to its output."""
+    adapted = sum(f"{at}.{name}" in run.adapted for name in names[:3])
+    kept = run.normed + _inputs(run, held=run.normed, adapted=adapted, layers=3)
+    kept += 4 * run.number
+    if run.full or f"{at}.{names[3]}" in run.adapted:
+        kept += run.weighed  # both streams' outputs lie in one tensor, of which a layer wants its own part in one piece
+    if run.full:
+        kept += run.normed + run.number  # for the gradients of scale and gate
+    return kept
+
+
+def _inputs(run: Pass, *, held: int, adapted: int, layers: int) -> int:
+    """Bytes kept of the input, `held` bytes a number, that some linear layers share, `adapted` of them with a LoRA."""
+    weighed = layers if run.full else adapted
+    copies = weighed * run.weighed if held != run.weighed else 0
+    shared = held if run.keeps_inputs or (weighed and not copies) else 0
+    return copies + shared
+
+
+def _query_norms(run: Pass) -> int:
+    """Queries and keys before their norm, which squares them in fp32."""
+    return 2 * (run.number + (FP32 if run.number == BF16 else 0) + (run.number if run.full else 0))
+
+
+def _mlp(run: Pass, *, at: str) -> int:
+    """Bytes kept for each channel of each token, from the norm before the MLP to its output."""
+    first, second = (f"{at}.{name}" in run.adapted for name in ("net.0.proj", "net.2"))
+    kept = run.normed + _inputs(run, held=run.normed, adapted=int(first), layers=1)
+    kept += MLP_RATIO * (run.number + _inputs(run, held=run.number, adapted=int(second), layers=1))
+    if run.full:
+        kept += run.normed + run.number
+    return kept
+
+
+def block_inputs(transformer: Transformer, run: Pass) -> int:
+    """Bytes of what goes into one block, which is all that checkpointing keeps of it."""
+    return run.tokens * transformer.width * run.number
+
+
+def backward_transient(transformer: Transformer, run: Pass) -> int:
+    """Bytes of gradients under way in the MLP, whose four-fold width makes it the highest place of a block."""
+    across = 2 * run.tokens * run.number
+    return (across + 2 * MLP_RATIO * run.pictures * run.image_tokens * run.number) * transformer.width
+
+
+def forward_transient(transformer: Transformer, run: Pass) -> int:
+    """Bytes that a block holds at its highest when nothing is kept for a way back: before and after the activation."""
+    dual = 2 if transformer.dual_attention_layers else 0
+    image = run.number + run.normed + run.number * (1 + dual + 2 * MLP_RATIO)
+    text = run.number + run.normed + run.number
+    return run.pictures * (run.image_tokens * image + run.text_tokens * text) * transformer.width
+
+
+def text_encoding(encoder: TextEncoder, *, tokens: int, number: int) -> int:
+    """Bytes that a text encoder's pass over a batch of captions holds, in the MLP of a layer; number: bytes of one.
+
+    T5's gated activation is computed in several steps; CLIP gives the hidden states of all layers.
+    """
+    if encoder.is_t5:
+        return TEXT_ROWS * tokens * (4 * encoder.width + 4 * encoder.mlp) * number
+    return TEXT_ROWS * tokens * ((encoder.layers + 2) * encoder.width + 3 * encoder.mlp) * number
+
+
+def vae_encoding(vae: Vae, *, width: int, height: int, pictures: int, number: int, reorders: bool) -> int:
+    """Bytes that encoding pictures holds: the first resnets, at full resolution, are the highest place.
+
+    reorders: whether convolutions copy what they are given into an order of their own, as processors do.
+    """
+    channels = 3 * vae.widths[0] + (vae.widths[0] if reorders else 0)
+    return pictures * width * height * (channels * number + 3 * (FP32 + number))
+
+
+def vae_decoding(vae: Vae, *, width: int, height: int, number: int, reorders: bool) -> int:
+    """Bytes that decoding a picture holds: the first resnet at full resolution still has the width of the one before.
+
+    Beyond a megapixel the picture is decoded in tiles of one.
+    """
+    channels = 3 * vae.widths[1] + (vae.widths[0] if reorders else 0)
+    at_once = min(width * height, 1024**2)
+    return channels * at_once * number + 3 * width * height * (number + FP32)

@@ -1,0 +1,96 @@
+"""What the run that settings describe will take of a graphics card, before there is a model: the wizard's estimate."""
+
+import math
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+
+from helpers.config.train_config import RunConfig
+from helpers.config.wizard.machine import Peaks
+from helpers.errors import ModelError
+from helpers.models.memory import workload_of
+from helpers.models.sd3.memory.architecture import (
+    KNOWN,
+    Architecture,
+    read_architecture,
+    text_encoder_of,
+    transformer_of,
+    vae_of,
+)
+from helpers.models.sd3.memory.estimate import estimate_memory
+
+PUBLISHED = {
+    "stabilityai/stable-diffusion-3-medium-diffusers": "SD3 medium",
+    "stabilityai/stable-diffusion-3.5-medium": "SD3.5 medium",
+    "stabilityai/stable-diffusion-3.5-large": "SD3.5 large",
+}
+
+
+def forecast(config: RunConfig) -> Peaks | None:
+    """The peaks of encoding and of training with its test pictures on a CUDA card; None where the model is not known.
+
+    config: the whole run's, which the estimate is about.
+    """
+    model = config.model
+    architecture = _architecture(model.pretrained_model_name_or_path, model.pretrained_parts_model_name_or_path)
+    if architecture is None:
+        return None
+    resolution = config.data.resolution
+    edge = math.sqrt(resolution * 1e6) if config.data.resolution_type == "area" else resolution
+    alignment = config.data.aspect_bucket_alignment
+    edge_px = max(1, round(edge / alignment)) * alignment
+    workload = workload_of(
+        device="cuda",
+        precision=replace(config.precision, mixed_precision=config.precision.mixed_precision or "bf16"),
+        model=config.model,
+        lora=config.lora,
+        full=config.full,
+        ema=config.ema,
+        text=config.text,
+        run=config.run,
+        speed=config.speed,
+        optimizer=config.optimizer,
+        validation=config.validation,
+        threads=1,
+        width=edge_px,
+        height=edge_px,
+        vae_batch_size=config.cache.vae_batch_size,
+        keeps_vae=config.cache.keep_vae_loaded,
+    )
+    estimate = estimate_memory(architecture, workload)
+    return Peaks(encoding=estimate.caching_bytes, training=max(estimate.training_bytes, estimate.validation_bytes))
+
+
+@cache
+def _architecture(model: str, parts: str | None) -> Architecture | None:
+    if model in PUBLISHED:
+        return KNOWN[PUBLISHED[model]]
+    folder = Path(model).expanduser()
+    if folder.is_file():
+        return _of_file(folder, _architecture(parts, None) if parts else None)
+    encoders = tuple(folder / name for name in ("text_encoder", "text_encoder_2", "text_encoder_3"))
+    try:
+        return read_architecture(transformer=folder / "transformer", text_encoders=encoders, vae=folder / "vae")
+    except (OSError, ValueError, KeyError):
+        return None
+
+
+def _of_file(file: Path, rest: Architecture | None) -> Architecture | None:
+    """What is in the one file by its shapes, all else as in `rest`, or as in any published SD3."""
+    from helpers.models.sd3.weights.component_files import read_config
+    from helpers.models.sd3.weights.original_file import TRANSFORMER, parts_in
+
+    others = rest or KNOWN["SD3 medium"]
+    try:
+        inside = {part: read_config(file / part) for part in parts_in(file)}
+    except ModelError:
+        return None
+    clip_l, clip_g, t5 = (
+        text_encoder_of(inside[name]) if name in inside else other
+        for name, other in zip(("text_encoder", "text_encoder_2", "text_encoder_3"), others.text_encoders, strict=True)
+    )
+    return Architecture(
+        transformer=transformer_of(inside[TRANSFORMER]),
+        text_encoders=(clip_l, clip_g, t5),
+        vae=vae_of(inside["vae"]) if "vae" in inside else others.vae,
+    )

@@ -1,0 +1,229 @@
+"""SD3's three text encoders, one at a time, with outputs that are those of diffusers' own pipeline."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.functional import pad
+
+from helpers.config.options.model import PrecisionOptions, TextOptions
+from helpers.models.family import ModelParts, TextEmbedding, TextPart, TokenLimit
+from helpers.models.formats.fingerprint import files_fingerprint, fingerprint
+from helpers.models.loading import Form, load
+from helpers.models.quantization import AS_IT_IS, encoder_dtype
+from helpers.models.sd3.memory.architecture import text_encoder_of
+from helpers.models.sd3.weights.component_files import is_in_file, part_identity, part_weights, read_config
+
+NAMES = ("clip_l", "clip_g", "t5")
+# To be raised whenever the same settings begin to give other numbers.
+ENCODING_VERSION = "1"
+BATCH_SIZE = 32
+
+
+@dataclass(frozen=True, kw_only=True)
+class WantedEncoder:
+    """All that a text encoder's outputs depend on, besides the caption."""
+
+    name: str
+    folder: Path
+    tokenizer: Path
+    variant: str | None
+    level: str
+    dtype: torch.dtype
+    t5_length: int
+    mask_padding: bool
+    device: torch.device
+    quantize_via: str
+
+
+def text_parts(
+    parts: ModelParts, options: TextOptions, precision: PrecisionOptions, device: torch.device
+) -> tuple[TextPart, ...]:
+    """CLIP-L, CLIP-G and T5; `precision` with its `mixed_precision` resolved for `device`."""
+    return tuple(
+        TextPart(
+            name=wanted.name,
+            identity=_identity(wanted),
+            batch_size=BATCH_SIZE,
+            bytes_per_caption=_bytes_per_caption(wanted),
+            load=partial(_load, wanted),
+            limit=None if wanted.name == "clip_g" else _limit(wanted),
+            learns=options.train_text_encoder and wanted.name != "t5",
+        )
+        for wanted in encoders_of(parts, options, precision, device)
+    )
+
+
+def encoders_of(
+    parts: ModelParts, options: TextOptions, precision: PrecisionOptions, device: torch.device
+) -> tuple[WantedEncoder, ...]:
+    """See `text_parts`."""
+    places = zip(NAMES, parts.text_encoders, parts.tokenizers, strict=True)
+    return tuple(
+        WantedEncoder(
+            name=name,
+            folder=folder,
+            tokenizer=tokenizer,
+            variant=parts.weights_variant,
+            level=precision.text_encoder_precision(number),
+            dtype=encoder_dtype(precision),
+            t5_length=options.tokenizer_max_length,
+            mask_padding=options.sd3_t5_mask_behaviour == "mask",
+            device=device,
+            quantize_via=precision.quantize_via,
+        )
+        for number, (name, folder, tokenizer) in enumerate(places, 1)
+    )
+
+
+def assemble_text(outputs: Sequence[Mapping[str, Tensor]]) -> TextEmbedding:
+    """The conditioning of CLIP-L's, CLIP-G's and T5's outputs: prompt_embeds [..., 77 + L, D], pooled [..., P].
+
+    Both CLIPs side by side on the channels, zeros up to T5's width D, then T5's positions (Esser et al. 2024,
+    section 4 and figure 2a); pooled: both CLIPs' projections side by side. Of T5's outputs alone, where the CLIPs learn
+    and are put beside it anew at each step: [..., L, D] and [..., 0].
+    """
+    *clips, t5 = outputs
+    if not clips:
+        return TextEmbedding(prompt_embeds=t5["hidden"], pooled=t5["hidden"].new_zeros(0))
+    clip = torch.cat([each["hidden"] for each in clips], dim=-1)
+    clip = pad(clip, (0, t5["hidden"].shape[-1] - clip.shape[-1]))
+    return TextEmbedding(
+        prompt_embeds=torch.cat([clip, t5["hidden"]], dim=-2),
+        pooled=torch.cat([each["pooled"] for each in clips], dim=-1),
+    )
+
+
+def load_clip(wanted: WantedEncoder) -> Any:
+    """The model alone, frozen, in eval mode, on its device."""
+    from transformers import CLIPTextModelWithProjection
+
+    return _load_model(CLIPTextModelWithProjection, wanted)
+
+
+def clip_outputs(model: Any, ids: Tensor) -> dict[str, Tensor]:
+    """What SD3 takes of a CLIP given token ids [B, 77]: see `ClipEncoder`."""
+    output = model(ids, output_hidden_states=True)
+    return {"hidden": output.hidden_states[-2], "pooled": output.text_embeds}
+
+
+class ClipEncoder:
+    """A CLIP text encoder: `hidden` [B, 77, D] before its last layer, and its projection `pooled` [B, D]."""
+
+    def __init__(self, wanted: WantedEncoder) -> None:
+        self._tokenizer = load_tokenizer(wanted)
+        self._model = load_clip(wanted)
+        self._device = wanted.device
+
+    @torch.no_grad()
+    def encode(self, captions: Sequence[str]) -> dict[str, Tensor]:
+        """See `TextEncoder`."""
+        assert len(captions) <= BATCH_SIZE
+        tokens = _tokens(self._tokenizer, captions, length=self._tokenizer.model_max_length)
+        outputs = clip_outputs(self._model, tokens.input_ids.to(self._device))
+        return {name: _stored(tensor, len(captions)) for name, tensor in outputs.items()}
+
+
+class T5Encoder:
+    """A T5 encoder: `hidden` [B, L, D] of its last layer; padding is attended to, as SD3 was trained."""
+
+    def __init__(self, wanted: WantedEncoder) -> None:
+        from transformers import T5EncoderModel
+
+        self._tokenizer = load_tokenizer(wanted)
+        self._model = _load_model(T5EncoderModel, wanted)
+        self._device = wanted.device
+        self._length = wanted.t5_length
+        self._mask_padding = wanted.mask_padding
+
+    @torch.no_grad()
+    def encode(self, captions: Sequence[str]) -> dict[str, Tensor]:
+        """See `TextEncoder`; with masking, zeros at padding's positions."""
+        assert len(captions) <= BATCH_SIZE
+        tokens = _tokens(self._tokenizer, captions, length=self._length)
+        hidden = self._model(tokens.input_ids.to(self._device)).last_hidden_state
+        if self._mask_padding:
+            hidden = hidden * tokens.attention_mask.to(hidden).unsqueeze(-1)
+        return {"hidden": _stored(hidden, len(captions))}
+
+
+def _load(wanted: WantedEncoder) -> ClipEncoder | T5Encoder:
+    return T5Encoder(wanted) if wanted.name == "t5" else ClipEncoder(wanted)
+
+
+def _load_model(model_class: Any, wanted: WantedEncoder) -> Any:
+    """The frozen model on its device, read block by block, each of them quantised before the next is read."""
+    kind = model_class.config_class
+    inside = is_in_file(wanted.folder)
+    config = kind.from_dict(read_config(wanted.folder)) if inside else kind.from_pretrained(wanted.folder)
+    with torch.device("meta"):
+        model = model_class(config)
+    for name, buffer in tuple(model.named_buffers()):
+        if name.endswith("position_ids"):  # CLIP's, which are in no file
+            owner = model.get_submodule(name.rpartition(".")[0])
+            owner.position_ids = torch.arange(buffer.shape[-1], device=wanted.device).expand(buffer.shape)
+    form = Form(dtype=wanted.dtype, device=wanted.device, level=wanted.level, quantize_via=wanted.quantize_via)
+    return load(model, part_weights(wanted.folder, wanted.variant), form, name=wanted.name)
+
+
+def _tokens(tokenizer: Any, captions: Sequence[str], *, length: int) -> Any:
+    """Ids of a full batch, filled up with empty captions: matrix products of another shape may round otherwise, and a
+    caption's numbers must not depend on how many others were missing from the cache."""
+    filled = [*captions, *[""] * (BATCH_SIZE - len(captions))]
+    return tokenizer(filled, padding="max_length", max_length=length, truncation=True, return_tensors="pt")
+
+
+def _limit(wanted: WantedEncoder) -> TokenLimit:
+    """CLIP's length is its tokenizer's own, the same for both CLIPs; T5's is an option."""
+    name = "T5" if wanted.name == "t5" else "CLIP"
+    identity = files_fingerprint(file for file in wanted.tokenizer.iterdir() if file.is_file())
+    return TokenLimit(name=name, tokens=_length(wanted), identity=identity, load=partial(_load_counter, wanted))
+
+
+def _length(wanted: WantedEncoder) -> int:
+    if wanted.name == "t5":
+        return wanted.t5_length
+    return int(read_config(wanted.tokenizer, "tokenizer_config.json")["model_max_length"])
+
+
+def _load_counter(wanted: WantedEncoder) -> Callable[[Sequence[str]], list[int]]:
+    tokenizer = load_tokenizer(wanted)
+    return lambda captions: [len(ids) for ids in tokenizer(list(captions), verbose=False).input_ids]
+
+
+def load_tokenizer(wanted: WantedEncoder) -> Any:
+    """Its own tokenizer."""
+    from transformers import CLIPTokenizer, T5Tokenizer
+
+    # Built from their vocabulary files instead, transformers 5 gives other ids without a word.
+    return (T5Tokenizer if wanted.name == "t5" else CLIPTokenizer).from_pretrained(wanted.tokenizer)
+
+
+def _bytes_per_caption(wanted: WantedEncoder) -> int:
+    """Of the outputs in 16 bits: a state for each token, and CLIP's projection."""
+    shape = text_encoder_of(read_config(wanted.folder))
+    return 2 * (_length(wanted) * shape.width + shape.projection)
+
+
+def _stored(tensor: Tensor, count: int) -> Tensor:
+    return tensor[:count].to(device="cpu", dtype=torch.bfloat16)
+
+
+def _identity(wanted: WantedEncoder) -> str:
+    reading = f"length {wanted.t5_length}, mask {wanted.mask_padding}" if wanted.name == "t5" else ""
+    # An accelerator may round the scales otherwise.
+    on_accelerator = wanted.quantize_via == "accelerator" and wanted.device.type != "cpu"
+    return fingerprint(
+        ENCODING_VERSION,
+        wanted.name,
+        part_identity(wanted.folder, wanted.variant),
+        files_fingerprint(file for file in wanted.tokenizer.iterdir() if file.is_file()),
+        wanted.level,
+        str(wanted.dtype),
+        reading,
+        *((f"quantised on {wanted.device.type}",) if on_accelerator and wanted.level != AS_IT_IS else ()),
+    )

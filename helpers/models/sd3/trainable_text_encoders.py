@@ -1,0 +1,96 @@
+"""CLIP-L and CLIP-G kept beside the transformer, to learn with it; T5's outputs come from the cache as ever."""
+
+from collections.abc import Sequence
+from threading import Lock
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from helpers.config.options.model import PrecisionOptions, TextOptions
+from helpers.models.adapters.lora import linear_modules
+from helpers.models.family import ModelParts, TextEmbedding
+from helpers.models.sd3.text_encoders import (
+    WantedEncoder,
+    assemble_text,
+    clip_outputs,
+    encoders_of,
+    load_clip,
+    load_tokenizer,
+)
+from helpers.models.sd3.weights.components import TEXT_ENCODERS
+from helpers.models.sd3.weights.original_text import T5
+
+CLIPS = tuple(name for name in TEXT_ENCODERS if name != T5)
+ATTENTION = ("q_proj", "k_proj", "v_proj", "out_proj")
+
+
+def learning_text(
+    parts: ModelParts, options: TextOptions, precision: PrecisionOptions, device: torch.device
+) -> "LearningClips":
+    """Both CLIPs, frozen and in eval mode, as they would be loaded to fill the cache."""
+    return LearningClips(encoders_of(parts, options, precision, device)[: len(CLIPS)])
+
+
+class LearningClips:
+    """See `LearningText`."""
+
+    def __init__(self, wanted: Sequence[WantedEncoder]) -> None:
+        self.module: nn.Module = nn.ModuleDict(
+            {name: load_clip(each) for name, each in zip(CLIPS, wanted, strict=True)}
+        )
+        self._tokenizers = [load_tokenizer(each) for each in wanted]
+        self._lock = Lock()  # a tokenizer that two threads call at once fails
+
+    def tokens(self, caption: str) -> Tensor:
+        """See `LearningText`; longer captions are cut."""
+        with self._lock:
+            rows = [
+                each([caption], padding="max_length", truncation=True, return_tensors="pt").input_ids
+                for each in self._tokenizers
+            ]
+        return torch.cat(rows)
+
+    def embeddings(self, tokens: Tensor, cached: Tensor) -> TextEmbedding:
+        """See `LearningText`."""
+        return _embeddings(self.module, tokens, cached)
+
+    def lora_modules(self, encoder: nn.Module) -> list[str]:
+        """The four projections of each attention."""
+        return [name for name in linear_modules(encoder) if name.rpartition(".")[2] in ATTENTION]
+
+    def before(self, denoiser: nn.Module) -> nn.Module:
+        """See `LearningText`; it is called as the transformer is, with `tokens` besides."""
+        return _WithClips(denoiser, self.module)
+
+    def enable_checkpointing(self) -> None:
+        """See `LearningText`."""
+        clips: list[Any] = list(self.module.children())
+        for clip in clips:
+            clip.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+
+
+class _WithClips(nn.Module):
+    """Encodes captions and predicts in one forward pass, so that what shares gradients among ranks sees all of them."""
+
+    def __init__(self, denoiser: nn.Module, clips: nn.Module) -> None:
+        super().__init__()
+        self.denoiser = denoiser
+        self.clips = clips
+
+    def forward(
+        self, *, encoder_hidden_states: Tensor, pooled_projections: Tensor, tokens: Tensor, **more: Any
+    ) -> tuple[Tensor]:
+        """The transformer's own arguments, of which the text's are T5's alone [B, L, D], and tokens [B, 2, 77]."""
+        text = _embeddings(self.clips, tokens, encoder_hidden_states)
+        like = encoder_hidden_states.dtype
+        return self.denoiser(
+            encoder_hidden_states=text.prompt_embeds.to(like), pooled_projections=text.pooled.to(like), **more
+        )
+
+
+def _embeddings(clips: nn.Module, tokens: Tensor, cached: Tensor) -> TextEmbedding:
+    """Without autocast, as the cache is filled, so that training and drawing see the same numbers."""
+    with torch.autocast(tokens.device.type, enabled=False):
+        outputs = [clip_outputs(clip, ids) for clip, ids in zip(clips.children(), tokens.unbind(1), strict=True)]
+    return assemble_text([*outputs, {"hidden": cached}])

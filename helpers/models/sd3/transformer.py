@@ -1,0 +1,92 @@
+"""SD3's transformer: loading it frozen, one prediction, and where a LoRA sits on it."""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from helpers.config.options.model import PrecisionOptions
+from helpers.models.adapters.lora import linear_modules, listed, matching
+from helpers.models.family import ModelParts
+from helpers.models.loading import Form, load
+from helpers.models.quantization import base_dtype
+from helpers.models.sd3.lora_targets import SETS, in_set
+from helpers.models.sd3.weights.component_files import part_weights, read_config
+from helpers.models.unseen import without_bitsandbytes
+
+# The network's two ends and its modulation of time: a small share of the weights, through which everything passes.
+NEVER_QUANTISED = ("pos_embed.*", "time_text_embed.*", "context_embedder", "norm_out.*", "proj_out")
+
+
+def load_denoiser(
+    parts: ModelParts, precision: PrecisionOptions, device: torch.device, *, waiting: int = 0
+) -> nn.Module:
+    """The transformer, frozen, in eval mode, on `device`; `precision` with its `mixed_precision` resolved.
+
+    Read block by block, each of them quantised before the next is read, so that nothing ever holds it whole.
+    waiting: so many of its last blocks stay in the processor's memory.
+    """
+    with without_bitsandbytes():
+        from diffusers.models.transformers.transformer_sd3 import SD3Transformer2DModel
+
+    with torch.device("meta"):
+        denoiser: Any = SD3Transformer2DModel.from_config(read_config(parts.transformer))
+    count = len(denoiser.transformer_blocks)
+    form = Form(
+        dtype=base_dtype(precision),
+        device=device,
+        level=precision.base_model_precision,
+        quantize_via=precision.quantize_via,
+        keep=NEVER_QUANTISED,
+        waiting=tuple(f"transformer_blocks.{block}" for block in range(count)[-waiting:]) if waiting else (),
+    )
+    return load(denoiser, part_weights(parts.transformer, parts.weights_variant), form, name="transformer")
+
+
+def blocks(denoiser: nn.Module) -> list[nn.Module]:
+    """The transformer's blocks, from the first to the last."""
+    return list(denoiser.transformer_blocks)  # type: ignore[arg-type]
+
+
+def enable_checkpointing(denoiser: nn.Module, *, interval: int = 1) -> None:
+    """Compute the activations of every `interval`-th block again on the way back instead of keeping them."""
+    again = frozenset(blocks(denoiser)[::interval])
+
+    def through(block: nn.Module, *inputs: Any) -> Any:
+        return checkpoint(block, *inputs, use_reentrant=False) if block in again else block(*inputs)
+
+    denoiser.enable_gradient_checkpointing(through)  # type: ignore[operator]
+
+
+def target_modules(denoiser: nn.Module, target: str) -> list[str]:
+    """The layers that a `lora_target` means; raises ModelError for a name that the model lacks."""
+    linear = linear_modules(denoiser)
+    if target in SETS:
+        return in_set(linear, target, layers=len(denoiser.transformer_blocks))  # type: ignore[arg-type]
+    return matching(linear, listed(target), option="lora_target")
+
+
+def predict(
+    denoiser: nn.Module,
+    noisy: Tensor,
+    sigmas: Tensor,
+    prompt_embeds: Tensor,
+    pooled: Tensor,
+    tokens: Tensor | None = None,
+) -> Tensor:
+    """The velocity [B, C, h, w], in the denoiser's own number format, of `noisy` [B, C, h, w] at `sigmas` [B].
+
+    sigmas in (0, 1], prompt_embeds [B, L, D], pooled [B, P]; the model counts time in thousandths: 1000 * sigma.
+    tokens: see `Predict`.
+    """
+    dtype = next(denoiser.parameters()).dtype
+    more = {} if tokens is None else {"tokens": tokens}
+    return denoiser(
+        hidden_states=noisy.to(dtype),
+        timestep=sigmas * 1000,
+        encoder_hidden_states=prompt_embeds.to(dtype),
+        pooled_projections=pooled.to(dtype),
+        return_dict=False,
+        **more,
+    )[0]

@@ -1,0 +1,105 @@
+"""Reads a model's part wherever it lies: in a folder in diffusers layout, or in one file with others.
+
+A part's place is its folder; in one file it is its name below the file, `sd3.safetensors/vae`.
+"""
+
+import json
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from fnmatch import fnmatch
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from helpers.errors import ModelError
+from helpers.models.formats.fingerprint import config_fingerprint, files_fingerprint, fingerprint, tensors_fingerprint
+from helpers.models.formats.safetensors import Opened, all_opened
+from helpers.models.hub import weight_patterns
+from helpers.models.loading import Weights, weights_of
+from helpers.models.sd3.weights.original_config import config_in_file
+from helpers.models.sd3.weights.original_file import names_of_part, open_in_file
+
+
+def is_in_file(place: Path) -> bool:
+    """Whether a part's place is in one file with others."""
+    return place.parent.is_file()
+
+
+@contextmanager
+def open_part(place: Path, variant: str | None) -> Iterator[Opened]:
+    """A part's tensors by diffusers' names, none of them read yet, and what the files' headers say."""
+    with (
+        open_in_file(place.parent, place.name)
+        if is_in_file(place)
+        else all_opened(weight_files(place, variant)) as found
+    ):
+        yield found
+
+
+def part_weights(place: Path, variant: str | None) -> Weights:
+    """A part's tensors, to be read block by block."""
+    return weights_of(partial(open_part, place, variant))
+
+
+def check_part(place: Path, variant: str | None, *, part: str) -> None:
+    """Raise ModelError where a part's files are not all there, as far as names and headers tell."""
+    if is_in_file(place):
+        config_in_file(place.parent, place.name)
+    else:
+        weight_files(place, variant, part=part)
+
+
+def weight_files(folder: Path, variant: str | None, *, part: str = "") -> tuple[Path, ...]:
+    """A part's safetensors files: of the variant where it has one, else the plain ones; raises ModelError."""
+    if not (folder / "config.json").is_file():
+        raise ModelError(f"{folder} has no config.json, so the model's `{part or folder.name}` is missing.")
+    names = sorted(file.name for file in folder.iterdir())
+    found = _matching(names, variant) or _matching(names, None)
+    if not found:
+        there = ", ".join(name for name in names if name != "config.json") or "nothing else"
+        raise ModelError(
+            f"{folder} has no safetensors weights (`{weight_patterns(variant)[0]}` or the like); beside config.json "
+            f"there is {there}. Download them, or name the variant that is there with --variant."
+        )
+    missing = sorted(set(_whole_set(found[0])) - set(found))
+    if missing:
+        raise ModelError(f"{folder} lacks {', '.join(missing)}; is the download whole?")
+    return tuple(folder / name for name in found)
+
+
+def loading_variant(folder: Path, variant: str | None) -> str | None:
+    """What to give `from_pretrained` as variant, for a part that may have only plain weights."""
+    return variant if _matching([file.name for file in folder.iterdir()], variant) else None
+
+
+def part_identity(place: Path, variant: str | None) -> str:
+    """A hash of a part's config and weights; of a file only this part counts, whatever the file is called."""
+    config = config_fingerprint(read_config(place))
+    if not is_in_file(place):
+        return fingerprint(config, files_fingerprint(weight_files(place, variant)))
+    with all_opened([place.parent]) as (tensors, _):
+        names = names_of_part(tensors, place.name)
+    return fingerprint(config, tensors_fingerprint(place.parent, names))
+
+
+def read_config(place: Path, file_name: str = "config.json") -> dict[str, Any]:
+    """A part's config, of one file by its tensors; raises ModelError naming a file that is not there or not JSON."""
+    if is_in_file(place):
+        return config_in_file(place.parent, place.name)
+    try:
+        return json.loads((place / file_name).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ModelError(f"{place / file_name} cannot be read: {error}") from error
+
+
+def _matching(names: Sequence[str], variant: str | None) -> list[str]:
+    return [name for name in names if any(fnmatch(name, pattern) for pattern in weight_patterns(variant))]
+
+
+def _whole_set(first: str) -> list[str]:
+    """Every shard of the set that `first` belongs to, by the count in its name; just itself when it is no shard."""
+    if "-of-" not in first:
+        return [first]
+    stem, total = first.removesuffix(".safetensors").rsplit("-of-", 1)
+    start, digits = stem.rsplit("-", 1)
+    return [f"{start}-{number:0{len(digits)}d}-of-{total}.safetensors" for number in range(1, int(total) + 1)]

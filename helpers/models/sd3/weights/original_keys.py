@@ -1,0 +1,142 @@
+"""The names of an SD3's tensors in the original layout, and in diffusers': both ways, one tensor at a time.
+
+The original joins queries, keys and values into one layer, and where the last layers are modulated it says shift before
+scale. Names as in the published files; what is checked against is diffusers' own converter.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from helpers.errors import ModelError
+from helpers.models.formats.safetensors import Planned
+
+PREFIX = "model.diffusion_model."
+POSITIONS = ("pos_embed", "pos_embed.pos_embed")
+KINDS = (".weight", ".bias")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Layer:
+    """A layer of the original, and the layers of diffusers that lie in it, one below the other.
+
+    swapped: with its two halves the other way round.
+    """
+
+    original: str
+    diffusers: tuple[str, ...]
+    swapped: bool = False
+
+
+def layers(*, count: int) -> Iterator[Layer]:
+    """Every layer that a transformer of `count` blocks may have; which of them it has, its tensors tell."""
+    yield Layer(original="x_embedder.proj", diffusers=("pos_embed.proj",))
+    for original, ours in (("t_embedder", "timestep_embedder"), ("y_embedder", "text_embedder")):
+        yield Layer(original=f"{original}.mlp.0", diffusers=(f"time_text_embed.{ours}.linear_1",))
+        yield Layer(original=f"{original}.mlp.2", diffusers=(f"time_text_embed.{ours}.linear_2",))
+    yield Layer(original="context_embedder", diffusers=("context_embedder",))
+    for number in range(count):
+        yield from _block(number, is_last=number == count - 1)
+    yield Layer(original="final_layer.linear", diffusers=("proj_out",))
+    yield Layer(original="final_layer.adaLN_modulation.1", diffusers=("norm_out.linear",), swapped=True)
+
+
+def _block(number: int, *, is_last: bool) -> Iterator[Layer]:
+    picture, text = (f"joint_blocks.{number}.{stream}_block" for stream in ("x", "context"))
+    block = f"transformer_blocks.{number}"
+    for name in ("attn", "attn2"):
+        yield from _attention(f"{picture}.{name}", at=f"{block}.{name}", names=("to_{}", "to_out.0", "norm_{}"))
+    names = ("add_{}_proj", "to_add_out", "norm_added_{}")
+    yield from _attention(f"{text}.attn", at=f"{block}.attn", names=names)
+    for at, norm, mlp in ((picture, "norm1", "ff"), (text, "norm1_context", "ff_context")):
+        swapped = is_last and at == text
+        yield Layer(original=f"{at}.adaLN_modulation.1", diffusers=(f"{block}.{norm}.linear",), swapped=swapped)
+        yield Layer(original=f"{at}.mlp.fc1", diffusers=(f"{block}.{mlp}.net.0.proj",))
+        yield Layer(original=f"{at}.mlp.fc2", diffusers=(f"{block}.{mlp}.net.2",))
+
+
+def _attention(original: str, *, at: str, names: tuple[str, str, str]) -> Iterator[Layer]:
+    project, out, norm = names
+    yield Layer(original=f"{original}.qkv", diffusers=tuple(f"{at}.{project.format(each)}" for each in "qkv"))
+    yield Layer(original=f"{original}.proj", diffusers=(f"{at}.{out}",))
+    for each in "qk":
+        yield Layer(original=f"{original}.ln_{each}", diffusers=(f"{at}.{norm.format(each)}",))
+
+
+def count_of(names: Mapping[str, object]) -> int:
+    """The number of blocks, by the names of tensors in either layout."""
+    starts = ("transformer_blocks.", "joint_blocks.")
+    return 1 + max((int(name.split(".")[1]) for name in names if name.startswith(starts)), default=-1)
+
+
+def to_original(tensors: Mapping[str, Planned]) -> dict[str, Planned]:
+    """A transformer's tensors by the original names, without prefix; raises ModelError for what is none of SD3."""
+    left, found = dict(tensors), {}
+    for kind in KINDS:
+        for layer in layers(count=count_of(tensors)):
+            if layer.diffusers[0] + kind in left:
+                pieces = [_taken(left, name + kind) for name in layer.diffusers]
+                found[layer.original + kind] = joined(pieces, swapped=layer.swapped)
+    found[POSITIONS[0]] = _taken(left, POSITIONS[1])
+    _nothing_left(left)
+    return found
+
+
+def to_diffusers(tensors: Mapping[str, Planned]) -> dict[str, Planned]:
+    """A transformer's tensors by diffusers' names; `tensors` without prefix. Raises ModelError as `to_original`."""
+    left, found = dict(tensors), {}
+    for kind in KINDS:
+        for layer in layers(count=count_of(tensors)):
+            if layer.original + kind in left:
+                whole = _taken(left, layer.original + kind)
+                pieces = split(whole, count=len(layer.diffusers), swapped=layer.swapped)
+                found |= zip((name + kind for name in layer.diffusers), pieces, strict=True)
+    found[POSITIONS[1]] = _taken(left, POSITIONS[0])
+    _nothing_left(left)
+    return found
+
+
+def joined(pieces: list[Planned], *, swapped: bool) -> Planned:
+    """One tensor of several, one below the other, its halves changed about if `swapped`."""
+    if len(pieces) == 1 and not swapped:
+        return pieces[0]
+    rows = sum(piece.shape[0] for piece in pieces)
+
+    def make() -> Tensor:
+        whole = torch.cat([piece.make() for piece in pieces])
+        return with_halves_swapped(whole) if swapped else whole
+
+    return Planned(dtype=pieces[0].dtype, shape=(rows, *pieces[0].shape[1:]), make=make)
+
+
+def split(whole: Planned, *, count: int, swapped: bool) -> list[Planned]:
+    """The tensors that `joined` would make it of, all of one size."""
+    if count == 1 and not swapped:
+        return [whole]
+
+    def piece(number: int) -> Tensor:
+        tensor = with_halves_swapped(whole.make()) if swapped else whole.make()
+        return tensor.chunk(count)[number]
+
+    shape = (whole.shape[0] // count, *whole.shape[1:])
+    return [
+        Planned(dtype=whole.dtype, shape=shape, make=lambda number=number: piece(number)) for number in range(count)
+    ]
+
+
+def with_halves_swapped(tensor: Tensor) -> Tensor:
+    """Shift before scale for scale before shift, or the other way round."""
+    return torch.cat(tensor.chunk(2)[::-1])
+
+
+def _taken(left: dict[str, Planned], name: str) -> Planned:
+    if name not in left:
+        raise ModelError(f"The transformer lacks the tensor {name}, which every SD3 has.")
+    return left.pop(name)
+
+
+def _nothing_left(left: Mapping[str, Planned]) -> None:
+    if left:
+        raise ModelError(f"The transformer has a tensor {min(left)}, which no SD3 has that this program knows.")

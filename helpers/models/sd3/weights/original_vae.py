@@ -1,0 +1,122 @@
+"""The names of a VAE's tensors in the original layout, and in diffusers': both ways, one tensor at a time.
+
+The original counts the decoder's blocks from the picture, and its attention is written as convolutions of one pixel.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping
+from itertools import product
+
+from torch import Tensor
+
+from helpers.errors import ModelError
+from helpers.models.formats.safetensors import Planned
+
+PREFIX = "first_stage_model."
+RESNETS_AT_MOST = 3
+RESNET = (("norm1", "norm1"), ("conv1", "conv1"), ("norm2", "norm2"), ("conv2", "conv2"))
+SHORTCUT = ("nin_shortcut", "conv_shortcut")
+ATTENTION = (("norm", "group_norm"), ("q", "to_q"), ("k", "to_k"), ("v", "to_v"), ("proj_out", "to_out.0"))
+AROUND = (("conv_in", "conv_in"), ("norm_out", "conv_norm_out"), ("conv_out", "conv_out"))
+KINDS = (".weight", ".bias")
+
+
+def vae_to_original(tensors: Mapping[str, Planned]) -> dict[str, Planned]:
+    """A VAE's tensors by the original names, without prefix; raises ModelError for what is none of SD3's."""
+    left, found = dict(tensors), {}
+    for original, ours in _names(_blocks(tensors, of="encoder.down_blocks.")):
+        if ours in left:
+            found[original] = _as_convolution(left.pop(ours)) if _is_projection(original) else left.pop(ours)
+    _nothing_left(left)
+    return found
+
+
+def vae_to_diffusers(tensors: Mapping[str, Planned]) -> dict[str, Planned]:
+    """A VAE's tensors by diffusers' names; `tensors` without prefix.
+
+    Raises ModelError as `vae_to_original`, and where one is not there that every such VAE has.
+    """
+    left, found = dict(tensors), {}
+    for original, ours in _names(_blocks(tensors, of="encoder.down.")):
+        if original in left:
+            found[ours] = _as_matrix(left.pop(original)) if _is_projection(original) else left.pop(original)
+    _nothing_left(left)
+    _nothing_lacks(found)
+    return found
+
+
+def resnets_in(names: Iterable[str]) -> int:
+    """How many each block of the encoder has, by diffusers' names; a block of the decoder has one more."""
+    return sum(name.startswith("encoder.down_blocks.0.resnets.") and name.endswith(".conv1.weight") for name in names)
+
+
+def _blocks(names: Mapping[str, object], *, of: str) -> int:
+    return 1 + max((int(name.removeprefix(of).split(".")[0]) for name in names if name.startswith(of)), default=-1)
+
+
+def _names(blocks: int) -> Iterator[tuple[str, str]]:
+    """The original name and diffusers' of every tensor that such a VAE may have."""
+    return ((original + kind, ours + kind) for (original, ours), kind in product(_layers(blocks), KINDS))
+
+
+def _layers(blocks: int) -> Iterator[tuple[str, str]]:
+    for side in ("encoder", "decoder"):
+        yield from _under(side, side, AROUND)
+        yield from _under(f"{side}.mid.attn_1", f"{side}.mid_block.attentions.0", ATTENTION)
+        for number in (0, 1):
+            yield from _resnet(f"{side}.mid.block_{number + 1}", f"{side}.mid_block.resnets.{number}")
+    for number in range(blocks):
+        down, up = f"encoder.down.{number}", f"decoder.up.{blocks - 1 - number}"
+        yield f"{down}.downsample.conv", f"encoder.down_blocks.{number}.downsamplers.0.conv"
+        yield f"{up}.upsample.conv", f"decoder.up_blocks.{number}.upsamplers.0.conv"
+        for each in range(RESNETS_AT_MOST):
+            yield from _resnet(f"{down}.block.{each}", f"encoder.down_blocks.{number}.resnets.{each}")
+            yield from _resnet(f"{up}.block.{each}", f"decoder.up_blocks.{number}.resnets.{each}")
+
+
+def _resnet(original: str, ours: str) -> Iterator[tuple[str, str]]:
+    return _under(original, ours, (*RESNET, SHORTCUT))
+
+
+def _under(original: str, ours: str, names: tuple[tuple[str, str], ...]) -> Iterator[tuple[str, str]]:
+    return ((f"{original}.{first}", f"{ours}.{second}") for first, second in names)
+
+
+def _is_projection(original: str) -> bool:
+    return ".attn_1." in original and not original.endswith(".bias") and ".norm." not in original
+
+
+def _as_convolution(tensor: Planned) -> Planned:
+    """A matrix [C, C] as [C, C, 1, 1]."""
+    return _reshaped(tensor, (*tensor.shape, 1, 1))
+
+
+def _as_matrix(tensor: Planned) -> Planned:
+    """[C, C, 1, 1] as a matrix, which some files have already."""
+    return _reshaped(tensor, tensor.shape[:2])
+
+
+def _reshaped(tensor: Planned, shape: tuple[int, ...]) -> Planned:
+    def make() -> Tensor:
+        return tensor.make().reshape(shape)
+
+    return Planned(dtype=tensor.dtype, shape=shape, make=make)
+
+
+def _nothing_left(left: Mapping[str, Planned]) -> None:
+    if left:
+        raise ModelError(f"The VAE has a tensor {min(left)}, which no SD3's has that this program knows.")
+
+
+def _nothing_lacks(found: Mapping[str, Planned]) -> None:
+    blocks, resnets = _blocks(found, of="encoder.down_blocks."), resnets_in(found)
+    for original, ours in _names(blocks):
+        if ours not in found and not _may_lack(ours, blocks=blocks, resnets=resnets):
+            raise ModelError(f"The VAE lacks the tensor {original}; is the download whole?")
+
+
+def _may_lack(name: str, *, blocks: int, resnets: int) -> bool:
+    """Whether a VAE of so many blocks and resnets (the decoder's blocks have one more) may be without that tensor."""
+    words = name.split(".")
+    if "conv_shortcut" in words or (f"{blocks - 1}" == words[2] and "samplers" in words[3]):
+        return True
+    return "blocks" in words[1] and words[3] == "resnets" and int(words[4]) >= resnets + (words[0] == "decoder")

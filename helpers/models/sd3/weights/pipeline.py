@@ -1,0 +1,93 @@
+"""The folder that a whole trained SD3 is handed on in: diffusers' layout, with the base's other parts copied in."""
+
+import json
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from helpers.models.family import ModelParts
+from helpers.models.formats.lora import Pair, merged, of_text_encoder
+from helpers.models.formats.safetensors import Planned, write_tensors
+from helpers.models.sd3.weights.component_files import is_in_file, loading_variant, open_part, read_config, weight_files
+from helpers.models.sd3.weights.components import TEXT_ENCODERS, TOKENIZERS
+from helpers.models.sd3.weights.original_file import VAE
+
+
+def write_pipeline(
+    weights: Mapping[str, Tensor | Planned],
+    parts: ModelParts,
+    folder: Path,
+    *,
+    text: Mapping[str, Pair],
+    metadata: Mapping[str, str],
+) -> None:
+    """See `ModelFamily`. Weights are in the number format that they have; `from_pretrained` needs no variant.
+
+    Files of the base are copied, not linked: a program that saves in place would write through a link into the base.
+    """
+    transformer = folder / "transformer"
+    transformer.mkdir()
+    _copy_config(parts.transformer, transformer)
+    write_tensors(transformer / "diffusion_pytorch_model.safetensors", weights, metadata=metadata)
+    for name, source in zip((VAE, *TEXT_ENCODERS), (parts.vae, *parts.text_encoders), strict=True):
+        pairs = of_text_encoder(text, f"{name}.")
+        if pairs or is_in_file(source):
+            _write_model(source, folder / name, pairs, variant=parts.weights_variant)
+        else:
+            _copy_model(source, folder / name, variant=loading_variant(source, parts.weights_variant))
+    for name, source in zip(("scheduler", *TOKENIZERS), (parts.scheduler, *parts.tokenizers), strict=True):
+        shutil.copytree(source, folder / name, copy_function=shutil.copyfile)
+    (folder / "model_index.json").write_text(json.dumps(model_index(), indent=2) + "\n", encoding="utf-8")
+
+
+def _copy_model(source: Path, to: Path, *, variant: str | None) -> None:
+    """A part's config and the weights that were used, under the names that weights without a variant have."""
+    to.mkdir()
+    for file in (source / "config.json", *weight_files(source, variant)):
+        shutil.copyfile(file, to / _plain(file.name, variant))
+    for index in source.glob(f"*.safetensors.index{f'.{variant}' if variant else ''}.json"):
+        (to / _plain(index.name, variant)).write_text(_plain(index.read_text(encoding="utf-8"), variant))
+
+
+def _write_model(source: Path, to: Path, pairs: Mapping[str, Pair], *, variant: str | None) -> None:
+    """A part's config, and its weights with a LoRA merged in."""
+    to.mkdir()
+    _copy_config(source, to)
+    name = "diffusion_pytorch_model" if to.name == VAE else "model"
+    with open_part(source, variant) as (tensors, _):
+        write_tensors(to / f"{name}.safetensors", merged(tensors, pairs), metadata={})
+
+
+def _copy_config(source: Path, to: Path) -> None:
+    """A part's config.json, as the one file tells it where it has none."""
+    if is_in_file(source):
+        (to / "config.json").write_text(json.dumps(read_config(source), indent=2) + "\n", encoding="utf-8")
+    else:
+        shutil.copyfile(source / "config.json", to / "config.json")
+
+
+def _plain(text: str, variant: str | None) -> str:
+    """`model.fp16-00001-of-00002.safetensors` without its variant."""
+    if variant is None:
+        return text
+    return text.replace(f".{variant}.", ".").replace(f".{variant}-", "-")
+
+
+def model_index() -> dict[str, Any]:
+    """What `model_index.json` says of any SD3 in diffusers layout."""
+    return {
+        "_class_name": "StableDiffusion3Pipeline",
+        "_diffusers_version": "0.30.0",
+        "scheduler": ["diffusers", "FlowMatchEulerDiscreteScheduler"],
+        "text_encoder": ["transformers", "CLIPTextModelWithProjection"],
+        "text_encoder_2": ["transformers", "CLIPTextModelWithProjection"],
+        "text_encoder_3": ["transformers", "T5EncoderModel"],
+        "tokenizer": ["transformers", "CLIPTokenizer"],
+        "tokenizer_2": ["transformers", "CLIPTokenizer"],
+        "tokenizer_3": ["transformers", "T5TokenizerFast"],
+        "transformer": ["diffusers", "SD3Transformer2DModel"],
+        "vae": ["diffusers", "AutoencoderKL"],
+    }

@@ -1,0 +1,242 @@
+"""What the person at the terminal, or the one who reads the log, is told of a run."""
+
+import io
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TextIO
+
+from helpers.reporting import format as figures
+from helpers.reporting.console.displays import Display, PlainDisplay, WarningsOnly
+from helpers.reporting.events import (
+    CheckpointSaved,
+    Event,
+    HeldOutLoss,
+    Notice,
+    PicturesDrawn,
+    RunFinished,
+    StageAdvanced,
+    StageFinished,
+    StageStarted,
+    StepFinished,
+    TrainingStarted,
+)
+from helpers.reporting.pace import Pace, Smoothed
+
+PATHS_NAMED = 3
+WARNINGS_REPEATED = 20
+
+
+def display_for(stream: TextIO, *, level: str = "info") -> Display:
+    """Live bars on a terminal, plain lines anywhere else; letters that the stream cannot show are escaped.
+
+    level: `warning` shows warnings only, `error` nothing.
+    """
+    if isinstance(stream, io.TextIOWrapper):
+        stream.reconfigure(errors="backslashreplace")
+    if level in ("warning", "error"):
+        return WarningsOnly(PlainDisplay(stream), nothing=level == "error")
+    if not stream.isatty():
+        return PlainDisplay(stream)
+    from helpers.reporting.console.live import LiveDisplay
+
+    return LiveDisplay(stream)
+
+
+class Console:
+    """A listener that tells a person of everything, with rates and times left, on `display`."""
+
+    def __init__(self, display: Display, *, clock: Callable[[], float] = time.monotonic) -> None:
+        self._display = display
+        self._clock = clock
+        self._stage: _Stage | None = None
+        self._training: _Training | None = None
+        self._warnings: dict[str, None] = {}
+
+    def hear(self, event: Event) -> None:
+        """Show an event; raises OSError or ValueError where the stream is gone."""
+        match event:
+            case Notice():
+                self._note(event)
+            case StageStarted() | StageAdvanced() | StageFinished():
+                self._hear_stage(event)
+            case TrainingStarted():
+                self._training = _Training(event, display=self._display, clock=self._clock)
+            case StepFinished():
+                assert self._training is not None, "training starts before its first step"
+                self._training.step(event)
+            case PicturesDrawn():
+                of_what = f"at step {event.step:,}" if event.step else "of the base model"
+                self._display.line(f"pictures {of_what}: {_named(event.paths)}")
+            case HeldOutLoss():
+                self._display.line(_held_out(event))
+            case CheckpointSaved():
+                self._display.line(f"checkpoint at step {event.step:,}: {event.path}")
+            case RunFinished():
+                self._finish(event)
+
+    def close(self) -> None:
+        """Clear the bars away; nothing is shown after it."""
+        self._display.close()
+
+    def _note(self, event: Notice) -> None:
+        is_warning = event.level == "warning"
+        if is_warning:
+            self._warnings[event.text] = None
+        self._display.line(event.text, warning=is_warning)
+
+    def _hear_stage(self, event: StageStarted | StageAdvanced | StageFinished) -> None:
+        match event:
+            case StageStarted():
+                self._leave_stage()
+                self._stage = _Stage(event, display=self._display, clock=self._clock)
+            case StageAdvanced():
+                assert self._stage is not None, "a stage starts before it advances"
+                self._stage.advance(event.count)
+            case StageFinished():
+                assert self._stage is not None, "a stage starts before it finishes"
+                self._stage.finish(event)
+                self._stage = None
+                if self._training is not None:
+                    self._training.note_memory(event.peak_memory_bytes, event.peak_device_memory_bytes)
+
+    def _leave_stage(self) -> None:
+        """Clear away a stage that was broken off."""
+        if self._stage is not None:
+            self._stage.bar.end()
+            self._stage = None
+
+    def _finish(self, event: RunFinished) -> None:
+        self._leave_stage()
+        how = "stopped" if event.interrupted else "finished"
+        said = [f"{how} after step {event.step:,}", f"in {figures.duration(event.seconds)}"]
+        if self._training is not None:
+            self._training.bar.end()
+            said += self._training.summary()
+        self._display.line(", ".join(said))
+        self._list("written:", [str(path) for path in event.written])
+        again = [*self._warnings][:WARNINGS_REPEATED]
+        more = len(self._warnings) - len(again)
+        self._list("warnings of this run:", [*again, *([f"and {more:,} more"] if more else [])])
+        if event.next_step:
+            self._display.line(f"next: {event.next_step}")
+        if event.interrupted:
+            self._display.line(f"to continue after step {event.step:,}, run the same command again")
+
+    def _list(self, heading: str, lines: list[str]) -> None:
+        if lines:
+            self._display.line("\n".join([heading, *(f"  {line}" for line in lines)]))
+
+
+class _Stage:
+    """A stage under way."""
+
+    def __init__(self, event: StageStarted, *, display: Display, clock: Callable[[], float]) -> None:
+        self._event, self._display, self._clock = event, display, clock
+        self._shown = clock()
+        self._pace = Pace(total=event.total, done=0, now=self._shown)
+        self.bar = display.bar(event.name, total=event.total)
+        self.bar.show(figures.counted(event.total, event.unit) if event.total else "started", done=0)
+
+    def advance(self, count: int) -> None:
+        now = self._clock()
+        self._pace.reach(self._pace.done + count, now=now)
+        if now - self._shown >= self._display.seconds_between:
+            self._shown = now
+            done = figures.amount(self._pace.done, self._pace.total, self._event.unit)
+            self.bar.show(f"{done}{_speed(self._pace, self._event.unit)}", done=self._pace.done)
+
+    def finish(self, event: StageFinished) -> None:
+        self.bar.end()
+        what = figures.counted(self._pace.done, self._event.unit) if self._pace.done else "done"
+        speed = figures.rate(self._pace.overall_per_second(event.seconds), self._event.unit)
+        rate = f" ({speed})" if self._pace.done > 1 else ""
+        memory = _peak(event.peak_memory_bytes, event.peak_device_memory_bytes)
+        self._display.line(f"{event.name}: {what} in {figures.duration(event.seconds)}{rate}, peak memory {memory}")
+
+
+class _Training:
+    """The loop under way."""
+
+    def __init__(self, event: TrainingStarted, *, display: Display, clock: Callable[[], float]) -> None:
+        self._event, self._display, self._clock = event, display, clock
+        self._shown: float | None = None
+        self._loss = Smoothed()
+        self._resident, self._device = 0, 0
+        self._began = clock()
+        self._pace = Pace(total=event.total_steps, done=event.first_step, now=self._began)
+        images = "1 image" if event.images_per_step == 1 else f"{event.images_per_step:,} images"
+        display.line(
+            f"training: {event.total_steps:,} steps of {images}, {figures.significant(event.steps_per_epoch)} an epoch"
+        )
+        if event.first_step:
+            display.line(f"training: continues after step {event.first_step:,}")
+        self.bar = display.bar("training", total=event.total_steps)
+
+    def step(self, event: StepFinished) -> None:
+        now = self._clock()
+        self._loss.add(event.loss)
+        self.note_memory(event.memory.peak_bytes, event.memory.peak_device_bytes)
+        self._pace.reach(event.step, now=now)
+        is_last = event.step == self._event.total_steps
+        if self._shown is None or is_last or now - self._shown >= self._display.seconds_between:
+            self._shown = now
+            self.bar.show(self._describe(event), done=event.step)
+
+    def _describe(self, event: StepFinished) -> str:
+        images = figures.rate(self._pace.per_second() * self._event.images_per_step, "images")
+        left = self._pace.seconds_left()
+        parts = [
+            f"step {event.step:,} of {self._event.total_steps:,}",
+            f"epoch {event.epoch + 1:,}",
+            f"mean loss {self._loss.value:.4f}",
+            f"learning rate {figures.significant(event.learning_rate)}",
+            *([] if left is None else [images, f"{figures.duration(left)} left"]),
+            self._memory(),
+        ]
+        return ", ".join(parts)
+
+    def summary(self) -> list[str]:
+        """The figures of the whole training; none where no step was taken."""
+        if self._pace.done == self._event.first_step:
+            return []
+        speed = self._pace.overall_per_second(self._clock() - self._began) * self._event.images_per_step
+        return [figures.rate(speed, "images"), f"mean loss {self._loss.value:.4f}", self._memory()]
+
+    def note_memory(self, resident_bytes: int, device_bytes: int) -> None:
+        """Training, or a stage within it, needed so much."""
+        self._resident = max(self._resident, resident_bytes)
+        self._device = max(self._device, device_bytes)
+
+    def _memory(self) -> str:
+        """The most memory since training began, its stages included."""
+        return f"peak memory {_peak(self._resident, self._device)}"
+
+
+def _held_out(event: HeldOutLoss) -> str:
+    """`held-out loss at step 20: 0.4312 over 8 images (average 0.4290, base 0.5001)`."""
+    others = {"average": event.ema_mean, "base": event.base_mean if event.step else None}
+    said = [f"{name} {mean:.4f}" for name, mean in others.items() if mean is not None]
+    images = figures.counted(event.images, "images")
+    line = f"held-out loss at step {event.step:,}: {event.mean:.4f} over {images}"
+    return f"{line} ({', '.join(said)})" if said else line
+
+
+def _speed(pace: Pace, unit: str) -> str:
+    """`, 20.1 images/s, 6 s left`, as far as they are known."""
+    left = pace.seconds_left()
+    speed = pace.per_second()
+    rate = f", {figures.rate(speed, unit)}" if speed else ""
+    return rate if left is None else f"{rate}, {figures.duration(left)} left"
+
+
+def _peak(resident_bytes: int, device_bytes: int) -> str:
+    """`1.2 GB`, or `1.2 GB, on the device 8.3 GB`."""
+    device = f", on the device {figures.memory(device_bytes)}" if device_bytes else ""
+    return f"{figures.memory(resident_bytes)}{device}"
+
+
+def _named(paths: tuple[Path, ...]) -> str:
+    """The first few paths, and how many more there are."""
+    shown = ", ".join(str(path) for path in paths[:PATHS_NAMED])
+    return shown if len(paths) <= PATHS_NAMED else f"{shown} and {len(paths) - PATHS_NAMED:,} more"

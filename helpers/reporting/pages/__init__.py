@@ -1,0 +1,1 @@
+"""The pages that open in a browser: run.html and datasets.html."""

@@ -1,0 +1,225 @@
+"""Lines over optimiser steps, as wide as there is room, with figures where the pointer or the finger rests."""
+
+import json
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from helpers.reporting import format as figures
+from helpers.reporting.charts import Tick
+from helpers.reporting.pages.html import escape
+
+SIZE = 1000
+TICKS = 5
+OUTLIERS = 0.005
+MANY = 200
+FEW = 12
+AT_THE_END = 0.95
+SMOOTHED_SHARE = 1 / 25
+
+STYLE = """
+.plot { margin: 0; } .plot .field { position: relative; height: 11rem; margin: .6rem 0 1.5rem 3.2rem; }
+.plot.tall .field { height: 17rem; } .plot svg { width: 100%; height: 100%; overflow: hidden; }
+.plot path { fill: none; vector-effect: non-scaling-stroke; stroke-width: 1.8; stroke-linejoin: round; }
+.plot path.grid, .plot path.rule { stroke-width: 1; } .plot path.rule { stroke-dasharray: 3 4; stroke: var(--soft); }
+.plot path.faint { stroke-width: 1; opacity: .32; }
+.plot .side, .plot .tick { position: absolute; font-size: .72rem; color: var(--soft); white-space: nowrap;
+  font-variant-numeric: tabular-nums; }
+.plot .side { right: calc(100% + .4rem); transform: translateY(-50%); }
+.plot .tick { top: calc(100% + .25rem); transform: translateX(-50%); }
+.plot .tick.end { transform: translateX(-100%); }
+.plot .dot { position: absolute; width: 8px; height: 8px; border-radius: 50%; background: var(--accent);
+  transform: translate(-50%, -50%); }
+.legend { display: flex; flex-wrap: wrap; gap: .1rem 1rem; font-size: .8rem; color: var(--soft); }
+.legend i { display: inline-block; width: 1rem; height: 3px; border-radius: 2px; margin-right: .35rem;
+  vertical-align: middle; }
+.plot .hair { position: absolute; top: 0; bottom: 0; width: 1px; background: var(--soft); pointer-events: none; }
+.plot .told { position: absolute; top: .25rem; z-index: 1; pointer-events: none; white-space: pre;
+  font-size: .78rem; padding: .3rem .55rem; border-radius: 6px; background: var(--card); color: var(--ink);
+  border: 1px solid var(--line); font-variant-numeric: tabular-nums; }
+"""
+
+SCRIPT = """
+for (const plot of document.querySelectorAll('.plot')) {
+  const data = JSON.parse(plot.dataset.points), field = plot.querySelector('.field');
+  const hair = field.querySelector('.hair'), told = field.querySelector('.told');
+  const hide = () => { hair.hidden = told.hidden = true; };
+  field.addEventListener('pointermove', event => {
+    const box = field.getBoundingClientRect(), share = (event.clientX - box.left) / box.width;
+    const step = data.low + share * (data.high - data.low), lines = [];
+    let at = null;
+    for (const [name, points] of data.series) {
+      if (!points.length) continue;
+      const near = points.reduce((a, b) => Math.abs(b[0] - step) < Math.abs(a[0] - step) ? b : a);
+      at = at === null || Math.abs(near[0] - step) < Math.abs(at - step) ? near[0] : at;
+      lines.push(`${name}: ${Number(near[1].toPrecision(4)).toLocaleString('en', {maximumSignificantDigits: 4})}`);
+    }
+    if (at === null) return;
+    const place = (at - data.low) / (data.high - data.low) * 100;
+    hair.style.left = place + '%';
+    told.style.left = place < 50 ? `calc(${place}% + .5rem)` : '';
+    told.style.right = place < 50 ? '' : `calc(${100 - place}% + .5rem)`;
+    told.textContent = `step ${Math.round(at).toLocaleString('en')}\\n` + lines.join('\\n');
+    hair.hidden = told.hidden = false;
+  });
+  field.addEventListener('pointerleave', hide);
+}
+"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Series:
+    """A line. points: step and value, in order. colour: a CSS one. faint: drawn behind the others and thin."""
+
+    name: str
+    points: Sequence[tuple[float, float]]
+    colour: str = "var(--accent)"
+    faint: bool = False
+
+
+def smoothed(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
+    """A running mean over about a 25th of the points, in which the first counts fully at first."""
+    keep = 1 - 1 / max(4.0, len(points) * SMOOTHED_SHARE)
+    total = weight = 0.0
+    means: list[tuple[float, float]] = []
+    for step, value in points:
+        total, weight = keep * total + value, keep * weight + 1
+        means.append((step, total / weight))
+    return means
+
+
+def line_chart(
+    series: Sequence[Series],
+    *,
+    label: str,
+    log: bool = False,
+    zero: bool = False,
+    tall: bool = False,
+    rules: Sequence[float] = (),
+) -> str:
+    """The chart; nothing where no line has points. log: values by their powers of ten, those that have none left out.
+
+    zero: from 0 on, which has no power of ten. rules: steps with an upright line across. label: the chart in words.
+    """
+    assert not (log and zero)
+    if log:
+        series = [_positive(each) for each in series]
+    series = [each for each in series if each.points]
+    if not series:
+        return ""
+    low, high = _steps(series)
+    bottom, top = _values(series, log=log, zero=zero)
+
+    def across(step: float) -> float:
+        return (step - low) / (high - low)
+
+    scale = _logarithmic if log else _linear
+
+    def up(value: float) -> float:
+        return (scale(value) - scale(bottom)) / (scale(top) - scale(bottom))
+
+    sides = [Tick(at=up(value), label=figures.significant(value)) for value in _ticks(bottom, top, log=log)]
+    ticks = [Tick(at=across(step), label=f"{step:,.0f}") for step in _ticks(low, high, log=False) if step == int(step)]
+    lines = "".join(_path(each, across=across, up=up) for each in sorted(series, key=lambda one: not one.faint))
+    upright = "".join(
+        f'<path class="rule" d="M{SIZE * across(step):.1f} 0V{SIZE}"/>' for step in rules if low <= step <= high
+    )
+    told = {"low": low, "high": high, "series": [_told(each) for each in series]}
+    return (
+        f'<figure class="plot{" tall" if tall else ""}" data-points="{escape(json.dumps(told))}">'
+        f'{_legend(series)}<div class="field">'
+        f'<svg viewBox="0 0 {SIZE} {SIZE}" preserveAspectRatio="none" role="img" aria-label="{escape(label)}">'
+        f"{_grid(sides)}{upright}{lines}</svg>"
+        f"{_dots(series, across=across, up=up)}{_labels(sides, ticks=ticks)}"
+        '<div class="hair" hidden></div><div class="told" hidden></div></div></figure>'
+    )
+
+
+def _told(series: Series) -> tuple[str, list[tuple[float, float]]]:
+    """What the script shows of a line."""
+    return series.name, [(step, float(f"{value:.4g}")) for step, value in series.points]
+
+
+def _legend(series: Sequence[Series]) -> str:
+    names = "".join(
+        f'<span><i style="background:{each.colour};opacity:{0.4 if each.faint else 1}"></i>{escape(each.name)}</span>'
+        for each in series
+    )
+    return f'<div class="legend">{names}</div>' if len(series) > 1 else ""
+
+
+def _labels(sides: Sequence[Tick], *, ticks: Sequence[Tick]) -> str:
+    values = (f'<span class="side" style="top:{100 - 100 * at.at:.2f}%">{escape(at.label)}</span>' for at in sides)
+    steps = (
+        f'<span class="tick{" end" if at.at > AT_THE_END else ""}" style="left:{100 * at.at:.2f}%">'
+        f"{escape(at.label)}</span>"
+        for at in ticks
+    )
+    return "".join((*values, *steps))
+
+
+def _path(series: Series, *, across: Callable[[float], float], up: Callable[[float], float]) -> str:
+    places = " ".join(f"{SIZE * across(step):.1f},{SIZE * (1 - up(value)):.1f}" for step, value in series.points)
+    kind = ' class="faint"' if series.faint else ""
+    return f'<path{kind} stroke="{series.colour}" d="M{places}"><title>{escape(series.name)}</title></path>'
+
+
+def _dots(series: Sequence[Series], *, across: Callable[[float], float], up: Callable[[float], float]) -> str:
+    """A dot for each value of lines that have few."""
+    return "".join(
+        f'<div class="dot" style="left:{100 * across(step):.2f}%;top:{100 - 100 * up(value):.2f}%;'
+        f'background:{each.colour}"></div>'
+        for each in series
+        if len(each.points) <= FEW and not each.faint
+        for step, value in each.points
+    )
+
+
+def _grid(sides: Sequence[Tick]) -> str:
+    return "".join(f'<path class="grid" d="M0 {SIZE - SIZE * side.at:.1f}H{SIZE}"/>' for side in sides)
+
+
+def _steps(series: Sequence[Series]) -> tuple[float, float]:
+    steps = [step for each in series for step, _ in each.points]
+    low = min(steps)
+    return (0.0 if low <= 1 else low), max(max(steps), low + 1)
+
+
+def _values(series: Sequence[Series], *, log: bool, zero: bool) -> tuple[float, float]:
+    """The range to show; of many faint values the few that stand far out may be cut off."""
+    values = [value for each in series if not each.faint for _, value in each.points]
+    for each in series:
+        if each.faint:
+            ordered = sorted(value for _, value in each.points)
+            aside = round(len(ordered) * OUTLIERS) if len(ordered) >= MANY else 0
+            values += ordered[aside], ordered[-1 - aside]
+    bottom, top = (min(0.0, *values) if zero else min(values)), max(values)
+    if log:
+        return bottom / 1.1, top * 1.1
+    room = (top - bottom) * 0.05 or abs(top) * 0.1 or 1.0
+    return (bottom if zero and bottom == 0 else bottom - room), top + room
+
+
+def _ticks(low: float, high: float, *, log: bool) -> list[float]:
+    """Round values from `low` to `high`."""
+    if log and high / low >= 10:
+        powers = range(math.ceil(math.log10(low)), math.floor(math.log10(high)) + 1)
+        apart = max(1, math.ceil(len(powers) / TICKS))
+        return [10.0**power for power in powers[::apart]]
+    rough = (high - low) / TICKS
+    unit = 10.0 ** math.floor(math.log10(rough))
+    step = next(unit * factor for factor in (1, 2, 5, 10) if unit * factor >= rough * 0.999)
+    return [round(number * step, 12) for number in range(math.ceil(low / step), math.floor(high / step) + 1)]
+
+
+def _positive(series: Series) -> Series:
+    points = [(step, value) for step, value in series.points if value > 0]
+    return Series(name=series.name, points=points, colour=series.colour, faint=series.faint)
+
+
+def _linear(value: float) -> float:
+    return value
+
+
+def _logarithmic(value: float) -> float:
+    return math.log10(value)

@@ -1,0 +1,178 @@
+"""What a run's page remembers over all of its starts, in a file to which lines are only added."""
+
+import dataclasses
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from helpers.reporting.pages.curve import Curve, Point
+
+DIGITS = 6
+WARNINGS = 100
+
+
+@dataclass(frozen=True, kw_only=True)
+class Start:
+    """The run began, or went on after `first_step`. at: seconds since 1970. changes: name, before and now of each."""
+
+    at: float
+    first_step: int
+    total_steps: int
+    base_model: str
+    model_type: str
+    trained_numbers: int
+    settings: Mapping[str, Mapping[str, str]]
+    datasets: Mapping[str, int]
+    changes: Sequence[Sequence[str]] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class End:
+    """A start came to its end: finished, interrupted or failed. message: why."""
+
+    at: float
+    step: int
+    how: str
+    message: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Drawn:
+    """A validation picture. file: relative to the output folder."""
+
+    step: int
+    file: str
+    caption: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class HeldOutPoint:
+    """The loss on pictures never trained on, by whose weights; by_sigma: that of the result's, by range of σ."""
+
+    step: int
+    means: Mapping[str, float]
+    by_sigma: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Saved:
+    """A checkpoint stands."""
+
+    step: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Warned:
+    """Something a person should look at."""
+
+    step: int
+    text: str
+
+
+Record = Start | End | Point | Drawn | HeldOutPoint | Saved | Warned
+KINDS: Mapping[str, type[Any]] = {
+    kind.__name__: kind for kind in (Start, End, Point, Drawn, HeldOutPoint, Saved, Warned)
+}
+
+
+@dataclass
+class History:
+    """All that is known of a run. ends: by the number of the start. drawn: by step and file; warnings: by text."""
+
+    starts: list[Start] = field(default_factory=list)
+    ends: dict[int, End] = field(default_factory=dict)
+    curve: Curve = field(default_factory=Curve)
+    drawn: dict[tuple[int, str], Drawn] = field(default_factory=dict)
+    held_out: dict[int, HeldOutPoint] = field(default_factory=dict)
+    warnings: dict[str, Warned] = field(default_factory=dict)
+    saved_step: int = 0
+
+    def take(self, record: Record) -> None:
+        """Add what came next; steps that are taken again take the place of what they were before."""
+        match record:
+            case Start():
+                self._begin(record)
+            case End():
+                self.ends[len(self.starts) - 1] = record
+            case Point():
+                self.curve.add(record)
+            case Drawn():
+                self.drawn[record.step, record.file] = record
+            case HeldOutPoint():
+                self.held_out[record.step] = record
+            case Saved():
+                self.saved_step = record.step
+            case Warned():
+                self.warnings.pop(record.text, None)
+                self.warnings[record.text] = record
+                if len(self.warnings) > WARNINGS:
+                    del self.warnings[next(iter(self.warnings))]
+
+    @property
+    def step(self) -> int:
+        """The last step that is known."""
+        points = self.curve.points
+        return points[-1].last if points else self.starts[-1].first_step if self.starts else 0
+
+    def _begin(self, start: Start) -> None:
+        if not start.first_step:
+            self.starts, self.ends, self.warnings = [], {}, {}
+        self.starts.append(start)
+        self.curve.cut(start.first_step)
+        self.drawn = {key: each for key, each in self.drawn.items() if each.step <= start.first_step}
+        self.held_out = {step: each for step, each in self.held_out.items() if step <= start.first_step}
+        self.saved_step = min(self.saved_step, start.first_step)
+
+
+class HistoryFile:
+    """The file and what it says; a line that a killed writer left unfinished, or of a newer kind, is passed over."""
+
+    def __init__(self, path: Path) -> None:
+        self.history = History()
+        self._pending: Point | None = None
+        path.parent.mkdir(parents=True, exist_ok=True)
+        known = path.read_bytes() if path.is_file() else b""
+        for line in known.decode("utf-8", "replace").splitlines():
+            if record := _read(line):
+                self.history.take(record)
+        self._stream = path.open("a", buffering=1, encoding="utf-8", errors="backslashreplace")
+        if known and not known.endswith(b"\n"):
+            self._stream.write("\n")
+
+    def take(self, record: Record) -> None:
+        """Add to the history and to the file; points that are one in the history are one line, once it is full."""
+        if not isinstance(record, Point):
+            self.flush()
+            self._write(record)
+        elif self._pending is not None and self.history.curve.together(self._pending, record):
+            self._pending = self._pending.joined(record)
+        else:
+            self.flush()
+            self._pending = record
+        self.history.take(record)
+
+    def flush(self) -> None:
+        """Let all that was taken be in the file."""
+        if self._pending is not None:
+            self._write(self._pending)
+            self._pending = None
+
+    def close(self) -> None:
+        self.flush()
+        self._stream.close()
+
+    def _write(self, record: Record) -> None:
+        line = {"kind": type(record).__name__, **dataclasses.asdict(record)}
+        if isinstance(record, Point):
+            line["means"] = {name: [float(f"{mean:.{DIGITS}g}"), steps] for name, (mean, steps) in record.means.items()}
+        self._stream.write(json.dumps(line, separators=(",", ":")) + "\n")
+
+
+def _read(line: str) -> Record | None:
+    try:
+        said = json.loads(line)
+        return KINDS[said.pop("kind")](**said)
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return None

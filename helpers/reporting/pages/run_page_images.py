@@ -1,0 +1,142 @@
+"""Validation pictures as a grid of prompt and step, small enough to be part of the page, and laid over the base's."""
+
+import base64
+import io
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from helpers.reporting.pages.html import escape
+from helpers.reporting.pages.run_history import Drawn
+
+PICTURES = 96
+STEPS_SHOWN = 12
+ROWS_SHOWN = 24
+EDGE = 384
+QUALITY = 80
+SEED = re.compile(r"seed\d+")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """One prompt at one size through the run: pictures by step, in order."""
+
+    caption: str
+    pictures: Sequence[Drawn]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Small:
+    """A picture as it stands in the page."""
+
+    data_url: str
+    width: int
+    height: int
+
+
+def rows_of(drawn: Sequence[Drawn]) -> list[Row]:
+    """The prompts in the order in which the newest pictures were drawn; one that is drawn no more comes last.
+
+    What is drawn with a new seed each time is one row still. Of prompts that only the base ever drew there is no row,
+    where others have one.
+    """
+    newest = max((each.step for each in drawn), default=0)
+    found: dict[tuple[str, str, int], dict[int, Drawn]] = {}
+    for each in drawn:
+        name, number = SEED.sub("", Path(each.file).name), 0
+        while each.step in found.get((name, each.caption, number), {}):
+            number += 1
+        found.setdefault((name, each.caption, number), {})[each.step] = each
+    rows = [Row(caption=key[1], pictures=[by[step] for step in sorted(by)]) for key, by in found.items()]
+    current = [row for row in rows if row.pictures[-1].step == newest]
+    return current + [row for row in rows if 0 < row.pictures[-1].step < newest]
+
+
+def evenly(row: Row, *, most: int) -> list[Drawn]:
+    """At most so many of a row's pictures: the first, the last, and evenly spread ones between."""
+    count = len(row.pictures)
+    if count <= most:
+        return list(row.pictures)
+    return [row.pictures[round(number * (count - 1) / (most - 1))] for number in range(most)]
+
+
+class SmallPictures:
+    """Makes pictures small, each once; only those asked for last are kept."""
+
+    def __init__(self, output_dir: Path) -> None:
+        self._folder = output_dir
+        self._made: dict[tuple[int, str], Small] = {}
+
+    def of(self, wanted: Sequence[Drawn]) -> Mapping[tuple[int, str], Small]:
+        """By step and file; one that is there no more is left out."""
+        made: dict[tuple[int, str], Small] = {}
+        for each in wanted:
+            key = (each.step, each.file)
+            known = self._made.get(key) or _small(self._folder / each.file)
+            if known is not None:
+                made[key] = known
+        self._made = made
+        return made
+
+    def forget(self, step: int, file: str) -> None:
+        """The picture was drawn anew."""
+        self._made.pop((step, file), None)
+
+
+def _small(path: Path) -> Small | None:
+    from PIL import Image
+
+    try:
+        with Image.open(path) as opened:
+            image = opened.convert("RGB")
+    except OSError:
+        return None
+    image.thumbnail((EDGE, EDGE), Image.Resampling.LANCZOS)
+    content = io.BytesIO()
+    image.save(content, format="WEBP", quality=QUALITY)
+    data = base64.b64encode(content.getvalue()).decode()
+    return Small(data_url=f"data:image/webp;base64,{data}", width=image.width, height=image.height)
+
+
+def picture_grid(drawn: Sequence[Drawn], *, small: SmallPictures) -> str:
+    """A card for each prompt: the slider between two steps, and the steps to choose from."""
+    rows = rows_of(drawn)
+    shown = rows[:ROWS_SHOWN]
+    most = max(3, min(STEPS_SHOWN, PICTURES // max(1, len(shown))))
+    chosen = [evenly(row, most=most) for row in shown]
+    made = small.of([each for pictures in chosen for each in pictures])
+    cards = [
+        _card(row.caption, [(each.step, made[key]) for each in pictures if (key := (each.step, each.file)) in made])
+        for row, pictures in zip(shown, chosen, strict=True)
+    ]
+    more = f'<p class="soft">and {len(rows) - ROWS_SHOWN} prompts more, in validation_images</p>'
+    return "".join(cards) + (more if len(rows) > ROWS_SHOWN else "")
+
+
+def _card(caption: str, pictures: Sequence[tuple[int, Small]]) -> str:
+    if not pictures:
+        return ""
+    steps = "".join(
+        f'<button type="button" class="step" aria-pressed="false"><img src="{each.data_url}" width="{each.width}" '
+        f'height="{each.height}" alt="{escape(caption)}, {_step(step)}"><span>{_step(step)}</span></button>'
+        for step, each in pictures
+    )
+    first = pictures[0][1]
+    compare = (
+        f'<div class="compare" hidden style="--ratio:{first.width}/{first.height}"><div class="stack">'
+        '<img class="under" alt=""><img class="over" alt=""><i></i>'
+        '<span class="left"></span><span class="right"></span></div>'
+        f'<input type="range" min="0" max="100" value="50" aria-label="how much of the earlier picture is shown: '
+        f'{escape(caption)}"></div>'
+        if len(pictures) > 1
+        else ""
+    )
+    return (
+        f'<article class="card prompt"><p class="caption">{escape(caption) or "no prompt"}</p>'
+        f'<div class="row">{compare}<div class="steps">{steps}</div></div></article>'
+    )
+
+
+def _step(step: int) -> str:
+    return f"step {step:,}" if step else "base"

@@ -1,0 +1,162 @@
+"""Writes the run's page through the run; the history beside it lets the page of a resumed run show all of it."""
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from helpers.config.values import written
+from helpers.reporting.events import (
+    CheckpointSaved,
+    Event,
+    HeldOutLoss,
+    Notice,
+    PicturesDrawn,
+    RunFailed,
+    RunFinished,
+    RunStarted,
+    StageFinished,
+    StageStarted,
+    StepFinished,
+)
+from helpers.reporting.pace import Pace
+from helpers.reporting.pages.curve import Point
+from helpers.reporting.pages.run_history import Drawn, End, HeldOutPoint, HistoryFile, Saved, Start, Warned
+from helpers.reporting.pages.run_page import Moment, run_page
+from helpers.reporting.pages.run_page_images import SmallPictures
+from helpers.reporting.trackers.metrics import scalars_of
+from helpers.reporting.whole_text import replace_text
+
+PAGE = "run.html"
+HISTORY = Path("logs", "history.jsonl")
+REFRESH_SECONDS = 30.0
+NOT_DRAWN = ("train/epoch", "train/mean_sigma", "speed/seconds_per_step")
+
+
+class RunPage:
+    """A listener that keeps `OUTPUT_DIR/run.html`: at most so often while steps go by, and at whatever else happens.
+
+    clean: a text without secrets. What is told before the run starts is kept until it does.
+    """
+
+    name = "the run's page"
+
+    def __init__(
+        self, output_dir: Path, *, clean: Callable[[str], str], refresh_seconds: float = REFRESH_SECONDS
+    ) -> None:
+        self._folder, self._clean, self._refresh_seconds = output_dir, clean, refresh_seconds
+        self._file: HistoryFile | None = None
+        self._pace = Pace(total=0, done=0, now=0.0)
+        self._early: list[str] = []
+        self._epoch, self._doing = 0, ""
+        self._small = SmallPictures(output_dir)
+        self._refreshed = 0.0
+        self._ended = False
+
+    def hear(self, event: Event) -> None:
+        if isinstance(event, RunStarted):
+            self._begin(event)
+        elif isinstance(event, Notice) and event.level == "warning" and self._file is None:
+            self._early.append(event.text)
+        elif self._file is not None:
+            self._go_on(event, file=self._file)
+
+    def close(self) -> None:
+        """A run that did not come to its end is shown as interrupted."""
+        if self._file is not None and not self._ended:
+            self._end(self._file, how="interrupted")
+        if self._file is not None:
+            self._file.close()
+
+    def _begin(self, event: RunStarted) -> None:
+        self._file = HistoryFile(self._folder / HISTORY)
+        self._pace = Pace(total=event.total_steps, done=event.first_step, now=time.monotonic())
+        self._file.take(
+            Start(
+                at=time.time(),
+                first_step=event.first_step,
+                total_steps=event.total_steps,
+                base_model=event.base_model,
+                model_type=event.model_type,
+                trained_numbers=event.trained_numbers,
+                settings={
+                    group: {name: self._clean(written(value)) for name, value in values.items()}
+                    for group, values in event.settings.items()
+                },
+                datasets=event.datasets,
+                changes=[tuple(map(self._clean, (each.name, each.before, each.now))) for each in event.changes],
+            )
+        )
+        for text in self._early:
+            self._file.take(Warned(step=event.first_step, text=text))
+        self._refresh(self._file)
+
+    def _go_on(self, event: Event, *, file: HistoryFile) -> None:
+        step = file.history.step
+        match event:
+            case StepFinished():
+                self._step(event, file=file)
+                return
+            case StageStarted() | StageFinished():
+                self._doing = event.name if isinstance(event, StageStarted) else ""
+                return
+            case RunFinished():
+                self._end(file, how="interrupted" if event.interrupted else "finished")
+                return
+            case RunFailed():
+                self._end(file, how="failed", message=event.message)
+                return
+            case PicturesDrawn():
+                self._pictures(event, file=file)
+            case HeldOutLoss():
+                file.take(_held_out(event))
+            case CheckpointSaved():
+                file.take(Saved(step=event.step))
+            case Notice(level="warning"):
+                file.take(Warned(step=step, text=event.text))
+            case _:
+                return
+        self._refresh(file)
+
+    def _step(self, event: StepFinished, *, file: HistoryFile) -> None:
+        now = time.monotonic()
+        self._pace.reach(event.step, now=now)
+        self._epoch = event.epoch
+        means = {name: (value, 1) for name, value in scalars_of(event).items() if name not in NOT_DRAWN}
+        file.take(Point(first=event.step, last=event.step, means=means))
+        if now - self._refreshed >= self._refresh_seconds:
+            self._refresh(file)
+
+    def _pictures(self, event: PicturesDrawn, *, file: HistoryFile) -> None:
+        captions = event.captions or ("",) * len(event.paths)
+        for path, caption in zip(event.paths, captions, strict=True):
+            drawn = Drawn(step=event.step, file=path.relative_to(self._folder).as_posix(), caption=self._clean(caption))
+            self._small.forget(drawn.step, drawn.file)
+            file.take(drawn)
+
+    def _end(self, file: HistoryFile, *, how: str, message: str = "") -> None:
+        if not self._ended:
+            self._ended = True
+            file.take(End(at=time.time(), step=file.history.step, how=how, message=message))
+            self._refresh(file)
+
+    def _refresh(self, file: HistoryFile) -> None:
+        file.flush()
+        moment = Moment(
+            name=self._folder.resolve().name,
+            written=time.time(),
+            epoch=self._epoch,
+            doing=self._doing,
+            seconds_left=self._pace.seconds_left(),
+            reload_seconds=self._refresh_seconds,
+        )
+        replace_text(self._folder / PAGE, self._clean(run_page(file.history, moment=moment, small=self._small)))
+        self._refreshed = time.monotonic()
+
+
+def _held_out(event: HeldOutLoss) -> HeldOutPoint:
+    means = {"trained": event.mean, "average": event.ema_mean, "base": event.base_mean}
+    return HeldOutPoint(
+        step=event.step,
+        means={name: mean for name, mean in means.items() if mean is not None},
+        by_sigma={f"{part.low:.2f}-{part.high:.2f}": part.loss for part in event.ema_by_sigma or event.by_sigma},
+    )

@@ -1,0 +1,1 @@
+"""What is published: the model card, its license, and uploads to the hub."""

@@ -1,0 +1,61 @@
+"""Keeps `OUTPUT_DIR/README.md`: the model card that the result is published with, or handed on with by hand."""
+
+import logging
+from collections.abc import Callable
+from pathlib import Path
+
+from helpers.reporting.card_pictures import last_pictures
+from helpers.reporting.events import CheckpointSaved, Event, RunFinished, RunStarted
+from helpers.reporting.publish.card_text import WRITTEN_BY, Made, card_text
+from helpers.reporting.publish.license import licence_of
+from helpers.reporting.whole_text import replace_text
+
+logger = logging.getLogger(__name__)
+
+CARD = "README.md"
+
+
+class ModelCard:
+    """A listener that writes the card with each checkpoint and at the end.
+
+    note: the person's own words. repository: where the result is published, `owner/name`; empty where it is not.
+    clean: a text without secrets. A README.md of somebody else's is left as it is.
+    """
+
+    name = "the model card"
+
+    def __init__(self, *, note: str, repository: str, clean: Callable[[str], str]) -> None:
+        self._note, self._repository, self._clean = note, repository, clean
+        self._run: RunStarted | None = None
+
+    def hear(self, event: Event) -> None:
+        match event:
+            case RunStarted():
+                self._run = event
+                if not _may_write(event.output_dir / CARD):
+                    logger.warning(f"{event.output_dir / CARD} is not this program's: no model card is written")
+                    self._run = None
+            case CheckpointSaved() | RunFinished() if self._run is not None:
+                self._write(
+                    self._run, step=event.step, complete=isinstance(event, RunFinished) and not event.interrupted
+                )
+
+    def close(self) -> None:
+        """Nothing is open."""
+
+    def _write(self, run: RunStarted, *, step: int, complete: bool) -> None:
+        made = Made(
+            run=run,
+            licence=licence_of(run.base_model, folder=run.base_folder),
+            step=step,
+            complete=complete,
+            pictures=last_pictures(run.output_dir, step=step),
+            note=self._note,
+            repository=self._repository,
+        )
+        replace_text(run.output_dir / CARD, self._clean(card_text(made)))
+
+
+def _may_write(card: Path) -> bool:
+    """Whether there is none yet, or one that an earlier run wrote."""
+    return not card.exists() or WRITTEN_BY in card.read_text(encoding="utf-8", errors="replace")

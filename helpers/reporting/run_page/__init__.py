@@ -1,1 +1,0 @@
-"""`OUTPUT_DIR/run.html`, the page that shows a run while it learns and afterwards."""

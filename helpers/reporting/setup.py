@@ -1,0 +1,98 @@
+"""Invites everyone whom the settings ask to be told of a run; whoever needs a large library imports it only then."""
+
+import logging
+import sys
+from collections.abc import Callable
+from datetime import datetime
+from pathlib import Path
+
+from helpers.config.files.webhook import read_webhook
+from helpers.config.options.output import PublishingOptions
+from helpers.config.options.reporting import ReportingOptions
+from helpers.errors import ConfigError
+from helpers.reporting.background import InBackground
+from helpers.reporting.console.console import Console, display_for
+from helpers.reporting.console.log_file import LogFile
+from helpers.reporting.publish.model_card import ModelCard
+from helpers.reporting.reporter import Listener, Reporter
+from helpers.reporting.uploads import Uploads
+
+logger = logging.getLogger(__name__)
+
+WEBHOOK_CLOSE_SECONDS = 15.0
+
+
+def invite_listeners(
+    reporter: Reporter,
+    options: ReportingOptions,
+    *,
+    publishing: PublishingOptions,
+    output_dir: str,
+    rank: int,
+    started: datetime,
+) -> None:
+    """Let the console, the log file, trackers, the webhook and the hub listen; of ranks other than 0 a log file only.
+
+    Raises ReportingError where a tracker or the hub would not work.
+    """
+    folder = options.folder(output_dir)
+    name = f"{started:%Y-%m-%d_%H-%M-%S}"
+    process = f"_process_{rank}" if rank else ""
+    if rank == 0:
+        reporter.invite(lambda: Console(display_for(sys.stdout, level=options.log_level)))
+    reporter.invite(lambda: LogFile(folder / f"{name}{process}.log"))
+    if rank == 0:
+        _publish(reporter, publishing)
+        reporter.invite(lambda: _run_page(Path(output_dir).expanduser(), clean=reporter.clean))
+        run_name = options.tracker_run_name or name
+        if "tensorboard" in options.trackers:
+            reporter.invite(lambda: _tensorboard(folder, name=run_name))
+        if "wandb" in options.trackers:
+            reporter.invite(lambda: _wandb(folder, project=options.tracker_project_name, name=run_name))
+        if options.webhook_config:
+            reporter.invite(lambda: _webhook(Path(options.webhook_config or ""), name=run_name))
+
+
+def _publish(reporter: Reporter, options: PublishingOptions) -> None:
+    """Let the model card be kept, and after it the hub be told, which uploads the card."""
+    repository = None
+    if options.push_to_hub:
+        from helpers.reporting.publish.hub import open_repository
+
+        repository = open_repository(options)
+        logger.info(f"publishes to {repository.address}, {'private' if options.hub_private else 'public'}")
+    name, note = repository.name if repository else "", options.model_card_note or ""
+    reporter.invite(lambda: ModelCard(note=note, repository=name, clean=reporter.clean))
+    if repository is not None:
+        from helpers.reporting.publish.hub import HubUploader
+
+        uploader = HubUploader(repository, checkpoints=options.push_checkpoints_to_hub)
+        reporter.invite(lambda: Uploads(uploader))
+
+
+def _run_page(output_dir: Path, *, clean: Callable[[str], str]) -> Listener:
+    from helpers.reporting.pages.run_page_listener import RunPage
+
+    return InBackground(RunPage(output_dir, clean=clean), name=RunPage.name)
+
+
+def _tensorboard(folder: Path, *, name: str) -> Listener:
+    from helpers.reporting.trackers.tensorboard import TensorboardTracker
+
+    return InBackground(TensorboardTracker(folder, name=name), name="tensorboard")
+
+
+def _wandb(folder: Path, *, project: str, name: str) -> Listener:
+    from helpers.reporting.trackers.wandb import WandbTracker
+
+    return InBackground(WandbTracker(folder, project=project, name=name), name="wandb")
+
+
+def _webhook(path: Path, *, name: str) -> Listener:
+    from helpers.reporting.webhook import WebhookSender
+
+    webhook, problems = read_webhook(path.expanduser())
+    if webhook is None:
+        raise ConfigError(problems)
+    sender = WebhookSender(webhook, run_name=name)
+    return InBackground(sender, name="the webhook", close_seconds=WEBHOOK_CLOSE_SECONDS)

@@ -1,0 +1,1 @@
+"""Checkpoints: writing, resuming, and exporting weights."""

@@ -1,0 +1,167 @@
+"""Saves a run so that it can be continued exactly, and finds what to continue from."""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+from torch.optim import Optimizer
+
+from helpers.errors import CheckpointError
+from helpers.files import clear_leftovers, remove_folder, whole_folder
+from helpers.models.adapters.full import PIPELINE
+from helpers.models.adapters.trainable import Trained
+from helpers.models.formats.safetensors import write_tensors
+from helpers.reporting.events import CheckpointSaved, Notice
+from helpers.reporting.reporter import Reporter
+from helpers.training.checkpoint.manifest import (
+    MANIFEST,
+    CheckpointManifest,
+    Foundations,
+    describe_files,
+    read_manifest,
+    to_json,
+    verify_files,
+)
+from helpers.training.optim.ema import Average
+from helpers.training.optim.optimizer_state import optimiser_state, restore_optimiser
+from helpers.training.state import TrainState
+
+OPTIMISER_TENSORS = "optimizer.safetensors"
+OPTIMISER_REST = "optimizer.json"
+NAME = re.compile(r"checkpoint-(0|[1-9][0-9]{0,17})")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Checkpoint:
+    """A complete checkpoint."""
+
+    folder: Path
+    manifest: CheckpointManifest
+
+
+@dataclass(frozen=True, kw_only=True)
+class CheckpointContent:
+    """What a checkpoint is made of: what is trained, its optimiser and average, and what the files say of it all."""
+
+    trained: Trained
+    optimiser: Optimizer
+    average: Average
+    metadata: Mapping[str, str]
+
+
+@dataclass(frozen=True, kw_only=True)
+class CheckpointWriter:
+    """Writes an output folder's checkpoints and keeps the `keep` latest; only the first rank may call it."""
+
+    output_dir: Path
+    keep: int
+    content: CheckpointContent
+    configuration: Mapping[str, Mapping[str, Any]]
+    foundations: Foundations
+    reporter: Reporter
+
+    def save(self, state: TrainState, *, keep_all: bool = False) -> Path:
+        """Let `checkpoint-STEP` stand; older ones beyond `keep` go after that, unless `keep_all`.
+
+        Raises CheckpointError.
+        """
+        folder = self.output_dir / f"checkpoint-{state.step}"
+        before = complete_checkpoints(self.output_dir)
+        serial = 1 + max((checkpoint.manifest.serial for checkpoint in before), default=0)
+        try:
+            with whole_folder(folder) as partial:
+                self._write(partial, state=state, serial=serial)
+        except OSError as error:
+            raise CheckpointError(f"{folder} cannot be written: {error}. The checkpoints before it stand.") from error
+        self.reporter.hear(CheckpointSaved(step=state.step, path=folder))
+        older = [checkpoint.folder for checkpoint in before if checkpoint.folder != folder]
+        for leaving in () if keep_all else older[: max(0, len(older) - self.keep + 1)]:
+            remove_folder(leaving)
+        return folder
+
+    def _write(self, folder: Path, *, state: TrainState, serial: int) -> None:
+        content = self.content
+        with content.average.as_saved():
+            content.trained.save(folder, metadata=content.metadata)
+        tensors, rest = optimiser_state(content.optimiser, weights=content.trained.weights)
+        write_tensors(folder / OPTIMISER_TENSORS, tensors, metadata={})
+        (folder / OPTIMISER_REST).write_text(rest, encoding="utf-8")
+        content.average.save(folder)
+        manifest = CheckpointManifest(
+            serial=serial,
+            step=state.step,
+            position=state.position,
+            foundations=self.foundations,
+            configuration=self.configuration,
+            files=describe_files(folder),
+        )
+        (folder / MANIFEST).write_text(to_json(manifest), encoding="utf-8")
+
+
+def find_checkpoint(output_dir: Path, resume: str, *, reporter: Reporter) -> Checkpoint | None:
+    """What to continue from: None where `resume` is `none`, or `latest` and there is none.
+
+    resume: `latest`, `none`, a name such as `checkpoint-500`, or a path. Incomplete checkpoints are told of and left
+    out. Raises CheckpointError where the one that is named is not there or not complete.
+    """
+    if resume in ("none", "latest"):
+        found = complete_checkpoints(output_dir, reporter=reporter)
+        if resume == "latest":
+            return found[-1] if found else None
+        if found:
+            names = ", ".join(checkpoint.folder.name for checkpoint in found)
+            reporter.hear(Notice(text=f"begins anew, as asked; its checkpoints will take the place of {names}"))
+        return None
+    named = output_dir / resume if NAME.fullmatch(resume) else Path(resume).expanduser()
+    if not named.is_dir():
+        there = ", ".join(each.folder.name for each in complete_checkpoints(output_dir)) or "none"
+        raise CheckpointError(
+            f"resume_from_checkpoint = {resume}: there is no folder {named}. Complete checkpoints of {output_dir}:"
+            f" {there}. `latest` continues from the last of them, and begins anew where there is none."
+        )
+    return Checkpoint(folder=named, manifest=read_manifest(named))
+
+
+def complete_checkpoints(output_dir: Path, *, reporter: Reporter | None = None) -> list[Checkpoint]:
+    """The complete checkpoints of a folder in the order in which they were saved; others are told to `reporter`."""
+    found = []
+    for folder in sorted(output_dir.iterdir()) if output_dir.is_dir() else ():
+        if NAME.fullmatch(folder.name) and folder.is_dir():
+            try:
+                found.append(Checkpoint(folder=folder, manifest=read_manifest(folder)))
+            except CheckpointError as error:
+                if reporter is not None:
+                    reporter.hear(Notice(level="warning", text=f"left out: {error}"))
+    return sorted(found, key=lambda checkpoint: (checkpoint.manifest.serial, checkpoint.manifest.step))
+
+
+def clear_partial_checkpoints(output_dir: Path, *, reporter: Reporter) -> None:
+    """Delete what a killed run left of a checkpoint or pipeline it was writing; only the first rank, at the start."""
+    for folder in clear_leftovers(output_dir, name_pattern="checkpoint-*"):
+        reporter.hear(Notice(text=f"cleared away a checkpoint that was never finished: {folder.name}"))
+    for folder in clear_leftovers(output_dir, name_pattern=PIPELINE):
+        reporter.hear(Notice(text=f"cleared away a pipeline that was never finished: {folder.name}"))
+
+
+def restore_trained(checkpoint: Checkpoint, *, trained: Trained) -> None:
+    """Put the checkpoint's numbers into what is trained.
+
+    Raises CheckpointError where any file is damaged, ModelError where something else was trained.
+    """
+    verify_files(checkpoint.folder, checkpoint.manifest)
+    trained.load(checkpoint.folder)
+
+
+def restore_memory(checkpoint: Checkpoint, *, weights: Mapping[str, nn.Parameter], optimiser: Optimizer) -> None:
+    """Let a new optimiser over `weights`, of which `restore_trained` found the files whole, remember what it did."""
+    from safetensors.torch import load_file
+
+    restore_optimiser(
+        optimiser,
+        weights=weights,
+        tensors=load_file(checkpoint.folder / OPTIMISER_TENSORS),
+        text=(checkpoint.folder / OPTIMISER_REST).read_text(encoding="utf-8"),
+    )

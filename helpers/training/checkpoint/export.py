@@ -1,0 +1,65 @@
+"""What a run is for: the finished weights, as other programs open them."""
+
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
+from pathlib import Path
+
+from helpers.config.options.export import ExportOptions
+from helpers.errors import TrainingError
+from helpers.files import whole_folder, write_whole
+from helpers.models.adapters.full import PIPELINE
+from helpers.models.adapters.trainable import Trained
+from helpers.models.conversions import opened_model, to_comfyui_lora
+from helpers.models.family import ModelFamily, ModelParts
+from helpers.reporting.progress import stage
+from helpers.reporting.reporter import Reporter
+
+COMFYUI_FILE = "comfyui_lora.safetensors"
+SINGLE_FILE = "single_file.safetensors"
+
+
+def export_result(
+    output_dir: Path,
+    *,
+    trained: Trained,
+    metadata: Mapping[str, str],
+    more: ExportOptions,
+    parts: ModelParts,
+    family: ModelFamily,
+    reporter: Reporter,
+) -> Iterator[Path]:
+    """Write the final weights, and what else is asked for, each in the place of an earlier run's; yields where.
+
+    Each is a stage of its own, as a whole model takes minutes.
+
+    Only the first rank may call it. Raises TrainingError where the disk has no room.
+    """
+    result = output_dir / trained.result
+    written = partial(_written, reporter=reporter)
+    yield written(result, partial(trained.export, metadata=metadata))
+    if more.export_comfyui:
+        yield written(output_dir / COMFYUI_FILE, partial(to_comfyui_lora, result, base=parts, family=family))
+    if more.export_merged or more.export_single_file:
+        with opened_model(result, base=parts, family=family) as model:
+            if more.export_merged:
+                yield written(output_dir / PIPELINE, partial(model.write_pipeline, family=family))
+            if more.export_single_file:
+                yield written(output_dir / SINGLE_FILE, partial(model.write_single_file, family=family))
+
+
+def _written(path: Path, write: Callable[[Path], object], *, reporter: Reporter) -> Path:
+    """Let `write` fill what then takes the place of `path`: a file, or without a suffix a folder; returns `path`."""
+    try:
+        with stage(reporter, f"write {path.name}", total=1, unit="files" if path.suffix else "folders") as advance:
+            if path.suffix:
+                write_whole(path, write)
+            else:
+                with whole_folder(path) as folder:
+                    write(folder)
+            advance()
+    except OSError as error:
+        raise TrainingError(
+            f"{path} cannot be written: {error}. Nothing is lost: the last checkpoint stands. Make room, and start the"
+            " same command again, which has only this left to do."
+        ) from error
+    return path

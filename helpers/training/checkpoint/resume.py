@@ -1,0 +1,63 @@
+"""Where a run starts: at the beginning, or where a checkpoint left off, with every difference told."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from helpers.config.train_config import RunConfig
+from helpers.dataloader.sampler import Order
+from helpers.reporting.events import Notice
+from helpers.reporting.reporter import Reporter
+from helpers.training.checkpoint.checkpoint import Checkpoint, find_checkpoint
+from helpers.training.checkpoint.compatibility import compare
+from helpers.training.checkpoint.manifest import Foundations, configuration_of
+from helpers.training.state import TrainState
+
+
+def refuse_other_settings(config: RunConfig) -> None:
+    """Raise CheckpointError where the checkpoint to continue from was saved with settings that it cannot do without.
+
+    What the run stands on besides is compared once it is known, by `starting_state`.
+    """
+    resume = config.checkpoint.resume_from_checkpoint
+    checkpoint = None if resume == "none" else find_checkpoint(config.run.output_folder, resume, reporter=Reporter())
+    if checkpoint is not None:
+        compare(
+            checkpoint.manifest,
+            configuration=configuration_of(config),
+            foundations=checkpoint.manifest.foundations,
+            folder=str(checkpoint.folder),
+        )
+
+
+def starting_state(
+    checkpoint: Checkpoint | None,
+    *,
+    configuration: Mapping[str, Mapping[str, Any]],
+    foundations: Foundations,
+    order: Order,
+    reporter: Reporter,
+) -> TrainState:
+    """Where the run starts, known before anything large is loaded (`checkpoint.restore` reads the numbers later).
+
+    Raises CheckpointError where the checkpoint belongs to another run.
+    """
+    if checkpoint is None:
+        return TrainState()
+    manifest = checkpoint.manifest
+    folder = str(checkpoint.folder)
+    continuation = compare(manifest, configuration=configuration, foundations=foundations, folder=folder)
+    reporter.hear(Notice(text=f"continues from {folder}"))
+    for difference in continuation.announced:
+        reporter.hear(Notice(text=f"changed since: {difference}"))
+    position = manifest.position
+    if not continuation.same_order:
+        if manifest.foundations.datasets == foundations.datasets:
+            before = order.among(manifest.foundations.world_size)
+            position = order.position_showing(before.images_shown(position))
+            where = f"goes on in epoch {position.epoch + 1} where no picture is left out; some come again"
+        else:
+            position = order.position_after(order.batches_before(position.epoch))
+            where = f"starts anew at the beginning of epoch {position.epoch + 1}"
+        text = f"so the order of pictures is another one, and {where}"
+        reporter.hear(Notice(level="warning", text=text))
+    return TrainState(step=manifest.step, position=position)

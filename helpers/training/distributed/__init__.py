@@ -1,0 +1,1 @@
+"""More than one process: accelerate, and tensors in shards."""

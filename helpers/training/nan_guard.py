@@ -1,0 +1,89 @@
+"""Ends a run whose next step would spoil the weights: names what it was, and leaves a checkpoint from before.
+
+The figures of a step are looked at between the backward pass and the optimiser, the one moment at which the loop waits
+for the device. All that the device misses meanwhile is the optimiser's launch, about a millisecond, and no step ever
+has to be undone.
+"""
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor
+
+from helpers.errors import NotANumberError
+from helpers.training.distributed.runtime import Runtime
+from helpers.training.distributed.sharded_tensors import own_part
+from helpers.training.optim.optimizer_step import Stepping
+from helpers.training.state import TrainState
+from helpers.training.step import Learner
+
+PICTURES_NAMED = 8
+
+
+class NotANumber(Exception):
+    """The loss of a step, or the length of its gradient, is infinite or not a number; says of which pictures."""
+
+
+def check_finite(
+    runtime: Runtime,
+    *,
+    loss: float,
+    gradient_norm: float,
+    losses: list[Tensor],
+    sigmas: list[Tensor],
+    pictures: Sequence[str],
+) -> None:
+    """Raise NotANumber on all ranks unless the figures of a step, which are those of all ranks, are finite.
+
+    losses, sigmas: of this rank's samples, batch by batch, each [B]. pictures: theirs, all of them.
+    """
+    if math.isfinite(loss) and math.isfinite(gradient_norm):
+        return
+    values = torch.cat(losses).tolist()
+    named = [f"{name}, at σ = {sigma:.3f}" for name, sigma in zip(pictures, torch.cat(sigmas).tolist(), strict=True)]
+    spoilt = [name for name, each in zip(named, values, strict=True) if not math.isfinite(each)]
+    suspects = runtime.gathered(spoilt) or runtime.gathered(named)
+    what = "length of the gradient" if math.isfinite(loss) else "loss"
+    more = f"\n  and {len(suspects) - PICTURES_NAMED} more" if len(suspects) > PICTURES_NAMED else ""
+    listed = "\n".join(f"  {name}" for name in suspects[:PICTURES_NAMED])
+    raise NotANumber(f"the {what} is not a finite number. The pictures that it comes of:\n{listed}{more}")
+
+
+@contextmanager
+def saved_before(
+    learner: Learner, *, stepping: Stepping, state: TrainState, saved_step: int, save: Callable[..., None]
+) -> Iterator[None]:
+    """Where the step taken within it comes to NotANumber, save what was before it, and raise TrainingError.
+
+    saved_step: that of the last checkpoint. save: `Duties.save`. All ranks come here, and leave together.
+    """
+    position = state.position
+    try:
+        yield
+    except NotANumber as error:
+        state.position = position
+        wrong = not all(own_part(weight).isfinite().all() for weight in learner.weights.values())
+        spoilt = learner.runtime.on_any_rank(stepping.moved or wrong)
+        if not spoilt and saved_step != state.step:
+            save(state, keep_all=True)
+        learner.runtime.wait()
+        raise NotANumberError(
+            f"At optimiser step {state.step + 1} {error}\n{_what_to_do(state.step, spoilt=spoilt)}"
+        ) from None
+
+
+def _what_to_do(step: int, *, spoilt: bool) -> str:
+    if spoilt:
+        stands = (
+            "The weights are spoilt already, so they were not saved: the same command goes on from the last checkpoint."
+        )
+    elif step:
+        stands = (
+            f"The weights are as they were: checkpoint-{step} holds them, and the same command goes on from there."
+            " Where the loss had been rising before, go back further: --resume_from_checkpoint=checkpoint-N."
+        )
+    else:
+        stands = "Nothing was learnt before it."
+    return f"{stands}\nLower the LEARNING_RATE, say MIXED_PRECISION=no, or take a damaged picture out."

@@ -1,0 +1,92 @@
+"""What an optimiser remembers, written down and read back without losing a bit, whatever it is made of."""
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from helpers.errors import CheckpointError
+from helpers.training.distributed.sharded_tensors import in_parts_like, whole
+
+SHARE_OF_RATE = "share_of_rate"
+# Of a group's values: its weights are known by name, its learning rate is set at each step.
+SAID_ANEW = ("params", "lr", SHARE_OF_RATE)
+STRIDE = "stride"
+
+
+def optimiser_state(optimiser: Optimizer, *, weights: Mapping[str, nn.Parameter]) -> tuple[dict[str, Tensor], str]:
+    """All the optimiser remembers: its tensors by name, and the rest as JSON, whose numbers are exact.
+
+    The learning rate is left out: the schedule says it anew at each step. Where weights are divided among processes,
+    all of them come here, and each has the whole.
+    """
+    tensors: dict[str, Tensor] = {}
+    groups = [
+        {
+            key: _described(value, name=f"group {index}/{key}", tensors=tensors)
+            for key, value in group.items()
+            if key not in SAID_ANEW
+        }
+        for index, group in enumerate(optimiser.param_groups)
+    ]
+    per_weight = {
+        name: {
+            key: _described(value, name=f"{name}/{key}", tensors=tensors)
+            for key, value in optimiser.state[weight].items()
+        }
+        for name, weight in weights.items()
+        if weight in optimiser.state
+    }
+    return tensors, json.dumps({"groups": groups, "weights": per_weight}, indent=1)
+
+
+def restore_optimiser(
+    optimiser: Optimizer, *, weights: Mapping[str, nn.Parameter], tensors: Mapping[str, Tensor], text: str
+) -> None:
+    """Make a new `optimiser` remember what `optimiser_state` wrote; raises CheckpointError for unknown weights."""
+    saved = json.loads(text)
+    if unknown := sorted(set(saved["weights"]) - set(weights)):
+        raise CheckpointError(
+            f"The checkpoint's optimiser remembers {len(unknown)} weights that this adapter does not have, such as"
+            f" {unknown[0]}: it was saved with another lora_target or another model."
+        )
+    device = next(iter(weights.values())).device
+    for index, (group, values) in enumerate(zip(optimiser.param_groups, saved["groups"], strict=True)):
+        for key, value in values.items():
+            found = _rebuilt(value, name=f"group {index}/{key}", tensors=tensors, device=device)
+            group[key] = tuple(found) if isinstance(found, list) else found
+    # As torch's own `load_state_dict` does: a step counter stays on the processor unless the fused kernel reads it.
+    counts_on = device if optimiser.param_groups[0].get("fused") else torch.device("cpu")
+    for name, values in saved["weights"].items():
+        optimiser.state[weights[name]] = {
+            key: in_parts_like(
+                _rebuilt(value, name=f"{name}/{key}", tensors=tensors, device=counts_on if key == "step" else device),
+                weights[name],
+            )
+            for key, value in values.items()
+        }
+
+
+def _described(value: Any, *, name: str, tensors: dict[str, Tensor]) -> Any:
+    """`value` as JSON can hold it; the tensors in it are put in `tensors`, named after `name` and their place."""
+    if isinstance(value, Tensor):
+        # A single number may lie at any stride, as a cut of a longer tensor does; a file's has to be 1.
+        value = whole(value)
+        tensors[name] = value if value.numel() > 1 else value.clone(memory_format=torch.contiguous_format)
+        return {STRIDE: value.stride()}
+    if isinstance(value, list | tuple):
+        return [_described(each, name=f"{name}/{place}", tensors=tensors) for place, each in enumerate(value)]
+    return value
+
+
+def _rebuilt(value: Any, *, name: str, tensors: Mapping[str, Tensor], device: torch.device) -> Any:
+    """What `_described` was given. A tensor lies in memory as it did, as products of matrices round by how they lie."""
+    if isinstance(value, dict):
+        saved = tensors[name]
+        return torch.empty_strided(saved.shape, value[STRIDE], dtype=saved.dtype, device=device).copy_(saved)
+    if isinstance(value, list):
+        return [_rebuilt(each, name=f"{name}/{i}", tensors=tensors, device=device) for i, each in enumerate(value)]
+    return value

@@ -1,0 +1,131 @@
+"""AdamW for weights and moments in bf16 that rounds at random, because rounding to nearest would freeze them.
+
+bf16 has 8 significant bits: a number that moves by less than 1/256 of itself (the second moment does, at a rate of
+0.001; a weight does, at the learning rates of fine-tuning) is rounded back to where it was. Rounded up or down at
+random, by how near each is, it moves right on average. torchao's optimiser of the same kind compiles each shape of
+weight anew (23 s for two shapes on two cores) or, not compiled, takes 13 times as long per step as PyTorch's fused
+AdamW, and draws from the global random state; this one works on many tensors at once and needs no compiler.
+"""
+
+import math
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from helpers.dataloader.rng import number
+from helpers.training.distributed.sharded_tensors import is_in_parts, own_part
+
+# Bounds the working memory to 6 times 4 bytes for each of so many weights, whatever the model's size.
+WEIGHTS_AT_ONCE = 2**24
+LOW_BITS = 0xFFFF
+
+
+class StochasticAdamW(Optimizer):
+    """AdamW (Loshchilov and Hutter 2019, arXiv 1711.05101) with moments in bf16, computed in fp32.
+
+    Weights in bf16 are rounded in the same way, weights in fp32 stay exact. What is drawn for a weight's step depends
+    on `seed`, its place among the weights and its count of steps alone: a resumed run rounds as one that was not
+    interrupted, and weights moved one by one as those moved together.
+    """
+
+    def __init__(
+        self,
+        weights: Iterable[nn.Parameter],
+        *,
+        lr: float,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-8,
+        weight_decay: float = 1e-2,
+        seed: int,
+    ) -> None:
+        super().__init__(weights, {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay})
+        self._seed = seed
+        weights = [weight for group in self.param_groups for weight in group["params"]]
+        self._places = {weight: place for place, weight in enumerate(weights)}
+
+    @torch.no_grad()
+    def step(self, closure: None = None) -> None:  # type: ignore[override]
+        """Move all weights that have a gradient."""
+        for group in self.param_groups:
+            for weights in self._portions([weight for weight in group["params"] if weight.grad is not None]):
+                self._move(weights, group)
+
+    def _move(self, weights: list[nn.Parameter], group: dict[str, Any]) -> None:
+        beta1, beta2 = group["betas"]
+        gradients = _flat([weight.grad for weight in weights])
+        states = [self.state[weight] for weight in weights]
+        for state in states:
+            state["step"] += 1
+        step = states[0]["step"]
+        draws = [
+            torch.Generator(weight.device).manual_seed(number(self._seed, "rounding", *self._place(weight), step))
+            for weight in weights
+        ]
+
+        firsts, seconds = [state["exp_avg"] for state in states], [state["exp_avg_sq"] for state in states]
+        first = _flat(firsts).lerp_(gradients, 1 - beta1)
+        second = _flat(seconds).lerp_(gradients.square_(), 1 - beta2)
+        _store(first, firsts, draws)
+        _store(second, seconds, draws)
+
+        bias1, bias2 = 1 - beta1**step, 1 - beta2**step
+        length = second.sqrt_().div_(math.sqrt(bias2)).add_(group["eps"])
+        moved = _flat(weights).mul_(1 - group["lr"] * group["weight_decay"])
+        _store(moved.addcdiv_(first, length, value=-group["lr"] / bias1), weights, draws)
+
+    def _portions(self, weights: list[nn.Parameter]) -> Iterator[list[nn.Parameter]]:
+        """Weights of one number format and count of steps: of `WEIGHTS_AT_ONCE` numbers at most, or one larger one."""
+        portion: list[nn.Parameter] = []
+        numbers = 0
+        for weight in weights:
+            if not self.state[weight]:
+                moments = {name: torch.zeros_like(weight, dtype=torch.bfloat16) for name in ("exp_avg", "exp_avg_sq")}
+                self.state[weight].update(step=0, **moments)
+            if portion and (numbers + weight.numel() > WEIGHTS_AT_ONCE or self._kind(weight) != self._kind(portion[0])):
+                yield portion
+                portion, numbers = [], 0
+            portion.append(weight)
+            numbers += weight.numel()
+        if portion:
+            yield portion
+
+    def _place(self, weight: Any) -> tuple[int, ...]:
+        """Which weight it is and, of one in parts, which part."""
+        part = (weight.device_mesh.get_local_rank(),) if is_in_parts(weight) else ()
+        return (self._places[weight], *part)
+
+    def _kind(self, weight: nn.Parameter) -> tuple[torch.dtype, int]:
+        return weight.dtype, self.state[weight]["step"]
+
+
+def _flat(tensors: list[Any]) -> Tensor:
+    """All numbers of `tensors` in one new fp32 vector."""
+    return torch.cat([own_part(tensor.detach()).reshape(-1) for tensor in tensors]).float()
+
+
+def _store(values: Tensor, into: list[Any], draws: list[torch.Generator]) -> None:
+    """Put a vector's numbers where `_flat` took them from, rounded at random where bf16 is stored."""
+    into = [own_part(tensor) for tensor in into]
+    lengths = [tensor.numel() for tensor in into]
+    if into[0].dtype is torch.bfloat16:
+        dither = [random_low_bits(length, draw) for length, draw in zip(lengths, draws, strict=True)]
+        values = rounded_at_random(values, torch.cat(dither))
+    for tensor, part in zip(into, values.split(lengths), strict=True):
+        tensor.copy_(part.view_as(tensor))
+
+
+def random_low_bits(count: int, draw: torch.Generator) -> Tensor:
+    """int32 [count], uniform over the numbers that the lower half of an fp32 number can be."""
+    return torch.randint(0, LOW_BITS + 1, (count,), generator=draw, device=draw.device, dtype=torch.int32)
+
+
+def rounded_at_random(values: Tensor, low_bits: Tensor) -> Tensor:
+    """Finite fp32 `values` rounded to numbers that bf16 has, up with the probability that keeps their mean; fp32.
+
+    bf16 is the upper half of fp32: a random lower half (int32, used up) is added, which carries as often as it should,
+    and cut off.
+    """
+    return low_bits.add_(values.view(torch.int32)).bitwise_and_(~LOW_BITS).view(torch.float32)

@@ -1,0 +1,107 @@
+"""Makes a loaded model's steps quicker or smaller, as the settings ask, without changing what is learnt."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+from helpers.config.checks.launcher import compiler_of_accelerate
+from helpers.config.options.speed import SpeedOptions
+from helpers.config.options.training import RunOptions
+from helpers.dataloader.loader import BatchSource
+from helpers.dataloader.types import Position
+from helpers.errors import ConfigError, Problem, TrainingError
+from helpers.models.family import ModelFamily
+from helpers.models.kept_away import keep_activations_away
+from helpers.models.performance.attention import can_attend, use_attention
+from helpers.models.performance.compile import compile_blocks
+from helpers.models.performance.offload import VisitingBlocks
+from helpers.models.quantization import base_dtype
+from helpers.reporting.events import Notice
+from helpers.reporting.progress import stage
+from helpers.reporting.reporter import Reporter
+from helpers.training.distributed.runtime import Runtime
+from helpers.training.step import Learner, draws_random_numbers, forward_backward
+
+NOT_COMPILED = "no"
+
+
+def check_attention(options: SpeedOptions, *, runtime: Runtime) -> None:
+    """Raise ConfigError where the device lacks the attention kernel that is asked for."""
+    precision, device = runtime.precision, runtime.device
+    dtype = torch.bfloat16 if precision.mixed_precision == "bf16" else base_dtype(precision)
+    if can_attend(options.attention, device=device, dtype=dtype):
+        return
+    number_format = str(dtype).removeprefix("torch.")
+    reason = f"PyTorch has no such kernel for {number_format} on this device ({device.type})"
+    fix = "leave it out: PyTorch then takes the quickest that there is"
+    raise ConfigError([Problem(option="ATTENTION", value=options.attention, reason=reason, fix=fix)])
+
+
+def speed_up(
+    denoiser: nn.Module, options: SpeedOptions, *, run: RunOptions, family: ModelFamily, device: torch.device
+) -> None:
+    """Change how `denoiser` computes, in place, once what is trained has been attached; its weights' names stay."""
+    if run.gradient_checkpointing:
+        family.enable_checkpointing(denoiser, interval=options.gradient_checkpointing_interval)
+    use_attention(denoiser, options.attention)
+    blocks = family.blocks(denoiser)
+    if options.offload_blocks:
+        VisitingBlocks(blocks[-options.offload_blocks :], device=device)
+    if options.training_dynamo_backend != NOT_COMPILED:
+        compile_blocks(blocks, backend=options.training_dynamo_backend)
+    if options.offload_activations:
+        keep_activations_away(denoiser)
+
+
+def compile_ahead(options: SpeedOptions, *, learner: Learner, source: BatchSource, reporter: Reporter) -> None:
+    """Let everything be compiled that training needs, where it is asked for; no weight, gradient or mode changes.
+
+    By the run's very first batch, wherever the run goes on from: compiled code depends a little on the sizes that it
+    is first shown, and a resumed run is to compute as the run that was not interrupted. Raises TrainingError where
+    the compiler fails.
+    """
+    if options.training_dynamo_backend == NOT_COMPILED:
+        if (asked := compiler_of_accelerate()) != NOT_COMPILED:
+            text = f"accelerate's own dynamo_backend={asked} has no effect; TRAINING_DYNAMO_BACKEND=inductor compiles"
+            reporter.hear(Notice(level="warning", text=text))
+        return
+    from torch._dynamo.exc import TorchDynamoException
+    from torch._inductor.exc import InductorError
+
+    denoiser, runtime = learner.denoiser, learner.runtime
+    batch = source.batch(Position())
+    was_training = denoiser.training
+    denoiser.train()
+    seeded = draws_random_numbers(denoiser)
+    try:
+        with (
+            stage(reporter, "compile the model", total=1, unit="models") as advance,
+            torch.random.fork_rng(devices=[runtime.device] if runtime.device.type == "cuda" else []),
+            runtime.keep_gradients(denoiser),
+            _dropping_gradients(learner),
+        ):
+            forward_backward(learner, batch, share=1.0, seeded=seeded, backward=runtime.backward)
+            advance()
+    except (TorchDynamoException, InductorError) as error:
+        raise TrainingError(
+            f"The model cannot be compiled: {str(error).strip().splitlines()[0]}\n"
+            "A C++ compiler (the package g++) is needed; TRAINING_DYNAMO_BACKEND=no trains without compiling."
+        ) from error
+    denoiser.train(was_training)
+
+
+@contextmanager
+def _dropping_gradients(learner: Learner) -> Iterator[None]:
+    """Within it a backward pass leaves no gradient, and never holds more than one."""
+
+    def drop(weight: Tensor) -> None:
+        weight.grad = None
+
+    handles = [weight.register_post_accumulate_grad_hook(drop) for weight in learner.weights.values()]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()

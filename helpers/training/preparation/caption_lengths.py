@@ -1,0 +1,71 @@
+"""Says which captions are longer than what an encoder reads, since what is behind that is never learnt."""
+
+from collections.abc import Sequence, Set
+
+import numpy as np
+
+from helpers.cache.token_counts import token_counts
+from helpers.data.columns import printable
+from helpers.data.report.duplicates import spread
+from helpers.data.report.survey import SAMPLED
+from helpers.data.types import Catalog
+from helpers.models.family import TextPart
+from helpers.reporting.events import Notice
+from helpers.reporting.pages.datasets_page import CaptionLengths
+from helpers.reporting.reporter import Reporter
+from helpers.storage.protocols import CacheStore
+
+PICTURES_NAMED = 3
+
+
+def tell_long_captions(
+    captions: Sequence[str],
+    *,
+    catalogs: Sequence[Catalog],
+    parts: Sequence[TextPart],
+    store: CacheStore,
+    reporter: Reporter,
+) -> None:
+    """A warning for each tokenizer that cuts captions: how many, the longest, and some of the pictures they belong to.
+
+    captions: of all catalogs, each once. store: the text cache, where counts are remembered.
+    """
+    for limit in (part.limit for part in parts if part.limit is not None and captions):
+        counts = token_counts(captions, limit=limit, store=store)
+        long = np.flatnonzero(counts > limit.tokens).tolist()
+        if long:
+            named = ", ".join(_pictures({captions[row] for row in long}, catalogs=catalogs))
+            text = (
+                f"{len(long)} of {len(captions)} captions are longer than the {limit.tokens} tokens that {limit.name} "
+                f"reads, the longest of {counts.max()} tokens; it does not see the rest: {named}"
+            )
+            reporter.hear(Notice(level="warning", text=text))
+
+
+def lengths_by_tokenizer(
+    catalog: Catalog, *, parts: Sequence[TextPart], store: CacheStore
+) -> tuple[CaptionLengths, ...]:
+    """How long the captions of some of a data set's pictures are, evenly spread, as each tokenizer counts."""
+    rows = spread(len(catalog), SAMPLED).tolist()
+    captions = tuple(dict.fromkeys(caption for row in rows for caption in catalog.captions_of(row)))
+    return tuple(
+        CaptionLengths(
+            tokenizer=limit.name,
+            limit=limit.tokens,
+            lengths=token_counts(captions, limit=limit, store=store).tolist(),
+        )
+        for limit in (part.limit for part in parts)
+        if limit is not None
+    )
+
+
+def _pictures(captions: Set[str], *, catalogs: Sequence[Catalog]) -> list[str]:
+    """The first pictures that one of the captions belongs to."""
+    named: list[str] = []
+    for catalog in catalogs:
+        for row in range(len(catalog)):
+            if not captions.isdisjoint(catalog.captions_of(row)):
+                named.append(f"{catalog.dataset_id}: {printable(catalog.paths[row])}")
+                if len(named) > PICTURES_NAMED:
+                    return [*named[:PICTURES_NAMED], "…"]
+    return named

@@ -1,0 +1,50 @@
+"""Writes `OUTPUT_DIR/datasets.html`, anew only where what it shows has changed."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from helpers.data.report.survey import fingerprint, survey
+from helpers.data.types import Catalog
+from helpers.dataloader.epoch_plan import first_epoch
+from helpers.dataloader.sampler import Order
+from helpers.files import write_whole
+from helpers.reporting.events import Notice
+from helpers.reporting.pages.datasets_page import CaptionLengths, datasets_page
+from helpers.training.preparation.prepare import Workers
+
+PAGE = "datasets.html"
+FIRST_BYTES = 256
+
+
+LengthsOf = Callable[[Catalog], Sequence[CaptionLengths]]
+
+
+def report_datasets(
+    output_dir: Path, *, catalogs: Sequence[Catalog], order: Order, lengths_of: LengthsOf, workers: Workers
+) -> None:
+    """Let the page show `catalogs` as `order` trains on them; the first rank writes it. A full disk costs a warning."""
+    if workers.ranks.rank != 0:
+        return
+    reporter = workers.reporter
+    plans = {(plan.dataset_id, plan.size): plan.in_words for plan in first_epoch(order)}
+    notes = [[plans.get((each.dataset_id, bucket.size), "") for bucket in each.buckets] for each in catalogs]
+    mark = fingerprint(catalogs, notes=notes)
+    path = output_dir / PAGE
+    if path.is_file() and mark in _start(path):
+        return
+    views = [
+        survey(each, notes=said, lengths=lengths_of(each), workers=workers.threads)
+        for each, said in zip(catalogs, notes, strict=True)
+    ]
+    content = reporter.clean(datasets_page(views, fingerprint=mark))
+    try:
+        write_whole(path, lambda partial: partial.write_text(content, encoding="utf-8", errors="replace"))
+    except OSError as error:
+        reporter.hear(Notice(text=f"{path} cannot be written: {error.strerror}", level="warning"))
+        return
+    reporter.hear(Notice(text=f"what is trained on can be looked at: {path}"))
+
+
+def _start(path: Path) -> str:
+    with path.open("rb") as file:
+        return file.read(FIRST_BYTES).decode("utf-8", "replace")

@@ -1,0 +1,151 @@
+"""Says what a run would do and need, without loading a model: `--dry_run`."""
+
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from helpers.cache.token_counts import token_counts
+from helpers.config.datasets.file import DatasetFile
+from helpers.data.columns import printable
+from helpers.data.rejections import NAMES_SHOWN
+from helpers.data.sources import open as places
+from helpers.data.types import Catalog
+from helpers.dataloader.epoch_plan import first_epoch, mix
+from helpers.dataloader.sampler import Order
+from helpers.files import write_whole
+from helpers.models.memory import MemoryEstimate
+from helpers.reporting.events import Notice
+from helpers.reporting.format import counted, memory, significant
+from helpers.reporting.reporter import Reporter
+from helpers.training.disk_space import CacheNeed, free_bytes
+from helpers.training.loop import LoopPlan
+from helpers.training.preparation.prepare import Site
+
+LEFT_OUT_FILE = "left_out.txt"
+CUT_NAMED = 3
+CAPTION_SHOWN_CHARACTERS = 60
+
+
+@dataclass(frozen=True, kw_only=True)
+class CutCaptions:
+    """The captions that a tokenizer does not pass on to their end: (tokens, caption), the longest first."""
+
+    reader: str
+    length: int
+    total: int
+    cut: tuple[tuple[int, str], ...]
+
+
+def captions_cut(files: DatasetFile, *, site: Site) -> tuple[CutCaptions, ...]:
+    """What each tokenizer cuts; loads the tokenizers and nothing else, and those only where a caption is new."""
+    store = places.cache_of(files.text_embeds)
+    found = []
+    for limit in (part.limit for part in site.text_parts if part.limit is not None):
+        counts = token_counts(site.captions, limit=limit, store=store).tolist()
+        cut = [(n, said) for n, said in zip(counts, site.captions, strict=True) if n > limit.tokens]
+        ordered = tuple(sorted(cut, key=lambda each: (-each[0], each[1])))
+        found.append(CutCaptions(reader=limit.name, length=limit.tokens, total=len(site.captions), cut=ordered))
+    return tuple(found)
+
+
+def tell_plan(
+    *,
+    catalogs: Sequence[Catalog],
+    order: Order,
+    plan: LoopPlan,
+    cut: Sequence[CutCaptions],
+    needs: Sequence[CacheNeed],
+    estimate: MemoryEstimate,
+    device: torch.device,
+    output_dir: Path,
+    reporter: Reporter,
+) -> None:
+    """Tell of the whole plan, a section for each question that a person has before a run."""
+    sections = {
+        "Images": [*_images(catalogs, output_dir)],
+        "Buckets, in the first epoch": [*_buckets(order)],
+        "Captions": [line for each in cut for line in _cut(each)],
+        "Steps": [*_steps(plan)],
+        "Caches": [*_caches(needs)],
+        "Memory, estimated": [*_memory(estimate, device)],
+    }
+    for title, lines in sections.items():
+        reporter.hear(Notice(text="\n".join(["", title, *(f"  {line}" for line in lines)])))
+    reporter.hear(Notice(text="\nThis was a dry run: nothing was encoded or trained. Without --dry_run, it begins."))
+
+
+def _images(catalogs: Sequence[Catalog], output_dir: Path) -> Iterator[str]:
+    for catalog in catalogs:
+        left_out = f", {len(catalog.rejected):,} left out" if catalog.rejected else ""
+        yield f"{catalog.dataset_id}: {counted(len(catalog), 'images')}{left_out}"
+        for picture in catalog.rejected[:NAMES_SHOWN]:
+            yield f"  {printable(picture.path)} {picture.reason}"
+    lines = [f"{each.dataset_id}: {printable(p.path)} {p.reason}\n" for each in catalogs for p in each.rejected]
+    if any(len(catalog.rejected) > NAMES_SHOWN for catalog in catalogs):
+        path = output_dir / LEFT_OUT_FILE
+        write_whole(path, lambda partial: partial.write_text("".join(lines), encoding="utf-8"))
+        yield f"all that are left out: {path}"
+
+
+def _buckets(order: Order) -> Iterator[str]:
+    yield from map(str, first_epoch(order))
+    if mixed := mix(order):
+        yield mixed
+
+
+def _cut(found: CutCaptions) -> Iterator[str]:
+    if not found.cut:
+        yield f"{found.reader} reads {found.length} tokens: none of {counted(found.total, 'captions')} is longer"
+        return
+    longest = found.cut[0][0]
+    are = "is" if len(found.cut) == 1 else "are"
+    yield (
+        f"{found.reader} reads {found.length} tokens: {len(found.cut):,} of {counted(found.total, 'captions')} {are} "
+        f"longer and cut, the longest has {longest}"
+    )
+    for tokens, caption in found.cut[:CUT_NAMED]:
+        shown = caption if len(caption) <= CAPTION_SHOWN_CHARACTERS else caption[: CAPTION_SHOWN_CHARACTERS - 1] + "…"
+        yield f"  {tokens}: {printable(shown)!r}"
+
+
+def _steps(plan: LoopPlan) -> Iterator[str]:
+    images = counted(plan.images_per_step, "images")
+    yield f"{plan.total_steps:,} in all, of {images} each; {significant(plan.steps_per_epoch)} an epoch"
+    epochs = significant(plan.total_steps / plan.steps_per_epoch)
+    yield f"so {epochs} epochs; a checkpoint every {plan.checkpoint_every:,} steps"
+
+
+def _caches(needs: Sequence[CacheNeed]) -> Iterator[str]:
+    for need in needs:
+        if need.missing:
+            cached = f", {need.total - need.missing:,} are cached" if need.missing < need.total else ""
+            yield f"{need.name}: {counted(need.missing, need.unit)} to encode, {memory(need.size_bytes)}{cached}"
+        else:
+            yield f"{need.name}: all {counted(need.total, need.unit)} cached"
+    for folder in dict.fromkeys(need.folder for need in needs):
+        needed = sum(need.size_bytes for need in needs if need.folder == folder)
+        yield f"{folder}: {memory(needed)} more, of {memory(free_bytes(folder))} free"
+
+
+def _memory(estimate: MemoryEstimate, device: torch.device) -> Iterator[str]:
+    parts = ", ".join(f"{name} {memory(size_bytes)}" for name, size_bytes in vars(estimate.training).items())
+    yield f"caching {memory(estimate.caching_bytes)}"
+    yield f"training {memory(estimate.training_bytes)}: {parts}, libraries {memory(estimate.overhead_bytes)}"
+    if estimate.validation_bytes:
+        yield f"validation {memory(estimate.validation_bytes)}"
+    room = _memory_of(device)
+    verdict = "the run should fit" if estimate.peak_bytes < room else "the run would not fit"
+    yield f"{_name_of(device)} has {memory(room)}: {verdict}"
+
+
+def _memory_of(device: torch.device) -> int:
+    if device.type == "cuda":
+        return torch.cuda.get_device_properties(device).total_memory
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def _name_of(device: torch.device) -> str:
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else "this machine"

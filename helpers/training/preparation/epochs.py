@@ -1,0 +1,82 @@
+"""The batches of a run; where a data set asks for it, each epoch shows other random crops, encoded when it begins.
+
+Which crop a picture has is a function of the seed, the picture and the epoch, so a resumed run meets the same ones.
+"""
+
+from collections.abc import Generator, Sequence
+from contextlib import closing
+from dataclasses import replace
+
+from helpers.data.catalog.build import recut
+from helpers.data.sources import open as places
+from helpers.dataloader.loader import BatchSource, prefetched
+from helpers.dataloader.types import Position, TrainBatch
+from helpers.errors import CacheError
+from helpers.training.preparation.prepare import Ground, PreparedDataset, encode_sides, open_sides
+
+EPOCHS_KEPT = 2
+"""The epoch that runs, and the one before, which a checkpoint may lie in."""
+
+
+def batches_from(
+    start: Position, *, source: BatchSource, ground: Ground, depth: int
+) -> Generator[TrainBatch, None, None]:
+    """This rank's batches from `start` on, for ever, made `depth` ahead at the most; close it to stop making them."""
+    pin_memory = ground.runtime.device.type == "cuda"
+    changing = [prepared for prepared in ground.datasets if prepared.dataset.vae_cache_clear_each_epoch]
+    if not changing:
+        yield from prefetched(source, start, depth=depth, pin_memory=pin_memory)
+    order = source.order
+    while True:
+        end = order.position_after(order.batches_before(start.epoch + 1))
+        of_epoch = _with_crops_of(start.epoch, source=source, changing=changing, ground=ground)
+        with closing(prefetched(of_epoch, start, depth=depth, pin_memory=pin_memory, end=end)) as batches:
+            yield from batches
+        start = end
+
+
+def _with_crops_of(
+    epoch: int, *, source: BatchSource, changing: Sequence[PreparedDataset], ground: Ground
+) -> BatchSource:
+    """`source` with the latents of the crops of `epoch`, encoded where they are not cached; old ones go.
+
+    The first epoch's are those that were encoded before training. Raises CacheError where a picture cannot be read any
+    more: the order of pictures is settled.
+    """
+    if epoch == 0:
+        return source
+    crops = [_cropped(prepared, epoch=epoch, seed=source.seed, ground=ground) for prepared in changing]
+    ground.workers.ranks.wait()
+    for prepared in changing if ground.workers.ranks.rank == 0 else ():
+        _remove_before(epoch - EPOCHS_KEPT + 1, prepared=prepared, seed=source.seed)
+    return replace(
+        source,
+        latents={**source.latents, **{each.dataset.id: each.latents for each in crops}},
+        mirrored={**source.mirrored, **{each.dataset.id: each.mirrored for each in crops if each.mirrored}},
+    )
+
+
+def _cropped(prepared: PreparedDataset, *, epoch: int, seed: int, ground: Ground) -> PreparedDataset:
+    dataset, place = prepared.dataset, prepared.place
+    store = places.crops_of(dataset, latents=place, seed=seed, epoch=epoch)
+    catalog = recut(prepared.catalog, dataset=dataset, seed=seed, epoch=epoch)
+    rejected = encode_sides(
+        dataset, catalog=catalog, place=place, store=store, part=ground.latent_part, workers=ground.workers
+    )
+    if rejected:
+        raise CacheError(
+            f"{dataset.id}: {rejected[0].path} was trained on and {rejected[0].reason}. Put it back as it was, and the "
+            "same command goes on from the last checkpoint."
+        )
+    return open_sides(dataset, catalog=catalog, place=place, store=store, part=ground.latent_part)
+
+
+def _remove_before(epoch: int, *, prepared: PreparedDataset, seed: int) -> None:
+    """Remove what this program wrote for the epochs before `epoch`, back to one of which nothing is there."""
+    for over in range(epoch - 1, 0, -1):
+        store = places.crops_of(prepared.dataset, latents=prepared.place, seed=seed, epoch=over)
+        names = list(store.sizes())
+        for name in names:
+            store.remove(name)
+        if not names:
+            return

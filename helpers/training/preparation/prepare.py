@@ -1,0 +1,304 @@
+"""From the dataset file to caches that hold all a run will read: the road before the first step."""
+
+import itertools
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+
+from helpers.cache.latents import LatentCache, fill_latent_cache
+from helpers.cache.text import TextCache, Wanted, fill_text_cache
+from helpers.config.datasets.file import DatasetFile
+from helpers.config.datasets.types import EmbedsStore, ImageDataset, S3Dataset, TextEmbedsStore
+from helpers.config.options.data import CacheOptions, DataOptions
+from helpers.data.catalog.build import open_catalog, remember_rejected
+from helpers.data.kept_listing import KeptListing, forget_listing
+from helpers.data.sources import open as places
+from helpers.data.sources.image_table import ImageTable
+from helpers.data.types import Catalog, Rejected
+from helpers.dataloader.loader import EMPTY_CAPTION
+from helpers.models.family import LatentPart, ModelFamily, ModelParts, TextPart
+from helpers.ranks import Ranks
+from helpers.reporting.events import Notice
+from helpers.reporting.pages.datasets_page import CaptionLengths
+from helpers.reporting.reporter import Reporter
+from helpers.storage.protocols import CacheStore, SourceStore
+from helpers.training.disk_space import CacheNeed, captions_needed, latents_needed
+from helpers.training.distributed.runtime import Runtime
+from helpers.training.preparation.caption_lengths import lengths_by_tokenizer, tell_long_captions
+
+
+@dataclass(frozen=True, kw_only=True)
+class Workers:
+    """Who prepares: this process among its ranks, with so many threads, and who is told of it.
+
+    connections: threads for images that are far away, which mostly wait.
+    """
+
+    ranks: Ranks
+    threads: int
+    connections: int
+    reporter: Reporter
+
+    def threads_for(self, dataset: ImageDataset) -> int:
+        """So many of its images are read and decoded at once."""
+        return self.connections if isinstance(dataset, S3Dataset) else self.threads
+
+
+@dataclass(frozen=True, kw_only=True)
+class Site:
+    """What a run finds before it encodes anything: the engine, the model's places, and all pictures and captions.
+
+    catalogs: of every data set, also of those kept back. captions: of all of them, each once. drawn_captions: of
+    validation pictures. vae_batch_size: pictures encoded at once on an accelerator.
+    """
+
+    runtime: Runtime
+    workers: Workers
+    family: ModelFamily
+    parts: ModelParts
+    text_parts: tuple[TextPart, ...]
+    latent_part: LatentPart
+    vae_batch_size: int
+    catalogs: tuple[Catalog, ...]
+    captions: tuple[str, ...]
+    drawn_captions: tuple[str, ...]
+
+    @property
+    def cached_text_parts(self) -> tuple[TextPart, ...]:
+        """The text encoders whose outputs are cached."""
+        return tuple(part for part in self.text_parts if not part.learns)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PreparedDataset:
+    """A data set of which every picture has its latents, kept in `place`.
+
+    mirrored: left for right, where it shows both sides.
+    """
+
+    dataset: ImageDataset
+    place: EmbedsStore
+    catalog: Catalog
+    latents: LatentCache
+    mirrored: LatentCache | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ground:
+    """All that a run stands on before its model is loaded: the engine, the model's places, and filled caches.
+
+    files: what was asked for. datasets: what is trained on. kept_back: what never is, by whose loss others see what
+    was learnt.
+    """
+
+    runtime: Runtime
+    workers: Workers
+    family: ModelFamily
+    parts: ModelParts
+    latent_part: LatentPart
+    files: DatasetFile
+    datasets: tuple[PreparedDataset, ...]
+    text: TextCache
+    lengths_of_captions: Callable[[Catalog], tuple[CaptionLengths, ...]]
+    kept_back: tuple[PreparedDataset, ...] = ()
+
+    @property
+    def catalogs(self) -> dict[str, Catalog]:
+        """The catalogs of what is trained on, by data set id."""
+        return {dataset.catalog.dataset_id: dataset.catalog for dataset in self.datasets}
+
+    @property
+    def latents(self) -> dict[str, LatentCache]:
+        """The latent caches of what is trained on, by data set id."""
+        return {dataset.catalog.dataset_id: dataset.latents for dataset in self.datasets}
+
+    @property
+    def mirrored(self) -> dict[str, LatentCache]:
+        """The same left for right, of those that show both sides."""
+        return {dataset.catalog.dataset_id: dataset.mirrored for dataset in self.datasets if dataset.mirrored}
+
+
+def workers_for(options: DataOptions, *, ranks: Ranks, reporter: Reporter) -> Workers:
+    """As many threads as asked for, else one for each of the machine's processor cores."""
+    threads = options.max_workers or os.cpu_count() or 1
+    connections = options.aws_max_pool_connections or max(places.LEAST_AT_ONCE, threads)
+    return Workers(ranks=ranks, threads=threads, connections=connections, reporter=reporter)
+
+
+def open_catalogs(files: DatasetFile, *, parts: ModelParts, seed: int, workers: Workers) -> tuple[Catalog, ...]:
+    """What each prepared data set has; the first rank reads the headers, the others what it found.
+
+    Raises DataError where a data set has nothing to train on.
+    """
+    if workers.ranks.rank != 0:
+        workers.ranks.wait()
+    catalogs = tuple(
+        open_catalog(
+            dataset,
+            source=source,
+            table=table,
+            metadata=places.metadata_of(dataset, latents=files.latents_of(dataset)),
+            seed=seed,
+            workers=workers.threads_for(dataset),
+            reporter=workers.reporter,
+            longest_edge_px=parts.longest_edge_px,
+            filters=files.text_store_of(dataset).caption_filter_list,
+        )
+        for dataset in files.prepared
+        for source, table in [_pictures(dataset, files=files, workers=workers)]
+    )
+    if workers.ranks.rank == 0:
+        workers.ranks.wait()
+    return catalogs
+
+
+def _pictures(dataset: ImageDataset, *, files: DatasetFile, workers: Workers) -> tuple[SourceStore, ImageTable | None]:
+    """Where the pictures are, listed anew unless that is to be skipped, and the table about them, if any."""
+    is_first = workers.ranks.rank == 0
+    source, table = places.pictures_of(dataset, ask=is_first, threads=workers.threads, reporter=workers.reporter)
+    metadata = places.metadata_of(dataset, latents=files.latents_of(dataset))
+    if not dataset.trusted.isdisjoint(("aspect", "metadata")):
+        return KeptListing(source, metadata=metadata), table
+    if is_first:
+        forget_listing(metadata)
+    return source, table
+
+
+def captions_of(files: DatasetFile, *, catalogs: Iterable[Catalog], store: TextEmbedsStore) -> Iterator[str]:
+    """Every caption that `store` may lack, as often as it stands: not of data sets that say it is to be trusted."""
+    for dataset, catalog in zip(files.prepared, catalogs, strict=True):
+        if files.text_store_of(dataset) is store and "text" not in dataset.trusted:
+            for index in range(len(catalog)):
+                yield from catalog.captions_of(index)
+
+
+def all_captions(files: DatasetFile, *, catalogs: Sequence[Catalog]) -> tuple[str, ...]:
+    """Every caption of `captions_of`, each once."""
+    of_stores = (captions_of(files, catalogs=catalogs, store=store) for store in files.text_stores)
+    return tuple(dict.fromkeys(itertools.chain.from_iterable(of_stores)))
+
+
+def tell_of_captions(files: DatasetFile, *, site: Site) -> None:
+    """Have the first rank say which captions are cut (see `tell_long_captions`)."""
+    if site.workers.ranks.rank == 0:
+        store = places.cache_of(files.text_embeds)
+        tell_long_captions(
+            site.captions, catalogs=site.catalogs, parts=site.text_parts, store=store, reporter=site.workers.reporter
+        )
+
+
+def lengths_of_captions(files: DatasetFile, *, site: Site) -> Callable[[Catalog], tuple[CaptionLengths, ...]]:
+    """What tells how long a data set's captions are; a tokenizer is loaded only where it has to count."""
+    return partial(lengths_by_tokenizer, parts=site.text_parts, store=places.cache_of(files.text_embeds))
+
+
+def captions_kept_in(store: TextEmbedsStore, *, files: DatasetFile, site: Site) -> Iterator[str]:
+    """Every caption that this place keeps, as often as it stands: of the pictures of data sets that name it.
+
+    The default place keeps those of validation pictures too, and the empty one that caption dropout trains with.
+    """
+    if store is files.text_embeds:
+        yield from (EMPTY_CAPTION, *site.drawn_captions)
+    yield from captions_of(files, catalogs=site.catalogs, store=store)
+
+
+def needs_of(files: DatasetFile, *, site: Site, options: CacheOptions, look: bool = True) -> tuple[CacheNeed, ...]:
+    """What the caches of captions and of every data set still lack; look: False tells the most that may be."""
+    needs: list[CacheNeed] = []
+    for place in files.text_stores:
+        captions = captions_kept_in(place, files=files, site=site)
+        needs += captions_needed(
+            captions, parts=site.cached_text_parts, store=places.cache_of(place), options=options, look=look
+        )
+    for dataset, catalog in zip(files.prepared, site.catalogs, strict=True):
+        store = places.cache_of(files.latents_of(dataset))
+        if "vae" not in dataset.trusted:
+            sides = _sides(dataset, catalog)
+            needs += [latents_needed(side, part=site.latent_part, store=store, look=look) for side in sides]
+    return tuple(needs)
+
+
+def prepare_text(files: DatasetFile, *, site: Site, options: CacheOptions) -> TextCache:
+    """Encode what is not cached yet of every picture's captions, each in its data set's place."""
+    wanted = [
+        Wanted(
+            captions=tuple(dict.fromkeys(captions_kept_in(place, files=files, site=site))),
+            store=places.cache_of(place),
+            write_batch_size=place.write_batch_size,
+        )
+        for place in files.text_stores
+    ]
+    fill_text_cache(
+        wanted,
+        parts=site.cached_text_parts,
+        options=options,
+        ranks=site.workers.ranks,
+        reporter=site.workers.reporter,
+        scan_for_errors=any(dataset.scan_for_errors for dataset in files.prepared),
+    )
+    stores = [each.store for each in wanted]
+    return TextCache(stores, parts=site.cached_text_parts, assemble=site.family.assemble_text)
+
+
+def prepare_latents(
+    dataset: ImageDataset, *, files: DatasetFile, catalog: Catalog, part: LatentPart, workers: Workers
+) -> PreparedDataset:
+    """Encode the pictures that are not cached yet; those that turn out unreadable are left out, by name.
+
+    A cache that is to be trusted is taken as it is.
+
+    Raises DataError where none is left.
+    """
+    place = files.latents_of(dataset)
+    store = places.cache_of(place)
+    if "vae" in dataset.trusted:
+        return open_sides(dataset, catalog=catalog, place=place, store=store, part=part)
+    rejected = encode_sides(dataset, catalog=catalog, place=place, store=store, part=part, workers=workers)
+    for picture in rejected:
+        text = f"{dataset.id}: {picture.path} is left out: {picture.reason}"
+        workers.reporter.hear(Notice(level="warning", text=text))
+    if workers.ranks.rank == 0:
+        remember_rejected(places.metadata_of(dataset, latents=place), catalog, rejected)
+    return open_sides(dataset, catalog=catalog.without(rejected), place=place, store=store, part=part)
+
+
+def encode_sides(
+    dataset: ImageDataset,
+    *,
+    catalog: Catalog,
+    place: EmbedsStore,
+    store: CacheStore,
+    part: LatentPart,
+    workers: Workers,
+) -> tuple[Rejected, ...]:
+    """Encode what `store` lacks of the pictures, and with `flip` of the same left for right; those unreadable."""
+    rejected: dict[str, Rejected] = {}
+    for side in _sides(dataset, catalog):
+        found = fill_latent_cache(
+            side,
+            part=part,
+            store=store,
+            vae_batch_size=dataset.vae_batch_size,
+            write_batch_size=place.write_batch_size,
+            workers=workers.threads_for(dataset),
+            ranks=workers.ranks,
+            reporter=workers.reporter,
+            scan_for_errors=dataset.scan_for_errors,
+        )
+        rejected |= {picture.path: picture for picture in found}
+    return tuple(rejected.values())
+
+
+def open_sides(
+    dataset: ImageDataset, *, catalog: Catalog, place: EmbedsStore, store: CacheStore, part: LatentPart
+) -> PreparedDataset:
+    """The data set with what `encode_sides` made of it."""
+    caches = [LatentCache(store, catalog=side, part=part) for side in _sides(dataset, catalog)]
+    return PreparedDataset(
+        dataset=dataset, place=place, catalog=catalog, latents=caches[0], mirrored=caches[1] if dataset.flip else None
+    )
+
+
+def _sides(dataset: ImageDataset, catalog: Catalog) -> tuple[Catalog, ...]:
+    return (catalog, replace(catalog, mirrored=True)) if dataset.flip else (catalog,)

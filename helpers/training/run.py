@@ -1,0 +1,166 @@
+"""The chapters of a run, each handed the whole configuration; train.py tells their order, this what is in them."""
+
+from contextlib import closing
+from functools import partial
+
+from helpers.config.datasets.file import DatasetFile
+from helpers.config.train_config import RunConfig
+from helpers.models.registry import families
+from helpers.reporting.events import Notice
+from helpers.reporting.reporter import Reporter
+from helpers.training import setup as assemble
+from helpers.training.checkpoint.config_changes import look_back
+from helpers.training.disk_space import check_disk
+from helpers.training.distributed.runtime import heed_other_ranks as heed_other_ranks
+from helpers.training.distributed.runtime import open_runtime
+from helpers.training.finish import finish
+from helpers.training.loop import train
+from helpers.training.memory import ENCODING, TRAINING, explained, needs_of
+from helpers.training.optim.optimizers import check_optimiser_on
+from helpers.training.performance import check_attention, compile_ahead
+from helpers.training.pictures import validation_captions
+from helpers.training.preparation import dry_run
+from helpers.training.preparation import prepare as road
+from helpers.training.preparation.dataset_report import report_datasets
+from helpers.training.preparation.epochs import batches_from
+from helpers.training.preparation.prepare import Ground, Site
+from helpers.training.signals import StopRequest
+from helpers.training.validation.split import split_off, trained_on
+
+FAMILY = "sd3"
+BATCHES_AHEAD = 4
+
+
+def look(config: RunConfig, files: DatasetFile, reporter: Reporter) -> Site:
+    """Chapter 1: find the engine, the model's parts and the pictures, and load none of them."""
+    runtime = open_runtime(config.precision, config.run)
+    check_attention(config.speed, runtime=runtime)
+    check_optimiser_on(runtime.device, config.optimizer)
+    look_back(config, files, ranks=runtime, reporter=reporter)
+    family = families()[FAMILY]
+    parts = family.locate(config.model)
+    if told := parts.told_sources():
+        reporter.hear(Notice(text=told))
+    workers = road.workers_for(config.data, ranks=runtime, reporter=reporter)
+    catalogs = road.open_catalogs(files, parts=parts, seed=config.run.seed, workers=workers)
+    vae_batch_size = max(dataset.vae_batch_size for dataset in files.prepared)
+    latent_part = family.latent_part(parts, runtime.precision, runtime.device, vae_batch_size=vae_batch_size)
+    return road.Site(
+        runtime=runtime,
+        workers=workers,
+        family=family,
+        parts=parts,
+        text_parts=family.text_parts(parts, config.text, runtime.precision, runtime.device),
+        latent_part=latent_part.kept() if config.cache.keep_vae_loaded else latent_part,
+        vae_batch_size=vae_batch_size,
+        catalogs=catalogs,
+        captions=road.all_captions(files, catalogs=catalogs),
+        drawn_captions=validation_captions(config.validation),
+    )
+
+
+def foresee(config: RunConfig, files: DatasetFile, site: Site, reporter: Reporter) -> None:
+    """Chapter 2 of a dry run, and its last: say what a run would do and need."""
+    if site.runtime.rank != 0:
+        return
+    catalogs = trained_on(
+        site.catalogs[: len(files.images)], count=config.held_out.num_eval_images, seed=config.run.seed
+    )
+    order = assemble.order_of(catalogs, run=config.run, world_size=site.runtime.world_size)
+    report_datasets(
+        config.run.output_folder,
+        catalogs=catalogs,
+        order=order,
+        lengths_of=road.lengths_of_captions(files, site=site),
+        workers=site.workers,
+    )
+    dry_run.tell_plan(
+        catalogs=site.catalogs,
+        order=order,
+        plan=assemble.plan_of(config, order=order),
+        cut=dry_run.captions_cut(files, site=site),
+        needs=road.needs_of(files, site=site, options=config.cache),
+        estimate=needs_of(config, files, place=site, catalogs=catalogs).estimate,
+        device=site.runtime.device,
+        output_dir=config.run.output_folder,
+        reporter=reporter,
+    )
+
+
+def prepare(config: RunConfig, files: DatasetFile, site: Site) -> Ground:
+    """Chapter 2: encode what no cache holds yet, if the disk has room for it."""
+    with explained(ENCODING, lambda: needs_of(config, files, place=site, catalogs=site.catalogs)):
+        return _encode(config, files, site)
+
+
+def _encode(config: RunConfig, files: DatasetFile, site: Site) -> Ground:
+    road.tell_of_captions(files, site=site)
+    check_disk(partial(road.needs_of, files, site=site, options=config.cache))
+    text = road.prepare_text(files, site=site, options=config.cache)
+    prepared = tuple(
+        road.prepare_latents(dataset, files=files, catalog=catalog, part=site.latent_part, workers=site.workers)
+        for dataset, catalog in zip(files.prepared, site.catalogs, strict=True)
+    )
+    trained, split = split_off(
+        prepared[: len(files.images)],
+        count=config.held_out.num_eval_images,
+        seed=config.run.seed,
+        part=site.latent_part,
+        reporter=site.workers.reporter,
+    )
+    return road.Ground(
+        runtime=site.runtime,
+        workers=site.workers,
+        family=site.family,
+        parts=site.parts,
+        latent_part=site.latent_part,
+        files=files,
+        datasets=trained,
+        text=text,
+        lengths_of_captions=road.lengths_of_captions(files, site=site),
+        kept_back=(*prepared[len(files.images) :], *split),
+    )
+
+
+def learn(config: RunConfig, ground: Ground, stop: StopRequest, reporter: Reporter) -> None:
+    """Chapter 3: order the pictures, go on where a checkpoint left off, train, and write what was learnt."""
+    with explained(TRAINING, lambda: needs_of(config, ground.files, place=ground, catalogs=ground.catalogs.values())):
+        _learn(config, ground, stop, reporter)
+
+
+def _learn(config: RunConfig, ground: Ground, stop: StopRequest, reporter: Reporter) -> None:
+    catalogs = tuple(ground.catalogs.values())
+    order = assemble.order_of(catalogs, run=config.run, world_size=ground.runtime.world_size)
+    assemble.tell_buckets(order, reporter)
+    report_datasets(
+        config.run.output_folder,
+        catalogs=catalogs,
+        order=order,
+        lengths_of=ground.lengths_of_captions,
+        workers=ground.workers,
+    )
+    checkpoint, state = assemble.starting_point(config, ground=ground, order=order, reporter=reporter)
+    plan = assemble.plan_of(config, order=order, start=state)
+    if state.step >= plan.total_steps:
+        text = f"this run is finished, all {plan.total_steps} steps of it; a larger max_train_steps goes on from here"
+        reporter.hear(Notice(text=text))
+    model = assemble.load_model(config, ground=ground, checkpoint=checkpoint, reporter=reporter)
+    reporter.hear(
+        assemble.run_started(config, ground=ground, model=model, checkpoint=checkpoint, state=state, plan=plan)
+    )
+    if ground.runtime.rank == 0:
+        assemble.check_room_of(config, model=model, saves=plan.saves_after(state.step))
+    source = assemble.batch_source(config, ground=ground, model=model, order=order)
+    compile_ahead(config.speed, learner=model.learner, source=source, reporter=reporter)
+    with closing(batches_from(state.position, source=source, ground=ground, depth=BATCHES_AHEAD)) as batches:
+        train(
+            model.learner,
+            optimiser=model.optimiser,
+            state=state,
+            batches=batches,
+            plan=plan,
+            duties=assemble.duties_of(config, ground=ground, model=model, stop=stop, reporter=reporter),
+            stop=stop,
+            reporter=reporter,
+        )
+    finish(config, ground=ground, model=model, state=state, plan=plan, reporter=reporter)

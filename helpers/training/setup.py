@@ -1,0 +1,322 @@
+"""Puts together what a run is made of, from the whole configuration to the options of each part, and takes it down.
+
+With train.py the only place below which nothing knows the whole configuration.
+"""
+
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import partial
+
+from torch import nn
+from torch.optim import Optimizer
+
+from helpers.config.options.training import RunOptions
+from helpers.config.train_config import RunConfig
+from helpers.data.types import Catalog
+from helpers.dataloader.epoch_plan import first_epoch, mix
+from helpers.dataloader.loader import BatchSource
+from helpers.dataloader.sampler import Order
+from helpers.errors import TrainingError
+from helpers.models.adapters.registry import in_words, make_trained
+from helpers.models.adapters.trainable import Trained
+from helpers.reporting.events import Change, Notice, RunStarted
+from helpers.reporting.progress import stage
+from helpers.reporting.reporter import Reporter
+from helpers.training.averages import make_average
+from helpers.training.callbacks import VALIDATE_NOW, FirstRankDuties, OtherRankDuties
+from helpers.training.checkpoint.checkpoint import (
+    Checkpoint,
+    CheckpointContent,
+    CheckpointWriter,
+    clear_partial_checkpoints,
+    find_checkpoint,
+    restore_memory,
+    restore_trained,
+)
+from helpers.training.checkpoint.compatibility import compare
+from helpers.training.checkpoint.config_changes import what_decides
+from helpers.training.checkpoint.manifest import Foundations, configuration_of, dataset_fingerprints
+from helpers.training.checkpoint.provenance import provenance
+from helpers.training.checkpoint.resume import starting_state
+from helpers.training.conditioning import Conditioning, conditioned
+from helpers.training.divided import TogetherDuties, divided
+from helpers.training.loop import Duties, LoopPlan
+from helpers.training.memory import needs_of
+from helpers.training.moments import Rhythm
+from helpers.training.optim.ema import Average, drawn_from
+from helpers.training.optim.zero import prepared
+from helpers.training.performance import speed_up
+from helpers.training.plan import plan_run
+from helpers.training.preparation.prepare import Ground
+from helpers.training.room import check_room, checkpoint_bytes
+from helpers.training.sigma_losses import sigma_quantiles
+from helpers.training.signals import StopRequest
+from helpers.training.state import TrainState
+from helpers.training.step import Learner
+from helpers.training.validation.images import Painter
+from helpers.training.validation.loss import HeldOut
+
+BUCKETS_NAMED = 12
+
+
+@dataclass(frozen=True, kw_only=True)
+class Model:
+    """What learns; `denoiser` is the bare module, which the learner's may wrap. started: by `time.monotonic`."""
+
+    learner: Learner
+    trained: Trained
+    denoiser: nn.Module
+    text: Conditioning
+    optimiser: Optimizer
+    average: Average
+    started: float
+
+
+def order_of(catalogs: Iterable[Catalog], *, run: RunOptions, world_size: int) -> Order:
+    """The order of all pictures."""
+    buckets = [bucket for catalog in catalogs for bucket in catalog.buckets]
+    return Order(buckets, seed=run.seed, batch_size=run.train_batch_size, world_size=world_size)
+
+
+def tell_buckets(order: Order, reporter: Reporter) -> None:
+    """A line for each bucket that says what it gives, and one for what they make together."""
+    plans = first_epoch(order)
+    for each in plans[:BUCKETS_NAMED]:
+        reporter.hear(Notice(text=str(each)))
+    if len(plans) > BUCKETS_NAMED:
+        reporter.hear(Notice(text=f"and {len(plans) - BUCKETS_NAMED} buckets more"))
+    if mixed := mix(order):
+        reporter.hear(Notice(text=mixed))
+
+
+def plan_of(config: RunConfig, *, order: Order, start: TrainState | None = None) -> LoopPlan:
+    """How long the run over `order` is, and when its duties are due; see `plan_run`."""
+    return plan_run(order, run=config.run, optimizer=config.optimizer, checkpoint=config.checkpoint, start=start)
+
+
+def starting_point(
+    config: RunConfig, *, ground: Ground, order: Order, reporter: Reporter
+) -> tuple[Checkpoint | None, TrainState]:
+    """What the run continues from, and where that stands; None and the beginning for a new one.
+
+    Raises CheckpointError where the checkpoint asked for is not there, or belongs to another run.
+    """
+    output_dir = config.run.output_folder
+    if ground.runtime.rank == 0:
+        clear_partial_checkpoints(output_dir, reporter=reporter)
+    ground.runtime.wait()
+    checkpoint = find_checkpoint(output_dir, config.checkpoint.resume_from_checkpoint, reporter=reporter)
+    state = starting_state(
+        checkpoint,
+        configuration=configuration_of(config),
+        foundations=foundations_of(ground),
+        order=order,
+        reporter=reporter,
+    )
+    return checkpoint, state
+
+
+def batch_source(config: RunConfig, *, ground: Ground, model: Model, order: Order) -> BatchSource:
+    """What makes this rank's batches."""
+    return BatchSource(
+        order=order,
+        catalogs=ground.catalogs,
+        latents=ground.latents,
+        mirrored=ground.mirrored,
+        text=ground.text,
+        tokens=model.text.tokens,
+        objective=config.objective,
+        flow_shift=_flow_shift(config, ground),
+        caption_dropout_probability=config.run.caption_dropout_probability,
+        seed=config.run.seed,
+        rank=ground.runtime.rank,
+    )
+
+
+def _flow_shift(config: RunConfig, ground: Ground) -> float:
+    return config.objective.flow_shift or ground.parts.flow_shift
+
+
+def load_model(config: RunConfig, *, ground: Ground, checkpoint: Checkpoint | None, reporter: Reporter) -> Model:
+    """Load the base, let move what is trained, and put the checkpoint's numbers in, where there is one."""
+    started = time.monotonic()
+    family, runtime = ground.family, ground.runtime
+    precision = runtime.precision.of_trained(model_type=config.model.model_type, optimizer=config.optimizer.optimizer)
+    with stage(reporter, f"load {ground.parts.variant}", total=1, unit="models") as advance:
+        denoiser = family.load_denoiser(ground.parts, precision, runtime.device, waiting=config.speed.offload_blocks)
+        advance()
+    trained = make_trained(
+        denoiser,
+        model_type=config.model.model_type,
+        lora=config.lora,
+        full=config.full,
+        family=family,
+        parts=ground.parts,
+        seed=config.run.seed,
+    )
+    text, trained = conditioned(
+        denoiser, trained=trained, ground=ground, text=config.text, lora=config.lora, run=config.run, reporter=reporter
+    )
+    reporter.hear(Notice(text=in_words(trained)))
+    speed_up(denoiser, config.speed, run=config.run, family=family, device=runtime.device)
+    if config.optimizer.fused_backward and runtime.world_size > 1:
+        raise TrainingError("fused_backward=true moves weights before processes have shared gradients: say false.")
+    if checkpoint is not None:
+        restore_trained(checkpoint, trained=trained)
+    trained = divided(denoiser, trained=trained, runtime=runtime)
+    ready, optimiser = prepared(text.module, config.optimizer, weights=trained.weights, run=config.run, runtime=runtime)
+    if checkpoint is not None:
+        restore_memory(checkpoint, weights=trained.weights, optimiser=optimiser)
+    average = make_average(config.ema, config.optimizer, weights=trained.weights, optimiser=optimiser)
+    if checkpoint is not None:
+        average.load(checkpoint.folder)
+    return Model(
+        learner=_learner(config, ground=ground, denoiser=ready, trained=trained),
+        trained=trained,
+        denoiser=denoiser,
+        text=text,
+        optimiser=optimiser,
+        average=average,
+        started=started,
+    )
+
+
+def _learner(config: RunConfig, *, ground: Ground, denoiser: nn.Module, trained: Trained) -> Learner:
+    return Learner(
+        runtime=ground.runtime,
+        denoiser=denoiser,
+        weights=trained.weights,
+        predict=ground.family.predict,
+        as_base=trained.as_base,
+        objective=config.objective,
+        sigma_edges=sigma_quantiles(config.objective, shift=_flow_shift(config, ground)),
+    )
+
+
+def check_room_of(config: RunConfig, *, model: Model, saves: int) -> None:
+    """See `check_room`; saves: how often the run will still save."""
+    size = checkpoint_bytes(
+        model.learner.weights.values(), optimizer=config.optimizer.optimizer, keeps_average=config.ema.use_ema
+    )
+    keep = config.checkpoint.checkpoints_total_limit
+    check_room(config.run.output_folder, each_bytes=size, saves=saves, keep=keep)
+
+
+def duties_of(config: RunConfig, *, ground: Ground, model: Model, stop: StopRequest, reporter: Reporter) -> Duties:
+    """What this rank does between steps."""
+    duties = _duties_of(config, ground=ground, model=model, stop=stop, reporter=reporter)
+    if not ground.runtime.divides and not ground.runtime.stage_of_zero:
+        return duties
+    return TogetherDuties(
+        duties=duties,
+        runtime=ground.runtime,
+        denoiser=model.denoiser,
+        optimiser=model.optimiser,
+        weights=model.trained.weights,
+    )
+
+
+def _duties_of(
+    config: RunConfig, *, ground: Ground, model: Model, stop: StopRequest, reporter: Reporter
+) -> FirstRankDuties | OtherRankDuties:
+    if ground.runtime.rank != 0:
+        return OtherRankDuties()
+    output_dir = config.run.output_folder
+    content = CheckpointContent(
+        trained=model.trained,
+        optimiser=model.optimiser,
+        average=model.average,
+        metadata=provenance(ground.parts, trained=model.trained, text=config.text),
+    )
+    writer = CheckpointWriter(
+        output_dir=output_dir,
+        keep=config.checkpoint.checkpoints_total_limit,
+        content=content,
+        configuration=configuration_of(config),
+        foundations=foundations_of(ground),
+        reporter=reporter,
+    )
+    painter = Painter(
+        options=config.validation,
+        family=ground.family,
+        parts=ground.parts,
+        denoiser=model.denoiser,
+        weights=drawn_from(model.average, config.ema),
+        latent_part=ground.latent_part,
+        needs=partial(needs_of, config, ground.files, place=ground, catalogs=ground.catalogs.values()),
+        embedding=model.text.lookup.embedding,
+        output_dir=output_dir,
+        stop=stop,
+        reporter=reporter,
+    )
+    draw_every = config.validation.validation_steps or config.checkpoint.checkpointing_steps
+    return FirstRankDuties(
+        writer=writer,
+        painter=painter,
+        draws=Rhythm(steps=draw_every, epochs=config.validation.validation_epochs),
+        held_out=_held_out(config, ground=ground, model=model, stop=stop, reporter=reporter),
+        measures=Rhythm(steps=config.held_out.eval_steps_interval or draw_every),
+        average=model.average,
+        asked_by=output_dir / VALIDATE_NOW,
+    )
+
+
+def _held_out(config: RunConfig, *, ground: Ground, model: Model, stop: StopRequest, reporter: Reporter) -> HeldOut:
+    keeps_base = config.model.model_type != "full"
+    return HeldOut(
+        datasets=ground.kept_back,
+        text=model.text.lookup,
+        learner=model.learner,
+        denoiser=model.denoiser,
+        average=model.average if config.ema.use_ema or config.optimizer.averages else None,
+        as_base=model.trained.as_base if keeps_base else None,
+        batch_size=config.run.train_batch_size,
+        seed=config.run.seed,
+        base_identity=ground.parts.identity,
+        output_dir=config.run.output_folder,
+        stop=stop,
+        reporter=reporter,
+    )
+
+
+def run_started(
+    config: RunConfig, *, ground: Ground, model: Model, checkpoint: Checkpoint | None, state: TrainState, plan: LoopPlan
+) -> RunStarted:
+    """What this run is, and what has changed since `checkpoint`, for whoever listens."""
+    configuration = configuration_of(config)
+    changes: tuple[Change, ...] = ()
+    if checkpoint is not None:
+        found = compare(
+            checkpoint.manifest,
+            configuration=configuration,
+            foundations=foundations_of(ground),
+            folder=str(checkpoint.folder),
+        )
+        changes = tuple(Change(name=each.name, before=each.saved, now=each.current) for each in found.announced)
+    return RunStarted(
+        base_model=ground.parts.name,
+        model_type=config.model.model_type,
+        trained_numbers=sum(weight.numel() for weight in model.learner.weights.values()),
+        settings=configuration,
+        datasets={dataset_id: len(catalog) for dataset_id, catalog in ground.catalogs.items()},
+        output_dir=config.run.output_folder,
+        first_step=state.step,
+        total_steps=plan.total_steps,
+        changes=changes,
+        base_variant=ground.parts.variant,
+        base_folder=ground.parts.transformer.parent,
+        trained=model.trained.what,
+        result=model.trained.result,
+    )
+
+
+def foundations_of(ground: Ground) -> Foundations:
+    """What a checkpoint of this run stands on."""
+    return Foundations(
+        base_model=ground.parts.name,
+        base_identity=ground.parts.identity,
+        world_size=ground.runtime.world_size,
+        datasets=dataset_fingerprints(list(ground.catalogs.values())),
+        dataset_settings=what_decides(ground.files),
+    )

@@ -1,0 +1,103 @@
+"""Draws what the model makes of a prompt while it learns, borrowing the model and giving it back as it was."""
+
+import json
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from helpers.config.options.validation import ValidationOptions
+from helpers.device import release_device_memory
+from helpers.files import write_whole
+from helpers.models.family import LatentPart, ModelFamily, ModelParts, RenderRequest, TextEmbedding
+from helpers.reporting.card_pictures import PNG_ENTRY
+from helpers.reporting.events import PicturesDrawn
+from helpers.reporting.progress import stage
+from helpers.reporting.reporter import Reporter
+from helpers.training.memory import DRAWING, MemoryNeeds, explained
+from helpers.training.pictures import Picture, pictures
+from helpers.training.signals import StopRequest
+
+
+@dataclass(frozen=True, kw_only=True)
+class Painter:
+    """Draws the validation pictures of a run; nothing where there is no prompt.
+
+    denoiser: the bare module, not as prepared for several processes. embedding: a caption as the model is given it.
+    weights: a context in which the denoiser has the weights to draw with. needs: the run's, of memory.
+    """
+
+    options: ValidationOptions
+    family: ModelFamily
+    parts: ModelParts
+    denoiser: nn.Module
+    weights: Callable[[], AbstractContextManager[None]]
+    latent_part: LatentPart
+    needs: Callable[[], MemoryNeeds]
+    embedding: Callable[[str], TextEmbedding]
+    output_dir: Path
+    stop: StopRequest
+    reporter: Reporter
+
+    def draw(self, step: int, *, only_missing: bool = False) -> None:
+        """Write the pictures of `step`; `only_missing`: those that are not there, drawn as they would be now.
+
+        Training's modes, gradients and random state are afterwards what they were. A requested stop ends it early.
+        """
+        folder = self.output_dir / "validation_images" / f"step_{step}"
+        wanted = pictures(self.options, step=step, base_model=self.parts.identity)
+        if only_missing:
+            wanted = tuple(picture for picture in wanted if not picture.is_drawn(folder))
+        if not wanted or self.stop.requested:
+            return
+        device = next(self.denoiser.parameters()).device
+        # Training seeds what it draws at each step, so it would not notice; whoever else draws does not either.
+        undisturbed = torch.random.fork_rng(devices=[device] if device.type == "cuda" else [])
+        with explained(DRAWING, self.needs), torch.no_grad(), undisturbed, self.weights():
+            drawn = self._draw(wanted)
+        paths = tuple(_write(picture, pixels, folder) for picture, pixels in drawn)
+        if paths:
+            captions = tuple(picture.prompt for picture, _ in drawn)
+            self.reporter.hear(PicturesDrawn(step=step, paths=paths, captions=captions))
+
+    def _draw(self, wanted: tuple[Picture, ...]) -> list[tuple[Picture, Tensor]]:
+        """uint8 RGB pixels [H, W, 3] of each picture; the VAE is loaded once, after the denoiser has done its part."""
+        latents: list[Tensor] = []
+        with stage(self.reporter, "draw validation pictures", total=len(wanted), unit="pictures") as advance:
+            for picture in wanted:
+                if self.stop.requested:
+                    return []
+                latents.append(self.family.render(self.denoiser, self.parts, self._request(picture)))
+                advance()
+            vae = self.latent_part.load()
+            pixels = [vae.decode(each, tiled=self.options.vae_enable_tiling)[0] for each in latents]
+        del vae
+        release_device_memory()
+        return list(zip(wanted, pixels, strict=True))
+
+    def _request(self, picture: Picture) -> RenderRequest:
+        return RenderRequest(
+            prompt=self.embedding(picture.prompt),
+            negative=self.embedding(picture.negative_prompt) if picture.guidance > 1 else None,
+            width=picture.width,
+            height=picture.height,
+            steps=picture.inference_steps,
+            guidance=picture.guidance,
+            seed=picture.seed,
+            skip_layers=picture.skip_layers if picture.guidance > 1 else (),
+            skip_scale=picture.skip_scale,
+            skip_start=picture.skip_start,
+            skip_stop=picture.skip_stop,
+        )
+
+
+def _write(picture: Picture, pixels: Tensor, folder: Path) -> Path:
+    from PIL import Image, PngImagePlugin
+
+    header = PngImagePlugin.PngInfo()
+    header.add_itxt(PNG_ENTRY, json.dumps(asdict(picture)))
+    image = Image.fromarray(pixels.numpy())
+    return write_whole(folder / picture.file_name, lambda path: image.save(path, format="PNG", pnginfo=header))

@@ -1,0 +1,211 @@
+"""Measures the loss on pictures that are never trained on, which tells learning from learning by heart."""
+
+import hashlib
+import json
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from helpers.dataloader.loader import TextLookup
+from helpers.dataloader.rng import generator
+from helpers.files import write_whole
+from helpers.models.contexts import in_use
+from helpers.models.flow_matching import loss_per_sample, noisy_latents, velocity_target
+from helpers.reporting.events import HeldOutLoss, Notice, SigmaLoss
+from helpers.reporting.progress import stage
+from helpers.reporting.reporter import Reporter
+from helpers.training.optim.ema import Average
+from helpers.training.preparation.prepare import PreparedDataset
+from helpers.training.signals import StopRequest
+from helpers.training.step import Learner
+
+LOG = Path("logs", "held_out.jsonl")
+RANGES = 4
+SIGMAS = tuple((part + 0.5) / RANGES for part in range(RANGES))
+"""The middles of equal ranges: the same for every run, so that runs can be compared."""
+
+RISEN_TIMES, RISEN_BY = 3, 1.02
+"""So many measurements in a row, each so much above the lowest one, are called over-fitting."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class HeldOut:
+    """The pictures that are kept back, and what their loss is measured with; the first rank measures alone.
+
+    denoiser: the bare module. average: None where none is kept. as_base: see `Trained`; None where the base is what
+    moves. batch_size: pictures at once. base_identity: of the base's weights.
+    """
+
+    datasets: Sequence[PreparedDataset]
+    text: TextLookup
+    learner: Learner
+    denoiser: nn.Module
+    average: Average | None
+    as_base: Callable[[nn.Module], AbstractContextManager[None]] | None
+    batch_size: int
+    seed: int
+    base_identity: str
+    output_dir: Path
+    stop: StopRequest
+    reporter: Reporter
+
+    def measure(self, step: int, *, only_missing: bool = False) -> None:
+        """Tell the loss after `step`, and write it to the log; `only_missing`: unless the log has it.
+
+        Training's modes, weights, gradients and random state are afterwards what they were.
+        """
+        points = [point for point in self._points() if point["step"] < step or only_missing]
+        if not self.datasets or (only_missing and any(point["step"] == step for point in points)):
+            return
+        points = [point for point in points if point["step"] < step]
+        contexts = self._contexts(points)
+        losses: dict[str, list[float]] = {}
+        with stage(
+            self.reporter, "measure the held-out loss", total=self._images * len(contexts), unit="images"
+        ) as advance:
+            for name, context in contexts.items():
+                with context:
+                    losses[name] = self._losses(advance)
+        if self.stop.requested:
+            return
+        known = points[0]["base_mean"] if points else None
+        base = _mean(losses["base"]) if "base" in losses else _mean(losses["raw"]) if step == 0 else known
+        event = HeldOutLoss(
+            step=step,
+            images=self._images,
+            mean=_mean(losses["raw"]),
+            by_sigma=self._by_sigma(losses["raw"]),
+            base_mean=base,
+            ema_mean=_mean(losses["ema"]) if "ema" in losses else None,
+            ema_by_sigma=self._by_sigma(losses["ema"]) if "ema" in losses else (),
+        )
+        self._remember(event)
+        self.reporter.hear(event)
+        if said := over_fitting([*points, asdict(event)]):
+            self.reporter.hear(Notice(level="warning", text=said))
+
+    def _contexts(self, points: Sequence[Any]) -> dict[str, AbstractContextManager[None]]:
+        """What is to be measured by name, each with the weights to measure it with; the base once."""
+        contexts: dict[str, AbstractContextManager[None]] = {"raw": nullcontext()}
+        if self.average is not None:
+            contexts["ema"] = self.average.in_place()
+        if self.as_base is not None and not points:
+            contexts["base"] = self.as_base(self.denoiser)
+        return contexts
+
+    @torch.no_grad()
+    def _losses(self, advance: Callable[..., None]) -> list[float]:
+        """The mean loss over all pictures by σ, unweighted; the device is waited for once."""
+        sums = torch.zeros(len(SIGMAS), dtype=torch.float64)
+        with in_use(self.denoiser):
+            for dataset, indices in self._batches():
+                if self.stop.requested:
+                    break
+                sums += torch.tensor(self._batch(dataset, indices), dtype=torch.float64)
+                advance(len(indices))
+        return (sums / self._images).tolist()
+
+    def _batch(self, dataset: PreparedDataset, indices: Sequence[int]) -> list[float]:
+        """The summed losses of some pictures of one size, by σ."""
+        runtime, catalog = self.learner.runtime, dataset.catalog
+        latents = torch.stack([dataset.latents.latents(index) for index in indices])
+        noise = torch.stack(
+            [
+                torch.randn(one.shape, generator=generator(self.seed, "held-out noise", catalog.paths[index]))
+                for one, index in zip(latents, indices, strict=True)
+            ]
+        )
+        texts = [self.text.embedding(catalog.captions_of(index)[0]) for index in indices]
+        latents, noise, prompts, pooled = (
+            tensor.to(runtime.device)
+            for tensor in (
+                latents,
+                noise,
+                torch.stack([text.prompt_embeds for text in texts]),
+                torch.stack([text.pooled for text in texts]),
+            )
+        )
+        target = velocity_target(latents, noise)
+        sums: list[Tensor] = []
+        for sigma in SIGMAS:
+            sigmas = torch.full((len(indices),), sigma, device=runtime.device)
+            with runtime.autocast():
+                noisy = noisy_latents(latents, noise, sigmas)
+                prediction = self.learner.predict(self.denoiser, noisy, sigmas, prompts, pooled)
+            losses = loss_per_sample(prediction, target, loss_type=self.learner.objective.loss_type)
+            sums.append(losses.sum())
+        return torch.stack(sums).tolist()
+
+    def _batches(self) -> Iterator[tuple[PreparedDataset, list[int]]]:
+        for dataset in self.datasets:
+            for bucket in dataset.catalog.buckets:
+                for first in range(0, len(bucket), self.batch_size):
+                    yield dataset, bucket.images[first : first + self.batch_size].tolist()
+
+    @property
+    def _images(self) -> int:
+        return sum(len(dataset.catalog) for dataset in self.datasets)
+
+    def _by_sigma(self, losses: Sequence[float]) -> tuple[SigmaLoss, ...]:
+        return tuple(
+            SigmaLoss(low=part / RANGES, high=(part + 1) / RANGES, loss=loss, sigma=sigma, samples=self._images)
+            for part, (sigma, loss) in enumerate(zip(SIGMAS, losses, strict=True))
+        )
+
+    @cached_property
+    def _measured(self) -> str:
+        """A hash of all that a loss depends on but what is learnt: losses of another one are not comparable."""
+        said: list[object] = [self.base_identity, self.seed, SIGMAS, self.learner.objective.loss_type]
+        for dataset in self.datasets:
+            catalog = dataset.catalog
+            for index in range(len(catalog)):
+                said += [catalog.dataset_id, catalog.paths[index], catalog.captions_of(index)[0]]
+            said.append(catalog.geometries.tolist())
+        return hashlib.blake2b(ascii(said).encode(), digest_size=8).hexdigest()
+
+    def _lines(self) -> list[dict[str, Any]]:
+        file = self.output_dir / LOG
+        return [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
+
+    def _points(self) -> list[dict[str, Any]]:
+        return [line for line in self._lines() if line["measured"] == self._measured]
+
+    def _remember(self, event: HeldOutLoss) -> None:
+        """Write the measurement behind those before it; those that a run begun anew had at later steps go."""
+        kept = [line for line in self._lines() if line["measured"] != self._measured or line["step"] < event.step]
+        lines = [*kept, {"measured": self._measured, **asdict(event)}]
+        text = "".join(json.dumps(line) + "\n" for line in lines)
+        write_whole(self.output_dir / LOG, lambda path: path.write_text(text))
+
+
+def over_fitting(points: Sequence[dict[str, Any]]) -> str:
+    """What to say where the held-out loss has just risen for good; nothing before, and nothing again.
+
+    points: of all measurements so far, `step`, `mean` and `ema_mean`; what is averaged is judged by the average, which
+    is what the run hands on.
+    """
+    means = [point["mean"] if point["ema_mean"] is None else point["ema_mean"] for point in points]
+    if not _has_risen(means) or _has_risen(means[:-1]):
+        return ""
+    lowest = min(range(len(means)), key=means.__getitem__)
+    return (
+        f"the held-out loss was lowest at step {points[lowest]['step']:,} ({means[lowest]:.4f}) and has been higher for"
+        f" {RISEN_TIMES} measurements ({means[-1]:.4f} now): from there on the run learns its pictures by heart. More"
+        " pictures, a lower learning rate or fewer steps help; a checkpoint near that step generalises best."
+    )
+
+
+def _has_risen(means: Sequence[float]) -> bool:
+    if len(means) <= RISEN_TIMES:
+        return False
+    return min(means[-RISEN_TIMES:]) > min(means[:-RISEN_TIMES]) * RISEN_BY
+
+
+def _mean(losses: Sequence[float]) -> float:
+    return sum(losses) / len(losses)
