@@ -1,0 +1,49 @@
+"""A run that an earlier version left behind: its caches are read and its checkpoint resumes.
+
+`stored_run/` is the OUTPUT_DIR that commit 04fc7c1 wrote: 7 images, a LoRA with EMA, 4 steps, checkpoint-2 kept.
+"""
+
+import json
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.runs.harness import SmallRun, encoded
+
+STORED = Path(__file__).with_name("stored_run")
+IMAGES_CHANGED_AT = 1_700_000_000
+"""Seconds since 1970: part of an image's identity, which git does not keep."""
+
+SETTINGS = {
+    "max_train_steps": 4,
+    "checkpointing_steps": 2,
+    "flow_shift": 3.0,
+    "tokenizer_max_length": 77,
+    "use_ema": True,
+}
+
+
+def test_an_earlier_version_s_run_resumes_from_its_caches(
+    tiny_pipeline: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(STORED, tmp_path / "output")
+    for image in (tmp_path / "output/datasets/colours").iterdir():
+        os.utime(image, (IMAGES_CHANGED_AT, IMAGES_CHANGED_AT))
+    datasets = json.loads((STORED / "multidatabackend.json").read_text())
+    run = SmallRun(tmp_path, tiny_pipeline, settings=SETTINGS, datasets=datasets)
+    expected = run.weights()
+    (run.output / "pytorch_lora_weights.safetensors").unlink()
+    assert run.start() == 0
+    output = capsys.readouterr().out
+    assert not encoded(output), "cached images or captions were encoded again"
+    assert "checkpoint-2" in output
+    assert run.saved_steps() == [2, 4]
+    found = run.weights()
+    assert found.keys() == expected.keys()
+    for name, tensor in expected.items():
+        torch.testing.assert_close(
+            found[name], tensor, rtol=1e-3, atol=1e-5, msg=lambda why, name=name: f"{name}: {why}"
+        )
