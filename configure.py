@@ -19,8 +19,8 @@ def main() -> int:
     """Start the wizard with what it may ask of the rest of the program; its exit status."""
     os.chdir(os.path.dirname(os.path.abspath(__file__)))
     try:
+        from helpers.config.wizard import main as wizard
         from helpers.config.wizard.machine import Machine, find_gpus, log_in
-        from helpers.config.wizard.main import main as wizard
         from helpers.data.report.preview import look_at
         from helpers.models.hub import is_logged_in
         from helpers.models.sd3.memory.forecast import forecast

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from helpers.data.catalog.build import known_files as metadata
+from helpers.data.catalog import known_files as metadata
 from helpers.data.catalog.known_files import MOST_PARTS, UNKNOWN, Remembered, file_keys
 from helpers.storage.local import LocalCache
 
