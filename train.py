@@ -25,7 +25,7 @@ from helpers.reporting.setup import invite_listeners
 
 
 def main(argv: Sequence[str]) -> int:
-    """Do what the command line says; the exit status: 0, 1 for what the user can cure, 130 or 143 if interrupted."""
+    """Do what the command line says; the exit status: 0, 1 for what the user can fix, 130 or 143 if interrupted."""
     set_up_logging()
     if wants_help(argv):
         print(help_page())

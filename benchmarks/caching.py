@@ -55,8 +55,8 @@ def photographs(folder: Path, *, count: int) -> Catalog:
         area = random.uniform(0.5e6, 3e6)
         width, height = (int((area * shapes[number % 4]) ** 0.5), int((area / shapes[number % 4]) ** 0.5))
         left, top = random.integers(0, 2400 - width), random.integers(0, 2400 - height)
-        picture = Image.fromarray(canvas[top : top + height, left : left + width])
-        picture.save(folder / f"{number:04}.jpg", quality=90)
+        image = Image.fromarray(canvas[top : top + height, left : left + width])
+        image.save(folder / f"{number:04}.jpg", quality=90)
     return catalog_of(folder)
 
 
@@ -139,8 +139,8 @@ def simple(catalog: Catalog, encoder: LatentEncoder, folder: Path) -> None:
             assert image.size == tuple(catalog.sizes[index].tolist())
         with Image.open(io.BytesIO(content)) as image:
             geometry = catalog.geometry(index)
-            picture = image.convert("RGB").resize(geometry.resize, Image.Resampling.LANCZOS).crop(geometry.crop)
-        latents = encoder.encode(torch.tensor(np.asarray(picture))[None])
+            cropped = image.convert("RGB").resize(geometry.resize, Image.Resampling.LANCZOS).crop(geometry.crop)
+        latents = encoder.encode(torch.tensor(np.asarray(cropped))[None])
         torch.save(latents[0], folder / f"{index}.pt")
 
 

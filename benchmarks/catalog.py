@@ -1,4 +1,4 @@
-"""How long a data set takes to open, cold, known and told by a table: `python -m benchmarks.catalog`.
+"""How long a dataset takes to open, cold, known and told by a table: `python -m benchmarks.catalog`.
 
 Each line is a process of its own, so that its memory is its own. The listings of a million files and more are made up
 by a store object; 100,000 real files are hard links to a few small JPEGs.
@@ -61,13 +61,13 @@ class MadeUp:
 
 
 def sizes(count: int) -> np.ndarray:
-    """Widths and heights of pictures as people have them [count, 2]."""
+    """Widths and heights of images as people have them [count, 2]."""
     shapes = np.array([(4000, 3000), (3000, 4000), (1920, 1080), (1024, 1024), (3000, 2000), (1600, 1200)], np.int32)
     return shapes[np.random.default_rng(0).integers(0, len(shapes), count)]
 
 
 def open_and_plan(source: SourceStore, metadata: Path, *, table: ImageTable | None = None) -> int:
-    """What a run does before it encodes: opens a data set and draws the first epoch; the number of its pictures."""
+    """What a run does before it encodes: opens a dataset and draws the first epoch; the number of its images."""
     by_table = {"metadata_backend": "parquet", "caption_strategy": "parquet"} if table is not None else {}
     dataset = LocalDataset(id="large", instance_data_dir=metadata, cache_dir_vae=metadata, crop=False, **by_table)
     catalog = open_catalog(

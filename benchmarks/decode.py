@@ -17,7 +17,7 @@ from helpers.data.images.decode import START_BYTES, decode, read_size
 from helpers.data.images.geometry import CutRules, geometries
 from helpers.data.types import Box, Geometry, Size
 
-PICTURES = 24
+IMAGES = 24
 
 Decoder = Callable[[bytes, Size, Geometry], np.ndarray]
 
@@ -26,14 +26,14 @@ def photographs() -> list[bytes]:
     """JPEGs of 0.5 to 3 megapixels with smooth parts, edges and grain."""
     rng = np.random.default_rng(0)
     made = []
-    for megapixels in np.linspace(0.5, 3.0, PICTURES):
+    for megapixels in np.linspace(0.5, 3.0, IMAGES):
         height = round((megapixels * 1e6 / 1.5) ** 0.5)
         coarse = rng.integers(0, 256, (height // 24, height // 16, 3), dtype=np.uint8)
         smooth = Image.fromarray(coarse).resize((height * 3 // 2, height), Image.Resampling.BICUBIC)
         grain = rng.integers(-8, 9, (height, height * 3 // 2, 3))
-        picture = Image.fromarray(np.clip(np.asarray(smooth) + grain, 0, 255).astype(np.uint8))
+        image = Image.fromarray(np.clip(np.asarray(smooth) + grain, 0, 255).astype(np.uint8))
         content = io.BytesIO()
-        picture.save(content, "JPEG", quality=92)
+        image.save(content, "JPEG", quality=92)
         made.append(content.getvalue())
     return made
 
@@ -77,7 +77,7 @@ def rivals() -> list[Decoder]:
 
 
 def farthest(decoder: Decoder, contents: Sequence[bytes], sizes: Sequence[Size], made: Sequence[Geometry]) -> float:
-    """The root mean square difference to the bare loop's pixels, of 255, of the picture where it is largest."""
+    """The root mean square difference to the bare loop's pixels, of 255, of the image where it is largest."""
     errors = []
     for content, size, geometry in zip(contents, sizes, made, strict=True):
         difference = decoder(content, size, geometry).astype(float) - bare(content, size, geometry)
@@ -86,12 +86,12 @@ def farthest(decoder: Decoder, contents: Sequence[bytes], sizes: Sequence[Size],
 
 
 def seconds(work: Callable[[int], object], *, workers: int) -> float:
-    """The shortest of three times for all pictures."""
+    """The shortest of three times for all images."""
     times = []
     for _ in range(3):
         started = time.perf_counter()
         with ThreadPoolExecutor(workers) as pool:
-            list(pool.map(work, range(PICTURES)))
+            list(pool.map(work, range(IMAGES)))
         times.append(time.perf_counter() - started)
     return min(times)
 
@@ -115,7 +115,7 @@ def main() -> None:
     contents = photographs()
     sizes = [read_size(content[:START_BYTES], path="a.jpg") for content in contents]
     header = seconds(lambda index: read_size(contents[index][:START_BYTES], path="a.jpg"), workers=1)
-    print(f"header: {header / PICTURES * 1e6:.0f} microseconds a picture")
+    print(f"header: {header / IMAGES * 1e6:.0f} microseconds an image")
     cores = os.cpu_count() or 1
     print("edge  decoder  farthest  ms on one core  ms on all  one core / bare")
     for edge in (256, 512, 1024):
@@ -126,7 +126,7 @@ def main() -> None:
             def work(i: int, decoder: Decoder = decoder, made: list[Geometry] = made) -> object:
                 return decoder(contents[i], sizes[i], made[i])
 
-            one, every = (seconds(work, workers=workers) / PICTURES * 1e3 for workers in (1, cores))
+            one, every = (seconds(work, workers=workers) / IMAGES * 1e3 for workers in (1, cores))
             base = base or one
             row = f"{farthest(decoder, contents, sizes, made):8.2f}  {one:14.1f}  {every:9.1f}  {one / base:15.2f}"
             print(f"{edge:4}  {decoder.__name__:7}  {row}")

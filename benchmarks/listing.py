@@ -28,12 +28,12 @@ ENTRY = (
 
 
 def name_of(number: int) -> str:
-    """The name of one of the pictures."""
-    return f"set/{number // 5_000:04}/picture {number:08}.jpg"
+    """The name of one of the images."""
+    return f"set/{number // 5_000:04}/image {number:08}.jpg"
 
 
 def page(first: int, count: int) -> bytes:
-    """The answer that begins with a picture's number."""
+    """The answer that begins with an image's number."""
     last = min(first + PAGE, count)
     entries = "".join(
         ENTRY.format(name=name_of(number), number=number, size=100_000 + number) for number in range(first, last)
@@ -96,7 +96,7 @@ def ours(endpoint: str, count: int) -> int:
 
 
 def ours_by_column(endpoint: str, count: int) -> int:
-    """The same as a data set's files: by column, with what stands for each."""
+    """The same as a dataset's files: by column, with what stands for each."""
     return len(find_files(source(endpoint), want_notes=False).paths)
 
 

@@ -1,8 +1,8 @@
-"""What the loop costs beyond the arithmetic: its steps beside a bare forward, backward, clip and optimiser step.
+"""What the loop costs beyond the arithmetic: its steps beside a bare forward, backward, clip and optimizer step.
 
 `python -m benchmarks.loop [--steps 60] [--batch-size 2] [--threads 2]`, on the CPU. Both work on the same model and the
 same batches, taking turns within one run so that a noisy machine troubles them alike; the loop's batches come from the
-real loader, out of a data set of 1,000 images and of 1,000,000. Aim: at most 1.03, whatever the data set's size. The
+real loader, out of a dataset of 1,000 images and of 1,000,000. Aim: at most 1.03, whatever the dataset's size. The
 second ratio is of processor time, the loader's thread included, which others on the machine do not touch.
 """
 
@@ -35,7 +35,7 @@ from helpers.reporting.reporter import Reporter
 from helpers.training.distributed.runtime import open_runtime
 from helpers.training.loop import train
 from helpers.training.moments import Moment
-from helpers.training.optim.optimizers import make_optimiser
+from helpers.training.optim.optimizers import make_optimizer
 from helpers.training.plan import plan_run
 from helpers.training.signals import StopRequest
 from helpers.training.state import TrainState
@@ -87,7 +87,7 @@ class TakingTurns:
     """Hands the loop its batches, and takes a bare step on each before or after the loop's own."""
 
     learner: Learner
-    optimiser: torch.optim.Optimizer
+    optimizer: torch.optim.Optimizer
     bare: list[Spent] = field(default_factory=list)
     ours: list[Spent] = field(default_factory=list)
 
@@ -115,13 +115,13 @@ class TakingTurns:
         loss = ((prediction - (batch.noise - batch.latents)) ** 2).mean()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(list(self.learner.weights.values()), 1.0)
-        self.optimiser.step()
-        self.optimiser.zero_grad()
+        self.optimizer.step()
+        self.optimizer.zero_grad()
         self.bare.append(now() - began)
 
 
 def source_of(images: int, *, batch_size: int, objective: ObjectiveOptions) -> BatchSource:
-    """The real loader over a data set of so many images."""
+    """The real loader over a dataset of so many images."""
     bucket = Bucket(dataset_id="a", size=Size(256, 256), images=np.arange(images), repeats=0)
     catalog = Catalog(
         dataset_id="a",
@@ -162,14 +162,14 @@ class NoDuties:
 
 def measure(learner: Learner, *, images: int, steps: int, batch_size: int) -> TakingTurns:
     """Seconds of each step, bare and the loop's, without those that warm up."""
-    optimizer = OptimizerOptions()
+    options = OptimizerOptions()
     source = source_of(images, batch_size=batch_size, objective=learner.objective)
-    turns = TakingTurns(learner, make_optimiser(optimizer, weights=learner.weights, seed=0))
+    turns = TakingTurns(learner, make_optimizer(optimizer, weights=learner.weights, seed=0))
     loaded = prefetched(source, Position(), depth=2)
     with open("/dev/null", "w") as stream:
         train(
             learner,
-            optimiser=turns.optimiser,
+            optimizer=turns.optimizer,
             state=TrainState(),
             batches=turns.batches(loaded),
             plan=plan_run(

@@ -112,15 +112,15 @@ def peaks_of_run(folder: Path, settings: Mapping[str, Any], *, model: str) -> di
 
     listener = Peaks()
     with tempfile.TemporaryDirectory(dir=folder) as output:
-        write_datasets(Path(output), pictures=folder / "pictures")
+        write_datasets(Path(output), images=folder / "images")
         config = parse_arguments(arguments_of(settings, model=folder / model, output=Path(output)))
         assert train.run(config, load_datasets(config), Reporter([listener])) == 0
     return listener.peaks
 
 
-def write_datasets(output: Path, *, pictures: Path) -> None:
+def write_datasets(output: Path, *, images: Path) -> None:
     """The dataset file of a run."""
-    entry = {"id": "squares", "type": "local", "instance_data_dir": str(pictures), "cache_dir_vae": "cache"}
+    entry = {"id": "squares", "type": "local", "instance_data_dir": str(images), "cache_dir_vae": "cache"}
     (output / "multidatabackend.json").write_text(json.dumps([entry]))
 
 
@@ -138,16 +138,16 @@ def arguments_of(settings: Mapping[str, Any], *, model: Path, output: Path) -> l
 
 
 def prepare(folder: Path) -> None:
-    """Write two models and two pictures."""
+    """Write two models and two images."""
     from PIL import Image
 
     from helpers.models.sd3.tiny import make_small_pipeline
 
     for size in ("tiny", "memory"):
         make_small_pipeline(folder / size, size=size)
-    for name, colour in (("red", (220, 30, 30)), ("blue", (30, 40, 220))):
-        (folder / "pictures").mkdir(exist_ok=True)
-        Image.new("RGB", (400, 400), colour).save(folder / "pictures" / f"a {name} square.png")
+    for name, color in (("red", (220, 30, 30)), ("blue", (30, 40, 220))):
+        (folder / "images").mkdir(exist_ok=True)
+        Image.new("RGB", (400, 400), color).save(folder / "images" / f"a {name} square.png")
 
 
 def peaks_of(folder: Path, settings: Mapping[str, Any]) -> dict[str, int]:

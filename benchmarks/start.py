@@ -1,6 +1,6 @@
-"""How long a second start takes, from typing the command to the first optimiser step, with everything cached.
+"""How long a second start takes, from typing the command to the first optimizer step, with everything cached.
 
-`python -m benchmarks.start [--images 64 100000]`, on the CPU. Each data set is pictures of 64 x 64 pixels, each with a
+`python -m benchmarks.start [--images 64 100000]`, on the CPU. Each dataset is images of 64 x 64 pixels, each with a
 caption of its own, whose caches are filled with random numbers in the real format; then `bash train.sh` is started and
 its lines are timed. The first start reads the headers and is not counted. Aims: 9 s, and at most 3 s more with 100,000
 images; the training stage of this 9 M-parameter model at most 1.0 GB resident.
@@ -51,14 +51,14 @@ RESUME_CHECKPOINT=none
 
 
 def write_run(folder: Path, *, pipeline: Path, images: int) -> LocalDataset:
-    """A place to start from: the program by links, an env file, a dataset file and `images` pictures."""
+    """A place to start from: the program by links, an env file, a dataset file and `images` images."""
     output = folder / "output"
-    pictures = output / "datasets"
-    pictures.mkdir(parents=True)
+    image_folder = output / "datasets"
+    image_folder.mkdir(parents=True)
     content = io.BytesIO()
     Image.new("RGB", (64, 64), (200, 30, 30)).save(content, format="JPEG")
     for number in range(images):
-        (pictures / f"a red square, number {number}.jpg").write_bytes(content.getvalue())
+        (image_folder / f"a red square, number {number}.jpg").write_bytes(content.getvalue())
     for name in ("train.py", "train.sh", "helpers", "install"):
         (folder / name).symlink_to(REPOSITORY / name)
     (folder / "config").mkdir()
@@ -67,7 +67,7 @@ def write_run(folder: Path, *, pipeline: Path, images: int) -> LocalDataset:
     (output / "multidatabackend.json").write_text(json.dumps([entry]))
     return LocalDataset(
         id="squares",
-        instance_data_dir=pictures,
+        instance_data_dir=image_folder,
         cache_dir_vae=output / "cache/vae",
         resolution=64,
         resolution_type="pixel",
@@ -95,12 +95,12 @@ def fill(dataset: LocalDataset, *, parts: ModelParts, text_cache: Path) -> None:
 
 
 def captions_of(catalog: Catalog) -> list[str]:
-    """Every picture's caption."""
+    """Every image's caption."""
     return [catalog.captions_of(index)[0] for index in range(len(catalog))]
 
 
 def start(folder: Path) -> tuple[float, float, str]:
-    """Seconds to the first optimiser step and to the end, and what was printed."""
+    """Seconds to the first optimizer step and to the end, and what was printed."""
     began = time.monotonic()
     environment = {**os.environ, "VENV_PATH": sys.prefix}
     process = subprocess.Popen(

@@ -14,10 +14,10 @@ from helpers.config.options.speed import SpeedOptions
 from helpers.config.options.training import ObjectiveOptions, OptimizerOptions, RunOptions
 from helpers.dataloader.types import Position, TrainBatch
 from helpers.models.family import ModelParts
-from helpers.models.quantization import AS_IT_IS, base_dtype, layers_to_quantise, quantise
+from helpers.models.quantization import AS_IT_IS, base_dtype, layers_to_quantize, quantize
 from helpers.models.registry import families
 from helpers.models.sd3.memory.architecture import KNOWN, Transformer
-from helpers.models.sd3.transformer import NEVER_QUANTISED, predict, target_modules
+from helpers.models.sd3.transformer import NEVER_QUANTIZED, predict, target_modules
 from helpers.training.distributed.runtime import Runtime
 from helpers.training.optim.optimizer_step import AtTheEnd
 from helpers.training.performance import speed_up
@@ -59,8 +59,8 @@ def denoiser_of(case: Case, runtime: Runtime, *, dtype: torch.dtype) -> nn.Modul
             denoiser: Any = SD3Transformer2DModel(**config_of(shape))
     finally:
         torch.set_default_dtype(before)
-    layers = layers_to_quantise(denoiser, case.precision, device=runtime.device, keep=NEVER_QUANTISED)
-    quantise(denoiser, case.precision, layers=layers)
+    layers = layers_to_quantize(denoiser, case.precision, device=runtime.device, keep=NEVER_QUANTIZED)
+    quantize(denoiser, case.precision, layers=layers)
     return denoiser.to(runtime.device).requires_grad_(False)
 
 
@@ -99,11 +99,11 @@ def batch_of(case: Case) -> TrainBatch:
 def our_step(case: Case, runtime: Runtime) -> Callable[[], object]:
     """A step as the trainer takes it, of its own parts."""
     from helpers.models.adapters.registry import make_trained
-    from helpers.training.optim.optimizers import make_optimiser
+    from helpers.training.optim.optimizers import make_optimizer
 
-    family, optimizer = families()["sd3"], OptimizerOptions()
+    family, options = families()["sd3"], OptimizerOptions()
     said = replace(runtime.precision, base_model_precision=case.precision)
-    precision = said.of_trained(model_type=case.kind, optimizer=optimizer.optimizer)
+    precision = said.of_trained(model_type=case.kind, optimizer=options.optimizer)
     denoiser = denoiser_of(case, runtime, dtype=base_dtype(precision))
     trained = make_trained(
         denoiser,
@@ -121,7 +121,7 @@ def our_step(case: Case, runtime: Runtime) -> Callable[[], object]:
     )
     run = RunOptions(gradient_checkpointing=case.interval > 0)
     speed_up(denoiser, speed, run=run, family=family, device=runtime.device)
-    optimiser = make_optimiser(optimizer, weights=trained.weights, seed=0)
+    optimizer = make_optimizer(options, weights=trained.weights, seed=0)
     learner = Learner(
         runtime=runtime,
         denoiser=runtime.prepare(denoiser.train()),
@@ -131,7 +131,7 @@ def our_step(case: Case, runtime: Runtime) -> Callable[[], object]:
         objective=ObjectiveOptions(),
         sigma_edges=(0.0, 1.0),
     )
-    stepping = AtTheEnd(runtime, weights=trained.weights, optimiser=optimiser, longest_gradient=1.0)
+    stepping = AtTheEnd(runtime, weights=trained.weights, optimizer=optimizer, longest_gradient=1.0)
     batch = batch_of(case)
 
     def step() -> object:
@@ -145,14 +145,14 @@ def our_step(case: Case, runtime: Runtime) -> Callable[[], object]:
 
 
 def plain_step(case: Case, runtime: Runtime) -> Callable[[], object]:
-    """A step as diffusers' example takes it: see the module's first words. Quantised bases are not among it."""
+    """A step as diffusers' example takes it: see the module's first words. Quantized bases are not among it."""
     bf16 = runtime.precision.mixed_precision == "bf16"
     dtype = torch.bfloat16 if bf16 and case.kind == "lora" else torch.float32
     denoiser = denoiser_of(case, runtime, dtype=dtype)
     weights = moving(denoiser, kind=case.kind)
     cast(Any, denoiser).enable_gradient_checkpointing()
     denoiser.train()
-    optimiser = torch.optim.AdamW(weights, lr=1e-4, weight_decay=1e-2)
+    optimizer = torch.optim.AdamW(weights, lr=1e-4, weight_decay=1e-2)
     batch = batch_of(case)
 
     def step() -> object:
@@ -169,8 +169,8 @@ def plain_step(case: Case, runtime: Runtime) -> Callable[[], object]:
         loss = (predicted.float() - (noise - latents)).square().mean()
         loss.backward()
         nn.utils.clip_grad_norm_(weights, 1.0)
-        optimiser.step()
-        optimiser.zero_grad()
+        optimizer.step()
+        optimizer.zero_grad()
         return loss.item()
 
     return step

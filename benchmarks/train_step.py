@@ -3,7 +3,7 @@
 `python -m benchmarks.train_step` runs a small model on a processor, and SD3 medium's and 3.5 large's shapes with random
 weights on a CUDA device; every argument narrows it down, such as `--models "SD3 medium" --pixels 1024 --batches 8
 --kinds lora --compilers inductor --precisions no_change`, and `--aims` measures what the aims are of, and no more. It
-prints seconds of a step, pictures a second, the share of the matrix products per second that were measured in the same
+prints seconds of a step, images a second, the share of the matrix products per second that were measured in the same
 run (recomputing not counted), peak memory, and how many times as quick as the plain loop a step is: bf16 autocast,
 PEFT, AdamW, checkpointing. Then each aim, and whether it is met.
 """
@@ -205,7 +205,7 @@ def arguments() -> argparse.Namespace:
 
 
 def asked_for(said: argparse.Namespace) -> Iterator[Case]:
-    """The cases that the arguments name; only a LoRA's base is quantised or offloaded."""
+    """The cases that the arguments name; only a LoRA's base is quantized or offloaded."""
     for model, kind, pixels, batch in itertools.product(said.models, said.kinds, said.pixels, said.batches):
         is_lora = kind == "lora"
         levels = said.precisions if is_lora else [AS_IT_IS]

@@ -1,6 +1,6 @@
 """Put the trained parts together as one pipeline in 16 bits, in the layout that diffusers loads.
 
-`python -m embedded.assemble WORK_PIPELINE_FOLDER PIPELINE_FOLDER`; licence and model card there are left alone.
+`python -m embedded.assemble WORK_PIPELINE_FOLDER PIPELINE_FOLDER`; license and model card there are left alone.
 """
 
 import json

@@ -1,4 +1,4 @@
-"""What both trainings share: the optimiser, the average of the weights, and a clock that pauses and resumes."""
+"""What both trainings share: the optimizer, the average of the weights, and a clock that pauses and resumes."""
 
 import math
 import time
@@ -59,7 +59,7 @@ class Muon(torch.optim.Optimizer):
         return torch.lerp(parameter.grad, state["momentum"], momentum).flatten(1)
 
 
-def optimisers_for(
+def optimizers_for(
     models: Sequence[nn.Module], *, lr: float, kept_from_muon: Sequence[str]
 ) -> list[torch.optim.Optimizer]:
     """Muon for weights of two or more dimensions, AdamW for the rest and for names with a part of `kept_from_muon`."""
@@ -134,20 +134,20 @@ def yield_to_others() -> None:
     torch.set_num_threads(1 if runnable > 1 else 2)
 
 
-def set_rate(optimisers: Sequence[torch.optim.Optimizer], lr: float) -> None:
+def set_rate(optimizers: Sequence[torch.optim.Optimizer], lr: float) -> None:
     """Give every group the learning rate `lr`."""
-    for optimiser in optimisers:
-        for group in optimiser.param_groups:
+    for optimizer in optimizers:
+        for group in optimizer.param_groups:
             group["lr"] = lr
 
 
 def save_state(
-    file: Path, *, models: Sequence[nn.Module], optimisers: Sequence[Any], average: Average, clock: Clock
+    file: Path, *, models: Sequence[nn.Module], optimizers: Sequence[Any], average: Average, clock: Clock
 ) -> None:
     """Write all that a resumed training needs, whole or not at all."""
     content = {
         "models": [model.state_dict() for model in models],
-        "optimisers": [optimiser.state_dict() for optimiser in optimisers],
+        "optimizers": [optimizer.state_dict() for optimizer in optimizers],
         "average": average.kept,
         "updates": average.updates,
         "seconds": clock.seconds,
@@ -156,15 +156,15 @@ def save_state(
     file.with_suffix(".part").replace(file)
 
 
-def load_state(file: Path, *, models: Sequence[nn.Module], optimisers: Sequence[Any], average: Average) -> float:
+def load_state(file: Path, *, models: Sequence[nn.Module], optimizers: Sequence[Any], average: Average) -> float:
     """Take up what `save_state` wrote, if it is there; seconds trained until then."""
     if not file.exists():
         return 0.0
     content = torch.load(file, weights_only=True)
     for model, state in zip(models, content["models"], strict=True):
         model.load_state_dict(state)
-    for optimiser, state in zip(optimisers, content["optimisers"], strict=True):
-        optimiser.load_state_dict(state)
+    for optimizer, state in zip(optimizers, content["optimizers"], strict=True):
+        optimizer.load_state_dict(state)
     with torch.no_grad():
         torch._foreach_copy_(average.kept, content["average"])
     average.updates = content["updates"]

@@ -1,7 +1,7 @@
-"""Make the pictures and captions that the embedded model learns from, because they are too many for the repository.
+"""Make the images and captions that the embedded model learns from, because they are too many for the repository.
 
 `python -m embedded.data ICON_SET_FOLDER DATA_FOLDER` renders an unpacked `@iconify-json/noto` (with `resvg-py`) into
-`pictures.npy` [N, 64, 64, 3] uint8 on white and `pictures.json`: name, colour ("" for the icon as it is) and split.
+`images.npy` [N, 64, 64, 3] uint8 on white and `images.json`: name, color ("" for the icon as it is) and split.
 The same input gives the same files: nothing here is random, what is held out is drawn by hash.
 """
 
@@ -17,15 +17,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-PICTURE_PX = 64
+IMAGE_PX = 64
 MARGIN_PX = 1
 HELD_OUT_ICONS = 0.05
 HELD_OUT_PAIRS = 0.10
-# Degrees of hue of the colours by which the measure tells colours apart.
+# Degrees of hue of the colors by which the measure tells colors apart.
 HUES = {"red": 0.0, "orange": 28.0, "yellow": 52.0, "green": 120.0, "blue": 220.0, "purple": 280.0, "pink": 330.0}
-COLOURS = (*HUES, "brown", "black", "gray")
-COLOUR_WORDS = {*COLOURS, "white", "grey", "golden", "gold", "silver", "blond", "light", "dark", "rainbow"}
-RECOLOURED_CATEGORIES = (
+COLORS = (*HUES, "brown", "black", "gray")
+COLOR_WORDS = {*COLORS, "white", "gray", "golden", "gold", "silver", "blond", "light", "dark", "rainbow"}
+RECOLORED_CATEGORIES = (
     "Activities",
     "Animals & Nature",
     "Food & Drink",
@@ -33,21 +33,21 @@ RECOLOURED_CATEGORIES = (
     "Smileys & Emotion",
     "Travel & Places",
 )
-TEMPLATES = ("{}", "{}", "a {}", "A {}", "{} emoji", "a picture of a {}", "an icon of a {}", "{} on a white background")
+TEMPLATES = ("{}", "{}", "a {}", "A {}", "{} emoji", "an image of a {}", "an icon of a {}", "{} on a white background")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Picture:
-    """name: words of the icon's name. colour: what it was recoloured to, or "". split: train, icon, pair (held out)."""
+class IconImage:
+    """name: words of the icon's name. color: what it was recolored to, or "". split: train, icon, pair (held out)."""
 
     name: str
-    colour: str
+    color: str
     split: str
 
     @property
     def thing(self) -> str:
-        """What a person would type to get this picture."""
-        return f"{self.colour} {self.name}".strip()
+        """What a person would type to get this image."""
+        return f"{self.color} {self.name}".strip()
 
 
 def fraction_of(text: str) -> float:
@@ -55,9 +55,9 @@ def fraction_of(text: str) -> float:
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:6], "big") / 2**48
 
 
-def captions_of(picture: Picture) -> tuple[str, ...]:
-    """Every wording under which the picture is shown; the bare name twice, for that is what people type."""
-    return tuple(template.format(picture.thing) for template in TEMPLATES)
+def captions_of(image: IconImage) -> tuple[str, ...]:
+    """Every wording under which the image is shown; the bare name twice, for that is what people type."""
+    return tuple(template.format(image.thing) for template in TEMPLATES)
 
 
 def icons(folder: Path) -> Iterator[tuple[str, str, str]]:
@@ -71,7 +71,7 @@ def icons(folder: Path) -> Iterator[tuple[str, str, str]]:
         yield name, category_of[name], icon["body"]
 
 
-def render(body: str, *, view_px: int, size_px: int = PICTURE_PX) -> NDArray[np.float32]:
+def render(body: str, *, view_px: int, size_px: int = IMAGE_PX) -> NDArray[np.float32]:
     """[size, size, 4] in 0 to 1, straight alpha, of an SVG body whose own canvas is `view_px` wide and high."""
     import resvg_py
     from PIL import Image
@@ -110,41 +110,41 @@ def from_hsv(hue: NDArray[Any], saturation: NDArray[Any], value: NDArray[Any]) -
     return value[..., None] * (1 - saturation[..., None] * np.clip(np.minimum(turns, 4 - turns), 0, 1))
 
 
-def recolour(rgba: NDArray[np.float32], colour: str) -> NDArray[np.float32]:
-    """The icon in one colour: light and dark stay, hues gather near the asked one, and a pale icon is tinted whole."""
+def recolor(rgba: NDArray[np.float32], color: str) -> NDArray[np.float32]:
+    """The icon in one color: light and dark stay, hues gather near the asked one, and a pale icon is tinted whole."""
     hue, saturation, value = to_hsv(rgba[..., :3])
     alpha = rgba[..., 3]
     vivid = (saturation > 0.25) & (value > 0.2)
-    if colour in ("black", "gray"):
-        saturation, value = saturation * 0.1, 0.08 + 0.3 * value if colour == "black" else 0.3 + 0.5 * value
+    if color in ("black", "gray"):
+        saturation, value = saturation * 0.1, 0.08 + 0.3 * value if color == "black" else 0.3 + 0.5 * value
     else:
         weight = alpha * vivid * saturation
         pale = (alpha * vivid).sum() < 0.3 * alpha.sum()
         turn = np.exp(1j * np.deg2rad(hue))
         main = np.angle((turn * weight).sum() + 1e-6)
         away = np.clip(0.25 * np.rad2deg(np.angle(turn * np.exp(-1j * main))), -12, 12)
-        hue = (HUES.get(colour, 20.0) + np.where(vivid, away, 0)) % 360
+        hue = (HUES.get(color, 20.0) + np.where(vivid, away, 0)) % 360
         if pale:
             saturation, value = np.maximum(saturation, 0.6), 0.3 + 0.7 * value
-        if colour == "brown":
+        if color == "brown":
             saturation, value = np.clip(saturation * 0.9, 0, 0.7), value * 0.55
-        elif colour == "pink":
+        elif color == "pink":
             saturation, value = saturation * 0.55, 0.35 + 0.65 * value
-        elif colour in ("yellow", "orange"):
+        elif color in ("yellow", "orange"):
             value = 0.2 + 0.8 * value
     return np.concatenate([from_hsv(hue, saturation, value), rgba[..., 3:]], -1).astype(np.float32)
 
 
-def pictures_of(name: str, category: str, rgba: NDArray[np.float32]) -> Iterator[tuple[Picture, NDArray[np.uint8]]]:
-    """The icon as it is and, where its kind allows, once in each colour."""
+def images_of(name: str, category: str, rgba: NDArray[np.float32]) -> Iterator[tuple[IconImage, NDArray[np.uint8]]]:
+    """The icon as it is and, where its kind allows, once in each color."""
     words = name.replace("-", " ")
     held_out = fraction_of(f"icon {name}") < HELD_OUT_ICONS
-    yield Picture(name=words, colour="", split="icon" if held_out else "train"), on_white(rgba)
-    if category not in RECOLOURED_CATEGORIES or COLOUR_WORDS & set(words.split()):
+    yield IconImage(name=words, color="", split="icon" if held_out else "train"), on_white(rgba)
+    if category not in RECOLORED_CATEGORIES or COLOR_WORDS & set(words.split()):
         return
-    for colour in COLOURS:
-        split = "pair" if fraction_of(f"pair {colour} {name}") < HELD_OUT_PAIRS else "train"
-        yield Picture(name=words, colour=colour, split="icon" if held_out else split), on_white(recolour(rgba, colour))
+    for color in COLORS:
+        split = "pair" if fraction_of(f"pair {color} {name}") < HELD_OUT_PAIRS else "train"
+        yield IconImage(name=words, color=color, split="icon" if held_out else split), on_white(recolor(rgba, color))
 
 
 def make(icon_set: Path, data: Path) -> None:
@@ -152,11 +152,11 @@ def make(icon_set: Path, data: Path) -> None:
     made = [
         pair
         for name, category, body in icons(icon_set)
-        for pair in pictures_of(name, category, render(body, view_px=view_px_of(icon_set)))
+        for pair in images_of(name, category, render(body, view_px=view_px_of(icon_set)))
     ]
     data.mkdir(parents=True, exist_ok=True)
-    np.save(data / "pictures.npy", np.stack([pixels for _, pixels in made]))
-    (data / "pictures.json").write_text(json.dumps([asdict(picture) for picture, _ in made]))
+    np.save(data / "images.npy", np.stack([pixels for _, pixels in made]))
+    (data / "images.json").write_text(json.dumps([asdict(image) for image, _ in made]))
 
 
 def view_px_of(icon_set: Path) -> int:
@@ -164,10 +164,10 @@ def view_px_of(icon_set: Path) -> int:
     return int(json.loads((icon_set / "icons.json").read_text())["width"])
 
 
-def load(data: Path) -> tuple[list[Picture], NDArray[np.uint8]]:
-    """What `make` wrote: the pictures' descriptions and their pixels [N, 64, 64, 3], in the same order."""
-    described = [Picture(**entry) for entry in json.loads((data / "pictures.json").read_text())]
-    return described, np.load(data / "pictures.npy", mmap_mode="r")
+def load(data: Path) -> tuple[list[IconImage], NDArray[np.uint8]]:
+    """What `make` wrote: the images' descriptions and their pixels [N, 64, 64, 3], in the same order."""
+    described = [IconImage(**entry) for entry in json.loads((data / "images.json").read_text())]
+    return described, np.load(data / "images.npy", mmap_mode="r")
 
 
 if __name__ == "__main__":

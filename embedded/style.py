@@ -1,4 +1,4 @@
-"""Render the pictures of another style that the demo fine-tunes to, so that anyone can see where they come from.
+"""Render the images of another style that the demo fine-tunes to, so that anyone can see where they come from.
 
 `python -m embedded.style NOTO_FOLDER FLUENT_FOLDER config/demo/style` takes the unpacked `@iconify-json/noto` and
 `@iconify-json/fluent-emoji-flat`: things that both sets show, so that the style alone is new. File names are captions.
@@ -10,7 +10,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from embedded.data import COLOUR_WORDS, HELD_OUT_ICONS, fraction_of, icons, on_white, render, view_px_of
+from embedded.data import COLOR_WORDS, HELD_OUT_ICONS, fraction_of, icons, on_white, render, view_px_of
 
 COUNT, HELD_OUT_COUNT = 60, 12
 CATEGORIES = ("Animals & Nature", "Food & Drink", "Objects", "Travel & Places")
@@ -18,7 +18,7 @@ LONGEST_NAME = 3
 
 
 def make(noto: Path, fluent: Path, output: Path) -> None:
-    """Write 60 pictures to `output`/pictures, and 12 that no training sees to `output`/held_out."""
+    """Write 60 images to `output`/images, and 12 that no training sees to `output`/held_out."""
     bodies = json.loads((fluent / "icons.json").read_text())["icons"]
     names = [
         name
@@ -27,11 +27,11 @@ def make(noto: Path, fluent: Path, output: Path) -> None:
         and name in bodies
         and fraction_of(f"icon {name}") >= HELD_OUT_ICONS
         and len(name.split("-")) <= LONGEST_NAME
-        and not COLOUR_WORDS & set(name.split("-"))
+        and not COLOR_WORDS & set(name.split("-"))
     ]
     chosen = sorted(names, key=lambda name: fraction_of(f"style {name}"))[: COUNT + HELD_OUT_COUNT]
     for place, name in enumerate(chosen):
-        folder = output / ("pictures" if place < COUNT else "held_out")
+        folder = output / ("images" if place < COUNT else "held_out")
         folder.mkdir(parents=True, exist_ok=True)
         pixels = on_white(render(bodies[name]["body"], view_px=view_px_of(fluent)))
         Image.fromarray(pixels).save(folder / f"{name.replace('-', ' ')}.png", optimize=True)

@@ -1,7 +1,7 @@
 """Measure how far the demo's LoRA has carried the model to its new style, and draw the README's grid.
 
 `python -m embedded.style_figures config/demo/pipeline config/demo/style output/demo GRID.png`, once `bash train.sh`
-has run the demo: of things that it trained on, and of things it saw no picture of in the new style.
+has run the demo: of things that it trained on, and of things it saw no image of in the new style.
 """
 
 import json
@@ -22,20 +22,20 @@ from embedded.measure import shrunk
 T5_LENGTH, GUIDANCE, SAMPLER_STEPS, SEEDS = 24, 4.0, 20, 4
 UNSEEN_IN_GRID, PLACE_PX = 4, 16
 
-Pictures = NDArray[np.uint8]
+Images = NDArray[np.uint8]
 
 
-def share_covered(before: Pictures, after: Pictures, target: Pictures) -> float:
+def share_covered(before: Images, after: Images, target: Images) -> float:
     """How much of the way from `before` to `target` `after` has gone: 0 none, 1 all of it; each [N, H, W, 3].
 
-    A picture's place is its colours in squares of a sixteenth of its edge. Only steps towards its own target count.
+    An image's place is its colors in squares of a sixteenth of its edge. Only steps towards its own target count.
     """
-    there, here, goal = (shrunk(pictures, PLACE_PX) for pictures in (before, after, target))
+    there, here, goal = (shrunk(images, PLACE_PX) for images in (before, after, target))
     way = goal - there
     return float((way * (here - there)).sum() / (way * way).sum())
 
 
-def draw(pipeline: Any, captions: Sequence[str]) -> Pictures:
+def draw(pipeline: Any, captions: Sequence[str]) -> Images:
     """[len(captions), 64, 64, 3], from seeds that depend on the captions' places alone."""
     drawn = pipeline(
         list(captions),
@@ -48,43 +48,43 @@ def draw(pipeline: Any, captions: Sequence[str]) -> Pictures:
     return np.rint(drawn * 255).astype(np.uint8)
 
 
-def shown(folder: Path) -> tuple[list[str], Pictures]:
-    """Captions of a folder's pictures, and the pictures."""
+def shown(folder: Path) -> tuple[list[str], Images]:
+    """Captions of a folder's images, and the images."""
     files = sorted(folder.iterdir())
-    pictures = [np.asarray(Image.open(file).convert("RGB")) for file in files]
-    return [file.stem for file in files], np.stack(pictures)
+    images = [np.asarray(Image.open(file).convert("RGB")) for file in files]
+    return [file.stem for file in files], np.stack(images)
 
 
-def save_rows(file: Path, rows: Sequence[Pictures], *, times: int = 2) -> None:
-    """Pictures [N, H, W, 3] of each row side by side, enlarged, with a white line between rows."""
+def save_rows(file: Path, rows: Sequence[Images], *, times: int = 2) -> None:
+    """Images [N, H, W, 3] of each row side by side, enlarged, with a white line between rows."""
     line = np.full((4, rows[0].shape[0] * rows[0].shape[2], 3), 255, np.uint8)
     stacked = np.concatenate([part for row in rows for part in (np.concatenate(list(row), 1), line)][:-1])
-    picture = Image.fromarray(stacked)
-    picture.resize((picture.width * times, picture.height * times), Image.Resampling.BICUBIC).save(file, optimize=True)
+    image = Image.fromarray(stacked)
+    image.resize((image.width * times, image.height * times), Image.Resampling.BICUBIC).save(file, optimize=True)
 
 
 def measure(folder: Path, style: Path, run: Path, grid: Path) -> dict[str, str]:
-    """All figures, by what they say; the grid: the base model's pictures above, the LoRA's below."""
+    """All figures, by what they say; the grid: the base model's images above, the LoRA's below."""
     pipeline = StableDiffusion3Pipeline.from_pretrained(folder)
     pipeline.set_progress_bar_config(disable=True)
-    sets = {name: shown(style / name) for name in ("pictures", "held_out")}
-    asked = {"pictures": sets["pictures"][0], "held_out": sets["held_out"][0] * SEEDS}
+    sets = {name: shown(style / name) for name in ("images", "held_out")}
+    asked = {"images": sets["images"][0], "held_out": sets["held_out"][0] * SEEDS}
     before = {name: draw(pipeline, captions) for name, captions in asked.items()}
     pipeline.load_lora_weights(run)
     after = {name: draw(pipeline, captions) for name, captions in asked.items()}
     save_rows(
-        grid, [np.concatenate([each["pictures"][::8], each["held_out"][-UNSEEN_IN_GRID:]]) for each in (before, after)]
+        grid, [np.concatenate([each["images"][::8], each["held_out"][-UNSEEN_IN_GRID:]]) for each in (before, after)]
     )
     points = [json.loads(line) for line in (run / "logs" / "held_out.jsonl").read_text().splitlines()]
     share = {
-        name: share_covered(before[name], after[name], np.concatenate([pictures] * (len(asked[name]) // len(pictures))))
-        for name, (_, pictures) in sets.items()
+        name: share_covered(before[name], after[name], np.concatenate([images] * (len(asked[name]) // len(images))))
+        for name, (_, images) in sets.items()
     }
     return {
-        "held-out loss on the new style, base model": f"{points[-1]['base_mean']:.4f}",
+        "validation loss on the new style, base model": f"{points[-1]['base_mean']:.4f}",
         "the same, demo LoRA": f"{points[-1]['mean']:.4f}",
-        "share of the way to the new style, things trained on": f"{share['pictures']:.2f}",
-        "the same, things that training saw no picture of": f"{share['held_out']:.2f}",
+        "share of the way to the new style, things trained on": f"{share['images']:.2f}",
+        "the same, things that training saw no image of": f"{share['held_out']:.2f}",
     }
 
 

@@ -108,7 +108,7 @@ def write_t5(folder: Path, words: set[str]) -> None:
 
 def make(data: Path, pipeline: Path) -> None:
     """Write all three tokenizers into a pipeline's folder."""
-    words = words_of(caption for picture in load(data)[0] for caption in captions_of(picture))
+    words = words_of(caption for image in load(data)[0] for caption in captions_of(image))
     write_clip(pipeline / "tokenizer", words)
     write_clip(pipeline / "tokenizer_2", words)
     write_t5(pipeline / "tokenizer_3", words)

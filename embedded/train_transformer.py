@@ -17,8 +17,8 @@ import torch
 from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from torch import Tensor
 
-from embedded.common import Average, Clock, load_state, optimisers_for, save_state, set_rate, yield_to_others
-from embedded.data import Picture, captions_of, load
+from embedded.common import Average, Clock, load_state, optimizers_for, save_state, set_rate, yield_to_others
+from embedded.data import IconImage, captions_of, load
 from embedded.parts import SHIFT, Parts, fresh_parts
 from embedded.train_vae import to_tensor
 
@@ -31,17 +31,17 @@ KEPT_FROM_MUON = ("embed", "shared", "proj_out", "relative_attention_bias")
 
 @dataclass(frozen=True, kw_only=True)
 class Lessons:
-    """The training pictures' latents [N, 16, 8, 8], as the transformer sees them, and the rows of either kind."""
+    """The training images' latents [N, 16, 8, 8], as the transformer sees them, and the rows of either kind."""
 
-    pictures: list[Picture]
+    images: list[IconImage]
     latents: Tensor
     plain: Any
-    coloured: Any
+    colored: Any
 
 
 @torch.no_grad()
 def encoded(vae: AutoencoderKL, pixels: Any) -> Tensor:
-    """(z - shift) * scaling of all pictures, from the means, in 32 bits."""
+    """(z - shift) * scaling of all images, from the means, in 32 bits."""
     parts = []
     for start in range(0, len(pixels), 64):
         with torch.autocast("cpu", torch.bfloat16):
@@ -51,27 +51,25 @@ def encoded(vae: AutoencoderKL, pixels: Any) -> Tensor:
 
 
 def lessons_of(data: Path, vae_folder: Path, *, cache: Path) -> Lessons:
-    """Encode the training pictures, or take the latents encoded by an earlier start."""
+    """Encode the training images, or take the latents encoded by an earlier start."""
     described, pixels = load(data)
-    rows = [i for i, picture in enumerate(described) if picture.split == "train"]
-    pictures = [described[i] for i in rows]
+    rows = [i for i, image in enumerate(described) if image.split == "train"]
+    images = [described[i] for i in rows]
     if cache.exists():
         latents = torch.load(cache, weights_only=True)
     else:
         vae = AutoencoderKL.from_pretrained(vae_folder).to(memory_format=torch.channels_last)
         latents = encoded(vae, pixels[rows])
         torch.save(latents, cache)
-    coloured = np.array([bool(picture.colour) for picture in pictures])
-    return Lessons(
-        pictures=pictures, latents=latents, plain=np.flatnonzero(~coloured), coloured=np.flatnonzero(coloured)
-    )
+    colored = np.array([bool(image.color) for image in images])
+    return Lessons(images=images, latents=latents, plain=np.flatnonzero(~colored), colored=np.flatnonzero(colored))
 
 
 def batch_of(lessons: Lessons, *, size: int, draw: Any) -> tuple[Tensor, list[str]]:
     """Latents [B, 16, 8, 8] and one wording of each caption, a tenth of them empty for guidance."""
     plain = round(size * PLAIN_SHARE)
-    rows = np.concatenate([draw.choice(lessons.plain, plain), draw.choice(lessons.coloured, size - plain)])
-    captions = [str(draw.choice(captions_of(lessons.pictures[row]))) for row in rows]
+    rows = np.concatenate([draw.choice(lessons.plain, plain), draw.choice(lessons.colored, size - plain)])
+    captions = [str(draw.choice(captions_of(lessons.images[row]))) for row in rows]
     kept = draw.random(size) >= EMPTY_CAPTIONS
     return lessons.latents[rows], [caption if keep else "" for caption, keep in zip(captions, kept, strict=True)]
 
@@ -115,25 +113,25 @@ def train(data: Path, pipeline: Path, output: Path, *, minutes: float, batch: in
     lessons = lessons_of(data, pipeline / "vae", cache=output / "latents.pt")
     torch.manual_seed(0)
     parts = fresh_parts(pipeline)
-    optimisers = optimisers_for(parts.models, lr=lr, kept_from_muon=KEPT_FROM_MUON)
+    optimizers = optimizers_for(parts.models, lr=lr, kept_from_muon=KEPT_FROM_MUON)
     average = Average(parts.models, decay=0.998)
     state = output / "transformer_state.pt"
-    held: dict[str, Any] = {"models": parts.models, "optimisers": optimisers, "average": average}
+    held: dict[str, Any] = {"models": parts.models, "optimizers": optimizers, "average": average}
     clock = Clock(minutes=minutes, seconds_done=load_state(state, **held))
     draw = np.random.default_rng(average.updates)
     torch.manual_seed(average.updates)
     saved_at, shown = time.monotonic(), 0.0
     while clock.tick():
         yield_to_others()
-        set_rate(optimisers, lr * clock.rate())
+        set_rate(optimizers, lr * clock.rate())
         latents, captions = batch_of(lessons, size=batch, draw=draw)
         t5_length = int(draw.choice(T5_LENGTHS, p=T5_SHARES if clock.progress < LAST_PART else LAST_T5_SHARES))
         loss = loss_of(parts, latents, captions, t5_length=t5_length)
         loss.backward()
         torch.nn.utils.clip_grad_norm_([p for model in parts.models for p in model.parameters()], 1.0)
-        for optimiser in optimisers:
-            optimiser.step()
-            optimiser.zero_grad()
+        for optimizer in optimizers:
+            optimizer.step()
+            optimizer.zero_grad()
         average.update()
         shown = loss.item() if shown == 0 else 0.95 * shown + 0.05 * loss.item()
         if not math.isfinite(shown):

@@ -16,8 +16,8 @@ from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from numpy.typing import NDArray
 from torch import Tensor
 
-from embedded.common import Average, Clock, load_state, optimisers_for, save_state, set_rate, yield_to_others
-from embedded.data import Picture, load
+from embedded.common import Average, Clock, load_state, optimizers_for, save_state, set_rate, yield_to_others
+from embedded.data import IconImage, load
 
 SHAPE: dict[str, Any] = {
     "in_channels": 3,
@@ -60,51 +60,51 @@ def fresh_vae() -> AutoencoderKL:
     return vae.to(memory_format=torch.channels_last)
 
 
-def loss_of(vae: AutoencoderKL, pictures: Tensor, noise: Tensor) -> Tensor:
-    """L1, squares (for PSNR) and differences of neighbours (for sharp edges), and a little KL; mean over all."""
-    mean, log_variance = vae.encoder(pictures).chunk(2, 1)
+def loss_of(vae: AutoencoderKL, images: Tensor, noise: Tensor) -> Tensor:
+    """L1, squares (for PSNR) and differences of neighbors (for sharp edges), and a little KL; mean over all."""
+    mean, log_variance = vae.encoder(images).chunk(2, 1)
     log_variance = log_variance.float().clamp(-30, 20)
     mean = mean.float()
     drawn = vae.decoder(mean + torch.exp(0.5 * log_variance) * noise).float()
-    error = drawn - pictures
+    error = drawn - images
     edges = error.diff(dim=2).abs().mean() + error.diff(dim=3).abs().mean()
     kl = 0.5 * (mean.square() + log_variance.exp() - 1 - log_variance).mean()
     return error.abs().mean() + SQUARE_WEIGHT * error.square().mean() + EDGE_WEIGHT * edges + KL_WEIGHT * kl
 
 
 @torch.no_grad()
-def psnr(vae: AutoencoderKL, pictures: Tensor) -> float:
-    """Mean over pictures of 10 log10(1 / mean squared error), pixels in 0 to 1, decoded from the mean latent."""
+def psnr(vae: AutoencoderKL, images: Tensor) -> float:
+    """Mean over images of 10 log10(1 / mean squared error), pixels in 0 to 1, decoded from the mean latent."""
     with torch.autocast("cpu", torch.bfloat16, enabled=False):
-        drawn = torch.cat([vae.decode(vae.encode(part).latent_dist.mode()).sample for part in pictures.split(16)])
-    squares = ((drawn.clamp(-1, 1) - pictures) / 2).square().mean((1, 2, 3))
+        drawn = torch.cat([vae.decode(vae.encode(part).latent_dist.mode()).sample for part in images.split(16)])
+    squares = ((drawn.clamp(-1, 1) - images) / 2).square().mean((1, 2, 3))
     return (-10 * squares.log10()).mean().item()
 
 
-def batch_of(pixels: NDArray[np.uint8], plain: NDArray[Any], coloured: NDArray[Any], *, size: int, draw: Any) -> Tensor:
-    """Half icons as they are, half recoloured, every second one mirrored and all moved by a few pixels."""
-    chosen = np.concatenate([draw.choice(plain, size // 2), draw.choice(coloured, size - size // 2)])
-    pictures = to_tensor(pixels[np.sort(chosen)])
+def batch_of(pixels: NDArray[np.uint8], plain: NDArray[Any], colored: NDArray[Any], *, size: int, draw: Any) -> Tensor:
+    """Half icons as they are, half recolored, every second one mirrored and all moved by a few pixels."""
+    chosen = np.concatenate([draw.choice(plain, size // 2), draw.choice(colored, size - size // 2)])
+    images = to_tensor(pixels[np.sort(chosen)])
     mirrored = torch.from_numpy(draw.random(size) < 0.5)
-    pictures[mirrored] = pictures[mirrored].flip(3)
+    images[mirrored] = images[mirrored].flip(3)
     down, right = draw.integers(0, 7, 2)
-    edge = pictures.shape[-1]
-    return F.pad(pictures, (3, 3, 3, 3), value=1.0)[:, :, down : down + edge, right : right + edge].contiguous(
+    edge = images.shape[-1]
+    return F.pad(images, (3, 3, 3, 3), value=1.0)[:, :, down : down + edge, right : right + edge].contiguous(
         memory_format=torch.channels_last
     )
 
 
 @torch.no_grad()
-def measure_latents(vae: AutoencoderKL, pictures: Tensor) -> None:
+def measure_latents(vae: AutoencoderKL, images: Tensor) -> None:
     """Set the factors by which (z - shift) * scaling has mean 0 and deviation 1, as SD3's configuration has them."""
-    latents = torch.cat([vae.encode(part).latent_dist.mode() for part in pictures.split(16)])
+    latents = torch.cat([vae.encode(part).latent_dist.mode() for part in images.split(16)])
     shift, scale = latents.mean().item(), 1 / latents.std().item()
     vae.register_to_config(shift_factor=round(shift, 4), scaling_factor=round(scale, 4))
 
 
-def split_indices(pictures: list[Picture]) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]]:
-    """Rows of the training icons as they are, of the recoloured ones, and of the held-out icons as they are."""
-    kinds = np.array([("icon" if p.split == "icon" else "train") + ("+" if p.colour else "") for p in pictures])
+def split_indices(images: list[IconImage]) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]]:
+    """Rows of the training icons as they are, of the recolored ones, and of the held-out icons as they are."""
+    kinds = np.array([("icon" if p.split == "icon" else "train") + ("+" if p.color else "") for p in images])
     return np.flatnonzero(kinds == "train"), np.flatnonzero(kinds == "train+"), np.flatnonzero(kinds == "icon")
 
 
@@ -115,28 +115,28 @@ def train(data: Path, output: Path, *, minutes: float, batch: int, lr: float) ->
     output.mkdir(parents=True, exist_ok=True)
     described, stored = load(data)
     pixels = np.array(stored)
-    plain, coloured, held_out = split_indices(described)
+    plain, colored, held_out = split_indices(described)
     unseen = to_tensor(pixels[held_out])
     vae = fresh_vae()
-    optimisers = optimisers_for([vae], lr=lr, kept_from_muon=("conv_in", "decoder.conv_out"))
+    optimizers = optimizers_for([vae], lr=lr, kept_from_muon=("conv_in", "decoder.conv_out"))
     average = Average([vae], decay=0.998)
     state = output / "vae_state.pt"
-    clock = Clock(minutes=minutes, seconds_done=load_state(state, models=[vae], optimisers=optimisers, average=average))
+    clock = Clock(minutes=minutes, seconds_done=load_state(state, models=[vae], optimizers=optimizers, average=average))
     draw = np.random.default_rng(average.updates)
     saved_at, shown = time.monotonic(), 0.0
     clock.last = time.monotonic()
     while clock.tick():
         yield_to_others()
-        set_rate(optimisers, lr * clock.rate())
-        pictures = batch_of(pixels, plain, coloured, size=batch, draw=draw)
-        edge = pictures.shape[-1] // 8
+        set_rate(optimizers, lr * clock.rate())
+        images = batch_of(pixels, plain, colored, size=batch, draw=draw)
+        edge = images.shape[-1] // 8
         with torch.autocast("cpu", torch.bfloat16):
-            loss = loss_of(vae, pictures, torch.randn(batch, 16, edge, edge))
+            loss = loss_of(vae, images, torch.randn(batch, 16, edge, edge))
         loss.backward()
         torch.nn.utils.clip_grad_norm_(vae.parameters(), 1.0)
-        for optimiser in optimisers:
-            optimiser.step()
-            optimiser.zero_grad()
+        for optimizer in optimizers:
+            optimizer.step()
+            optimizer.zero_grad()
         average.update()
         shown = loss.item() if shown == 0 else 0.9 * shown + 0.1 * loss.item()
         if not math.isfinite(shown):
@@ -144,12 +144,12 @@ def train(data: Path, output: Path, *, minutes: float, batch: int, lr: float) ->
         if average.updates % 50 == 0:
             print(f"step {average.updates} seconds {clock.seconds:.0f} loss {shown:.4f}", flush=True)
         if time.monotonic() - saved_at > 240:
-            save_state(state, models=[vae], optimisers=optimisers, average=average, clock=clock)
+            save_state(state, models=[vae], optimizers=optimizers, average=average, clock=clock)
             average.swap()
             print(f"step {average.updates} held-out PSNR {psnr(vae, unseen[:24]):.2f} dB", flush=True)
             average.swap()
             saved_at = time.monotonic()
-    save_state(state, models=[vae], optimisers=optimisers, average=average, clock=clock)
+    save_state(state, models=[vae], optimizers=optimizers, average=average, clock=clock)
     average.swap()
     measure_latents(vae, to_tensor(pixels[plain]))
     print(f"step {average.updates} held-out PSNR {psnr(vae, unseen):.2f} dB, all held-out icons")

@@ -11,7 +11,7 @@ FAMILY = "sd3"
 
 
 def main(argv: Sequence[str]) -> int:
-    """Do what the command line asks for; the exit status: 0, or 1 for what the person can cure."""
+    """Do what the command line asks for; the exit status: 0, or 1 for what the person can fix."""
     wanted = read_conversion(argv)
     try:
         convert(wanted)

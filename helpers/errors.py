@@ -1,4 +1,4 @@
-"""The errors a person can cause and cure; anything else that is raised is a bug of ours.
+"""The errors a person can cause and fix; anything else that is raised is a bug of ours.
 
 `train.py` shows a `UserError` as its message alone and exits with a status that is not 0.
 """
@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, kw_only=True)
 class Problem:
-    """One thing wrong with what the user said: where, what, why, and the cure."""
+    """One thing wrong with what the user said: where, what, why, and the fix."""
 
     option: str
     value: str
@@ -18,11 +18,11 @@ class Problem:
 
     def __str__(self) -> str:
         said = f" = {self.value}" if self.value else ""
-        return f"{self.option}{said}\n    why:  {self.reason}\n    cure: {self.fix}"
+        return f"{self.option}{said}\n    why:  {self.reason}\n    fix: {self.fix}"
 
 
 class UserError(Exception):
-    """A failure the user can cure; its message says how.
+    """A failure the user can fix; its message says how.
 
     met_by_all: whether each process of a run meets it alike, so that only the first one tells it.
     """
@@ -44,7 +44,7 @@ class ConfigError(UserError):
 
 
 class DataError(UserError):
-    """A data set that cannot be trained on as it is."""
+    """A dataset that cannot be trained on as it is."""
 
 
 class CacheError(UserError):

@@ -49,7 +49,7 @@ def set_up_logging(level: int = logging.INFO) -> None:
     logging.basicConfig(level=level, format="%(message)s", handlers=[CurrentStderr(), kept], force=True)
     for name in (*NOISY_LIBRARIES, *SILENT_LIBRARIES):
         logging.getLogger(name).setLevel(logging.ERROR)
-    warnings.filterwarnings("ignore", module="PIL")  # what is wrong with a picture is told with its name
+    warnings.filterwarnings("ignore", module="PIL")  # what is wrong with an image is told with its name
     warnings.filterwarnings("ignore", category=FutureWarning)
     warnings.filterwarnings("ignore", category=DeprecationWarning)
 

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Makes the environment and runs every check that needs no GPU: behaviour, layers, lint, types, sizes.
+# Makes the environment and runs every check that needs no GPU: behavior, layers, lint, types, sizes.
 #
 #   bash tests/run.sh                        everything
 #   bash tests/run.sh tests/unit/config -q   pytest's own arguments, for a part

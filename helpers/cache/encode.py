@@ -1,4 +1,4 @@
-"""Decodes, encodes and writes pictures at the same time, so that caching takes as long as the slowest alone."""
+"""Decodes, encodes and writes images at the same time, so that caching takes as long as the slowest alone."""
 
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -99,7 +99,7 @@ def _threads(count: int, *, initializer: Callable[[], None] | None = None) -> It
 
 @contextmanager
 def _encoding_threads(count: int) -> Iterator[ThreadPoolExecutor]:
-    """Threads to encode in; several compute with one core each, as cores that share a picture wait for each other."""
+    """Threads to encode in; several compute with one core each, as cores that share an image wait for each other."""
     if count == 1:
         with _threads(1) as pool:
             yield pool

@@ -1,4 +1,4 @@
-"""Encodes as many pictures at once as fit in memory, so that a batch size too large slows a run and does not end it."""
+"""Encodes as many images at once as fit in memory, so that a batch size too large slows a run and does not end it."""
 
 from collections.abc import Sequence
 
@@ -24,7 +24,7 @@ class HalvingEncoder:
     def encode(self, pixels: Tensor, *, indices: Sequence[int]) -> dict[int, Tensor]:
         """Raw latents [C, h, w] in fp16 of uint8 pixels [B, H, W, 3], by the images' indices [B].
 
-        Raises CacheError naming the picture whose latents are no numbers, do not fit in fp16, or need too much memory.
+        Raises CacheError naming the image whose latents are no numbers, do not fit in fp16, or need too much memory.
         """
         latents: dict[int, Tensor] = {}
         while len(latents) < len(indices):
@@ -39,7 +39,7 @@ class HalvingEncoder:
                 if not latent.isfinite().all():
                     raise CacheError(
                         f"The VAE's latents of {self._paths[index]} are not numbers that 16 bits can hold. "
-                        "Its weights do not work in this number format: try --vae_dtype=fp32."
+                        "Its weights do not work in this dtype: try --vae_dtype=fp32."
                     )
                 latents[index] = latent
         return latents
@@ -58,7 +58,7 @@ class HalvingEncoder:
         if count == 1:
             raise CacheError(
                 f"There is not enough memory to encode {path} at {size}, alone. "
-                "Lower the data set's resolution, or free memory on the device."
+                "Lower the dataset's resolution, or free memory on the device."
             )
         self._at_once = max(1, min(self._at_once, count // 2))
         text = f"There is not enough memory to encode {count} images of {size} at once: going on with {self._at_once}."

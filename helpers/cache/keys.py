@@ -17,7 +17,7 @@ Keys = NDArray[np.bytes_]
 
 
 def latent_key(record: ImageRecord, *, vae_identity: str) -> str:
-    """The key (32 hex digits) of a picture's latent, by the file's identity, its geometry and the VAE's identity."""
+    """The key (32 hex digits) of an image's latent, by the file's identity, its geometry and the VAE's identity."""
     geometry = (*record.geometry.resize, *record.geometry.crop)
     base = _latent_base(record.dataset_id, vae_identity, mirrored=record.mirrored)
     return _latent_digest(base, record.path, record.tag, (record.size_bytes, *geometry))

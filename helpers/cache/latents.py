@@ -1,4 +1,4 @@
-"""Encodes every picture once by the VAE, so that training neither decodes pictures nor loads the VAE."""
+"""Encodes every image once by the VAE, so that training neither decodes images nor loads the VAE."""
 
 from collections.abc import Sequence
 
@@ -22,7 +22,7 @@ from helpers.storage.protocols import CacheStore
 
 
 class LatentCache:
-    """Reads a data set's latents; opened after `fill_latent_cache`, with the catalog that is trained on."""
+    """Reads a dataset's latents; opened after `fill_latent_cache`, with the catalog that is trained on."""
 
     def __init__(self, store: CacheStore, *, catalog: Catalog, part: LatentPart) -> None:
         self._tensors = open_tensors(store)
@@ -39,7 +39,7 @@ class LatentCache:
             raw = self._tensors.read(latent_key(record, vae_identity=self._part.identity))[LATENT_OUTPUT]
         except KeyError as error:
             raise CacheError(
-                f"{record.path} of data set {record.dataset_id} is not in the latent cache "
+                f"{record.path} of dataset {record.dataset_id} is not in the latent cache "
                 f"{self._tensors.store.describe()}, which was changed during the run. "
                 "Start again, without `vae` in skip_file_discovery: what is missing is encoded."
             ) from error
@@ -63,17 +63,17 @@ def fill_latent_cache(
     reporter: Reporter,
     scan_for_errors: bool = False,
 ) -> tuple[Rejected, ...]:
-    """Encode what the cache lacks of a catalog; returns the pictures that turned out unreadable, the same on all ranks.
+    """Encode what the cache lacks of a catalog; returns the images that turned out unreadable, the same on all ranks.
 
-    The VAE is loaded only where something is missing, and dropped again. Ranks divide the pictures. `workers` threads
-    read and decode. Returns when everything is on disk. Raises CacheError where a picture's latents are no numbers, do
+    The VAE is loaded only where something is missing, and dropped again. Ranks divide the images. `workers` threads
+    read and decode. Returns when everything is on disk. Raises CacheError where an image's latents are no numbers, do
     not fit in memory, or cannot be written.
     """
     keys = latent_keys(catalog, vae_identity=part.identity)
 
     def describe(key: str) -> str | None:
         hits = (keys == key.encode()).nonzero()[0]
-        return f"{catalog.paths[hits[0]]} of data set {catalog.dataset_id}" if len(hits) else None
+        return f"{catalog.paths[hits[0]]} of dataset {catalog.dataset_id}" if len(hits) else None
 
     tensors = open_and_check(store, scan_for_errors=scan_for_errors, describe=describe, ranks=ranks, reporter=reporter)
     mine = np.arange(ranks.rank, len(catalog), ranks.world_size)

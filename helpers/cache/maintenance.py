@@ -19,7 +19,7 @@ from helpers.storage.protocols import CacheStore
 
 FETCHES_AT_ONCE = 8
 
-# Words for the picture or caption behind a key; None where it is not known.
+# Words for the image or caption behind a key; None where it is not known.
 Describe = Callable[[str], str | None]
 
 

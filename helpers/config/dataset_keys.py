@@ -1,4 +1,4 @@
-"""Keys of the dataset file that this program knows of but that are no field of a local data set."""
+"""Keys of the dataset file that this program knows of but that are no field of a local dataset."""
 
 from dataclasses import dataclass
 from typing import Any

@@ -1,4 +1,4 @@
-"""What is wrong with data sets that a table tells of: files that are not there, columns that nobody has named."""
+"""What is wrong with datasets that a table tells of: files that are not there, columns that nobody has named."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,7 +12,7 @@ NEEDS = 'add "parquet": { "path": …, "filename_column": … }'
 
 
 def check_table(entry: Entry, *, dataset: ImageDataset) -> Iterator[Problem]:
-    """Everything wrong with the tables that a data set's entry names, or fails to name."""
+    """Everything wrong with the tables that a dataset's entry names, or fails to name."""
     match dataset:
         case LocalDataset() | S3Dataset():
             yield from _about_files(entry, dataset=dataset)

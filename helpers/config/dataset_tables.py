@@ -1,10 +1,10 @@
-"""What an entry of the dataset file may say of a table about its pictures: which file, and which columns."""
+"""What an entry of the dataset file may say of a table about its images: which file, and which columns."""
 
 from pydantic import BaseModel, ConfigDict
 
 
 class TableColumns(BaseModel):
-    """The key `parquet`: which columns of a .parquet or .jsonl file are looked at. Sizes are of upright pictures."""
+    """The key `parquet`: which columns of a .parquet or .jsonl file are looked at. Sizes are of upright images."""
 
     model_config = ConfigDict(frozen=True, strict=True, extra="forbid")
 

@@ -15,7 +15,7 @@ class OldName:
     stands_for: the option, and the value, that took its place.
     harmless: the values that ask for nothing, in small letters; None where every value does.
     remark: what is said of it where it is harmless, and worth a line.
-    reason, cure: what is said of a value that is not harmless.
+    reason, fix: what is said of a value that is not harmless.
     switch: whether the flag may stand alone.
     """
 
@@ -25,7 +25,7 @@ class OldName:
     harmless: tuple[str, ...] | None = OFF
     remark: str = ""
     reason: str = ""
-    cure: str = "leave it out"
+    fix: str = "leave it out"
     switch: bool = False
 
     @property
@@ -44,12 +44,12 @@ def _meaningless(name: str, remark: str, *, env: str = "", switch: bool = False)
 
 def _family(env: str) -> OldName:
     reason = "Stable Diffusion 3 and 3.5 are all that this program trains so far"
-    return OldName(name=env.lower(), env=env, switch=True, reason=reason, cure="say false, and STABLE_DIFFUSION_3=true")
+    return OldName(name=env.lower(), env=env, switch=True, reason=reason, fix="say false, and STABLE_DIFFUSION_3=true")
 
 
 def _deleting(env: str, *, name: str) -> OldName:
     reason = "this program does not delete anybody's images; those it leaves out are listed by name, with the reason"
-    return OldName(name=name, env=env, switch=True, reason=reason, cure="say 0, or leave it out")
+    return OldName(name=name, env=env, switch=True, reason=reason, fix="say 0, or leave it out")
 
 
 NOT_SD3 = "has no meaning for SD3"

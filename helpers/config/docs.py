@@ -16,7 +16,7 @@ COMMAND = "python -m helpers.config.docs"
 OPENING = f"""\
 # Every setting
 
-Made from the declarations in `helpers/config/options/`; `{COMMAND}` writes it anew.
+Made from the declarations in `helpers/config/options/`; `{COMMAND}` writes it again.
 
 A setting has a name in `config/config.env` and a flag: `export LORA_RANK=16`, or `bash train.sh --lora_rank=16`. A flag
 on the command line wins over one in `TRAINER_EXTRA_ARGS`, that over the name in the file, and that over the default. A

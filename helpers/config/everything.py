@@ -14,7 +14,7 @@ WHERE_IT_IS = frozenset({"output_dir", "data_backend_config"})
 
 
 def read_everything(argv: Sequence[str]) -> tuple[RunConfig, DatasetFile]:
-    """The run's options and data sets; the first process logs remarks that stop nothing.
+    """The run's options and datasets; the first process logs remarks that stop nothing.
 
     Raises ConfigError with everything wrong with either of them.
     """
@@ -30,7 +30,7 @@ def read_everything(argv: Sequence[str]) -> tuple[RunConfig, DatasetFile]:
 
 
 def files_of(reading: Reading) -> tuple[DatasetFile | None, list[Problem]]:
-    """The data sets, or None and what is wrong with them: nothing, where nobody can know yet where the file is."""
+    """The datasets, or None and what is wrong with them: nothing, where nobody can know yet where the file is."""
     if reading.wrong & WHERE_IT_IS - reading.values.keys():
         return None, []
     return read_datasets(reading.config())

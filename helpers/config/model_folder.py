@@ -14,7 +14,7 @@ NAME_A_WHOLE_ONE = "name a folder (or a hub id) with model_index.json, transform
 
 
 def wrong_with_model(folder: Path) -> tuple[str, str] | None:
-    """Why the model in `folder` cannot be trained, and the cure; None where it is an SD3 in diffusers layout."""
+    """Why the model in `folder` cannot be trained, and the fix; None where it is an SD3 in diffusers layout."""
     if not (folder / INDEX).is_file():
         return _no_pipeline(folder)
     for file, right in ((folder / INDEX, PIPELINES), (folder / "transformer" / "config.json", TRANSFORMER)):
@@ -23,8 +23,8 @@ def wrong_with_model(folder: Path) -> tuple[str, str] | None:
         except (OSError, ValueError) as error:
             return f"{file} cannot be read: {error}", "download it again"
         if kind is not None and not kind.startswith(right):
-            cure = "name one of theirs in diffusers layout, such as stabilityai/stable-diffusion-3.5-medium"
-            return f"it is a {kind}; {ONLY_SD3}", cure
+            fix = "name one of theirs in diffusers layout, such as stabilityai/stable-diffusion-3.5-medium"
+            return f"it is a {kind}; {ONLY_SD3}", fix
     return None
 
 

@@ -1,4 +1,4 @@
-"""Every optimiser that can be asked for: what may be set of it, and what must be known of it before it is built."""
+"""Every optimizer that can be asked for: what may be set of it, and what must be known of it before it is built."""
 
 import math
 from collections.abc import Iterator
@@ -15,7 +15,7 @@ LARGEST_BETA = 0.999999
 
 @dataclass(frozen=True, kw_only=True)
 class OptimizerKind:
-    """One optimiser.
+    """One optimizer.
 
     good_for: in a few words.
     settings: what `optimizer_config` may say of it, with what holds where nothing is said.
@@ -199,11 +199,11 @@ KINDS = {
 OPTIMIZERS = tuple(KINDS)
 FUSABLE_OPTIMIZERS = tuple(name for name, kind in KINDS.items() if kind.fusable)
 FINDING_THEIR_RATE = tuple(name for name, kind in KINDS.items() if kind.finds_rate)
-"""Optimisers that multiply an estimate of their own by the learning rate."""
+"""Optimizers that multiply an estimate of their own by the learning rate."""
 
 
 def settings_of(optimizer: str, *, config: str) -> dict[str, Any]:
-    """The optimiser's settings: what `config` says, a comma list of `key=value` without mistakes, over the defaults."""
+    """The optimizer's settings: what `config` says, a comma list of `key=value` without mistakes, over the defaults."""
     settings = {option.name: option.default for option in KINDS[optimizer].settings}
     for key, text in _pairs(config):
         settings[key] = read_value(_options(optimizer)[key], text=text)
@@ -211,7 +211,7 @@ def settings_of(optimizer: str, *, config: str) -> dict[str, Any]:
 
 
 def wrong_settings(optimizer: str, *, config: str) -> Iterator[tuple[str, str, str]]:
-    """What is wrong with `config`: the words, why, and the cure."""
+    """What is wrong with `config`: the words, why, and the fix."""
     options = _options(optimizer)
     seen: set[str] = set()
     for key, text in _pairs(config):

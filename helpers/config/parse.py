@@ -40,7 +40,7 @@ class Names:
         return env_names.get(name.lower()) or nearest(name, (*self.options, *self.old))
 
     def suggest(self, name: str) -> str:
-        """The cure for an unknown flag."""
+        """The fix for an unknown flag."""
         meant = self.meant(name)
         return f"did you mean --{meant}?" if meant else "`python train.py --help` lists every flag"
 
@@ -137,4 +137,4 @@ def _read_old(old: OldName, *, said: Said, last: dict[str, Said], reading: Readi
     elif old.harmless is None:
         reading.remarks.append(f"{said.spelled} {old.remark}")
     elif text not in old.harmless:
-        reading.problems.append(Problem(option=said.spelled, value=said.text, reason=old.reason, fix=old.cure))
+        reading.problems.append(Problem(option=said.spelled, value=said.text, reason=old.reason, fix=old.fix))

@@ -19,7 +19,7 @@ OUTPUT = "OUTPUT_DIR"
 
 
 def settings_told(config: RunConfig, *, clean: Callable[[str], str]) -> dict[str, str]:
-    """Every setting that says what was learnt, by its env name, as text. clean: a text without secrets."""
+    """Every setting that says what was learned, by its env name, as text. clean: a text without secrets."""
     told = {}
     for option in all_options():
         value = getattr(getattr(config, option.group), option.name)
@@ -50,11 +50,11 @@ def config_env(header: Mapping[str, str]) -> str:
 
 
 def _about(header: Mapping[str, str]) -> Iterator[str]:
-    yield f"# What {header.get('program', 'a run')} trained, {header.get('step', '?')} optimiser steps of it."
+    yield f"# What {header.get('program', 'a run')} trained, {header.get('step', '?')} optimizer steps of it."
     yield f"# base model: {header.get('base_model')} ({header.get('base_model_variant')}), "
     yield f"#   with the identity {header.get('base_model_identity')}"
     for name, fingerprint in json.loads(header.get(DATASETS, "{}")).items():
-        yield f"# data set {name}: {fingerprint}"
+        yield f"# dataset {name}: {fingerprint}"
     yield f"# versions: {header.get('versions')}"
 
 

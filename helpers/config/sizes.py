@@ -1,10 +1,10 @@
-"""The sizes of validation pictures, as they are written in one setting."""
+"""The sizes of validation images, as they are written in one setting."""
 
 import re
 
 SMALLEST_PX = 64
 MULTIPLE_PX = 16
-"""SD3's latents are an eighth of the picture, and its transformer takes them two by two."""
+"""SD3's latents are an eighth of the image, and its transformer takes them two by two."""
 
 
 def parse_validation_sizes(text: str) -> tuple[tuple[int, int], ...]:

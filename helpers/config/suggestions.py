@@ -16,7 +16,7 @@ def nearest(name: str, known: Iterable[str]) -> str | None:
 
 
 def did_you_mean(name: str, known: Iterable[str], *, otherwise: str) -> str:
-    """The cure for an unknown `name`: the nearest known one, or `otherwise`."""
+    """The fix for an unknown `name`: the nearest known one, or `otherwise`."""
     meant = nearest(name, known)
     return f"did you mean {meant}?" if meant else otherwise
 

@@ -12,7 +12,7 @@ KINDS = {int: "a whole number", float: "a number", bool: "true or false"}
 
 
 class WrongValue(Exception):
-    """A text that is no value of its option; says why, and the cure."""
+    """A text that is no value of its option; says why, and the fix."""
 
     def __init__(self, reason: str, *, fix: str) -> None:
         super().__init__(reason)

@@ -45,7 +45,7 @@ class CaptionFilter:
 
 @dataclass(frozen=True, kw_only=True)
 class Shuffle:
-    """Puts a caption's tags in `count` orders: the same for the same seed, caption and number, whatever the picture.
+    """Puts a caption's tags in `count` orders: the same for the same seed, caption and number, whatever the image.
 
     keep: so many tags stay first, in their order; separator: what stands between two tags.
     """

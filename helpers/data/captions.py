@@ -1,4 +1,4 @@
-"""What is said of each picture: its file name, a text file beside it, a table, or one prompt for all."""
+"""What is said of each image: its file name, a text file beside it, a table, or one prompt for all."""
 
 import os
 from collections.abc import Iterable, Sequence
@@ -11,7 +11,7 @@ from helpers.data.rejections import EMPTY_CAPTION_FILE, FOREIGN_CAPTION_FILE, NO
 
 
 class NoCaption(Exception):
-    """A picture nothing is said of; `reason` says why, in words that go on from its name."""
+    """An image nothing is said of; `reason` says why, in words that go on from its name."""
 
     def __init__(self, reason: str) -> None:
         self.reason = reason
@@ -23,7 +23,7 @@ class CaptionRules:
     """Where captions come from: `strategy` as in the dataset file, and what is done with them.
 
     prompt: the instance prompt, empty where there is none; prepend: it is put before each caption;
-    fallback: a picture without a text file, or a caption in its table, is called by its file name. filters: entries
+    fallback: an image without a text file, or a caption in its table, is called by its file name. filters: entries
     of a caption_filter_list; shuffle: what puts tags in other orders.
     """
 
@@ -36,7 +36,7 @@ class CaptionRules:
 
 
 def caption_rules(dataset: ImageDataset, *, seed: int, filters: Sequence[str] = ()) -> CaptionRules:
-    """The rules a data set states; `seed` decides orders of tags."""
+    """The rules a dataset states; `seed` decides orders of tags."""
     shuffle = Shuffle(
         seed=seed,
         count=dataset.caption_shuffle_count,
@@ -67,7 +67,7 @@ def caption_from_name(path: str) -> str:
 
 
 def captions_for(path: str, note: bytes | None, *, rules: CaptionRules) -> tuple[str, ...]:
-    """The captions of a picture: the lines of `note`, or what its name says; raises NoCaption.
+    """The captions of an image: the lines of `note`, or what its name says; raises NoCaption.
 
     note: its text file, or a table's captions; None where there is none, or none is asked for.
     """
@@ -94,7 +94,7 @@ def _lines(content: bytes) -> tuple[str, ...]:
 
 @dataclass(frozen=True, slots=True)
 class PromptForAll:
-    """One caption for every picture."""
+    """One caption for every image."""
 
     prompt: str
 
@@ -104,7 +104,7 @@ class PromptForAll:
 
 @dataclass(frozen=True, slots=True)
 class CaptionColumn:
-    """The captions of picture `i`: the lines of item `i`, each in all its orders, with `prefix` before each."""
+    """The captions of image `i`: the lines of item `i`, each in all its orders, with `prefix` before each."""
 
     texts: TextColumn
     prefix: str = ""
@@ -121,6 +121,6 @@ def spoken_lines(texts: TextColumn, *, rules: CaptionRules) -> CaptionColumn:
 
 
 def caption_column(captions: Iterable[tuple[str, ...]], *, rules: CaptionRules) -> CaptionColumn:
-    """Captions of each picture, as a column."""
+    """Captions of each image, as a column."""
     encoded = BytesColumn.of("\n".join(lines).encode() for lines in captions)
     return spoken_lines(TextColumn(encoded), rules=rules)

@@ -1,4 +1,4 @@
-"""Opens a table of addresses as a data set: what is not here yet is downloaded, once."""
+"""Opens a table of addresses as a dataset: what is not here yet is downloaded, once."""
 
 from helpers.config.datasets.types import CsvDataset
 from helpers.data.sources.image_table import ImageTable

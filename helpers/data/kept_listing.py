@@ -59,6 +59,6 @@ class KeptListing:
 
 
 def forget_listing(metadata: CacheStore) -> None:
-    """Have the place listed anew when its listing is next kept."""
+    """Have the place listed again when its listing is next kept."""
     if NAME in metadata.sizes():
         metadata.remove(NAME)

@@ -1,4 +1,4 @@
-"""The words that pictures are spoken of with: sizes, boxes, geometries, catalogs."""
+"""The words that images are spoken of with: sizes, boxes, geometries, catalogs."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -39,7 +39,7 @@ class Box(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Geometry:
-    """How an upright picture becomes training pixels: resized to `resize`, of which `crop` is kept."""
+    """How an upright image becomes training pixels: resized to `resize`, of which `crop` is kept."""
 
     resize: Size
     crop: Box
@@ -52,7 +52,7 @@ class Geometry:
 
 @dataclass(frozen=True, slots=True)
 class ImageRecord:
-    """One picture of a data set; `size` is that of the upright picture, after EXIF's orientation."""
+    """One image of a dataset; `size` is that of the upright image, after EXIF's orientation."""
 
     dataset_id: str
     path: str
@@ -66,7 +66,7 @@ class ImageRecord:
 
 @dataclass(frozen=True, slots=True)
 class Rejected:
-    """A picture that is not trained on, and why, in words that go on from its name.
+    """An image that is not trained on, and why, in words that go on from its name.
 
     lasting: whether that holds until the file changes; what may be over at the next start is not remembered.
     """
@@ -78,9 +78,9 @@ class Rejected:
 
 @dataclass(frozen=True, slots=True)
 class Bucket:
-    """The pictures of one data set that are trained on at one size.
+    """The images of one dataset that are trained on at one size.
 
-    repeats, probability, ignore_epochs: how much of them an epoch shows, as the data set's entry says.
+    repeats, probability, ignore_epochs: how much of them an epoch shows, as the dataset's entry says.
     """
 
     dataset_id: str
@@ -96,7 +96,7 @@ class Bucket:
 
 @dataclass(frozen=True, slots=True)
 class _CaptionsOfSome:
-    """The captions of pictures that were others' rows before some were dropped."""
+    """The captions of images that were others' rows before some were dropped."""
 
     captions_of: Callable[[int], tuple[str, ...]]
     rows: NDArray[np.int64]
@@ -107,15 +107,15 @@ class _CaptionsOfSome:
 
 @dataclass(frozen=True, kw_only=True)
 class Catalog:
-    """All of a data set that can be trained on, by column; image `i` is row `i`, ordered by path.
+    """All of a dataset that can be trained on, by column; image `i` is row `i`, ordered by path.
 
     paths, tags: [N]; size_bytes: [N]; sizes: [N, 2] width and height, upright;
     geometries: [N, 6] resize width and height, crop left, top, right and bottom;
     captions_of: the captions of image `i`, one or more.
     repeats, probability, ignore_epochs: see `Bucket`. is_regularisation_data: trained against the base's own
-    prediction. not_chosen: pictures that max_num_samples left out, counted only.
-    mirrored: the pictures are shown left for right, after they are cut.
-    ignored: names of files that are no pictures or hidden, counted only.
+    prediction. not_chosen: images that max_num_samples left out, counted only.
+    mirrored: the images are shown left for right, after they are cut.
+    ignored: names of files that are no images or hidden, counted only.
     """
 
     dataset_id: str
@@ -140,7 +140,7 @@ class Catalog:
 
     @cached_property
     def buckets(self) -> tuple[Bucket, ...]:
-        """The pictures by the width and height that they are trained on, in their order; images in rising order."""
+        """The images by the width and height that they are trained on, in their order; images in rising order."""
         targets = self.geometries[:, 4:6].astype(np.int64) - self.geometries[:, 2:4]
         order = np.lexsort((targets[:, 1], targets[:, 0]))
         starts = np.flatnonzero(np.diff(targets[order], axis=0, prepend=-1).any(axis=1))
@@ -163,12 +163,12 @@ class Catalog:
         return Geometry(resize=Size(width, height), crop=Box(left, top, right, bottom))
 
     def without(self, rejected: Sequence[Rejected]) -> "Catalog":
-        """The catalog less pictures whose pixels turned out unreadable; raises DataError where nothing is left."""
+        """The catalog less images whose pixels turned out unreadable; raises DataError where nothing is left."""
         if not rejected:
             return self
-        dropped = {picture.path for picture in rejected}
+        dropped = {image.path for image in rejected}
         rows = np.flatnonzero([path not in dropped for path in self.paths])
-        everything = tuple(sorted((*self.rejected, *rejected), key=lambda picture: picture.path))
+        everything = tuple(sorted((*self.rejected, *rejected), key=lambda image: image.path))
         if not len(rows):
             place = self.source.describe()
             raise nothing_left(self.dataset_id, place=place, rejected=everything, ignored=self.ignored)

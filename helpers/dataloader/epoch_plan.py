@@ -10,7 +10,7 @@ from helpers.dataloader.sampler import Order
 class BucketPlan:
     """One bucket's part in the first epoch.
 
-    due: pictures that it owes to an epoch. batches, shown: batches of all ranks together, and pictures in them.
+    due: images that it owes to an epoch. batches, shown: batches of all ranks together, and images in them.
     images_per_batch: of all ranks together.
     """
 
@@ -27,7 +27,7 @@ class BucketPlan:
 
     @property
     def shown_early(self) -> float:
-        """Pictures shown beyond what is due, to fill the last batch; the next epoch shows so many fewer."""
+        """Images shown beyond what is due, to fill the last batch; the next epoch shows so many fewer."""
         return self.shown - self.due
 
     def __str__(self) -> str:
@@ -36,11 +36,11 @@ class BucketPlan:
     @property
     def in_words(self) -> str:
         """What is done with the bucket, without its name."""
-        pictures = "1 image" if self.images == 1 else f"{self.images:,} images"
+        images = "1 image" if self.images == 1 else f"{self.images:,} images"
         times = self.due / self.images
         repeated = "" if times == 1 else f", each {times:.3g} times"
         batches = "1 batch" if self.batches == 1 else f"{self.batches:,} batches"
-        return f"{pictures}{repeated}, {batches}{self._filling()}"
+        return f"{images}{repeated}, {batches}{self._filling()}"
 
     def _filling(self) -> str:
         if self.images < self.images_per_batch:
@@ -69,7 +69,7 @@ def first_epoch(order: Order) -> tuple[BucketPlan, ...]:
 
 
 def mix(order: Order) -> str:
-    """The mix of the data sets over an epoch, in words, as the long run shows it; empty where there is only one."""
+    """The mix of the datasets over an epoch, in words, as the long run shows it; empty where there is only one."""
     due: dict[str, float] = {}
     for bucket, images in zip(order.buckets, order.bucket_images_per_epoch, strict=True):
         due[bucket.dataset_id] = due.get(bucket.dataset_id, 0) + images

@@ -27,7 +27,7 @@ EMPTY_CAPTION = ""
 
 
 class LatentLookup(Protocol):
-    """A data set's encoded pictures."""
+    """A dataset's encoded images."""
 
     def latents(self, index: int) -> Tensor:
         """The latents of the catalog's image `index` as the model wants them, fp32 [C, h, w] on the CPU."""
@@ -44,9 +44,9 @@ class TextLookup(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class BatchSource:
-    """Makes the batches of one rank; catalogs and latents are by data set id.
+    """Makes the batches of one rank; catalogs and latents are by dataset id.
 
-    mirrored: the latents of pictures left for right, of data sets that show both sides, each by an even chance.
+    mirrored: the latents of images left for right, of datasets that show both sides, each by an even chance.
     flow_shift: the option's value, or the model's own where it has none.
     caption_dropout_probability: the share of samples that get the empty caption.
     tokens: of a caption [encoders, n], where text encoders learn.
@@ -65,7 +65,7 @@ class BatchSource:
     tokens: Callable[[str], Tensor] | None = None
 
     def batch(self, position: Position) -> TrainBatch:
-        """This rank's share of the batch at `position`; raises CacheError naming a picture that can't be read."""
+        """This rank's share of the batch at `position`; raises CacheError naming an image that can't be read."""
         samples = self.order.batch_of_rank(position, rank=self.rank)
         latents = [self._latents(sample) for sample in samples]
         texts = [self._text(sample) for sample in samples]
@@ -83,7 +83,7 @@ class BatchSource:
         )
 
     def caption(self, sample: Sample) -> str:
-        """The caption that is learnt: of several, another one each pass, beginning anywhere; or none, by chance."""
+        """The caption that is learned: of several, another one each pass, beginning anywhere; or none, by chance."""
         if chance(*self._seed("caption dropout", sample)) < self.caption_dropout_probability:
             return EMPTY_CAPTION
         captions = self.catalogs[sample.dataset_id].captions_of(sample.image)
@@ -106,7 +106,7 @@ class BatchSource:
 
     @contextmanager
     def _reading(self, what: str, sample: Sample) -> Iterator[None]:
-        """Put the picture's name on a cache's error, which knows keys only."""
+        """Put the image's name on a cache's error, which knows keys only."""
         try:
             yield
         except (UserError, OSError) as error:

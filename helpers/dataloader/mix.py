@@ -1,4 +1,4 @@
-"""How much each bucket gives to an epoch, so that the mix of data sets is what their entries say."""
+"""How much each bucket gives to an epoch, so that the mix of datasets is what their entries say."""
 
 from collections.abc import Sequence
 from fractions import Fraction
@@ -9,14 +9,14 @@ from numpy.typing import NDArray
 from helpers.data.types import Bucket
 
 PARTS = 1_000_000
-"""Amounts are whole numbers of millionths of a picture, so that nothing is rounded twice however long a run is."""
+"""Amounts are whole numbers of millionths of an image, so that nothing is rounded twice however long a run is."""
 
 
 def parts_per_epoch(buckets: Sequence[Bucket]) -> NDArray[np.int64]:
-    """What each bucket gives to an epoch, in millionths of a picture [buckets], before batches are filled.
+    """What each bucket gives to an epoch, in millionths of an image [buckets], before batches are filled.
 
-    n · (1 + repeats) · probability of a bucket of n pictures. A data set that ignores epochs gives `probability` times
-    as much as all that count together, however large it is, shared among its buckets by their pictures.
+    n · (1 + repeats) · probability of a bucket of n images. A dataset that ignores epochs gives `probability` times
+    as much as all that count together, however large it is, shared among its buckets by their images.
     """
     counting = [_own_parts(bucket) if not bucket.ignore_epochs else 0 for bucket in buckets]
     images: dict[str, int] = {}

@@ -1,4 +1,4 @@
-"""Which pictures come when, as a pure function of the buckets, the seed and the number of images in a batch.
+"""Which images come when, as a pure function of the buckets, the seed and the number of images in a batch.
 
 Each bucket is an endless stream: a permutation of its images, then another, one permutation a pass. A batch for all
 ranks together is a run of `batch_size * world_size` consecutive images of one bucket's stream, so it is always full and
@@ -25,9 +25,9 @@ PASSES_KEPT = 2
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """One place in the order: which picture stands there, and the numbers that seed what is random about it.
+    """One place in the order: which image stands there, and the numbers that seed what is random about it.
 
-    bucket: index in the order's buckets. image: row of the data set's catalog. pass_number: how often the image's
+    bucket: index in the order's buckets. image: row of the dataset's catalog. pass_number: how often the image's
     bucket had been gone through before. slot: place in the batch of all ranks together.
     """
 
@@ -101,7 +101,7 @@ class Order:
         return self.position_after(self.batches_done(position) + 1)
 
     def among(self, world_size: int) -> "Order":
-        """The order of the same pictures among so many ranks."""
+        """The order of the same images among so many ranks."""
         return Order(self.buckets, seed=self._seed, batch_size=self.batch_size, world_size=world_size)
 
     def images_shown(self, position: Position) -> list[int]:

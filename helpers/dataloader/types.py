@@ -18,10 +18,10 @@ class TrainBatch:
     """One forward pass of one rank.
 
     latents [B, C, h, w] as the model wants them, noise [B, C, h, w], sigmas [B] in (0, 1], all fp32;
-    prompt_embeds [B, L, D] and pooled [B, P], bf16; paths: the pictures, `dataset id: path`.
+    prompt_embeds [B, L, D] and pooled [B, P], bf16; paths: the images, `dataset id: path`.
     tokens: of the captions [B, encoders, n], int64, where text encoders learn; prompt_embeds and pooled then hold what
     is cached of the others.
-    against_base: learn the base's own prediction in place of the pictures'.
+    against_base: learn the base's own prediction in place of the images'.
     position: where it stands; dropout_seed: seeds whatever the forward pass itself draws.
     """
 

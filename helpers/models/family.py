@@ -41,8 +41,8 @@ class LatentEncoder(Protocol):
     def encode(self, pixels: Tensor, *, at_most: int | None = None) -> Tensor:
         """Raw latents (no shift or scale) [B, C, h, w] in fp32 on the CPU, of uint8 RGB pixels [B, H, W, 3].
 
-        The mean of the posterior; a picture's latent does not depend on which others are encoded with it.
-        at_most: how many pictures the device's memory holds at once, where it has run out with more.
+        The mean of the posterior; an image's latent does not depend on which others are encoded with it.
+        at_most: how many images the device's memory holds at once, where it has run out with more.
         """
         ...
 
@@ -87,11 +87,11 @@ class TextPart:
 
 @dataclass(frozen=True, kw_only=True)
 class LatentPart:
-    """A VAE that may be loaded; `identity` is a hash of its weights, config and number format.
+    """A VAE that may be loaded; `identity` is a hash of its weights, config and dtype.
 
     Raw latents become the model's by (z - shift) * scale. `downscale`: pixels per latent pixel.
     parallel_encodes: from how many threads `encode` is best called at once: 1 on an accelerator, which one call fills;
-    on the CPU the number of cores, each thread then computing with one, which beats all of them sharing one picture.
+    on the CPU the number of cores, each thread then computing with one, which beats all of them sharing one image.
     """
 
     identity: str
@@ -113,7 +113,7 @@ class ModelParts:
 
     variant: such as `SD3 medium` or `SD3.5 large`, by the transformer's config.
     identity: a hash of the transformer's config and weights. flow_shift: of its own scheduler.
-    longest_edge_px: of a picture that the model can place.
+    longest_edge_px: of an image that the model can place.
     weights_variant: which of several sets of weight files is meant, such as `fp16`; parts without it have plain ones.
     transformer, vae and text_encoders: folders in diffusers layout; of a part that lies in one file with others, its
     name below that file. sources: of each part, what the person said that it is taken from.
@@ -143,7 +143,7 @@ class ModelParts:
 
 @dataclass(frozen=True, kw_only=True)
 class RenderRequest:
-    """One validation picture: raw text embeddings, size in pixels, and the sampler's settings.
+    """One validation image: raw text embeddings, size in pixels, and the sampler's settings.
 
     negative: None where `guidance` is 1 or less.
     skip_layers: blocks for skip-layer guidance, led away from by `skip_scale` in the steps between the shares
@@ -241,15 +241,15 @@ class ModelFamily:
     text_parts: the text encoders, in the order in which `assemble_text` wants their outputs.
     assemble_text: one caption's outputs of every part that is cached -> TextEmbedding, bf16.
     learning_text: the text encoders that learn, as `text_parts` says, loaded with the same arguments.
-    latent_part: the VAE (ModelParts, PrecisionOptions, device; vae_batch_size: pictures at once on an accelerator).
+    latent_part: the VAE (ModelParts, PrecisionOptions, device; vae_batch_size: images at once on an accelerator).
     estimate_memory: the peaks that the workload will need, from the parts' configs alone.
-    load_denoiser: the frozen base on a device, quantised as asked, in eval mode (ModelParts, PrecisionOptions, device;
+    load_denoiser: the frozen base on a device, quantized as asked, in eval mode (ModelParts, PrecisionOptions, device;
     waiting: blocks at its end that stay in the processor's memory).
     blocks: its transformer blocks, first to last.
     enable_checkpointing: recompute the activations of every `interval`-th block (denoiser; interval).
     lora_modules: the names of the denoiser's layers that a `lora_target` means; raises ModelError for unknown ones.
-    render: raw latents [1, C, h, w] of a picture, from the denoiser as it is (see RenderRequest); the same
-    picture as the family's diffusers pipeline draws from the same seed.
+    render: raw latents [1, C, h, w] of an image, from the denoiser as it is (see RenderRequest); the same
+    image as the family's diffusers pipeline draws from the same seed.
     write_pipeline: fill an empty folder with a denoiser's tensors and the base's other parts (tensors by diffusers'
     names, ModelParts, folder; text: a LoRA of the text encoders' to merge into them; metadata), from which the family's
     diffusers pipeline opens.

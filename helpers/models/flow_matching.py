@@ -57,7 +57,7 @@ def cosmap(uniform: Tensor) -> Tensor:
 
 
 def beta_2_2(uniform: Tensor) -> Tensor:
-    """Beta(2, 2), which favours middle noise levels mildly: the median of three uniform draws [..., 3] has that law.
+    """Beta(2, 2), which favors middle noise levels mildly: the median of three uniform draws [..., 3] has that law.
 
     The order statistic: the j-th of n uniform draws is Beta(j, n + 1 - j) (David and Nagaraja 2003, section 2.1).
     """

@@ -9,7 +9,7 @@ from helpers.errors import ModelError
 
 WEIGHT_NAMES = ("diffusion_pytorch_model", "model")
 CONVERTED = "refs/convert/parquet"
-"""The revision in which the hub keeps a data set of any other format as parquet files."""
+"""The revision in which the hub keeps a dataset of any other format as parquet files."""
 
 
 def weight_patterns(variant: str | None) -> tuple[str, ...]:
@@ -49,7 +49,7 @@ def download(repository: str, *, folders: Sequence[str], revision: str | None, v
 
 
 def download_dataset(repository: str, *, split: str | None, revision: str | None) -> Path:
-    """Fetch the parquet files of a data set's split, or those that the hub itself has made of it; raises ModelError.
+    """Fetch the parquet files of a dataset's split, or those that the hub itself has made of it; raises ModelError.
 
     split: None for `train`, or all files where none is called that.
     """
@@ -58,7 +58,7 @@ def download_dataset(repository: str, *, split: str | None, revision: str | None
     patterns = [f"*{split}*.parquet"] if split else ["*train*.parquet", "*.parquet"]
     revisions = (revision,) if revision else (None, CONVERTED)
     folder = Path()
-    with _in_plain_words(repository, what="data set", revision=revision or CONVERTED):
+    with _in_plain_words(repository, what="dataset", revision=revision or CONVERTED):
         for each, pattern in itertools.product(revisions, patterns):
             folder = Path(snapshot_download(repository, repo_type="dataset", revision=each, allow_patterns=pattern))
             if any(folder.rglob(pattern)):
@@ -68,7 +68,7 @@ def download_dataset(repository: str, *, split: str | None, revision: str | None
 
 @contextmanager
 def _in_plain_words(repository: str, *, what: str, revision: str | None) -> Iterator[None]:
-    """Turn what the hub's client raises into a ModelError with the cure."""
+    """Turn what the hub's client raises into a ModelError with the fix."""
     from huggingface_hub import errors
 
     page = f"https://huggingface.co/{'' if what == 'model' else 'datasets/'}{repository}"
@@ -76,7 +76,7 @@ def _in_plain_words(repository: str, *, what: str, revision: str | None) -> Iter
         yield
     except errors.GatedRepoError as error:
         raise ModelError(
-            f"{repository} asks for an agreement first: accept its licence at {page} with your account, "
+            f"{repository} asks for an agreement first: accept its license at {page} with your account, "
             "then log in here with `hf auth login` (older: `huggingface-cli login`) and start again."
         ) from error
     except errors.RevisionNotFoundError as error:

@@ -1,4 +1,4 @@
-"""Fills a model block by block, each quantised before the next is read, so that it is never in memory at full size."""
+"""Fills a model block by block, each quantized before the next is read, so that it is never in memory at full size."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from helpers.errors import ModelError
 from helpers.models.formats.safetensors import Opened, Planned
-from helpers.models.quantization import AS_IT_IS, layers_to_quantise, quantise
+from helpers.models.quantization import AS_IT_IS, layers_to_quantize, quantize
 
 Weights = Callable[[], AbstractContextManager[Mapping[str, Planned]]]
 """Opens a part's files: its tensors by name, mapped into memory until they are closed again."""
@@ -17,7 +17,7 @@ Weights = Callable[[], AbstractContextManager[Mapping[str, Planned]]]
 
 @dataclass(frozen=True, kw_only=True)
 class Form:
-    """How a part is held: its number format, quantised to `level` except for the layers in `keep` (shell patterns).
+    """How a part is held: its dtype, quantized to `level` except for the layers in `keep` (shell patterns).
 
     device: where the part is to be, and computes. quantize_via: `cpu`, or `accelerator` for that device.
     waiting: blocks that stay in the processor's memory, see visiting.py.
@@ -31,8 +31,8 @@ class Form:
     waiting: tuple[str, ...] = ()
 
     @property
-    def quantised_on(self) -> torch.device:
-        """The device that quantises."""
+    def quantized_on(self) -> torch.device:
+        """The device that quantizes."""
         return self.device if self.quantize_via == "accelerator" else torch.device("cpu")
 
 
@@ -50,22 +50,22 @@ def weights_of(open_part: Callable[[], AbstractContextManager[Opened]]) -> Weigh
 def load(model: nn.Module, weights: Weights, form: Form, *, name: str) -> nn.Module:
     """Fill a model on the meta device, frozen, in eval mode; raises ModelError for a tensor that is not there.
 
-    The files are opened anew for each block: what was read of a mapped file counts as the process's memory until it is
-    closed. The numbers are those of the whole model quantised at once.
+    The files are opened again for each block: what was read of a mapped file counts as the process's memory until it is
+    closed. The numbers are those of the whole model quantized at once.
     """
     unkept = [each for each, buffer in model.named_buffers() if buffer.is_meta and each not in model.state_dict()]
     assert not unkept, f"{unkept[0]} of the {name} is kept in no file"
-    quantised = set(layers_to_quantise(model, form.level, device=form.device, keep=form.keep))
+    quantized = set(layers_to_quantize(model, form.level, device=form.device, keep=form.keep))
     for block, tensors in _blocks(model).items():
         home = torch.device("cpu") if block in form.waiting else form.device
         with weights() as found:
             for names in tensors:
                 tensor = _read(found, names, part=name)
                 tensor = tensor.to(form.dtype) if tensor.is_floating_point() else tensor
-                to_quantise = _layer_of(names[0]) in quantised
-                _put(model, names, tensor.to(form.quantised_on if to_quantise else home))
-        layers = list(dict.fromkeys(_layer_of(names[0]) for names in tensors if _layer_of(names[0]) in quantised))
-        quantise(model, form.level, layers=layers)
+                to_quantize = _layer_of(names[0]) in quantized
+                _put(model, names, tensor.to(form.quantized_on if to_quantize else home))
+        layers = list(dict.fromkeys(_layer_of(names[0]) for names in tensors if _layer_of(names[0]) in quantized))
+        quantize(model, form.level, layers=layers)
         for layer in layers:
             model.get_submodule(layer).to(home)
     return model.eval().requires_grad_(False)

@@ -1,4 +1,4 @@
-"""What is said of a run to reckon its memory, and what is answered; standard library only, for every family."""
+"""What is said of a run to estimate its memory, and what is answered; standard library only, for every family."""
 
 from dataclasses import dataclass, field
 
@@ -18,9 +18,9 @@ class Workload:
     """All settings that decide how much memory a run needs.
 
     device: `cpu`, `cuda` or `mps`. precision: with `mixed_precision` said, and `base_model_default_dtype` as the kind
-    of training has it. width, height: of the largest pictures trained on, in pixels. t5_tokens: T5's length.
-    accumulation: batches to a step. vae_batch_size: pictures encoded at once, on a processor by so many threads.
-    validation: width and height of the largest picture drawn; None where none is. guided: whether it is drawn twice
+    of training has it. width, height: of the largest images trained on, in pixels. t5_tokens: T5's length.
+    accumulation: batches to a step. vae_batch_size: images encoded at once, on a processor by so many threads.
+    validation: width and height of the largest image drawn; None where none is. guided: whether it is drawn twice
     at a time, with and without its prompt. keeps_vae: whether the VAE stays in memory while training, trains_text: both
     CLIPs, which learn. fused_backward: whether gradients are dropped one by one. lora_ranks: of layers that have one
     of their own, as `LoraOptions.ranks`. keeps_start: whether the adapter's first numbers stay beside it.
@@ -62,12 +62,12 @@ class TrainingMemory:
     weights: int
     trained: int
     gradients: int
-    optimiser: int
+    optimizer: int
     activations: int
 
     @property
     def total(self) -> int:
-        return self.weights + self.trained + self.gradients + self.optimiser + self.activations
+        return self.weights + self.trained + self.gradients + self.optimizer + self.activations
 
 
 @dataclass(frozen=True, kw_only=True)

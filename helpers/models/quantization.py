@@ -1,4 +1,4 @@
-"""Which number format each part is held in, and the shrinking of frozen weights to eight bits and fewer."""
+"""Which dtype each part is held in, and the shrinking of frozen weights to eight bits and fewer."""
 
 from collections.abc import Sequence
 from fnmatch import fnmatch
@@ -30,7 +30,7 @@ def vae_dtype(precision: PrecisionOptions) -> torch.dtype:
 
 
 def base_dtype(precision: PrecisionOptions) -> torch.dtype:
-    """The format of the base's weights that are not quantised: as asked, else bf16 beside quantised ones."""
+    """The format of the base's weights that are not quantized: as asked, else bf16 beside quantized ones."""
     if precision.base_model_default_dtype:
         return DTYPES[precision.base_model_default_dtype]
     return torch.bfloat16 if precision.base_model_precision != AS_IT_IS else encoder_dtype(precision)
@@ -52,7 +52,7 @@ def wrong_on(device: torch.device, precision: PrecisionOptions) -> list[Problem]
     return problems
 
 
-def layers_to_quantise(module: nn.Module, level: str, *, device: torch.device, keep: Sequence[str] = ()) -> list[str]:
+def layers_to_quantize(module: nn.Module, level: str, *, device: torch.device, keep: Sequence[str] = ()) -> list[str]:
     """The names of `module`'s linear and convolution layers that `level` shrinks.
 
     device: where it will compute. keep: names of layers (shell patterns) that stay as they are, as do those that
@@ -66,7 +66,7 @@ def layers_to_quantise(module: nn.Module, level: str, *, device: torch.device, k
     return [name for name in layers if name not in unsafe and not any(fnmatch(name, pattern) for pattern in keep)]
 
 
-def quantise(module: nn.Module, level: str, *, layers: Sequence[str]) -> None:
+def quantize(module: nn.Module, level: str, *, layers: Sequence[str]) -> None:
     """Shrink the weights of some of `module`'s layers in place, for good, where they are; the layers are new ones.
 
     level: `int8-quanto`, `int4-quanto`, `int2-quanto` or `fp8-quanto`. `wrong_on` says which a device cannot compute.
@@ -88,11 +88,11 @@ def quantise(module: nn.Module, level: str, *, layers: Sequence[str]) -> None:
 
 
 def dense(layer: nn.Module) -> Tensor:
-    """The weights [outputs, inputs] that a linear layer computes with, quantised or not, in fp32."""
+    """The weights [outputs, inputs] that a linear layer computes with, quantized or not, in fp32."""
     weight: Any = layer.weight
-    return (weight.dequantize() if is_quantised(layer) else weight).detach().float()
+    return (weight.dequantize() if is_quantized(layer) else weight).detach().float()
 
 
-def is_quantised(layer: nn.Module) -> bool:
+def is_quantized(layer: nn.Module) -> bool:
     """Whether a layer's weights are held in fewer bits than they had."""
     return type(layer.weight).__module__.partition(".")[0] != "torch"

@@ -55,7 +55,7 @@ class RunStarted:
     """All is loaded and training is about to begin; what this run is, told once.
 
     model_type: what is trained, `lora` or `full`, with so many numbers that move. settings: every setting by group and
-    name. datasets: images by data set id. first_step: the optimiser steps done before, 0 in a new run. changes: those
+    name. datasets: images by dataset id. first_step: the optimizer steps done before, 0 in a new run. changes: those
     since the checkpoint that is continued. base_variant: such as `SD3 medium`; base_folder: where the base's files are.
     trained: what moves, in words. result: the file or folder in output_dir that a finished run leaves.
     """
@@ -77,7 +77,7 @@ class RunStarted:
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingStarted:
-    """The loop begins at optimiser step `first_step` (0 in a new run) of `total_steps`."""
+    """The loop begins at optimizer step `first_step` (0 in a new run) of `total_steps`."""
 
     first_step: int
     total_steps: int
@@ -110,7 +110,7 @@ class SigmaLoss:
 
 @dataclass(frozen=True, kw_only=True)
 class StepFinished:
-    """Optimiser step `step` (from 1) of epoch `epoch` (from 0) is done; loss is the mean over its samples, in fp32.
+    """Optimizer step `step` (from 1) of epoch `epoch` (from 0) is done; loss is the mean over its samples, in fp32.
 
     images: of all ranks. by_sigma: the loss by noise level, of all ranks. seconds: the step's own, its wait for data
     included, duties between steps not; 0 where nobody measured.
@@ -128,8 +128,8 @@ class StepFinished:
 
 
 @dataclass(frozen=True, kw_only=True)
-class PicturesDrawn:
-    """Validation pictures were written, each with the caption it was drawn from; step 0 is the base model's."""
+class ImagesDrawn:
+    """Validation images were written, each with the caption it was drawn from; step 0 is the base model's."""
 
     step: int
     paths: tuple[Path, ...]
@@ -193,7 +193,7 @@ Event = (
     | RunStarted
     | TrainingStarted
     | StepFinished
-    | PicturesDrawn
+    | ImagesDrawn
     | HeldOutLoss
     | CheckpointSaved
     | RunFinished

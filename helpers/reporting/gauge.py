@@ -21,7 +21,7 @@ class StepGauge:
 
     def measured(self, step: StepFinished) -> StepFinished:
         """`step`, which is done, with its seconds and memory."""
-        # A stage within training starts the process's mark anew, so the highest so far is kept here.
+        # A stage within training starts the process's mark again, so the highest so far is kept here.
         self._resident = max(self._resident, self._peak.resident_bytes())
         self._device = max(self._device, self._peak.device_bytes())
         memory = MemoryUse(

@@ -1,4 +1,4 @@
-"""How fast work goes just now and when it will be done; old speeds are forgotten, as pictures and machines vary."""
+"""How fast work goes just now and when it will be done; old speeds are forgotten, as images and machines vary."""
 
 from collections import deque
 

@@ -1,6 +1,6 @@
 """How much memory a stretch of work needed at its highest, which a person with a small GPU wants to know of each stage.
 
-Linux can start its high-water mark anew (write "5" to /proc/self/clear_refs, see `man 5 proc`), so there the figure is
+Linux can start its high-water mark again (write "5" to /proc/self/clear_refs, see `man 5 proc`), so there the figure is
 the stretch's own. Elsewhere it is the highest of the process so far.
 """
 
@@ -17,7 +17,7 @@ class PeakMemory:
 
     def __init__(self, process_folder: Path = PROCESS_FOLDER) -> None:
         self._status = process_folder / "status"
-        self._is_own = _start_anew(process_folder / "clear_refs")
+        self._is_own = _start_again(process_folder / "clear_refs")
         cuda = _initialised_cuda()
         if cuda is not None:
             cuda.reset_peak_memory_stats()
@@ -41,8 +41,8 @@ class PeakMemory:
         return 0 if cuda is None else cuda.memory_allocated()
 
 
-def _start_anew(clear_refs: Path) -> bool:
-    """Start the high-water mark anew; False where the system has no such thing or does not allow it."""
+def _start_again(clear_refs: Path) -> bool:
+    """Start the high-water mark again; False where the system has no such thing or does not allow it."""
     if not clear_refs.exists():
         return False
     try:

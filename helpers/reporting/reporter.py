@@ -37,7 +37,7 @@ class Reporter:
     def invite(self, make: Callable[[], Listener]) -> None:
         """Let one more listen; one that cannot even begin is reported, and the run goes on.
 
-        Raises UserError where the person can cure it, which is best done before the run.
+        Raises UserError where the person can fix it, which is best done before the run.
         """
         try:
             self._listeners.append(make())

@@ -1,4 +1,4 @@
-"""What a webhook is told of an event: words and attached pictures for Discord, fields and pictures for anyone else."""
+"""What a webhook is told of an event: words and attached images for Discord, fields and images for anyone else."""
 
 import base64
 from collections.abc import Iterator, Sequence
@@ -12,7 +12,7 @@ from helpers.reporting.events import (
     CheckpointSaved,
     Event,
     HeldOutLoss,
-    PicturesDrawn,
+    ImagesDrawn,
     RunFailed,
     RunFinished,
     RunStarted,
@@ -20,7 +20,7 @@ from helpers.reporting.events import (
 )
 
 DISCORD_CHARACTERS = 2000
-PICTURES_A_MESSAGE = 10
+IMAGES_A_MESSAGE = 10
 BYTES_A_MESSAGE = 8_000_000
 """What Discord takes from anybody in one message."""
 
@@ -40,7 +40,7 @@ class Told:
     kind: str
     words: str
     fields: dict[str, Any]
-    pictures: tuple[tuple[Path, str], ...] = ()
+    images: tuple[tuple[Path, str], ...] = ()
 
 
 def messages_of(event: Event, *, webhook: Webhook, run_name: str) -> Iterator[Message]:
@@ -48,24 +48,24 @@ def messages_of(event: Event, *, webhook: Webhook, run_name: str) -> Iterator[Me
     told = _told(event, progress_steps=webhook.progress_steps)
     if told is None or told.kind not in webhook.events:
         return
-    for number, pictures in enumerate(_portions(told.pictures)):
+    for number, images in enumerate(_portions(told.images)):
         if webhook.kind == "discord":
             words = told.words if not number else ""
-            yield _discord(words, pictures=pictures, prefix=webhook.message_prefix, run_name=run_name)
+            yield _discord(words, images=images, prefix=webhook.message_prefix, run_name=run_name)
         else:
-            yield _raw(told, pictures=pictures, prefix=webhook.message_prefix, run_name=run_name)
+            yield _raw(told, images=images, prefix=webhook.message_prefix, run_name=run_name)
 
 
 def _told(event: Event, *, progress_steps: int) -> Told | None:
     match event:
         case RunStarted():
-            images = sum(event.datasets.values())
+            image_count = sum(event.datasets.values())
             words = (
-                f"training a {event.model_type} of {event.base_model} on {figures.counted(images, 'images')},"
+                f"training a {event.model_type} of {event.base_model} on {figures.counted(image_count, 'images')},"
                 f" {event.total_steps:,} steps"
             )
             words += f", going on after step {event.first_step:,}" if event.first_step else ""
-            fields = {"base_model": event.base_model, "model_type": event.model_type, "images": images}
+            fields = {"base_model": event.base_model, "model_type": event.model_type, "images": image_count}
             fields |= {"first_step": event.first_step, "total_steps": event.total_steps}
             return Told(kind="start", words=words, fields=fields)
         case StepFinished() if event.step % progress_steps == 0:
@@ -75,14 +75,14 @@ def _told(event: Event, *, progress_steps: int) -> Told | None:
             return Told(kind="progress", words=words, fields=fields)
         case HeldOutLoss():
             fields = {"step": event.step, "held_out_loss": event.mean, "held_out_loss_of_base": event.base_mean}
-            words = f"held-out loss after step {event.step:,}: {event.mean:.4f}"
+            words = f"validation loss after step {event.step:,}: {event.mean:.4f}"
             return Told(kind="progress", words=words, fields=fields)
-        case PicturesDrawn():
+        case ImagesDrawn():
             of_what = f"at step {event.step:,}" if event.step else "of the base model"
             captions = event.captions or ("",) * len(event.paths)
-            words = "\n".join([f"pictures {of_what}:", *dict.fromkeys(captions)])
-            pictures = tuple(zip(event.paths, captions, strict=True))
-            return Told(kind="images", words=words, fields={"step": event.step}, pictures=pictures)
+            words = "\n".join([f"images {of_what}:", *dict.fromkeys(captions)])
+            images = tuple(zip(event.paths, captions, strict=True))
+            return Told(kind="images", words=words, fields={"step": event.step}, images=images)
         case CheckpointSaved():
             fields = {"step": event.step, "checkpoint": event.path.name}
             return Told(kind="checkpoints", words=f"checkpoint at step {event.step:,}", fields=fields)
@@ -97,42 +97,42 @@ def _told(event: Event, *, progress_steps: int) -> Told | None:
             return None
 
 
-def _portions(pictures: Sequence[tuple[Path, str]]) -> Iterator[tuple[tuple[Path, str], ...]]:
-    """`pictures` in portions that one message holds, at least one; a picture that is too large for any is left out."""
+def _portions(images: Sequence[tuple[Path, str]]) -> Iterator[tuple[tuple[Path, str], ...]]:
+    """`images` in portions that one message holds, at least one; an image that is too large for any is left out."""
     portion: list[tuple[Path, str]] = []
     room, is_first = BYTES_A_MESSAGE, True
-    for picture in pictures:
-        size = picture[0].stat().st_size
+    for image in images:
+        size = image[0].stat().st_size
         if size > BYTES_A_MESSAGE:
             continue
-        if len(portion) == PICTURES_A_MESSAGE or size > room:
+        if len(portion) == IMAGES_A_MESSAGE or size > room:
             yield tuple(portion)
             portion, room, is_first = [], BYTES_A_MESSAGE, False
-        portion.append(picture)
+        portion.append(image)
         room -= size
     if portion or is_first:
         yield tuple(portion)
 
 
-def _discord(words: str, *, pictures: Sequence[tuple[Path, str]], prefix: str, run_name: str) -> Message:
+def _discord(words: str, *, images: Sequence[tuple[Path, str]], prefix: str, run_name: str) -> Message:
     text = " ".join(filter(None, [prefix, f"[{run_name}]", words]))
     cut = text if len(text) <= DISCORD_CHARACTERS else f"{text[: DISCORD_CHARACTERS - 1]}…"
     # A prompt that says @everyone calls nobody.
     payload: dict[str, Any] = {"content": cut, "allowed_mentions": {"parse": []}}
-    if pictures:
+    if images:
         payload["attachments"] = [
             {"id": number, "filename": path.name, "description": caption[:1024]}
-            for number, (path, caption) in enumerate(pictures)
+            for number, (path, caption) in enumerate(images)
         ]
-    return Message(payload=payload, files=tuple(path for path, _ in pictures))
+    return Message(payload=payload, files=tuple(path for path, _ in images))
 
 
-def _raw(told: Told, *, pictures: Sequence[tuple[Path, str]], prefix: str, run_name: str) -> Message:
+def _raw(told: Told, *, images: Sequence[tuple[Path, str]], prefix: str, run_name: str) -> Message:
     text = " ".join(filter(None, [prefix, told.words]))
     payload = {"event": told.kind, "run": run_name, "text": text, **told.fields}
-    if pictures:
+    if images:
         payload["images"] = [
             {"name": path.name, "caption": caption, "png": base64.b64encode(path.read_bytes()).decode()}
-            for path, caption in pictures
+            for path, caption in images
         ]
     return Message(payload=payload)

@@ -1,4 +1,4 @@
-"""A folder of downloaded files, and the source they are to a data set: what came once is never asked for again.
+"""A folder of downloaded files, and the source they are to a dataset: what came once is never asked for again.
 
 A file is called by hashes of its address and of its content, so that no address can lead a name astray.
 """
@@ -14,7 +14,7 @@ import numpy as np
 
 from helpers.errors import CacheError
 from helpers.storage.http import FetchLimits, fetch_all
-from helpers.storage.local import CURE, LocalCache
+from helpers.storage.local import FIX, LocalCache
 from helpers.storage.protocols import Listed, NotThere
 
 ADDRESS_DIGITS, CONTENT_DIGITS = 24, 16
@@ -85,7 +85,7 @@ class Downloads:
 
                 fetch_all(wanted, keep=keep, give_up=give_up, at_once=at_once, limits=limits)
         except OSError as error:
-            raise CacheError(f"cannot write in {self._root}: {error.strerror}. {CURE}") from error
+            raise CacheError(f"cannot write in {self._root}: {error.strerror}. {FIX}") from error
 
     def listed(self, names: Sequence[str]) -> Iterator[Listed]:
         """The files of these names, in their order; those known to be dead have no size and no tag."""
@@ -127,7 +127,7 @@ class Downloads:
         except FileNotFoundError:
             pass
         except OSError as error:
-            raise CacheError(f"cannot read {self._root / FAILED}: {error.strerror}. {CURE}") from error
+            raise CacheError(f"cannot read {self._root / FAILED}: {error.strerror}. {FIX}") from error
         return failed
 
 

@@ -174,7 +174,7 @@ async def _fetch_once(client: "httpx.AsyncClient", url: str, *, limits: FetchLim
 
 
 async def _body(response: "httpx.Response", *, limits: FetchLimits) -> bytes:
-    """The bytes of an answer as they were sent: a picture does not get smaller, and a bomb is not unpacked."""
+    """The bytes of an answer as they were sent: an image does not get smaller, and a bomb is not unpacked."""
     if response.status_code != 200:
         said = f"the server answers {response.status_code} {response.reason_phrase}".strip()
         raise NotFetched(said, passing=response.status_code in TRY_AGAIN)

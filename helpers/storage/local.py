@@ -55,11 +55,11 @@ class LocalSource:
         except OSError as error:
             raise DataError(
                 f"cannot list the folder {self._start + folder!r}: {error.strerror}. "
-                "Check that it exists and may be read, or change the data set's instance_data_dir."
+                "Check that it exists and may be read, or change the dataset's instance_data_dir."
             ) from error
         for name in names:
             if name.endswith("/"):
-                if not name.startswith("."):  # such as .git, which has a copy of every picture of a cloned data set
+                if not name.startswith("."):  # such as .git, which has a copy of every image of a cloned dataset
                     yield self._entries(folder + name, ancestors=(*ancestors, identity))
             elif listed := self._listed(folder + name):
                 yield listed
@@ -115,7 +115,7 @@ class LocalCache:
         except FileNotFoundError:
             return {}
         except OSError as error:
-            raise CacheError(f"cannot list {self.describe()}: {error.strerror}. {CURE}") from error
+            raise CacheError(f"cannot list {self.describe()}: {error.strerror}. {FIX}") from error
         sizes = {name: _file_size(self._root / name) for name in names}
         return {name: size for name, size in sizes.items() if size is not None}
 
@@ -144,7 +144,7 @@ class LocalCache:
         except OSError as error:
             megabytes = len(content) / 1e6
             raise CacheError(
-                f"cannot write {name} ({megabytes:.1f} MB) in {self.describe()}: {error.strerror}. {CURE}"
+                f"cannot write {name} ({megabytes:.1f} MB) in {self.describe()}: {error.strerror}. {FIX}"
             ) from error
 
     def _remove_leftovers(self) -> None:
@@ -168,7 +168,7 @@ class LocalCache:
         return f"the folder {self._root}"
 
 
-CURE = "Free some space there or let it be written to, or name another folder (cache_dir_vae, cache_dir or OUTPUT_DIR)."
+FIX = "Free some space there or let it be written to, or name another folder (cache_dir_vae, cache_dir or OUTPUT_DIR)."
 
 
 def _file_size(path: Path) -> int | None:

@@ -69,7 +69,7 @@ class BucketSource:
         self._store = _opened(address)
 
     def list(self) -> Iterator[Listed]:
-        """Every object, in the order of their names; raises DataError with the cure where the bucket can't be read."""
+        """Every object, in the order of their names; raises DataError with the fix where the bucket can't be read."""
         try:
             found = [
                 Listed(meta["path"], meta["size"], (meta["e_tag"] or str(meta["last_modified"])).strip('"'))
@@ -123,7 +123,7 @@ class BucketCache:
         return self._mirror.folder
 
     def sizes(self) -> dict[str, int]:
-        """The bytes of every file, by name; raises CacheError with the cure where the bucket can't be listed."""
+        """The bytes of every file, by name; raises CacheError with the fix where the bucket can't be listed."""
         try:
             found = {meta["path"]: meta["size"] for meta in _objects(self._store) if "/" not in meta["path"]}
         except OSError as error:
@@ -137,7 +137,7 @@ class BucketCache:
     def local_path(self, name: str) -> Path:
         """The mirror's copy, fetched where it is not there yet; a path to nothing where the bucket has no such file.
 
-        Raises CacheError with the cure where it cannot be fetched or kept.
+        Raises CacheError with the fix where it cannot be fetched or kept.
         """
         if not self.is_here(name):
             self._fetch(name)
@@ -239,7 +239,7 @@ def _objects(store: "S3Store") -> Iterator["ObjectMeta"]:
 
 
 def _persistently(ask: Callable[[], Answer]) -> Answer:
-    """What `ask` returns, asked anew where the answer broke off; raises OSError, of its kinds FileNotFoundError."""
+    """What `ask` returns, asked again where the answer broke off; raises OSError, of its kinds FileNotFoundError."""
     patience = _Patience()
     while True:
         try:
@@ -258,7 +258,7 @@ class _Patience:
     failures: int = 0
 
     def wait(self, error: Exception) -> None:
-        """Sleep a little, or raise OSError with the reason where that cures nothing or has been tried enough."""
+        """Sleep a little, or raise OSError with the reason where that fixes nothing or has been tried enough."""
         reason = _reason(error)
         if isinstance(error, FileNotFoundError) and not reason.startswith(NO_BUCKET):
             raise error
@@ -270,7 +270,7 @@ class _Patience:
 
 
 def _reason(error: Exception) -> str:
-    """Why a bucket refused, with the cure, in words that hold no keys."""
+    """Why a bucket refused, with the fix, in words that hold no keys."""
     said = str(error)
     lost = "404 Not Found" in said and not isinstance(error, FileNotFoundError)
     if lost or "NoSuchBucket" in said or "InvalidBucketName" in said:

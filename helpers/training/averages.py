@@ -1,4 +1,4 @@
-"""Which average of what is trained a run keeps: of its own making, its optimiser's, or none."""
+"""Which average of what is trained a run keeps: of its own making, its optimizer's, or none."""
 
 from collections.abc import Mapping
 
@@ -12,11 +12,11 @@ from helpers.training.optim.schedule_free import ScheduleFreeAverage
 
 
 def make_average(
-    ema: EmaOptions, optimizer: OptimizerOptions, *, weights: Mapping[str, nn.Parameter], optimiser: Optimizer
+    ema: EmaOptions, options: OptimizerOptions, *, weights: Mapping[str, nn.Parameter], optimizer: Optimizer
 ) -> Average:
-    """The average that was asked for, beginning at the weights as they are. optimiser: that of `optimizer`."""
-    if optimizer.averages:
-        return ScheduleFreeAverage(weights, optimiser=optimiser)
+    """The average that was asked for, beginning at the weights as they are. optimizer: the one that `options` describes."""
+    if options.averages:
+        return ScheduleFreeAverage(weights, optimizer=optimizer)
     if not ema.use_ema:
         return NoAverage()
     return Ema(weights, decay=ema.ema_decay, interval=ema.ema_update_interval, device=ema.ema_device)

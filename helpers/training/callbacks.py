@@ -15,9 +15,9 @@ VALIDATE_NOW = "validate_now"
 
 @dataclass(frozen=True, kw_only=True)
 class FirstRankDuties:
-    """Averages the weights, saves checkpoints, draws validation pictures and measures the held-out loss.
+    """Averages the weights, saves checkpoints, draws validation images and measures the validation loss.
 
-    asked_by: a file whose being there asks for pictures and the held-out loss at once.
+    asked_by: a file whose being there asks for images and the validation loss at once.
     """
 
     writer: CheckpointWriter

@@ -5,16 +5,18 @@ from collections.abc import Mapping
 from helpers.training.checkpoint.compatibility import GROUPS_OF_NO_ACCOUNT, MUST_AGREE, OF_NO_ACCOUNT
 
 OTHER_RUN = "checkpoints saved with the other value cannot be continued with this one"
-LATENTS = "images whose size or cut changes are encoded anew; latents of the other settings stay in the cache"
-EVERY_LATENT = "all images are encoded anew; their other latents stay in the cache"
-CAPTIONS = "captions that change are encoded anew; the others stay in the cache"
-EVERY_CAPTION = "all captions are encoded anew, and the model is shown other numbers for them; the old ones stay cached"
+LATENTS = "images whose size or cut changes are encoded again; latents of the other settings stay in the cache"
+EVERY_LATENT = "all images are encoded again; their other latents stay in the cache"
+CAPTIONS = "captions that change are encoded again; the others stay in the cache"
+EVERY_CAPTION = (
+    "all captions are encoded again, and the model is shown other numbers for them; the old ones stay cached"
+)
 SCHEDULE = "the learning rate follows it from the next step on"
 LENGTH = "the run ends there, and schedules of the learning rate reach their end there"
-NOTHING_LEARNT = "nothing of what is learnt changes"
-LEARNING = "what is learnt from here on follows it"
-PICTURES = "validation pictures differ for that reason, too; what is learnt does not change"
-MIX = "which images come when is another order, which begins anew with an epoch"
+NOTHING_LEARNED = "nothing of what is learned changes"
+LEARNING = "what is learned from here on follows it"
+IMAGES = "validation images differ for that reason, too; what is learned does not change"
+MIX = "which images come when is another order, which begins again with an epoch"
 
 KEPT_ELSEWHERE = "what is encoded is looked for there, and made where there is none"
 
@@ -22,14 +24,14 @@ BY_OPTION: Mapping[str, str] = {
     "pretrained_model_name_or_path": "a checkpoint is continued only if the model's weights are the same",
     "pretrained_vae_model_name_or_path": EVERY_LATENT,
     "vae_dtype": EVERY_LATENT,
-    "quantize_via": "the frozen weights may be rounded otherwise; captions too, where text encoders are quantised",
+    "quantize_via": "the frozen weights may be rounded otherwise; captions too, where text encoders are quantized",
     "pretrained_t5_model_name_or_path": EVERY_CAPTION,
     "text_encoder_1_precision": EVERY_CAPTION,
     "text_encoder_2_precision": EVERY_CAPTION,
     "text_encoder_3_precision": EVERY_CAPTION,
     "tokenizer_max_length": EVERY_CAPTION,
     "sd3_t5_mask_behaviour": EVERY_CAPTION,
-    "mixed_precision": "what is encoded in another number format is encoded anew, and the arithmetic rounds otherwise",
+    "mixed_precision": "what is encoded in another dtype is encoded again, and the arithmetic rounds otherwise",
     "base_model_precision": "the frozen weights are others; captions too, where text encoders follow it",
     "aspect_bucket_rounding": LATENTS,
     "aspect_bucket_alignment": LATENTS,
@@ -42,8 +44,8 @@ BY_OPTION: Mapping[str, str] = {
     "only_instance_prompt": CAPTIONS,
     "compress_disk_cache": "new entries of the cache are written so; those that stand stay as they are",
     "num_eval_images": "other images are kept back from training",
-    "eval_dataset_id": NOTHING_LEARNT,
-    "eval_steps_interval": NOTHING_LEARNT,
+    "eval_dataset_id": NOTHING_LEARNED,
+    "eval_steps_interval": NOTHING_LEARNED,
     "max_train_steps": LENGTH,
     "num_train_epochs": LENGTH,
     "checkpoints_total_limit": "older checkpoints beyond it are deleted when the next one stands",
@@ -80,9 +82,9 @@ BY_KEY: Mapping[str, str] = {
     "caption_shuffle_count": CAPTIONS,
     "caption_keep_tokens": CAPTIONS,
     "caption_separator": CAPTIONS,
-    "write_batch_size": NOTHING_LEARNT,
-    "vae_batch_size": NOTHING_LEARNT,
-    "scan_for_errors": NOTHING_LEARNT,
+    "write_batch_size": NOTHING_LEARNED,
+    "vae_batch_size": NOTHING_LEARNED,
+    "scan_for_errors": NOTHING_LEARNED,
 }
 
 
@@ -93,12 +95,12 @@ def of_option(name: str, *, group: str) -> str:
     if name in BY_OPTION:
         return BY_OPTION[name]
     if name in OF_NO_ACCOUNT:
-        return NOTHING_LEARNT
+        return NOTHING_LEARNED
     if group == "validation":
-        return PICTURES
-    return NOTHING_LEARNT if group in GROUPS_OF_NO_ACCOUNT else LEARNING
+        return IMAGES
+    return NOTHING_LEARNED if group in GROUPS_OF_NO_ACCOUNT else LEARNING
 
 
 def of_key(key: str) -> str:
-    """What follows from a data set's `key` having another value."""
+    """What follows from a dataset's `key` having another value."""
     return BY_KEY.get(key, "what is trained on changes with it")

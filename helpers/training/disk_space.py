@@ -27,9 +27,9 @@ COMPRESSED = 0.7
 
 @dataclass(frozen=True, kw_only=True)
 class CacheNeed:
-    """What a cache lacks: `missing` of `total` pictures or captions, whose tensors take `size_bytes` in `folder`.
+    """What a cache lacks: `missing` of `total` images or captions, whose tensors take `size_bytes` in `folder`.
 
-    name: of a data set, or of a text encoder.
+    name: of a dataset, or of a text encoder.
     """
 
     name: str
@@ -41,7 +41,7 @@ class CacheNeed:
 
 
 def latents_needed(catalog: Catalog, *, part: LatentPart, store: CacheStore, look: bool = True) -> CacheNeed:
-    """What the cache lacks of a data set's latents; nothing of it is read but its index.
+    """What the cache lacks of a dataset's latents; nothing of it is read but its index.
 
     look: False takes all as missing, which tells the most that may be needed, at once.
     """
@@ -98,7 +98,7 @@ def free_bytes(folder: Path) -> int:
 
 
 def check_disk(needs_of: Callable[..., Sequence[CacheNeed]], *, free: Callable[[Path], int] = free_bytes) -> None:
-    """Raise CacheError where caches on one disk need more than is `free` there, with the figures and the cure.
+    """Raise CacheError where caches on one disk need more than is `free` there, with the figures and the fix.
 
     needs_of: what they need (look). With room for all that they could need, nobody looks at what they hold.
     """

@@ -1,6 +1,6 @@
 """What is done otherwise where each process holds a part of the model's weights only, as FSDP2 has it.
 
-Whatever reads weights between steps, a checkpoint or a validation picture, finds them whole, since all processes come
+Whatever reads weights between steps, a checkpoint or a validation image, finds them whole, since all processes come
 together for it; so nothing else knows of parts.
 """
 
@@ -14,7 +14,7 @@ from helpers.models.adapters.trainable import Trained
 from helpers.training.callbacks import FirstRankDuties, OtherRankDuties
 from helpers.training.distributed.runtime import Runtime
 from helpers.training.moments import Moment
-from helpers.training.optim.optimizer_state import optimiser_state
+from helpers.training.optim.optimizer_state import optimizer_state
 from helpers.training.state import TrainState
 
 
@@ -33,13 +33,13 @@ class TogetherDuties:
 
     Elsewhere DeepSpeed would have them wait for half an hour at most.
 
-    denoiser: the bare module. weights: that the optimiser moves, by name.
+    denoiser: the bare module. weights: that the optimizer moves, by name.
     """
 
     duties: FirstRankDuties | OtherRankDuties
     runtime: Runtime
     denoiser: nn.Module
-    optimiser: Optimizer
+    optimizer: Optimizer
     weights: Mapping[str, nn.Parameter]
 
     def stepped(self, step: int) -> None:
@@ -49,7 +49,7 @@ class TogetherDuties:
         with self.runtime.whole(self.denoiser):
             self.duties.save(state, keep_all=keep_all)
             if self.runtime.rank != 0:
-                optimiser_state(self.optimiser, weights=self.weights)  # gives its parts to the first rank
+                optimizer_state(self.optimizer, weights=self.weights)  # gives its parts to the first rank
         self.runtime.wait()
 
     def look(self, moment: Moment) -> None:

@@ -1,4 +1,4 @@
-"""The end of a run: hands on what was learnt, and says what stands."""
+"""The end of a run: hands on what was learned, and says what stands."""
 
 import time
 from pathlib import Path

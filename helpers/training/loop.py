@@ -1,4 +1,4 @@
-"""The loop: one fixed order of duties for each optimiser step, and one wait for the device."""
+"""The loop: one fixed order of duties for each optimizer step, and one wait for the device."""
 
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
@@ -24,7 +24,7 @@ from helpers.training.step import Learner, draws_random_numbers, forward_backwar
 
 @dataclass(frozen=True, kw_only=True)
 class LoopPlan:
-    """How long a run is and when its duties are due; all counts are optimiser steps unless they say otherwise.
+    """How long a run is and when its duties are due; all counts are optimizer steps unless they say otherwise.
 
     accumulation: batches whose gradients make one step. longest_gradient: see `Runtime.clip_gradients`.
     fused_backward: see `stepping.DuringBackward`.
@@ -51,7 +51,7 @@ class Duties(Protocol):
     """What is done between steps."""
 
     def stepped(self, step: int) -> None:
-        """Optimiser step `step`, from 1, has moved the weights."""
+        """Optimizer step `step`, from 1, has moved the weights."""
         ...
 
     def save(self, state: TrainState, *, keep_all: bool = False) -> None:
@@ -66,7 +66,7 @@ class Duties(Protocol):
 def train(
     learner: Learner,
     *,
-    optimiser: Optimizer,
+    optimizer: Optimizer,
     state: TrainState,
     batches: Iterator[TrainBatch],
     plan: LoopPlan,
@@ -91,7 +91,7 @@ def train(
     steps = stepping_of(
         learner.runtime,
         weights=learner.weights,
-        optimiser=optimiser,
+        optimizer=optimizer,
         longest_gradient=plan.longest_gradient,
         fused_backward=plan.fused_backward,
     )
@@ -124,10 +124,10 @@ def take_step(
     plan: LoopPlan,
     seeded: bool,
 ) -> StepFinished:
-    """One optimiser step. `state` moves with it; raises NotANumber before the weights would be spoilt."""
+    """One optimizer step. `state` moves with it; raises NotANumber before the weights would be spoilt."""
     losses: list[Tensor] = []
     sigmas: list[Tensor] = []
-    pictures: list[str] = []
+    images: list[str] = []
     position = state.position
     rate = plan.learning_rate(state.step)
     stepping.begin(rate)
@@ -137,7 +137,7 @@ def take_step(
             share = 1 / plan.accumulation
             losses.append(forward_backward(learner, batch, share=share, seeded=seeded, backward=stepping.backward))
         sigmas.append(batch.sigmas)
-        pictures.extend(batch.paths)
+        images.extend(batch.paths)
         position = batch.position
         state.position = plan.following(position)
 
@@ -147,7 +147,7 @@ def take_step(
     shared = learner.runtime.mean_over_ranks(torch.cat([all_losses.mean().view(1), by_sigma]))
     gradient_norm, loss, *rows = torch.cat([norm.view(1), shared]).tolist()  # the one moment that waits for the device
     figures = {"loss": loss, "gradient_norm": gradient_norm}
-    check_finite(learner.runtime, **figures, losses=losses, sigmas=sigmas, pictures=pictures)
+    check_finite(learner.runtime, **figures, losses=losses, sigmas=sigmas, images=images)
 
     stepping.finish()
     state.step += 1

@@ -19,17 +19,17 @@ from helpers.training.preparation.prepare import Ground, Site
 ALL_BLOCKS = 38
 """As many as the largest model has; fewer there are no harm."""
 
-ENCODING = "encoding pictures and captions"
+ENCODING = "encoding images and captions"
 TRAINING = "training"
-DRAWING = "drawing validation pictures"
-CURES_NAMED = 6
+DRAWING = "drawing validation images"
+FIXES_NAMED = 6
 MOST_LETTERS = 200
 COARSER = {"no_change": "int8-quanto", "int8-quanto": "int4-quanto"}
 LEAST_SHARE = 0.01
 """Of what is needed: a setting that saves less is not worth naming."""
 
 LARGEST_SMALL = 512
-"""An edge in pixels: a picture of more than a megapixel is decoded in tiles of one, so that half of it saves little."""
+"""An edge in pixels: an image of more than a megapixel is decoded in tiles of one, so that half of it saves little."""
 
 SAID_OF_MEMORY = ("can't allocate memory", "not enough memory", "out of memory", "_STATUS_ALLOC_FAILED")
 """How it is said where PyTorch has no exception of its own for it: on processors, Apple's GPUs, by CUDA's libraries."""
@@ -37,21 +37,21 @@ SAID_OF_MEMORY = ("can't allocate memory", "not enough memory", "out of memory",
 
 @dataclass(frozen=True, kw_only=True)
 class MemoryNeeds:
-    """What a run is, as far as memory goes, and how that is reckoned."""
+    """What a run is, as far as memory goes, and how that is estimated."""
 
     workload: Workload
-    reckon: Callable[[Workload], MemoryEstimate]
+    estimate_for: Callable[[Workload], MemoryEstimate]
 
     @property
     def estimate(self) -> MemoryEstimate:
-        return self.reckon(self.workload)
+        return self.estimate_for(self.workload)
 
-    def cures(self, doing: str) -> list[str]:
+    def fixes(self, doing: str) -> list[str]:
         """A line for each setting that takes less while `doing`, the one that saves most first."""
         needed = _peak(self.estimate, doing)
-        saved = [(needed - _peak(self.reckon(less), doing), words) for words, less in turned_down(self.workload)]
+        saved = [(needed - _peak(self.estimate_for(less), doing), words) for words, less in turned_down(self.workload)]
         worth = sorted((each for each in saved if each[0] > LEAST_SHARE * needed), reverse=True)
-        return [f"{words}: about {memory(size)} less" for size, words in worth[:CURES_NAMED]]
+        return [f"{words}: about {memory(size)} less" for size, words in worth[:FIXES_NAMED]]
 
 
 def needs_of(
@@ -79,7 +79,7 @@ def needs_of(
         keeps_vae=config.cache.keep_vae_loaded,
     )
     family, parts = place.family, place.parts
-    return MemoryNeeds(workload=workload, reckon=lambda workload: family.estimate_memory(parts, workload))
+    return MemoryNeeds(workload=workload, estimate_for=lambda workload: family.estimate_memory(parts, workload))
 
 
 @contextmanager
@@ -93,9 +93,9 @@ def explained(doing: str, needs: Callable[[], MemoryNeeds]) -> Iterator[None]:
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):
             raise
-        cures = needs().cures(doing)
-        lines = "\n".join(f"  {line}" for line in cures)
-        words = f"Each of these takes less, the most first:\n{lines}" if cures else "No setting takes much less of it."
+        fixes = needs().fixes(doing)
+        lines = "\n".join(f"  {line}" for line in fixes)
+        words = f"Each of these takes less, the most first:\n{lines}" if fixes else "No setting takes much less of it."
         said = shorten(str(error), MOST_LETTERS, placeholder=" …") or "none is left"
         raise TrainingError(f"Out of memory while {doing}: {said}\n{words}") from error
 
@@ -114,7 +114,7 @@ def turned_down(workload: Workload) -> Iterator[tuple[str, Workload]]:
         yield "USE_GRADIENT_CHECKPOINTING=true", replace(workload, gradient_checkpointing=True)
     if workload.batch_size > 1:
         more = workload.batch_size * workload.accumulation
-        words = f"TRAIN_BATCH_SIZE=1, with GRADIENT_ACCUMULATION_STEPS={more} for steps of as many pictures"
+        words = f"TRAIN_BATCH_SIZE=1, with GRADIENT_ACCUMULATION_STEPS={more} for steps of as many images"
         yield words, replace(workload, batch_size=1, accumulation=more)
     if not full and (coarser := COARSER.get(precision.base_model_precision)):
         less = replace(precision, base_model_precision=coarser)
@@ -127,7 +127,7 @@ def turned_down(workload: Workload) -> Iterator[tuple[str, Workload]]:
         yield "OPTIMIZER=adafactor", replace(workload, optimizer="adafactor")
     yield from _turned_down_elsewhere(workload)
     yield (
-        "a RESOLUTION, or one in the dataset file, at which pictures have half as many points",
+        "a RESOLUTION, or one in the dataset file, at which images have half as many points",
         replace(workload, width=round(workload.width * 0.5**0.5), height=round(workload.height * 0.5**0.5)),
     )
     if workload.keeps_vae:
@@ -156,7 +156,7 @@ def _turned_down_in_full(workload: Workload) -> Iterator[tuple[str, Workload]]:
 
 
 def _turned_down_beside(workload: Workload) -> Iterator[tuple[str, Workload]]:
-    """What training itself does not use: the encoders and the pictures drawn."""
+    """What training itself does not use: the encoders and the images drawn."""
     precision = workload.precision
     if workload.vae_batch_size > 1 and workload.device != "cpu":
         yield "VAE_BATCH_SIZE=1, or vae_batch_size in the dataset file", replace(workload, vae_batch_size=1)

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, kw_only=True)
 class Moment:
-    """Between optimiser steps: `step` are done. epochs: the numbers, from 1, of those that the last step ended.
+    """Between optimizer steps: `step` are done. epochs: the numbers, from 1, of those that the last step ended.
 
     is_begin: nothing was trained yet by this process, which may continue a run. is_end: nothing will be any more.
     """

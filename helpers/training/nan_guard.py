@@ -1,7 +1,7 @@
 """Ends a run whose next step would spoil the weights: names what it was, and leaves a checkpoint from before.
 
-The figures of a step are looked at between the backward pass and the optimiser, the one moment at which the loop waits
-for the device. All that the device misses meanwhile is the optimiser's launch, about a millisecond, and no step ever
+The figures of a step are looked at between the backward pass and the optimizer, the one moment at which the loop waits
+for the device. All that the device misses meanwhile is the optimizer's launch, about a millisecond, and no step ever
 has to be undone.
 """
 
@@ -19,11 +19,11 @@ from helpers.training.optim.optimizer_step import Stepping
 from helpers.training.state import TrainState
 from helpers.training.step import Learner
 
-PICTURES_NAMED = 8
+IMAGES_NAMED = 8
 
 
 class NotANumber(Exception):
-    """The loss of a step, or the length of its gradient, is infinite or not a number; says of which pictures."""
+    """The loss of a step, or the length of its gradient, is infinite or not a number; says of which images."""
 
 
 def check_finite(
@@ -33,22 +33,22 @@ def check_finite(
     gradient_norm: float,
     losses: list[Tensor],
     sigmas: list[Tensor],
-    pictures: Sequence[str],
+    images: Sequence[str],
 ) -> None:
     """Raise NotANumber on all ranks unless the figures of a step, which are those of all ranks, are finite.
 
-    losses, sigmas: of this rank's samples, batch by batch, each [B]. pictures: theirs, all of them.
+    losses, sigmas: of this rank's samples, batch by batch, each [B]. images: theirs, all of them.
     """
     if math.isfinite(loss) and math.isfinite(gradient_norm):
         return
     values = torch.cat(losses).tolist()
-    named = [f"{name}, at σ = {sigma:.3f}" for name, sigma in zip(pictures, torch.cat(sigmas).tolist(), strict=True)]
+    named = [f"{name}, at σ = {sigma:.3f}" for name, sigma in zip(images, torch.cat(sigmas).tolist(), strict=True)]
     spoilt = [name for name, each in zip(named, values, strict=True) if not math.isfinite(each)]
     suspects = runtime.gathered(spoilt) or runtime.gathered(named)
     what = "length of the gradient" if math.isfinite(loss) else "loss"
-    more = f"\n  and {len(suspects) - PICTURES_NAMED} more" if len(suspects) > PICTURES_NAMED else ""
-    listed = "\n".join(f"  {name}" for name in suspects[:PICTURES_NAMED])
-    raise NotANumber(f"the {what} is not a finite number. The pictures that it comes of:\n{listed}{more}")
+    more = f"\n  and {len(suspects) - IMAGES_NAMED} more" if len(suspects) > IMAGES_NAMED else ""
+    listed = "\n".join(f"  {name}" for name in suspects[:IMAGES_NAMED])
+    raise NotANumber(f"the {what} is not a finite number. The images that it comes of:\n{listed}{more}")
 
 
 @contextmanager
@@ -70,7 +70,7 @@ def saved_before(
             save(state, keep_all=True)
         learner.runtime.wait()
         raise NotANumberError(
-            f"At optimiser step {state.step + 1} {error}\n{_what_to_do(state.step, spoilt=spoilt)}"
+            f"At optimizer step {state.step + 1} {error}\n{_what_to_do(state.step, spoilt=spoilt)}"
         ) from None
 
 
@@ -85,5 +85,5 @@ def _what_to_do(step: int, *, spoilt: bool) -> str:
             " Where the loss had been rising before, go back further: --resume_from_checkpoint=checkpoint-N."
         )
     else:
-        stands = "Nothing was learnt before it."
-    return f"{stands}\nLower the LEARNING_RATE, say MIXED_PRECISION=no, or take a damaged picture out."
+        stands = "Nothing was learned before it."
+    return f"{stands}\nLower the LEARNING_RATE, say MIXED_PRECISION=no, or take a damaged image out."

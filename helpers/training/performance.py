@@ -1,4 +1,4 @@
-"""Makes a loaded model's steps quicker or smaller, as the settings ask, without changing what is learnt."""
+"""Makes a loaded model's steps quicker or smaller, as the settings ask, without changing what is learned."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager

@@ -14,7 +14,7 @@ from helpers.training.disk_space import free_bytes
 
 
 def checkpoint_bytes(weights: Iterable[Tensor], *, optimizer: str, keeps_average: bool) -> int:
-    """What a checkpoint of trained `weights` takes: they, what the optimiser remembers, and their average in fp32."""
+    """What a checkpoint of trained `weights` takes: they, what the optimizer remembers, and their average in fp32."""
     beside = KINDS[optimizer].bytes_per_number + (torch.float32.itemsize if keeps_average else 0)
     return sum(weight.numel() * (weight.element_size() + beside) for weight in weights)
 
@@ -22,7 +22,7 @@ def checkpoint_bytes(weights: Iterable[Tensor], *, optimizer: str, keeps_average
 def check_room(
     output_dir: Path, *, each_bytes: int, saves: int, keep: int, free: Callable[[Path], int] = free_bytes
 ) -> None:
-    """Raise CheckpointError where the disk has no room for the checkpoints to come, with the figures and the cure.
+    """Raise CheckpointError where the disk has no room for the checkpoints to come, with the figures and the fix.
 
     saves: how often the run will still save. keep: how many stand; the latest is complete before the oldest goes.
     """

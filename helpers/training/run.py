@@ -14,11 +14,11 @@ from helpers.training.disk_space import check_disk
 from helpers.training.distributed.runtime import heed_other_ranks as heed_other_ranks
 from helpers.training.distributed.runtime import open_runtime
 from helpers.training.finish import finish
+from helpers.training.images import validation_captions
 from helpers.training.loop import train
 from helpers.training.memory import ENCODING, TRAINING, explained, needs_of
-from helpers.training.optim.optimizers import check_optimiser_on
+from helpers.training.optim.optimizers import check_optimizer_on
 from helpers.training.performance import check_attention, compile_ahead
-from helpers.training.pictures import validation_captions
 from helpers.training.preparation import dry_run
 from helpers.training.preparation import prepare as road
 from helpers.training.preparation.dataset_report import report_datasets
@@ -32,10 +32,10 @@ BATCHES_AHEAD = 4
 
 
 def look(config: RunConfig, files: DatasetFile, reporter: Reporter) -> Site:
-    """Chapter 1: find the engine, the model's parts and the pictures, and load none of them."""
+    """Chapter 1: find the engine, the model's parts and the images, and load none of them."""
     runtime = open_runtime(config.precision, config.run)
     check_attention(config.speed, runtime=runtime)
-    check_optimiser_on(runtime.device, config.optimizer)
+    check_optimizer_on(runtime.device, config.optimizer)
     look_back(config, files, ranks=runtime, reporter=reporter)
     family = families()[FAMILY]
     parts = family.locate(config.model)
@@ -123,7 +123,7 @@ def _encode(config: RunConfig, files: DatasetFile, site: Site) -> Ground:
 
 
 def learn(config: RunConfig, ground: Ground, stop: StopRequest, reporter: Reporter) -> None:
-    """Chapter 3: order the pictures, go on where a checkpoint left off, train, and write what was learnt."""
+    """Chapter 3: order the images, go on where a checkpoint left off, train, and write what was learned."""
     with explained(TRAINING, lambda: needs_of(config, ground.files, place=ground, catalogs=ground.catalogs.values())):
         _learn(config, ground, stop, reporter)
 
@@ -155,7 +155,7 @@ def _learn(config: RunConfig, ground: Ground, stop: StopRequest, reporter: Repor
     with closing(batches_from(state.position, source=source, ground=ground, depth=BATCHES_AHEAD)) as batches:
         train(
             model.learner,
-            optimiser=model.optimiser,
+            optimizer=model.optimizer,
             state=state,
             batches=batches,
             plan=plan,

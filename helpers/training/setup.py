@@ -68,13 +68,13 @@ class Model:
     trained: Trained
     denoiser: nn.Module
     text: Conditioning
-    optimiser: Optimizer
+    optimizer: Optimizer
     average: Average
     started: float
 
 
 def order_of(catalogs: Iterable[Catalog], *, run: RunOptions, world_size: int) -> Order:
-    """The order of all pictures."""
+    """The order of all images."""
     buckets = [bucket for catalog in catalogs for bucket in catalog.buckets]
     return Order(buckets, seed=run.seed, batch_size=run.train_batch_size, world_size=world_size)
 
@@ -165,10 +165,10 @@ def load_model(config: RunConfig, *, ground: Ground, checkpoint: Checkpoint | No
     if checkpoint is not None:
         restore_trained(checkpoint, trained=trained)
     trained = divided(denoiser, trained=trained, runtime=runtime)
-    ready, optimiser = prepared(text.module, config.optimizer, weights=trained.weights, run=config.run, runtime=runtime)
+    ready, optimizer = prepared(text.module, config.optimizer, weights=trained.weights, run=config.run, runtime=runtime)
     if checkpoint is not None:
-        restore_memory(checkpoint, weights=trained.weights, optimiser=optimiser)
-    average = make_average(config.ema, config.optimizer, weights=trained.weights, optimiser=optimiser)
+        restore_memory(checkpoint, weights=trained.weights, optimizer=optimizer)
+    average = make_average(config.ema, config.optimizer, weights=trained.weights, optimizer=optimizer)
     if checkpoint is not None:
         average.load(checkpoint.folder)
     return Model(
@@ -176,7 +176,7 @@ def load_model(config: RunConfig, *, ground: Ground, checkpoint: Checkpoint | No
         trained=trained,
         denoiser=denoiser,
         text=text,
-        optimiser=optimiser,
+        optimizer=optimizer,
         average=average,
         started=started,
     )
@@ -212,7 +212,7 @@ def duties_of(config: RunConfig, *, ground: Ground, model: Model, stop: StopRequ
         duties=duties,
         runtime=ground.runtime,
         denoiser=model.denoiser,
-        optimiser=model.optimiser,
+        optimizer=model.optimizer,
         weights=model.trained.weights,
     )
 
@@ -225,7 +225,7 @@ def _duties_of(
     output_dir = config.run.output_folder
     content = CheckpointContent(
         trained=model.trained,
-        optimiser=model.optimiser,
+        optimizer=model.optimizer,
         average=model.average,
         metadata=provenance(ground.parts, trained=model.trained, text=config.text),
     )

@@ -1,4 +1,4 @@
-"""How far a run has come: the only thing about it that changes besides the weights and the optimiser."""
+"""How far a run has come: the only thing about it that changes besides the weights and the optimizer."""
 
 from dataclasses import dataclass, field
 
@@ -7,7 +7,7 @@ from helpers.dataloader.types import Position
 
 @dataclass(kw_only=True)
 class TrainState:
-    """`step` optimiser steps are done; `position` is the place in the data's order that comes next."""
+    """`step` optimizer steps are done; `position` is the place in the data's order that comes next."""
 
     step: int = 0
     position: Position = field(default_factory=Position)

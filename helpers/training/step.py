@@ -41,7 +41,7 @@ def forward_backward(
     """Add the gradients of `share` times the batch's mean loss; the loss of each sample, fp32 [B], on the device.
 
     Samples `against_base` are to be predicted as the base alone does (prior preservation, in the manner of Ruiz et al.
-    2022, section 3.3, with the base's prediction in the place of pictures that it drew).
+    2022, section 3.3, with the base's prediction in the place of images that it drew).
     Nothing here waits for the device. backward: computes the gradients of a loss. seeded: seed what the forward pass
     draws itself, for batches that `draws_random_numbers`.
     """

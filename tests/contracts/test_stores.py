@@ -24,10 +24,10 @@ def local_cache(folder: Path) -> CacheStore:
 
 
 def bucket_source(folder: Path, server: BucketServer) -> SourceStore:
-    address = server.address(f"source-{abs(hash(folder))}", prefix="some/pictures")
+    address = server.address(f"source-{abs(hash(folder))}", prefix="some/images")
     for path, content in FILES.items():
-        server.put(address.bucket, f"some/pictures/{path}", content)
-    server.put(address.bucket, "some/pictures of others/x.png", b"not ours")
+        server.put(address.bucket, f"some/images/{path}", content)
+    server.put(address.bucket, "some/images of others/x.png", b"not ours")
     return BucketSource(address)
 
 

@@ -19,7 +19,7 @@ STEPS = 3
 def plain(tiny_pipeline: Path, tmp_path_factory: pytest.TempPathFactory) -> SmallRun:
     """A finished LoRA in bf16, its caches filled."""
     folder = tmp_path_factory.mktemp("cuda")
-    draw_set(folder / "output/datasets/colours")
+    draw_set(folder / "output/datasets/colors")
     settings = {
         "max_train_steps": STEPS,
         "checkpointing_steps": STEPS,
@@ -75,12 +75,12 @@ def test_visiting_blocks_take_two_rooms(device: torch.device) -> None:
 
 
 def test_int8_takes_half_of_bf16_on_the_device(device: torch.device) -> None:
-    from helpers.models.quantization import layers_to_quantise, quantise
+    from helpers.models.quantization import layers_to_quantize, quantize
 
     def held(level: str) -> int:
         before = torch.cuda.memory_allocated(device)
         model = torch.nn.Sequential(*[torch.nn.Linear(1024, 1024, bias=False) for _ in range(8)]).bfloat16()
-        quantise(model, level, layers=layers_to_quantise(model, level, device=device))
+        quantize(model, level, layers=layers_to_quantize(model, level, device=device))
         model.to(device)
         return torch.cuda.memory_allocated(device) - before
 

@@ -57,7 +57,7 @@ def inline_code(document: Path) -> list[str]:
 
 
 def links(document: Path) -> list[str]:
-    """Where a document's links and pictures lead."""
+    """Where a document's links and images lead."""
     return re.findall(r"\]\(([^)\s]+)\)", re.sub(r"`[^`\n]*`", "", prose(document)))
 
 

@@ -1,4 +1,4 @@
-"""The embedded demo is whole: its model, its pictures of another style, and settings that reach them."""
+"""The embedded demo is whole: its model, its images of another style, and settings that reach them."""
 
 import json
 from pathlib import Path
@@ -15,7 +15,7 @@ from tests.project.sources import ROOT
 
 DEMO = ROOT / "config" / "demo"
 STYLE = DEMO / "style"
-PICTURES, HELD_OUT = (sorted((STYLE / name).iterdir()) for name in ("pictures", "held_out"))
+IMAGES, HELD_OUT = (sorted((STYLE / name).iterdir()) for name in ("images", "held_out"))
 
 
 @pytest.fixture
@@ -26,17 +26,17 @@ def demo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> RunConfig:
     return parse_arguments(translated(Path("config/demo/config.env"), flags=[]).arguments)
 
 
-def test_the_pictures_are_small() -> None:
-    for picture in (*PICTURES, *HELD_OUT):
-        with Image.open(picture) as image:
-            assert (image.format, image.mode, image.size) == ("PNG", "RGB", (64, 64)), picture.name
-    assert (len(PICTURES), len(HELD_OUT)) == (60, 12)
+def test_the_images_are_small() -> None:
+    for file in (*IMAGES, *HELD_OUT):
+        with Image.open(file) as image:
+            assert (image.format, image.mode, image.size) == ("PNG", "RGB", (64, 64)), file.name
+    assert (len(IMAGES), len(HELD_OUT)) == (60, 12)
 
 
-def test_the_settings_reach_the_pictures(demo: RunConfig) -> None:
+def test_the_settings_reach_the_images(demo: RunConfig) -> None:
     files = load_datasets(demo)
     folders = [dataset.instance_data_dir.resolve() for dataset in (*files.images, *files.eval)]
-    assert folders == [STYLE / "pictures", STYLE / "held_out"]
+    assert folders == [STYLE / "images", STYLE / "held_out"]
     assert Path(demo.model.pretrained_model_name_or_path).resolve() == DEMO / "pipeline"
 
 
@@ -47,7 +47,7 @@ def test_the_embedded_model_is_a_whole_sd3_of_at_most_24_mb(demo: RunConfig) -> 
 
 def test_the_prompts_are_of_things_trained_on_and_of_others(demo: RunConfig) -> None:
     asked = set(json.loads(Path(str(demo.validation.user_prompt_library)).read_text()).values())
-    seen, unseen = ({picture.stem for picture in pictures} for pictures in (PICTURES, HELD_OUT))
+    seen, unseen = ({image.stem for image in images} for images in (IMAGES, HELD_OUT))
     assert asked <= seen | unseen
     assert asked & seen
     assert asked & unseen

@@ -178,7 +178,7 @@ def test_the_tree_is_the_one_that_is_there() -> None:
 
 
 def test_the_keys_of_a_data_set_are_told_with_their_defaults() -> None:
-    told = {row[0].strip("`"): row[1] for row in table(DATALOADER, "Keys of pictures")}
+    told = {row[0].strip("`"): row[1] for row in table(DATALOADER, "Keys of images")}
     everywhere = {row[0].strip("`") for row in table(DATALOADER, "Keys of every entry")}
     assert told.keys() == (LocalDataset.model_fields.keys() | set(ACCEPTED_ONLY)) - {"id"}
     assert everywhere | {"disable"} == {"id", *EVERY_ENTRY}
@@ -194,8 +194,8 @@ def test_the_keys_of_a_data_set_are_told_with_their_defaults() -> None:
     ("heading", "kind"),
     [
         ("A table of addresses", CsvDataset),
-        ("Pictures in parquet files", HuggingFaceDataset),
-        ("A table about pictures", TableFile),
+        ("Images in parquet files", HuggingFaceDataset),
+        ("A table about images", TableFile),
     ],
 )
 def test_the_keys_of_one_kind_are_told_with_their_defaults(heading: str, kind: type[BaseModel]) -> None:
@@ -238,20 +238,20 @@ def test_what_is_not_supported_yet_is_listed() -> None:
     assert not missing
 
 
-@pytest.mark.parametrize("row", table(DATALOADER, "How a picture is cut", number=1), ids=lambda row: row[0])
+@pytest.mark.parametrize("row", table(DATALOADER, "How an image is cut", number=1), ids=lambda row: row[0])
 def test_the_examples_of_cuts_are_true(row: list[str]) -> None:
     sizes = [(3000, 2000), (4000, 3000), (1920, 1080), (800, 600)]
     cuts = _cuts(row[0].strip("`"), sizes=sizes)
     assert [f"{cut[4] - cut[2]}×{cut[5] - cut[3]}" for cut in cuts] == row[1:]
 
 
-@pytest.mark.parametrize("row", table(DATALOADER, "How a picture is cut", number=0), ids=lambda row: row[0])
+@pytest.mark.parametrize("row", table(DATALOADER, "How an image is cut", number=0), ids=lambda row: row[0])
 def test_the_edges_of_squares_are_true(row: list[str]) -> None:
     (cut,) = _cuts(f'"crop": true, "resolution": {row[0]}', sizes=[(5000, 4000)])
     assert (cut[4] - cut[2], cut[5] - cut[3]) == (int(row[1]), int(row[1]))
 
 
-@pytest.mark.parametrize("row", table(DATALOADER, "Cropping out of a larger picture"), ids=lambda row: row[0])
+@pytest.mark.parametrize("row", table(DATALOADER, "Cropping out of a larger image"), ids=lambda row: row[0])
 def test_the_examples_of_shrinking_are_true(row: list[str]) -> None:
     more = "" if row[0] == "nothing more" else ", " + row[0].strip("`")
     cuts = _cuts('"crop": true' + more, sizes=[(3000, 2000), (1920, 1080)])
@@ -259,7 +259,7 @@ def test_the_examples_of_shrinking_are_true(row: list[str]) -> None:
 
 
 def _cuts(settings: str, *, sizes: list[tuple[int, int]]) -> list[list[int]]:
-    """The cuts of pictures of these sizes, in a data set that says `settings`, JSON without its braces."""
+    """The cuts of images of these sizes, in a dataset that says `settings`, JSON without its braces."""
     said = {"id": "example", "instance_data_dir": Path(), "cache_dir_vae": Path(), **json.loads(f"{{{settings}}}")}
     rules = cut_rules(LocalDataset.model_validate(said))
     return geometries(np.array(sizes), rules=rules, draws=np.zeros((0, 3))).tolist()

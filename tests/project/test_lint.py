@@ -11,5 +11,5 @@ from tests.project.sources import ROOT
 @pytest.mark.parametrize("check", [["check", "--output-format=concise"], ["format", "--check"]], ids=["lint", "format"])
 def test_ruff_has_nothing_to_say(check: list[str]) -> None:
     report = subprocess.run([sys.executable, "-m", "ruff", *check, "."], cwd=ROOT, capture_output=True, text=True)
-    cure = "ruff check --fix . && ruff format ."
-    assert report.returncode == 0, f"Try `{cure}`.\n{report.stdout}{report.stderr}"
+    fix = "ruff check --fix . && ruff format ."
+    assert report.returncode == 0, f"Try `{fix}`.\n{report.stdout}{report.stderr}"

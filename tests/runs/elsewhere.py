@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from helpers.models.sd3.transformer import NEVER_QUANTISED
+from helpers.models.sd3.transformer import NEVER_QUANTIZED
 from tests.runs.harness import SmallRun
 
 TEXT_ENCODERS = ("text_encoder", "text_encoder_2", "text_encoder_3")
@@ -18,7 +18,7 @@ RESULT = "pytorch_lora_weights.safetensors"
 
 
 class Elsewhere:
-    """Plain pipelines of base models that share all but their transformers; each picture is of `prompt`."""
+    """Plain pipelines of base models that share all but their transformers; each image is of `prompt`."""
 
     def __init__(self, base: Path, *, prompt: str) -> None:
         from diffusers.pipelines.stable_diffusion_3.pipeline_stable_diffusion_3 import StableDiffusion3Pipeline
@@ -42,7 +42,7 @@ class Elsewhere:
             encoder = copy.deepcopy(self._encoders[name])
             said = settings.get(f"text_encoder_{number}_precision", level)
             setattr(pipeline, name, _rounded(encoder, said))
-        _rounded(pipeline.transformer, level, keep=NEVER_QUANTISED)
+        _rounded(pipeline.transformer, level, keep=NEVER_QUANTIZED)
         network = _open(run, pipeline)
         texts = self._texts(run, dtype)
         (latents,) = pipeline(
@@ -76,9 +76,9 @@ def _is_held_in_bf16(settings: Mapping[str, Any]) -> bool:
     """Whether the trainer holds the base so."""
     if settings.get("model_type") == "full":
         return settings.get("optimizer") == "adamw_bf16"
-    quantised = settings.get("base_model_precision", "no_change") != "no_change"
+    quantized = settings.get("base_model_precision", "no_change") != "no_change"
     computed_so = settings.get("mixed_precision") == "bf16" and settings.get("base_model_default_dtype") != "fp32"
-    return quantised or computed_so
+    return quantized or computed_so
 
 
 def _transformer(run: SmallRun) -> Any:

@@ -1,4 +1,4 @@
-"""A small run in a folder of its own: pictures, a dataset file, settings, and the real `train.main`."""
+"""A small run in a folder of its own: images, a dataset file, settings, and the real `train.main`."""
 
 import json
 import os
@@ -42,7 +42,7 @@ DEFAULTS: Mapping[str, Any] = {
     "torch_num_threads": 1,
 }
 
-COLOURS: Mapping[str, tuple[int, int, int]] = {
+COLORS: Mapping[str, tuple[int, int, int]] = {
     "red": (220, 30, 30),
     "green": (20, 180, 40),
     "blue": (30, 40, 220),
@@ -53,19 +53,19 @@ COLOURS: Mapping[str, tuple[int, int, int]] = {
 }
 
 
-def draw(path: Path, *, colour: tuple[int, int, int], size: tuple[int, int], seed: int = 0) -> None:
-    """A picture of one colour with a little grain, in the format that its ending names."""
+def draw(path: Path, *, color: tuple[int, int, int], size: tuple[int, int], seed: int = 0) -> None:
+    """An image of one color with a little grain, in the format that its ending names."""
     grain = np.random.default_rng(seed).integers(-5, 6, (size[1], size[0], 3))
-    pixels = np.clip(np.array(colour) + grain, 0, 255).astype(np.uint8)
+    pixels = np.clip(np.array(color) + grain, 0, 255).astype(np.uint8)
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(pixels).save(path)
 
 
 def draw_set(folder: Path) -> None:
-    """Seven pictures in three shapes, each called by its colour."""
+    """Seven images in three shapes, each called by its color."""
     sizes = [(80, 80), (96, 96), (128, 80), (80, 80), (64, 96), (128, 80), (90, 90)]
-    for seed, ((name, colour), size) in enumerate(zip(COLOURS.items(), sizes, strict=True)):
-        draw(folder / f"{name} square.png", colour=colour, size=size, seed=seed)
+    for seed, ((name, color), size) in enumerate(zip(COLORS.items(), sizes, strict=True)):
+        draw(folder / f"{name} square.png", color=color, size=size, seed=seed)
 
 
 @dataclass
@@ -123,7 +123,7 @@ class SmallRun:
         return load_file(self.output / "pytorch_lora_weights.safetensors")
 
     def remembered(self, step: int) -> dict[str, torch.Tensor]:
-        """All tensors of a checkpoint by file and name: what is trained, and what its optimiser remembers."""
+        """All tensors of a checkpoint by file and name: what is trained, and what its optimizer remembers."""
         files = (self.output / f"checkpoint-{step}").glob("*.safetensors")
         return {f"{file.name} {name}": tensor for file in files for name, tensor in load_file(file).items()}
 
@@ -133,7 +133,7 @@ class SmallRun:
 
 
 def copied(run: SmallRun, folder: Path, **settings: Any) -> SmallRun:
-    """Another run over the same pictures and caches."""
+    """Another run over the same images and caches."""
     shutil.copytree(run.output, folder / "output")
     return SmallRun(folder, run.pipeline, settings=run.settings | settings)
 
@@ -151,11 +151,11 @@ def stop_after(step: int, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def image_dataset(**more: Any) -> dict[str, Any]:
-    """An entry for the pictures in OUTPUT_DIR/datasets/colours."""
+    """An entry for the images in OUTPUT_DIR/datasets/colors."""
     return {
-        "id": "colours",
+        "id": "colors",
         "type": "local",
-        "instance_data_dir": "datasets/colours",
+        "instance_data_dir": "datasets/colors",
         "caption_strategy": "filename",
         "cache_dir_vae": "cache/vae",
         **more,
@@ -169,13 +169,13 @@ def same(first: Mapping[str, torch.Tensor], second: Mapping[str, torch.Tensor]) 
     return all(torch.equal(first[name], second[name]) for name in first)
 
 
-def picture_of(run: SmallRun, step: int) -> NDArray[np.int64]:
-    """The pixels [H, W, 3] of the one picture drawn after `step` steps."""
+def image_of(run: SmallRun, step: int) -> NDArray[np.int64]:
+    """The pixels [H, W, 3] of the one image drawn after `step` steps."""
     (file,) = (run.output / "validation_images" / f"step_{step}").iterdir()
     return np.asarray(Image.open(file)).astype(np.int64)
 
 
 def encoded(said: str) -> dict[str, int]:
-    """What a run says that it encoded: pictures by data set id, captions by encoder; nothing where all was cached."""
+    """What a run says that it encoded: images by dataset id, captions by encoder; nothing where all was cached."""
     lines = re.findall(r"^encode (?:images of|captions with) (\S+): (\d+) \w+ in ", said, flags=re.MULTILINE)
     return {name: int(count) for name, count in lines}

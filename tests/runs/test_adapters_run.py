@@ -36,7 +36,7 @@ def cached(tmp_path_factory: pytest.TempPathFactory, tiny_pipeline: Path) -> Sma
         "learning_rate": 0.02,
     }
     run = SmallRun(tmp_path_factory.mktemp("adapters"), tiny_pipeline, settings=settings)
-    draw_set(run.output / "datasets" / "colours")
+    draw_set(run.output / "datasets" / "colors")
     assert run.start(cache_only=True) == 0
     return run
 
@@ -70,8 +70,8 @@ def the_cards_code_draws(run: SmallRun, monkeypatch: pytest.MonkeyPatch) -> None
     (run.output / run.pipeline.name).symlink_to(run.pipeline)
     monkeypatch.chdir(run.output)
     exec(code, {})
-    with Image.open("picture.png") as picture:
-        assert picture.size == (64, 64)
+    with Image.open("image.png") as image:
+        assert image.size == (64, 64)
 
 
 def all_equal(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> bool:
@@ -79,13 +79,13 @@ def all_equal(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -
 
 
 def drawn_at(run: SmallRun, step: int) -> NDArray[np.int64]:
-    """The pixels [H, W, 3] of the picture drawn after `step` steps."""
+    """The pixels [H, W, 3] of the image drawn after `step` steps."""
     (file,) = (run.output / "validation_images" / f"step_{step}").iterdir()
     return np.asarray(Image.open(file)).astype(np.int64)
 
 
 def drawn_by_diffusers(base: Path, file: Path, *, is_lycoris: bool) -> NDArray[np.float32]:
-    """The same picture of plain diffusers, and lycoris, which know of the run its base model and this file."""
+    """The same image of plain diffusers, and lycoris, which know of the run its base model and this file."""
     from diffusers.pipelines.stable_diffusion_3.pipeline_stable_diffusion_3 import StableDiffusion3Pipeline
 
     pipeline: Any = StableDiffusion3Pipeline.from_pretrained(base)
@@ -101,7 +101,7 @@ def drawn_by_diffusers(base: Path, file: Path, *, is_lycoris: bool) -> NDArray[n
         PROMPT, PROMPT, PROMPT, max_sequence_length=77, do_classifier_free_guidance=False
     )
     # The cache holds 16 bits of what captions are encoded as.
-    (picture,) = pipeline(
+    (image,) = pipeline(
         prompt_embeds=embeds.bfloat16().float(),
         pooled_prompt_embeds=pooled.bfloat16().float(),
         width=64,
@@ -111,4 +111,4 @@ def drawn_by_diffusers(base: Path, file: Path, *, is_lycoris: bool) -> NDArray[n
         generator=torch.Generator().manual_seed(42),
         output_type="np",
     ).images
-    return picture * 255
+    return image * 255

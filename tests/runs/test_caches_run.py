@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
-from tests.runs.harness import COLOURS, SmallRun, draw, draw_set, encoded, image_dataset, same
+from tests.runs.harness import COLORS, SmallRun, draw, draw_set, encoded, image_dataset, same
 
 EVERY_ENCODER = ("clip_l", "clip_g", "t5")
-CAPTIONS = len(COLOURS) + 1
+CAPTIONS = len(COLORS) + 1
 ALL_CAPTIONS = dict.fromkeys(EVERY_ENCODER, CAPTIONS)
 DATASET = image_dataset()
 OTHER_WEIGHTS = "another pipeline"
@@ -19,7 +19,7 @@ OTHER_WEIGHTS = "another pipeline"
 def finished(tmp_path_factory: pytest.TempPathFactory, tiny_pipeline: Path) -> SmallRun:
     """A run that found no cache; leave it as it is."""
     run = SmallRun(tmp_path_factory.mktemp("finished"), tiny_pipeline)
-    draw_set(run.output / "datasets" / "colours")
+    draw_set(run.output / "datasets" / "colors")
     assert run.start() == 0
     return run
 
@@ -33,7 +33,7 @@ def another_pipeline(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def cached(finished: SmallRun, tmp_path: Path) -> SmallRun:
-    """The pictures and the full caches of the finished run, and none of what it learnt."""
+    """The images and the full caches of the finished run, and none of what it learned."""
     for folder in ("datasets", "cache"):
         shutil.copytree(finished.output / folder, tmp_path / "output" / folder)
     return SmallRun(tmp_path, finished.pipeline)
@@ -60,37 +60,37 @@ def test_shards_that_are_gone_are_named_and_made_again(
     assert cached.start() == 0
     said = capsys.readouterr().out
     assert all(shard.name in said for shard in gone)
-    assert 0 < encoded(said)["colours"] < len(COLOURS)
+    assert 0 < encoded(said)["colors"] < len(COLORS)
     assert same(cached.weights(), finished.weights())
 
 
-def test_a_cache_filled_for_fewer_pictures_is_filled_up(
+def test_a_cache_filled_for_fewer_images_is_filled_up(
     tmp_path: Path, finished: SmallRun, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run = SmallRun(tmp_path, finished.pipeline)
-    pictures = sorted((finished.output / "datasets" / "colours").iterdir())
-    folder = run.output / "datasets" / "colours"
+    images = sorted((finished.output / "datasets" / "colors").iterdir())
+    folder = run.output / "datasets" / "colors"
     folder.mkdir(parents=True)
-    for picture in pictures[1::2]:
-        shutil.copy2(picture, folder)
+    for image in images[1::2]:
+        shutil.copy2(image, folder)
     assert run.start(cache_only=True) == 0
-    assert encoded(capsys.readouterr().out)["colours"] == 3
-    for picture in pictures[::2]:
-        shutil.copy2(picture, folder)
+    assert encoded(capsys.readouterr().out)["colors"] == 3
+    for image in images[::2]:
+        shutil.copy2(image, folder)
     assert run.start() == 0
-    assert encoded(capsys.readouterr().out) == {"colours": 4, **dict.fromkeys(EVERY_ENCODER, 4)}
+    assert encoded(capsys.readouterr().out) == {"colors": 4, **dict.fromkeys(EVERY_ENCODER, 4)}
     assert same(run.weights(), finished.weights())
 
 
 def test_two_processes_may_fill_one_cache_at_once(
     tmp_path: Path, tiny_pipeline: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Enough pictures, in shards of one, that both are at it together."""
+    """Enough images, in shards of one, that both are at it together."""
     alone, shared = (SmallRun(tmp_path / name, tiny_pipeline) for name in ("alone", "shared"))
-    for name, colour in COLOURS.items():
+    for name, color in COLORS.items():
         for number in range(6):
-            picture = alone.output / "datasets" / "colours" / f"{name} {number}.png"
-            draw(picture, colour=colour, size=(64, 64), seed=number)
+            image = alone.output / "datasets" / "colors" / f"{name} {number}.png"
+            draw(image, color=color, size=(64, 64), seed=number)
     shutil.copytree(alone.output / "datasets", shared.output / "datasets")
     both = [shared.process(cache_only=True, write_batch_size=1) for _ in range(2)]
     assert alone.start() == 0
@@ -136,7 +136,7 @@ def test_a_scan_finds_one_flipped_byte_and_names_whose_it_is(
     first_told, _, told_again = said.partition("warnings of this run:")
     [line] = [line for line in first_told.splitlines() if "is damaged" in line]
     assert told_again.count("is damaged") == 1
-    assert sum(name in line for name in (*COLOURS, "the caption ''")) == 1
+    assert sum(name in line for name in (*COLORS, "the caption ''")) == 1
     assert sum(encoded(said).values()) == 1
     assert same(cached.weights(), finished.weights())
 
@@ -158,28 +158,28 @@ def test_a_fully_cached_start_knows_neither_text_encoders_nor_vae(cached: SmallR
     assert "checkpoint-6" in output
 
 
-def test_one_picture_more_encodes_one(cached: SmallRun, capsys: pytest.CaptureFixture[str]) -> None:
-    draw(cached.output / "datasets/colours/orange.png", colour=(250, 150, 10), size=(64, 64))
+def test_one_image_more_encodes_one(cached: SmallRun, capsys: pytest.CaptureFixture[str]) -> None:
+    draw(cached.output / "datasets/colors/orange.png", color=(250, 150, 10), size=(64, 64))
     assert cached.start(cache_only=True) == 0
-    assert encoded(capsys.readouterr().out) == {"colours": 1, **dict.fromkeys(EVERY_ENCODER, 1)}
+    assert encoded(capsys.readouterr().out) == {"colors": 1, **dict.fromkeys(EVERY_ENCODER, 1)}
 
 
-def test_another_picture_under_the_same_name_is_encoded(cached: SmallRun, capsys: pytest.CaptureFixture[str]) -> None:
-    draw(cached.output / "datasets/colours/red square.png", colour=(250, 150, 10), size=(80, 80))
+def test_another_image_under_the_same_name_is_encoded(cached: SmallRun, capsys: pytest.CaptureFixture[str]) -> None:
+    draw(cached.output / "datasets/colors/red square.png", color=(250, 150, 10), size=(80, 80))
     assert cached.start(cache_only=True) == 0
-    assert encoded(capsys.readouterr().out) == {"colours": 1}
+    assert encoded(capsys.readouterr().out) == {"colors": 1}
 
 
 def test_one_changed_caption_encodes_one_text(
     tmp_path: Path, tiny_pipeline: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run = SmallRun(tmp_path, tiny_pipeline, datasets=[image_dataset(caption_strategy="textfile")])
-    folder = run.output / "datasets" / "colours"
+    folder = run.output / "datasets" / "colors"
     draw_set(folder)
-    for name in COLOURS:
+    for name in COLORS:
         (folder / f"{name} square.txt").write_text(f"a {name} square")
     assert run.start(cache_only=True) == 0
-    assert encoded(capsys.readouterr().out) == {"colours": len(COLOURS), **ALL_CAPTIONS}
+    assert encoded(capsys.readouterr().out) == {"colors": len(COLORS), **ALL_CAPTIONS}
     (folder / "red square.txt").write_text("a square as red as a tomato")
     assert run.start(cache_only=True) == 0
     assert encoded(capsys.readouterr().out) == dict.fromkeys(EVERY_ENCODER, 1)
@@ -188,11 +188,11 @@ def test_one_changed_caption_encodes_one_text(
 @pytest.mark.parametrize(
     ("changes", "settings", "expected"),
     [
-        ({"resolution": 48}, {}, {"colours": 7}),
-        # Three of the seven pictures are not square; of the others nothing is cut away.
-        ({"crop": True, "crop_aspect": "square"}, {}, {"colours": 3}),
-        ({}, {"pretrained_vae_model_name_or_path": OTHER_WEIGHTS}, {"colours": 7}),
-        ({}, {"vae_dtype": "bf16"}, {"colours": 7}),
+        ({"resolution": 48}, {}, {"colors": 7}),
+        # Three of the seven images are not square; of the others nothing is cut away.
+        ({"crop": True, "crop_aspect": "square"}, {}, {"colors": 3}),
+        ({}, {"pretrained_vae_model_name_or_path": OTHER_WEIGHTS}, {"colors": 7}),
+        ({}, {"vae_dtype": "bf16"}, {"colors": 7}),
         ({}, {"tokenizer_max_length": 100}, {"t5": CAPTIONS}),
         ({}, {"sd3_t5_mask_behaviour": "mask"}, {"t5": CAPTIONS}),
         ({}, {"pretrained_t5_model_name_or_path": OTHER_WEIGHTS}, {"t5": CAPTIONS}),

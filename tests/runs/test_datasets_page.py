@@ -10,8 +10,8 @@ from tests.runs.harness import SmallRun, draw_set
 
 @pytest.fixture
 def run(tmp_path: Path, tiny_pipeline: Path) -> SmallRun:
-    draw_set(tmp_path / "output" / "datasets" / "colours")
-    (tmp_path / "output" / "datasets" / "colours" / "cut.png").write_bytes(b"\x89PNG\r\n\x1a\n")
+    draw_set(tmp_path / "output" / "datasets" / "colors")
+    (tmp_path / "output" / "datasets" / "colors" / "cut.png").write_bytes(b"\x89PNG\r\n\x1a\n")
     return SmallRun(tmp_path, tiny_pipeline, settings={"max_train_steps": 1})
 
 
@@ -20,7 +20,7 @@ def test_a_run_writes_the_page_and_writes_it_again_only_when_something_changed(r
     assert run.start() == 0
     first = page.stat().st_mtime_ns
     text = page.read_text(encoding="utf-8")
-    assert "7 images in 1 data set, 1 left out" in text
+    assert "7 images in 1 dataset, 1 left out" in text
     assert "cut.png" in text
     assert "2 images, 1 batch" in text
     assert "Captions in tokens of" in text
@@ -35,12 +35,12 @@ def test_a_run_writes_the_page_and_writes_it_again_only_when_something_changed(r
 def test_a_dry_run_writes_the_page_as_well(run: SmallRun) -> None:
     assert run.start(dry_run=True) == 0
     text = (run.output / "datasets.html").read_text(encoding="utf-8")
-    assert "7 images in 1 data set, 1 left out" in text
+    assert "7 images in 1 dataset, 1 left out" in text
     assert "none is cut" in text
 
 
 @pytest.mark.skipif(BROWSER is None, reason="no Chromium to open the page with")
-def test_a_browser_without_a_network_shows_every_picture(run: SmallRun, tmp_path: Path) -> None:
+def test_a_browser_without_a_network_shows_every_image(run: SmallRun, tmp_path: Path) -> None:
     assert run.start() == 0
     page = run.output / "datasets.html"
     text = page.read_text(encoding="utf-8")

@@ -1,4 +1,4 @@
-"""The embedded demo teaches what it says: in a few steps its pictures come nearer to the new style."""
+"""The embedded demo teaches what it says: in a few steps its images come nearer to the new style."""
 
 import json
 import shutil
@@ -17,7 +17,7 @@ STEPS = 60
 FEW = ("chair", "hibiscus", "rooster", "watch", "plunger", "speedboat")
 
 
-def test_the_demos_lora_lowers_the_held_out_loss_and_moves_pictures_to_the_style(
+def test_the_demos_lora_lowers_the_held_out_loss_and_moves_images_to_the_style(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     demo = tmp_path / "config" / "demo"
@@ -37,8 +37,8 @@ def covered(demo: Path, run: Path) -> float:
     """The share of the way to the new style, of a few things that were trained on."""
     pipeline = StableDiffusion3Pipeline.from_pretrained(demo / "pipeline", torch_dtype=torch.float32)
     pipeline.set_progress_bar_config(disable=True)
-    captions, pictures = style_figures.shown(demo / "style" / "pictures")
+    captions, images = style_figures.shown(demo / "style" / "images")
     rows = [captions.index(name) for name in FEW]
     before = style_figures.draw(pipeline, FEW)
     pipeline.load_lora_weights(run)
-    return style_figures.share_covered(before, style_figures.draw(pipeline, FEW), pictures[rows])
+    return style_figures.share_covered(before, style_figures.draw(pipeline, FEW), images[rows])

@@ -11,15 +11,15 @@ LONG = " ".join(["word"] * 100)
 
 @pytest.fixture
 def run(tmp_path: Path, tiny_pipeline: Path) -> SmallRun:
-    """Three square pictures, one wide one whose caption is too long, and one that is no picture."""
+    """Three square images, one wide one whose caption is too long, and one that is no image."""
     run = SmallRun(tmp_path, tiny_pipeline, datasets=[image_dataset(caption_strategy="textfile")])
-    folder = run.output / "datasets" / "colours"
+    folder = run.output / "datasets" / "colors"
     for name in ("one", "two", "three"):
-        draw(folder / f"{name}.png", colour=(200, 30, 30), size=(80, 80))
+        draw(folder / f"{name}.png", color=(200, 30, 30), size=(80, 80))
         (folder / f"{name}.txt").write_text(f"a red square called {name}")
-    draw(folder / "wide.png", colour=(20, 180, 40), size=(160, 80))
+    draw(folder / "wide.png", color=(20, 180, 40), size=(160, 80))
     (folder / "wide.txt").write_text(LONG)
-    draw(folder / "speechless.png", colour=(20, 180, 40), size=(80, 80))
+    draw(folder / "speechless.png", color=(20, 180, 40), size=(80, 80))
     return run
 
 
@@ -31,19 +31,19 @@ def test_the_plan_has_each_number_of_the_run(run: SmallRun, capsys: pytest.Captu
     before = files_of(run.output)
     assert run.start(dry_run=True, validation_prompt="a green square", report_to="tensorboard") == 0
     said = capsys.readouterr().out
-    assert "colours: 4 images, 1 left out\n    speechless.png has no caption file" in said
-    assert "colours 64x64: 3 images, 2 batches; the last is filled with 1 of the next epoch's" in said
-    assert "colours 128x64: 1 image, 1 batch; fewer than the 2 of a batch, which shows each 2 times" in said
+    assert "colors: 4 images, 1 left out\n    speechless.png has no caption file" in said
+    assert "colors 64x64: 3 images, 2 batches; the last is filled with 1 of the next epoch's" in said
+    assert "colors 128x64: 1 image, 1 batch; fewer than the 2 of a batch, which shows each 2 times" in said
     assert "CLIP reads 77 tokens: 1 of 4 captions is longer and cut, the longest has 102\n    102: 'word word" in said
     assert "T5 reads 77 tokens: 1 of 4 captions is longer and cut" in said
     assert "6 in all, of 4 images each; 1 an epoch\n  so 6 epochs; a checkpoint every 2 steps" in said
     assert "t5: 6 captions to encode" in said
-    assert "colours: 4 images to encode" in said
+    assert "colors: 4 images to encode" in said
     for part in ("caching", "training", "validation"):
         assert f"  {part} " in said.split("Memory, estimated")[1]
     assert "the run should fit" in said
     made = files_of(run.output) - before - {"multidatabackend.json"}
-    remembered = ("cache/vae/metadata/colours/", "cache/text/tokens-")
+    remembered = ("cache/vae/metadata/colors/", "cache/text/tokens-")
     assert not {name for name in made if not name.startswith(remembered) and not name.endswith(".log")} - {
         "datasets.html"
     }
@@ -51,22 +51,22 @@ def test_the_plan_has_each_number_of_the_run(run: SmallRun, capsys: pytest.Captu
 
 def test_what_is_cached_and_what_is_not_is_told_apart(run: SmallRun, capsys: pytest.CaptureFixture[str]) -> None:
     assert run.start(cache_only=True) == 0
-    assert encoded(capsys.readouterr().out)["colours"] == 4
-    draw(run.output / "datasets" / "colours" / "four.png", colour=(30, 40, 220), size=(80, 80))
-    (run.output / "datasets" / "colours" / "four.txt").write_text("a blue square")
+    assert encoded(capsys.readouterr().out)["colors"] == 4
+    draw(run.output / "datasets" / "colors" / "four.png", color=(30, 40, 220), size=(80, 80))
+    (run.output / "datasets" / "colors" / "four.txt").write_text("a blue square")
     assert run.start(dry_run=True) == 0
     said = capsys.readouterr().out
-    assert "colours: 1 image to encode, 0 MB, 4 are cached" in said
+    assert "colors: 1 image to encode, 0 MB, 4 are cached" in said
     assert "t5: 1 caption to encode, 0 MB, 5 are cached" in said
     assert run.start(cache_only=True) == 0
-    assert encoded(capsys.readouterr().out) == {"clip_l": 1, "clip_g": 1, "t5": 1, "colours": 1}
+    assert encoded(capsys.readouterr().out) == {"clip_l": 1, "clip_g": 1, "t5": 1, "colors": 1}
     assert run.start(dry_run=True) == 0
-    assert "colours: all 5 images cached" in capsys.readouterr().out
+    assert "colors: all 5 images cached" in capsys.readouterr().out
 
 
 def test_all_left_out_are_in_a_file_where_they_are_many(run: SmallRun, capsys: pytest.CaptureFixture[str]) -> None:
     for number in range(5):
-        draw(run.output / "datasets" / "colours" / f"mute {number}.png", colour=(0, 0, 0), size=(80, 80))
+        draw(run.output / "datasets" / "colors" / f"mute {number}.png", color=(0, 0, 0), size=(80, 80))
     assert run.start(dry_run=True) == 0
     path = run.output / "left_out.txt"
     assert f"all that are left out: {path}" in capsys.readouterr().out

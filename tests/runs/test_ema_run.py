@@ -25,7 +25,7 @@ KINDS: dict[str, dict[str, Any]] = {
 def cached(tmp_path_factory: pytest.TempPathFactory, tiny_pipeline: Path) -> SmallRun:
     settings = {"max_train_steps": STEPS, "checkpointing_steps": STEPS, "validation_prompt": "red square"}
     run = SmallRun(tmp_path_factory.mktemp("ema"), tiny_pipeline, settings=settings)
-    draw_set(run.output / "datasets" / "colours")
+    draw_set(run.output / "datasets" / "colors")
     assert run.start(cache_only=True) == 0
     return run
 
@@ -39,7 +39,7 @@ def result(run: SmallRun) -> dict[str, torch.Tensor]:
     return load_file(file)
 
 
-def last_picture(run: SmallRun) -> NDArray[np.uint8]:
+def last_image(run: SmallRun) -> NDArray[np.uint8]:
     (file,) = (run.output / "validation_images" / f"step_{STEPS}").iterdir()
     return np.asarray(Image.open(file))
 
@@ -57,8 +57,8 @@ def test_an_averaged_run_goes_on_exactly_and_hands_its_average_on(
     assert straight.start(**EMA) == 0
     saved = straight.remembered(STEPS)
     weights = [saved[name] for name in saved if not name.startswith(("ema.", "optimizer."))]
-    reckoned = checkpoint_bytes(weights, optimizer=KINDS[kind].get("optimizer", "adamw"), keeps_average=True)
-    assert sum(tensor.nbytes for tensor in saved.values()) == pytest.approx(reckoned, rel=0.05)
+    estimated = checkpoint_bytes(weights, optimizer=KINDS[kind].get("optimizer", "adamw"), keeps_average=True)
+    assert sum(tensor.nbytes for tensor in saved.values()) == pytest.approx(estimated, rel=0.05)
     with monkeypatch.context() as patched:
         stop_after(3, patched)
         assert stopped.start(**EMA) == 143
@@ -75,11 +75,11 @@ def test_an_averaged_run_goes_on_exactly_and_hands_its_average_on(
     assert not equal(handed_on, result(plain))
 
 
-def test_pictures_are_drawn_from_the_average_or_from_the_weights_as_they_are(cached: SmallRun, tmp_path: Path) -> None:
+def test_images_are_drawn_from_the_average_or_from_the_weights_as_they_are(cached: SmallRun, tmp_path: Path) -> None:
     plain, averaged, raw = (copied(cached, tmp_path / name, learning_rate=0.05) for name in ("a", "b", "c"))
     assert plain.start() == averaged.start(**EMA) == raw.start(**EMA, ema_validation="none") == 0
-    assert np.array_equal(last_picture(raw), last_picture(plain))
-    assert not np.array_equal(last_picture(averaged), last_picture(plain))
+    assert np.array_equal(last_image(raw), last_image(plain))
+    assert not np.array_equal(last_image(averaged), last_image(plain))
 
 
 def test_an_average_begun_later_begins_at_the_weights(

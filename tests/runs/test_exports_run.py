@@ -17,7 +17,7 @@ from helpers.models.formats.lora import of_transformer, read_diffusers_lora
 from helpers.models.sd3.weights.single_file import open_single_file
 from tests.runs.harness import REPOSITORY, SmallRun, copied, draw_set, same
 
-SECRET = "recognisable-secret-0815"
+SECRET = "recognizable-secret-0815"
 TRANSFORMER = "transformer/diffusion_pytorch_model.safetensors"
 
 
@@ -25,7 +25,7 @@ TRANSFORMER = "transformer/diffusion_pytorch_model.safetensors"
 def cached(tmp_path_factory: pytest.TempPathFactory, tiny_pipeline: Path) -> SmallRun:
     settings = {"max_train_steps": 2, "gradient_accumulation_steps": 1, "lora_alpha": 8}
     run = SmallRun(tmp_path_factory.mktemp("exports"), tiny_pipeline, settings=settings)
-    draw_set(run.output / "datasets" / "colours")
+    draw_set(run.output / "datasets" / "colors")
     assert run.start(cache_only=True) == 0
     return run
 
@@ -49,10 +49,10 @@ def test_a_lora_is_handed_on_in_every_form(cached: SmallRun, tmp_path: Path, cap
     names = ("pytorch_lora_weights.safetensors", "comfyui_lora.safetensors", "pipeline", "single_file.safetensors")
     assert all(str(run.output / name) in said and f"write {name}" in said for name in names)
 
-    learnt = read_diffusers_lora(run.output / names[0])
+    learned = read_diffusers_lora(run.output / names[0])
     base = load_file(run.pipeline / TRANSFORMER)
     expected = base | {
-        f"{name}.weight": pair.merged_into(base[f"{name}.weight"]) for name, pair in of_transformer(learnt).items()
+        f"{name}.weight": pair.merged_into(base[f"{name}.weight"]) for name, pair in of_transformer(learned).items()
     }
     assert any((expected[name] - base[name]).abs().max() > 0.001 for name in base)
     comfyui = load_file(run.output / names[1])
@@ -86,7 +86,7 @@ def test_a_whole_model_is_handed_on_as_one_file(cached: SmallRun, tmp_path: Path
 def test_what_it_tells_of_itself_is_enough_to_repeat_the_run(
     cached: SmallRun, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """All but where things are: the base, the data set and the output folder are named anew."""
+    """All but where things are: the base, the dataset and the output folder are named again."""
     monkeypatch.setenv("WANDB_API_KEY", SECRET)
     settings = {"seed": 7, "lr_scheduler": "cosine", "caption_dropout_probability": 0.5, "use_ema": True}
     prompt = {"validation_negative_prompt": f"it's {SECRET}", "validation_prompt_library": False}
@@ -110,7 +110,7 @@ def test_what_it_tells_of_itself_is_enough_to_repeat_the_run(
     assert recipe.main([str(run.output / "comfyui_lora.safetensors")]) == 0
     env_file = tmp_path / "config.env"
     env_file.write_text(capsys.readouterr().out)
-    assert "# data set colours: 7 images, " in env_file.read_text()
+    assert "# dataset colors: 7 images, " in env_file.read_text()
     again = copied(cached, tmp_path / "again")
     again.arguments()
     translation = translated(env_file, flags=[f"--pretrained_model_name_or_path={run.pipeline}"])

@@ -36,13 +36,13 @@ def by_fsdp(rank: int) -> None:
 def whole(tmp_path_factory: pytest.TempPathFactory, tiny_pipeline: Path) -> SmallRun:
     """Two processes, each with the whole model, from nothing to the end."""
     run = SmallRun(tmp_path_factory.mktemp("whole"), tiny_pipeline, settings=SETTINGS)
-    draw_set(run.output / "datasets" / "colours")
+    draw_set(run.output / "datasets" / "colors")
     said = run_ranks(run)
     assert said.statuses == (0, 0), said.said
     return run
 
 
-def anew(run: SmallRun, folder: Path) -> SmallRun:
+def fresh_copy(run: SmallRun, folder: Path) -> SmallRun:
     """The run before its first step, with its caches."""
     new = copied(run, folder)
     for made in ("logs", "pipeline", "validation_images", *(each.name for each in new.output.glob("checkpoint-*"))):
@@ -53,7 +53,7 @@ def anew(run: SmallRun, folder: Path) -> SmallRun:
 @pytest.fixture(scope="module")
 def divided(whole: SmallRun, tmp_path_factory: pytest.TempPathFactory) -> tuple[SmallRun, Ended]:
     """The same with half of the model in each process."""
-    run = anew(whole, tmp_path_factory.mktemp("divided"))
+    run = fresh_copy(whole, tmp_path_factory.mktemp("divided"))
     return run, run_ranks(run, before=by_fsdp)
 
 
@@ -73,7 +73,7 @@ def assert_same(first: Mapping[str, torch.Tensor], second: Mapping[str, torch.Te
 
 
 def test_a_divided_model_learns_what_whole_ones_learn(whole: SmallRun, divided: tuple[SmallRun, Ended]) -> None:
-    """And leaves the same files: weights, the optimiser's memory, a pipeline, pictures, the held-out loss."""
+    """And leaves the same files: weights, the optimizer's memory, a pipeline, images, the validation loss."""
     run, ended = divided
     assert ended.statuses == (0, 0), ended.said
     expected = memory(whole, STEPS)
@@ -109,7 +109,7 @@ def test_what_was_interrupted_goes_on_exactly(divided: tuple[SmallRun, Ended], t
 
 
 def test_so_does_pure_bf16_which_rounds_at_random(whole: SmallRun, tmp_path: Path) -> None:
-    run = anew(whole, tmp_path / "straight")
+    run = fresh_copy(whole, tmp_path / "straight")
     run.settings = run.settings | {"optimizer": "adamw_bf16", "validation_prompt": "", "num_eval_images": 0}
     ended = run_ranks(run, before=by_fsdp)
     assert ended.statuses == (0, 0), ended.said

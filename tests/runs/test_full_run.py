@@ -32,9 +32,9 @@ SETTINGS = {
 
 @pytest.fixture(scope="module")
 def medium(tmp_path_factory: pytest.TempPathFactory, tiny_pipeline: Path) -> SmallRun:
-    """Pictures and full caches of an SD3 medium, to be copied."""
+    """Images and full caches of an SD3 medium, to be copied."""
     run = SmallRun(tmp_path_factory.mktemp("medium"), tiny_pipeline, settings=SETTINGS)
-    draw_set(run.output / "datasets" / "colours")
+    draw_set(run.output / "datasets" / "colors")
     assert run.start(cache_only=True, validation_prompt=PROMPT, validation_negative_prompt=NEGATIVE) == 0
     return run
 
@@ -140,7 +140,7 @@ def test_only_what_was_chosen_moves_and_is_saved(
 
 
 def drawn_at(run: SmallRun, step: int) -> NDArray[np.int64]:
-    """The pixels [H, W, 3] of the picture drawn after `step` steps."""
+    """The pixels [H, W, 3] of the image drawn after `step` steps."""
     (file,) = (run.output / "validation_images" / f"step_{step}").iterdir()
     return np.asarray(Image.open(file)).astype(np.int64)
 

@@ -1,4 +1,4 @@
-"""The held-out loss is of pictures that are never trained on, shows over-fitting, and changes nothing."""
+"""The validation loss is of images that are never trained on, shows over-fitting, and changes nothing."""
 
 import json
 from pathlib import Path
@@ -12,7 +12,7 @@ from helpers.training import loop
 from helpers.training import run as chapters
 from helpers.training.preparation.prepare import PreparedDataset
 from helpers.training.validation.images import split as split_off
-from tests.runs.harness import COLOURS, SmallRun, copied, draw, draw_set, image_dataset, same, stop_after
+from tests.runs.harness import COLORS, SmallRun, copied, draw, draw_set, image_dataset, same, stop_after
 
 STEPS = 4
 HELD = image_dataset(id="held", instance_data_dir="datasets/held", dataset_type="eval", cache_dir_vae="cache/held")
@@ -20,16 +20,16 @@ HELD = image_dataset(id="held", instance_data_dir="datasets/held", dataset_type=
 
 @pytest.fixture(scope="module")
 def cached(tmp_path_factory: pytest.TempPathFactory, tiny_pipeline: Path) -> SmallRun:
-    """A run with caches of pictures to train on, and of others."""
+    """A run with caches of images to train on, and of others."""
     run = SmallRun(
         tmp_path_factory.mktemp("held"),
         tiny_pipeline,
         settings={"max_train_steps": STEPS, "lora_dropout": 0.2, "caption_dropout_probability": 0.3},
         datasets=[image_dataset(), HELD],
     )
-    draw_set(run.output / "datasets" / "colours")
-    for seed, colour in enumerate(("red", "green", "blue")):
-        draw(run.output / "datasets" / "held" / f"{colour} thing.png", colour=COLOURS[colour], size=(80, 80), seed=seed)
+    draw_set(run.output / "datasets" / "colors")
+    for seed, color in enumerate(("red", "green", "blue")):
+        draw(run.output / "datasets" / "held" / f"{color} thing.png", color=COLORS[color], size=(80, 80), seed=seed)
     assert run.start(cache_only=True) == 0
     return run
 
@@ -61,7 +61,7 @@ def test_the_loss_is_told_from_the_base_on_and_nothing_else_changes(
     assert points[0]["mean"] == points[0]["base_mean"] == points[2]["base_mean"] == points[0]["ema_mean"]
     assert len({point[kind] for point in points for kind in ("mean", "ema_mean")}) == 5
     assert [each["sigma"] for each in points[0]["by_sigma"]] == [0.125, 0.375, 0.625, 0.875]
-    assert f"held-out loss at step 4: {points[2]['mean']:.4f} over 3 images" in capsys.readouterr().out
+    assert f"validation loss at step 4: {points[2]['mean']:.4f} over 3 images" in capsys.readouterr().out
 
     resumed = like(cached, tmp_path / "resumed", datasets=cached.datasets, **ema)
     with monkeypatch.context() as patched:
@@ -78,7 +78,7 @@ def test_a_few_are_kept_back_of_each_data_set(cached: SmallRun, tmp_path: Path) 
     assert run.start(max_train_steps=3, num_eval_images=7) == 1
 
 
-def test_what_is_kept_back_is_no_longer_trained_on_and_one_more_picture_moves_one(
+def test_what_is_kept_back_is_no_longer_trained_on_and_one_more_image_moves_one(
     cached: SmallRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     found: list[tuple[tuple[PreparedDataset, ...], tuple[PreparedDataset, ...]]] = []
@@ -87,7 +87,7 @@ def test_what_is_kept_back_is_no_longer_trained_on_and_one_more_picture_moves_on
     split = split_off.split_off
     monkeypatch.setattr(chapters, "split_off", lambda *args, **more: found.append(split(*args, **more)) or found[-1])
     assert run.start(cache_only=True) == 0
-    draw(run.output / "datasets" / "colours" / "pink.png", colour=(250, 130, 200), size=(80, 80))
+    draw(run.output / "datasets" / "colors" / "pink.png", color=(250, 130, 200), size=(80, 80))
     assert run.start(cache_only=True) == 0
 
     def paths(prepared: tuple[PreparedDataset, ...]) -> list[set[str]]:
@@ -110,10 +110,10 @@ def test_an_eval_data_set_that_is_not_there_is_named(cached: SmallRun, capsys: p
 def test_learning_by_heart_is_seen_and_said(
     tmp_path: Path, tiny_pipeline: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """One dark picture again and again: it is learnt ever better, and a bright one ever worse."""
+    """One dark image again and again: it is learned ever better, and a bright one ever worse."""
     run = SmallRun(tmp_path, tiny_pipeline, datasets=[image_dataset(), HELD])
-    draw(run.output / "datasets" / "colours" / "black.png", colour=COLOURS["black"], size=(64, 64))
-    draw(run.output / "datasets" / "held" / "white.png", colour=COLOURS["white"], size=(64, 64))
+    draw(run.output / "datasets" / "colors" / "black.png", color=COLORS["black"], size=(64, 64))
+    draw(run.output / "datasets" / "held" / "white.png", color=COLORS["white"], size=(64, 64))
     losses: list[float] = []
     take_step = loop.take_step
 
@@ -133,4 +133,4 @@ def test_learning_by_heart_is_seen_and_said(
     assert sum(losses[-20:]) < sum(losses[at - 5 : at + 15]) * 0.97
     said = capsys.readouterr().out
     assert f"lowest at step {at} " in said
-    assert said.count("the run learns its pictures by heart") == 2  # when it is seen, and among the warnings at the end
+    assert said.count("the run learns its images by heart") == 2  # when it is seen, and among the warnings at the end

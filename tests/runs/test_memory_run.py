@@ -8,7 +8,7 @@ import pytest
 from benchmarks.memory import estimate_of, peaks_of, prepare
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="only Linux can start the high-water mark of memory anew")
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux can start the high-water mark of memory again")
 def test_the_estimate_is_within_a_fifth_of_measured_peaks(tmp_path: Path) -> None:
     prepare(tmp_path)
     settings = {"gradient_checkpointing": False}

@@ -12,7 +12,7 @@ from torch import Tensor
 import helpers.training.loop
 from helpers.dataloader.types import TrainBatch
 from helpers.training.step import Learner
-from tests.runs.harness import COLOURS, SmallRun, draw, draw_set, image_dataset
+from tests.runs.harness import COLORS, SmallRun, draw, draw_set, image_dataset
 
 ALPHA, RANK = 8, 4
 OBJECTIVE = {
@@ -56,7 +56,7 @@ def watch(monkeypatch: pytest.MonkeyPatch) -> Seen:
 
 @pytest.fixture
 def run(tmp_path: Path, tiny_pipeline: Path) -> SmallRun:
-    draw_set(tmp_path / "output" / "datasets" / "colours")
+    draw_set(tmp_path / "output" / "datasets" / "colors")
     return SmallRun(tmp_path, tiny_pipeline, settings=OBJECTIVE)
 
 
@@ -108,10 +108,10 @@ def test_gradients_reach_the_lora_and_nothing_else(run: SmallRun, watch: Seen) -
 
     assert run.start() == 0
     assert watch.learner is not None
-    learnt = {id(weight) for weight in watch.learner.weights.values()}
+    learned = {id(weight) for weight in watch.learner.weights.values()}
     for name, weight in watch.learner.denoiser.named_parameters():
-        assert weight.requires_grad == (id(weight) in learnt), name
-        assert weight.grad is None or id(weight) in learnt, name
+        assert weight.requires_grad == (id(weight) in learned), name
+        assert weight.grad is None or id(weight) in learned, name
     base = load_file(run.pipeline / "transformer" / "diffusion_pytorch_model.safetensors")
     state = watch.learner.denoiser.state_dict()
     frozen = {name.replace(".base_layer", ""): tensor for name, tensor in state.items() if ".lora_" not in name}
@@ -139,14 +139,14 @@ def test_nothing_to_train_is_an_error(run: SmallRun, capsys: pytest.CaptureFixtu
 
 
 def painted(folder: Path, *, ending: str, seed: int) -> None:
-    """A picture of each colour, of a size that needs no resizing, each in a folder of its own.
+    """An image of each color, of a size that needs no resizing, each in a folder of its own.
 
     They are not compressed, so that two of one shape are equally long.
     """
-    for number, (name, colour) in enumerate(COLOURS.items()):
+    for number, (name, color) in enumerate(COLORS.items()):
         size = [(64, 64), (96, 64), (64, 96)][number % 3]
         drawn = folder / str(number) / "drawn.bmp"
-        draw(drawn, colour=colour, size=size, seed=seed + number)
+        draw(drawn, color=color, size=size, seed=seed + number)
         drawn.rename(drawn.with_name(f"{name}{ending}"))
 
 
@@ -154,7 +154,7 @@ def painted(folder: Path, *, ending: str, seed: int) -> None:
 def test_every_latent_is_trained_with_its_own_caption(
     dropout: float, tmp_path: Path, tiny_pipeline: Path, watch: Seen
 ) -> None:
-    """Colour in the picture, colour in the words, as plain diffusers encodes both.
+    """Color in the image, color in the words, as plain diffusers encodes both.
 
     Files of equal name and length lie in two folders, and beside each other but for their ending, which may be wrong.
     """
@@ -168,24 +168,24 @@ def test_every_latent_is_trained_with_its_own_caption(
         image_dataset(id="one", instance_data_dir=str(one), repeats=1),
         image_dataset(id="other", instance_data_dir=str(other), prepend_instance_prompt=True, instance_prompt="all"),
     ]
-    words = [f"{before}{name}" for before in ("", "all ") for name in COLOURS]
+    words = [f"{before}{name}" for before in ("", "all ") for name in COLORS]
     assert run.start(caption_dropout_probability=dropout, max_train_steps=20) == 0
 
-    pictures, captions = Referee(tiny_pipeline).encode(
+    images, captions = Referee(tiny_pipeline).encode(
         sorted(file for file in run.output.glob("datasets/**/*") if file.is_file()), [*words, ""]
     )
     met, dropped = set(), 0
     for batch in watch.batches:
         for row, name in enumerate(batch.paths):
             dataset, path = name.split(": ")
-            latent_of = nearest(batch.latents[row], pictures)
+            latent_of = nearest(batch.latents[row], images)
             assert latent_of == run.output / "datasets" / dataset / path
             caption = nearest(batch.prompt_embeds[row].float(), {key: value[0] for key, value in captions.items()})
             assert caption == nearest(batch.pooled[row].float(), {key: value[1] for key, value in captions.items()})
             dropped += caption == ""
             met.add(latent_of)
             assert caption in ("", f"{'all ' * (dataset == 'other')}{latent_of.stem}")
-    assert met == set(pictures)
+    assert met == set(images)
     assert dropped == 0 if dropout == 0 else 10 < dropped < 50
 
 
@@ -207,7 +207,7 @@ class Referee:
 
     @torch.no_grad()
     def encode(self, paths: list[Path], captions: list[str]) -> tuple[dict[Path, Tensor], dict[str, tuple]]:
-        """Latents of pictures as the transformer wants them, and embeddings of captions."""
+        """Latents of images as the transformer wants them, and embeddings of captions."""
         vae = self.pipeline.vae
         latents = {}
         for path in paths:

@@ -36,11 +36,11 @@ def model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
 
 def run_of(folder: Path, base: Path, **settings: Any) -> SmallRun:
     run = SmallRun(folder, base, settings=STEPS | settings)
-    draw_set(run.output / "datasets" / "colours")
+    draw_set(run.output / "datasets" / "colors")
     return run
 
 
-def pictures(run: SmallRun) -> dict[str, bytes]:
+def images(run: SmallRun) -> dict[str, bytes]:
     """Their pixels: what else is in the files tells of the base by its name."""
     found = (run.output / "validation_images").rglob("*.png")
     return {str(file.relative_to(run.output)): Image.open(file).tobytes() for file in found}
@@ -65,7 +65,7 @@ def test_a_run_of_one_file_resumed_is_the_straight_run_of_its_folder(
     assert f"transformer, vae, text_encoder, text_encoder_2, text_encoder_3 from {file.name}; tokenizers and" in said
     assert not encoded(said)
     assert same(run.weights(), straight.weights())
-    assert pictures(run) and pictures(run) == pictures(straight)
+    assert images(run) and images(run) == images(straight)
     with safe_open(run.output / "pytorch_lora_weights.safetensors", framework="pt") as lora:
         assert lora.metadata()["base_model"] == file.name
     assert str(tmp_path) not in (run.output / "README.md").read_text()

@@ -88,7 +88,7 @@ def test_a_preset_trains_a_step(
         for key in ("resolution", "resolution_type", "minimum_image_size"):
             entry.pop(key, None)  # those of the tiny run
         if "instance_data_dir" in entry:
-            draw(output / entry["instance_data_dir"] / "one.png", colour=(200, 30, 30), size=(80, 80))
+            draw(output / entry["instance_data_dir"] / "one.png", color=(200, 30, 30), size=(80, 80))
             (output / entry["instance_data_dir"] / "one.txt").write_text("one")
     datasets = tmp_path / "datasets.json"
     datasets.write_text(json.dumps(entries))

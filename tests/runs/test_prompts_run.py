@@ -19,7 +19,7 @@ LIBRARY = {
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory, tiny_pipeline: Path) -> SmallRun:
     found = SmallRun(tmp_path_factory.mktemp("prompts"), tiny_pipeline)
-    draw_set(found.output / "datasets" / "colours")
+    draw_set(found.output / "datasets" / "colors")
     return found
 
 
@@ -54,7 +54,7 @@ def test_each_prompt_is_drawn_its_own_way_when_it_is_due(run: SmallRun, monkeypa
             == 0
         )
     drawn = {folder.name for folder in (run.output / "validation_images").iterdir()}
-    # Four pictures a step of seven: the fourth step ends the second epoch. The sixth is the last.
+    # Four images a step of seven: the fourth step ends the second epoch. The sixth is the last.
     assert drawn == {"step_0", "step_3", "step_4", "step_6"}
     assert not (run.output / "validate_now").exists()
     found = headers(run.output / "validation_images" / "step_4")
@@ -71,7 +71,7 @@ def test_each_prompt_is_drawn_its_own_way_when_it_is_due(run: SmallRun, monkeypa
     assert same(plain, run.weights() | run.remembered(6))
 
 
-def test_the_built_in_library_and_no_picture_without_a_prompt(run: SmallRun) -> None:
+def test_the_built_in_library_and_no_image_without_a_prompt(run: SmallRun) -> None:
     how = {"max_train_steps": 1, "checkpointing_steps": 1, "resume_from_checkpoint": "none"}
     more = {"validation_prompt_library": True, "validation_disable_unconditional": True, "validation_guidance": 1}
     assert run.start(**how, **more, validation_num_inference_steps=1, output_dir=run.output) == 0

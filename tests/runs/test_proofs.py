@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 
 from helpers.models.sd3.tiny import make_small_pipeline
 from tests.runs.elsewhere import Elsewhere
-from tests.runs.harness import SmallRun, copied, draw_set, picture_of
+from tests.runs.harness import SmallRun, copied, draw_set, image_of
 
 PROMPT = "red square"
 STEPS, SAVED = 4, 3
@@ -29,7 +29,7 @@ SETTINGS = {
     "caption_dropout_probability": 0.3,
     **{f"text_encoder_{number}_precision": "no_change" for number in (1, 2, 3)},
 }
-# The largest difference of any pixel, of 255, between the trainer's picture and the one drawn elsewhere. Where both
+# The largest difference of any pixel, of 255, between the trainer's image and the one drawn elsewhere. Where both
 # compute in fp32 it is the rounding to whole numbers, 0.5; in bf16, where formats differ here and there, 6.5 was seen.
 ONE_ROUNDING, BF16 = 0.6, 9.0
 VARIANTS: dict[str, dict[str, Any]] = {
@@ -131,7 +131,7 @@ def bases(tmp_path_factory: pytest.TempPathFactory, tiny_pipeline: Path) -> dict
 @pytest.fixture(scope="module")
 def cached(tmp_path_factory: pytest.TempPathFactory, bases: Mapping[str, Path]) -> SmallRun:
     run = SmallRun(tmp_path_factory.mktemp("proofs"), bases["SD3"], settings=SETTINGS)
-    draw_set(run.output / "datasets" / "colours")
+    draw_set(run.output / "datasets" / "colors")
     assert run.start(cache_only=True) == 0
     return run
 
@@ -206,15 +206,15 @@ def test_an_interrupted_run_is_the_straight_one_and_draws_elsewhere_what_it_drew
 ) -> None:
     run = run_of(way, kind=kind, cached=cached, bases=bases, earlier=earlier, folder=tmp_path)
     assert run.start() == 0
-    straight, before, ours = left_by(run), picture_of(run, 0), picture_of(run, STEPS)
+    straight, before, ours = left_by(run), image_of(run, 0), image_of(run, STEPS)
     forget_all_after(run, SAVED)
     assert run.start() == 0
     resumed = left_by(run)
     assert resumed.keys() == straight.keys()
     assert all(torch.equal(resumed[name], tensor) for name, tensor in straight.items())
-    assert np.array_equal(picture_of(run, STEPS), ours)
+    assert np.array_equal(image_of(run, STEPS), ours)
     numbers = {tensor.dtype for tensor in straight.values()}
-    assert numbers <= {torch.float32, torch.bfloat16}, "a quantised tensor was written"
+    assert numbers <= {torch.float32, torch.bfloat16}, "a quantized tensor was written"
     off = np.abs(ours - elsewhere.drawn(run)).max()
     assert off <= (ONE_ROUNDING if computes_in_fp32(run) else BF16), "drawn otherwise elsewhere"
-    assert np.abs(ours - before).max() > 2 * off, "the base draws this picture too"
+    assert np.abs(ours - before).max() > 2 * off, "the base draws this image too"

@@ -69,7 +69,7 @@ def published(
             "webhook_config": config,
             "push_to_hub": True,
             "push_checkpoints_to_hub": True,
-            "hub_model_id": "colours",
+            "hub_model_id": "colors",
             "model_card_note": "Not for you.",
             "tokenizer_max_length": 96,
             "log_level": "debug",
@@ -80,13 +80,13 @@ def published(
 
 
 def in_bucket(buckets: BucketServer, folder: Path) -> dict[str, str]:
-    """An entry for pictures that are read with the planted keys, at an address with a password in it."""
+    """An entry for images that are read with the planted keys, at an address with a password in it."""
     buckets.address("published")
-    draw_set(folder / "pictures")
-    for file in (folder / "pictures").iterdir():
+    draw_set(folder / "images")
+    for file in (folder / "images").iterdir():
         buckets.put("published", file.name, file.read_bytes())
     return {
-        "id": "colours",
+        "id": "colors",
         "type": "aws",
         "aws_bucket_name": "published",
         "aws_endpoint_url": buckets.endpoint.replace("://", "://me:PlantedPasswordOfTheStore@"),
@@ -97,20 +97,20 @@ def in_bucket(buckets: BucketServer, folder: Path) -> dict[str, str]:
 
 
 def test_the_hub_holds_what_the_run_wrote(published: Published) -> None:
-    files, output = published.hub.files("colours"), published.run.output
-    assert published.hub.private == {"painter/colours": True}
+    files, output = published.hub.files("colors"), published.run.output
+    assert published.hub.private == {"painter/colors": True}
     assert {WEIGHTS, "README.md", "checkpoint-2/manifest.json", "checkpoint-4/manifest.json"} <= files.keys()
     assert all(content == (output / path).read_bytes() for path, content in files.items())
     assert "published at" in published.said
 
 
 def test_the_card_is_valid_and_tells_of_the_run(published: Published) -> None:
-    card = ModelCard(published.hub.files("colours")["README.md"].decode())
+    card = ModelCard(published.hub.files("colors")["README.md"].decode())
     assert card.data.to_dict()["license"] == "unknown"
-    assert "| colours | 7 |" in card.text
+    assert "| colors | 7 |" in card.text
     assert "Not for you." in card.text
-    (picture,) = re.findall(r"!\[\]\((.*?)\) \| (.*?) \|", card.text)
-    assert (picture[0] in published.hub.files("colours"), picture[1]) == (True, PROMPT)
+    (image,) = re.findall(r"!\[\]\((.*?)\) \| (.*?) \|", card.text)
+    assert (image[0] in published.hub.files("colors"), image[1]) == (True, PROMPT)
     assert str(published.run.folder) not in card.text
 
 
@@ -121,13 +121,13 @@ def test_the_cards_code_draws(
     (code,) = re.findall(r"```python\n(.*?)```", (published.run.output / "README.md").read_text(), flags=re.DOTALL)
     assert "max_sequence_length=96" in code
     (tmp_path / tiny_pipeline.name).symlink_to(tiny_pipeline)
-    weights = tmp_path / "painter" / "colours" / WEIGHTS
+    weights = tmp_path / "painter" / "colors" / WEIGHTS
     weights.parent.mkdir(parents=True)
-    weights.write_bytes(published.hub.files("colours")[WEIGHTS])
+    weights.write_bytes(published.hub.files("colors")[WEIGHTS])
     monkeypatch.chdir(tmp_path)
     exec(code, {})
-    with Image.open("picture.png") as picture:
-        assert picture.size == (64, 64)
+    with Image.open("image.png") as image:
+        assert image.size == (64, 64)
 
 
 def test_no_secret_is_in_anything_written_or_sent(published: Published) -> None:
@@ -149,8 +149,8 @@ def test_what_cannot_work_is_told_before_anything_is_encoded(
 ) -> None:
     monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", published.hub.url)
     monkeypatch.setenv("HF_TOKEN", "hf_AnOldTokenThatWasTakenBack")
-    run = SmallRun(tmp_path, tiny_pipeline, {"push_to_hub": True, "hub_model_id": "colours"})
-    draw_set(run.output / "datasets" / "colours")
+    run = SmallRun(tmp_path, tiny_pipeline, {"push_to_hub": True, "hub_model_id": "colors"})
+    draw_set(run.output / "datasets" / "colors")
     assert run.start() == 1
     assert not (run.output / "cache").exists()
     assert run.start(dry_run=True) == 0, "a dry run asks nobody"

@@ -46,7 +46,7 @@ DATASET_FILE = """\
 ]
 """
 
-QUANTISED = """
+QUANTIZED = """
 # choices: int8-quanto, int4-quanto, int2-quanto, fp8-quanto
 # int8-quanto was tested with a single subject dreambooth LoRA.
 # fp8-quanto does not work on Apple systems. you must use int levels.
@@ -56,10 +56,10 @@ export TRAINER_EXTRA_ARGS="--base_model_precision=int8-quanto"
 
 # Maybe you want the text encoders to remain full precision so your text embeds are cake.
 # We unload the text encoders before training, so, that's not an issue during training time - only during pre-caching.
-# Alternatively, you can go ham on quantisation here and run them in int4 or int8 mode, because no one can stop you.
+# Alternatively, you can go ham on quantization here and run them in int4 or int8 mode, because no one can stop you.
 export TRAINER_EXTRA_ARGS="${TRAINER_EXTRA_ARGS} --text_encoder_1_precision=no_change --text_encoder_2_precision=no_change"
 
-# When you're quantising the model, --base_model_default_dtype is set to bf16 by default. This setup requires adamw_bf16, but saves the most memory.
+# When you're quantizing the model, --base_model_default_dtype is set to bf16 by default. This setup requires adamw_bf16, but saves the most memory.
 # If you'd like to use another optimizer, you can override this with --base_model_default_dtype=fp32.
 # option one:
 export OPTIMIZER="adamw_bf16" # or maybe prodigy
@@ -97,9 +97,9 @@ def output(tmp_path_factory: pytest.TempPathFactory) -> Path:
     output = tmp_path_factory.mktemp("output")
     (output / "multidatabackend.json").write_text(DATASET_FILE)
     photographs = output / "datasets" / "pseudo-camera-10k"
-    draw(photographs / "a red barn.jpg", colour=(180, 20, 20), size=(1280, 960))
-    draw(photographs / "sky.png", colour=(90, 140, 250), size=(720, 720), seed=1)
-    draw(photographs / "thumbnail.png", colour=(0, 0, 0), size=(640, 480), seed=2)
+    draw(photographs / "a red barn.jpg", color=(180, 20, 20), size=(1280, 960))
+    draw(photographs / "sky.png", color=(90, 140, 250), size=(720, 720), seed=1)
+    draw(photographs / "thumbnail.png", color=(0, 0, 0), size=(640, 480), seed=2)
     return output
 
 
@@ -136,9 +136,9 @@ def start(config: Path, *flags: str) -> int:
     return train.main(translated(config, flags=[*SHORT, *flags]).arguments)
 
 
-def test_the_quickstart_with_its_quantised_section(clone: Path, output: Path, tiny_pipeline: Path) -> None:
-    write_config(clone, model=tiny_pipeline, output=output, more=QUANTISED)
-    before = pictures(output)
+def test_the_quickstart_with_its_quantized_section(clone: Path, output: Path, tiny_pipeline: Path) -> None:
+    write_config(clone, model=tiny_pipeline, output=output, more=QUANTIZED)
+    before = images(output)
     environment = {name: value for name, value in os.environ.items() if name != "ENV"}
     finished = subprocess.run(
         ["bash", clone / "train.sh", *SHORT],
@@ -160,33 +160,33 @@ def test_the_quickstart_with_its_quantised_section(clone: Path, output: Path, ti
     for step in (0, 1):
         drawn = sorted(path.name for path in output.glob(f"validation_images/step_{step}/**/*.png"))
         assert len(drawn) == 2, drawn
-    assert pictures(output) == before
+    assert images(output) == before
 
 
 @pytest.mark.parametrize("level", ["int8-quanto", "int4-quanto", "int2-quanto", "fp8-quanto"])
-def test_every_level_of_quantising_runs(
+def test_every_level_of_quantizing_runs(
     level: str, clone: Path, tmp_path: Path, tiny_pipeline: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The base and the first two text encoders at that level, and T5, of which nothing is said, with the base."""
-    quantised = []
+    quantized = []
     real = helpers.training.loop.train
 
     def looked_at(learner: Learner, **how: Any) -> None:
         layers = learner.denoiser.modules()
-        quantised.extend(layer.weight_qtype.name for layer in layers if hasattr(layer, "weight_qtype"))
+        quantized.extend(layer.weight_qtype.name for layer in layers if hasattr(layer, "weight_qtype"))
         real(learner, **how)
 
     monkeypatch.setattr(helpers.training.run, "train", looked_at)
-    more = QUANTISED.replace('int8-quanto"', f'{level}"').replace("no_change", level)
+    more = QUANTIZED.replace('int8-quanto"', f'{level}"').replace("no_change", level)
     config = write_config(clone, model=tiny_pipeline, output=tmp_path, more=more)
     assert start_small(config, tmp_path) == 0
     assert (tmp_path / "pytorch_lora_weights.safetensors").is_file()
-    assert len(quantised) > 20
-    assert {name.partition("_")[0] for name in quantised} == {QUANTO_NAMES[level]}
+    assert len(quantized) > 20
+    assert {name.partition("_")[0] for name in quantized} == {QUANTO_NAMES[level]}
 
 
-def test_the_second_option_beside_a_quantised_base(clone: Path, tmp_path: Path, tiny_pipeline: Path) -> None:
-    config = write_config(clone, model=tiny_pipeline, output=tmp_path, more=QUANTISED + OPTION_TWO)
+def test_the_second_option_beside_a_quantized_base(clone: Path, tmp_path: Path, tiny_pipeline: Path) -> None:
+    config = write_config(clone, model=tiny_pipeline, output=tmp_path, more=QUANTIZED + OPTION_TWO)
     assert start_small(config, tmp_path) == 0
 
 
@@ -195,11 +195,11 @@ def start_small(config: Path, output: Path) -> int:
     (output / "multidatabackend.json").write_text(
         DATASET_FILE.replace('"resolution": 1.0', '"resolution": 0.005').replace('_size": 0.5', '_size": 0.001')
     )
-    draw(output / "datasets" / "pseudo-camera-10k" / "grass.jpg", colour=(20, 160, 40), size=(100, 80))
+    draw(output / "datasets" / "pseudo-camera-10k" / "grass.jpg", color=(20, 160, 40), size=(100, 80))
     return start(config, "--validation_resolution=64x64")
 
 
-def pictures(output: Path) -> dict[str, tuple[bytes, int]]:
+def images(output: Path) -> dict[str, tuple[bytes, int]]:
     """Everything in the folder of photographs."""
     files = (output / "datasets").rglob("*")
     return {str(file): (file.read_bytes(), file.stat().st_mtime_ns) for file in files if file.is_file()}

@@ -36,9 +36,9 @@ def two(tmp_path_factory: pytest.TempPathFactory, tiny_pipeline: Path) -> SmallR
     """A run of two processes from nothing to its end."""
     folder = tmp_path_factory.mktemp("two")
     run = SmallRun(folder, tiny_pipeline, settings=SETTINGS, datasets=[image_dataset(), PRIOR])
-    draw_set(run.output / "datasets" / "colours")
+    draw_set(run.output / "datasets" / "colors")
     for name in ("purple", "black", "white"):
-        draw(run.output / "datasets/prior" / f"{name} thing.png", colour=(90, 90, 90), size=(80, 80))
+        draw(run.output / "datasets/prior" / f"{name} thing.png", color=(90, 90, 90), size=(80, 80))
     ended = run_ranks(run, before=partial(write_weights_down, folder=folder))
     assert ended.statuses == (0, 0), ended.said
     return run
@@ -126,8 +126,8 @@ def test_a_loss_that_is_no_number_ends_all_with_what_was_before_it_and_they_go_o
     assert failed.said[1] == ""
     named = [line for line in failed.said[0].splitlines() if ", at σ = " in line]
     assert [line.partition(",")[0].strip() for line in named] == (tmp_path / "told").read_text().splitlines()
-    assert "At optimiser step 3 the loss is not a finite number" in failed.said[0]
-    assert run.saved_steps() == [1, 2], "what was learnt before is saved"
+    assert "At optimizer step 3 the loss is not a finite number" in failed.said[0]
+    assert run.saved_steps() == [1, 2], "what was learned before is saved"
     assert same(run.remembered(2), two.remembered(2))
 
     again = run_ranks(run)

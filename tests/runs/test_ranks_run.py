@@ -45,7 +45,7 @@ def two(tmp_path_factory: pytest.TempPathFactory, tiny_pipeline: Path) -> Finish
             "text_encoder_lr": 1e-4,  # without effect here, which is remarked upon
         },
     )
-    draw_set(run.output / "datasets" / "colours")
+    draw_set(run.output / "datasets" / "colors")
     return Finished(run, run_ranks(run))
 
 
@@ -107,7 +107,7 @@ def test_one_process_goes_on_with_what_two_began(
     assert resumed.start(max_train_steps=0, num_train_epochs=3) == 0
     said = capsys.readouterr().out
     assert "the number of processes: 2 in the checkpoint, 1 now" in said
-    assert "no picture is left out" in said
+    assert "no image is left out" in said
     assert resumed.saved_steps()[-1] == 9
 
 
@@ -120,7 +120,7 @@ def fail_at_second_batch(rank: int) -> None:
 
     def batch(source: BatchSource, position: object) -> TrainBatch:
         if made:
-            raise CacheError("the latents of colours: red square.png cannot be read")
+            raise CacheError("the latents of colors: red square.png cannot be read")
         made.append(make(source, position))  # type: ignore[arg-type]
         return made[-1]
 
@@ -157,7 +157,7 @@ def test_one_that_fails_ends_the_run_with_its_error(two: Finished, tmp_path: Pat
     failed = run_ranks(run, before=fail_at_second_batch)
     assert time.monotonic() - began < PROMPTLY_SECONDS
     assert failed.statuses == (1, 1)
-    assert "process 1: the latents of colours: red square.png cannot be read" in failed.said[1]
+    assert "process 1: the latents of colors: red square.png cannot be read" in failed.said[1]
     assert "Another process of this run has ended" in failed.said[0]
     assert "Traceback" not in "".join(failed.said)
     assert run.saved_steps() == [2]

@@ -14,7 +14,7 @@ import pytest
 from helpers.training import loop
 from tests.runs.browser import BROWSER, opened
 from tests.runs.harness import SmallRun, draw_set
-from tests.unit.reporting.tracked import tensorboard_pictures, tensorboard_scalars, tensorboard_texts, wandb_files
+from tests.unit.reporting.tracked import tensorboard_images, tensorboard_scalars, tensorboard_texts, wandb_files
 from tests.unit.reporting.webhooks import SECRET_PATH, LoopbackWebhook, loopback_webhook
 
 PLANTED = {
@@ -29,7 +29,7 @@ SETTINGS = {
     "validation_prompt": "red square",
     "validation_steps": 3,
     "report_to": "wandb,tensorboard",
-    "tracker_project_name": "colours",
+    "tracker_project_name": "colors",
     "tracker_run_name": "first light",
 }
 
@@ -55,7 +55,7 @@ class Told:
 def told(tmp_path_factory: pytest.TempPathFactory, tiny_pipeline: Path) -> Told:
     folder = tmp_path_factory.mktemp("reporting")
     run = SmallRun(folder, tiny_pipeline, settings=dict(SETTINGS))
-    draw_set(run.output / "datasets" / "colours")
+    draw_set(run.output / "datasets" / "colors")
     with loopback_webhook() as webhook, pytest.MonkeyPatch.context() as environment:
         for name, value in PLANTED.items():
             environment.setenv(name, value)
@@ -87,14 +87,14 @@ def stop_after(step: int, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_wandb_keeps_one_run_in_which_each_step_is_told_once(told: Told) -> None:
     first, second = wandb_files(told.logs)
     assert first.id == second.id
-    assert (second.name, second.project, second.exit_code) == ("first light", "colours", 0)
+    assert (second.name, second.project, second.exit_code) == ("first light", "colors", 0)
     rows = [row for row in (*first.history, *second.history) if "train/loss" in row]
     assert [row["_step"] for row in rows] == list(range(1, STEPS + 1))
     figures = {"train/gradient_norm", "train/learning_rate", "train/epoch", "train/mean_sigma", "memory/peak_gb"}
     assert all(figures | {"speed/images_per_second"} <= row.keys() for row in rows)
     assert all(any(name.startswith("loss_by_sigma/") for name in row) for row in rows)
     assert second.config["lora"]["lora_rank"] == 4
-    assert second.config["about"]["datasets"] == {"colours": 7}
+    assert second.config["about"]["datasets"] == {"colors": 7}
     (last,) = [row for row in second.history if row["_step"] == STEPS]
     assert last["validation/captions"] == ["red square"]
     (copied,) = told.logs.glob(f"wandb/offline-run-*/files/{last['validation/filenames'][0]}")
@@ -105,12 +105,12 @@ def test_tensorboard_shows_one_run_in_which_each_step_stands_once(told: Told) ->
     scalars = tensorboard_scalars(told.tensorboard, name="train/loss")
     assert [step for step, _ in scalars] == list(range(1, STEPS + 1))
     assert all(value > 0 for _, value in scalars)
-    pictures = tensorboard_pictures(told.tensorboard)
+    images = tensorboard_images(told.tensorboard)
     name = "validation/validation_64x64_seed42"
-    assert {place: caption for place, (caption, _) in pictures.items()} == {
+    assert {place: caption for place, (caption, _) in images.items()} == {
         (name, step): "red square" for step in (0, 3, 6, STEPS)
     }
-    assert pictures[name, STEPS][1] == _drawn(told, STEPS).read_bytes()
+    assert images[name, STEPS][1] == _drawn(told, STEPS).read_bytes()
     assert "| lora_rank | 4 |" in tensorboard_texts(told.tensorboard)["settings/text_summary"]
 
 
@@ -128,8 +128,8 @@ def test_the_webhook_hears_of_both_starts_and_the_end(told: Told) -> None:
     assert kinds[-1] == "end"
     assert [each["first_step"] for each in told.webhook.payloads if each["event"] == "start"] == [0, STOPPED]
     assert {each["step"] for each in told.webhook.payloads if each["event"] == "progress"} == {2, 4, 6}
-    pictures = [each for each in told.webhook.payloads if each["event"] == "images"]
-    assert [image["caption"] for image in pictures[-1]["images"]] == ["red square"]
+    images = [each for each in told.webhook.payloads if each["event"] == "images"]
+    assert [image["caption"] for image in images[-1]["images"]] == ["red square"]
 
 
 def test_every_line_is_in_a_log_file_with_its_time(told: Told) -> None:
@@ -140,7 +140,7 @@ def test_every_line_is_in_a_log_file_with_its_time(told: Told) -> None:
     assert any(line.startswith("continues from") for line in logged)
     for line in ("LEARNING_RATE=0.01 is very large", f"finished after step {STEPS}", f"checkpoint at step {STEPS}"):
         assert any(line in each for each in logged) == (line in told.said), line
-    assert "encode images of colours: 7 images in " in first.read_text()
+    assert "encode images of colors: 7 images in " in first.read_text()
 
 
 def test_no_secret_is_in_anything_written_or_sent(told: Told) -> None:
@@ -159,8 +159,8 @@ def test_no_secret_is_in_anything_written_or_sent(told: Told) -> None:
 
 
 def _drawn(told: Told, step: int) -> Path:
-    (picture,) = (told.run.output / "validation_images" / f"step_{step}").iterdir()
-    return picture
+    (image,) = (told.run.output / "validation_images" / f"step_{step}").iterdir()
+    return image
 
 
 @pytest.mark.skipif(BROWSER is None, reason="no Chromium to open the page with")

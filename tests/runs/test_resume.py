@@ -26,17 +26,17 @@ IN_TEXT_SHARD = ("helpers.cache.writer:shard_bytes", 6, [])
 AFTER_AN_UNSAVED_STEP = ("helpers.training.loop:take_step", 4, [2])
 IN_A_FIRST_ACCUMULATION = ("helpers.training.loop:forward_backward", 6, [2])
 IN_AN_ACCUMULATION = ("helpers.training.loop:forward_backward", 4, [2])
-AFTER_A_CHECKPOINTS_WEIGHTS = ("helpers.training.checkpoint.checkpoint:optimiser_state", 1, [2])
+AFTER_A_CHECKPOINTS_WEIGHTS = ("helpers.training.checkpoint.checkpoint:optimizer_state", 1, [2])
 BEFORE_A_CHECKPOINTS_RENAME = ("helpers.files:sync", 1, [2])
 
 
 def new_run(folder: Path, pipeline: Path, **settings: Any) -> SmallRun:
-    """Nine pictures in three shapes, of which a checkpoint every second step falls amid an epoch."""
+    """Nine images in three shapes, of which a checkpoint every second step falls amid an epoch."""
     run = SmallRun(folder, pipeline, settings=SETTINGS | settings)
-    pictures = run.output / "datasets" / "colours"
-    draw_set(pictures)
+    images = run.output / "datasets" / "colors"
+    draw_set(images)
     for seed, name in enumerate(("orange", "brown")):
-        draw(pictures / f"{name} tower.png", colour=(250, 150, 40 * seed), size=(64, 96), seed=seed)
+        draw(images / f"{name} tower.png", color=(250, 150, 40 * seed), size=(64, 96), seed=seed)
     return run
 
 
@@ -86,7 +86,7 @@ def test_a_run_killed_again_and_again_ends_in_the_same_weights(
 
 @pytest.fixture(scope="module")
 def cached(tmp_path_factory: pytest.TempPathFactory, tiny_pipeline: Path) -> SmallRun:
-    """Pictures and full caches, to be copied."""
+    """Images and full caches, to be copied."""
     run = new_run(tmp_path_factory.mktemp("cached"), tiny_pipeline)
     assert run.start(cache_only=True) == 0
     return run
@@ -145,7 +145,7 @@ def test_any_checkpoint_can_be_named_and_none_begins_anew(
     run = copied(cached, tmp_path)
     assert run.start() == 0
     weights = run.weights()
-    for resume, first in (("checkpoint-2", "continues from"), ("none", "begins anew")):
+    for resume, first in (("checkpoint-2", "continues from"), ("none", "begins again")):
         (run.output / "pytorch_lora_weights.safetensors").unlink()
         capsys.readouterr()
         assert run.start(resume_from_checkpoint=resume) == 0
@@ -164,7 +164,7 @@ def test_what_differs_is_told_and_what_cannot_be_continued_is_refused_before_any
     assert run.start(lora_rank=8, lr_end=0.001, resolution=80) == 1
     said, refusal = capsys.readouterr()
     assert "LR_END: 0.0 before, 0.001 now; the learning rate follows it" in said
-    assert "data set colours, resolution: 64.0 before, 80.0 now; images whose size or cut changes are encoded" in said
+    assert "dataset colors, resolution: 64.0 before, 80.0 now; images whose size or cut changes are encoded" in said
     assert "LORA_RANK: 4 before, 8 now; checkpoints saved with the other value cannot be continued" in said
     assert "lora_rank: 4 in the checkpoint, 8 now" in refusal
     assert encoded(said) == {}
@@ -178,18 +178,18 @@ def test_other_keys_of_a_data_set_are_told_and_the_order_goes_on(
     run = copied(cached, tmp_path)
     assert run.start(max_train_steps=2) == 0
     assert "changed since" not in capsys.readouterr().out
-    (colours,) = run.datasets
-    run.datasets = [{**colours, "flip": True, "prepend_instance_prompt": True, "instance_prompt": "a picture of"}]
+    (colors,) = run.datasets
+    run.datasets = [{**colors, "flip": True, "prepend_instance_prompt": True, "instance_prompt": "an image of"}]
     assert run.start(max_train_steps=3) == 0
     said = capsys.readouterr().out
-    assert "changed since: data set colours, flip: false in the checkpoint, true now" in said
-    assert "changed since: data set colours, instance_prompt: none in the checkpoint, a picture of now" in said
-    assert "the order of pictures is another one" not in said
+    assert "changed since: dataset colors, flip: false in the checkpoint, true now" in said
+    assert "changed since: dataset colors, instance_prompt: none in the checkpoint, an image of now" in said
+    assert "the order of images is another one" not in said
     run.datasets = [{**run.datasets[0], "repeats": 1}]
     assert run.start(max_train_steps=4) == 0
     said = capsys.readouterr().out
-    assert "changed since: data set colours, repeats: 0 in the checkpoint, 1 now" in said
-    assert "flip: false" not in said and "the order of pictures is another one" in said
+    assert "changed since: dataset colors, repeats: 0 in the checkpoint, 1 now" in said
+    assert "flip: false" not in said and "the order of images is another one" in said
 
 
 def test_the_latest_checkpoints_are_kept(cached: SmallRun, tmp_path: Path) -> None:

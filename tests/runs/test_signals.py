@@ -15,14 +15,14 @@ from helpers.training.signals import ECHO_SECONDS
 from tests.runs.harness import REPOSITORY, SmallRun, draw, draw_set, encoded, same
 
 MANY = 100_000
-PICTURES = 100
+IMAGES = 100
 PATIENCE_SECONDS = 60
 PROMPTLY_SECONDS = 5
 
 
 def new_run(folder: Path, pipeline: Path) -> SmallRun:
     run = SmallRun(folder, pipeline, settings={"torch_num_threads": 1, "lora_dropout": 0.1})
-    draw_set(run.output / "datasets" / "colours")
+    draw_set(run.output / "datasets" / "colors")
     return run
 
 
@@ -102,9 +102,9 @@ def test_ctrl_c_while_caching_leaves_promptly_and_keeps_what_was_encoded(
     tmp_path: Path, tiny_pipeline: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run = SmallRun(tmp_path, tiny_pipeline, settings={"torch_num_threads": 1, "vae_batch_size": 1})
-    for number in range(PICTURES):
-        picture = run.output / "datasets" / "colours" / f"{number}.png"
-        draw(picture, colour=(number, 90, 200), size=(256, 256), seed=number)
+    for number in range(IMAGES):
+        image = run.output / "datasets" / "colors" / f"{number}.png"
+        draw(image, color=(number, 90, 200), size=(256, 256), seed=number)
     process = run.process(resolution=256)
     cache = run.output / "cache" / "vae"
     wait_until(lambda: len(list(cache.glob("shard-*"))) >= 3, process)
@@ -116,6 +116,6 @@ def test_ctrl_c_while_caching_leaves_promptly_and_keeps_what_was_encoded(
     assert "Traceback" not in output
 
     kept = sum(len(load_file(shard)) for shard in cache.glob("shard-*"))
-    assert 6 <= kept < PICTURES
+    assert 6 <= kept < IMAGES
     assert run.start(resolution=256, cache_only=True) == 0
-    assert encoded(capsys.readouterr().out)["colours"] == PICTURES - kept
+    assert encoded(capsys.readouterr().out)["colors"] == IMAGES - kept

@@ -1,4 +1,4 @@
-"""Speed and memory settings on the real path: what is learnt stays the same to the bit, and resumed as straight."""
+"""Speed and memory settings on the real path: what is learned stays the same to the bit, and resumed as straight."""
 
 from pathlib import Path
 
@@ -20,7 +20,7 @@ SAVING = {
 def plain(tiny_pipeline: Path, tmp_path_factory: pytest.TempPathFactory) -> SmallRun:
     """A finished run without any of the settings, its caches filled."""
     folder = tmp_path_factory.mktemp("speed")
-    draw_set(folder / "output/datasets/colours")
+    draw_set(folder / "output/datasets/colors")
     settings = {"max_train_steps": STEPS, "checkpointing_steps": STEPS, "gradient_accumulation_steps": 1}
     run = SmallRun(folder, tiny_pipeline, settings=settings)
     assert run.start() == 0
@@ -58,7 +58,7 @@ def test_a_kernel_that_the_device_lacks_is_refused(plain: SmallRun, capsys: pyte
 def test_a_compiled_run_goes_on_as_if_it_had_not_been_stopped(
     compiler: str, plain: SmallRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """With pictures of several sizes and learning text encoders; with `--inductor` in bf16 on a base of 8 bits, too."""
+    """With images of several sizes and learning text encoders; with `--inductor` in bf16 on a base of 8 bits, too."""
     rough = {"mixed_precision": "bf16", "base_model_precision": "int8-quanto"}
     precision = rough if compiler == "inductor" else {}
     whole = speed.compile_blocks

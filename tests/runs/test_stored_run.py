@@ -30,7 +30,7 @@ def test_an_earlier_version_s_run_resumes_from_its_caches(
     tiny_pipeline: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     shutil.copytree(STORED, tmp_path / "output")
-    for image in (tmp_path / "output/datasets/colours").iterdir():
+    for image in (tmp_path / "output/datasets/colors").iterdir():
         os.utime(image, (IMAGES_CHANGED_AT, IMAGES_CHANGED_AT))
     datasets = json.loads((STORED / "multidatabackend.json").read_text())
     run = SmallRun(tmp_path, tiny_pipeline, settings=SETTINGS, datasets=datasets)

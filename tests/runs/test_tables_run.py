@@ -1,4 +1,4 @@
-"""Data sets that tables tell of, through real runs: downloaded, out of parquet files, with sizes from a table."""
+"""Datasets that tables tell of, through real runs: downloaded, out of parquet files, with sizes from a table."""
 
 import csv
 import json
@@ -11,26 +11,26 @@ import pytest
 from PIL import Image
 from pyarrow import parquet
 
-from tests.runs.harness import COLOURS, SmallRun, draw_set, encoded, image_dataset, same
+from tests.runs.harness import COLORS, SmallRun, draw_set, encoded, image_dataset, same
 from tests.runs.web_server import serving
 
 
 @pytest.fixture
 def run(tmp_path: Path, tiny_pipeline: Path) -> SmallRun:
-    draw_set(tmp_path / "output" / "datasets" / "colours")
+    draw_set(tmp_path / "output" / "datasets" / "colors")
     return SmallRun(tmp_path, tiny_pipeline, settings={"max_train_steps": 2})
 
 
-def pictures(run: SmallRun) -> dict[str, bytes]:
-    """The seven pictures by colour."""
-    folder = run.output / "datasets" / "colours"
-    return {name: (folder / f"{name} square.png").read_bytes() for name in COLOURS}
+def images(run: SmallRun) -> dict[str, bytes]:
+    """The seven images by color."""
+    folder = run.output / "datasets" / "colors"
+    return {name: (folder / f"{name} square.png").read_bytes() for name in COLORS}
 
 
-def test_pictures_are_downloaded_once_and_a_dead_address_is_named(
+def test_images_are_downloaded_once_and_a_dead_address_is_named(
     run: SmallRun, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    found = pictures(run)
+    found = images(run)
     table = run.output / "table.tsv"
     with serving({f"/{name}.png": content for name, content in found.items()}) as site:
         with table.open("w", newline="") as file:
@@ -44,7 +44,7 @@ def test_pictures_are_downloaded_once_and_a_dead_address_is_named(
         straight = run.weights()
         said = capsys.readouterr().out
         assert "download images of web: 8 images" in said
-        assert "data set web: 7 images" in said
+        assert "dataset web: 7 images" in said
         assert "cannot be downloaded: the server answers 404 Not Found: 1 (127.0.0.1" in said and "nowhere.png" in said
         assert "SECRET" not in said
         assert encoded(said)["clip_l"] == 8
@@ -56,26 +56,26 @@ def test_pictures_are_downloaded_once_and_a_dead_address_is_named(
     assert same(run.weights(), straight), "resumed at step 2"
 
 
-def test_pictures_in_parquet_files_train_as_those_in_a_folder_do(
+def test_images_in_parquet_files_train_as_those_in_a_folder_do(
     run: SmallRun, capsys: pytest.CaptureFixture[str]
 ) -> None:
     shards = run.output / "shards" / "data"
     shards.mkdir(parents=True)
-    rows = sorted(pictures(run).items(), key=lambda item: f"{item[0]} square.png")
+    rows = sorted(images(run).items(), key=lambda item: f"{item[0]} square.png")
     for number, few in enumerate((rows[:4], rows[4:])):
-        images = [{"bytes": content, "path": f"{name}.png"} for name, content in few]
-        columns = {"image": images, "text": [f"{name} square" for name, _ in few]}
+        embedded = [{"bytes": content, "path": f"{name}.png"} for name, content in few]
+        columns = {"image": embedded, "text": [f"{name} square" for name, _ in few]}
         parquet.write_table(pa.table(columns), shards / f"train-{number:05}-of-00002.parquet", row_group_size=2)
     (shards / "test-00000-of-00001.parquet").write_bytes(b"not looked at")
     run.datasets = [image_dataset()]
     assert run.start(max_train_steps=4) == 0
     from_folder = run.weights()
-    entry = {"id": "colours", "type": "huggingface", "dataset_name": "shards", "caption_column": "text"}
+    entry = {"id": "colors", "type": "huggingface", "dataset_name": "shards", "caption_column": "text"}
     run.datasets = [{**entry, "cache_dir_vae": "cache/vae"}]
     capsys.readouterr()
     assert run.start(max_train_steps=4, resume_from_checkpoint="none") == 0
     said = capsys.readouterr().out
-    assert encoded(said) == {"colours": 7}, "the captions are the same"
+    assert encoded(said) == {"colors": 7}, "the captions are the same"
     assert same(run.weights(), from_folder)
     shutil.rmtree(run.output / "checkpoint-4")
     assert run.start(max_train_steps=4) == 0
@@ -84,9 +84,9 @@ def test_pictures_in_parquet_files_train_as_those_in_a_folder_do(
 
 
 def test_sizes_and_captions_come_from_a_table(run: SmallRun, capsys: pytest.CaptureFixture[str]) -> None:
-    folder = run.output / "datasets" / "colours"
+    folder = run.output / "datasets" / "colors"
     rows = []
-    for name in COLOURS:
+    for name in COLORS:
         width, height = Image.open(folder / f"{name} square.png").size
         rows.append({"name": f"{name} square", "said": [f"a {name}", f"all {name}"], "w": width, "h": height})
     rows[0]["w"] += 1  # red is not of this size
@@ -103,12 +103,12 @@ def test_sizes_and_captions_come_from_a_table(run: SmallRun, capsys: pytest.Capt
     assert "has no row in the table: 1 (purple square.png)" in said
     assert "1 row of the table" in said and "without a file there" in said
     assert "red square.png is left out: is not of the size it was taken for: it is 80x80, and was to be 81x80" in said
-    assert encoded(said) == {"colours": 6, **dict.fromkeys(("clip_l", "clip_g", "t5"), 13)}
-    learnt = run.weights()
+    assert encoded(said) == {"colors": 6, **dict.fromkeys(("clip_l", "clip_g", "t5"), 13)}
+    learned = run.weights()
     assert run.start(resume_from_checkpoint="none") == 0
     again = capsys.readouterr().out
     assert encoded(again) == {} and "red square.png" in again, "known without decoding it again, and still named"
-    assert same(run.weights(), learnt)
+    assert same(run.weights(), learned)
 
 
 def test_a_mistaken_column_is_told_with_those_there(run: SmallRun, capsys: pytest.CaptureFixture[str]) -> None:

@@ -32,9 +32,9 @@ SETTINGS = {
 
 @pytest.fixture(scope="module")
 def cached(tmp_path_factory: pytest.TempPathFactory, tiny_pipeline: Path) -> SmallRun:
-    """Pictures and full caches, to be copied."""
+    """Images and full caches, to be copied."""
     run = SmallRun(tmp_path_factory.mktemp("text"), tiny_pipeline, settings=SETTINGS)
-    draw_set(run.output / "datasets" / "colours")
+    draw_set(run.output / "datasets" / "colors")
     assert run.start(cache_only=True, validation_prompt=PROMPT) == 0
     return run
 

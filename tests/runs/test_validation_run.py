@@ -1,4 +1,4 @@
-"""Validation pictures take nothing from training, come out alike each time, and are what the exported LoRA draws."""
+"""Validation images take nothing from training, come out alike each time, and are what the exported LoRA draws."""
 
 from pathlib import Path
 
@@ -23,7 +23,7 @@ VALIDATION = {
     "validation_resolution": "64x64,96x64",
     "validation_steps": 2,
 }
-# An alpha of its own, and a learning rate that leaves no doubt whether a picture was drawn with the LoRA.
+# An alpha of its own, and a learning rate that leaves no doubt whether an image was drawn with the LoRA.
 SETTINGS = {
     "torch_num_threads": 1,
     "max_train_steps": 4,
@@ -37,55 +37,53 @@ SETTINGS = {
 
 def finished_run(folder: Path, pipeline: Path, **settings: object) -> SmallRun:
     run = SmallRun(folder, pipeline, settings=SETTINGS | settings)
-    draw_set(run.output / "datasets" / "colours")
+    draw_set(run.output / "datasets" / "colors")
     assert run.start() == 0
     return run
 
 
 @pytest.fixture(scope="module")
 def drawing(tmp_path_factory: pytest.TempPathFactory, tiny_pipeline: Path) -> SmallRun:
-    """A run that drew pictures before, amid and after training."""
+    """A run that drew images before, amid and after training."""
     return finished_run(tmp_path_factory.mktemp("drawing"), tiny_pipeline, **VALIDATION)
 
 
-def pictures(run: SmallRun) -> dict[str, NDArray[np.uint8]]:
-    """The pixels [H, W, 3] of each picture the run drew, by step and size."""
+def images(run: SmallRun) -> dict[str, NDArray[np.uint8]]:
+    """The pixels [H, W, 3] of each image the run drew, by step and size."""
     found = sorted((run.output / "validation_images").glob("*/*.png"))
     return {f"{path.parent.name} {path.name.split('_')[1]}": np.asarray(Image.open(path)) for path in found}
 
 
-def test_pictures_are_drawn_of_the_base_and_of_the_lora_in_every_size(drawing: SmallRun) -> None:
-    drawn = pictures(drawing)
-    assert {name: picture.shape for name, picture in drawn.items()} == {
+def test_images_are_drawn_of_the_base_and_of_the_lora_in_every_size(drawing: SmallRun) -> None:
+    drawn = images(drawing)
+    assert {name: image.shape for name, image in drawn.items()} == {
         f"step_{step} {width}x{height}": (height, width, 3) for step in (0, 2, 4) for width, height in SIZES
     }
     assert not np.array_equal(drawn["step_0 64x64"], drawn["step_2 64x64"])
     assert not np.array_equal(drawn["step_2 64x64"], drawn["step_4 64x64"])
 
 
-def test_a_run_without_pictures_ends_in_the_same_weights(
-    drawing: SmallRun, tmp_path: Path, tiny_pipeline: Path
-) -> None:
+def test_a_run_without_images_ends_in_the_same_weights(drawing: SmallRun, tmp_path: Path, tiny_pipeline: Path) -> None:
     plain = finished_run(tmp_path, tiny_pipeline)
-    assert pictures(plain) == {}
+    assert images(plain) == {}
     assert same(plain.weights(), drawing.weights())
     assert same(plain.remembered(4), drawing.remembered(4))
 
 
-def test_the_same_run_draws_the_same_pictures(drawing: SmallRun, tmp_path: Path, tiny_pipeline: Path) -> None:
-    first, again = pictures(drawing), pictures(finished_run(tmp_path, tiny_pipeline, **VALIDATION))
+def test_the_same_run_draws_the_same_images(drawing: SmallRun, tmp_path: Path, tiny_pipeline: Path) -> None:
+    first, again = images(drawing), images(finished_run(tmp_path, tiny_pipeline, **VALIDATION))
     assert first.keys() == again.keys()
     assert all(np.array_equal(first[name], again[name]) for name in first)
 
 
-def test_pictures_that_are_gone_are_drawn_again_alike_by_a_finished_run(
+def test_images_that_are_gone_are_drawn_again_alike_by_a_finished_run(
     drawing: SmallRun, tmp_path: Path, tiny_pipeline: Path
 ) -> None:
     run = finished_run(tmp_path, tiny_pipeline, **VALIDATION)
     for path in (run.output / "validation_images" / "step_4").iterdir():
         path.unlink()
     assert run.start() == 0
-    assert np.array_equal(pictures(run)["step_4 64x64"], pictures(drawing)["step_4 64x64"])
+    assert np.array_equal(images(run)["step_4 64x64"], images(drawing)["step_4 64x64"])
 
 
 @pytest.mark.parametrize("with_lora", [False, True], ids=["base", "lora"])
@@ -100,7 +98,7 @@ def test_plain_diffusers_draws_what_the_trainer_drew(with_lora: bool, drawing: S
     texts = pipeline.encode_prompt(PROMPT, PROMPT, PROMPT, negative_prompt=NEGATIVE, max_sequence_length=T5_LENGTH)
     names = ("prompt_embeds", "negative_prompt_embeds", "pooled_prompt_embeds", "negative_pooled_prompt_embeds")
     for width, height in SIZES:
-        ours = pictures(drawing)[f"step_{4 if with_lora else 0} {width}x{height}"]
+        ours = images(drawing)[f"step_{4 if with_lora else 0} {width}x{height}"]
         theirs = pipeline(
             **{name: text.bfloat16().float() for name, text in zip(names, texts, strict=True)},
             width=width,
@@ -127,6 +125,6 @@ def test_a_vae_that_is_kept_is_loaded_once_and_draws_the_same(
     assert len(loaded) == 1
     finished_run(tmp_path / "dropped", tiny_pipeline, **VALIDATION)
     assert len(loaded) > 2
-    ours, theirs = pictures(kept), pictures(drawing)
+    ours, theirs = images(kept), images(drawing)
     assert ours.keys() == theirs.keys()
     assert all(np.array_equal(ours[name], theirs[name]) for name in ours)

@@ -29,7 +29,7 @@ def clone(tmp_path: Path) -> Path:
     (clone / "config").mkdir(parents=True)
     for name in ("helpers", "install", "configure.py", "train.py", "train.sh"):
         (clone / name).symlink_to(REPOSITORY / name)
-    draw_set(clone / "colours")
+    draw_set(clone / "colors")
     return clone
 
 
@@ -89,14 +89,14 @@ def test_answers_by_keys_become_a_run_of_two_steps(clone: Path, keyboard: Keyboa
     keyboard.press("What rank shall the LoRA have?", UP, ENTER)
     keyboard.press("What shall the LoRA be attached to?", DOWN, ENTER)
     keyboard.press("Shall it be a DoRA?", ENTER)
-    keyboard.type("Which folder holds your pictures?", "colours")
+    keyboard.type("Which folder holds your images?", "colors")
     keyboard.press("How large shall they be trained at?", DOWN, ENTER)
     keyboard.type(TYPED_INSTEAD, "0.005")
     for title in (
         "How shall they be cut?",
         "What says what they show?",
         "How often more than once",
-        "encoded pictures",
+        "encoded images",
     ):
         keyboard.press(title, ENTER)
     keyboard.press("And encoded captions?", ENTER)
@@ -158,7 +158,7 @@ def plain(clone: Path, *lines: str, flags: tuple[str, ...] = ()) -> subprocess.C
 def test_plain_lines_are_answers(clone: Path) -> None:
     """Numbers and names of a list, a wrong one corrected, `<` back, `-` for nothing, empty for what is proposed."""
     start = ("", "", "SD3 medium", "", "5", "<", "many", "32", "", "")
-    finished = plain(clone, *start, "colours", *[""] * 60)
+    finished = plain(clone, *start, "colors", *[""] * 60)
     assert finished.returncode == 0, finished.stdout + finished.stderr
     assert "many will not do: it is not a whole number" in finished.stdout
     assert finished.stdout.rstrip().endswith("ENV=plain bash train.sh")
@@ -177,20 +177,20 @@ def test_plain_lines_are_answers(clone: Path) -> None:
 def answered(asked: str, answers: dict[str, str]) -> list[str]:
     """An empty line for every question that was asked before, but for those of `answers`; a dataset file is kept."""
     titles = re.findall(r"^\[.*?, \d+ of \d+\] (.*)$", asked, flags=re.MULTILINE)
-    kept = [title for title in dict.fromkeys(titles) if title not in PICTURES_ASKED]
+    kept = [title for title in dict.fromkeys(titles) if title not in IMAGES_ASKED]
     place = kept.index(next(title for title in kept if title.startswith("How do you want")))
     kept.insert(place, "the dataset file")
     return [next((text for start, text in answers.items() if title.startswith(start)), "") for title in kept]
 
 
-PICTURES_ASKED = (
-    "Which folder holds your pictures?",
+IMAGES_ASKED = (
+    "Which folder holds your images?",
     "How large shall they be trained at?",
     "How shall they be cut?",
-    "Some pictures are less than half that size. What of them?",
+    "Some images are less than half that size. What of them?",
     "What says what they show?",
-    "How often more than once is each picture shown in an epoch?",
-    "Where shall encoded pictures be kept?",
+    "How often more than once is each image shown in an epoch?",
+    "Where shall encoded images be kept?",
     "And encoded captions?",
 )
 

@@ -1,4 +1,4 @@
-"""Full tuning by processes of which each keeps a part of the optimiser's memory: DeepSpeed's ZeRO."""
+"""Full tuning by processes of which each keeps a part of the optimizer's memory: DeepSpeed's ZeRO."""
 
 import json
 import os
@@ -16,7 +16,7 @@ from helpers.training.optim import optimizer_step as stepping
 from tests.runs.harness import SmallRun, copied, draw_set
 from tests.runs.ranks import run_ranks
 from tests.runs.test_fsdp_run import SETTINGS as DIVIDED
-from tests.runs.test_fsdp_run import STEPS, anew, assert_same, memory, result
+from tests.runs.test_fsdp_run import STEPS, assert_same, fresh_copy, memory, result
 
 pytest.importorskip("deepspeed")
 
@@ -32,7 +32,7 @@ def by_zero(rank: int, *, stage: int = 2) -> None:
 
     def told(self: stepping.ByZero) -> None:
         finish(self)
-        (part,) = (weights for group in self.optimiser.param_groups for weights in group["params"])
+        (part,) = (weights for group in self.optimizer.param_groups for weights in group["params"])
         sys.stdout.write(f"moved {part.numel()} numbers\n")
 
     stepping.ByZero.finish = told
@@ -44,9 +44,9 @@ def by_stage_1(rank: int) -> None:
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory, tiny_pipeline: Path) -> SmallRun:
-    """Two processes, each with the whole optimiser, from nothing to the end."""
+    """Two processes, each with the whole optimizer, from nothing to the end."""
     run = SmallRun(tmp_path_factory.mktemp("whole"), tiny_pipeline, settings=SETTINGS)
-    draw_set(run.output / "datasets" / "colours")
+    draw_set(run.output / "datasets" / "colors")
     said = run_ranks(run)
     assert said.statuses == (0, 0), said.said
     return run
@@ -54,8 +54,8 @@ def whole(tmp_path_factory: pytest.TempPathFactory, tiny_pipeline: Path) -> Smal
 
 @pytest.fixture(scope="module")
 def shared(whole: SmallRun, tmp_path_factory: pytest.TempPathFactory) -> SmallRun:
-    """The same with half of the optimiser in each process."""
-    run = anew(whole, tmp_path_factory.mktemp("shared"))
+    """The same with half of the optimizer in each process."""
+    run = fresh_copy(whole, tmp_path_factory.mktemp("shared"))
     ended = run_ranks(run, before=by_zero)
     assert ended.statuses == (0, 0), ended.said
     numbers = sum(tensor.numel() for tensor in weights_of(run).values())
@@ -87,10 +87,10 @@ def assert_close(found: SmallRun, expected: SmallRun) -> None:
     assert json.loads(rest[0].read_text()) == json.loads(rest[1].read_text())
 
 
-def test_processes_that_share_one_optimiser_learn_what_whole_ones_learn(whole: SmallRun, shared: SmallRun) -> None:
+def test_processes_that_share_one_optimizer_learn_what_whole_ones_learn(whole: SmallRun, shared: SmallRun) -> None:
     assert_close(shared, whole)
-    pictures = {each.name for each in (whole.output / "validation_images").rglob("*.png")}
-    assert {each.name for each in (shared.output / "validation_images").rglob("*.png")} == pictures != set()
+    images = {each.name for each in (whole.output / "validation_images").rglob("*.png")}
+    assert {each.name for each in (shared.output / "validation_images").rglob("*.png")} == images != set()
     assert all(torch.equal(result(shared)[name], tensor) for name, tensor in weights_of(shared).items())
 
 
@@ -100,15 +100,15 @@ def test_what_was_interrupted_goes_on_exactly(shared: SmallRun, tmp_path: Path) 
     assert_same(result(again), result(shared))
 
 
-def test_what_whole_optimisers_began_goes_on_by_stage_1(whole: SmallRun, tmp_path: Path) -> None:
+def test_what_whole_optimizers_began_goes_on_by_stage_1(whole: SmallRun, tmp_path: Path) -> None:
     assert_close(gone_on_with(copied(whole, tmp_path), stage_1=True), whole)
 
 
 def test_a_step_that_would_spoil_the_weights_is_not_taken(whole: SmallRun, tmp_path: Path) -> None:
-    run = anew(whole, tmp_path)
+    run = fresh_copy(whole, tmp_path)
     run.settings = run.settings | {"learning_rate": 1e30, "validation_prompt": "", "num_eval_images": 0}
     ended = run_ranks(run, before=by_zero)
     assert 0 not in ended.statuses
-    assert "At optimiser step 2 the loss is not a finite number" in ended.said[0]
+    assert "At optimizer step 2 the loss is not a finite number" in ended.said[0]
     assert "checkpoint-1 holds them" in ended.said[0]
     assert (run.output / "checkpoint-1" / "manifest.json").exists()

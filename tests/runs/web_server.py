@@ -1,4 +1,4 @@
-"""A real web server on this machine that serves pictures, and misbehaves where it is asked to."""
+"""A real web server on this machine that serves images, and misbehaves where it is asked to."""
 
 import threading
 import time
@@ -126,7 +126,7 @@ class _Answers(BaseHTTPRequestHandler):
         self._whole(b"\x1f\x8b", Content_Encoding="gzip")
 
     def _page(self) -> None:
-        self._whole(b"<html>this picture is gone</html>", Content_Type="text/html")
+        self._whole(b"<html>this image is gone</html>", Content_Type="text/html")
 
 
 @contextmanager

@@ -17,7 +17,7 @@ from helpers.config.train_config import RunConfig, all_options
 from helpers.errors import Problem
 
 THEIR_LEAST_RATE = 0.01
-"""Below this, optimisers that find the rate themselves do not move within a run."""
+"""Below this, optimizers that find the rate themselves do not move within a run."""
 
 
 def check(config: RunConfig, *, unless: Collection[str] = ()) -> list[Problem]:
@@ -59,7 +59,7 @@ def _length(config: RunConfig) -> Iterator[tuple[str, Problem]]:
 def _rates(config: RunConfig) -> Iterator[tuple[str, Problem]]:
     rate, optimizer = config.optimizer.learning_rate, config.optimizer.optimizer
     if optimizer in FINDING_THEIR_RATE and rate < THEIR_LEAST_RATE:
-        reason = f"{optimizer} finds the rate itself and multiplies it by this, so that nothing would be learnt"
+        reason = f"{optimizer} finds the rate itself and multiplies it by this, so that nothing would be learned"
         yield _problem("learning_rate", value=f"{rate:g}", reason=reason, fix="say 1.0, or leave it out")
 
 

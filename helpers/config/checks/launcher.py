@@ -55,7 +55,7 @@ def unheard_by_accelerate() -> Iterator[None]:
 
 
 def dividing_engines(config: RunConfig) -> list[Problem]:
-    """What is wrong where accelerate is asked to divide the model, or its optimiser, among processes."""
+    """What is wrong where accelerate is asked to divide the model, or its optimizer, among processes."""
     problems = [
         _problem(
             f"accelerate, by these words or by its own file, asks for {engine}, which this program cannot run under",
@@ -120,7 +120,7 @@ def _of_deepspeeds_file() -> Iterator[tuple[str, str, str]]:
 def _of_settings_with_fsdp(config: RunConfig) -> Refusals:
     """The settings that need a whole weight in one process, or hold on to weights as they were loaded."""
     if config.model.model_type != "full":
-        why = "what a LoRA's base needs is saved by quantising it, not by dividing it"
+        why = "what a LoRA's base needs is saved by quantizing it, not by dividing it"
         yield "model_type", config.model.model_type, why, "say full"
     if config.optimizer.optimizer not in DIVISIBLE:
         yield "optimizer", config.optimizer.optimizer, "it was not tried on parts of weights", _one_of(DIVISIBLE)
@@ -132,7 +132,7 @@ def _of_settings_with_fsdp(config: RunConfig) -> Refusals:
 def _of_settings_with_deepspeed(config: RunConfig) -> Refusals:
     """The settings that give weights another place in memory, or were not tried."""
     if config.model.model_type != "full":
-        why = "a LoRA's optimiser remembers too little to be worth dividing"
+        why = "a LoRA's optimizer remembers too little to be worth dividing"
         yield "model_type", config.model.model_type, why, "say full"
     if config.optimizer.optimizer not in DIVISIBLE_BY_ZERO:
         why = "it was not tried on parts of weights"

@@ -19,7 +19,7 @@ WHOLE_MODELS = ("pipeline", "single_file.safetensors")
 """What a finished run leaves in its OUTPUT_DIR that could be a base model; see `helpers.training.checkpoint.export`."""
 
 Wrong = tuple[str, str, str, str]
-"""An option's name, its value, why it is wrong, and the cure."""
+"""An option's name, its value, why it is wrong, and the fix."""
 
 
 def wrong_places(config: RunConfig) -> Iterator[Wrong]:

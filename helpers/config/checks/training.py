@@ -1,4 +1,4 @@
-"""What cannot be trained together: the kind of training, its number format and how its steps are taken."""
+"""What cannot be trained together: the kind of training, its dtype and how its steps are taken."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -37,7 +37,7 @@ def _for_full_only(config: RunConfig) -> Iterator[Wrong]:
 def _number_formats(config: RunConfig) -> Iterator[Wrong]:
     precision, optimizer = config.precision, config.optimizer.optimizer
     if precision.base_model_precision != "no_change":
-        reason = "MODEL_TYPE=full trains the model's own weights, and quantised ones cannot be moved"
+        reason = "MODEL_TYPE=full trains the model's own weights, and quantized ones cannot be moved"
         fix = "say no_change, or MODEL_TYPE=lora; to save memory, OPTIMIZER=adamw_bf16 holds the weights in bf16"
         yield "base_model_precision", precision.base_model_precision, reason, fix
     if precision.base_model_default_dtype == "bf16" and optimizer != "adamw_bf16":
@@ -57,7 +57,7 @@ def _start(config: RunConfig) -> Iterator[Wrong]:
     if kind in ("pissa", "olora", "loftq") and (other := next((name for name, said in others.items() if said), None)):
         yield "lora_init_type", kind, f"it does not go with {other.upper()}", "say default, or leave the other out"
     if kind == "loftq" and config.precision.base_model_precision == "no_change":
-        reason = "it begins at what quantising takes from the weights, and BASE_MODEL_PRECISION=no_change takes nothing"
+        reason = "it begins at what quantizing takes from the weights, and BASE_MODEL_PRECISION=no_change takes nothing"
         yield "lora_init_type", kind, reason, "say BASE_MODEL_PRECISION=int4-quanto or another level, or default"
     if lora.lora_type == "lycoris" and (kind != "default" or lora.init_lora):
         name = "lora_init_type" if kind != "default" else "init_lora"

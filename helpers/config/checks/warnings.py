@@ -8,7 +8,7 @@ from helpers.config.train_config import RunConfig, all_options
 from helpers.config.values import written
 
 OTHERS_MOST_RATE = 0.01
-"""Nothing is known to survive a rate above this with the other optimisers."""
+"""Nothing is known to survive a rate above this with the other optimizers."""
 
 LIONS_MOST_RATE = 1e-4
 

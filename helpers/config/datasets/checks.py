@@ -1,4 +1,4 @@
-"""What is wrong with data sets beyond single values: folders that are not there, keys that need one another."""
+"""What is wrong with datasets beyond single values: folders that are not there, keys that need one another."""
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -21,7 +21,7 @@ def check_datasets(
     stores: Sequence[EmbedsStore],
     output_dir: Path,
 ) -> list[Problem]:
-    """Everything wrong with the data sets beyond single values; None stands for one that could not be read."""
+    """Everything wrong with the datasets beyond single values; None stands for one that could not be read."""
     problems: list[Problem] = []
     for entry, dataset in images:
         problems += _store(entry, "text_embeds", known=entries.texts)
@@ -66,7 +66,7 @@ def _folders(
         yield entry.problem("instance_data_dir", reason=reason, fix=fix)
     own = images.resolve()
     if output_dir.resolve().is_relative_to(own):
-        reason = f"OUTPUT_DIR ({output_dir}) lies inside it, so the pictures drawn would be trained on"
+        reason = f"OUTPUT_DIR ({output_dir}) lies inside it, so the images drawn would be trained on"
         yield entry.problem("instance_data_dir", reason=reason, fix="move the images, or OUTPUT_DIR, elsewhere")
         return
     if dataset.cache_dir_vae.resolve().is_relative_to(own):

@@ -78,7 +78,7 @@ class Entry:
 
     @property
     def is_eval(self) -> bool:
-        """Whether its pictures are kept back, never to be trained on."""
+        """Whether its images are kept back, never to be trained on."""
         return self.said.get("dataset_type") == "eval"
 
     def problem(self, key: str, *, reason: str, fix: str) -> Problem:
@@ -123,7 +123,7 @@ def sort_entries(said: list[Any], *, file: str, problems: list[Problem]) -> Sort
 def read_image_entry(
     entry: Entry, *, config: RunConfig, output_dir: Path, problems: list[Problem]
 ) -> ImageDataset | None:
-    """The data set that `entry` describes; None where it says too little to be checked further.
+    """The dataset that `entry` describes; None where it says too little to be checked further.
 
     A key with a wrong value counts as left out once it is told of, so that the other keys can be checked with it.
     """
@@ -258,7 +258,7 @@ def _validated(
 
 
 def _words_within(detail: ErrorDetails) -> dict[str, str] | None:
-    """The reason and the cure for a finding about a key of an object within the entry; None for any other."""
+    """The reason and the fix for a finding about a key of an object within the entry; None for any other."""
     key = detail["loc"][-1]
     if len(detail["loc"]) < 2 or not isinstance(key, str):
         return None
@@ -267,7 +267,7 @@ def _words_within(detail: ErrorDetails) -> dict[str, str] | None:
 
 
 def _words(key: str, *, detail: ErrorDetails, known: tuple[str, ...]) -> dict[str, str]:
-    """The reason and the cure for one of pydantic's findings."""
+    """The reason and the fix for one of pydantic's findings."""
     if detail["type"] == "extra_forbidden":
         return {"reason": "there is no such key", "fix": did_you_mean(key, known, otherwise="remove it")}
     if detail["type"] == "missing":

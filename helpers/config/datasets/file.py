@@ -1,4 +1,4 @@
-"""From the dataset file to data sets with every value filled in, or to everything wrong with the file at once."""
+"""From the dataset file to datasets with every value filled in, or to everything wrong with the file at once."""
 
 import json
 from collections.abc import Iterator
@@ -32,8 +32,8 @@ CONFIG_FOLDER = Path(__file__).resolve().parents[3] / "config"
 class DatasetFile:
     """What the dataset file asks to train on, what it keeps back, and where encoded captions are kept.
 
-    eval: data sets that are prepared like the others and never trained on. text_embeds: the default place for encoded
-    captions; other_text_embeds, image_embeds: places that data sets name.
+    eval: datasets that are prepared like the others and never trained on. text_embeds: the default place for encoded
+    captions; other_text_embeds, image_embeds: places that datasets name.
     """
 
     images: tuple[ImageDataset, ...]
@@ -44,7 +44,7 @@ class DatasetFile:
 
     @property
     def prepared(self) -> tuple[ImageDataset, ...]:
-        """Every data set whose pictures are encoded."""
+        """Every dataset whose images are encoded."""
         return (*self.images, *self.eval)
 
     @property
@@ -53,11 +53,11 @@ class DatasetFile:
         return (self.text_embeds, *self.other_text_embeds)
 
     def text_store_of(self, dataset: ImageDataset) -> TextEmbedsStore:
-        """Where the data set's encoded captions are kept."""
+        """Where the dataset's encoded captions are kept."""
         return next((store for store in self.text_stores if store.id == dataset.text_embeds), self.text_embeds)
 
     def latents_of(self, dataset: ImageDataset) -> EmbedsStore:
-        """Where the data set's latents are kept: the store that it names, else its `cache_dir_vae`."""
+        """Where the dataset's latents are kept: the store that it names, else its `cache_dir_vae`."""
         own = EmbedsStore.model_construct(
             id=dataset.id, cache_dir=dataset.cache_dir_vae, write_batch_size=dataset.write_batch_size
         )
@@ -65,7 +65,7 @@ class DatasetFile:
 
 
 def load_datasets(config: RunConfig) -> DatasetFile:
-    """The run's data sets. Raises ConfigError, listing every problem, where the file cannot be used."""
+    """The run's datasets. Raises ConfigError, listing every problem, where the file cannot be used."""
     datasets, problems = read_datasets(config)
     if datasets is None:
         raise ConfigError(problems)
@@ -82,7 +82,7 @@ def dataset_file_path(config: RunConfig) -> Path:
 
 
 def read_datasets(config: RunConfig) -> tuple[DatasetFile | None, list[Problem]]:
-    """The data sets, or None and all that is wrong with them."""
+    """The datasets, or None and all that is wrong with them."""
     path = dataset_file_path(config)
     said, problems = _read_list(path)
     return read_entries(said, file=path.name, config=config) if said is not None else (None, problems)
@@ -120,11 +120,11 @@ def read_entries(said: list[Any], *, file: str, config: RunConfig) -> tuple[Data
 
 
 def _wrong_choice(chosen: str | None, *, among: list[str]) -> Iterator[Problem]:
-    """That no eval data set has the id `chosen`."""
+    """That no eval dataset has the id `chosen`."""
     if chosen is not None and chosen not in among:
         otherwise = f"there are {', '.join(among)}" if among else 'say "dataset_type": "eval" in its entry'
         fix = did_you_mean(chosen, among, otherwise=otherwise)
-        yield Problem(option="EVAL_DATASET_ID", value=chosen, reason="no eval data set has this id", fix=fix)
+        yield Problem(option="EVAL_DATASET_ID", value=chosen, reason="no eval dataset has this id", fix=fix)
 
 
 def _text_stores(

@@ -53,7 +53,7 @@ Count = Annotated[int, Field(ge=1)]
 
 
 class ImageDataset(BaseModel):
-    """What every data set of images says, wherever they are; what the entry left out is filled in from the options.
+    """What every dataset of images says, wherever they are; what the entry left out is filled in from the options.
 
     Sizes (`resolution`, `minimum_image_size`, …) are in the unit of `resolution_type`.
     """
@@ -63,7 +63,7 @@ class ImageDataset(BaseModel):
     caption_strategies: ClassVar[tuple[str, ...]] = ("filename", "textfile", "instanceprompt")
     metadata_backends: ClassVar[tuple[str, ...]] = ("discovery",)
     brings_captions: ClassVar[bool] = False
-    """Whether captions come with the images, so that the option `caption_strategy` is for other data sets."""
+    """Whether captions come with the images, so that the option `caption_strategy` is for other datasets."""
 
     id: str = Field(min_length=1)
     cache_dir_vae: Folder

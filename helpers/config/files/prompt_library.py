@@ -1,4 +1,4 @@
-"""The prompts that validation pictures are drawn from: one setting's, a person's file, the built-in list."""
+"""The prompts that validation images are drawn from: one setting's, a person's file, the built-in list."""
 
 import hashlib
 import json
@@ -33,7 +33,7 @@ BUILT_IN: Mapping[str, LibraryPrompt] = {
         ("portrait", "a portrait photograph of an old fisherman in a woollen cap, window light"),
         ("hands", "two hands knitting a red scarf, close-up photograph"),
         ("group", "three children building a sand castle on a beach, photograph"),
-        ("cat", "a grey cat asleep on a stack of books, photograph"),
+        ("cat", "a gray cat asleep on a stack of books, photograph"),
         ("street", "a rainy street in Tokyo at night, neon reflections on the asphalt"),
         ("landscape", "a mountain lake at sunrise, mist over the water, wide angle"),
         ("interior", "a small kitchen with copper pots and a window towards a garden"),
@@ -41,7 +41,7 @@ BUILT_IN: Mapping[str, LibraryPrompt] = {
         ("text", 'a wooden sign that says "OPEN ON SUNDAY" hanging on a shop door'),
         ("counting", "five yellow tulips in a white vase before a dark wall"),
         ("drawing", "a pencil sketch of a steam locomotive, fine hatching"),
-        ("poster", "a flat vector poster of a fox in a forest, four colours"),
+        ("poster", "a flat vector poster of a fox in a forest, four colors"),
     )
 }
 

@@ -33,7 +33,7 @@ PROGRESS_STEPS = 100
 
 @dataclass(frozen=True, kw_only=True)
 class Webhook:
-    """A webhook as it was asked for. progress_steps: optimiser steps between messages of progress."""
+    """A webhook as it was asked for. progress_steps: optimizer steps between messages of progress."""
 
     kind: str
     url: str = field(repr=False)

@@ -1,4 +1,4 @@
-"""Which pictures and captions are trained on, and how they are cached."""
+"""Which images and captions are trained on, and how they are cached."""
 
 from dataclasses import dataclass
 
@@ -7,7 +7,7 @@ from helpers.config.option import setting
 
 @dataclass(frozen=True, kw_only=True)
 class DataOptions:
-    """The dataset file, and what holds for a data set that does not say otherwise."""
+    """The dataset file, and what holds for a dataset that does not say otherwise."""
 
     data_backend_config: str | None = setting(
         None,
@@ -84,6 +84,6 @@ class CacheOptions:
     compress_disk_cache: bool = setting(False, help="Compress cached text embeddings, without loss.")
     keep_vae_loaded: bool = setting(
         False,
-        help="Keep the VAE in memory once it is loaded, so that validation pictures need not load it again.",
+        help="Keep the VAE in memory once it is loaded, so that validation images need not load it again.",
     )
     cache_only: bool = setting(False, help="Fill the caches and stop before training.")

@@ -17,7 +17,7 @@ class ExportOptions:
     export_merged: bool = setting(
         False,
         help="Write the base with the LoRA merged in, as the folder `pipeline`, which diffusers opens. As large as the "
-        "base, and in its number format.",
+        "base, and in its dtype.",
     )
     export_single_file: bool = setting(
         False,

@@ -38,7 +38,7 @@ class EmaOptions:
         0.999,
         minimum=0.0,
         maximum=1.0,
-        help="The share of the average that stays at each optimiser step: 0.999 looks back about 1000 steps. Less in "
+        help="The share of the average that stays at each optimizer step: 0.999 looks back about 1000 steps. Less in "
         "the first steps: (1 + step) / (10 + step).",
     )
     ema_device: str = setting(
@@ -50,11 +50,11 @@ class EmaOptions:
     ema_update_interval: int = setting(
         1,
         minimum=1,
-        help="Optimiser steps between updates of the average; each counts for as many steps, so that it looks back as "
+        help="Optimizer steps between updates of the average; each counts for as many steps, so that it looks back as "
         "far.",
     )
     ema_validation: str = setting(
         "ema_only",
         choices=("none", "ema_only"),
-        help="Whether validation pictures are drawn from the average (`ema_only`) or the weights as they are (`none`).",
+        help="Whether validation images are drawn from the average (`ema_only`) or the weights as they are (`none`).",
     )

@@ -1,4 +1,4 @@
-"""Which pictures are kept back from training, so that their loss shows what is learnt and what is only remembered."""
+"""Which images are kept back from training, so that their loss shows what is learned and what is only remembered."""
 
 from dataclasses import dataclass
 
@@ -7,20 +7,20 @@ from helpers.config.option import setting
 
 @dataclass(frozen=True, kw_only=True)
 class HeldOutOptions:
-    """The pictures that are never trained on, and when their loss is measured."""
+    """The images that are never trained on, and when their loss is measured."""
 
     num_eval_images: int = setting(
         0,
         minimum=0,
-        help="Images of each data set that are kept back from training, always the same ones for a seed; their loss "
-        "is measured besides that of data sets of `dataset_type` eval.",
+        help="Images of each dataset that are kept back from training, always the same ones for a seed; their loss "
+        "is measured besides that of datasets of `dataset_type` eval.",
     )
     eval_dataset_id: str | None = setting(
         None,
-        help="The one data set of `dataset_type` eval whose loss is measured; without it, that of all of them.",
+        help="The one dataset of `dataset_type` eval whose loss is measured; without it, that of all of them.",
     )
     eval_steps_interval: int | None = setting(
         None,
         minimum=1,
-        help="Optimiser steps between measurements of the held-out loss; without it, as `validation_steps`.",
+        help="Optimizer steps between measurements of the validation loss; without it, as `validation_steps`.",
     )

@@ -50,54 +50,54 @@ class ModelOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class PrecisionOptions:
-    """Number formats: of the frozen base, of the arithmetic, and of the encoders."""
+    """Dtypes: of the frozen base, of the arithmetic, and of the encoders."""
 
     mixed_precision: str | None = setting(
         None,
         choices=("no", "bf16"),
         refused=(("fp16", "SD3's values grow too large for fp16 and become NaN; bf16 holds them and is as fast"),),
-        help="The number format of the arithmetic; without it, `bf16` where the device can and `no` elsewhere.",
+        help="The dtype of the arithmetic; without it, `bf16` where the device can and `no` elsewhere.",
     )
     base_model_precision: str = setting(
         "no_change",
         choices=QUANTO_LEVELS,
-        help="How far the frozen base's weights are quantised.",
+        help="How far the frozen base's weights are quantized.",
     )
     base_model_default_dtype: str | None = setting(
         None,
         choices=("bf16", "fp32"),
-        help="The format of base weights that are not quantised; without it, `bf16` when quantised, else as "
+        help="The format of base weights that are not quantized; without it, `bf16` when quantized, else as "
         "`mixed_precision`.",
     )
     text_encoder_1_precision: str | None = setting(
         None,
         choices=QUANTO_LEVELS,
-        help="How far CLIP-L is quantised while captions are encoded; without it, as the base model.",
+        help="How far CLIP-L is quantized while captions are encoded; without it, as the base model.",
     )
     text_encoder_2_precision: str | None = setting(
         None,
         choices=QUANTO_LEVELS,
-        help="How far CLIP-G is quantised while captions are encoded; without it, as the base model.",
+        help="How far CLIP-G is quantized while captions are encoded; without it, as the base model.",
     )
     text_encoder_3_precision: str | None = setting(
         None,
         choices=QUANTO_LEVELS,
-        help="How far T5 is quantised while captions are encoded; without it, as the base model.",
+        help="How far T5 is quantized while captions are encoded; without it, as the base model.",
     )
     quantize_via: str = setting(
         "cpu",
         choices=("cpu", "accelerator"),
-        help="Where weights are quantised, block by block: `cpu`, or the `accelerator` that computes with them.",
+        help="Where weights are quantized, block by block: `cpu`, or the `accelerator` that computes with them.",
     )
     vae_dtype: str | None = setting(
         None,
         choices=("bf16", "fp32"),
-        help="The VAE's number format; without it, as `mixed_precision`.",
+        help="The VAE's dtype; without it, as `mixed_precision`.",
     )
     allow_tf32: bool = setting(True, help="Let NVIDIA GPUs round 32-bit matrix products to TF32, which is faster.")
 
     def of_trained(self, *, model_type: str, optimizer: str) -> "PrecisionOptions":
-        """With the number format of weights that are trained themselves said: fp32, which an optimiser can move.
+        """With the dtype of weights that are trained themselves said: fp32, which an optimizer can move.
 
         bf16 keeps 8 bits of a weight, so that most steps would be rounded away; `adamw_bf16` rounds at random instead.
         """
@@ -106,7 +106,7 @@ class PrecisionOptions:
         return replace(self, base_model_default_dtype="bf16" if optimizer == "adamw_bf16" else "fp32")
 
     def text_encoder_precision(self, number: int) -> str:
-        """How far text encoder `number` (1 CLIP-L, 2 CLIP-G, 3 T5) is quantised: what was said, else as the base."""
+        """How far text encoder `number` (1 CLIP-L, 2 CLIP-G, 3 T5) is quantized: what was said, else as the base."""
         said = (self.text_encoder_1_precision, self.text_encoder_2_precision, self.text_encoder_3_precision)
         return said[number - 1] or self.base_model_precision
 

@@ -22,7 +22,7 @@ class PublishingOptions:
     hub_model_id: str | None = setting(
         None,
         env="HUB_MODEL_NAME",
-        help="The repository on the hub: `name`, or `owner/name` for an organisation's; made where there is none.",
+        help="The repository on the hub: `name`, or `owner/name` for an organization's; made where there is none.",
     )
     hub_private: bool = setting(True, help="Whether only you see the repository; `false` publishes it for everyone.")
     model_card_note: str | None = setting(None, help="Words of your own that the model card begins with.")

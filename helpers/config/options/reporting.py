@@ -15,7 +15,7 @@ class ReportingOptions:
 
     report_to: str = setting(
         "none",
-        help="Trackers that are told of figures and pictures: `none`, `wandb`, `tensorboard`, or a comma list.",
+        help="Trackers that are told of figures and images: `none`, `wandb`, `tensorboard`, or a comma list.",
     )
     tracker_project_name: str = setting("simpletuner", help="The project that runs are listed under in wandb.")
     tracker_run_name: str | None = setting(None, help="The run's name in trackers; without it, the start time.")

@@ -1,4 +1,4 @@
-"""How quickly a step is computed, and in how much of the device's memory; what is learnt stays the same."""
+"""How quickly a step is computed, and in how much of the device's memory; what is learned stays the same."""
 
 from dataclasses import dataclass
 

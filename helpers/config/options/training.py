@@ -16,7 +16,7 @@ class RunOptions:
 
     output_dir: str = setting(
         "output/models",
-        help="Where checkpoints, pictures and the final weights are written; relative paths in the dataset "
+        help="Where checkpoints, images and the final weights are written; relative paths in the dataset "
         "file start here.",
     )
     seed: int = setting(42, env="TRAINING_SEED", minimum=0, help="Decides every random choice of the run.")
@@ -24,7 +24,7 @@ class RunOptions:
         0,
         env="MAX_NUM_STEPS",
         minimum=0,
-        help="Optimiser steps in all; 0 where `num_train_epochs` decides.",
+        help="Optimizer steps in all; 0 where `num_train_epochs` decides.",
     )
     num_train_epochs: int = setting(
         0,
@@ -36,7 +36,7 @@ class RunOptions:
     gradient_accumulation_steps: int = setting(
         1,
         minimum=1,
-        help="Forward passes whose gradients make one optimiser step.",
+        help="Forward passes whose gradients make one optimizer step.",
     )
     gradient_checkpointing: bool = setting(
         True,
@@ -72,18 +72,18 @@ class OptimizerOptions:
     optimizer: str = setting(
         "adamw",
         choices=OPTIMIZERS,
-        help="The optimiser; documentation/OPTIMIZERS.md says which is good for what.",
+        help="The optimizer; documentation/OPTIMIZERS.md says which is good for what.",
     )
     optimizer_config: str = setting(
         "",
-        help="The optimiser's own settings, a comma list such as `weight_decay=0.1,beta2=0.95`; "
+        help="The optimizer's own settings, a comma list such as `weight_decay=0.1,beta2=0.95`; "
         "documentation/OPTIMIZERS.md lists each one's.",
     )
     learning_rate: float = setting(
         1e-4,
         above=0.0,
         default_with=(*(("optimizer", name, 1.0) for name in FINDING_THEIR_RATE), ("model_type", "full", 1e-5)),
-        help="The learning rate at its highest; optimisers that find the rate themselves multiply it by this.",
+        help="The learning rate at its highest; optimizers that find the rate themselves multiply it by this.",
     )
     text_encoder_lr: float | None = setting(
         None,
@@ -97,7 +97,7 @@ class OptimizerOptions:
         choices=LR_SCHEDULES,
         help="How the learning rate moves over the run.",
     )
-    lr_warmup_steps: int = setting(0, minimum=0, help="Optimiser steps over which the learning rate rises from 0.")
+    lr_warmup_steps: int = setting(0, minimum=0, help="Optimizer steps over which the learning rate rises from 0.")
     lr_end: float = setting(
         0.0,
         minimum=0.0,
@@ -113,18 +113,18 @@ class OptimizerOptions:
     fused_backward: bool = setting(
         False,
         help="Move each weight as soon as its gradient is there and drop the gradient: with MODEL_TYPE=full the memory "
-        "of all gradients is saved. Needs `max_grad_norm=0`, no accumulation, one process, and one of the optimisers "
+        "of all gradients is saved. Needs `max_grad_norm=0`, no accumulation, one process, and one of the optimizers "
         f"{', '.join(FUSABLE_OPTIMIZERS)}.",
     )
 
     @property
     def settings(self) -> dict[str, Any]:
-        """The optimiser's own settings, by name; `optimizer_config` is known to be without mistakes."""
+        """The optimizer's own settings, by name; `optimizer_config` is known to be without mistakes."""
         return settings_of(self.optimizer, config=self.optimizer_config)
 
     @property
     def averages(self) -> bool:
-        """Whether the weights to hand on are an average that the optimiser keeps."""
+        """Whether the weights to hand on are an average that the optimizer keeps."""
         return KINDS[self.optimizer].averages
 
 
@@ -170,7 +170,7 @@ class ObjectiveOptions:
 class CheckpointOptions:
     """When the run is saved, how many are kept, and which one is continued."""
 
-    checkpointing_steps: int = setting(500, minimum=1, help="Optimiser steps between checkpoints.")
+    checkpointing_steps: int = setting(500, minimum=1, help="Optimizer steps between checkpoints.")
     checkpoints_total_limit: int = setting(
         3,
         env="CHECKPOINTING_LIMIT",
@@ -180,5 +180,5 @@ class CheckpointOptions:
     resume_from_checkpoint: str = setting(
         "latest",
         env="RESUME_CHECKPOINT",
-        help="`latest`, `checkpoint-N`, a path, or `none` to start anew.",
+        help="`latest`, `checkpoint-N`, a path, or `none` to start again.",
     )

@@ -1,4 +1,4 @@
-"""Which pictures are drawn during a run, to see what it learns."""
+"""Which images are drawn during a run, to see what it learns."""
 
 from dataclasses import dataclass
 
@@ -20,38 +20,38 @@ class ValidationOptions:
     )
     validation_prompt_library: bool = setting(False, help="Draw a dozen built-in prompts of many kinds, too.")
     validation_disable_unconditional: bool = setting(
-        False, help="Leave out the picture without a prompt, which is drawn beside a library's."
+        False, help="Leave out the image without a prompt, which is drawn beside a library's."
     )
     num_validation_images: int = setting(
-        1, minimum=1, help="Pictures of each prompt and size: with the seed, the next number, and so on."
+        1, minimum=1, help="Images of each prompt and size: with the seed, the next number, and so on."
     )
     validation_negative_prompt: str = setting(
-        "", empty_means=True, help="What the validation pictures are steered away from."
+        "", empty_means=True, help="What the validation images are steered away from."
     )
     validation_guidance: float = setting(
         3.0,
         minimum=0.0,
-        help="How strongly validation pictures follow the prompt (classifier-free guidance); 1 or less turns it off.",
+        help="How strongly validation images follow the prompt (classifier-free guidance); 1 or less turns it off.",
     )
     validation_steps: int | None = setting(
         None,
         minimum=1,
-        help="Optimiser steps between validation pictures; without it, as `checkpointing_steps`.",
+        help="Optimizer steps between validation images; without it, as `checkpointing_steps`.",
     )
     validation_epochs: int | None = setting(
         None,
         minimum=1,
-        help="Draw validation pictures at the end of every so many epochs, too.",
+        help="Draw validation images at the end of every so many epochs, too.",
     )
-    validation_num_inference_steps: int = setting(28, minimum=1, help="Denoising steps of a validation picture.")
+    validation_num_inference_steps: int = setting(28, minimum=1, help="Denoising steps of a validation image.")
     validation_seed: str = setting(
         "42",
         empty_means=True,
-        help="The validation pictures' seed, an integer; empty for a new one each time.",
+        help="The validation images' seed, an integer; empty for a new one each time.",
     )
     validation_resolution: str = setting(
         "1024x1024",
-        help="Sizes of the validation pictures in pixels: `1024`, `1280x768`, or a comma list of these.",
+        help="Sizes of the validation images in pixels: `1024`, `1280x768`, or a comma list of these.",
     )
     validation_skip_layers: str = setting(
         "",
@@ -59,7 +59,7 @@ class ValidationOptions:
         "medium better anatomy. Costs a third prediction in the steps where it is on.",
     )
     validation_skip_layers_scale: float = setting(
-        2.8, minimum=0.0, help="How strongly pictures are led away from what the model draws without these blocks."
+        2.8, minimum=0.0, help="How strongly images are led away from what the model draws without these blocks."
     )
     validation_skip_layers_start: float = setting(
         0.01, minimum=0.0, maximum=1.0, help="The share of the denoising steps after which skip-layer guidance begins."
@@ -69,7 +69,7 @@ class ValidationOptions:
     )
     vae_enable_tiling: bool = setting(
         False,
-        help="Decode validation pictures in tiles of 512 pixels, which saves memory; without it, pictures over a "
+        help="Decode validation images in tiles of 512 pixels, which saves memory; without it, images over a "
         "megapixel in tiles of 1024, and smaller ones in tiles where the device's memory is too short.",
     )
 

@@ -36,7 +36,7 @@ def dataset_text(draft: Draft) -> str:
 
 def entries(draft: Draft) -> list[dict[str, Any]]:
     """The same as a list of entries."""
-    folder = picture_folder(draft)
+    folder = image_folder(draft)
     output = Path(draft["output_dir"]).expanduser().absolute()
     name = folder.relative_to(output) if folder.is_relative_to(output) else folder
     images: dict[str, Any] = {"id": dataset_id(draft), "type": "local", "instance_data_dir": str(name)}
@@ -56,20 +56,20 @@ def entries(draft: Draft) -> list[dict[str, Any]]:
     return [images, texts | {"cache_dir": draft["text_cache"] or TEXT_CACHE}]
 
 
-def picture_folder(draft: Draft) -> Path:
-    """The folder of pictures, from the working folder or, where it is not there, from the output folder."""
+def image_folder(draft: Draft) -> Path:
+    """The folder of images, from the working folder or, where it is not there, from the output folder."""
     said = Path(draft["image_folder"]).expanduser()
     in_output = Path(draft["output_dir"]).expanduser() / said
     return Path(os.path.normpath((in_output if not said.is_dir() and in_output.is_dir() else said).absolute()))
 
 
 def dataset_id(draft: Draft) -> str:
-    """A name for the data set, made of its folder's."""
-    return re.sub(r"[^\w.-]+", "-", picture_folder(draft).name).strip("-.") or "pictures"
+    """A name for the dataset, made of its folder's."""
+    return re.sub(r"[^\w.-]+", "-", image_folder(draft).name).strip("-.") or "images"
 
 
 def proposed_cache(draft: Draft) -> str:
-    """Where encoded pictures are kept unless somebody says otherwise."""
+    """Where encoded images are kept unless somebody says otherwise."""
     return f"cache/vae/{dataset_id(draft)}"
 
 

@@ -222,9 +222,9 @@ def posed(question: Question, draft: Draft, *, chapter: Chapter) -> Posed:
 
 
 def problem_with(question: Question, draft: Draft, *, text: str) -> str:
-    """What is wrong with `text` as the answer, and the cure; empty where it will do."""
+    """What is wrong with `text` as the answer, and the fix; empty where it will do."""
     if any(unicodedata.category(letter) in ("Cc", "Cs") for letter in text):
-        return "it holds a character that no file of settings can hold; type it anew"
+        return "it holds a character that no file of settings can hold; type it again"
     option = options_by_name().get(question.name)
     if option is not None:
         try:

@@ -24,11 +24,11 @@ class Gpu:
 
 @dataclass(frozen=True, kw_only=True)
 class Sight:
-    """What the headers of a folder's pictures tell.
+    """What the headers of a folder's images tell.
 
-    images: how many there are; where there are very many, as reckoned from those looked at;
-    sizes: upright width and height in pixels of those looked at; unreadable: pictures that cannot be read among them;
-    captioned: pictures with a text file beside; telling_names: of those looked at, names that read like captions.
+    images: how many there are; where there are very many, as estimated from those looked at;
+    sizes: upright width and height in pixels of those looked at; unreadable: images that cannot be read among them;
+    captioned: images with a text file beside; telling_names: of those looked at, names that read like captions.
     """
 
     images: int
@@ -41,7 +41,7 @@ class Sight:
 
 @dataclass(frozen=True, kw_only=True)
 class Peaks:
-    """The most memory in bytes that encoding, and that training with its test pictures, take of a card."""
+    """The most memory in bytes that encoding, and that training with its test images, take of a card."""
 
     encoding: int
     training: int
@@ -51,7 +51,7 @@ class Peaks:
 class Machine:
     """What is here, and what the program can say of it.
 
-    look_at: a look at a folder of pictures; raises UserError. memory: what a run takes, None where nobody knows.
+    look_at: a look at a folder of images; raises UserError. memory: what a run takes, None where nobody knows.
     logged_in: whether the hub knows us. log_in: logs in, by asking in the terminal; None where there is no terminal.
     """
 

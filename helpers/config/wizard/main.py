@@ -18,7 +18,7 @@ from helpers.config.wizard.files import NewFile, env_text, write
 from helpers.config.wizard.flow import Chapter, Choice, Draft, Posed, Question, interview, options_by_name, settled
 from helpers.config.wizard.machine import Machine
 from helpers.config.wizard.plain import LinesEnded, PlainLines
-from helpers.config.wizard.questions_images import PICTURES
+from helpers.config.wizard.questions_images import IMAGES
 from helpers.config.wizard.questions_run import LENGTH, THE_RUN, VALIDATION, is_on_hub, wants_hub
 from helpers.config.wizard.questions_training import LEARNING, MACHINE, MEMORY, REPORTS
 from helpers.config.wizard.terminal import Terminal
@@ -93,7 +93,7 @@ def configure(path: Path, *, machine: Machine, front: FrontEnd, command: str) ->
     return 0
 
 
-CHAPTERS: tuple[Chapter, ...] = (THE_RUN, PICTURES, LENGTH, VALIDATION, MEMORY, LEARNING, REPORTS, MACHINE)
+CHAPTERS: tuple[Chapter, ...] = (THE_RUN, IMAGES, LENGTH, VALIDATION, MEMORY, LEARNING, REPORTS, MACHINE)
 
 
 def read_before(path: Path) -> Before:
@@ -103,7 +103,7 @@ def read_before(path: Path) -> Before:
     try:
         variables = read_env_file(path, known=env_names())
     except ConfigError as error:
-        return Before(remarks=(f"\n{path} cannot be read, so everything is asked anew:\n{error}",))
+        return Before(remarks=(f"\n{path} cannot be read, so everything is asked again:\n{error}",))
     translation = translate(variables, file=str(path), words=[])
     flags = (word[2:].partition("=") for word in translation.arguments)
     settings = {name: _as_said(name, text, variables) for name, _, text in flags}
@@ -180,7 +180,7 @@ def _farewell(draft: Draft, *, files: list[NewFile], backups: list[Path], comman
     lines += [f"Kept, as it was: {backup}" for backup in backups]
     model = draft["pretrained_model_name_or_path"]
     if is_on_hub(draft):
-        lines += ["Once, before the first run: accept the licence on the hub's page of", f"    {model}"]
+        lines += ["Once, before the first run: accept the license on the hub's page of", f"    {model}"]
     if wants_hub(draft) and not draft.machine.logged_in():
         lines.append("Once, before the first run: hf auth login")
     if "wandb" in draft["report_to"]:

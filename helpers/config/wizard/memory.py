@@ -7,7 +7,7 @@ from helpers.config.wizard.machine import Peaks
 
 GIGABYTE = 1e9
 SPARE = 0.92
-"""The share of a card's memory that a run may be reckoned to take: the desktop and the allocator take the rest."""
+"""The share of a card's memory that a run may be estimated to take: the desktop and the allocator take the rest."""
 
 BY_QUALITY = ("no_change", "int8-quanto", "int4-quanto")
 

@@ -1,4 +1,4 @@
-"""The wizard's questions about pictures and captions, with answers proposed from a look at the folder."""
+"""The wizard's questions about images and captions, with answers proposed from a look at the folder."""
 
 import math
 from functools import partial
@@ -9,9 +9,9 @@ from helpers.config.datasets.types import LocalDataset
 from helpers.config.wizard.dataset_file import (
     TEXT_CACHE,
     entry_problem,
+    image_folder,
     new_file,
     path_in_use,
-    picture_folder,
     proposed_cache,
 )
 from helpers.config.wizard.flow import Chapter, Choice, Draft, Question
@@ -31,11 +31,11 @@ LATENT_BYTES_PER_PIXEL = 16 * 2 / 64
 
 def sight(draft: Draft) -> Sight:
     """What the folder looks like; remembered by the machine, so that each folder is looked at once."""
-    return draft.machine.look_at(picture_folder(draft))
+    return draft.machine.look_at(image_folder(draft))
 
 
 def sizes(draft: Draft) -> list[float]:
-    """How large the pictures looked at are, smallest first, in the unit of `resolution_type`."""
+    """How large the images looked at are, smallest first, in the unit of `resolution_type`."""
     measures = {"area": lambda w, h: w * h / 1e6, "pixel": min, "pixel_area": lambda w, h: math.sqrt(w * h)}
     measure = measures[draft["resolution_type"]]
     return sorted(measure(*size) for size in sight(draft).sizes)
@@ -60,9 +60,9 @@ def _folder_of_before(draft: Draft) -> str:
 
 def _folder_problem(draft: Draft, text: str) -> str:
     if not text:
-        return "name the folder that holds the pictures"
+        return "name the folder that holds the images"
     said = draft.answered("image_folder", text)
-    folder = picture_folder(said)
+    folder = image_folder(said)
     if not folder.is_dir():
         return f"there is no folder {folder}"
     try:
@@ -70,7 +70,7 @@ def _folder_problem(draft: Draft, text: str) -> str:
     except UserError as error:
         return str(error)
     if not seen.sizes:
-        return f"there is no picture in {folder}"
+        return f"there is no image in {folder}"
     return entry_problem("instance_data_dir", "image_folder", draft, text)
 
 
@@ -79,18 +79,18 @@ def _repeats_problem(draft: Draft, text: str) -> str:
 
 
 def _seen(draft: Draft) -> str:
-    """A sentence about the sizes of the pictures."""
+    """A sentence about the sizes of the images."""
     seen = sight(draft)
     areas = sorted(width * height for width, height in seen.sizes)
     middle = areas[len(areas) // 2] / 1e6
-    said = f"{seen.images:,} pictures, half of them above {middle:.2g} megapixels"
+    said = f"{seen.images:,} images, half of them above {middle:.2g} megapixels"
     return f"{said}, {seen.unreadable:,} that cannot be read." if seen.unreadable else f"{said}."
 
 
 def _share_below(draft: Draft, least: float) -> str:
     found = sizes(draft)
     below = sum(size < least for size in found)
-    return f"{100 * below / len(found):.0f}% of the pictures are smaller" if below else "no picture is smaller"
+    return f"{100 * below / len(found):.0f}% of the images are smaller" if below else "no image is smaller"
 
 
 def _proposed_resolution(draft: Draft) -> str:
@@ -144,7 +144,7 @@ def _small_choices(draft: Draft) -> tuple[Choice, ...]:
 def _why_captions(draft: Draft) -> str:
     seen = sight(draft)
     return (
-        f"{seen.captioned:,} of {seen.images:,} pictures have a text file beside them, and "
+        f"{seen.captioned:,} of {seen.images:,} images have a text file beside them, and "
         f"{seen.telling_names:,} of {len(seen.sizes):,} names read like captions ({seen.example})."
     )
 
@@ -165,13 +165,13 @@ def _why_latents(draft: Draft) -> str:
     resolution = float(draft["resolution"])
     pixels = resolution * 1e6 if draft["resolution_type"] == "area" else resolution**2
     return (
-        f"Each picture is encoded once, {_megabytes(seen.images * pixels * LATENT_BYTES_PER_PIXEL)} in all. "
-        "A relative place starts at the output folder; it may not lie inside the folder of pictures."
+        f"Each image is encoded once, {_megabytes(seen.images * pixels * LATENT_BYTES_PER_PIXEL)} in all. "
+        "A relative place starts at the output folder; it may not lie inside the folder of images."
     )
 
 
-PICTURES = Chapter(
-    title="Your pictures",
+IMAGES = Chapter(
+    title="Your images",
     questions=(
         Question(
             name="dataset",
@@ -188,7 +188,7 @@ PICTURES = Chapter(
         Question(
             name="image_folder",
             own=True,
-            title="Which folder holds your pictures?",
+            title="Which folder holds your images?",
             why="It is looked at now, headers only. Nothing is ever written, moved or deleted there.",
             when=new_file,
             proposal=_folder_of_before,
@@ -216,7 +216,7 @@ PICTURES = Chapter(
             title="How shall they be cut?",
             why=_why_cut,
             choices=lambda draft: (
-                Choice(value="keep", label="keep each picture's shape"),
+                Choice(value="keep", label="keep each image's shape"),
                 Choice(value="square-center", label="a square from the middle"),
                 Choice(value="square-random", label="a square from anywhere", note="for textures and styles"),
             ),
@@ -226,8 +226,8 @@ PICTURES = Chapter(
         Question(
             name="small",
             own=True,
-            title="Some pictures are less than half that size. What of them?",
-            why="Enlarged pictures are soft, and softness is learnt.",
+            title="Some images are less than half that size. What of them?",
+            why="Enlarged images are soft, and softness is learned.",
             choices=_small_choices,
             when=_has_small,
         ),
@@ -247,7 +247,7 @@ PICTURES = Chapter(
         Question(
             name="unsaid",
             own=True,
-            title="Some pictures have no text file. What of them?",
+            title="Some images have no text file. What of them?",
             why=lambda draft: f"{sight(draft).images - sight(draft).captioned:,} have none.",
             choices=lambda draft: (
                 Choice(value="leave", label="leave them out", note="each is named when the run starts"),
@@ -261,15 +261,15 @@ PICTURES = Chapter(
             name="prompt_for_all",
             own=True,
             title="Which prompt?",
-            why="A name of its own for the new thing, and its kind: a photograph of mikesh, a grey cat.",
+            why="A name of its own for the new thing, and its kind: a photograph of mikesh, a gray cat.",
             when=lambda draft: new_file(draft) and draft["captions"] == "instanceprompt",
-            problem=lambda draft, text: "" if text.strip() else "say what the pictures show",
+            problem=lambda draft, text: "" if text.strip() else "say what the images show",
         ),
         Question(
             name="repeats",
             own=True,
-            title="How often more than once is each picture shown in an epoch?",
-            why="0 is once. It matters beside other data sets, to show the smaller one more often.",
+            title="How often more than once is each image shown in an epoch?",
+            why="0 is once. It matters beside other datasets, to show the smaller one more often.",
             when=new_file,
             proposal=lambda draft: "0",
             problem=_repeats_problem,
@@ -277,7 +277,7 @@ PICTURES = Chapter(
         Question(
             name="latent_cache",
             own=True,
-            title="Where shall encoded pictures be kept?",
+            title="Where shall encoded images be kept?",
             why=_why_latents,
             when=new_file,
             proposal=proposed_cache,
@@ -287,7 +287,7 @@ PICTURES = Chapter(
             name="text_cache",
             own=True,
             title="And encoded captions?",
-            why="They are shared by all data sets; the same words are encoded once.",
+            why="They are shared by all datasets; the same words are encoded once.",
             when=new_file,
             proposal=lambda draft: TEXT_CACHE,
             problem=partial(entry_problem, "instance_data_dir", "text_cache"),

@@ -52,14 +52,14 @@ THE_RUN = Chapter(
         Question(
             name="output_dir",
             title="Where shall the results go?",
-            why="Checkpoints, test pictures, caches and the finished weights are written below this folder.",
+            why="Checkpoints, test images, caches and the finished weights are written below this folder.",
             folder=True,
         ),
         Question(
             name="model_type",
             title="What shall be trained?",
             why="A LoRA is a small file beside the model; it learns a subject or a style on one card. "
-            "Training the whole model wants far more memory and pictures.",
+            "Training the whole model wants far more memory and images.",
             choices=lambda draft: (
                 Choice(value="lora", label="a LoRA", note="megabytes; the usual choice"),
                 Choice(value="full", label="the whole model", note="gigabytes, and a large card"),
@@ -86,7 +86,7 @@ THE_RUN = Chapter(
             name="hub_login",
             own=True,
             title="Log in to the Hugging Face hub now?",
-            why="SD3's weights are given to those who accepted the licence on the model's page, so the hub must know "
+            why="SD3's weights are given to those who accepted the license on the model's page, so the hub must know "
             "who asks. Nothing is sent if you say later.",
             choices=lambda draft: (
                 Choice(value="now", note="you need a token from your hub account's settings"),
@@ -115,7 +115,7 @@ THE_RUN = Chapter(
         Question(
             name="lora_rank",
             title="What rank shall the LoRA have?",
-            why="Its width. More holds more detail, from more pictures; it costs memory and makes the file larger.",
+            why="Its width. More holds more detail, from more images; it costs memory and makes the file larger.",
             choices=lambda draft: several("4 8 16 32 64 128"),
             other="another number",
             when=trains_standard_lora,
@@ -127,7 +127,7 @@ THE_RUN = Chapter(
             choices=lambda draft: (
                 Choice(value="attention", note="both streams, text and image; the usual choice"),
                 Choice(value="image-attention", note="the image stream only; the gentlest"),
-                Choice(value="attention+mlp", note="the feed-forward layers too; for styles and many pictures"),
+                Choice(value="attention+mlp", note="the feed-forward layers too; for styles and many images"),
             ),
             other="a comma list of module names",
             when=trains_standard_lora,
@@ -153,28 +153,28 @@ LENGTH = Chapter(
             name="length",
             own=True,
             title="How do you want to say how long the run is?",
-            why="Steps are the same work whatever the pictures; epochs count how often each picture is seen.",
+            why="Steps are the same work whatever the images; epochs count how often each image is seen.",
             choices=lambda draft: (Choice(value="steps"), Choice(value="epochs")),
             proposal=lambda draft: "epochs" if counts_epochs(draft) else "steps",
         ),
         Question(
             name="max_train_steps",
             title="How many steps?",
-            why="A thousand for a subject, two to four for a style is a first guess; stop when the pictures are right.",
+            why="A thousand for a subject, two to four for a style is a first guess; stop when the images are right.",
             when=lambda draft: not counts_epochs(draft),
             proposal=lambda draft: "1000",
         ),
         Question(
             name="num_train_epochs",
             title="How many epochs?",
-            why="How often each picture is seen, times its repeats.",
+            why="How often each image is seen, times its repeats.",
             when=counts_epochs,
             proposal=lambda draft: "10",
             blames=("max_train_steps",),
         ),
         Question(
             name="train_batch_size",
-            title="How many pictures at once?",
+            title="How many images at once?",
             why="More at once is steadier and a little faster; memory grows with it.",
             note=memory_note("train_batch_size", "training"),
             choices=lambda draft: several("1 2 4 8"),
@@ -190,8 +190,8 @@ LENGTH = Chapter(
         ),
         Question(
             name="caption_dropout_probability",
-            title="Which share of the pictures is shown without its caption?",
-            why="A tenth keeps the model steerable by guidance; none is for a few pictures of one subject.",
+            title="Which share of the images is shown without its caption?",
+            why="A tenth keeps the model steerable by guidance; none is for a few images of one subject.",
             choices=lambda draft: several("0.0 0.05 0.1 0.2"),
             other="another share, from 0 to 1",
         ),
@@ -209,7 +209,7 @@ LENGTH = Chapter(
 )
 
 VALIDATION = Chapter(
-    title="Test pictures",
+    title="Test images",
     questions=(
         Question(
             name="validation_prompt",
@@ -219,7 +219,7 @@ VALIDATION = Chapter(
         Question(
             name="validation_negative_prompt",
             title="And away from what?",
-            why="What test pictures are steered away from. Empty is fine.",
+            why="What test images are steered away from. Empty is fine.",
             when=lambda draft: bool(draft["validation_prompt"]),
         ),
         Question(

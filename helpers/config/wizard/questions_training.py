@@ -26,11 +26,11 @@ def proposed_rate(draft: Draft) -> str:
 def _why_rate(draft: Draft) -> str:
     said = f"{proposed_rate(draft)} is a good start for "
     said += f"rank {draft['lora_rank']}" if trains_lora(draft) else "a whole model"
-    return f"How far each step goes. {said} with {draft['optimizer']}. Burnt colours mean it was too high."
+    return f"How far each step goes. {said} with {draft['optimizer']}. Burnt colors mean it was too high."
 
 
 def _rate_problem(draft: Draft, text: str) -> str:
-    """What the trainer would only remark: a rate of another order than the optimiser wants."""
+    """What the trainer would only remark: a rate of another order than the optimizer wants."""
     name = options_by_name()["learning_rate"].env
     said = [line for line in remarks(draft.answered("learning_rate", text).config()) if line.startswith(name)]
     return said[0] if said else ""
@@ -48,7 +48,7 @@ MEMORY = Chapter(
         ),
         Question(
             name="base_model_precision",
-            title="How far shall the frozen model be quantised?",
+            title="How far shall the frozen model be quantized?",
             why=lambda draft: (
                 "Fewer bits, less memory; int8 is hard to tell from none. "
                 + (f"Found: {draft.machine.gpus[0].name}." if draft.machine.gpus else "No NVIDIA card was found here.")
@@ -80,7 +80,7 @@ MEMORY = Chapter(
         ),
         Question(
             name="mixed_precision",
-            title="In which number format shall it compute?",
+            title="In which dtype shall it compute?",
             why="bf16 is fast and small; not every device knows it.",
             choices=lambda draft: (
                 Choice(value="", label="what the device is good at"),
@@ -96,7 +96,7 @@ LEARNING = Chapter(
     questions=(
         Question(
             name="optimizer",
-            title="Which optimiser?",
+            title="Which optimizer?",
             why="adamw is the one that recipes are written for.",
             choices=lambda draft: tuple(Choice(value=kind.name) for kind in KINDS.values() if kind.is_here),
             note=lambda draft, value: KINDS[value].good_for if value in KINDS else "",

@@ -1,4 +1,4 @@
-"""Opens a data set: which pictures there are, what is said of them, how each is cut, and which are left out and why.
+"""Opens a dataset: which images there are, what is said of them, how each is cut, and which are left out and why.
 
 Only headers are read, and those of known files not again. Neither a listing's order nor the timing of threads matters.
 """
@@ -52,10 +52,10 @@ def open_catalog(
     filters: Sequence[str] = (),
     table: ImageTable | None = None,
 ) -> Catalog:
-    """Everything of `dataset` that can be trained on, by path; its pictures are in `source`.
+    """Everything of `dataset` that can be trained on, by path; its images are in `source`.
 
-    metadata: this data set's own place to remember what files say; seed: decides draws; workers: threads;
-    longest_edge_px: the model can place; filters: of `caption_filter_list`; table: about pictures.
+    metadata: this dataset's own place to remember what files say; seed: decides draws; workers: threads;
+    longest_edge_px: the model can place; filters: of `caption_filter_list`; table: about images.
     Raises DataError where it cannot be listed or nothing is left, with the reasons and the settings to change.
     """
     rules = caption_rules(dataset, seed=seed, filters=filters)
@@ -93,17 +93,17 @@ def open_catalog(
 
 
 def recut(catalog: Catalog, *, dataset: ImageDataset, seed: int, epoch: int) -> Catalog:
-    """The catalog with the random crops of `epoch` (from 0); every picture stays in its bucket."""
+    """The catalog with the random crops of `epoch` (from 0); every image stays in its bucket."""
     draws = draw_of_epoch(catalog.paths, seed=seed, dataset_id=dataset.id, epoch=epoch)
     return replace(catalog, geometries=geometries(catalog.sizes, rules=cut_rules(dataset), draws=draws))
 
 
 def remember_rejected(metadata: CacheStore, catalog: Catalog, rejected: Sequence[Rejected]) -> None:
-    """Note pictures whose pixels turned out unreadable, so that the next start knows without decoding them.
+    """Note images whose pixels turned out unreadable, so that the next start knows without decoding them.
 
     Those that are not `lasting` are passed over.
     """
-    reasons = {picture.path: picture.reason for picture in rejected if picture.lasting}
+    reasons = {image.path: image.reason for image in rejected if image.lasting}
     if not reasons:
         return
     rows = [row for row, path in enumerate(catalog.paths) if path in reasons]
@@ -116,7 +116,7 @@ def remember_rejected(metadata: CacheStore, catalog: Catalog, rejected: Sequence
 
 
 def _rows_left(sizes: NDArray[np.int32], rejected: dict[int, str]) -> NDArray[np.int64]:
-    """The rows of pictures that are not rejected."""
+    """The rows of images that are not rejected."""
     left = sizes[:, 0] > 0
     left[list(rejected)] = False
     return np.flatnonzero(left)
@@ -125,9 +125,9 @@ def _rows_left(sizes: NDArray[np.int32], rejected: dict[int, str]) -> NDArray[np
 def _choose(
     dataset: ImageDataset, found: Found, sizes: NDArray[np.int32], rejected: dict[int, str], *, seed: int
 ) -> int:
-    """Take the size off pictures that are too many for `max_num_samples`; how many they are.
+    """Take the size off images that are too many for `max_num_samples`; how many they are.
 
-    Each picture has its own place in a queue, so that a picture more or less changes the choice by one at the most.
+    Each image has its own place in a queue, so that an image more or less changes the choice by one at the most.
     """
     rows = _rows_left(sizes, rejected)
     if dataset.max_num_samples is None or len(rows) <= dataset.max_num_samples:
@@ -138,7 +138,7 @@ def _choose(
 
 
 def _cut(dataset: ImageDataset, found: Found, sizes: NDArray[np.int32], *, seed: int) -> NDArray[np.int32]:
-    """The cut of each file found [N, 6]; of no use where it is no picture."""
+    """The cut of each file found [N, 6]; of no use where it is no image."""
     rules = cut_rules(dataset)
     draws = draw(found.paths, seed=seed, dataset_id=dataset.id) if rules.draws else np.zeros((0, 3))
     return geometries(np.maximum(sizes, 1), rules=rules, draws=draws)
@@ -152,7 +152,7 @@ def _cut_around_faces(
     *,
     rows: NDArray[np.int64],
 ) -> dict[int, str]:
-    """Move the crops of pictures `rows` to their faces, if that is asked for; why some cannot be read, by row."""
+    """Move the crops of images `rows` to their faces, if that is asked for; why some cannot be read, by row."""
     if not (dataset.crop and dataset.crop_style == "face"):
         return {}
     middles, unreadable = middles_of_faces(reader, rows, sizes=sizes)
@@ -163,11 +163,11 @@ def _cut_around_faces(
 def _of_unfit_size(
     dataset: ImageDataset, sizes: NDArray[np.int32], cuts: NDArray[np.int32], *, longest_edge_px: int
 ) -> dict[int, str]:
-    """Why pictures are rejected that are too small, or would become too long, by row."""
-    is_picture = sizes[:, 0] > 0
+    """Why images are rejected that are too small, or would become too long, by row."""
+    is_image = sizes[:, 0] > 0
     minimum = dataset.minimum_image_size or 0.0
-    too_small = is_picture & (measure(sizes, dataset.resolution_type) < minimum)
-    too_long = is_picture & ((cuts[:, 4:6] - cuts[:, 2:4]).max(axis=1) > longest_edge_px)
+    too_small = is_image & (measure(sizes, dataset.resolution_type) < minimum)
+    too_long = is_image & ((cuts[:, 4:6] - cuts[:, 2:4]).max(axis=1) > longest_edge_px)
     small = f"{TOO_SMALL} = {minimum:g} {UNITS[dataset.resolution_type]}"
     long = f"{TOO_LONG}, {longest_edge_px} pixels"
     return {row: small if too_small[row] else long for row in np.flatnonzero(too_small | too_long).tolist()}
@@ -177,26 +177,26 @@ def _sizes(
     dataset: ImageDataset, reader: FileReader, told: Told | None
 ) -> tuple[NDArray[np.int32], dict[int, str], int]:
     """The upright size of each file [N, 2], 0 x 0 where it has none, why some are rejected, by row, and how many others
-    are no pictures.
+    are no images.
     """
     if told is not None and dataset.metadata_backend == "parquet":
         sizes, rejected = told.sizes(reader)
     else:
         sizes, rejected = reader.read_headers()
-        rejected |= told.no_pictures(sizes, rejected) if told is not None else {}
-    pictures = int((sizes[:, 0] > 0).sum()) + len(rejected)
-    return sizes, rejected, reader.found.ignored + len(sizes) - pictures
+        rejected |= told.no_images(sizes, rejected) if told is not None else {}
+    images = int((sizes[:, 0] > 0).sum()) + len(rejected)
+    return sizes, rejected, reader.found.ignored + len(sizes) - images
 
 
 def _captions(
     reader: FileReader, rows: NDArray[np.int64], rules: CaptionRules, told: Told | None
 ) -> tuple[Callable[[int], tuple[str, ...]], dict[int, str]]:
-    """The captions of the pictures of `rows` that have any, in their order, and why the others have none, by row."""
+    """The captions of the images of `rows` that have any, in their order, and why the others have none, by row."""
     if rules.strategy == "instanceprompt":
         return PromptForAll(rules.prompt), {}
     speechless: dict[int, str] = {}
     if rules.strategy in FROM_TABLES:
-        assert told is not None, "a data set that wants a table's captions has a table"
+        assert told is not None, "a dataset that wants a table's captions has a table"
         texts, speechless = told.captions(rows, fallback=rules.fallback)
         if not rules.filters and not rules.fallback:
             return spoken_lines(texts.take(np.flatnonzero(texts.encoded.lengths)), rules=rules), speechless
@@ -215,12 +215,12 @@ def _captions(
             except NoCaption as error:
                 speechless[row] = error.reason
     if said := str(words):
-        reader.reporter.hear(Notice(text=f"data set {reader.dataset_id}: {said}"))
+        reader.reporter.hear(Notice(text=f"dataset {reader.dataset_id}: {said}"))
     return caption_column(captions, rules=rules), speechless
 
 
 def _tell(catalog: Catalog, reporter: Reporter, told: Told | None) -> None:
-    """Say in a line what a data set holds, and in another for each reason what is left out.
+    """Say in a line what a dataset holds, and in another for each reason what is left out.
 
     Raises DataError where that is all.
     """
@@ -230,11 +230,11 @@ def _tell(catalog: Catalog, reporter: Reporter, told: Told | None) -> None:
     others = f"; {catalog.not_chosen} more are over max_num_samples" if catalog.not_chosen else ""
     others += f"; {catalog.ignored} other files ignored" if catalog.ignored else ""
     shapes = "1 size" if len(catalog.buckets) == 1 else f"{len(catalog.buckets)} sizes"
-    reporter.hear(Notice(text=f"data set {catalog.dataset_id}: {len(catalog)} images in {shapes}{others}"))
+    reporter.hear(Notice(text=f"dataset {catalog.dataset_id}: {len(catalog)} images in {shapes}{others}"))
     if catalog.rejected:
         lines = "\n".join(f"  {line}" for line in describe_rejected(catalog.rejected))
-        text = f"data set {catalog.dataset_id}: {len(catalog.rejected)} images left out\n{lines}"
+        text = f"dataset {catalog.dataset_id}: {len(catalog.rejected)} images left out\n{lines}"
         reporter.hear(Notice(text=text, level="warning"))
     if told is not None and (without := told.rows_without_files):
         what = f"{counted(without, 'rows')} of {told.table.place} without a file there"
-        reporter.hear(Notice(text=f"data set {catalog.dataset_id}: {what}"))
+        reporter.hear(Notice(text=f"dataset {catalog.dataset_id}: {what}"))

@@ -1,4 +1,4 @@
-"""Where the faces are that pictures are cut around, found once in each and remembered beside what else is known."""
+"""Where the faces are that images are cut around, found once in each and remembered beside what else is known."""
 
 import struct
 
@@ -16,16 +16,16 @@ from helpers.reporting.format import counted
 
 FACES = "faces-1"
 FACE = struct.Struct("<4d")
-"""Left, top, right and bottom of a face, as parts of the upright picture's width and height."""
+"""Left, top, right and bottom of a face, as parts of the upright image's width and height."""
 
 
 def middles_of_faces(
     reader: FileReader, rows: NDArray[np.int64], *, sizes: NDArray[np.int32]
 ) -> tuple[Floats, dict[int, str]]:
-    """Where the largest face of each picture of `rows` [n] has its middle, and why others cannot be read, by row.
+    """Where the largest face of each image of `rows` [n] has its middle, and why others cannot be read, by row.
 
-    sizes: of all files found, upright [N, 2]. Returned [n, 2] in parts of width and height: the picture's own middle
-    where there is no face, which is told. Only pictures not yet known are opened.
+    sizes: of all files found, upright [N, 2]. Returned [n, 2] in parts of width and height: the image's own middle
+    where there is no face, which is told. Only images not yet known are opened.
     """
 
     def look(position: int) -> bytes:
@@ -36,7 +36,7 @@ def middles_of_faces(
         reader.found.keys[rows],
         read=look,
         table=FACES,
-        what="looked for faces in pictures",
+        what="looked for faces in images",
         unit="images",
         meanwhile=one_core_each,
     )
@@ -51,7 +51,7 @@ def middles_of_faces(
 
 
 def _face(content: bytes, *, size: Size) -> bytes:
-    """The face of a picture as it is remembered: nothing where there is none, or where the picture is damaged."""
+    """The face of an image as it is remembered: nothing where there is none, or where the image is damaged."""
     from helpers.data.images.decode import UnreadableImage, decode
 
     seen = seen_size(size)
@@ -67,4 +67,4 @@ def _tell(reader: FileReader, faceless: NDArray[np.int64], *, looked_at: int) ->
     if len(faceless):
         names = some_names([printable(path) for path in reader.found.paths.take(faceless)])
         text = f"no face was found in {len(faceless)} of {counted(looked_at, 'images')}, cut at their middle ({names})"
-        reader.reporter.hear(Notice(text=f"data set {reader.dataset_id}: {text}"))
+        reader.reporter.hear(Notice(text=f"dataset {reader.dataset_id}: {text}"))

@@ -1,4 +1,4 @@
-"""Brings together the files of a data set and the rows of a table: whose size and whose captions stand in it."""
+"""Brings together the files of a dataset and the rows of a table: whose size and whose captions stand in it."""
 
 from dataclasses import dataclass
 
@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from helpers.data.catalog.scan import FileReader
 from helpers.data.columns import TextColumn
-from helpers.data.rejections import NO_CAPTION_IN_TABLE, NO_PICTURE, NO_SIZE_IN_TABLE, NOT_IN_TABLE
+from helpers.data.rejections import NO_CAPTION_IN_TABLE, NO_IMAGE, NO_SIZE_IN_TABLE, NOT_IN_TABLE
 from helpers.data.sources.image_table import NO_ROW, ImageTable
 
 
@@ -36,10 +36,10 @@ class Told:
         sizes[list(known)] = 0
         return sizes, rejected | known
 
-    def no_pictures(self, sizes: NDArray[np.int32], rejected: dict[int, str]) -> dict[int, str]:
-        """Files that a row promised to be pictures, and that are none, by row."""
+    def no_images(self, sizes: NDArray[np.int32], rejected: dict[int, str]) -> dict[int, str]:
+        """Files that a row promised to be images, and that are none, by row."""
         none = np.flatnonzero((self.rows != NO_ROW) & (sizes[:, 0] == 0)).tolist()
-        return {row: NO_PICTURE for row in none if row not in rejected}
+        return {row: NO_IMAGE for row in none if row not in rejected}
 
     def captions(self, left: NDArray[np.int64], *, fallback: bool) -> tuple[TextColumn, dict[int, str]]:
         """The captions, in lines, of the files `left` [n], empty where there are none; and why not, by file.

@@ -1,4 +1,4 @@
-"""What was learnt of each file by opening it, remembered beside the caches, so that a known file is not opened again.
+"""What was learned of each file by opening it, remembered beside the caches, so that a known file is not opened again.
 
 A table is whole part files, appended while a scan runs, so a killed scan goes on where it was. They are numpy's `.npz`,
 whose parts carry checksums: reading them needs no library that a fully cached run would not load anyway.

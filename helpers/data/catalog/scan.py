@@ -1,4 +1,4 @@
-"""Finds a data set's files and opens the ones not known yet, in threads, once each."""
+"""Finds a dataset's files and opens the ones not known yet, in threads, once each."""
 
 import struct
 from collections.abc import Callable, Sequence
@@ -23,9 +23,9 @@ HEADERS = "headers-1"
 CAPTIONS = "captions-1"
 HEADER = struct.Struct("<ii")
 
-# Endings under which nobody keeps pictures; files with others are looked into.
+# Endings under which nobody keeps images; files with others are looked into.
 # fmt: off
-NOT_PICTURES = frozenset((
+NOT_IMAGES = frozenset((
     ".txt", ".caption", ".json", ".jsonl", ".parquet", ".csv", ".tsv", ".md", ".rst", ".yaml", ".yml", ".toml",
     ".html", ".xml", ".log", ".ini", ".py", ".sh", ".ipynb", ".pdf", ".db", ".sqlite", ".zip", ".tar", ".gz", ".xz",
     ".zst", ".7z", ".rar", ".safetensors", ".pt", ".pth", ".ckpt", ".npy", ".npz", ".arrow", ".mp4", ".mov", ".avi",
@@ -36,9 +36,9 @@ NOT_PICTURES = frozenset((
 
 @dataclass(frozen=True, kw_only=True)
 class Found:
-    """The files of a data set: those that may be pictures by column [N], in the order of their paths, and the others.
+    """The files of a dataset: those that may be images by column [N], in the order of their paths, and the others.
 
-    keys: see `file_keys`; notes: text files by their path without the ending; ignored: hidden files and no pictures.
+    keys: see `file_keys`; notes: text files by their path without the ending; ignored: hidden files and no images.
     """
 
     paths: TextColumn
@@ -60,16 +60,16 @@ def find_files(source: SourceStore, *, want_notes: bool) -> Found:
     notes: dict[str, Listed] = {}
     listing, blocks, ignored = source.list(), [_columns(())], 0
     while few := list(islice(listing, LISTED_AT_ONCE)):
-        pictures = []
+        images = []
         for listed in few:
             stem, ending = split_ending(listed.path)
             hidden = listed.path.startswith(".") or "/." in listed.path
-            if not hidden and ending not in NOT_PICTURES:
-                pictures.append(listed)
+            if not hidden and ending not in NOT_IMAGES:
+                images.append(listed)
             elif want_notes and not hidden and ending == ".txt":
                 notes[stem] = listed
-        ignored += len(few) - len(pictures)
-        blocks.append(_columns(pictures))
+        ignored += len(few) - len(images)
+        blocks.append(_columns(images))
     paths, sizes, tags, keys = zip(*blocks, strict=True)
     return Found(
         paths=TextColumn.joined(paths),
@@ -88,7 +88,7 @@ def _columns(files: Sequence[Listed]) -> tuple[TextColumn, NDArray[np.int64], Te
 
 
 def header(size: tuple[int, int], *, reason: str = "") -> bytes:
-    """What is remembered of a file: its picture's upright size, or 0 x 0 and why it is rejected, if it is a picture."""
+    """What is remembered of a file: its image's upright size, or 0 x 0 and why it is rejected, if it is an image."""
     return HEADER.pack(*size) + reason.encode()
 
 
@@ -126,7 +126,7 @@ class FileReader:
         return {int(known[place]): values[place][HEADER.size :].decode() for place in told}
 
     def _read_header(self, row: int) -> bytes:
-        from helpers.data.images.decode import START_BYTES, NotAPicture, UnreadableImage, read_size
+        from helpers.data.images.decode import START_BYTES, NotAImage, UnreadableImage, read_size
 
         path = self.found.paths[row]
         start = self.source.read_start(path, START_BYTES)
@@ -135,11 +135,11 @@ class FileReader:
             return header(read_size(start, path=path, whole=whole))
         except UnreadableImage as error:
             return header((0, 0), reason=error.reason)
-        except NotAPicture:
+        except NotAImage:
             return header((0, 0))
 
     def read_captions(self, rows: NDArray[np.int64]) -> tuple[dict[int, bytes], dict[int, str]]:
-        """The text file beside each picture of `rows` that has one, by row, and why others cannot be read."""
+        """The text file beside each image of `rows` that has one, by row, and why others cannot be read."""
         stems = (split_ending(path)[0] for path in self.found.paths.take(rows))
         beside = zip(rows.tolist(), map(self.found.notes.get, stems), strict=True)
         notes = {row: note for row, note in beside if note is not None}

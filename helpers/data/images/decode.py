@@ -1,4 +1,4 @@
-"""The one place where a picture's bytes become its size or its pixels, whatever format they are in.
+"""The one place where an image's bytes become its size or its pixels, whatever format they are in.
 
 Pillow reads; it lets go of the interpreter lock while it decodes and resizes, so threads use every core.
 """
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from helpers.data.rejections import NO_PICTURE, OTHER_SIZE
+from helpers.data.rejections import NO_IMAGE, OTHER_SIZE
 from helpers.data.types import Geometry, Size
 from helpers.data.webp import webp_size
 from helpers.errors import DataError
@@ -27,12 +27,12 @@ DRAFT_MARGIN = 2
 
 # Formats whose size and orientation stand before the pixels; of the others all bytes are needed to know.
 SIZE_IN_START = frozenset({"BMP", "GIF", "JPEG", "MPO", "PNG", "PPM", "QOI"})
-# Not pictures, or pictures that Pillow names but cannot draw without another program.
-NEVER_PICTURES = frozenset({"BUFR", "EPS", "FITS", "GRIB", "HDF5", "IPTC", "MPEG", "WMF"})
+# Not images, or images that Pillow names but cannot draw without another program.
+NEVER_IMAGES = frozenset({"BUFR", "EPS", "FITS", "GRIB", "HDF5", "IPTC", "MPEG", "WMF"})
 COMMON_FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "TIFF", "BMP", "AVIF")
-# Camera files look like a TIFF whose first picture is a thumbnail.
+# Camera files look like a TIFF whose first image is a thumbnail.
 CAMERA_ENDINGS = frozenset({".arw", ".cr2", ".dng", ".nef", ".orf", ".pef", ".raf", ".rw2", ".sr2", ".srw"})
-OTHER_PICTURE_ENDINGS = frozenset({".cr3", ".eps", ".heic", ".heif", ".jxl", ".svg", ".wmf"})
+OTHER_IMAGE_ENDINGS = frozenset({".cr3", ".eps", ".heic", ".heif", ".jxl", ".svg", ".wmf"})
 
 ORIENTATION_TAG = 0x0112
 MIRRORED_ACROSS = frozenset({2, 3, 6, 7})
@@ -41,27 +41,27 @@ TURNED = frozenset({5, 6, 7, 8})
 
 
 class UnreadableImage(DataError):
-    """A picture that cannot be trained on; `reason` says why, in words that go on from its name."""
+    """An image that cannot be trained on; `reason` says why, in words that go on from its name."""
 
     def __init__(self, reason: str) -> None:
         self.reason = reason
         super().__init__(reason)
 
 
-class NotAPicture(Exception):
-    """Bytes in no picture format, in a file whose name does not promise one."""
+class NotAImage(Exception):
+    """Bytes in no image format, in a file whose name does not promise one."""
 
 
 def read_size(start: bytes, *, path: str, whole: Callable[[], bytes] | None = None) -> Size:
-    """The size in pixels of the upright picture, from the first bytes of its file.
+    """The size in pixels of the upright image, from the first bytes of its file.
 
     start: the first START_BYTES of the file, or all of a shorter one; whole: reads all of it, needed for formats whose
     header may be longer or lies elsewhere; None where `start` is all. The pixels are not decoded.
-    Raises UnreadableImage with the reason, NotAPicture, and whatever `whole` raises.
+    Raises UnreadableImage with the reason, NotAImage, and whatever `whole` raises.
     """
     ending = os.path.splitext(path)[1].lower()
     if ending in CAMERA_ENDINGS:
-        raise UnreadableImage("is a camera's raw file, which has no colours yet; convert it to PNG or JPEG")
+        raise UnreadableImage("is a camera's raw file, which has no colors yet; convert it to PNG or JPEG")
     if not start:
         raise UnreadableImage("is an empty file")
     formats = _formats(ending)
@@ -79,8 +79,8 @@ def read_size(start: bytes, *, path: str, whole: Callable[[], bytes] | None = No
         with _opened(start, formats) as image:
             return _checked(_upright(image))
     except UnreadableImage as error:
-        if error.reason == NO_PICTURE and not _promises_picture(ending):
-            raise NotAPicture(path) from error
+        if error.reason == NO_IMAGE and not _promises_image(ending):
+            raise NotAImage(path) from error
         raise
 
 
@@ -90,7 +90,7 @@ def decode(content: bytes, *, size: Size, geometry: Geometry) -> NDArray[np.uint
     size: the upright size that `geometry` was made for. Resized with Lanczos in one step with the crop.
     A JPEG is decoded at a half, quarter or eighth where that leaves at least twice the pixels along each edge that the
     resize needs: on noise with hard edges its root mean square difference to the full decode is below 2.5 of 255.
-    Raises UnreadableImage, also where the picture is of another size now.
+    Raises UnreadableImage, also where the image is of another size now.
     """
     from PIL import Image
 
@@ -114,7 +114,7 @@ def decode(content: bytes, *, size: Size, geometry: Geometry) -> NDArray[np.uint
 
 @contextmanager
 def _opened(content: bytes, formats: tuple[str, ...]) -> Iterator["ImageFile.ImageFile"]:
-    """A lazily opened picture; whatever goes wrong in the block is an UnreadableImage that names the reason."""
+    """A lazily opened image; whatever goes wrong in the block is an UnreadableImage that names the reason."""
     from PIL import Image, UnidentifiedImageError
 
     try:
@@ -123,7 +123,7 @@ def _opened(content: bytes, formats: tuple[str, ...]) -> Iterator["ImageFile.Ima
     except (UnreadableImage, MemoryError):
         raise
     except UnidentifiedImageError as error:
-        raise UnreadableImage(NO_PICTURE) from error
+        raise UnreadableImage(NO_IMAGE) from error
     except Image.DecompressionBombError as error:
         raise UnreadableImage("has so many pixels that it is taken for a bomb; make it smaller") from error
     except Exception as error:  # decoders raise almost anything on damaged bytes, and all of it means that
@@ -144,21 +144,21 @@ def _formats(ending: str | None) -> tuple[str, ...]:
     known = [
         name
         for name, (_, accepts) in Image.OPEN.items()
-        if name not in NEVER_PICTURES and (accepts is not None or name == named or ending is None)
+        if name not in NEVER_IMAGES and (accepts is not None or name == named or ending is None)
     ]
     signed_first = sorted(known, key=lambda name: Image.OPEN[name][1] is None)
     return (*COMMON_FORMATS, *(name for name in signed_first if name not in COMMON_FORMATS))
 
 
-def _promises_picture(ending: str) -> bool:
+def _promises_image(ending: str) -> bool:
     from PIL import Image
 
     named = Image.registered_extensions().get(ending)
-    return ending in OTHER_PICTURE_ENDINGS or (named in Image.OPEN and named not in NEVER_PICTURES)
+    return ending in OTHER_IMAGE_ENDINGS or (named in Image.OPEN and named not in NEVER_IMAGES)
 
 
 def _orientation(image: "Image.Image") -> int:
-    """EXIF's orientation, 1 to 8, of a picture not yet decoded; 1 where it says nothing that makes sense.
+    """EXIF's orientation, 1 to 8, of an image not yet decoded; 1 where it says nothing that makes sense.
 
     Only what stands before the pixels counts, so that scanning and decoding agree without reading whole PNGs.
     """
@@ -167,9 +167,9 @@ def _orientation(image: "Image.Image") -> int:
     if image.format == "TIFF":  # Pillow turns these itself
         return 1
     try:
-        # The base class's method: PNG's own decodes the picture to look behind its pixels.
+        # The base class's method: PNG's own decodes the image to look behind its pixels.
         orientation = Image.Image.getexif(image).get(ORIENTATION_TAG, 1)
-    except Exception:  # as broken as EXIF often is, the picture is not
+    except Exception:  # as broken as EXIF often is, the image is not
         return 1
     return orientation if orientation in range(1, 9) else 1
 
@@ -189,7 +189,7 @@ def _checked(size: Size) -> Size:
 
 
 def _stored_box(geometry: Geometry, size: Size, orientation: int) -> tuple[float, ...]:
-    """The part of the picture, in pixels of the stored one, that becomes the crop."""
+    """The part of the image, in pixels of the stored one, that becomes the crop."""
     across, down = size.width / geometry.resize.width, size.height / geometry.resize.height
     left, right = geometry.crop.left * across, geometry.crop.right * across
     top, bottom = geometry.crop.top * down, geometry.crop.bottom * down
@@ -208,7 +208,7 @@ def _draft(image: "ImageFile.ImageFile", resize: tuple[int, int]) -> float:
 
 
 def _resizable(image: "Image.Image") -> "Image.Image":
-    """The picture in a mode of which resizing makes the same colours: RGB, or L where there are none."""
+    """The image in a mode of which resizing makes the same colors: RGB, or L where there are none."""
     from PIL import Image
 
     if image.mode.startswith("I"):
@@ -227,7 +227,7 @@ def _resizable(image: "Image.Image") -> "Image.Image":
 
 
 def _eight_bits(values: NDArray[np.integer]) -> NDArray[np.uint8]:
-    """16-bit grey levels as 8-bit ones, white staying white."""
+    """16-bit gray levels as 8-bit ones, white staying white."""
     return ((np.clip(values, 0, 65_535).astype(np.uint32) * 255 + 32_767) // 65_535).astype(np.uint8)
 
 

@@ -1,4 +1,4 @@
-"""Finds the largest face of a picture with BlazeFace, a network so small that every picture can be looked at.
+"""Finds the largest face of an image with BlazeFace, a network so small that every image can be looked at.
 
 Bazarevsky and others, "BlazeFace: Sub-millisecond Neural Face Detection on Mobile GPUs" (arXiv:1907.05047), in the
 form for faces at any distance. Where the weights come from is told in NOTICE.
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 EDGE_PX = 256
-"""Width and height of what the network looks at: a whole picture, with black where it has another shape."""
+"""Width and height of what the network looks at: a whole image, with black where it has another shape."""
 
 SURE = 0.75
 SAME_FACE = 0.3
@@ -31,7 +31,7 @@ Floats = NDArray[np.float32]
 
 
 def seen_size(size: Size) -> Size:
-    """The size that a picture has to have for `largest_face`: of the same shape, its longer edge EDGE_PX."""
+    """The size that an image has to have for `largest_face`: of the same shape, its longer edge EDGE_PX."""
     scale = EDGE_PX / max(size)
     return Size(max(1, round(size.width * scale)), max(1, round(size.height * scale)))
 
@@ -52,7 +52,7 @@ def largest_face(pixels: NDArray[np.uint8]) -> Box | None:
 
 @contextmanager
 def one_core_each() -> Iterator[None]:
-    """Have threads begun meanwhile look at a picture each: steps this small only lose by being shared among cores."""
+    """Have threads begun meanwhile look at an image each: steps this small only lose by being shared among cores."""
     import torch
 
     before = torch.get_num_threads()

@@ -1,6 +1,6 @@
-"""How a picture of one size becomes training pixels of another: arithmetic on whole columns of sizes, no pixels.
+"""How an image of one size becomes training pixels of another: arithmetic on whole columns of sizes, no pixels.
 
-A picture is resized as a whole to cover the size trained on, keeping its shape, and what hangs over is cut off;
+An image is resized as a whole to cover the size trained on, keeping its shape, and what hangs over is cut off;
 nothing is ever stretched by more than the rounding to whole pixels.
 """
 
@@ -21,7 +21,7 @@ DRAW_BYTES = 24
 
 @dataclass(frozen=True, kw_only=True)
 class CutRules:
-    """What decides how pictures are cut.
+    """What decides how images are cut.
 
     resolution, maximum and downsample are in the unit of `resolution_type`: area megapixels, pixel the shorter edge,
     pixel_area the edge of a square of that area. maximum and downsample are both infinite where nobody set them.
@@ -47,7 +47,7 @@ class CutRules:
 
 
 def cut_rules(dataset: ImageDataset) -> CutRules:
-    """The rules a data set states."""
+    """The rules a dataset states."""
     return CutRules(
         resolution=dataset.resolution,
         resolution_type=dataset.resolution_type,
@@ -63,7 +63,7 @@ def cut_rules(dataset: ImageDataset) -> CutRules:
 
 
 def measure(sizes: NDArray[np.integer], resolution_type: str) -> Floats:
-    """How large pictures of `sizes` [N, 2] are, in the unit of `resolution_type` [N]."""
+    """How large images of `sizes` [N, 2] are, in the unit of `resolution_type` [N]."""
     edges = sizes.astype(np.float64)
     if resolution_type == "pixel":
         return edges.min(axis=1)
@@ -72,7 +72,7 @@ def measure(sizes: NDArray[np.integer], resolution_type: str) -> Floats:
 
 
 def draw(paths: Iterable[str], *, seed: int, dataset_id: str, purpose: str = "crop") -> Floats:
-    """Three numbers in [0, 1) for each picture [N, 3]: of the seed, the purpose, the data set and the path only."""
+    """Three numbers in [0, 1) for each image [N, 3]: of the seed, the purpose, the dataset and the path only."""
     start = hashlib.blake2b(f"{purpose}\0{seed}\0{dataset_id}\0".encode(), digest_size=DRAW_BYTES)
     digests = []
     for path in paths:
@@ -93,7 +93,7 @@ def draw_of_epoch(paths: Sequence[str], *, seed: int, dataset_id: str, epoch: in
 
 
 def geometries(sizes: NDArray[np.integer], *, rules: CutRules, draws: Floats) -> NDArray[np.int32]:
-    """The cuts [N, 6] (resize width and height, crop left, top, right and bottom) of upright pictures `sizes` [N, 2].
+    """The cuts [N, 6] (resize width and height, crop left, top, right and bottom) of upright images `sizes` [N, 2].
 
     draws: from `draw` [N, 3]; not looked at (and may be empty) where `rules.draws` is false.
     """
@@ -108,9 +108,9 @@ def geometries(sizes: NDArray[np.integer], *, rules: CutRules, draws: Floats) ->
 
 
 def cut_around(cuts: NDArray[np.int32], *, middles: Floats) -> NDArray[np.int32]:
-    """`cuts` [N, 6] with the crop's middle as near as there is picture to `middles` [N, 2].
+    """`cuts` [N, 6] with the crop's middle as near as there is image to `middles` [N, 2].
 
-    middles: parts of the picture's width and height; 0.5 is its own middle.
+    middles: parts of the image's width and height; 0.5 is its own middle.
     """
     resize, target = cuts[:, :2], cuts[:, 4:6] - cuts[:, 2:4]
     start = np.clip(np.floor(middles * resize - target / 2), 0, resize - target)
@@ -118,7 +118,7 @@ def cut_around(cuts: NDArray[np.int32], *, middles: Floats) -> NDArray[np.int32]
 
 
 def _targets(edges: Floats, rules: CutRules, draws: Floats) -> Floats:
-    """The size each picture is trained on [N, 2]."""
+    """The size each image is trained on [N, 2]."""
     aspects = edges[:, 0] / edges[:, 1]
     if rules.crop and rules.crop_aspect == "square":
         return _sizes_of(np.ones_like(aspects), rules)
@@ -129,7 +129,7 @@ def _targets(edges: Floats, rules: CutRules, draws: Floats) -> Floats:
         else:
             chosen = np.abs(np.log(aspects)[:, None] - np.log(choices)[None]).argmin(axis=1)
         return _sizes_of(choices, rules)[chosen]
-    # Rounding the longer over the shorter edge gives a picture and its transpose transposed buckets.
+    # Rounding the longer over the shorter edge gives an image and its transpose transposed buckets.
     rounded = np.round(edges.max(axis=1) / edges.min(axis=1), rules.rounding)
     return _sizes_of(np.where(aspects < 1, 1 / rounded, rounded), rules)
 
@@ -153,7 +153,7 @@ def _on_grid(edges: Floats, alignment: int) -> Floats:
 
 
 def _own_scale(sizes: NDArray[np.integer], rules: CutRules) -> Floats:
-    """The scale [N] that shrinks pictures over the maximum to `downsample`, and leaves the others as they are."""
+    """The scale [N] that shrinks images over the maximum to `downsample`, and leaves the others as they are."""
     measured = measure(sizes, rules.resolution_type)
     scale = np.minimum(rules.downsample / measured, 1.0)
     if rules.resolution_type == "area":
@@ -162,7 +162,7 @@ def _own_scale(sizes: NDArray[np.integer], rules: CutRules) -> Floats:
 
 
 def _offsets(overhang: Floats, rules: CutRules, draws: Floats) -> Floats:
-    """Where the crop begins [N, 2], of pictures that are `overhang` [N, 2] pixels larger than it."""
+    """Where the crop begins [N, 2], of images that are `overhang` [N, 2] pixels larger than it."""
     if rules.crop and rules.crop_style == "random":
         return np.floor(draws[:, 1:] * (overhang + 1))
     if rules.crop and rules.crop_style == "corner":

@@ -1,4 +1,4 @@
-"""Finds pictures that a data set holds twice: copies byte for byte, and pictures of nearly the same look."""
+"""Finds images that a dataset holds twice: copies byte for byte, and images of nearly the same look."""
 
 import hashlib
 from collections import defaultdict
@@ -13,14 +13,14 @@ from helpers.data.columns import printable
 from helpers.data.types import Box, Catalog, Geometry, Size
 
 COMPARED = 500
-"""Pictures that are compared by their look."""
+"""Images that are compared by their look."""
 
 READ_IN_FULL = 2_000
 """Files of equal length that are read to see whether they are the same."""
 
 COMPARED_PX = 64
 MOST_BITS_APART = 6
-"""Of the 64 bits of a perceptual hash; crops and re-saved copies differ in a few, other pictures in about 32."""
+"""Of the 64 bits of a perceptual hash; crops and re-saved copies differ in a few, other images in about 32."""
 
 GROUPS_SHOWN = 50
 
@@ -55,7 +55,7 @@ def found_twice(catalog: Catalog, each: Each) -> list[list[str]]:
 
 
 def found_alike(catalog: Catalog, each: Each) -> tuple[int, list[list[str]]]:
-    """How many pictures were compared, and groups of those whose perceptual hashes are nearly the same.
+    """How many images were compared, and groups of those whose perceptual hashes are nearly the same.
 
     A DCT hash of 64 bits (Zauner 2010, section 3.2.1), as the imagehash library computes it.
     """

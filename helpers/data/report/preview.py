@@ -1,4 +1,4 @@
-"""Looks at a folder of pictures, so that the wizard can propose what fits: headers only, and a sample of very many."""
+"""Looks at a folder of images, so that the wizard can propose what fits: headers only, and a sample of very many."""
 
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -16,7 +16,7 @@ LETTERS_OF_A_CAPTION, LEAST_SHARE = 3, 0.8
 
 
 def look_at(folder: Path) -> Sight:
-    """What the pictures in `folder` look like; raises DataError where it cannot be listed.
+    """What the images in `folder` look like; raises DataError where it cannot be listed.
 
     Of very many, an evenly spread sample is looked at.
     """
@@ -25,17 +25,17 @@ def look_at(folder: Path) -> Sight:
     paths = [found.paths[row] for row in range(0, len(found.paths), max(1, len(found.paths) // LOOKED_AT))]
     with ThreadPoolExecutor(WORKERS) as threads:
         sizes = list(threads.map(lambda path: _size(source, path), paths))
-    pictures = [(path, size) for path, size in zip(paths, sizes, strict=True) if isinstance(size, Size)]
+    images = [(path, size) for path, size in zip(paths, sizes, strict=True) if isinstance(size, Size)]
     unreadable = sum(size is None for size in sizes)
-    share = len(pictures) / max(1, len(paths))
-    captioned = sum(split_ending(path)[0] in found.notes for path, _ in pictures)
+    share = len(images) / max(1, len(paths))
+    captioned = sum(split_ending(path)[0] in found.notes for path, _ in images)
     return Sight(
         images=round(share * len(found.paths)),
-        sizes=tuple((size.width, size.height) for _, size in pictures),
+        sizes=tuple((size.width, size.height) for _, size in images),
         unreadable=unreadable,
-        captioned=round(captioned / max(1, len(pictures)) * share * len(found.paths)),
-        telling_names=sum(_reads_like_caption(caption_from_name(path)) for path, _ in pictures),
-        example=printable(caption_from_name(pictures[0][0])) if pictures else "",
+        captioned=round(captioned / max(1, len(images)) * share * len(found.paths)),
+        telling_names=sum(_reads_like_caption(caption_from_name(path)) for path, _ in images),
+        example=printable(caption_from_name(images[0][0])) if images else "",
     )
 
 
@@ -46,8 +46,8 @@ def _reads_like_caption(name: str) -> bool:
 
 
 def _size(source: LocalSource, path: str) -> Size | bool | None:
-    """The upright size of a picture; None where it cannot be read, False where the file is no picture."""
-    from helpers.data.images.decode import START_BYTES, NotAPicture, UnreadableImage, read_size
+    """The upright size of an image; None where it cannot be read, False where the file is no image."""
+    from helpers.data.images.decode import START_BYTES, NotAImage, UnreadableImage, read_size
 
     try:
         start = source.read_start(path, START_BYTES)
@@ -55,5 +55,5 @@ def _size(source: LocalSource, path: str) -> Size | bool | None:
         return read_size(start, path=path, whole=whole)
     except (UnreadableImage, OSError):
         return None
-    except NotAPicture:
+    except NotAImage:
         return False

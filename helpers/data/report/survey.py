@@ -1,4 +1,4 @@
-"""Looks a data set over, so that a person can see what will be trained on: samples of it, however large it is."""
+"""Looks a dataset over, so that a person can see what will be trained on: samples of it, however large it is."""
 
 import base64
 import hashlib
@@ -25,9 +25,9 @@ from helpers.reporting.pages.datasets_page import (
 )
 
 SAMPLED = 2_000
-"""Pictures whose sizes and captions are looked at."""
+"""Images whose sizes and captions are looked at."""
 
-BUCKETS_PICTURED, PICTURES_EACH, PICTURES_IN_ALL = 24, 8, 120
+BUCKETS_IMAGED, IMAGES_EACH, IMAGES_IN_ALL = 24, 8, 120
 THUMBNAIL_PX = 112
 
 WORDS_SHOWN = 60
@@ -70,7 +70,7 @@ def fingerprint(catalogs: Sequence[Catalog], *, notes: Sequence[Sequence[str]]) 
     for catalog, said in zip(catalogs, notes, strict=True):
         rows = spread(len(catalog), SAMPLED)
         captions = [catalog.captions_of(int(row)) for row in rows]
-        names = [(picture.path, picture.reason) for picture in catalog.rejected]
+        names = [(image.path, image.reason) for image in catalog.rejected]
         for part in (catalog.dataset_id, len(catalog), catalog.ignored, captions, names, list(said)):
             digest.update(repr(part).encode("utf-8", "surrogateescape"))
         for column in (catalog.size_bytes, catalog.sizes, catalog.geometries):
@@ -79,7 +79,7 @@ def fingerprint(catalogs: Sequence[Catalog], *, notes: Sequence[Sequence[str]]) 
 
 
 def _aspects(sizes: NDArray[np.int32]) -> list[int]:
-    """How many pictures have each shape, by `aspect_bar`."""
+    """How many images have each shape, by `aspect_bar`."""
     shapes, counts = np.unique((sizes[:, 0] / sizes[:, 1]).round(3), return_counts=True)
     bars = [0] * ASPECT_BARS
     for shape, count in zip(shapes.tolist(), counts.tolist(), strict=True):
@@ -88,7 +88,7 @@ def _aspects(sizes: NDArray[np.int32]) -> list[int]:
 
 
 def _words(catalog: Catalog, rows: NDArray[np.int64]) -> list[tuple[str, float]]:
-    """The commonest words with the share of the pictures whose captions say them."""
+    """The commonest words with the share of the images whose captions say them."""
     said: Counter[str] = Counter()
     for row in rows.tolist():
         text = " ".join(catalog.captions_of(row)).casefold()
@@ -99,19 +99,19 @@ def _words(catalog: Catalog, rows: NDArray[np.int64]) -> list[tuple[str, float]]
 
 def _by_reason(rejected: Sequence[Rejected]) -> dict[str, list[str]]:
     names: dict[str, list[str]] = defaultdict(list)
-    for picture in rejected:
-        names[picture.reason].append(printable(picture.path))
+    for image in rejected:
+        names[image.reason].append(printable(image.path))
     return names
 
 
 def _buckets(catalog: Catalog, *, notes: Sequence[str], each: Each) -> list[BucketView]:
     """The buckets, the fullest first, with thumbnails of the first of them."""
     order = sorted(range(len(catalog.buckets)), key=lambda number: -len(catalog.buckets[number]))
-    pictured = order[:BUCKETS_PICTURED]
-    share = max(1, min(PICTURES_EACH, PICTURES_IN_ALL // len(pictured))) if pictured else 0
+    imaged = order[:BUCKETS_IMAGED]
+    share = max(1, min(IMAGES_EACH, IMAGES_IN_ALL // len(imaged))) if imaged else 0
     draw = partial(_thumbnail, catalog)
     thumbnails: Mapping[int, list[Thumbnail]] = {
-        number: [drawn for drawn in each(draw, _some(catalog.buckets[number], share)) if drawn] for number in pictured
+        number: [drawn for drawn in each(draw, _some(catalog.buckets[number], share)) if drawn] for number in imaged
     }
     return [
         BucketView(

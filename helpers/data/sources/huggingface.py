@@ -46,7 +46,7 @@ class Shard:
 
 
 def open_embedded(dataset: HuggingFaceDataset, *, folder: Path) -> tuple[SourceStore, ImageTable]:
-    """The images in the parquet files of `folder` that belong to the data set's split, and the table of captions.
+    """The images in the parquet files of `folder` that belong to the dataset's split, and the table of captions.
 
     Raises DataError where there are no such files, or they lack a column (naming those they have).
     """

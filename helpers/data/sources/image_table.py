@@ -1,4 +1,4 @@
-"""What a table says of pictures, by column: their names, their sizes, what is said of them; and whose row is whose."""
+"""What a table says of images, by column: their names, their sizes, what is said of them; and whose row is whose."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -20,9 +20,9 @@ NAMES_SHOWN = 3
 
 @dataclass(frozen=True, kw_only=True)
 class ImageTable:
-    """Rows about pictures.
+    """Rows about images.
 
-    names: as the data set lists them [M], without their endings unless `names_have_endings`;
+    names: as the dataset lists them [M], without their endings unless `names_have_endings`;
     sizes: upright width and height [M, 2], 0 where the table has none; None without such columns;
     captions: the captions of each row behind each other in lines [M], empty where there are none; None without any.
     """
@@ -58,11 +58,11 @@ class ImageTable:
 
     def no_names_in_common(self, paths: TextColumn, *, dataset_id: str, source: str) -> DataError:
         """The error where no file has a row, with names of both sides."""
-        cure = "remove" if self.names_have_endings else "set"
+        fix = "remove" if self.names_have_endings else "set"
         return DataError(
-            f"data set {dataset_id!r}: none of the {len(self.names)} names in {self.place} is that of a file in "
+            f"dataset {dataset_id!r}: none of the {len(self.names)} names in {self.place} is that of a file in "
             f"{source}.\n  names in the table: {_some(self.names)}\n  files: {_some(paths)}\n"
-            f"Name another filename_column, or {cure} identifier_includes_extension; names are paths below the data "
+            f"Name another filename_column, or {fix} identifier_includes_extension; names are paths below the data "
             "set's own folder."
         )
 

@@ -26,10 +26,10 @@ LEAST_AT_ONCE = 16
 """Downloads at once, however few cores there are: they mostly wait."""
 
 
-def pictures_of(
+def images_of(
     dataset: ImageDataset, *, ask: bool, threads: int, reporter: Reporter
 ) -> tuple[SourceStore, ImageTable | None]:
-    """Where the data set's images and captions are, and the table that tells of them, where there is one.
+    """Where the dataset's images and captions are, and the table that tells of them, where there is one.
 
     ask: whether this process downloads what is not here yet, with so many threads.
     """
@@ -47,7 +47,7 @@ def pictures_of(
 
 
 def _table_of(dataset: ImageDataset, source: SourceStore) -> ImageTable | None:
-    """The table about the data set's images: a file of this machine, or one in their bucket."""
+    """The table about the dataset's images: a file of this machine, or one in their bucket."""
     match dataset:
         case LocalDataset(parquet=file) if file is not None:
             return read_table(file.path, columns=file, name=str(file.path))
@@ -59,7 +59,7 @@ def _table_of(dataset: ImageDataset, source: SourceStore) -> ImageTable | None:
 
 
 def source_of(dataset: ImageDataset) -> SourceStore:
-    """Where the data set's images and captions are."""
+    """Where the dataset's images and captions are."""
     match dataset:
         case LocalDataset():
             return LocalSource(dataset.instance_data_dir)
@@ -78,7 +78,7 @@ def cache_of(store: EmbedsStore, *within: str) -> CacheStore:
 
 
 def metadata_of(dataset: ImageDataset, *, latents: EmbedsStore) -> CacheStore:
-    """Where a data set's headers and captions are remembered: beside its latents, under its own name."""
+    """Where a dataset's headers and captions are remembered: beside its latents, under its own name."""
     return cache_of(latents, "metadata", dataset.id)
 
 

@@ -1,4 +1,4 @@
-"""Reads tables about pictures from .parquet and .jsonl files, a batch of rows at a time, and only the columns named."""
+"""Reads tables about images from .parquet and .jsonl files, a batch of rows at a time, and only the columns named."""
 
 import io
 import json

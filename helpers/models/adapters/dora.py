@@ -1,4 +1,4 @@
-"""DoRA on frozen layers of every precision: peft's own arithmetic needs weights that are not quantised."""
+"""DoRA on frozen layers of every precision: peft's own arithmetic needs weights that are not quantized."""
 
 import torch
 from torch import Tensor, nn
@@ -7,7 +7,7 @@ from helpers.models.quantization import dense
 
 
 class Magnitude(nn.Module):
-    """The length of each of a layer's rows, learnt apart from their direction; stands where peft has its own.
+    """The length of each of a layer's rows, learned apart from their direction; stands where peft has its own.
 
     y = m / |W + s B A| (W + s B A) x + b, the norm taken of each row and held constant on the way back (Liu et al.
     2024, equations 5 and 11). `weight` is m [outputs] in fp32, and begins as |W + s B A|, so that nothing changes yet.

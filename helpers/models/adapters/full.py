@@ -22,7 +22,7 @@ WritePipeline = Callable[..., None]
 def trained_in_full(
     denoiser: nn.Module, *, options: FullOptions, parts: ModelParts, write_pipeline: WritePipeline
 ) -> Trained:
-    """Let the chosen weights of a loaded `denoiser` move, in the number format that it was loaded in.
+    """Let the chosen weights of a loaded `denoiser` move, in the dtype that it was loaded in.
 
     write_pipeline: see `ModelFamily`. Raises ModelError where no weight is left, or a module is not there.
     """
@@ -46,8 +46,8 @@ def trained_in_full(
         write_tensors(folder / MOVING, standing(moving), metadata=metadata)
 
     def load(folder: Path) -> None:
-        cure = "Set model_type, optimizer, base_model_default_dtype and the modules back to what it was saved with."
-        copy_tensors(folder / MOVING, into=standing(moving), cure=cure)
+        fix = "Set model_type, optimizer, base_model_default_dtype and the modules back to what it was saved with."
+        copy_tensors(folder / MOVING, into=standing(moving), fix=fix)
 
     def export(folder: Path, *, metadata: Mapping[str, str]) -> None:
         write_pipeline(standing(kept), parts, folder, text={}, metadata=metadata)
@@ -65,7 +65,7 @@ def trained_in_full(
 
 
 def _no_base(denoiser: nn.Module) -> AbstractContextManager[None]:
-    raise AssertionError("the base is what moves; regularisation data is refused where the settings are checked")
+    raise AssertionError("the base is what moves; regularization data is refused where the settings are checked")
 
 
 def _chosen(names: list[str], options: FullOptions) -> list[str]:

@@ -70,7 +70,7 @@ def trained_lora(
 ) -> Trained:
     """Attach a LoRA to the named layers of a frozen denoiser, see `attach_lora`; it alone is trained.
 
-    base: the denoiser's files, for a LoRA that begins at what quantising took from them. read: a file of a LoRA's to
+    base: the denoiser's files, for a LoRA that begins at what quantizing took from them. read: a file of a LoRA's to
     begin from.
     """
     weights = attach_lora(denoiser, lora=lora, modules=modules, seed=seed)
@@ -87,13 +87,13 @@ def trained_lora(
     def load(folder: Path) -> None:
         load_lora(folder / LORA_FILE, into=weights)
         if start:
-            copy_tensors(folder / START_FILE, into=start, cure="Set lora_init_type back to what it was saved with.")
+            copy_tensors(folder / START_FILE, into=start, fix="Set lora_init_type back to what it was saved with.")
 
     def export(file: Path, *, metadata: Mapping[str, str]) -> None:
         if start:
             twice = replace(lora, lora_rank=2 * lora.lora_rank, lora_alpha=2.0 * lora.lora_rank, use_rslora=False)
-            learnt = _with_start_taken_away(weights, start, strength=lora.strength)
-            save_lora(file, learnt, lora=twice, metadata=metadata)
+            learned = _with_start_taken_away(weights, start, strength=lora.strength)
+            save_lora(file, learned, lora=twice, metadata=metadata)
         else:
             save_lora(file, weights, lora=lora, metadata=metadata, portable=True)
 
@@ -120,7 +120,7 @@ def _facts(lora: LoraOptions) -> dict[str, str]:
 
 
 def linear_modules(denoiser: nn.Module) -> list[str]:
-    """The names of all layers that a LoRA can sit on, quantised ones included."""
+    """The names of all layers that a LoRA can sit on, quantized ones included."""
     return [name for name, module in denoiser.named_modules() if isinstance(module, nn.Linear)]
 
 

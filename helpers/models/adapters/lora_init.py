@@ -1,4 +1,4 @@
-"""Where a LoRA begins other than drawn: at a part of the frozen weights, or at what quantising took from them."""
+"""Where a LoRA begins other than drawn: at a part of the frozen weights, or at what quantizing took from them."""
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from helpers.models.formats.safetensors import Opened
-from helpers.models.quantization import dense, is_quantised
+from helpers.models.quantization import dense, is_quantized
 
 START = "start"
 CUT_OUT = ("pissa", "olora")
@@ -16,7 +16,7 @@ LOFTQ = "loftq"
 ITERATIONS = 16
 
 OpenBase = Callable[[], AbstractContextManager[Opened]]
-"""Opens the base's files: its tensors as they were before they were quantised, by the layers' names."""
+"""Opens the base's files: its tensors as they were before they were quantized, by the layers' names."""
 
 
 def start_from_base(
@@ -29,7 +29,7 @@ def start_from_base(
     if kind in CUT_OUT:
         return _subtract_start(denoiser, kind=kind, adapter=adapter, seed=seed)
     if kind == LOFTQ:
-        assert base is not None, "what quantising took is found in the base's files"
+        assert base is not None, "what quantizing took is found in the base's files"
         return _give_back_what_was_lost(denoiser, base=base, adapter=adapter, seed=seed)
     return {}
 
@@ -37,8 +37,8 @@ def start_from_base(
 def _subtract_start(denoiser: nn.Module, *, kind: str, adapter: str, seed: int) -> dict[str, nn.Parameter]:
     """Let an attached LoRA begin at a part of the frozen weights, and take that part away beside it.
 
-    h = W x + s B A x - s B0 A0 x with A, B learnt from A0, B0 on: what PiSSA (Meng et al. 2024) and OLoRA (Büyükakyüz
-    2024) do by changing W. Left alone, W may be quantised, and what was learnt is B A - B0 A0 of twice the rank, for
+    h = W x + s B A x - s B0 A0 x with A, B learned from A0, B0 on: what PiSSA (Meng et al. 2024) and OLoRA (Büyükakyüz
+    2024) do by changing W. Left alone, W may be quantized, and what was learned is B A - B0 A0 of twice the rank, for
     the base as everyone has it. Returns the frozen A0 and B0 by the names that the adapter's tensors have.
     """
     from peft import LoraConfig
@@ -66,11 +66,11 @@ def _subtract_start(denoiser: nn.Module, *, kind: str, adapter: str, seed: int) 
 def _give_back_what_was_lost(
     denoiser: nn.Module, *, base: OpenBase, adapter: str, seed: int
 ) -> dict[str, nn.Parameter]:
-    """Let an attached LoRA begin at the largest singular parts of W - Q(W) of each quantised layer, one at a time.
+    """Let an attached LoRA begin at the largest singular parts of W - Q(W) of each quantized layer, one at a time.
 
     h = Q(W) x + s B A x, with s B0 A0 ≈ W - Q(W) at this rank: LoftQ (Li et al. 2023, algorithm 1) of one step. More
     of them would change Q(W) itself, which would then have to be kept in every checkpoint. Layers that are not
-    quantised begin as they were drawn. Returns A0 and B0 by the names that the adapter's tensors have.
+    quantized begin as they were drawn. Returns A0 and B0 by the names that the adapter's tensors have.
     """
     from peft.tuners.lora import Linear
 
@@ -78,7 +78,7 @@ def _give_back_what_was_lost(
     for name, layer in [(name, module) for name, module in denoiser.named_modules() if isinstance(module, Linear)]:
         begins: Any = (layer.lora_A[adapter], layer.lora_B[adapter])
         rough = layer.get_base_layer()
-        if is_quantised(rough):
+        if is_quantized(rough):
             with base() as (tensors, _):
                 lost = tensors[f"{name}.weight"].make().float() - dense(rough).cpu()
             with torch.random.fork_rng(devices=[]):

@@ -34,12 +34,12 @@ def trained_lycoris(denoiser: nn.Module, *, config: LycorisConfig, seed: int) ->
 
     def load(folder: Path) -> None:
         file = folder / CHECKPOINT_FILE
-        cure = "Set lora_type and what lycoris_config says back to what it was saved with."
+        fix = "Set lora_type and what lycoris_config says back to what it was saved with."
         with opened(file) as saved:
             before = (saved.metadata() or {}).get(CONFIG_ENTRY, "")
         if before != config.text:
-            raise ModelError(f"{file} was trained with another lycoris_config: {before}. {cure}")
-        copy_tensors(file, into=weights, cure=cure)
+            raise ModelError(f"{file} was trained with another lycoris_config: {before}. {fix}")
+        copy_tensors(file, into=weights, fix=fix)
 
     def export(file: Path, *, metadata: Mapping[str, str]) -> None:
         write_tensors(file, exported(network), metadata=metadata)
@@ -60,8 +60,8 @@ def attach_lycoris(denoiser: nn.Module, *, config: LycorisConfig, seed: int) -> 
     """Put LyCORIS's modules on the layers that the preset chooses, in place; the network of them, a part of `denoiser`.
 
     Their numbers are fp32 whatever the base is, and depend on `seed` and the order of layers alone. What they add is
-    reckoned apart from the frozen weights (`bypass_mode`), since a sum in bf16 would round most of it away. Raises
-    ModelError where nothing is left to train, a name is nowhere, or `full` is asked of quantised layers.
+    estimated apart from the frozen weights (`bypass_mode`), since a sum in bf16 would round most of it away. Raises
+    ModelError where nothing is left to train, a name is nowhere, or `full` is asked of quantized layers.
     """
     denoiser.requires_grad_(False)
     _refuse_unknown_targets(denoiser, config.preset)
@@ -80,8 +80,8 @@ def attach_lycoris(denoiser: nn.Module, *, config: LycorisConfig, seed: int) -> 
             _compute_apart(network)
             network.apply_to()
     except ValueError as error:
-        cure = "algo=full needs base_model_precision=no_change; lokr, loha and lora sit on quantised layers too."
-        raise ModelError(f"lycoris_config cannot be attached to this model: {error} {cure}") from error
+        fix = "algo=full needs base_model_precision=no_change; lokr, loha and lora sit on quantized layers too."
+        raise ModelError(f"lycoris_config cannot be attached to this model: {error} {fix}") from error
     if not network.loras:
         raise ModelError("lycoris_config leaves no layer to train: its targets hold no linear layers.")
     for parameter in network.parameters():
@@ -154,7 +154,7 @@ def _preset(preset: Mapping[str, Any]) -> Iterator[Any]:
 
 @contextmanager
 def _quietly() -> Iterator[None]:
-    """The library tells each module that it makes, and colours it."""
+    """The library tells each module that it makes, and colors it."""
     import lycoris  # noqa: F401  # sets its own level
 
     logger = logging.getLogger("LyCORIS")

@@ -32,7 +32,7 @@ def with_text_encoders(trained: Trained, *, text: LearningText, lora: LoraOption
 
     def load(folder: Path) -> None:
         trained.load(folder)
-        copy_tensors(folder / TEXT_ENCODERS_FILE, into=weights, cure="Set lora_rank back to what it was saved with.")
+        copy_tensors(folder / TEXT_ENCODERS_FILE, into=weights, fix="Set lora_rank back to what it was saved with.")
 
     def export(file: Path, *, metadata: Mapping[str, str]) -> None:
         trained.export(file, metadata=metadata)

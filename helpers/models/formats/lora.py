@@ -105,7 +105,7 @@ def _parted(name: str) -> tuple[str, str]:
 
 
 def refuse_the_rest(path: Path, tensors: Mapping[str, Tensor]) -> None:
-    """Raise ModelError if something in the file was not understood: left out, it would draw other pictures."""
+    """Raise ModelError if something in the file was not understood: left out, it would draw other images."""
     if tensors:
         raise ModelError(
             f"{path} holds {min(tensors)}, which is no part of a plain LoRA on SD3's transformer: nothing else can be "
@@ -182,7 +182,7 @@ def merged(base: Mapping[str, Planned], pairs: Mapping[str, Pair]) -> dict[str, 
 
 
 def with_additions(base: Mapping[str, Planned], additions: Mapping[str, Addition]) -> dict[str, Planned]:
-    """The base's tensors with what is added to some of them, reckoned in fp32 and rounded once, to each one's format.
+    """The base's tensors with what is added to some of them, estimated in fp32 and rounded once, to each one's format.
 
     Raises ModelError where the base has no such tensor.
     """

@@ -60,7 +60,7 @@ def read_lycoris(path: Path, *, base: Mapping[str, Planned]) -> dict[str, Lycori
 
 
 def _difference(said: Mapping[str, Tensor]) -> Tensor:
-    """Of a layer [outputs, inputs]: Yeh et al. 2023 (arXiv 2309.14859), section 3, as the library reckons it."""
+    """Of a layer [outputs, inputs]: Yeh et al. 2023 (arXiv 2309.14859), section 3, as the library estimates it."""
     if "diff" in said:
         return said["diff"]
     if "lora_up.weight" in said:

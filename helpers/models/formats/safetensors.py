@@ -1,6 +1,6 @@
 """Writes and reads tensors by name without ever holding them twice: safetensors' own writer gathers all of them first.
 
-A transformer of 8 billion weights with its optimiser's memory is 96 GB on an accelerator. Written one tensor after the
+A transformer of 8 billion weights with its optimizer's memory is 96 GB on an accelerator. Written one tensor after the
 other it passes through the machine's memory, which need not be so large; the file is one that every program opens.
 """
 
@@ -41,7 +41,7 @@ HASH_TO_COME = f"0x{'-' * 64}"
 
 @dataclass(frozen=True, kw_only=True)
 class Planned:
-    """A tensor of which shape and number format are known, and which is made only when its turn has come."""
+    """A tensor of which shape and dtype are known, and which is made only when its turn has come."""
 
     dtype: torch.dtype
     shape: tuple[int, ...]
@@ -71,9 +71,7 @@ def planned_from(file: Any, *, prefix: str = "") -> dict[str, Planned]:
         if name.startswith(prefix):
             view = file.get_slice(name)
             if view.get_dtype() not in DTYPES:
-                raise ModelError(
-                    f"The tensor {name} is of the number format {view.get_dtype()}, which is not known here."
-                )
+                raise ModelError(f"The tensor {name} is of the dtype {view.get_dtype()}, which is not known here.")
             found[name.removeprefix(prefix)] = Planned(
                 dtype=DTYPES[view.get_dtype()], shape=tuple(view.get_shape()), make=partial(file.get_tensor, name)
             )
@@ -124,20 +122,20 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor | Planned], *, metada
             file.write(f"0x{digest.hexdigest()}".encode())
 
 
-def copy_tensors(path: Path, *, into: Mapping[str, Tensor], cure: str) -> None:
-    """Copy the file's tensors by name, one at a time; raises ModelError, ending in `cure`, unless all are the same.
+def copy_tensors(path: Path, *, into: Mapping[str, Tensor], fix: str) -> None:
+    """Copy the file's tensors by name, one at a time; raises ModelError, ending in `fix`, unless all are the same.
 
-    The names, shapes and number formats must agree, so that the copy is bit for bit what was written.
+    The names, shapes and dtypes must agree, so that the copy is bit for bit what was written.
     """
     with opened(path) as file:
         odd = sorted(set(file.keys()) ^ into.keys())
         if odd:
-            raise ModelError(f"{path} holds other tensors than the run's: {odd[0]} is only in one of the two. {cure}")
+            raise ModelError(f"{path} holds other tensors than the run's: {odd[0]} is only in one of the two. {fix}")
         for name, tensor in into.items():
             saved = file.get_tensor(name)
             if saved.shape != tensor.shape or saved.dtype != tensor.dtype:
                 was, wanted = (f"{each.dtype} {list(each.shape)}" for each in (saved, tensor))
-                raise ModelError(f"{path} holds {name} as {was}, but the run's is {wanted}. {cure}")
+                raise ModelError(f"{path} holds {name} as {was}, but the run's is {wanted}. {fix}")
             tensor.detach().copy_(saved)
 
 

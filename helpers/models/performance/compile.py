@@ -15,7 +15,7 @@ def compile_blocks(blocks: Sequence[nn.Module], *, backend: str) -> None:
 
     The number of tokens is a variable of the compiled code and all other sizes are constants, so there is one
     compilation for each kind of block whatever the buckets: see `kinds` in documentation/PERFORMANCE.md. Only forward
-    passes that gradients are taken of are compiled: pictures and held-out losses come in sizes of their own.
+    passes that gradients are taken of are compiled: images and validation losses come in sizes of their own.
     """
     import torch._dynamo.config as dynamo
 

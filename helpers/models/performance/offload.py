@@ -154,7 +154,7 @@ class _Layout:
         self.end = start
 
     def take(self, like: Tensor) -> Tensor:
-        """The next part, as a tensor of the shape, strides and number format of `like`."""
+        """The next part, as a tensor of the shape, strides and dtype of `like`."""
         part = self._memory[self.end : self.end + like.nbytes].view(like.dtype)
         self.end += _aligned(like.nbytes)
         return part.as_strided(like.shape, like.stride())
@@ -169,7 +169,7 @@ def _parameter(tensor: Tensor, change: Callable[[Tensor], Tensor]) -> nn.Paramet
 
 
 def _rebuilt(tensor: Tensor, change: Callable[[Tensor], Tensor]) -> Tensor:
-    """`tensor` with each of the plain tensors that it consists of replaced; quantised ones consist of several."""
+    """`tensor` with each of the plain tensors that it consists of replaced; quantized ones consist of several."""
     if is_traceable_wrapper_subclass(tensor):
         return transform_subclass(tensor, lambda _, inner: _rebuilt(inner, change))
     return change(tensor)

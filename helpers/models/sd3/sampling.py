@@ -1,4 +1,4 @@
-"""Draws validation pictures from the denoiser as it stands in training, and leaves no trace in it."""
+"""Draws validation images from the denoiser as it stands in training, and leaves no trace in it."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -16,7 +16,7 @@ from helpers.models.sd3.weights.component_files import read_config
 def render(denoiser: nn.Module, parts: ModelParts, request: RenderRequest) -> Tensor:
     """Raw latents [1, C, h, w] in fp32 on the denoiser's device, for the VAE to decode.
 
-    Diffusers' StableDiffusion3Pipeline, given the same embeddings in the denoiser's number format and a processor's
+    Diffusers' StableDiffusion3Pipeline, given the same embeddings in the denoiser's dtype and a processor's
     generator of the same seed, draws the same; its loop is here because the pipeline class brings in every encoder's
     code. `denoiser`: the bare module, not one wrapped for several processes.
     """

@@ -85,7 +85,7 @@ def assemble_text(outputs: Sequence[Mapping[str, Tensor]]) -> TextEmbedding:
 
     Both CLIPs side by side on the channels, zeros up to T5's width D, then T5's positions (Esser et al. 2024,
     section 4 and figure 2a); pooled: both CLIPs' projections side by side. Of T5's outputs alone, where the CLIPs learn
-    and are put beside it anew at each step: [..., L, D] and [..., 0].
+    and are put beside it again at each step: [..., L, D] and [..., 0].
     """
     *clips, t5 = outputs
     if not clips:
@@ -156,7 +156,7 @@ def _load(wanted: WantedEncoder) -> ClipEncoder | T5Encoder:
 
 
 def _load_model(model_class: Any, wanted: WantedEncoder) -> Any:
-    """The frozen model on its device, read block by block, each of them quantised before the next is read."""
+    """The frozen model on its device, read block by block, each of them quantized before the next is read."""
     kind = model_class.config_class
     inside = is_in_file(wanted.folder)
     config = kind.from_dict(read_config(wanted.folder)) if inside else kind.from_pretrained(wanted.folder)
@@ -225,5 +225,5 @@ def _identity(wanted: WantedEncoder) -> str:
         wanted.level,
         str(wanted.dtype),
         reading,
-        *((f"quantised on {wanted.device.type}",) if on_accelerator and wanted.level != AS_IT_IS else ()),
+        *((f"quantized on {wanted.device.type}",) if on_accelerator and wanted.level != AS_IT_IS else ()),
     )

@@ -16,7 +16,7 @@ from helpers.models.sd3.weights.component_files import part_weights, read_config
 from helpers.models.unseen import without_bitsandbytes
 
 # The network's two ends and its modulation of time: a small share of the weights, through which everything passes.
-NEVER_QUANTISED = ("pos_embed.*", "time_text_embed.*", "context_embedder", "norm_out.*", "proj_out")
+NEVER_QUANTIZED = ("pos_embed.*", "time_text_embed.*", "context_embedder", "norm_out.*", "proj_out")
 
 
 def load_denoiser(
@@ -24,7 +24,7 @@ def load_denoiser(
 ) -> nn.Module:
     """The transformer, frozen, in eval mode, on `device`; `precision` with its `mixed_precision` resolved.
 
-    Read block by block, each of them quantised before the next is read, so that nothing ever holds it whole.
+    Read block by block, each of them quantized before the next is read, so that nothing ever holds it whole.
     waiting: so many of its last blocks stay in the processor's memory.
     """
     with without_bitsandbytes():
@@ -38,7 +38,7 @@ def load_denoiser(
         device=device,
         level=precision.base_model_precision,
         quantize_via=precision.quantize_via,
-        keep=NEVER_QUANTISED,
+        keep=NEVER_QUANTIZED,
         waiting=tuple(f"transformer_blocks.{block}" for block in range(count)[-waiting:]) if waiting else (),
     )
     return load(denoiser, part_weights(parts.transformer, parts.weights_variant), form, name="transformer")
@@ -75,7 +75,7 @@ def predict(
     pooled: Tensor,
     tokens: Tensor | None = None,
 ) -> Tensor:
-    """The velocity [B, C, h, w], in the denoiser's own number format, of `noisy` [B, C, h, w] at `sigmas` [B].
+    """The velocity [B, C, h, w], in the denoiser's own dtype, of `noisy` [B, C, h, w] at `sigmas` [B].
 
     sigmas in (0, 1], prompt_embeds [B, L, D], pooled [B, P]; the model counts time in thousandths: 1000 * sigma.
     tokens: see `Predict`.

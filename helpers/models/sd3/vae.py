@@ -1,4 +1,4 @@
-"""SD3's VAE: pictures to raw latents for the cache, and latents to pictures for validation."""
+"""SD3's VAE: images to raw latents for the cache, and latents to images for validation."""
 
 from dataclasses import dataclass
 from functools import partial
@@ -30,7 +30,7 @@ class _Wanted:
     variant: str | None
     dtype: torch.dtype
     device: torch.device
-    pictures_at_once: int
+    images_at_once: int
     downscale: int
 
 
@@ -40,7 +40,7 @@ def latent_part(
     """The VAE; `precision` with its `mixed_precision` resolved for `device`.
 
     A convolution rounds otherwise when its batch is of another size, on processors too, so every call of the model is
-    handed the same number of pictures: `vae_batch_size` on an accelerator, a short batch being filled up. On the
+    handed the same number of images: `vae_batch_size` on an accelerator, a short batch being filled up. On the
     processor it is one, which costs no time there.
     """
     config = read_config(parts.vae)
@@ -51,7 +51,7 @@ def latent_part(
         variant=parts.weights_variant,
         dtype=dtype,
         device=device,
-        pictures_at_once=1 if on_processor else vae_batch_size,
+        images_at_once=1 if on_processor else vae_batch_size,
         downscale=2 ** (len(config["block_out_channels"]) - 1),
     )
     return LatentPart(
@@ -81,19 +81,19 @@ class KlEncoder:
     @torch.no_grad()
     def encode(self, pixels: Tensor, *, at_most: int | None = None) -> Tensor:
         """See `LatentEncoder`: uint8 [B, H, W, 3] -> fp32 [B, C, h, w]."""
-        at_once = min(at_most or self._wanted.pictures_at_once, self._wanted.pictures_at_once)
+        at_once = min(at_most or self._wanted.images_at_once, self._wanted.images_at_once)
         return torch.cat([self._encode_some(some, at_once=at_once) for some in pixels.split(at_once)])
 
     @torch.no_grad()
     def decode(self, latents: Tensor, *, tiled: bool = False) -> Tensor:
         """See `LatentEncoder`: [B, C, h, w] -> uint8 [B, H, W, 3].
 
-        Pictures over a megapixel in tiles; others where they are asked for, or the device's memory is too short.
+        Images over a megapixel in tiles; others where they are asked for, or the device's memory is too short.
         """
         latents = latents.to(self._wanted.device, self._wanted.dtype)
-        pictures = [self._decode_one(one, tiled=tiled) for one in latents.split(1)]
-        colours = (torch.cat(pictures).float() / 2 + 0.5).clamp(0, 1)
-        return (colours * 255).round().to(torch.uint8).permute(0, 2, 3, 1).contiguous().cpu()
+        images = [self._decode_one(one, tiled=tiled) for one in latents.split(1)]
+        colors = (torch.cat(images).float() / 2 + 0.5).clamp(0, 1)
+        return (colors * 255).round().to(torch.uint8).permute(0, 2, 3, 1).contiguous().cpu()
 
     def _decode_one(self, latents: Tensor, *, tiled: bool) -> Tensor:
         tile = SMALL_TILE_LATENT_PIXELS if tiled else TILE_LATENT_PIXELS
@@ -110,6 +110,6 @@ class KlEncoder:
 
     def _encode_some(self, pixels: Tensor, *, at_once: int) -> Tensor:
         filled = pad(pixels, (0, 0) * 3 + (0, at_once - len(pixels)))
-        colours = filled.to(self._wanted.device).permute(0, 3, 1, 2).float() / 127.5 - 1
-        mean = self._model.encode(colours.to(self._wanted.dtype)).latent_dist.mean
+        colors = filled.to(self._wanted.device).permute(0, 3, 1, 2).float() / 127.5 - 1
+        mean = self._model.encode(colors.to(self._wanted.dtype)).latent_dist.mean
         return mean[: len(pixels)].float().cpu()

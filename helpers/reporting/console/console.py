@@ -12,8 +12,8 @@ from helpers.reporting.events import (
     CheckpointSaved,
     Event,
     HeldOutLoss,
+    ImagesDrawn,
     Notice,
-    PicturesDrawn,
     RunFinished,
     StageAdvanced,
     StageFinished,
@@ -65,9 +65,9 @@ class Console:
             case StepFinished():
                 assert self._training is not None, "training starts before its first step"
                 self._training.step(event)
-            case PicturesDrawn():
+            case ImagesDrawn():
                 of_what = f"at step {event.step:,}" if event.step else "of the base model"
-                self._display.line(f"pictures {of_what}: {_named(event.paths)}")
+                self._display.line(f"images {of_what}: {_named(event.paths)}")
             case HeldOutLoss():
                 self._display.line(_held_out(event))
             case CheckpointSaved():
@@ -214,11 +214,11 @@ class _Training:
 
 
 def _held_out(event: HeldOutLoss) -> str:
-    """`held-out loss at step 20: 0.4312 over 8 images (average 0.4290, base 0.5001)`."""
+    """`validation loss at step 20: 0.4312 over 8 images (average 0.4290, base 0.5001)`."""
     others = {"average": event.ema_mean, "base": event.base_mean if event.step else None}
     said = [f"{name} {mean:.4f}" for name, mean in others.items() if mean is not None]
     images = figures.counted(event.images, "images")
-    line = f"held-out loss at step {event.step:,}: {event.mean:.4f} over {images}"
+    line = f"validation loss at step {event.step:,}: {event.mean:.4f} over {images}"
     return f"{line} ({', '.join(said)})" if said else line
 
 

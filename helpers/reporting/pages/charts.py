@@ -1,4 +1,4 @@
-"""Lines over optimiser steps, as wide as there is room, with figures where the pointer or the finger rests."""
+"""Lines over optimizer steps, as wide as there is room, with figures where the pointer or the finger rests."""
 
 import json
 import math
@@ -69,11 +69,11 @@ for (const plot of document.querySelectorAll('.plot')) {
 
 @dataclass(frozen=True, kw_only=True)
 class Series:
-    """A line. points: step and value, in order. colour: a CSS one. faint: drawn behind the others and thin."""
+    """A line. points: step and value, in order. color: a CSS one. faint: drawn behind the others and thin."""
 
     name: str
     points: Sequence[tuple[float, float]]
-    colour: str = "var(--accent)"
+    color: str = "var(--accent)"
     faint: bool = False
 
 
@@ -142,7 +142,7 @@ def _told(series: Series) -> tuple[str, list[tuple[float, float]]]:
 
 def _legend(series: Sequence[Series]) -> str:
     names = "".join(
-        f'<span><i style="background:{each.colour};opacity:{0.4 if each.faint else 1}"></i>{escape(each.name)}</span>'
+        f'<span><i style="background:{each.color};opacity:{0.4 if each.faint else 1}"></i>{escape(each.name)}</span>'
         for each in series
     )
     return f'<div class="legend">{names}</div>' if len(series) > 1 else ""
@@ -161,14 +161,14 @@ def _labels(sides: Sequence[Tick], *, ticks: Sequence[Tick]) -> str:
 def _path(series: Series, *, across: Callable[[float], float], up: Callable[[float], float]) -> str:
     places = " ".join(f"{SIZE * across(step):.1f},{SIZE * (1 - up(value)):.1f}" for step, value in series.points)
     kind = ' class="faint"' if series.faint else ""
-    return f'<path{kind} stroke="{series.colour}" d="M{places}"><title>{escape(series.name)}</title></path>'
+    return f'<path{kind} stroke="{series.color}" d="M{places}"><title>{escape(series.name)}</title></path>'
 
 
 def _dots(series: Sequence[Series], *, across: Callable[[float], float], up: Callable[[float], float]) -> str:
     """A dot for each value of lines that have few."""
     return "".join(
         f'<div class="dot" style="left:{100 * across(step):.2f}%;top:{100 - 100 * up(value):.2f}%;'
-        f'background:{each.colour}"></div>'
+        f'background:{each.color}"></div>'
         for each in series
         if len(each.points) <= FEW and not each.faint
         for step, value in each.points
@@ -214,7 +214,7 @@ def _ticks(low: float, high: float, *, log: bool) -> list[float]:
 
 def _positive(series: Series) -> Series:
     points = [(step, value) for step, value in series.points if value > 0]
-    return Series(name=series.name, points=points, colour=series.colour, faint=series.faint)
+    return Series(name=series.name, points=points, color=series.color, faint=series.faint)
 
 
 def _linear(value: float) -> float:

@@ -8,7 +8,7 @@ POINTS = 1000
 
 @dataclass(frozen=True, kw_only=True)
 class Point:
-    """Means over optimiser steps `first` to `last`, by name, each with the number of steps that had it."""
+    """Means over optimizer steps `first` to `last`, by name, each with the number of steps that had it."""
 
     first: int
     last: int
@@ -24,7 +24,7 @@ class Point:
 
 
 class Curve:
-    """Points in order, at most `limit`: where there would be more, each two neighbours become one."""
+    """Points in order, at most `limit`: where there would be more, each two neighbors become one."""
 
     def __init__(self, limit: int = POINTS) -> None:
         self.points: list[Point] = []

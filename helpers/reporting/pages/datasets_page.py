@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from helpers.reporting.charts import Tick, histogram, powers_of_two, scatter
-from helpers.reporting.pages.html import escape, page, picture, section, tiles
+from helpers.reporting.pages.html import escape, image, page, section, tiles
 
 BUCKETS_SHOWN = 40
 ASPECTS = ((0.25, "1:4"), (0.5, "1:2"), (2 / 3, "2:3"), (1.0, "1:1"), (1.5, "3:2"), (2.0, "2:1"), (4.0, "4:1"))
@@ -16,7 +16,7 @@ NAMES_SHOWN = 500
 
 @dataclass(frozen=True, kw_only=True)
 class Thumbnail:
-    """A picture as it is cropped. data_url: the picture itself; text: its name and caption."""
+    """An image as it is cropped. data_url: the image itself; text: its name and caption."""
 
     data_url: str
     width: int
@@ -26,7 +26,7 @@ class Thumbnail:
 
 @dataclass(frozen=True, kw_only=True)
 class BucketView:
-    """The pictures trained on at one size; note: what the plan does with them, in words."""
+    """The images trained on at one size; note: what the plan does with them, in words."""
 
     width: int
     height: int
@@ -46,12 +46,12 @@ class CaptionLengths:
 
 @dataclass(frozen=True, kw_only=True)
 class DatasetView:
-    """One data set, as far as a page shows it.
+    """One dataset, as far as a page shows it.
 
-    sizes: width and height in pixels of some pictures; aspects: counts by bar, see `aspect_bar`;
+    sizes: width and height in pixels of some images; aspects: counts by bar, see `aspect_bar`;
     words: the commonest, with the share of captions that say them; twins: groups of names of the same content;
     alike: of nearly the same look.
-    looked_at: how many pictures were sampled for `sizes` and words, compared: how many for `twins` and `alike`.
+    looked_at: how many images were sampled for `sizes` and words, compared: how many for `twins` and `alike`.
     rejected: reasons with the names.
     """
 
@@ -72,7 +72,7 @@ class DatasetView:
 
 
 def aspect_bar(aspect: float) -> int:
-    """Which bar of the plot a picture's width / height falls in: from 1:4 to 4:1, in equal ratios."""
+    """Which bar of the plot an image's width / height falls in: from 1:4 to 4:1, in equal ratios."""
     return min(ASPECT_BARS - 1, max(0, int((math.log2(aspect) + 2) / 4 * ASPECT_BARS)))
 
 
@@ -81,13 +81,13 @@ def datasets_page(views: Sequence[DatasetView], *, fingerprint: str) -> str:
     images = sum(view.images for view in views)
     left_out = sum(len(names) for view in views for names in view.rejected.values())
     body = [
-        "<h1>Data sets</h1>",
-        f'<p class="soft">{images:,} images in {len(views)} data set{"s" if len(views) != 1 else ""}'
+        "<h1>Datasets</h1>",
+        f'<p class="soft">{images:,} images in {len(views)} dataset{"s" if len(views) != 1 else ""}'
         f"{f', {left_out:,} left out' if left_out else ''}</p>",
     ]
     for view in views:
         body += _dataset(view)
-    return page("Data sets", body=body, note=f"fingerprint {fingerprint}")
+    return page("Datasets", body=body, note=f"fingerprint {fingerprint}")
 
 
 def _dataset(view: DatasetView) -> list[str]:
@@ -97,13 +97,13 @@ def _dataset(view: DatasetView) -> list[str]:
     return [
         f'<h2>{escape(view.id)}</h2><p class="soft path">{escape(view.place)}</p>',
         tiles(figures),
-        section("Sizes trained on, and how pictures are cut for them", content=_buckets(view.buckets)),
+        section("Sizes trained on, and how images are cut for them", content=_buckets(view.buckets)),
         '<div class="cards" style="margin-top:.75rem">',
         section("Resolution of the files", content=_resolutions(view)),
         section("Shapes of the files", content=_aspects(view)),
         *(section(f"Captions in tokens of {lengths.tokenizer}", content=_lengths(lengths)) for lengths in view.lengths),
         section("Commonest words", content=_words(view)),
-        section("The same picture twice", content=_twins(view)),
+        section("The same image twice", content=_twins(view)),
         section("Left out", content=_rejected(view.rejected)),
         "</div>",
     ]
@@ -112,9 +112,9 @@ def _dataset(view: DatasetView) -> list[str]:
 def _buckets(buckets: Sequence[BucketView]) -> str:
     parts = [
         f"<h4>{bucket.width}x{bucket.height} <span>{escape(bucket.note)}</span></h4>"
-        + '<div class="pictures">'
+        + '<div class="images">'
         + "".join(
-            picture(each.data_url, text=each.text, width=each.width, height=each.height) for each in bucket.thumbnails
+            image(each.data_url, text=each.text, width=each.width, height=each.height) for each in bucket.thumbnails
         )
         + "</div>"
         for bucket in buckets[:BUCKETS_SHOWN]

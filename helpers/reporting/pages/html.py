@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Sequence
 from html import escape
 
-__all__ = ["escape", "page", "picture", "section", "tiles"]
+__all__ = ["escape", "image", "page", "section", "tiles"]
 
 STYLE = """
 :root { color-scheme: light dark; --ground: #fbfbfa; --card: #fff; --ink: #1d1f21; --soft: #5f6670; --line: #e2e3e5;
@@ -23,7 +23,7 @@ p, li { max-width: 46rem; } .soft { color: var(--soft); } .warn { color: var(--w
 .cards { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 20rem), 1fr)); gap: .75rem; }
 .card h3 { margin-top: 0; }
 h4 { font-size: .95rem; margin: 1rem 0 .4rem; } h4 span { color: var(--soft); font-weight: 400; margin-left: .5rem; }
-.pictures { display: flex; flex-wrap: wrap; gap: .35rem; } .pictures img { border-radius: 4px; display: block; }
+.images { display: flex; flex-wrap: wrap; gap: .35rem; } .images img { border-radius: 4px; display: block; }
 svg { width: 100%; height: auto; display: block; } svg text { fill: var(--soft); font-size: 11px; }
 .grid { stroke: var(--line); } .bar, .dot { fill: var(--accent); } .mark { stroke: var(--second); fill: none; }
 svg text.marked { fill: var(--second); }
@@ -59,7 +59,7 @@ def tiles(figures: Sequence[tuple[str, str]]) -> str:
     return f'<div class="tiles">{inner}</div>'
 
 
-def picture(data_url: str, *, text: str, width: int, height: int) -> str:
-    """A picture that is part of the page; `text` shows where the pointer rests, and is read aloud."""
+def image(data_url: str, *, text: str, width: int, height: int) -> str:
+    """An image that is part of the page; `text` shows where the pointer rests, and is read aloud."""
     said = escape(text, quote=True)
     return f'<img src="{data_url}" width="{width}" height="{height}" alt="{said}" title="{said}" loading="lazy">'

@@ -40,7 +40,7 @@ class End:
 
 @dataclass(frozen=True, kw_only=True)
 class Drawn:
-    """A validation picture. file: relative to the output folder."""
+    """A validation image. file: relative to the output folder."""
 
     step: int
     file: str
@@ -49,7 +49,7 @@ class Drawn:
 
 @dataclass(frozen=True, kw_only=True)
 class HeldOutPoint:
-    """The loss on pictures never trained on, by whose weights; by_sigma: that of the result's, by range of σ."""
+    """The loss on images never trained on, by whose weights; by_sigma: that of the result's, by range of σ."""
 
     step: int
     means: Mapping[str, float]

@@ -11,11 +11,11 @@ from helpers.reporting.pages.charts import Series, smoothed
 from helpers.reporting.pages.charts import line_chart as chart
 from helpers.reporting.pages.html import escape, page, section, tiles
 from helpers.reporting.pages.run_history import End, History, Start
-from helpers.reporting.pages.run_page_images import SmallPictures, picture_grid
+from helpers.reporting.pages.run_page_images import SmallImages, image_grid
 
 SIGMA_PREFIX = "loss_by_sigma/"
 SAMPLES_PREFIX = "samples_by_sigma/"
-COLOURS = ("var(--accent)", "var(--second)", "var(--third)", "var(--fourth)")
+COLORS = ("var(--accent)", "var(--second)", "var(--third)", "var(--fourth)")
 SPREAD_FOR_LOG = 30
 STARTS_SHOWN = 50
 STATES = {"finished": "finished", "interrupted": "interrupted, can be continued", "failed": "failed"}
@@ -36,16 +36,16 @@ class Moment:
     reload_seconds: float = 30.0
 
 
-def run_page(history: History, *, moment: Moment, small: SmallPictures) -> str:
+def run_page(history: History, *, moment: Moment, small: SmallImages) -> str:
     """The whole page. `history` has at least one start."""
     start, end = history.starts[-1], history.ends.get(len(history.starts) - 1)
-    pictures = picture_grid(sorted(history.drawn.values(), key=lambda each: each.step), small=small)
+    images = image_grid(sorted(history.drawn.values(), key=lambda each: each.step), small=small)
     body = [
         *_head(history, start=start, end=end, moment=moment),
         _warnings(history),
         section("Loss", content=_loss(history)),
-        section("Loss on pictures that are never trained on", content=_held_out(history)),
-        f"<h2>Pictures</h2>{pictures}" if pictures else "",
+        section("Loss on images that are never trained on", content=_held_out(history)),
+        f"<h2>Images</h2>{images}" if images else "",
         "<h2>Figures</h2>",
         '<div class="cards">',
         *_small_charts(history),
@@ -117,18 +117,18 @@ def _loss(history: History) -> str:
     rules = [start.first_step for start in history.starts if start.first_step]
     said = '<p class="soft">Dotted lines are where the run was continued.</p>' if rules else ""
     return (
-        drawn := chart(series, label="the loss by optimiser step", log=log, tall=True, rules=rules)
+        drawn := chart(series, label="the loss by optimizer step", log=log, tall=True, rules=rules)
     ) and drawn + said
 
 
 def _held_out(history: History) -> str:
     series = _by_name({step: each.means for step, each in history.held_out.items()})
-    return chart(series, label="the loss on pictures that are never trained on, by optimiser step", tall=True)
+    return chart(series, label="the loss on images that are never trained on, by optimizer step", tall=True)
 
 
 def _held_out_by_sigma(history: History) -> str:
     series = _by_name({step: each.by_sigma for step, each in history.held_out.items()}, prefix="σ ")
-    return chart(series, label="the loss on pictures that are never trained on, by noise level")
+    return chart(series, label="the loss on images that are never trained on, by noise level")
 
 
 def _by_name(values: Mapping[int, Mapping[str, float]], *, prefix: str = "") -> list[Series]:
@@ -138,9 +138,9 @@ def _by_name(values: Mapping[int, Mapping[str, float]], *, prefix: str = "") -> 
         Series(
             name=prefix + name,
             points=[(step, each[name]) for step, each in sorted(values.items()) if name in each],
-            colour=colour,
+            color=color,
         )
-        for name, colour in zip(names, COLOURS, strict=False)
+        for name, color in zip(names, COLORS, strict=False)
     ]
 
 
@@ -151,9 +151,9 @@ def _small_charts(history: History) -> Iterator[str]:
         Series(
             name=f"σ {each} ({_total(history, SAMPLES_PREFIX + each):,} samples)",
             points=smoothed(_line(history, SIGMA_PREFIX + each)),
-            colour=colour,
+            color=color,
         )
-        for each, colour in zip(ranges, COLOURS, strict=False)
+        for each, color in zip(ranges, COLORS, strict=False)
     ]
     yield section("Loss by noise level, smoothed", content=chart(by_sigma, label="the loss by noise level"))
     yield section("Never trained on: loss by noise level", content=_held_out_by_sigma(history))
@@ -167,8 +167,8 @@ def _small_charts(history: History) -> Iterator[str]:
     yield section("Images per second", content=chart(both, label="images per second", zero=True))
     used = {"graphics card, at most": "device_peak_gb", "graphics card": "device_gb", "process, at most": "peak_gb"}
     memory = [
-        Series(name=name, points=_line(history, f"memory/{key}"), colour=colour)
-        for (name, key), colour in zip(used.items(), COLOURS, strict=False)
+        Series(name=name, points=_line(history, f"memory/{key}"), color=color)
+        for (name, key), color in zip(used.items(), COLORS, strict=False)
     ]
     yield section("Memory in GB", content=chart(memory, label="memory in gigabytes", zero=True))
 
@@ -185,7 +185,7 @@ def _warnings(history: History) -> str:
 def _what(start: Start) -> str:
     kind = {"lora": "a LoRA", "full": "the whole model"}.get(start.model_type, start.model_type)
     rows = [("base model", start.base_model), ("trained", f"{kind}, {start.trained_numbers:,} numbers")]
-    rows += [(f"data set {name}", figures.counted(count, "images")) for name, count in start.datasets.items()]
+    rows += [(f"dataset {name}", figures.counted(count, "images")) for name, count in start.datasets.items()]
     return _table(rows)
 
 

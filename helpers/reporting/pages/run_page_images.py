@@ -1,4 +1,4 @@
-"""Validation pictures as a grid of prompt and step, small enough to be part of the page, and laid over the base's."""
+"""Validation images as a grid of prompt and step, small enough to be part of the page, and laid over the base's."""
 
 import base64
 import io
@@ -10,7 +10,7 @@ from pathlib import Path
 from helpers.reporting.pages.html import escape
 from helpers.reporting.pages.run_history import Drawn
 
-PICTURES = 96
+IMAGES = 96
 STEPS_SHOWN = 12
 ROWS_SHOWN = 24
 EDGE = 384
@@ -20,15 +20,15 @@ SEED = re.compile(r"seed\d+")
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """One prompt at one size through the run: pictures by step, in order."""
+    """One prompt at one size through the run: images by step, in order."""
 
     caption: str
-    pictures: Sequence[Drawn]
+    images: Sequence[Drawn]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Small:
-    """A picture as it stands in the page."""
+    """An image as it stands in the page."""
 
     data_url: str
     width: int
@@ -36,7 +36,7 @@ class Small:
 
 
 def rows_of(drawn: Sequence[Drawn]) -> list[Row]:
-    """The prompts in the order in which the newest pictures were drawn; one that is drawn no more comes last.
+    """The prompts in the order in which the newest images were drawn; one that is drawn no more comes last.
 
     What is drawn with a new seed each time is one row still. Of prompts that only the base ever drew there is no row,
     where others have one.
@@ -48,21 +48,21 @@ def rows_of(drawn: Sequence[Drawn]) -> list[Row]:
         while each.step in found.get((name, each.caption, number), {}):
             number += 1
         found.setdefault((name, each.caption, number), {})[each.step] = each
-    rows = [Row(caption=key[1], pictures=[by[step] for step in sorted(by)]) for key, by in found.items()]
-    current = [row for row in rows if row.pictures[-1].step == newest]
-    return current + [row for row in rows if 0 < row.pictures[-1].step < newest]
+    rows = [Row(caption=key[1], images=[by[step] for step in sorted(by)]) for key, by in found.items()]
+    current = [row for row in rows if row.images[-1].step == newest]
+    return current + [row for row in rows if 0 < row.images[-1].step < newest]
 
 
 def evenly(row: Row, *, most: int) -> list[Drawn]:
-    """At most so many of a row's pictures: the first, the last, and evenly spread ones between."""
-    count = len(row.pictures)
+    """At most so many of a row's images: the first, the last, and evenly spread ones between."""
+    count = len(row.images)
     if count <= most:
-        return list(row.pictures)
-    return [row.pictures[round(number * (count - 1) / (most - 1))] for number in range(most)]
+        return list(row.images)
+    return [row.images[round(number * (count - 1) / (most - 1))] for number in range(most)]
 
 
-class SmallPictures:
-    """Makes pictures small, each once; only those asked for last are kept."""
+class SmallImages:
+    """Makes images small, each once; only those asked for last are kept."""
 
     def __init__(self, output_dir: Path) -> None:
         self._folder = output_dir
@@ -80,7 +80,7 @@ class SmallPictures:
         return made
 
     def forget(self, step: int, file: str) -> None:
-        """The picture was drawn anew."""
+        """The image was drawn again."""
         self._made.pop((step, file), None)
 
 
@@ -99,37 +99,37 @@ def _small(path: Path) -> Small | None:
     return Small(data_url=f"data:image/webp;base64,{data}", width=image.width, height=image.height)
 
 
-def picture_grid(drawn: Sequence[Drawn], *, small: SmallPictures) -> str:
+def image_grid(drawn: Sequence[Drawn], *, small: SmallImages) -> str:
     """A card for each prompt: the slider between two steps, and the steps to choose from."""
     rows = rows_of(drawn)
     shown = rows[:ROWS_SHOWN]
-    most = max(3, min(STEPS_SHOWN, PICTURES // max(1, len(shown))))
+    most = max(3, min(STEPS_SHOWN, IMAGES // max(1, len(shown))))
     chosen = [evenly(row, most=most) for row in shown]
-    made = small.of([each for pictures in chosen for each in pictures])
+    made = small.of([each for images in chosen for each in images])
     cards = [
-        _card(row.caption, [(each.step, made[key]) for each in pictures if (key := (each.step, each.file)) in made])
-        for row, pictures in zip(shown, chosen, strict=True)
+        _card(row.caption, [(each.step, made[key]) for each in images if (key := (each.step, each.file)) in made])
+        for row, images in zip(shown, chosen, strict=True)
     ]
     more = f'<p class="soft">and {len(rows) - ROWS_SHOWN} prompts more, in validation_images</p>'
     return "".join(cards) + (more if len(rows) > ROWS_SHOWN else "")
 
 
-def _card(caption: str, pictures: Sequence[tuple[int, Small]]) -> str:
-    if not pictures:
+def _card(caption: str, images: Sequence[tuple[int, Small]]) -> str:
+    if not images:
         return ""
     steps = "".join(
         f'<button type="button" class="step" aria-pressed="false"><img src="{each.data_url}" width="{each.width}" '
         f'height="{each.height}" alt="{escape(caption)}, {_step(step)}"><span>{_step(step)}</span></button>'
-        for step, each in pictures
+        for step, each in images
     )
-    first = pictures[0][1]
+    first = images[0][1]
     compare = (
         f'<div class="compare" hidden style="--ratio:{first.width}/{first.height}"><div class="stack">'
         '<img class="under" alt=""><img class="over" alt=""><i></i>'
         '<span class="left"></span><span class="right"></span></div>'
-        f'<input type="range" min="0" max="100" value="50" aria-label="how much of the earlier picture is shown: '
+        f'<input type="range" min="0" max="100" value="50" aria-label="how much of the earlier image is shown: '
         f'{escape(caption)}"></div>'
-        if len(pictures) > 1
+        if len(images) > 1
         else ""
     )
     return (

@@ -9,8 +9,8 @@ from helpers.reporting.events import (
     CheckpointSaved,
     Event,
     HeldOutLoss,
+    ImagesDrawn,
     Notice,
-    PicturesDrawn,
     RunFailed,
     RunFinished,
     RunStarted,
@@ -22,7 +22,7 @@ from helpers.reporting.pace import Pace
 from helpers.reporting.pages.curve import Point
 from helpers.reporting.pages.run_history import Drawn, End, HeldOutPoint, HistoryFile, Saved, Start, Warned
 from helpers.reporting.pages.run_page import Moment, run_page
-from helpers.reporting.pages.run_page_images import SmallPictures
+from helpers.reporting.pages.run_page_images import SmallImages
 from helpers.reporting.trackers.metrics import scalars_of
 from helpers.reporting.whole_text import replace_text
 
@@ -48,7 +48,7 @@ class RunPage:
         self._pace = Pace(total=0, done=0, now=0.0)
         self._early: list[str] = []
         self._epoch, self._doing = 0, ""
-        self._small = SmallPictures(output_dir)
+        self._small = SmallImages(output_dir)
         self._refreshed = 0.0
         self._ended = False
 
@@ -105,8 +105,8 @@ class RunPage:
             case RunFailed():
                 self._end(file, how="failed", message=event.message)
                 return
-            case PicturesDrawn():
-                self._pictures(event, file=file)
+            case ImagesDrawn():
+                self._images(event, file=file)
             case HeldOutLoss():
                 file.take(_held_out(event))
             case CheckpointSaved():
@@ -126,7 +126,7 @@ class RunPage:
         if now - self._refreshed >= self._refresh_seconds:
             self._refresh(file)
 
-    def _pictures(self, event: PicturesDrawn, *, file: HistoryFile) -> None:
+    def _images(self, event: ImagesDrawn, *, file: HistoryFile) -> None:
         captions = event.captions or ("",) * len(event.paths)
         for path, caption in zip(event.paths, captions, strict=True):
             drawn = Drawn(step=event.step, file=path.relative_to(self._folder).as_posix(), caption=self._clean(caption))

@@ -9,9 +9,9 @@ from urllib.parse import quote
 
 from helpers.config.sizes import parse_validation_sizes
 from helpers.config.values import written
-from helpers.reporting.card_pictures import CardPicture
+from helpers.reporting.card_images import CardImage
 from helpers.reporting.events import RunStarted
-from helpers.reporting.publish.license import UNKNOWN_ID, Licence
+from helpers.reporting.publish.license import UNKNOWN_ID, License
 
 WRITTEN_BY = "<!-- Written by SimpleTuner at each checkpoint and at the end of a run; what you change here is lost. -->"
 
@@ -32,13 +32,13 @@ ONLY_FOR = {"lora": "lora", "full": "full"}
 
 @dataclass(frozen=True, kw_only=True)
 class Made:
-    """What a card tells of. step: optimiser steps done. complete: whether the finished weights stand."""
+    """What a card tells of. step: optimizer steps done. complete: whether the finished weights stand."""
 
     run: RunStarted
-    licence: Licence
+    license: License
     step: int
     complete: bool
-    pictures: tuple[CardPicture, ...]
+    images: tuple[CardImage, ...]
     note: str
     repository: str
 
@@ -72,11 +72,11 @@ def card_text(made: Made) -> str:
         made.note,
         _what_it_is(made),
         _progress(made),
-        _pictures(made),
+        _images(made),
         *((_in_diffusers(made), _in_comfyui(made)) if made.complete else ()),
         _data(made),
         _settings(made),
-        _licence(made),
+        _license(made),
     )
     return "\n\n".join((_metadata(made), WRITTEN_BY, *filter(None, chapters))) + "\n"
 
@@ -84,9 +84,9 @@ def card_text(made: Made) -> str:
 def _metadata(made: Made) -> str:
     """The front matter. A JSON text is also one of YAML, whatever it holds."""
     values: dict[str, Any] = {
-        "license": made.licence.identifier,
-        "license_name": made.licence.name,
-        "license_link": made.licence.link,
+        "license": made.license.identifier,
+        "license_name": made.license.name,
+        "license_link": made.license.link,
         "base_model": "" if made.base_is_here else made.base,
         "base_model_relation": "" if made.base_is_here else "adapter" if made.is_lora else "finetune",
         "library_name": "diffusers",
@@ -112,12 +112,12 @@ def _progress(made: Made) -> str:
     return f"The run is at step {made.step:,} of {made.run.total_steps:,}: the finished weights are not here yet."
 
 
-def _pictures(made: Made) -> str:
-    if not made.pictures:
+def _images(made: Made) -> str:
+    if not made.images:
         return ""
-    rows = (f"| ![]({quote(each.path)}) | {_in_table(each.prompt) or '(no prompt)'} |" for each in made.pictures)
+    rows = (f"| ![]({quote(each.path)}) | {_in_table(each.prompt) or '(no prompt)'} |" for each in made.images)
     return "\n".join(
-        ("## Pictures", "", "Drawn by the model itself, none of them chosen.", "", "| | prompt |", "|---|---|", *rows)
+        ("## Images", "", "Drawn by the model itself, none of them chosen.", "", "| | prompt |", "|---|---|", *rows)
     )
 
 
@@ -125,7 +125,7 @@ def _in_diffusers(made: Made) -> str:
     said = made.run.settings.get("validation", {})
     width, height = parse_validation_sizes(str(said.get("validation_resolution", "1024x1024")))[0]
     seed = str(said.get("validation_seed") or "42")
-    prompt = next((each.prompt for each in made.pictures if each.prompt), "a photograph of a lighthouse")
+    prompt = next((each.prompt for each in made.images if each.prompt), "a photograph of a lighthouse")
     length = made.run.settings.get("text", {}).get("tokenizer_max_length", 256)
     lines = (
         "import torch",
@@ -134,7 +134,7 @@ def _in_diffusers(made: Made) -> str:
         "",
         *_loading(made),
         'pipeline.to("cuda" if torch.cuda.is_available() else "cpu")',
-        "picture = pipeline(",
+        "image = pipeline(",
         f"    prompt={prompt!r},",
         f"    negative_prompt={str(said.get('validation_negative_prompt', ''))!r},",
         f"    width={width},",
@@ -144,7 +144,7 @@ def _in_diffusers(made: Made) -> str:
         f"    max_sequence_length={length},",
         f'    generator=torch.Generator("cpu").manual_seed({seed}),',
         ").images[0]",
-        'picture.save("picture.png")',
+        'image.save("image.png")',
     )
     return "\n".join(
         (
@@ -185,8 +185,8 @@ def _loading(made: Made) -> Iterator[str]:
 def _in_comfyui(made: Made) -> str:
     if made.is_lora:
         copy = f"cp {made.run.result} ComfyUI/models/loras/{made.title}.safetensors"
-        learnt_text = made.run.settings.get("text", {}).get("train_text_encoder", False)
-        node = "Load LoRA" if learnt_text else "LoraLoaderModelOnly"
+        trained_text = made.run.settings.get("text", {}).get("train_text_encoder", False)
+        node = "Load LoRA" if trained_text else "LoraLoaderModelOnly"
         how = f"Load {made.base} as usual, and put the node *{node}* between it and the sampler."
     else:
         folder = "" if made.repository else f"{made.run.result}/"
@@ -198,7 +198,7 @@ def _in_comfyui(made: Made) -> str:
 
 def _data(made: Made) -> str:
     rows = (f"| {_in_table(name)} | {count:,} |" for name, count in made.run.datasets.items())
-    return "\n".join(("## Trained on", "", "| data set | images |", "|---|---|", *rows))
+    return "\n".join(("## Trained on", "", "| dataset | images |", "|---|---|", *rows))
 
 
 def _settings(made: Made) -> str:
@@ -213,14 +213,14 @@ def _settings(made: Made) -> str:
     return "\n".join(("## Settings", "", "| setting | value |", "|---|---|", *rows))
 
 
-def _licence(made: Made) -> str:
-    said = made.licence
+def _license(made: Made) -> str:
+    said = made.license
     if said.identifier == UNKNOWN_ID:
-        words = "Its licence is the base model's, which that does not state here: find it out before you pass this on."
+        words = "Its license is the base model's, which that does not state here: find it out before you pass this on."
     else:
         name = said.name or said.identifier
-        words = f"Its licence is the base model's: {f'[{name}]({said.link})' if said.link else name}."
-    return f"## Licence\n\n{words}"
+        words = f"Its license is the base model's: {f'[{name}]({said.link})' if said.link else name}."
+    return f"## License\n\n{words}"
 
 
 def _in_table(text: str) -> str:

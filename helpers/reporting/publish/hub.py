@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from helpers.config.options.output import PublishingOptions
 from helpers.errors import ReportingError
-from helpers.reporting.card_pictures import last_pictures
+from helpers.reporting.card_images import last_images
 from helpers.reporting.events import CheckpointSaved, Event, RunFinished, RunStarted
 from helpers.reporting.publish.model_card import CARD
 
@@ -74,20 +74,20 @@ def open_repository(options: PublishingOptions, *, endpoint: str | None = None) 
     except errors.HfHubHTTPError as error:
         raise _refusal(*_in_words(error, name=said)) from error
     except (errors.HTTPError, OSError) as error:  # pyright: ignore[reportPrivateImportUsage]
-        cure = "check the network and HF_HUB_OFFLINE"
-        raise _refusal(f"the hub cannot be reached ({type(error).__name__})", cure) from error
+        fix = "check the network and HF_HUB_OFFLINE"
+        raise _refusal(f"the hub cannot be reached ({type(error).__name__})", fix) from error
     if options.hub_private and not private:
-        cure = "say --hub_private=false if everyone may see what is uploaded, or name another with HUB_MODEL_NAME"
-        raise _refusal(f"{name} is there already and is public", cure)
+        fix = "say --hub_private=false if everyone may see what is uploaded, or name another with HUB_MODEL_NAME"
+        raise _refusal(f"{name} is there already and is public", fix)
     return Repository(name=name, api=api)
 
 
-def _refusal(why: str, cure: str) -> ReportingError:
-    return ReportingError(f"PUSH_TO_HUB = true: {why}. To cure it, {cure}; or say PUSH_TO_HUB=false.")
+def _refusal(why: str, fix: str) -> ReportingError:
+    return ReportingError(f"PUSH_TO_HUB = true: {why}. To fix it, {fix}; or say PUSH_TO_HUB=false.")
 
 
 def _in_words(error: Any, *, name: str) -> tuple[str, str]:
-    """Why the hub said no, and the cure."""
+    """Why the hub said no, and the fix."""
     status = error.response.status_code
     if status in REFUSED and "whoami" in str(error.response.url):
         return (
@@ -95,13 +95,13 @@ def _in_words(error: Any, *, name: str) -> tuple[str, str]:
             "make a new one, and say `hf auth login` (or set HF_TOKEN)",
         )
     if status in REFUSED:
-        cure = "take a token with the right to write, or a name of your own in HUB_MODEL_NAME"
-        return f"this account may not write to {name} (status {status})", cure
+        fix = "take a token with the right to write, or a name of your own in HUB_MODEL_NAME"
+        return f"this account may not write to {name} (status {status})", fix
     return f"the hub answers with status {status}", "try again later"
 
 
 class HubUploader:
-    """A listener that uploads checkpoints, where asked to, and a complete run's weights, card and pictures.
+    """A listener that uploads checkpoints, where asked to, and a complete run's weights, card and images.
 
     It waits for the network: see `InBackground`. Raises ReportingError at the end where something did not arrive.
     """
@@ -156,7 +156,7 @@ class HubUploader:
         for path in event.exported:  # what diffusers loads whole stands at the top, where it looks
             at = "" if path.name == run.result else f"{path.name}/"
             files |= dict(_files_of(path, at=at)) if path.is_dir() else {path.name: path}
-        files |= {each.path: run.output_dir / each.path for each in last_pictures(run.output_dir, step=event.step)}
+        files |= {each.path: run.output_dir / each.path for each in last_images(run.output_dir, step=event.step)}
         problem = self._tried(lambda: self._repository.put(files | self._card(), message=f"Step {event.step}"))
         if problem or not all_sent:
             raise ReportingError(

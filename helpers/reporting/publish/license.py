@@ -1,4 +1,4 @@
-"""Whose licence a trained model is under: its base's, as the base itself says, and never by a guess."""
+"""Whose license a trained model is under: its base's, as the base itself says, and never by a guess."""
 
 import re
 from collections.abc import Mapping
@@ -15,8 +15,8 @@ UNKNOWN_ID = "unknown"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Licence:
-    """A licence in the words of the hub's cards: an identifier; where that is `other`, a name and a link, too."""
+class License:
+    """A license in the words of the hub's cards: an identifier; where that is `other`, a name and a link, too."""
 
     identifier: str = UNKNOWN_ID
     name: str = ""
@@ -27,12 +27,12 @@ COMMUNITY = "stabilityai-ai-community"
 STABILITY = "https://huggingface.co/stabilityai"
 
 
-def _community(repository: str) -> Licence:
-    return Licence(identifier="other", name=COMMUNITY, link=f"{STABILITY}/{repository}/blob/main/LICENSE.md")
+def _community(repository: str) -> License:
+    return License(identifier="other", name=COMMUNITY, link=f"{STABILITY}/{repository}/blob/main/LICENSE.md")
 
 
 # As the models' own cards say on the hub, for those whose card was not downloaded with them.
-KNOWN: Mapping[str, Licence] = {
+KNOWN: Mapping[str, License] = {
     "stabilityai/stable-diffusion-3-medium-diffusers": _community("stable-diffusion-3-medium"),
     "stabilityai/stable-diffusion-3.5-medium": _community("stable-diffusion-3.5-medium"),
     "stabilityai/stable-diffusion-3.5-large": _community("stable-diffusion-3.5-large"),
@@ -40,19 +40,19 @@ KNOWN: Mapping[str, Licence] = {
 }
 
 
-def licence_of(base_model: str, *, folder: Path | None) -> Licence:
-    """The licence of a base: what its own card says, else what is known of the hub id; `unknown` where nobody says.
+def license_of(base_model: str, *, folder: Path | None) -> License:
+    """The license of a base: what its own card says, else what is known of the hub id; `unknown` where nobody says.
 
     base_model: a hub id, or the path of a folder or a file. folder: where its files are.
     """
     on_hub = not Path(base_model).expanduser().exists()
     said = _in_card(folder / CARD) if folder is not None else {}
     if "license" not in said:
-        return KNOWN.get(base_model, Licence()) if on_hub else Licence()
+        return KNOWN.get(base_model, License()) if on_hub else License()
     link = said.get("license_link", "")
     if link and "://" not in link:
         link = f"https://huggingface.co/{base_model}/blob/main/{link}" if on_hub else ""
-    return Licence(identifier=said["license"], name=said.get("license_name", ""), link=link)
+    return License(identifier=said["license"], name=said.get("license_name", ""), link=link)
 
 
 def _in_card(card: Path) -> dict[str, str]:

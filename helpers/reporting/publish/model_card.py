@@ -4,10 +4,10 @@ import logging
 from collections.abc import Callable
 from pathlib import Path
 
-from helpers.reporting.card_pictures import last_pictures
+from helpers.reporting.card_images import last_images
 from helpers.reporting.events import CheckpointSaved, Event, RunFinished, RunStarted
 from helpers.reporting.publish.card_text import WRITTEN_BY, Made, card_text
-from helpers.reporting.publish.license import licence_of
+from helpers.reporting.publish.license import license_of
 from helpers.reporting.whole_text import replace_text
 
 logger = logging.getLogger(__name__)
@@ -46,10 +46,10 @@ class ModelCard:
     def _write(self, run: RunStarted, *, step: int, complete: bool) -> None:
         made = Made(
             run=run,
-            licence=licence_of(run.base_model, folder=run.base_folder),
+            license=license_of(run.base_model, folder=run.base_folder),
             step=step,
             complete=complete,
-            pictures=last_pictures(run.output_dir, step=step),
+            images=last_images(run.output_dir, step=step),
             note=self._note,
             repository=self._repository,
         )

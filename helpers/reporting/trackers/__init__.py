@@ -1,1 +1,1 @@
-"""Programs that keep a run's figures and pictures for looking at; each is imported only when asked for."""
+"""Programs that keep a run's figures and images for looking at; each is imported only when asked for."""

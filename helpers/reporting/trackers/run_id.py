@@ -11,7 +11,7 @@ from helpers.reporting.whole_text import replace_text
 
 @dataclass(frozen=True, kw_only=True)
 class TrackedRun:
-    """A run as a tracker knows it. told: the last optimiser step that it was told of."""
+    """A run as a tracker knows it. told: the last optimizer step that it was told of."""
 
     id: str
     name: str

@@ -1,4 +1,4 @@
-"""TensorBoard: figures, pictures with captions and settings, as event files that `tensorboard --logdir` shows."""
+"""TensorBoard: figures, images with captions and settings, as event files that `tensorboard --logdir` shows."""
 
 import json
 import struct
@@ -6,13 +6,13 @@ import time
 from pathlib import Path
 from typing import Any
 
-from helpers.reporting.events import Event, HeldOutLoss, PicturesDrawn, RunStarted, StepFinished
+from helpers.reporting.events import Event, HeldOutLoss, ImagesDrawn, RunStarted, StepFinished
 from helpers.reporting.trackers.metrics import held_out_scalars, scalars_of
 from helpers.reporting.trackers.run_id import RunRecord
 
 FILE_VERSION = "brain.Event:2"
 FLUSH_SECONDS = 10
-COLOURS = 3
+COLORS = 3
 
 
 class TensorboardTracker:
@@ -31,10 +31,10 @@ class TensorboardTracker:
                 self._write(event.step, [_scalar(name, value) for name, value in scalars_of(event).items()])
             case HeldOutLoss() if self._writer is not None:
                 self._write(event.step, [_scalar(name, value) for name, value in held_out_scalars(event).items()])
-            case PicturesDrawn() if self._writer is not None:
+            case ImagesDrawn() if self._writer is not None:
                 captions = event.captions or ("",) * len(event.paths)
                 pairs = zip(event.paths, captions, strict=True)
-                self._write(event.step, [_picture(path, caption=caption) for path, caption in pairs])
+                self._write(event.step, [_image(path, caption=caption) for path, caption in pairs])
             case _:
                 pass
 
@@ -81,12 +81,12 @@ def _scalar(name: str, value: float) -> Any:
     return _summaries().Summary.Value(tag=name, simple_value=value)
 
 
-def _picture(path: Path, *, caption: str) -> Any:
+def _image(path: Path, *, caption: str) -> Any:
     """The PNG file as it is, its caption being what TensorBoard calls its description."""
     messages = _summaries()
     content = path.read_bytes()
     width, height = struct.unpack(">II", content[16:24])
-    image = messages.Summary.Image(width=width, height=height, colorspace=COLOURS, encoded_image_string=content)
+    image = messages.Summary.Image(width=width, height=height, colorspace=COLORS, encoded_image_string=content)
     metadata = messages.SummaryMetadata(display_name=path.stem, summary_description=caption)
     return messages.Summary.Value(tag=f"validation/{path.stem}", image=image, metadata=metadata)
 
@@ -103,6 +103,6 @@ def _text(name: str, text: str) -> Any:
 
 def _settings_table(event: RunStarted) -> str:
     rows = [("base model", event.base_model)]
-    rows += [(f"data set {name}", f"{count} images") for name, count in event.datasets.items()]
+    rows += [(f"dataset {name}", f"{count} images") for name, count in event.datasets.items()]
     rows += [(name, json.dumps(value)) for group in event.settings.values() for name, value in group.items()]
     return "\n".join(["| setting | value |", "|---|---|", *(f"| {name} | {value} |" for name, value in rows)])

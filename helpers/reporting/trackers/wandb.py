@@ -1,11 +1,11 @@
-"""Weights & Biases: figures, pictures with captions and settings, online, or offline as WANDB_MODE says."""
+"""Weights & Biases: figures, images with captions and settings, online, or offline as WANDB_MODE says."""
 
 import logging
 from pathlib import Path
 from typing import Any
 
 from helpers.errors import ReportingError
-from helpers.reporting.events import Event, HeldOutLoss, PicturesDrawn, RunFailed, RunFinished, RunStarted, StepFinished
+from helpers.reporting.events import Event, HeldOutLoss, ImagesDrawn, RunFailed, RunFinished, RunStarted, StepFinished
 from helpers.reporting.trackers.metrics import held_out_scalars, scalars_of
 from helpers.reporting.trackers.run_id import RunRecord, TrackedRun
 
@@ -38,7 +38,7 @@ class WandbTracker:
                 self._tracked = self._record.note(self._tracked, told=event.step)
             case HeldOutLoss() if self._run is not None and event.step >= self._first:
                 self._run.log(held_out_scalars(event), step=event.step)
-            case PicturesDrawn() if self._run is not None:
+            case ImagesDrawn() if self._run is not None:
                 self._show(event)
             case RunFinished():
                 self._exit_code = 0
@@ -76,15 +76,13 @@ class WandbTracker:
         self._run.config.update(config_of(event), allow_val_change=True)
         logger.info(f"wandb: {self._run.dir if self._run.offline else self._run.url}")
 
-    def _show(self, event: PicturesDrawn) -> None:
+    def _show(self, event: ImagesDrawn) -> None:
         import wandb
 
         captions = event.captions or ("",) * len(event.paths)
-        pictures = [
-            wandb.Image(str(path), caption=caption) for path, caption in zip(event.paths, captions, strict=True)
-        ]
+        images = [wandb.Image(str(path), caption=caption) for path, caption in zip(event.paths, captions, strict=True)]
         # Those of a step that the server has already come in beside the first step after it.
-        self._run.log({"validation": pictures}, step=max(event.step, self._first))
+        self._run.log({"validation": images}, step=max(event.step, self._first))
 
 
 def config_of(event: RunStarted) -> dict[str, Any]:

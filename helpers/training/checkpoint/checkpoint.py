@@ -26,11 +26,11 @@ from helpers.training.checkpoint.manifest import (
     verify_files,
 )
 from helpers.training.optim.ema import Average
-from helpers.training.optim.optimizer_state import optimiser_state, restore_optimiser
+from helpers.training.optim.optimizer_state import optimizer_state, restore_optimizer
 from helpers.training.state import TrainState
 
-OPTIMISER_TENSORS = "optimizer.safetensors"
-OPTIMISER_REST = "optimizer.json"
+OPTIMIZER_TENSORS = "optimizer.safetensors"
+OPTIMIZER_REST = "optimizer.json"
 NAME = re.compile(r"checkpoint-(0|[1-9][0-9]{0,17})")
 
 
@@ -44,10 +44,10 @@ class Checkpoint:
 
 @dataclass(frozen=True, kw_only=True)
 class CheckpointContent:
-    """What a checkpoint is made of: what is trained, its optimiser and average, and what the files say of it all."""
+    """What a checkpoint is made of: what is trained, its optimizer and average, and what the files say of it all."""
 
     trained: Trained
-    optimiser: Optimizer
+    optimizer: Optimizer
     average: Average
     metadata: Mapping[str, str]
 
@@ -86,9 +86,9 @@ class CheckpointWriter:
         content = self.content
         with content.average.as_saved():
             content.trained.save(folder, metadata=content.metadata)
-        tensors, rest = optimiser_state(content.optimiser, weights=content.trained.weights)
-        write_tensors(folder / OPTIMISER_TENSORS, tensors, metadata={})
-        (folder / OPTIMISER_REST).write_text(rest, encoding="utf-8")
+        tensors, rest = optimizer_state(content.optimizer, weights=content.trained.weights)
+        write_tensors(folder / OPTIMIZER_TENSORS, tensors, metadata={})
+        (folder / OPTIMIZER_REST).write_text(rest, encoding="utf-8")
         content.average.save(folder)
         manifest = CheckpointManifest(
             serial=serial,
@@ -113,14 +113,14 @@ def find_checkpoint(output_dir: Path, resume: str, *, reporter: Reporter) -> Che
             return found[-1] if found else None
         if found:
             names = ", ".join(checkpoint.folder.name for checkpoint in found)
-            reporter.hear(Notice(text=f"begins anew, as asked; its checkpoints will take the place of {names}"))
+            reporter.hear(Notice(text=f"begins again, as asked; its checkpoints will take the place of {names}"))
         return None
     named = output_dir / resume if NAME.fullmatch(resume) else Path(resume).expanduser()
     if not named.is_dir():
         there = ", ".join(each.folder.name for each in complete_checkpoints(output_dir)) or "none"
         raise CheckpointError(
             f"resume_from_checkpoint = {resume}: there is no folder {named}. Complete checkpoints of {output_dir}:"
-            f" {there}. `latest` continues from the last of them, and begins anew where there is none."
+            f" {there}. `latest` continues from the last of them, and begins again where there is none."
         )
     return Checkpoint(folder=named, manifest=read_manifest(named))
 
@@ -155,13 +155,13 @@ def restore_trained(checkpoint: Checkpoint, *, trained: Trained) -> None:
     trained.load(checkpoint.folder)
 
 
-def restore_memory(checkpoint: Checkpoint, *, weights: Mapping[str, nn.Parameter], optimiser: Optimizer) -> None:
-    """Let a new optimiser over `weights`, of which `restore_trained` found the files whole, remember what it did."""
+def restore_memory(checkpoint: Checkpoint, *, weights: Mapping[str, nn.Parameter], optimizer: Optimizer) -> None:
+    """Let a new optimizer over `weights`, of which `restore_trained` found the files whole, remember what it did."""
     from safetensors.torch import load_file
 
-    restore_optimiser(
-        optimiser,
+    restore_optimizer(
+        optimizer,
         weights=weights,
-        tensors=load_file(checkpoint.folder / OPTIMISER_TENSORS),
-        text=(checkpoint.folder / OPTIMISER_REST).read_text(encoding="utf-8"),
+        tensors=load_file(checkpoint.folder / OPTIMIZER_TENSORS),
+        text=(checkpoint.folder / OPTIMIZER_REST).read_text(encoding="utf-8"),
     )

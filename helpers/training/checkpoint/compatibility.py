@@ -9,9 +9,9 @@ from helpers.training.checkpoint.manifest import CheckpointManifest, Foundations
 
 BASE_MODEL = "the base model"
 WORLD_SIZE = "the number of processes"
-DATASET = "data set"
+DATASET = "dataset"
 
-# The saved weights, optimiser state or place in the data's order mean something else under another value.
+# The saved weights, optimizer state or place in the data's order mean something else under another value.
 MUST_AGREE = (
     BASE_MODEL,
     "model_type",
@@ -33,7 +33,7 @@ MUST_AGREE = (
     "train_batch_size",
     "gradient_accumulation_steps",
 )
-# Where things are, when they are shown or saved, and how quickly they are computed. The base model and the data sets
+# Where things are, when they are shown or saved, and how quickly they are computed. The base model and the datasets
 # are judged by what they hold.
 OF_NO_ACCOUNT = (
     "pretrained_model_name_or_path",
@@ -65,7 +65,7 @@ OF_NO_ACCOUNT = (
     "next_step",
     "ema_validation",
 )
-# Of a data set: where things are, and how quickly they are read. What is found there is judged by the catalog.
+# Of a dataset: where things are, and how quickly they are read. What is found there is judged by the catalog.
 KEYS_OF_NO_ACCOUNT = (
     "id",
     "instance_data_dir",
@@ -106,7 +106,7 @@ class Difference:
 
 @dataclass(frozen=True, kw_only=True)
 class Continuation:
-    """How a run continues: what is announced, and whether the order of pictures is still the one it had."""
+    """How a run continues: what is announced, and whether the order of images is still the one it had."""
 
     announced: tuple[Difference, ...]
     same_order: bool
@@ -152,7 +152,7 @@ def _foundations(saved: Foundations, current: Foundations) -> Iterator[Differenc
 def _dataset_settings(
     saved: Mapping[str, Mapping[str, str]], current: Mapping[str, Mapping[str, str]]
 ) -> Iterator[Difference]:
-    """Keys that differ of data sets that both have: none moves the place in the order, which the catalogs decide."""
+    """Keys that differ of datasets that both have: none moves the place in the order, which the catalogs decide."""
     for dataset, keys in current.items():
         for key, value in keys.items():
             before = saved.get(dataset, {}).get(key, value)

@@ -27,7 +27,7 @@ SECRET_IN_ADDRESS = re.compile(r"(?<=://)[^/@\s]+@|\?\S*")
 """Who may fetch from an address: the name and password before its host, and what follows a question mark."""
 
 Said = Mapping[str, Mapping[str, Mapping[str, str]]]
-"""Texts by kind (`settings`, `datasets`), group or data set id, and name."""
+"""Texts by kind (`settings`, `datasets`), group or dataset id, and name."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,7 +63,7 @@ def look_back(config: RunConfig, files: DatasetFile, *, ranks: Ranks, reporter: 
 
 
 def what_was_said(config: RunConfig, files: DatasetFile) -> Said:
-    """Every setting by group and every data set's keys by its id, as texts without secrets."""
+    """Every setting by group and every dataset's keys by its id, as texts without secrets."""
     settings: dict[str, dict[str, str]] = {}
     for option in all_options():
         value = getattr(getattr(config, option.group), option.name)
@@ -73,7 +73,7 @@ def what_was_said(config: RunConfig, files: DatasetFile) -> Said:
 
 
 def what_decides(files: DatasetFile) -> Mapping[str, Mapping[str, str]]:
-    """The keys that decide what is trained on and how it is shown, by data set id, for checkpoints to remember."""
+    """The keys that decide what is trained on and how it is shown, by dataset id, for checkpoints to remember."""
     return {
         entry.id: {key: text for key, text in _keys(entry).items() if key not in KEYS_OF_NO_ACCOUNT}
         for entry in (*files.images, *files.text_stores)
@@ -97,7 +97,7 @@ def differences(before: Said, now: Said) -> Iterator[Difference]:
 def _of_dataset(
     dataset_id: str, *, before: Mapping[str, str] | None, now: Mapping[str, str] | None
 ) -> Iterator[Difference]:
-    name = f"data set {dataset_id}"
+    name = f"dataset {dataset_id}"
     if before is None:
         yield Difference(name=name, before=NOT_THERE, now="there", follows=consequences.MIX)
     elif now is None:

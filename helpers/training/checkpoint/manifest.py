@@ -24,8 +24,8 @@ MANIFEST = "manifest.json"
 class Foundations:
     """What a run stands on besides its settings.
 
-    base_identity: of the base model's weights (`ModelParts.identity`). datasets: a fingerprint by data set id.
-    dataset_settings: what else decides what is trained on, as texts by data set id and key; empty in checkpoints of
+    base_identity: of the base model's weights (`ModelParts.identity`). datasets: a fingerprint by dataset id.
+    dataset_settings: what else decides what is trained on, as texts by dataset id and key; empty in checkpoints of
     versions that did not keep it.
     """
 
@@ -49,7 +49,7 @@ class CheckpointManifest:
     """All about a checkpoint but its tensors.
 
     serial: 1 for the first checkpoint of an output folder, rising by 1 with each; the latest is the highest, also where
-    a run was begun anew or continued from an earlier step. configuration: by group, as the run had it.
+    a run was begun again or continued from an earlier step. configuration: by group, as the run had it.
     """
 
     serial: int
@@ -70,7 +70,7 @@ def configuration_of(config: RunConfig) -> dict[str, dict[str, Any]]:
 
 
 def dataset_fingerprints(catalogs: Sequence[Catalog]) -> dict[str, str]:
-    """What the order and the pixels of each data set depend on, as `N images, HASH`."""
+    """What the order and the pixels of each dataset depend on, as `N images, HASH`."""
     return {catalog.dataset_id: _fingerprint(catalog) for catalog in catalogs}
 
 

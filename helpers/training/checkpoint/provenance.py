@@ -15,7 +15,7 @@ from helpers.config.train_config import RunConfig
 from helpers.models.adapters.trainable import Trained
 from helpers.models.family import ModelParts
 from helpers.models.formats.modelspec import PREFIX, modelspec
-from helpers.reporting.publish.license import Licence, licence_of
+from helpers.reporting.publish.license import License, license_of
 from helpers.training.checkpoint.manifest import Foundations
 
 LIBRARIES = ("torch", "diffusers", "transformers", "peft", "accelerate", "optimum-quanto")
@@ -48,7 +48,7 @@ def provenance_of_result(
 ) -> dict[str, str]:
     """All that is known of finished weights, see `provenance`, with the run's settings. clean: a text without secrets.
 
-    Data sets are told by their fingerprints, and never by where they are.
+    Datasets are told by their fingerprints, and never by where they are.
     """
     spec = modelspec(
         variant=parts.variant,
@@ -57,9 +57,9 @@ def provenance_of_result(
         made=datetime.now(UTC),
         edge_px=edge_of(config.data),
     )
-    licence = licence_of(parts.name, folder=parts.transformer.parent)
-    if licence != Licence():
-        spec |= {f"{PREFIX}license": licence.name or licence.identifier}
+    license = license_of(parts.name, folder=parts.transformer.parent)
+    if license != License():
+        spec |= {f"{PREFIX}license": license.name or license.identifier}
     return {
         **spec,
         **provenance(parts, trained=trained, text=config.text),

@@ -54,10 +54,10 @@ def starting_state(
         if manifest.foundations.datasets == foundations.datasets:
             before = order.among(manifest.foundations.world_size)
             position = order.position_showing(before.images_shown(position))
-            where = f"goes on in epoch {position.epoch + 1} where no picture is left out; some come again"
+            where = f"goes on in epoch {position.epoch + 1} where no image is left out; some come again"
         else:
             position = order.position_after(order.batches_before(position.epoch))
-            where = f"starts anew at the beginning of epoch {position.epoch + 1}"
-        text = f"so the order of pictures is another one, and {where}"
+            where = f"starts again at the beginning of epoch {position.epoch + 1}"
+        text = f"so the order of images is another one, and {where}"
         reporter.hear(Notice(level="warning", text=text))
     return TrainState(step=manifest.step, position=position)

@@ -1,4 +1,4 @@
-"""The engine: device, processes and number formats; the only module that knows accelerate.
+"""The engine: device, processes and dtypes; the only module that knows accelerate.
 
 It is opened before anything is encoded, since caching needs a device and ranks too; the model joins it later. With one
 process nothing is wrapped and every call is PyTorch's own.
@@ -33,7 +33,7 @@ class Runtime:
 
     precision: with `mixed_precision` resolved for the device.
     divides: whether each process holds a part of the model's weights only, as FSDP2 has it.
-    stage_of_zero: of DeepSpeed's ZeRO, which divides the optimiser's memory (1) and the gradients (2); 0 for neither.
+    stage_of_zero: of DeepSpeed's ZeRO, which divides the optimizer's memory (1) and the gradients (2); 0 for neither.
     """
 
     device: torch.device
@@ -51,7 +51,7 @@ class Runtime:
     def prepare(self, denoiser: nn.Module) -> nn.Module:
         """What the forward pass is called on: `denoiser` itself, or its wrapper that shares gradients among ranks.
 
-        Each rank has loaded the same frozen weights, which are not sent around (and, quantised, could not be).
+        Each rank has loaded the same frozen weights, which are not sent around (and, quantized, could not be).
         """
         if self.world_size == 1 or self.divides:
             return denoiser
@@ -93,7 +93,7 @@ class Runtime:
                 part.set_reshard_after_forward(freed and part is not denoiser, recurse=False)
 
     def autocast(self) -> AbstractContextManager[Any]:
-        """The number format in which a forward pass computes."""
+        """The dtype in which a forward pass computes."""
         if self.precision.mixed_precision == "no":
             return nullcontext()
         return torch.autocast(self.device.type, dtype=torch.bfloat16)

@@ -23,7 +23,7 @@ class Average(Protocol):
         ...
 
     def update(self, step: int) -> None:
-        """Take in the weights as optimiser step `step`, from 1, left them."""
+        """Take in the weights as optimizer step `step`, from 1, left them."""
         ...
 
     def in_place(self) -> AbstractContextManager[None]:
@@ -71,7 +71,7 @@ class Ema:
     """
 
     def __init__(self, weights: Mapping[str, nn.Parameter], *, decay: float, interval: int, device: str) -> None:
-        """device: `cpu`, or `accelerator` for where the weights are. interval: in optimiser steps."""
+        """device: `cpu`, or `accelerator` for where the weights are. interval: in optimizer steps."""
         self._weights = weights
         self._decay = decay
         self._interval = interval
@@ -106,7 +106,7 @@ class Ema:
 
     def load(self, folder: Path) -> None:
         if (folder / AVERAGES).exists():
-            copy_tensors(folder / AVERAGES, into=self._averages, cure="Set what is trained back, or say USE_EMA=false.")
+            copy_tensors(folder / AVERAGES, into=self._averages, fix="Set what is trained back, or say USE_EMA=false.")
 
 
 @contextmanager
@@ -135,5 +135,5 @@ def decay_at(step: int, *, decay: float) -> float:
 
 
 def drawn_from(average: Average, options: EmaOptions) -> Callable[[], AbstractContextManager[None]]:
-    """The context in which validation pictures are drawn."""
+    """The context in which validation images are drawn."""
     return average.in_place if options.ema_validation == "ema_only" else nullcontext

@@ -1,4 +1,4 @@
-"""How the learning rate moves over a run: a pure function of the optimiser step, so that nothing of it can be lost.
+"""How the learning rate moves over a run: a pure function of the optimizer step, so that nothing of it can be lost.
 
 Steps count from 0: a run of `total_steps` asks for steps 0 to `total_steps` - 1. The shapes are those that diffusers'
 and transformers' scripts use under the same names, so learning rates carry over from there.
@@ -12,7 +12,7 @@ from helpers.config.options.training import OptimizerOptions
 
 
 def learning_rate(step: int, *, options: OptimizerOptions, total_steps: int) -> float:
-    """The learning rate with which optimiser step `step` (from 0) of `total_steps` moves the weights."""
+    """The learning rate with which optimizer step `step` (from 0) of `total_steps` moves the weights."""
     warmup_steps = 0 if options.lr_scheduler == "constant" else options.lr_warmup_steps
     if step < warmup_steps:
         return options.learning_rate * step / warmup_steps

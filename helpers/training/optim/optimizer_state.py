@@ -1,4 +1,4 @@
-"""What an optimiser remembers, written down and read back without losing a bit, whatever it is made of."""
+"""What an optimizer remembers, written down and read back without losing a bit, whatever it is made of."""
 
 import json
 from collections.abc import Mapping
@@ -13,14 +13,14 @@ from helpers.training.distributed.sharded_tensors import in_parts_like, whole
 
 SHARE_OF_RATE = "share_of_rate"
 # Of a group's values: its weights are known by name, its learning rate is set at each step.
-SAID_ANEW = ("params", "lr", SHARE_OF_RATE)
+NOT_SAVED = ("params", "lr", SHARE_OF_RATE)
 STRIDE = "stride"
 
 
-def optimiser_state(optimiser: Optimizer, *, weights: Mapping[str, nn.Parameter]) -> tuple[dict[str, Tensor], str]:
-    """All the optimiser remembers: its tensors by name, and the rest as JSON, whose numbers are exact.
+def optimizer_state(optimizer: Optimizer, *, weights: Mapping[str, nn.Parameter]) -> tuple[dict[str, Tensor], str]:
+    """All the optimizer remembers: its tensors by name, and the rest as JSON, whose numbers are exact.
 
-    The learning rate is left out: the schedule says it anew at each step. Where weights are divided among processes,
+    The learning rate is left out: the schedule says it again at each step. Where weights are divided among processes,
     all of them come here, and each has the whole.
     """
     tensors: dict[str, Tensor] = {}
@@ -28,40 +28,40 @@ def optimiser_state(optimiser: Optimizer, *, weights: Mapping[str, nn.Parameter]
         {
             key: _described(value, name=f"group {index}/{key}", tensors=tensors)
             for key, value in group.items()
-            if key not in SAID_ANEW
+            if key not in NOT_SAVED
         }
-        for index, group in enumerate(optimiser.param_groups)
+        for index, group in enumerate(optimizer.param_groups)
     ]
     per_weight = {
         name: {
             key: _described(value, name=f"{name}/{key}", tensors=tensors)
-            for key, value in optimiser.state[weight].items()
+            for key, value in optimizer.state[weight].items()
         }
         for name, weight in weights.items()
-        if weight in optimiser.state
+        if weight in optimizer.state
     }
     return tensors, json.dumps({"groups": groups, "weights": per_weight}, indent=1)
 
 
-def restore_optimiser(
-    optimiser: Optimizer, *, weights: Mapping[str, nn.Parameter], tensors: Mapping[str, Tensor], text: str
+def restore_optimizer(
+    optimizer: Optimizer, *, weights: Mapping[str, nn.Parameter], tensors: Mapping[str, Tensor], text: str
 ) -> None:
-    """Make a new `optimiser` remember what `optimiser_state` wrote; raises CheckpointError for unknown weights."""
+    """Make a new `optimizer` remember what `optimizer_state` wrote; raises CheckpointError for unknown weights."""
     saved = json.loads(text)
     if unknown := sorted(set(saved["weights"]) - set(weights)):
         raise CheckpointError(
-            f"The checkpoint's optimiser remembers {len(unknown)} weights that this adapter does not have, such as"
+            f"The checkpoint's optimizer remembers {len(unknown)} weights that this adapter does not have, such as"
             f" {unknown[0]}: it was saved with another lora_target or another model."
         )
     device = next(iter(weights.values())).device
-    for index, (group, values) in enumerate(zip(optimiser.param_groups, saved["groups"], strict=True)):
+    for index, (group, values) in enumerate(zip(optimizer.param_groups, saved["groups"], strict=True)):
         for key, value in values.items():
             found = _rebuilt(value, name=f"group {index}/{key}", tensors=tensors, device=device)
             group[key] = tuple(found) if isinstance(found, list) else found
     # As torch's own `load_state_dict` does: a step counter stays on the processor unless the fused kernel reads it.
-    counts_on = device if optimiser.param_groups[0].get("fused") else torch.device("cpu")
+    counts_on = device if optimizer.param_groups[0].get("fused") else torch.device("cpu")
     for name, values in saved["weights"].items():
-        optimiser.state[weights[name]] = {
+        optimizer.state[weights[name]] = {
             key: in_parts_like(
                 _rebuilt(value, name=f"{name}/{key}", tensors=tensors, device=counts_on if key == "step" else device),
                 weights[name],

@@ -10,7 +10,7 @@ from torch.optim import Optimizer
 
 from helpers.training.distributed.runtime import Runtime
 from helpers.training.optim.optimizers import set_learning_rate
-from helpers.training.optim.zero import ZeroOptimiser
+from helpers.training.optim.zero import ZeroOptimizer
 
 
 class Stepping(Protocol):
@@ -42,15 +42,15 @@ class AtTheEnd:
     """Gathers all gradients, shortens them together, and moves all weights."""
 
     def __init__(
-        self, runtime: Runtime, *, weights: Mapping[str, nn.Parameter], optimiser: Optimizer, longest_gradient: float
+        self, runtime: Runtime, *, weights: Mapping[str, nn.Parameter], optimizer: Optimizer, longest_gradient: float
     ) -> None:
         self._runtime = runtime
         self._weights = weights
-        self._optimiser = optimiser
+        self._optimizer = optimizer
         self._longest_gradient = longest_gradient
 
     def begin(self, rate: float) -> None:
-        set_learning_rate(self._optimiser, rate)
+        set_learning_rate(self._optimizer, rate)
 
     def backward(self, loss: Tensor) -> None:
         self._runtime.backward(loss)
@@ -63,49 +63,49 @@ class AtTheEnd:
         return False  # as `finish` ends the step
 
     def finish(self) -> None:
-        self._optimiser.step()
-        self._optimiser.zero_grad(set_to_none=True)
+        self._optimizer.step()
+        self._optimizer.zero_grad(set_to_none=True)
 
 
 class ByZero:
     """Gathers all gradients, of which each process keeps a part, shortens them together, and moves all weights."""
 
-    def __init__(self, optimiser: ZeroOptimiser) -> None:
-        self.optimiser = optimiser
+    def __init__(self, optimizer: ZeroOptimizer) -> None:
+        self.optimizer = optimizer
 
     def begin(self, rate: float) -> None:
-        set_learning_rate(self.optimiser, rate)
+        set_learning_rate(self.optimizer, rate)
 
     def backward(self, loss: Tensor) -> None:
-        self.optimiser.engine.backward(loss)
+        self.optimizer.engine.backward(loss)
 
     def gradient_norm(self) -> Tensor:
-        return self.optimiser.engine.optimizer.scaled_global_norm()  # infinite where it is no number
+        return self.optimizer.engine.optimizer.scaled_global_norm()  # infinite where it is no number
 
     @property
     def moved(self) -> bool:
         return False  # as `finish` ends the step
 
     def finish(self) -> None:
-        self.optimiser.engine.step()  # which shortens and drops the gradients too
+        self.optimizer.engine.step()  # which shortens and drops the gradients too
 
 
 class DuringBackward:
     """Moves each weight, and drops its gradient, as soon as the backward pass has it: never are two of them held.
 
-    For an optimiser that moves each weight by its own gradient alone, one backward pass to a step, and one process.
+    For an optimizer that moves each weight by its own gradient alone, one backward pass to a step, and one process.
     """
 
-    def __init__(self, runtime: Runtime, *, optimiser: Optimizer) -> None:
+    def __init__(self, runtime: Runtime, *, optimizer: Optimizer) -> None:
         self._runtime = runtime
-        self._optimiser = optimiser
+        self._optimizer = optimizer
         self._squares: list[Tensor] = []
-        self._group_of = {weight: group for group in optimiser.param_groups for weight in group["params"]}
+        self._group_of = {weight: group for group in optimizer.param_groups for weight in group["params"]}
 
     @contextmanager
     def hooked(self) -> Iterator["DuringBackward"]:
         """Within it backward passes move the weights."""
-        groups = self._optimiser.param_groups
+        groups = self._optimizer.param_groups
         members = [group["params"] for group in groups]
         handles = [weight.register_post_accumulate_grad_hook(self._move) for weight in self._group_of]
         for group in groups:
@@ -119,7 +119,7 @@ class DuringBackward:
                 group["params"] = weights
 
     def begin(self, rate: float) -> None:
-        set_learning_rate(self._optimiser, rate)
+        set_learning_rate(self._optimizer, rate)
         self._squares = []
 
     def backward(self, loss: Tensor) -> None:
@@ -142,7 +142,7 @@ class DuringBackward:
         self._squares.append(weight.grad.float().square().sum())
         group = self._group_of[weight]
         group["params"] = [weight]
-        self._optimiser.step()
+        self._optimizer.step()
         group["params"] = []
         weight.grad = None
 
@@ -152,15 +152,15 @@ def stepping_of(
     runtime: Runtime,
     *,
     weights: Mapping[str, nn.Parameter],
-    optimiser: Optimizer,
+    optimizer: Optimizer,
     longest_gradient: float,
     fused_backward: bool,
 ) -> Iterator[Stepping]:
     """How the steps of a run are taken, for as long as this context lasts."""
-    if isinstance(optimiser, ZeroOptimiser):
-        yield ByZero(optimiser)
+    if isinstance(optimizer, ZeroOptimizer):
+        yield ByZero(optimizer)
     elif fused_backward:
-        with DuringBackward(runtime, optimiser=optimiser).hooked() as during:
+        with DuringBackward(runtime, optimizer=optimizer).hooked() as during:
             yield during
     else:
-        yield AtTheEnd(runtime, weights=weights, optimiser=optimiser, longest_gradient=longest_gradient)
+        yield AtTheEnd(runtime, weights=weights, optimizer=optimizer, longest_gradient=longest_gradient)

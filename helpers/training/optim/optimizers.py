@@ -19,17 +19,17 @@ ADAFACTOR_SMALLEST_SQUARE = 1e-16
 TEXT_ENCODERS = "text_encoder"
 
 
-def make_optimiser(options: OptimizerOptions, *, weights: Mapping[str, nn.Parameter], seed: int) -> Optimizer:
-    """The optimiser that `options` names, over `weights` by name; text encoders' have a learning rate of their own."""
-    optimiser = _made(options, weights=weights, seed=seed)
+def make_optimizer(options: OptimizerOptions, *, weights: Mapping[str, nn.Parameter], seed: int) -> Optimizer:
+    """The optimizer that `options` names, over `weights` by name; text encoders' have a learning rate of their own."""
+    optimizer = _made(options, weights=weights, seed=seed)
     of_text = {weight for name, weight in weights.items() if name.startswith(TEXT_ENCODERS)}
     if of_text and not KINDS[options.optimizer].finds_rate:
-        group = optimiser.param_groups[0]
+        group = optimizer.param_groups[0]
         both, group["params"] = group["params"], [weight for weight in group["params"] if weight not in of_text]
         share = (options.text_encoder_lr or options.learning_rate) / options.learning_rate
         theirs = [weight for weight in both if weight in of_text]
-        optimiser.add_param_group({**group, "params": theirs, SHARE_OF_RATE: share})
-    return optimiser
+        optimizer.add_param_group({**group, "params": theirs, SHARE_OF_RATE: share})
+    return optimizer
 
 
 def _made(options: OptimizerOptions, *, weights: Mapping[str, nn.Parameter], seed: int) -> Optimizer:
@@ -83,16 +83,16 @@ def _made(options: OptimizerOptions, *, weights: Mapping[str, nn.Parameter], see
             raise AssertionError(f"optimizer {unknown} is declared and not built")
 
 
-def check_optimiser_on(device: torch.device, options: OptimizerOptions) -> None:
-    """Raise ConfigError where the optimiser cannot compute on `device`."""
+def check_optimizer_on(device: torch.device, options: OptimizerOptions) -> None:
+    """Raise ConfigError where the optimizer cannot compute on `device`."""
     if options.optimizer == "adamw8bit" and device.type == "mps":
-        reason, fix = "bitsandbytes has no such optimiser for Apple's GPUs", "say OPTIMIZER=adafactor"
+        reason, fix = "bitsandbytes has no such optimizer for Apple's GPUs", "say OPTIMIZER=adafactor"
         raise ConfigError([Problem(option="OPTIMIZER", value="adamw8bit", reason=reason, fix=fix)])
 
 
-def set_learning_rate(optimiser: Optimizer, rate: float) -> None:
+def set_learning_rate(optimizer: Optimizer, rate: float) -> None:
     """Let the next step move the weights at `rate`, or a group's own share of it."""
-    for group in optimiser.param_groups:
+    for group in optimizer.param_groups:
         group["lr"] = rate * group.get(SHARE_OF_RATE, 1.0)
 
 

@@ -1,6 +1,6 @@
-"""The average that a schedule-free optimiser keeps: the weights to hand on, where it trains with others.
+"""The average that a schedule-free optimizer keeps: the weights to hand on, where it trains with others.
 
-Gradients are taken at y = (1 - beta) z + beta x: z moves as the optimiser says, and x, the mean of all z, is the result
+Gradients are taken at y = (1 - beta) z + beta x: z moves as the optimizer says, and x, the mean of all z, is the result
 (Defazio et al. 2024, "The Road Less Scheduled", arXiv 2405.15682, eqs. 3 to 5). The model holds y while it learns.
 """
 
@@ -18,28 +18,28 @@ TRAINED_WITH = "trained_with.safetensors"
 
 
 class ScheduleFreeAverage:
-    """x, which the optimiser works out from y and its z; an `Average`.
+    """x, which the optimizer works out from y and its z; an `Average`.
 
     A checkpoint's file of weights holds x, so that it is as good as a finished run's, and a file beside it y.
     """
 
     facts: Mapping[str, str] = {"averaged": "schedule-free"}
 
-    def __init__(self, weights: Mapping[str, nn.Parameter], *, optimiser: Any) -> None:
+    def __init__(self, weights: Mapping[str, nn.Parameter], *, optimizer: Any) -> None:
         self._weights = weights
-        self._optimiser = optimiser
+        self._optimizer = optimizer
 
     def update(self, step: int) -> None:
-        """The optimiser's own step did it."""
+        """The optimizer's own step did it."""
 
     @contextmanager
     def in_place(self) -> Iterator[None]:
-        with put_back(self._weights):  # the optimiser's own way back rounds
-            self._optimiser.eval()
+        with put_back(self._weights):  # the optimizer's own way back rounds
+            self._optimizer.eval()
             try:
                 yield
             finally:
-                self._optimiser.train()
+                self._optimizer.train()
 
     def as_saved(self) -> AbstractContextManager[None]:
         return self.in_place()
@@ -48,4 +48,4 @@ class ScheduleFreeAverage:
         write_tensors(folder / TRAINED_WITH, self._weights, metadata=self.facts)
 
     def load(self, folder: Path) -> None:
-        copy_tensors(folder / TRAINED_WITH, into=self._weights, cure="Set what is trained back.")
+        copy_tensors(folder / TRAINED_WITH, into=self._weights, fix="Set what is trained back.")

@@ -2,8 +2,8 @@
 
 bf16 has 8 significant bits: a number that moves by less than 1/256 of itself (the second moment does, at a rate of
 0.001; a weight does, at the learning rates of fine-tuning) is rounded back to where it was. Rounded up or down at
-random, by how near each is, it moves right on average. torchao's optimiser of the same kind compiles each shape of
-weight anew (23 s for two shapes on two cores) or, not compiled, takes 13 times as long per step as PyTorch's fused
+random, by how near each is, it moves right on average. torchao's optimizer of the same kind compiles each shape of
+weight again (23 s for two shapes on two cores) or, not compiled, takes 13 times as long per step as PyTorch's fused
 AdamW, and draws from the global random state; this one works on many tensors at once and needs no compiler.
 """
 
@@ -77,7 +77,7 @@ class StochasticAdamW(Optimizer):
         _store(moved.addcdiv_(first, length, value=-group["lr"] / bias1), weights, draws)
 
     def _portions(self, weights: list[nn.Parameter]) -> Iterator[list[nn.Parameter]]:
-        """Weights of one number format and count of steps: of `WEIGHTS_AT_ONCE` numbers at most, or one larger one."""
+        """Weights of one dtype and count of steps: of `WEIGHTS_AT_ONCE` numbers at most, or one larger one."""
         portion: list[nn.Parameter] = []
         numbers = 0
         for weight in weights:

@@ -1,4 +1,4 @@
-"""Says which captions are longer than what an encoder reads, since what is behind that is never learnt."""
+"""Says which captions are longer than what an encoder reads, since what is behind that is never learned."""
 
 from collections.abc import Sequence, Set
 
@@ -15,7 +15,7 @@ from helpers.reporting.pages.datasets_page import CaptionLengths
 from helpers.reporting.reporter import Reporter
 from helpers.storage.protocols import CacheStore
 
-PICTURES_NAMED = 3
+IMAGES_NAMED = 3
 
 
 def tell_long_captions(
@@ -26,7 +26,7 @@ def tell_long_captions(
     store: CacheStore,
     reporter: Reporter,
 ) -> None:
-    """A warning for each tokenizer that cuts captions: how many, the longest, and some of the pictures they belong to.
+    """A warning for each tokenizer that cuts captions: how many, the longest, and some of the images they belong to.
 
     captions: of all catalogs, each once. store: the text cache, where counts are remembered.
     """
@@ -34,7 +34,7 @@ def tell_long_captions(
         counts = token_counts(captions, limit=limit, store=store)
         long = np.flatnonzero(counts > limit.tokens).tolist()
         if long:
-            named = ", ".join(_pictures({captions[row] for row in long}, catalogs=catalogs))
+            named = ", ".join(_images({captions[row] for row in long}, catalogs=catalogs))
             text = (
                 f"{len(long)} of {len(captions)} captions are longer than the {limit.tokens} tokens that {limit.name} "
                 f"reads, the longest of {counts.max()} tokens; it does not see the rest: {named}"
@@ -45,7 +45,7 @@ def tell_long_captions(
 def lengths_by_tokenizer(
     catalog: Catalog, *, parts: Sequence[TextPart], store: CacheStore
 ) -> tuple[CaptionLengths, ...]:
-    """How long the captions of some of a data set's pictures are, evenly spread, as each tokenizer counts."""
+    """How long the captions of some of a dataset's images are, evenly spread, as each tokenizer counts."""
     rows = spread(len(catalog), SAMPLED).tolist()
     captions = tuple(dict.fromkeys(caption for row in rows for caption in catalog.captions_of(row)))
     return tuple(
@@ -59,13 +59,13 @@ def lengths_by_tokenizer(
     )
 
 
-def _pictures(captions: Set[str], *, catalogs: Sequence[Catalog]) -> list[str]:
-    """The first pictures that one of the captions belongs to."""
+def _images(captions: Set[str], *, catalogs: Sequence[Catalog]) -> list[str]:
+    """The first images that one of the captions belongs to."""
     named: list[str] = []
     for catalog in catalogs:
         for row in range(len(catalog)):
             if not captions.isdisjoint(catalog.captions_of(row)):
                 named.append(f"{catalog.dataset_id}: {printable(catalog.paths[row])}")
-                if len(named) > PICTURES_NAMED:
-                    return [*named[:PICTURES_NAMED], "…"]
+                if len(named) > IMAGES_NAMED:
+                    return [*named[:IMAGES_NAMED], "…"]
     return named

@@ -1,4 +1,4 @@
-"""Writes `OUTPUT_DIR/datasets.html`, anew only where what it shows has changed."""
+"""Writes `OUTPUT_DIR/datasets.html`, again only where what it shows has changed."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path

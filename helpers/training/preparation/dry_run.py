@@ -81,8 +81,8 @@ def _images(catalogs: Sequence[Catalog], output_dir: Path) -> Iterator[str]:
     for catalog in catalogs:
         left_out = f", {len(catalog.rejected):,} left out" if catalog.rejected else ""
         yield f"{catalog.dataset_id}: {counted(len(catalog), 'images')}{left_out}"
-        for picture in catalog.rejected[:NAMES_SHOWN]:
-            yield f"  {printable(picture.path)} {picture.reason}"
+        for image in catalog.rejected[:NAMES_SHOWN]:
+            yield f"  {printable(image.path)} {image.reason}"
     lines = [f"{each.dataset_id}: {printable(p.path)} {p.reason}\n" for each in catalogs for p in each.rejected]
     if any(len(catalog.rejected) > NAMES_SHOWN for catalog in catalogs):
         path = output_dir / LEFT_OUT_FILE

@@ -1,6 +1,6 @@
-"""The batches of a run; where a data set asks for it, each epoch shows other random crops, encoded when it begins.
+"""The batches of a run; where a dataset asks for it, each epoch shows other random crops, encoded when it begins.
 
-Which crop a picture has is a function of the seed, the picture and the epoch, so a resumed run meets the same ones.
+Which crop an image has is a function of the seed, the image and the epoch, so a resumed run meets the same ones.
 """
 
 from collections.abc import Generator, Sequence
@@ -40,8 +40,8 @@ def _with_crops_of(
 ) -> BatchSource:
     """`source` with the latents of the crops of `epoch`, encoded where they are not cached; old ones go.
 
-    The first epoch's are those that were encoded before training. Raises CacheError where a picture cannot be read any
-    more: the order of pictures is settled.
+    The first epoch's are those that were encoded before training. Raises CacheError where an image cannot be read any
+    more: the order of images is settled.
     """
     if epoch == 0:
         return source

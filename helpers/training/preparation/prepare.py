@@ -47,10 +47,10 @@ class Workers:
 
 @dataclass(frozen=True, kw_only=True)
 class Site:
-    """What a run finds before it encodes anything: the engine, the model's places, and all pictures and captions.
+    """What a run finds before it encodes anything: the engine, the model's places, and all images and captions.
 
-    catalogs: of every data set, also of those kept back. captions: of all of them, each once. drawn_captions: of
-    validation pictures. vae_batch_size: pictures encoded at once on an accelerator.
+    catalogs: of every dataset, also of those kept back. captions: of all of them, each once. drawn_captions: of
+    validation images. vae_batch_size: images encoded at once on an accelerator.
     """
 
     runtime: Runtime
@@ -72,7 +72,7 @@ class Site:
 
 @dataclass(frozen=True, kw_only=True)
 class PreparedDataset:
-    """A data set of which every picture has its latents, kept in `place`.
+    """A dataset of which every image has its latents, kept in `place`.
 
     mirrored: left for right, where it shows both sides.
     """
@@ -89,7 +89,7 @@ class Ground:
     """All that a run stands on before its model is loaded: the engine, the model's places, and filled caches.
 
     files: what was asked for. datasets: what is trained on. kept_back: what never is, by whose loss others see what
-    was learnt.
+    was learned.
     """
 
     runtime: Runtime
@@ -105,12 +105,12 @@ class Ground:
 
     @property
     def catalogs(self) -> dict[str, Catalog]:
-        """The catalogs of what is trained on, by data set id."""
+        """The catalogs of what is trained on, by dataset id."""
         return {dataset.catalog.dataset_id: dataset.catalog for dataset in self.datasets}
 
     @property
     def latents(self) -> dict[str, LatentCache]:
-        """The latent caches of what is trained on, by data set id."""
+        """The latent caches of what is trained on, by dataset id."""
         return {dataset.catalog.dataset_id: dataset.latents for dataset in self.datasets}
 
     @property
@@ -127,9 +127,9 @@ def workers_for(options: DataOptions, *, ranks: Ranks, reporter: Reporter) -> Wo
 
 
 def open_catalogs(files: DatasetFile, *, parts: ModelParts, seed: int, workers: Workers) -> tuple[Catalog, ...]:
-    """What each prepared data set has; the first rank reads the headers, the others what it found.
+    """What each prepared dataset has; the first rank reads the headers, the others what it found.
 
-    Raises DataError where a data set has nothing to train on.
+    Raises DataError where a dataset has nothing to train on.
     """
     if workers.ranks.rank != 0:
         workers.ranks.wait()
@@ -146,17 +146,17 @@ def open_catalogs(files: DatasetFile, *, parts: ModelParts, seed: int, workers: 
             filters=files.text_store_of(dataset).caption_filter_list,
         )
         for dataset in files.prepared
-        for source, table in [_pictures(dataset, files=files, workers=workers)]
+        for source, table in [_images(dataset, files=files, workers=workers)]
     )
     if workers.ranks.rank == 0:
         workers.ranks.wait()
     return catalogs
 
 
-def _pictures(dataset: ImageDataset, *, files: DatasetFile, workers: Workers) -> tuple[SourceStore, ImageTable | None]:
-    """Where the pictures are, listed anew unless that is to be skipped, and the table about them, if any."""
+def _images(dataset: ImageDataset, *, files: DatasetFile, workers: Workers) -> tuple[SourceStore, ImageTable | None]:
+    """Where the images are, listed again unless that is to be skipped, and the table about them, if any."""
     is_first = workers.ranks.rank == 0
-    source, table = places.pictures_of(dataset, ask=is_first, threads=workers.threads, reporter=workers.reporter)
+    source, table = places.images_of(dataset, ask=is_first, threads=workers.threads, reporter=workers.reporter)
     metadata = places.metadata_of(dataset, latents=files.latents_of(dataset))
     if not dataset.trusted.isdisjoint(("aspect", "metadata")):
         return KeptListing(source, metadata=metadata), table
@@ -166,7 +166,7 @@ def _pictures(dataset: ImageDataset, *, files: DatasetFile, workers: Workers) ->
 
 
 def captions_of(files: DatasetFile, *, catalogs: Iterable[Catalog], store: TextEmbedsStore) -> Iterator[str]:
-    """Every caption that `store` may lack, as often as it stands: not of data sets that say it is to be trusted."""
+    """Every caption that `store` may lack, as often as it stands: not of datasets that say it is to be trusted."""
     for dataset, catalog in zip(files.prepared, catalogs, strict=True):
         if files.text_store_of(dataset) is store and "text" not in dataset.trusted:
             for index in range(len(catalog)):
@@ -189,14 +189,14 @@ def tell_of_captions(files: DatasetFile, *, site: Site) -> None:
 
 
 def lengths_of_captions(files: DatasetFile, *, site: Site) -> Callable[[Catalog], tuple[CaptionLengths, ...]]:
-    """What tells how long a data set's captions are; a tokenizer is loaded only where it has to count."""
+    """What tells how long a dataset's captions are; a tokenizer is loaded only where it has to count."""
     return partial(lengths_by_tokenizer, parts=site.text_parts, store=places.cache_of(files.text_embeds))
 
 
 def captions_kept_in(store: TextEmbedsStore, *, files: DatasetFile, site: Site) -> Iterator[str]:
-    """Every caption that this place keeps, as often as it stands: of the pictures of data sets that name it.
+    """Every caption that this place keeps, as often as it stands: of the images of datasets that name it.
 
-    The default place keeps those of validation pictures too, and the empty one that caption dropout trains with.
+    The default place keeps those of validation images too, and the empty one that caption dropout trains with.
     """
     if store is files.text_embeds:
         yield from (EMPTY_CAPTION, *site.drawn_captions)
@@ -204,7 +204,7 @@ def captions_kept_in(store: TextEmbedsStore, *, files: DatasetFile, site: Site) 
 
 
 def needs_of(files: DatasetFile, *, site: Site, options: CacheOptions, look: bool = True) -> tuple[CacheNeed, ...]:
-    """What the caches of captions and of every data set still lack; look: False tells the most that may be."""
+    """What the caches of captions and of every dataset still lack; look: False tells the most that may be."""
     needs: list[CacheNeed] = []
     for place in files.text_stores:
         captions = captions_kept_in(place, files=files, site=site)
@@ -220,7 +220,7 @@ def needs_of(files: DatasetFile, *, site: Site, options: CacheOptions, look: boo
 
 
 def prepare_text(files: DatasetFile, *, site: Site, options: CacheOptions) -> TextCache:
-    """Encode what is not cached yet of every picture's captions, each in its data set's place."""
+    """Encode what is not cached yet of every image's captions, each in its dataset's place."""
     wanted = [
         Wanted(
             captions=tuple(dict.fromkeys(captions_kept_in(place, files=files, site=site))),
@@ -244,7 +244,7 @@ def prepare_text(files: DatasetFile, *, site: Site, options: CacheOptions) -> Te
 def prepare_latents(
     dataset: ImageDataset, *, files: DatasetFile, catalog: Catalog, part: LatentPart, workers: Workers
 ) -> PreparedDataset:
-    """Encode the pictures that are not cached yet; those that turn out unreadable are left out, by name.
+    """Encode the images that are not cached yet; those that turn out unreadable are left out, by name.
 
     A cache that is to be trusted is taken as it is.
 
@@ -255,8 +255,8 @@ def prepare_latents(
     if "vae" in dataset.trusted:
         return open_sides(dataset, catalog=catalog, place=place, store=store, part=part)
     rejected = encode_sides(dataset, catalog=catalog, place=place, store=store, part=part, workers=workers)
-    for picture in rejected:
-        text = f"{dataset.id}: {picture.path} is left out: {picture.reason}"
+    for image in rejected:
+        text = f"{dataset.id}: {image.path} is left out: {image.reason}"
         workers.reporter.hear(Notice(level="warning", text=text))
     if workers.ranks.rank == 0:
         remember_rejected(places.metadata_of(dataset, latents=place), catalog, rejected)
@@ -272,7 +272,7 @@ def encode_sides(
     part: LatentPart,
     workers: Workers,
 ) -> tuple[Rejected, ...]:
-    """Encode what `store` lacks of the pictures, and with `flip` of the same left for right; those unreadable."""
+    """Encode what `store` lacks of the images, and with `flip` of the same left for right; those unreadable."""
     rejected: dict[str, Rejected] = {}
     for side in _sides(dataset, catalog):
         found = fill_latent_cache(
@@ -286,14 +286,14 @@ def encode_sides(
             reporter=workers.reporter,
             scan_for_errors=dataset.scan_for_errors,
         )
-        rejected |= {picture.path: picture for picture in found}
+        rejected |= {image.path: image for image in found}
     return tuple(rejected.values())
 
 
 def open_sides(
     dataset: ImageDataset, *, catalog: Catalog, place: EmbedsStore, store: CacheStore, part: LatentPart
 ) -> PreparedDataset:
-    """The data set with what `encode_sides` made of it."""
+    """The dataset with what `encode_sides` made of it."""
     caches = [LatentCache(store, catalog=side, part=part) for side in _sides(dataset, catalog)]
     return PreparedDataset(
         dataset=dataset, place=place, catalog=catalog, latents=caches[0], mirrored=caches[1] if dataset.flip else None

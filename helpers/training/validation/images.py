@@ -13,18 +13,18 @@ from helpers.config.options.validation import ValidationOptions
 from helpers.device import release_device_memory
 from helpers.files import write_whole
 from helpers.models.family import LatentPart, ModelFamily, ModelParts, RenderRequest, TextEmbedding
-from helpers.reporting.card_pictures import PNG_ENTRY
-from helpers.reporting.events import PicturesDrawn
+from helpers.reporting.card_images import PNG_ENTRY
+from helpers.reporting.events import ImagesDrawn
 from helpers.reporting.progress import stage
 from helpers.reporting.reporter import Reporter
+from helpers.training.images import ValidationImage, images
 from helpers.training.memory import DRAWING, MemoryNeeds, explained
-from helpers.training.pictures import Picture, pictures
 from helpers.training.signals import StopRequest
 
 
 @dataclass(frozen=True, kw_only=True)
 class Painter:
-    """Draws the validation pictures of a run; nothing where there is no prompt.
+    """Draws the validation images of a run; nothing where there is no prompt.
 
     denoiser: the bare module, not as prepared for several processes. embedding: a caption as the model is given it.
     weights: a context in which the denoiser has the weights to draw with. needs: the run's, of memory.
@@ -43,14 +43,14 @@ class Painter:
     reporter: Reporter
 
     def draw(self, step: int, *, only_missing: bool = False) -> None:
-        """Write the pictures of `step`; `only_missing`: those that are not there, drawn as they would be now.
+        """Write the images of `step`; `only_missing`: those that are not there, drawn as they would be now.
 
         Training's modes, gradients and random state are afterwards what they were. A requested stop ends it early.
         """
         folder = self.output_dir / "validation_images" / f"step_{step}"
-        wanted = pictures(self.options, step=step, base_model=self.parts.identity)
+        wanted = images(self.options, step=step, base_model=self.parts.identity)
         if only_missing:
-            wanted = tuple(picture for picture in wanted if not picture.is_drawn(folder))
+            wanted = tuple(image for image in wanted if not image.is_drawn(folder))
         if not wanted or self.stop.requested:
             return
         device = next(self.denoiser.parameters()).device
@@ -58,19 +58,19 @@ class Painter:
         undisturbed = torch.random.fork_rng(devices=[device] if device.type == "cuda" else [])
         with explained(DRAWING, self.needs), torch.no_grad(), undisturbed, self.weights():
             drawn = self._draw(wanted)
-        paths = tuple(_write(picture, pixels, folder) for picture, pixels in drawn)
+        paths = tuple(_write(image, pixels, folder) for image, pixels in drawn)
         if paths:
-            captions = tuple(picture.prompt for picture, _ in drawn)
-            self.reporter.hear(PicturesDrawn(step=step, paths=paths, captions=captions))
+            captions = tuple(image.prompt for image, _ in drawn)
+            self.reporter.hear(ImagesDrawn(step=step, paths=paths, captions=captions))
 
-    def _draw(self, wanted: tuple[Picture, ...]) -> list[tuple[Picture, Tensor]]:
-        """uint8 RGB pixels [H, W, 3] of each picture; the VAE is loaded once, after the denoiser has done its part."""
+    def _draw(self, wanted: tuple[ValidationImage, ...]) -> list[tuple[ValidationImage, Tensor]]:
+        """uint8 RGB pixels [H, W, 3] of each image; the VAE is loaded once, after the denoiser has done its part."""
         latents: list[Tensor] = []
-        with stage(self.reporter, "draw validation pictures", total=len(wanted), unit="pictures") as advance:
-            for picture in wanted:
+        with stage(self.reporter, "draw validation images", total=len(wanted), unit="images") as advance:
+            for image in wanted:
                 if self.stop.requested:
                     return []
-                latents.append(self.family.render(self.denoiser, self.parts, self._request(picture)))
+                latents.append(self.family.render(self.denoiser, self.parts, self._request(image)))
                 advance()
             vae = self.latent_part.load()
             pixels = [vae.decode(each, tiled=self.options.vae_enable_tiling)[0] for each in latents]
@@ -78,26 +78,26 @@ class Painter:
         release_device_memory()
         return list(zip(wanted, pixels, strict=True))
 
-    def _request(self, picture: Picture) -> RenderRequest:
+    def _request(self, image: ValidationImage) -> RenderRequest:
         return RenderRequest(
-            prompt=self.embedding(picture.prompt),
-            negative=self.embedding(picture.negative_prompt) if picture.guidance > 1 else None,
-            width=picture.width,
-            height=picture.height,
-            steps=picture.inference_steps,
-            guidance=picture.guidance,
-            seed=picture.seed,
-            skip_layers=picture.skip_layers if picture.guidance > 1 else (),
-            skip_scale=picture.skip_scale,
-            skip_start=picture.skip_start,
-            skip_stop=picture.skip_stop,
+            prompt=self.embedding(image.prompt),
+            negative=self.embedding(image.negative_prompt) if image.guidance > 1 else None,
+            width=image.width,
+            height=image.height,
+            steps=image.inference_steps,
+            guidance=image.guidance,
+            seed=image.seed,
+            skip_layers=image.skip_layers if image.guidance > 1 else (),
+            skip_scale=image.skip_scale,
+            skip_start=image.skip_start,
+            skip_stop=image.skip_stop,
         )
 
 
-def _write(picture: Picture, pixels: Tensor, folder: Path) -> Path:
+def _write(image: ValidationImage, pixels: Tensor, folder: Path) -> Path:
     from PIL import Image, PngImagePlugin
 
     header = PngImagePlugin.PngInfo()
-    header.add_itxt(PNG_ENTRY, json.dumps(asdict(picture)))
-    image = Image.fromarray(pixels.numpy())
-    return write_whole(folder / picture.file_name, lambda path: image.save(path, format="PNG", pnginfo=header))
+    header.add_itxt(PNG_ENTRY, json.dumps(asdict(image)))
+    encoded = Image.fromarray(pixels.numpy())
+    return write_whole(folder / image.file_name, lambda path: encoded.save(path, format="PNG", pnginfo=header))

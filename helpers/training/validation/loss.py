@@ -1,4 +1,4 @@
-"""Measures the loss on pictures that are never trained on, which tells learning from learning by heart."""
+"""Measures the loss on images that are never trained on, which tells learning from learning by heart."""
 
 import hashlib
 import json
@@ -36,10 +36,10 @@ RISEN_TIMES, RISEN_BY = 3, 1.02
 
 @dataclass(frozen=True, kw_only=True)
 class HeldOut:
-    """The pictures that are kept back, and what their loss is measured with; the first rank measures alone.
+    """The images that are kept back, and what their loss is measured with; the first rank measures alone.
 
     denoiser: the bare module. average: None where none is kept. as_base: see `Trained`; None where the base is what
-    moves. batch_size: pictures at once. base_identity: of the base's weights.
+    moves. batch_size: images at once. base_identity: of the base's weights.
     """
 
     datasets: Sequence[PreparedDataset]
@@ -67,7 +67,7 @@ class HeldOut:
         contexts = self._contexts(points)
         losses: dict[str, list[float]] = {}
         with stage(
-            self.reporter, "measure the held-out loss", total=self._images * len(contexts), unit="images"
+            self.reporter, "measure the validation loss", total=self._images * len(contexts), unit="images"
         ) as advance:
             for name, context in contexts.items():
                 with context:
@@ -101,7 +101,7 @@ class HeldOut:
 
     @torch.no_grad()
     def _losses(self, advance: Callable[..., None]) -> list[float]:
-        """The mean loss over all pictures by σ, unweighted; the device is waited for once."""
+        """The mean loss over all images by σ, unweighted; the device is waited for once."""
         sums = torch.zeros(len(SIGMAS), dtype=torch.float64)
         with in_use(self.denoiser):
             for dataset, indices in self._batches():
@@ -112,7 +112,7 @@ class HeldOut:
         return (sums / self._images).tolist()
 
     def _batch(self, dataset: PreparedDataset, indices: Sequence[int]) -> list[float]:
-        """The summed losses of some pictures of one size, by σ."""
+        """The summed losses of some images of one size, by σ."""
         runtime, catalog = self.learner.runtime, dataset.catalog
         latents = torch.stack([dataset.latents.latents(index) for index in indices])
         noise = torch.stack(
@@ -160,7 +160,7 @@ class HeldOut:
 
     @cached_property
     def _measured(self) -> str:
-        """A hash of all that a loss depends on but what is learnt: losses of another one are not comparable."""
+        """A hash of all that a loss depends on but what is learned: losses of another one are not comparable."""
         said: list[object] = [self.base_identity, self.seed, SIGMAS, self.learner.objective.loss_type]
         for dataset in self.datasets:
             catalog = dataset.catalog
@@ -177,7 +177,7 @@ class HeldOut:
         return [line for line in self._lines() if line["measured"] == self._measured]
 
     def _remember(self, event: HeldOutLoss) -> None:
-        """Write the measurement behind those before it; those that a run begun anew had at later steps go."""
+        """Write the measurement behind those before it; those that a run begun again had at later steps go."""
         kept = [line for line in self._lines() if line["measured"] != self._measured or line["step"] < event.step]
         lines = [*kept, {"measured": self._measured, **asdict(event)}]
         text = "".join(json.dumps(line) + "\n" for line in lines)
@@ -185,7 +185,7 @@ class HeldOut:
 
 
 def over_fitting(points: Sequence[dict[str, Any]]) -> str:
-    """What to say where the held-out loss has just risen for good; nothing before, and nothing again.
+    """What to say where the validation loss has just risen for good; nothing before, and nothing again.
 
     points: of all measurements so far, `step`, `mean` and `ema_mean`; what is averaged is judged by the average, which
     is what the run hands on.
@@ -195,9 +195,9 @@ def over_fitting(points: Sequence[dict[str, Any]]) -> str:
         return ""
     lowest = min(range(len(means)), key=means.__getitem__)
     return (
-        f"the held-out loss was lowest at step {points[lowest]['step']:,} ({means[lowest]:.4f}) and has been higher for"
-        f" {RISEN_TIMES} measurements ({means[-1]:.4f} now): from there on the run learns its pictures by heart. More"
-        " pictures, a lower learning rate or fewer steps help; a checkpoint near that step generalises best."
+        f"the validation loss was lowest at step {points[lowest]['step']:,} ({means[lowest]:.4f}) and has been higher for"
+        f" {RISEN_TIMES} measurements ({means[-1]:.4f} now): from there on the run learns its images by heart. More"
+        " images, a lower learning rate or fewer steps help; a checkpoint near that step generalises best."
     )
 
 

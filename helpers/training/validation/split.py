@@ -1,4 +1,4 @@
-"""Keeps pictures back from training, the same ones in every run with the same seed, so that their loss can be told."""
+"""Keeps images back from training, the same ones in every run with the same seed, so that their loss can be told."""
 
 from collections.abc import Sequence
 from heapq import nsmallest
@@ -17,26 +17,26 @@ from helpers.reporting.reporter import Reporter
 from helpers.training.preparation.prepare import PreparedDataset, open_sides
 
 NAMED = 5
-Picture = tuple[str, str]
-"""Where a picture lies: its source, and its path there."""
+Image = tuple[str, str]
+"""Where an image lies: its source, and its path there."""
 
 
 def kept_back(catalogs: Sequence[Catalog], *, count: int, seed: int) -> tuple[NDArray[np.bool_], ...]:
-    """Which pictures of each catalog are not trained on: `count` of each but regularisation data, and their like.
+    """Which images of each catalog are not trained on: `count` of each but regularization data, and their like.
 
-    They are those whose hash of (seed, path) is smallest, so that one more picture moves one at the most. What one data
+    They are those whose hash of (seed, path) is smallest, so that one more image moves one at the most. What one data
     set keeps back no other one that shows the same file trains on.
 
-    Raises DataError where a data set would have nothing left to train on.
+    Raises DataError where a dataset would have nothing left to train on.
     """
-    held = {picture for catalog in catalogs for picture in _smallest(catalog, count=count, seed=seed)}
+    held = {image for catalog in catalogs for image in _smallest(catalog, count=count, seed=seed)}
     found = []
     for catalog in catalogs:
         source = catalog.source.describe()
         found.append(np.fromiter(((source, path) in held for path in catalog.paths), bool, count=len(catalog)))
         if found[-1].all():
             raise DataError(
-                f"num_eval_images={count} leaves nothing of the {len(catalog)} images of data set"
+                f"num_eval_images={count} leaves nothing of the {len(catalog)} images of dataset"
                 f" {catalog.dataset_id} to train on: say a smaller number."
             )
     return tuple(found)
@@ -66,12 +66,12 @@ def split_off(
     return tuple(trained), tuple(split)
 
 
-def _smallest(catalog: Catalog, *, count: int, seed: int) -> list[Picture]:
+def _smallest(catalog: Catalog, *, count: int, seed: int) -> list[Image]:
     if catalog.is_regularisation_data:
         return []
     source = catalog.source.describe()
     ranked = ((number(seed, "held out", path), (source, path)) for path in catalog.paths)
-    return [picture for _, picture in nsmallest(count, ranked, key=itemgetter(0))]
+    return [image for _, image in nsmallest(count, ranked, key=itemgetter(0))]
 
 
 def _only(each: PreparedDataset, these: NDArray[np.bool_], *, part: LatentPart) -> PreparedDataset:

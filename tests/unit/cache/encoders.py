@@ -1,4 +1,4 @@
-"""Real, small, exact encoders and pictures, which note what they were asked for."""
+"""Real, small, exact encoders and images, which note what they were asked for."""
 
 import hashlib
 from collections.abc import Mapping, Sequence
@@ -80,7 +80,7 @@ def assemble(outputs: Sequence[Mapping[str, Tensor]]) -> TextEmbedding:
 
 @dataclass
 class Convolution:
-    """A VAE of one seeded convolution, 8 pixels to a latent pixel, 4 channels; `limit` pictures fit in its memory."""
+    """A VAE of one seeded convolution, 8 pixels to a latent pixel, 4 channels; `limit` images fit in its memory."""
 
     limit: int = 1_000_000
     factor: float = 1.0
@@ -121,8 +121,8 @@ class Convolution:
         )
 
 
-def picture(path: Path, *, seed: int = 0, width: int = 32, height: int = 24) -> Path:
-    """A picture file of random pixels."""
+def image(path: Path, *, seed: int = 0, width: int = 32, height: int = 24) -> Path:
+    """An image file of random pixels."""
     from PIL import Image
 
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -132,7 +132,7 @@ def picture(path: Path, *, seed: int = 0, width: int = 32, height: int = 24) -> 
 
 
 def catalog_of(folder: Path, *, edge: int = 0, dataset_id: str = "photos") -> Catalog:
-    """The catalog of a folder of pictures, each trained on whole, or resized to a square of `edge` pixels."""
+    """The catalog of a folder of images, each trained on whole, or resized to a square of `edge` pixels."""
     from PIL import Image
 
     source = LocalSource(folder)

@@ -25,7 +25,7 @@ RECORD = ImageRecord(
 @pytest.mark.parametrize(
     "change",
     [
-        {"dataset_id": "pictures"},
+        {"dataset_id": "images"},
         {"path": "dogs/a.png"},
         {"path": "cats/a.jpg"},
         {"size_bytes": 1235},
@@ -34,7 +34,7 @@ RECORD = ImageRecord(
         {"geometry": Geometry(Size(511, 384), Box(64, 0, 448, 384))},
     ],
 )
-def test_another_picture_file_or_geometry_has_another_latent(change: dict) -> None:
+def test_another_image_file_or_geometry_has_another_latent(change: dict) -> None:
     assert latent_key(replace(RECORD, **change), vae_identity="v") != latent_key(RECORD, vae_identity="v")
 
 

@@ -1,4 +1,4 @@
-"""Each picture is encoded once, as itself, whatever happens around it."""
+"""Each image is encoded once, as itself, whatever happens around it."""
 
 import os
 import signal
@@ -19,7 +19,7 @@ from helpers.errors import CacheError
 from helpers.ranks import SingleRank
 from helpers.reporting.events import StageAdvanced
 from helpers.storage.local import LocalCache
-from tests.unit.cache.encoders import Convolution, Heard, catalog_of, picture
+from tests.unit.cache.encoders import Convolution, Heard, catalog_of, image
 
 ROOT = Path(__file__).parents[3]
 
@@ -39,7 +39,7 @@ def fill(store: LocalCache, catalog: Catalog, vae: Convolution, **changes) -> tu
 
 
 def right(store: LocalCache, catalog: Catalog) -> bool:
-    """Whether every picture's cached latents are its own."""
+    """Whether every image's cached latents are its own."""
     cache = LatentCache(store, catalog=catalog, part=Convolution().part())
     return all(torch.equal(cache.latents(index), expected(catalog, index)) for index in range(len(catalog)))
 
@@ -57,14 +57,14 @@ def store(tmp_path: Path) -> LocalCache:
 
 @pytest.fixture
 def photos(tmp_path: Path) -> Path:
-    """Ten pictures of two sizes."""
+    """Ten images of two sizes."""
     for number in range(10):
-        picture(tmp_path / "photos" / f"{number}.png", seed=number, width=32 + 8 * (number % 2))
+        image(tmp_path / "photos" / f"{number}.png", seed=number, width=32 + 8 * (number % 2))
     return tmp_path / "photos"
 
 
 @pytest.mark.parametrize("parallel", [1, 3])
-def test_every_picture_gets_its_own_latents_in_batches_of_one_size(
+def test_every_image_gets_its_own_latents_in_batches_of_one_size(
     store: LocalCache, photos: Path, parallel: int
 ) -> None:
     vae, threads = Convolution(), torch.get_num_threads()
@@ -76,12 +76,12 @@ def test_every_picture_gets_its_own_latents_in_batches_of_one_size(
     assert torch.get_num_threads() == threads
 
 
-def test_adding_a_picture_encodes_one_and_a_full_cache_loads_nothing(store: LocalCache, photos: Path) -> None:
+def test_adding_a_image_encodes_one_and_a_full_cache_loads_nothing(store: LocalCache, photos: Path) -> None:
     fill(store, catalog_of(photos), Convolution())
     vae = Convolution()
     fill(store, catalog_of(photos), vae)
     assert vae.loads == 0
-    picture(photos / "3a.png", seed=99)
+    image(photos / "3a.png", seed=99)
     fill(store, catalog_of(photos), vae)
     assert vae.encoded == 1
     assert right(store, catalog_of(photos))
@@ -103,19 +103,19 @@ def test_a_new_size_or_vae_encodes_again_and_going_back_encodes_nothing(store: L
 def test_equal_names_keep_their_own_latents(store: LocalCache, tmp_path: Path) -> None:
     names = ["a/1.png", "b/1.png", "b/1.jpg", "b/1.webp", "1.png"]
     for seed, name in enumerate(names):
-        picture(tmp_path / "photos" / name, seed=seed)
+        image(tmp_path / "photos" / name, seed=seed)
     fill(store, catalog_of(tmp_path / "photos"), Convolution())
     assert right(store, catalog_of(tmp_path / "photos"))
     cache = LatentCache(store, catalog=catalog_of(tmp_path / "photos"), part=Convolution().part())
     assert len({tuple(cache.latents(index).flatten().tolist()) for index in range(5)}) == 5
 
 
-def test_unreadable_pictures_are_named_and_the_others_go_on(store: LocalCache, photos: Path) -> None:
+def test_unreadable_images_are_named_and_the_others_go_on(store: LocalCache, photos: Path) -> None:
     catalog = catalog_of(photos)
     content = (photos / "1.png").read_bytes()
     (photos / "1.png").write_bytes(content[:100] + bytes(len(content) - 100))
     (photos / "2.png").unlink()
-    picture(photos / "3.png", seed=50, width=64)
+    image(photos / "3.png", seed=50, width=64)
     rejected, _ = fill(store, catalog, Convolution())
     reasons = {one.path: one.reason for one in rejected}
     assert set(reasons) == {"1.png", "2.png", "3.png"}
@@ -134,20 +134,20 @@ def test_too_little_memory_halves_the_batch_and_says_so(store: LocalCache, photo
     assert right(store, catalog_of(photos))
 
 
-def test_a_picture_that_fits_in_no_memory_is_an_error_that_names_it(store: LocalCache, photos: Path) -> None:
+def test_a_image_that_fits_in_no_memory_is_an_error_that_names_it(store: LocalCache, photos: Path) -> None:
     with pytest.raises(CacheError, match=r"\d\.png at \d+x24"):
         fill(store, catalog_of(photos), Convolution(limit=0))
 
 
 @pytest.mark.parametrize("factor", [float("nan"), 1e9])
-def test_latents_that_16_bits_cannot_hold_are_an_error_that_names_the_picture(
+def test_latents_that_16_bits_cannot_hold_are_an_error_that_names_the_image(
     store: LocalCache, photos: Path, factor: float
 ) -> None:
     with pytest.raises(CacheError, match=r"\d\.png"):
         fill(store, catalog_of(photos), Convolution(factor=factor))
 
 
-def test_a_flipped_byte_is_named_by_its_picture_and_only_that_is_encoded_again(
+def test_a_flipped_byte_is_named_by_its_image_and_only_that_is_encoded_again(
     store: LocalCache, photos: Path, tmp_path: Path
 ) -> None:
     fill(store, catalog_of(photos), Convolution())
@@ -159,7 +159,7 @@ def test_a_flipped_byte_is_named_by_its_picture_and_only_that_is_encoded_again(
     _, heard = fill(store, catalog_of(photos), vae, scan_for_errors=True)
     assert vae.encoded == 1
     (warning,) = heard.warnings
-    assert ".png of data set photos" in warning and shard.name in warning
+    assert ".png of dataset photos" in warning and shard.name in warning
     assert right(store, catalog_of(photos))
 
 
@@ -178,7 +178,7 @@ def test_a_harmed_shard_is_named_and_only_what_it_held_is_encoded_again(
     assert not fill(store, catalog_of(photos), vae)[1].warnings
 
 
-def test_ranks_divide_the_pictures_and_agree_on_the_unreadable(store: LocalCache, photos: Path) -> None:
+def test_ranks_divide_the_images_and_agree_on_the_unreadable(store: LocalCache, photos: Path) -> None:
     catalog = catalog_of(photos)
     (photos / "2.png").unlink()
     (photos / "5.png").unlink()
@@ -222,7 +222,7 @@ print(vae.encoded)
 
 
 def filler(photos: Path, cache: Path, *, seconds: float) -> subprocess.Popen:
-    """Another process that fills a cache, `seconds` for each picture."""
+    """Another process that fills a cache, `seconds` for each image."""
     command = [sys.executable, "-c", FILLER, str(photos), str(cache), str(seconds)]
     return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, env=os.environ | {"PYTHONPATH": "."})
 
@@ -262,7 +262,7 @@ def test_a_full_cache_is_opened_without_the_libraries_that_decode(photos: Path, 
     assert told.stdout.strip() == "[]"
 
 
-def test_the_other_side_of_a_picture_has_latents_of_its_own(store: LocalCache, photos: Path) -> None:
+def test_the_other_side_of_a_image_has_latents_of_its_own(store: LocalCache, photos: Path) -> None:
     plain = catalog_of(photos)
     mirrored = replace(plain, mirrored=True)
     fill(store, plain, Convolution())

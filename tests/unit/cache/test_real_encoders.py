@@ -14,7 +14,7 @@ from helpers.models.registry import families
 from helpers.ranks import SingleRank
 from helpers.reporting.reporter import Reporter
 from helpers.storage.local import LocalCache
-from tests.unit.cache.encoders import catalog_of, picture
+from tests.unit.cache.encoders import catalog_of, image
 
 FAMILY = families()["sd3"]
 PRECISION = PrecisionOptions(mixed_precision="bf16")
@@ -28,7 +28,7 @@ def located(tiny_pipeline: Path) -> ModelParts:
 
 def test_a_caption_has_the_same_embedding_alone_in_a_crowd_and_compressed(located: ModelParts, tmp_path: Path) -> None:
     parts = FAMILY.text_parts(located, TextOptions(), PRECISION, CPU)
-    captions = ["", "a red cat", *(f"a picture of {number} houses" for number in range(40))]
+    captions = ["", "a red cat", *(f"an image of {number} houses" for number in range(40))]
 
     def cached(name: str, *rounds: list[str], compress: bool = False) -> TextCache:
         store = LocalCache(tmp_path / name)
@@ -54,7 +54,7 @@ def test_a_caption_has_the_same_embedding_alone_in_a_crowd_and_compressed(locate
             assert torch.equal(other.embedding(caption).pooled, wanted.pooled)
 
 
-def test_a_picture_has_the_same_latents_alone_and_in_a_crowd(located: ModelParts, tmp_path: Path) -> None:
+def test_a_image_has_the_same_latents_alone_and_in_a_crowd(located: ModelParts, tmp_path: Path) -> None:
     part = FAMILY.latent_part(located, PRECISION, CPU)
 
     def cached(name: str, *batch_sizes: int) -> LatentCache:
@@ -72,10 +72,10 @@ def test_a_picture_has_the_same_latents_alone_and_in_a_crowd(located: ModelParts
             )
         return LatentCache(store, catalog=catalog_of(tmp_path / "photos"), part=part)
 
-    picture(tmp_path / "photos" / "0.png", width=64, height=64)
+    image(tmp_path / "photos" / "0.png", width=64, height=64)
     cached("in parts", 1)
     for seed in range(1, 6):
-        picture(tmp_path / "photos" / f"{seed}.png", seed=seed, width=64, height=64)
+        image(tmp_path / "photos" / f"{seed}.png", seed=seed, width=64, height=64)
     in_parts, at_once = cached("in parts", 2), cached("at once", 4)
     for index in range(6):
         latents = at_once.latents(index)

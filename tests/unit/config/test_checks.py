@@ -103,8 +103,8 @@ def test_a_checkpoint_that_is_not_there(tmp_path: Path, said: str) -> None:
     words = (MODEL, "--max_train_steps=1", f"--output_dir={tmp_path}")
     problem = problem_of(*words, f"--resume_from_checkpoint={said}")
     assert (problem.option, problem.value) == ("RESUME_CHECKPOINT", said)
-    cure = "did you mean latest?" if said == "lastest" else "say latest or none, or one of checkpoint-5"
-    assert problem.fix == cure
+    fix = "did you mean latest?" if said == "lastest" else "say latest or none, or one of checkpoint-5"
+    assert problem.fix == fix
     assert parse_arguments([*words, "--resume_from_checkpoint=checkpoint-5"])
 
 
@@ -136,7 +136,7 @@ def test_the_learning_rate_follows_what_it_steers() -> None:
     assert [rate(), rate("--optimizer=prodigy"), rate("--optimizer=prodigy", "--learning_rate=0.5")] == [1e-4, 1.0, 0.5]
 
 
-def test_an_optimiser_that_finds_its_rate_is_given_no_small_one() -> None:
+def test_an_optimizer_that_finds_its_rate_is_given_no_small_one() -> None:
     problem = problem_of(MODEL, "--max_train_steps=1", "--optimizer=prodigy", "--learning_rate=1e-4")
     assert (problem.option, problem.value, problem.fix) == ("LEARNING_RATE", "0.0001", "say 1.0, or leave it out")
 

@@ -219,7 +219,7 @@ def test_what_is_refused_is_refused_with_its_reason(word: str, reason: str) -> N
         {"algo": "lokr", "apply_preset": {"module_algo_map": {"FeedForward": {"algo": "full"}}}},
     ],
 )
-def test_full_differences_of_quantised_weights_are_refused_before_anything_is_encoded(
+def test_full_differences_of_quantized_weights_are_refused_before_anything_is_encoded(
     said: dict[str, object], tmp_path: Path
 ) -> None:
     file = tmp_path / "lycoris.json"

@@ -1,4 +1,4 @@
-"""Amounts and kinds of data sets that make no sense together are told of."""
+"""Amounts and kinds of datasets that make no sense together are told of."""
 
 from pathlib import Path
 
@@ -16,7 +16,7 @@ def test_what_is_kept_back_is_not_among_what_is_trained_on(tmp_path: Path) -> No
     (problem,) = problems(
         tmp_path, [entry(tmp_path), entry(tmp_path, id="kept back", dataset_type="eval", probability=0.5)]
     )
-    assert problem.reason == "an eval data set is never trained on"
+    assert problem.reason == "an eval dataset is never trained on"
 
 
 def test_amounts_that_mean_nothing_are_told(tmp_path: Path) -> None:

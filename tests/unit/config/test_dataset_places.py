@@ -1,4 +1,4 @@
-"""Places for what is encoded, in folders and buckets: data sets name them, and mistakes about them show no secret."""
+"""Places for what is encoded, in folders and buckets: datasets name them, and mistakes about them show no secret."""
 
 from pathlib import Path
 from typing import Any

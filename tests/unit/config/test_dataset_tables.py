@@ -1,4 +1,4 @@
-"""Entries that a table tells of: what they default to, and every slip told by entry and key with its cure."""
+"""Entries that a table tells of: what they default to, and every slip told by entry and key with its fix."""
 
 import json
 import re

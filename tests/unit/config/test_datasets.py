@@ -91,9 +91,9 @@ def test_the_quickstarts_file(tmp_path: Path) -> None:
 
 
 def test_the_shipped_example(tmp_path: Path) -> None:
-    (tmp_path / "datasets" / "my-pictures").mkdir(parents=True)
+    (tmp_path / "datasets" / "my-images").mkdir(parents=True)
     example = REPOSITORY / "config" / "multidatabackend.json.example"
-    assert load(tmp_path, example.read_text()).images[0].id == "my-pictures"
+    assert load(tmp_path, example.read_text()).images[0].id == "my-images"
 
 
 def test_what_an_entry_leaves_out_comes_from_the_options(tmp_path: Path) -> None:

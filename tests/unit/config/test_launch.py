@@ -209,8 +209,8 @@ def test_mistakes_of_env_file_and_dataset_file_are_told_in_one_round(copy: Path)
     run = run_train_sh(copy)
     assert run.returncode == 1
     assert "5 settings need a change" in run.stderr
-    cures = ["did you mean MODEL_NAME?", 'write MAX_NUM_STEPS="10", without spaces around the =', "LORA_RANK"]
-    assert not [cure for cure in [*cures, "key instance_data_dir", "key crop"] if cure not in run.stderr]
+    fixes = ["did you mean MODEL_NAME?", 'write MAX_NUM_STEPS="10", without spaces around the =', "LORA_RANK"]
+    assert not [fix for fix in [*fixes, "key instance_data_dir", "key crop"] if fix not in run.stderr]
 
 
 def test_help_needs_no_valid_env_file(copy: Path) -> None:

@@ -29,7 +29,7 @@ def test_sd3_is_sd3(tmp_path: Path, tiny_pipeline: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("files", "reason", "cure"),
+    ("files", "reason", "fix"),
     [
         ({}, "no model_index.json, so it is not a model in diffusers layout", "with model_index.json"),
         ({"model_index": XL}, "it is a StableDiffusionXLPipeline; this program trains Stable Diffusion 3 and", "3.5"),
@@ -41,11 +41,11 @@ def test_sd3_is_sd3(tmp_path: Path, tiny_pipeline: Path) -> None:
         ({"inside__model_index": SD3}, "it has no model_index.json", "folder inside of it: "),
     ],
 )
-def test_what_is_no_sd3(tmp_path: Path, files: dict[str, object], reason: str, cure: str) -> None:
+def test_what_is_no_sd3(tmp_path: Path, files: dict[str, object], reason: str, fix: str) -> None:
     folder = write(tmp_path / "model", **files) if files else tmp_path
     with pytest.raises(ConfigError) as caught:
         parse_arguments([f"--pretrained_model_name_or_path={folder}", "--max_train_steps=1"])
     (problem,) = caught.value.problems
     assert (problem.option, problem.value) == ("MODEL_NAME", str(folder))
     assert reason in problem.reason
-    assert cure in problem.fix
+    assert fix in problem.fix

@@ -1,4 +1,4 @@
-"""Optimisers' own settings are read before anything is loaded, and the page about them says what is true."""
+"""Optimizers' own settings are read before anything is loaded, and the page about them says what is true."""
 
 import re
 import sys
@@ -50,7 +50,7 @@ def test_a_setting_that_cannot_be_is_told_with_its_cure(said: str, value: str, r
 
 
 @pytest.mark.parametrize("name", KINDS)
-def test_no_optimiser_takes_a_name_that_it_does_not_have_or_a_value_of_another_kind(name: str) -> None:
+def test_no_optimizer_takes_a_name_that_it_does_not_have_or_a_value_of_another_kind(name: str) -> None:
     wrong = {"momentun": "0.9"} | {option.name: "0.5.1" for option in KINDS[name].settings}
     wrong |= {option.name: "2.5" for option in KINDS[name].settings if option.kind is int}
     said = ",".join(f"{key}={value}" for key, value in wrong.items())
@@ -59,7 +59,7 @@ def test_no_optimiser_takes_a_name_that_it_does_not_have_or_a_value_of_another_k
     assert judged == [f"{key}={value}" for key, value in wrong.items()]
 
 
-def test_settings_of_an_optimiser_that_is_not_there_are_not_judged() -> None:
+def test_settings_of_an_optimizer_that_is_not_there_are_not_judged() -> None:
     (problem,) = problems_of("--optimizer=prodigyy", "--optimizer_config=d_coef=2")
     assert (problem.option, problem.fix) == ("--optimizer", "did you mean prodigy?")
 

@@ -1,4 +1,4 @@
-"""A library of prompts says all that is wrong with it at once, and no two of its pictures share a file."""
+"""A library of prompts says all that is wrong with it at once, and no two of its images share a file."""
 
 import json
 from pathlib import Path

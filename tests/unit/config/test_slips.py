@@ -29,7 +29,7 @@ ENTRIES = {
 
 
 def slip_of(name: str, known: set[str]) -> str:
-    """`name` with two neighbouring letters in each other's place, the first from the middle on that makes no word."""
+    """`name` with two neighboring letters in each other's place, the first from the middle on that makes no word."""
     places = sorted(range(len(name) - 1), key=lambda i: abs(i - len(name) // 2))
     swapped = (name[:i] + name[i + 1] + name[i] + name[i + 2 :] for i in places)
     return next(slip for slip in swapped if slip not in known)
@@ -75,7 +75,7 @@ def test_every_env_name_with_a_value_of_the_wrong_kind() -> None:
 
 
 def problems(folder: Path, entry: dict[str, Any]) -> dict[str, Problem]:
-    """What is wrong with the entry, by key, beside a data set that is in order."""
+    """What is wrong with the entry, by key, beside a dataset that is in order."""
     (folder / "images").mkdir(exist_ok=True)
     right = {"id": "right", "type": "local", "instance_data_dir": "images"}
     (folder / "multidatabackend.json").write_text(json.dumps([right, entry]))

@@ -16,7 +16,7 @@ EXAMPLE = Path(__file__).resolve().parents[3] / "config" / "webhook.json.example
 
 
 def problems_of(folder: Path, content: Any) -> list[str]:
-    """Each problem as `key: cure`; the address is in none."""
+    """Each problem as `key: fix`; the address is in none."""
     path = folder / "webhook.json"
     path.write_text(content if isinstance(content, str) else json.dumps(content))
     webhook, problems = read_webhook(path)

@@ -67,7 +67,7 @@ def test_a_wrong_answer_is_told_of_in_the_parsers_words(here: Path) -> None:
     assert person.refused.keys() == said.keys() - {"validation_prompt"}
     assert "at least 1" in person.refused["lora_rank"]
     assert "model_index.json" in person.refused["pretrained_model_name_or_path"]
-    assert "no picture" in person.refused["image_folder"]
+    assert "no image" in person.refused["image_folder"]
     assert "inside the image folder" in person.refused["latent_cache"]
     config = run_of()
     assert (config.lora.lora_rank, config.optimizer.learning_rate) == (8, 2e-4)

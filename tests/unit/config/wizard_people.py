@@ -70,8 +70,8 @@ class Person:
         return [question.name for question in self.asked]
 
 
-def folder_of_pictures(folder: Path, *sizes: tuple[int, int], texts: int = 0, name: str = "a red barn {}") -> Path:
-    """A folder with a picture of each size, of which the first ones have text files."""
+def folder_of_images(folder: Path, *sizes: tuple[int, int], texts: int = 0, name: str = "a red barn {}") -> Path:
+    """A folder with an image of each size, of which the first ones have text files."""
     from PIL import Image
 
     folder.mkdir(parents=True)

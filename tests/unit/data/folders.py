@@ -1,4 +1,4 @@
-"""A data set's folder, and the opening of it as a run opens it."""
+"""A dataset's folder, and the opening of it as a run opens it."""
 
 from collections import Counter
 from pathlib import Path
@@ -11,7 +11,7 @@ from helpers.data.types import Catalog
 from helpers.reporting.events import Event
 from helpers.reporting.reporter import Reporter
 from helpers.storage.local import LocalCache, LocalSource
-from tests.unit.data.pictures import encoded, photograph
+from tests.unit.data.images import encoded, photograph
 
 
 class CountingSource(LocalSource):
@@ -42,11 +42,11 @@ class Listener:
 
 
 class Folder:
-    """A data set's folder, and the opening of it."""
+    """A dataset's folder, and the opening of it."""
 
     def __init__(self, root: Path) -> None:
-        self.pictures = root / "pictures"
-        self.pictures.mkdir()
+        self.images = root / "images"
+        self.images.mkdir()
         self.metadata = root / "cache"
         self.listener = Listener()
         self.opened: Counter[str] = Counter()
@@ -54,8 +54,8 @@ class Folder:
     def put(self, path: str, content: bytes | tuple[int, int] = (128, 96)) -> None:
         if isinstance(content, tuple):
             content = encoded(photograph(*content), "JPEG")
-        (self.pictures / path).parent.mkdir(parents=True, exist_ok=True)
-        (self.pictures / path).write_bytes(content)
+        (self.images / path).parent.mkdir(parents=True, exist_ok=True)
+        (self.images / path).write_bytes(content)
 
     def open(
         self,
@@ -67,8 +67,8 @@ class Folder:
         table: ImageTable | None = None,
         **settings: Any,
     ) -> Catalog:
-        source = CountingSource(self.pictures)
-        said = {"id": "pets", "instance_data_dir": self.pictures, "cache_dir_vae": self.metadata, "resolution": 0.01}
+        source = CountingSource(self.images)
+        said = {"id": "pets", "instance_data_dir": self.images, "cache_dir_vae": self.metadata, "resolution": 0.01}
         try:
             return open_catalog(
                 LocalDataset(**{**said, "aspect_bucket_alignment": 16, **settings}),
@@ -97,5 +97,5 @@ def same(one: Catalog, other: Catalog) -> bool:
 
 
 def reasons(catalog: Catalog) -> dict[str, str]:
-    """Why each picture is left out, by path."""
-    return {picture.path: picture.reason for picture in catalog.rejected}
+    """Why each image is left out, by path."""
+    return {image.path: image.reason for image in catalog.rejected}

@@ -1,4 +1,4 @@
-"""What is said of a picture."""
+"""What is said of an image."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""A data set is opened as its folder and its settings say, once and again, whatever lies in it."""
+"""A dataset is opened as its folder and its settings say, once and again, whatever lies in it."""
 
 import os
 import subprocess
@@ -16,7 +16,7 @@ from helpers.errors import DataError
 from helpers.reporting.events import Notice, StageAdvanced, StageStarted
 from helpers.storage.local import LocalCache
 from tests.unit.data.folders import CountingSource, Folder, reasons, same
-from tests.unit.data.pictures import encoded, oriented, photograph
+from tests.unit.data.images import encoded, oriented, photograph
 
 REPOSITORY = Path(__file__).resolve().parents[3]
 
@@ -26,7 +26,7 @@ def folder(tmp_path: Path) -> Folder:
     return Folder(tmp_path)
 
 
-def test_pictures_are_found_by_content_in_nested_folders(folder: Folder) -> None:
+def test_images_are_found_by_content_in_nested_folders(folder: Folder) -> None:
     image = photograph(128, 96)
     folder.put("one.png", encoded(image))
     folder.put("cats/one.jpg", encoded(image, "JPEG"))
@@ -53,10 +53,10 @@ def test_pictures_are_found_by_content_in_nested_folders(folder: Folder) -> None
 def test_hidden_files_and_other_files_are_ignored_and_counted(folder: Folder) -> None:
     folder.put("one.jpg")
     folder.put(".hidden.jpg")
-    folder.put(".git/picture.jpg")
+    folder.put(".git/image.jpg")
     folder.put("cats/._one.jpg", b"resource fork")
     for path in ("notes.txt", "data.json", "table.parquet", "README", "weights.bin"):
-        folder.put(path, b"no picture at all")
+        folder.put(path, b"no image at all")
     catalog = folder.open()
     assert list(catalog.paths) == ["one.jpg"]
     assert catalog.ignored == 7
@@ -65,26 +65,26 @@ def test_hidden_files_and_other_files_are_ignored_and_counted(folder: Folder) ->
     assert same(catalog, folder.open())
 
 
-def test_bad_pictures_are_left_out_by_name_with_a_reason(folder: Folder) -> None:
+def test_bad_images_are_left_out_by_name_with_a_reason(folder: Folder) -> None:
     folder.put("good.jpg")
     folder.put("empty.jpg", b"")
     folder.put("noise.png", b"\x89PNG\r\n\x1a\n" + bytes(50))
     folder.put("phone.heic", b"\0\0\0\x18ftypheic")
-    (folder.pictures / "gone.jpg").symlink_to("nowhere.jpg")
+    (folder.images / "gone.jpg").symlink_to("nowhere.jpg")
     catalog = folder.open()
     assert list(catalog.paths) == ["good.jpg"]
-    assert [picture.path for picture in catalog.rejected] == ["empty.jpg", "gone.jpg", "noise.png", "phone.heic"]
+    assert [image.path for image in catalog.rejected] == ["empty.jpg", "gone.jpg", "noise.png", "phone.heic"]
     assert reasons(catalog)["empty.jpg"] == "is an empty file"
     assert "cannot be read" in reasons(catalog)["gone.jpg"]
     (warning,) = [e.text for e in folder.listener.heard if isinstance(e, Notice) and e.level == "warning"]
     assert all(name in warning for name in reasons(catalog))
 
 
-def test_a_known_picture_is_not_opened_again(folder: Folder) -> None:
+def test_a_known_image_is_not_opened_again(folder: Folder) -> None:
     for number in range(5):
         folder.put(f"{number}.jpg")
     folder.put("empty.jpg", b"")
-    folder.put("no picture", b"x")
+    folder.put("no image", b"x")
     first = folder.open()
     assert set(folder.opened.values()) == {1}
     assert len(folder.opened) == 7
@@ -94,7 +94,7 @@ def test_a_known_picture_is_not_opened_again(folder: Folder) -> None:
     assert not [e for e in folder.listener.heard[heard:] if isinstance(e, StageStarted)]
 
 
-def test_opening_known_pictures_imports_no_decoder(folder: Folder) -> None:
+def test_opening_known_images_imports_no_decoder(folder: Folder) -> None:
     folder.put("a.jpg")
     folder.open()
     script = f"""
@@ -104,9 +104,9 @@ from helpers.config.datasets.types import LocalDataset
 from helpers.data.catalog.build import open_catalog
 from helpers.reporting.reporter import Reporter
 from helpers.storage.local import LocalCache, LocalSource
-pictures, cache = Path({str(folder.pictures)!r}), Path({str(folder.metadata)!r})
-dataset = LocalDataset(id="pets", instance_data_dir=pictures, cache_dir_vae=cache)
-source, metadata = LocalSource(pictures), LocalCache(cache)
+images, cache = Path({str(folder.images)!r}), Path({str(folder.metadata)!r})
+dataset = LocalDataset(id="pets", instance_data_dir=images, cache_dir_vae=cache)
+source, metadata = LocalSource(images), LocalCache(cache)
 assert len(open_catalog(dataset, source=source, metadata=metadata, seed=0, workers=1, reporter=Reporter()))
 print(sorted({{"PIL", "pyarrow", "torch"}} & set(sys.modules)))
 """
@@ -127,9 +127,9 @@ def test_only_what_is_new_or_changed_is_opened(folder: Folder) -> None:
 
 def test_a_file_that_could_not_be_read_is_tried_again(folder: Folder) -> None:
     folder.put("a.jpg")
-    (folder.pictures / "late.jpg").symlink_to("../late.jpg")
+    (folder.images / "late.jpg").symlink_to("../late.jpg")
     assert list(folder.open().paths) == ["a.jpg"]
-    (folder.pictures.parent / "late.jpg").write_bytes(encoded(photograph(64, 64), "JPEG"))
+    (folder.images.parent / "late.jpg").write_bytes(encoded(photograph(64, 64), "JPEG"))
     assert list(folder.open().paths) == ["a.jpg", "late.jpg"]
 
 
@@ -152,7 +152,7 @@ def test_a_scan_that_was_stopped_goes_on(folder: Folder, monkeypatch: pytest.Mon
     assert len(folder.opened) == 8, "of 13 read before, 12 were in whole parts"
 
 
-def test_progress_counts_every_picture(folder: Folder) -> None:
+def test_progress_counts_every_image(folder: Folder) -> None:
     for number in range(7):
         folder.put(f"{number}.jpg")
     folder.open()
@@ -161,11 +161,11 @@ def test_progress_counts_every_picture(folder: Folder) -> None:
     assert sum(e.count for e in folder.listener.heard if isinstance(e, StageAdvanced)) == 7
 
 
-def test_nothing_is_written_beside_the_pictures(folder: Folder) -> None:
+def test_nothing_is_written_beside_the_images(folder: Folder) -> None:
     folder.put("a.jpg")
-    before = sorted(folder.pictures.rglob("*"))
+    before = sorted(folder.images.rglob("*"))
     folder.open()
-    assert sorted(folder.pictures.rglob("*")) == before
+    assert sorted(folder.images.rglob("*")) == before
 
 
 def test_buckets_are_exact_sizes_in_order(folder: Folder) -> None:
@@ -177,7 +177,7 @@ def test_buckets_are_exact_sizes_in_order(folder: Folder) -> None:
     assert all(catalog.geometry(i).target == bucket.size for bucket in catalog.buckets for i in bucket.images.tolist())
 
 
-def test_turned_pictures_are_measured_upright(folder: Folder) -> None:
+def test_turned_images_are_measured_upright(folder: Folder) -> None:
     folder.put("turned.jpg", oriented(photograph(300, 200), "JPEG", 6))
     catalog = folder.open()
     assert catalog.record(0).size == Size(200, 300)
@@ -206,7 +206,7 @@ def test_each_epoch_has_its_own_random_crops_in_the_same_buckets(folder: Folder)
         "crop_aspect_buckets": [0.5, 1.0],
     }
     catalog = folder.open(**said)
-    said |= {"id": "pets", "instance_data_dir": folder.pictures, "cache_dir_vae": folder.metadata, "resolution": 0.01}
+    said |= {"id": "pets", "instance_data_dir": folder.images, "cache_dir_vae": folder.metadata, "resolution": 0.01}
     dataset = LocalDataset(**said, aspect_bucket_alignment=16)
     first, second, again = (recut(catalog, dataset=dataset, seed=0, epoch=epoch) for epoch in (0, 1, 1))
     assert (first.geometries == catalog.geometries).all() and (second.geometries == again.geometries).all()
@@ -215,7 +215,7 @@ def test_each_epoch_has_its_own_random_crops_in_the_same_buckets(folder: Folder)
         assert one.size == other.size and (one.images == other.images).all()
 
 
-def test_at_most_so_many_are_chosen_and_one_more_picture_changes_one_at_the_most(folder: Folder) -> None:
+def test_at_most_so_many_are_chosen_and_one_more_image_changes_one_at_the_most(folder: Folder) -> None:
     for number in range(20):
         folder.put(f"{number}.jpg")
     first = folder.open(max_num_samples=5)
@@ -229,7 +229,7 @@ def test_at_most_so_many_are_chosen_and_one_more_picture_changes_one_at_the_most
     assert len(folder.open(max_num_samples=50)) == 21
 
 
-def test_small_pictures_are_left_out_and_counted(folder: Folder) -> None:
+def test_small_images_are_left_out_and_counted(folder: Folder) -> None:
     folder.put("large.jpg", (400, 300))
     folder.put("small.jpg", (300, 300))
     catalog = folder.open(minimum_image_size=0.1)
@@ -241,7 +241,7 @@ def test_small_pictures_are_left_out_and_counted(folder: Folder) -> None:
     ]
 
 
-def test_pictures_the_model_cannot_place_are_left_out(folder: Folder) -> None:
+def test_images_the_model_cannot_place_are_left_out(folder: Folder) -> None:
     folder.put("strip.jpg", (2000, 20))
     folder.put("square.jpg", (200, 200))
     catalog = folder.open(longest_edge_px=400)
@@ -259,17 +259,17 @@ def test_nothing_left_names_counts_reasons_and_cures(folder: Folder) -> None:
     message = str(caught.value)
     assert "'pets'" in message
     assert "minimum_image_size = 1 megapixels: 5 (0.jpg, 1.jpg, 2.jpg, …)" in message
-    assert "cure: lower minimum_image_size" in message
+    assert "fix: lower minimum_image_size" in message
     assert "is an empty file: 1 (empty.png)" in message
 
 
 def test_an_empty_folder_is_named_with_the_setting(folder: Folder) -> None:
     folder.put("notes.md", b"")
-    with pytest.raises(DataError, match=r"no pictures.*pictures \(1 other files\).*instance_data_dir"):
+    with pytest.raises(DataError, match=r"no images.*images \(1 other files\).*instance_data_dir"):
         folder.open()
 
 
-def test_odd_names_are_pictures_like_others(folder: Folder) -> None:
+def test_odd_names_are_images_like_others(folder: Folder) -> None:
     for name in (b"caf\xe9.jpg", b"two\nlines.jpg", b"two  spaces.jpg"):
         folder.put(os.fsdecode(name))
     catalog = folder.open()
@@ -302,7 +302,7 @@ def test_what_may_be_over_next_time_is_not_remembered(folder: Folder) -> None:
     assert len(folder.open()) == 2
 
 
-def test_dropping_every_picture_is_an_error(folder: Folder) -> None:
+def test_dropping_every_image_is_an_error(folder: Folder) -> None:
     folder.put("a.jpg")
     with pytest.raises(DataError, match=r"is cut short: 1 \(a.jpg\)"):
         folder.open().without((Rejected("a.jpg", "is cut short"),))

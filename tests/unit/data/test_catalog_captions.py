@@ -1,4 +1,4 @@
-"""Each picture of a data set gets the words its settings say, and none of another's."""
+"""Each image of a dataset gets the words its settings say, and none of another's."""
 
 from pathlib import Path
 from typing import Any
@@ -53,11 +53,11 @@ def test_a_missing_or_empty_text_file_rejects_by_name_or_falls_back(folder: Fold
     assert [catalog.captions_of(row) for row in range(3)] == [("blank one",), ("words",), ("silent one",)]
 
 
-def test_a_text_file_that_cannot_be_read_rejects_its_picture(folder: Folder) -> None:
+def test_a_text_file_that_cannot_be_read_rejects_its_image(folder: Folder) -> None:
     folder.put("a.jpg")
     folder.put("b.jpg")
     folder.put("b.txt", b"words")
-    (folder.pictures / "a.txt").symlink_to("nowhere")
+    (folder.images / "a.txt").symlink_to("nowhere")
     catalog = folder.open(caption_strategy="textfile")
     assert list(catalog.paths) == ["b.jpg"]
     assert catalog.captions_of(0) == ("words",)

@@ -1,4 +1,4 @@
-"""Pictures that a table tells of: nothing is opened to plan them, and what does not fit is left out by name."""
+"""Images that a table tells of: nothing is opened to plan them, and what does not fit is left out by name."""
 
 from pathlib import Path
 from typing import Any
@@ -40,7 +40,7 @@ def table(rows: dict[str, tuple[int, int, str]], **more: Any) -> ImageTable:
 ROWS = {"c.jpg": (300, 100, "of c"), "a.jpg": (200, 100, "one\ntwo"), "d": (0, 100, ""), "gone.png": (9, 9, "")}
 
 
-def test_no_picture_is_opened_to_plan_a_run(folder: Folder) -> None:
+def test_no_image_is_opened_to_plan_a_run(folder: Folder) -> None:
     catalog = folder.open(table=table(ROWS), **SIZES, **CAPTIONS)
     assert not folder.opened
     assert list(catalog.paths) == ["a.jpg", "c.jpg"]
@@ -51,7 +51,7 @@ def test_no_picture_is_opened_to_plan_a_run(folder: Folder) -> None:
         "d": "has no width or height in the table",
     }
     said = [event.text for event in folder.listener.heard if isinstance(event, Notice)]
-    assert "data set pets: 1 row of the table t.parquet without a file there" in said
+    assert "dataset pets: 1 row of the table t.parquet without a file there" in said
     assert same(catalog, folder.open(table=table(ROWS), **SIZES, **CAPTIONS))
 
 
@@ -64,7 +64,7 @@ def test_sizes_from_headers_and_captions_from_the_table(folder: Folder) -> None:
     assert reasons(catalog) == {
         "cats/b.png": "has no row in the table",
         "d": "has no caption in the table",
-        "page.html.gone": "is not a picture in any format that can be read",
+        "page.html.gone": "is not an image in any format that can be read",
     }
 
 
@@ -86,7 +86,7 @@ def test_names_without_endings(folder: Folder) -> None:
     assert list(catalog.paths) == ["a.jpg", "cats/b.png"]
 
 
-def test_pictures_found_to_be_of_another_size_stay_out(folder: Folder) -> None:
+def test_images_found_to_be_of_another_size_stay_out(folder: Folder) -> None:
     catalog = folder.open(table=table(ROWS), **SIZES, **CAPTIONS)
     remember_rejected(LocalCache(folder.metadata), catalog, (Rejected("c.jpg", "is not of the size it was taken for"),))
     again = folder.open(table=table(ROWS), **SIZES, **CAPTIONS)

@@ -12,7 +12,7 @@ from helpers.data.types import Size
 from helpers.reporting.events import Notice
 from helpers.storage.local import LocalSource
 from tests.unit.data.folders import Folder, reasons, same
-from tests.unit.data.pictures import encoded, oriented, photograph
+from tests.unit.data.images import encoded, oriented, photograph
 
 ASTRONAUT = Path(__file__).with_name("astronaut.jpg")
 """Eileen Collins, 384 pixels wide and high, photographed by NASA."""
@@ -31,35 +31,35 @@ def astronaut() -> Image.Image:
 
 
 def beside(width: int, height: int, *, at: tuple[int, int]) -> Image.Image:
-    """The photograph `at` a place of a larger picture, in which there is no other face."""
-    picture = photograph(width, height)
-    picture.paste(astronaut(), at)
-    return picture
+    """The photograph `at` a place of a larger image, in which there is no other face."""
+    image = photograph(width, height)
+    image.paste(astronaut(), at)
+    return image
 
 
-def middle(picture: Image.Image) -> tuple[float, float] | None:
-    """The middle of the face found, in the picture's pixels."""
-    seen = seen_size(Size(*picture.size))
+def middle(image: Image.Image) -> tuple[float, float] | None:
+    """The middle of the face found, in the image's pixels."""
+    seen = seen_size(Size(*image.size))
     with one_core_each():
-        face = largest_face(np.asarray(picture.resize(seen)))
-    scale = max(picture.size) / EDGE_PX
+        face = largest_face(np.asarray(image.resize(seen)))
+    scale = max(image.size) / EDGE_PX
     return face and (scale * (face.left + face.right) / 2, scale * (face.top + face.bottom) / 2)
 
 
-@pytest.mark.parametrize("way", ["as it is", "mirrored", "grey", "wide", "high", "largest of two"])
+@pytest.mark.parametrize("way", ["as it is", "mirrored", "gray", "wide", "high", "largest of two"])
 def test_a_face_is_found(way: str) -> None:
     x, y = FACE
     ways = {
         "as it is": (astronaut(), (x, y)),
         "mirrored": (ImageOps.mirror(astronaut()), (384 - x, y)),
-        "grey": (astronaut().convert("L").convert("RGB"), (x, y)),
+        "gray": (astronaut().convert("L").convert("RGB"), (x, y)),
         "wide": (beside(1000, 400, at=(600, 10)), (600 + x, 10 + y)),
         "high": (beside(400, 1000, at=(10, 600)), (10 + x, 600 + y)),
     }
     two = beside(800, 400, at=(400, 0))
     two.paste(astronaut().resize((192, 192)), (0, 0))
-    picture, (x, y) = {**ways, "largest of two": (two, (400 + x, y))}[way]
-    found = middle(picture)
+    image, (x, y) = {**ways, "largest of two": (two, (400 + x, y))}[way]
+    found = middle(image)
     assert found is not None
     assert np.hypot(found[0] - x, found[1] - y) < FACE_PX / 4
 
@@ -70,7 +70,7 @@ def test_no_face_is_found_where_there_is_none() -> None:
     assert middle(Image.new("RGB", (2000, 1), "pink")) is None
 
 
-def test_a_crop_stays_inside_the_picture() -> None:
+def test_a_crop_stays_inside_the_image() -> None:
     cuts = np.array([[200, 100, 50, 0, 150, 100]] * 4, np.int32)
     middles = np.array([[0.5, 0.5], [0.6, 0.5], [0.0, 0.9], [1.0, 0.1]])
     cut = cut_around(cuts, middles=middles)
@@ -96,14 +96,14 @@ def test_the_crop_is_where_the_face_is(folder: Folder, aspect: dict[str, object]
     assert not same(catalog, centred)
 
 
-def test_a_picture_that_is_kept_whole_stays_whole(folder: Folder) -> None:
+def test_a_image_that_is_kept_whole_stays_whole(folder: Folder) -> None:
     folder.put("a.jpg", ASTRONAUT.read_bytes())
     said = {"crop": True, "crop_aspect": "preserve"}
     assert same(folder.open(crop_style="face", **said), folder.open(crop_style="center", **said))
 
 
 @pytest.mark.parametrize("orientation", [3, 6])
-def test_the_face_is_looked_for_in_the_upright_picture(folder: Folder, orientation: int) -> None:
+def test_the_face_is_looked_for_in_the_upright_image(folder: Folder, orientation: int) -> None:
     upright = beside(1000, 400, at=(600, 10))
     turned = upright.transpose({3: Image.Transpose.ROTATE_180, 6: Image.Transpose.ROTATE_90}[orientation])
     folder.put("turned.jpg", oriented(turned, "JPEG", orientation))
@@ -113,11 +113,11 @@ def test_the_face_is_looked_for_in_the_upright_picture(folder: Folder, orientati
     assert catalog.geometries[0, 2] > folder.open(crop=True).geometries[0, 2]
 
 
-def test_pictures_without_a_face_are_cut_at_their_middle_and_told(folder: Folder) -> None:
+def test_images_without_a_face_are_cut_at_their_middle_and_told(folder: Folder) -> None:
     for name in "abcde":
         folder.put(f"{name}.jpg", (300, 200))
     folder.put("face.jpg", encoded(beside(1000, 400, at=(600, 10)), "JPEG"))
-    (folder.pictures / "broken.jpg").write_bytes(encoded(photograph(300, 200), "JPEG")[:3000])
+    (folder.images / "broken.jpg").write_bytes(encoded(photograph(300, 200), "JPEG")[:3000])
     catalog = folder.open(crop=True, crop_style="face")
     said = [event.text for event in folder.listener.heard if isinstance(event, Notice)]
     assert any(
@@ -127,11 +127,11 @@ def test_pictures_without_a_face_are_cut_at_their_middle_and_told(folder: Folder
     assert (catalog.geometries[:-1] == centred[:-1]).all() and (catalog.geometries[-1] != centred[-1]).any()
 
 
-def test_a_known_picture_is_not_looked_at_again(folder: Folder) -> None:
+def test_a_known_image_is_not_looked_at_again(folder: Folder) -> None:
     folder.put("face.jpg", ASTRONAUT.read_bytes())
     folder.put("none.jpg", (300, 200))
     first = folder.open(crop=True, crop_style="face")
-    assert sum(folder.opened.values()) == 4, "each header, then each picture"
+    assert sum(folder.opened.values()) == 4, "each header, then each image"
     second = folder.open(crop=True, crop_style="face")
     assert same(first, second) and not folder.opened
     folder.open(crop=True, crop_aspect="closest", crop_aspect_buckets=[1.5], crop_style="face")
@@ -146,7 +146,7 @@ def test_faces_are_looked_for_only_where_crops_follow_them(folder: Folder) -> No
     assert sum(folder.opened.values()) == 1
 
 
-def test_a_picture_that_cannot_be_read_meanwhile_is_left_out_by_name(
+def test_a_image_that_cannot_be_read_meanwhile_is_left_out_by_name(
     folder: Folder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder.put("face.jpg", ASTRONAUT.read_bytes())
@@ -155,7 +155,7 @@ def test_a_picture_that_cannot_be_read_meanwhile_is_left_out_by_name(
     def refuse(source: LocalSource, path: str) -> bytes:
         if path == "locked.jpg":
             raise PermissionError(13, "Permission denied")
-        return (folder.pictures / path).read_bytes()
+        return (folder.images / path).read_bytes()
 
     with monkeypatch.context() as patch:
         patch.setattr(LocalSource, "read", refuse)

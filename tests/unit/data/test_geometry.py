@@ -1,4 +1,4 @@
-"""How pictures are cut: worked examples, and what holds for pictures of any size."""
+"""How images are cut: worked examples, and what holds for images of any size."""
 
 import dataclasses
 import math
@@ -57,12 +57,12 @@ def test_a_square_has_the_edge_the_reference_states(kind: str, resolution: float
     assert cut(3000, 2000, rules).target == Size(edge, edge)
 
 
-def test_a_crop_takes_as_much_of_the_picture_as_it_can() -> None:
+def test_a_crop_takes_as_much_of_the_image_as_it_can() -> None:
     assert cut(3000, 2000, SQUARE) == Geometry(resize=Size(1536, 1024), crop=Box(256, 0, 1280, 1024))
     assert cut(300, 200, SQUARE) == Geometry(resize=Size(1536, 1024), crop=Box(256, 0, 1280, 1024))
 
 
-def test_preserve_crops_to_the_shape_of_the_picture() -> None:
+def test_preserve_crops_to_the_shape_of_the_image() -> None:
     rules = dataclasses.replace(SQUARE, crop_aspect="preserve")
     assert cut(3000, 2000, rules) == cut(3000, 2000, BASE)
 
@@ -86,7 +86,7 @@ def test_styles_place_the_crop() -> None:
     assert [cut(3000, 2000, random, (0.5, x, 0.5)).crop.left for x in (0.0, 0.5, 1 - 2**-53)] == [0, 256, 512]
 
 
-def test_only_pictures_over_the_maximum_are_shrunk_before_cropping() -> None:
+def test_only_images_over_the_maximum_are_shrunk_before_cropping() -> None:
     rules = dataclasses.replace(SQUARE, resolution=0.25, maximum=4.0, downsample=1.0)
     # 6 megapixels: shrunk to 1, then cropped. 1.5 megapixels: cropped as it is. 0.06: enlarged, to cover the crop.
     assert cut(3000, 2000, rules) == Geometry(resize=Size(1225, 816), crop=Box(356, 152, 868, 664))
@@ -169,7 +169,7 @@ def test_every_cut_is_possible_and_stretches_nothing(
     least = max((made.resize.width - 0.5) / width, (made.resize.height - 0.5) / height)
     most = min((made.resize.width + 0.5) / width, (made.resize.height + 0.5) / height)
     assert least <= most * (1 + 1e-12)
-    # What is not cropped on purpose is kept: one edge is used whole, unless the picture is taken at its own scale.
+    # What is not cropped on purpose is kept: one edge is used whole, unless the image is taken at its own scale.
     if rules.maximum == math.inf:
         assert made.target.width == made.resize.width or made.target.height == made.resize.height
 
@@ -190,13 +190,13 @@ def test_without_crop_shape_and_area_are_near(width: int, height: int, rules: Cu
 
 @settings(max_examples=40, deadline=None)
 @given(width=edges, height=edges, rules=any_rules)
-def test_a_transposed_picture_has_the_transposed_size(width: int, height: int, rules: CutRules) -> None:
+def test_a_transposed_image_has_the_transposed_size(width: int, height: int, rules: CutRules) -> None:
     rules = dataclasses.replace(rules, crop=False)
     target = cut(width, height, rules).target
     assert cut(height, width, rules).target == Size(target.height, target.width)
 
 
-def test_a_column_is_cut_like_its_pictures() -> None:
+def test_a_column_is_cut_like_its_images() -> None:
     rng = np.random.default_rng(0)
     sizes = rng.integers(1, 5000, (200, 2))
     rules = dataclasses.replace(SQUARE, crop_style="random", crop_aspect="random", aspect_buckets=(0.7, 1.0, 1.4))

@@ -1,4 +1,4 @@
-"""Pictures as people have them: every format and fault gives the right pixels, or the reason why not."""
+"""Images as people have them: every format and fault gives the right pixels, or the reason why not."""
 
 import io
 import struct
@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
-from helpers.data.images.decode import START_BYTES, NotAPicture, UnreadableImage, decode, read_size
+from helpers.data.images.decode import START_BYTES, NotAImage, UnreadableImage, decode, read_size
 from helpers.data.types import Box, Geometry, Size
-from tests.unit.data.pictures import encoded, oriented, photograph, quadrants
+from tests.unit.data.images import encoded, oriented, photograph, quadrants
 
 Pixels = np.ndarray
 
@@ -21,8 +21,8 @@ def whole(size: tuple[int, int]) -> Geometry:
 
 
 def pixels_of(content: bytes, size: tuple[int, int] | None = None) -> Pixels:
-    """All of a picture at its own size, found as the catalog finds it."""
-    found = read_size(content, path="picture")
+    """All of an image at its own size, found as the catalog finds it."""
+    found = read_size(content, path="image")
     assert size is None or found == size
     return decode(content, size=found, geometry=whole(found))
 
@@ -41,14 +41,14 @@ def rms(one: Pixels, other: Pixels) -> float:
 def test_lossless_formats_give_their_exact_pixels(format: str) -> None:
     image = photograph(70, 50)
     content = encoded(image, format)
-    assert read_size(content, path=f"picture.{format.lower()}") == (70, 50)
+    assert read_size(content, path=f"image.{format.lower()}") == (70, 50)
     pixels = decode(content, size=Size(70, 50), geometry=whole((70, 50)))
     assert pixels.dtype == np.uint8
     assert (pixels == np.asarray(image)).all()
 
 
 @pytest.mark.parametrize("format", ["JPEG", "WEBP", "AVIF", "GIF", "JPEG2000"])
-def test_lossy_formats_give_their_colours(format: str) -> None:
+def test_lossy_formats_give_their_colors(format: str) -> None:
     assert rms(pixels_of(encoded(quadrants(), format), (96, 64)), np.asarray(quadrants())) < 16
 
 
@@ -72,7 +72,7 @@ def test_orientation_is_applied_first(format: str, orientation: int) -> None:
 
 @pytest.mark.filterwarnings("ignore:Corrupt EXIF")
 @pytest.mark.parametrize("exif", [b"Exif\0\0nonsense", b"Exif\0\0II*\0\xff\xff\xff\xff", b"Exif\0\0"])
-def test_broken_exif_does_not_break_a_picture(exif: bytes) -> None:
+def test_broken_exif_does_not_break_a_image(exif: bytes) -> None:
     content = encoded(quadrants(), "JPEG", exif=exif)
     assert pixels_of(content).shape == (64, 96, 3)
 
@@ -105,13 +105,13 @@ def test_a_smaller_decode_makes_no_difference_to_see(edge: int) -> None:
     assert rms(decode(content, size=Size(1283, 1027), geometry=geometry), np.asarray(expected)) < 2.5
 
 
-def test_cmyk_becomes_its_colours() -> None:
+def test_cmyk_becomes_its_colors() -> None:
     image = quadrants().convert("CMYK")
     assert rms(pixels_of(encoded(image, "JPEG", quality=95)), np.asarray(quadrants())) < 4
 
 
 @pytest.mark.parametrize("mode", ["L", "1", "P"])
-def test_grey_and_palette_pictures_become_rgb(mode: str) -> None:
+def test_grey_and_palette_images_become_rgb(mode: str) -> None:
     image = quadrants().convert(mode)
     assert (pixels_of(encoded(image)) == np.asarray(image.convert("RGB"))).all()
 
@@ -127,7 +127,7 @@ def test_alpha_is_flattened_on_white(mode: str) -> None:
     assert np.abs(pixels[40, 0].astype(int) - ([177] * 3 if mode == "LA" else [132, 137, 142])).max() <= 1
 
 
-def test_transparent_colours_do_not_bleed_into_edges() -> None:
+def test_transparent_colors_do_not_bleed_into_edges() -> None:
     image = Image.new("RGBA", (128, 128), (0, 0, 0, 0))
     image.paste((255, 255, 255, 255), (64, 0, 128, 128))
     content = encoded(image)
@@ -144,7 +144,7 @@ def test_a_palette_with_transparency_is_flattened_on_white(transparency: int | b
     assert pixels[0, 63].tolist() == [200, 10, 10]
 
 
-def test_a_transparent_colour_is_flattened_on_white() -> None:
+def test_a_transparent_color_is_flattened_on_white() -> None:
     pixels = pixels_of(encoded(quadrants(), transparency=(255, 0, 0)))
     assert pixels[0, 0].tolist() == [255, 255, 255]
     assert pixels[0, 95].tolist() == [0, 255, 0]
@@ -164,7 +164,7 @@ def test_floating_point_pixels_are_refused_with_a_cure() -> None:
 
 @pytest.mark.parametrize("format", ["GIF", "WEBP", "PNG", "TIFF", "AVIF"])
 def test_an_animation_gives_its_first_frame(format: str) -> None:
-    frames = [Image.new("RGB", (64, 64), colour) for colour in ("red", "blue", "lime")]
+    frames = [Image.new("RGB", (64, 64), color) for color in ("red", "blue", "lime")]
     pixels = pixels_of(encoded(frames[0], format, save_all=True, append_images=frames[1:]))
     assert np.abs(pixels.astype(int) - [255, 0, 0]).max() < 8
 
@@ -204,10 +204,10 @@ def test_the_name_does_not_matter() -> None:
 
 
 @pytest.mark.parametrize("format", ["JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF"])
-def test_a_picture_cut_short_is_refused_at_the_latest_when_decoded(format: str) -> None:
+def test_a_image_cut_short_is_refused_at_the_latest_when_decoded(format: str) -> None:
     content = encoded(photograph(200, 160), format)
     reason = unreadable(lambda: pixels_of(content[: len(content) * 2 // 3]))
-    assert "cut short" in reason or "damaged" in reason or "not a picture" in reason
+    assert "cut short" in reason or "damaged" in reason or "not an image" in reason
     assert "0x" not in reason, "an address in memory would make equal reasons differ"
 
 
@@ -221,17 +221,17 @@ def test_an_empty_file_is_refused() -> None:
     assert unreadable(lambda: read_size(b"", path="a.jpg")) == "is an empty file"
 
 
-def test_bytes_in_no_format_are_refused_under_a_picture_s_name_and_no_picture_under_another() -> None:
+def test_bytes_in_no_format_are_refused_under_a_image_s_name_and_no_image_under_another() -> None:
     noise = np.random.default_rng(0).bytes(500)
     for path in ("a.jpg", "a.PNG", "a.webp"):
-        assert "not a picture" in unreadable(lambda path=path: read_size(noise, path=path))
+        assert "not an image" in unreadable(lambda path=path: read_size(noise, path=path))
     for path in ("a.dat", "README", "a.bin"):
-        with pytest.raises(NotAPicture):
+        with pytest.raises(NotAImage):
             read_size(noise, path=path)
 
 
 @pytest.mark.parametrize("path", ["a.heic", "b.JXL", "c.svg"])
-def test_pictures_that_cannot_be_read_are_named_not_passed_over(path: str) -> None:
+def test_images_that_cannot_be_read_are_named_not_passed_over(path: str) -> None:
     assert unreadable(lambda: read_size(b"<svg not read here>", path=path))
 
 
@@ -254,7 +254,7 @@ def test_bombs_and_absurd_sizes_are_refused() -> None:
     assert "absurd" in unreadable(lambda: read_size(png_header(100_000, 2), path="a.png"))
 
 
-def test_a_picture_that_changed_since_it_was_found_is_refused() -> None:
+def test_a_image_that_changed_since_it_was_found_is_refused() -> None:
     reason = unreadable(lambda: decode(encoded(quadrants()), size=Size(64, 96), geometry=whole((64, 96))))
     assert "64x96" in reason
     assert "96x64" in reason

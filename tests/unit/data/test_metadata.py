@@ -1,4 +1,4 @@
-"""What was learnt of files survives kills, merges and damage."""
+"""What was learned of files survives kills, merges and damage."""
 
 from pathlib import Path
 

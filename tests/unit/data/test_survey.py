@@ -1,4 +1,4 @@
-"""The survey finds what a person would want to know of a data set, and stays small however large the data set is."""
+"""The survey finds what a person would want to know of a dataset, and stays small however large the dataset is."""
 
 import base64
 import io
@@ -15,7 +15,7 @@ from helpers.data.types import Catalog
 from helpers.reporting.pages.datasets_page import CaptionLengths, datasets_page
 from helpers.storage.local import LocalSource
 from tests.unit.data.folders import Folder
-from tests.unit.data.pictures import encoded, photograph
+from tests.unit.data.images import encoded, photograph
 
 SETTINGS: dict[str, Any] = {
     "resolution": 64,
@@ -37,12 +37,12 @@ def notes_of(catalog: Catalog) -> list[str]:
 def fill(folder: Folder) -> Catalog:
     for number, name in enumerate(("red fox in snow", "red boat", "old boat at sea")):
         folder.put(f"{name}.jpg", encoded(photograph(160, 120, seed=number), "JPEG"))
-    copy = (folder.pictures / "red boat.jpg").read_bytes()
+    copy = (folder.images / "red boat.jpg").read_bytes()
     folder.put("again/the same boat.jpg", copy)
     smaller = Image.open(io.BytesIO(copy)).resize((130, 98))
-    folder.put("boat saved anew.jpg", encoded(smaller, "JPEG"))
+    folder.put("boat saved again.jpg", encoded(smaller, "JPEG"))
     folder.put("broken.png", b"\x89PNG\r\n\x1a\nno more")
-    folder.put("notes.md", b"not a picture")
+    folder.put("notes.md", b"not an image")
     return folder.open(**SETTINGS)
 
 
@@ -51,7 +51,7 @@ def test_copies_are_found_by_their_bytes_and_by_their_look(folder: Folder) -> No
     view = survey(catalog, notes=notes_of(catalog))
     assert view.twins == [["again/the same boat.jpg", "red boat.jpg"]]
     assert [sorted(group) for group in view.alike] == [
-        ["again/the same boat.jpg", "boat saved anew.jpg", "red boat.jpg"]
+        ["again/the same boat.jpg", "boat saved again.jpg", "red boat.jpg"]
     ]
     assert view.compared == 5
 

@@ -1,4 +1,4 @@
-"""A batch is a function of its position: the same whoever makes it, and each picture with its own words."""
+"""A batch is a function of its position: the same whoever makes it, and each image with its own words."""
 
 import gc
 import threading
@@ -92,7 +92,7 @@ def assert_same(first: TrainBatch, second: TrainBatch) -> None:
     assert replace(first, **dict.fromkeys(TENSORS)) == replace(second, **dict.fromkeys(TENSORS))  # type: ignore[arg-type]
 
 
-def test_a_batch_has_the_promised_shapes_and_each_picture_its_own_caption() -> None:
+def test_a_batch_has_the_promised_shapes_and_each_image_its_own_caption() -> None:
     source = make_source(batch_size=4)
     for position in positions(source, 10):
         batch = source.batch(position)
@@ -195,7 +195,7 @@ def test_prefetching_stays_within_its_depth() -> None:
         assert len(made) == 3
 
 
-def test_an_unreadable_picture_is_named_where_its_batch_is_waited_for() -> None:
+def test_an_unreadable_image_is_named_where_its_batch_is_waited_for() -> None:
     source = make_source(broken=6)
     batches = prefetched(source, Position(), depth=4)
     good = 0
@@ -237,7 +237,7 @@ def test_batches_for_a_device_are_page_locked_and_otherwise_the_same() -> None:
     assert_same(batch, source.batch(Position()))
 
 
-def test_both_sides_of_a_picture_come_by_an_even_chance_for_each_pass() -> None:
+def test_both_sides_of_a_image_come_by_an_even_chance_for_each_pass() -> None:
     plain = make_source()
     source = replace(plain, mirrored={"one": Latents(1000, 4)})
     sides: dict[str, list[bool]] = {}

@@ -1,4 +1,4 @@
-"""The mix of data sets over any run of epochs is what their entries say, to a batch."""
+"""The mix of datasets over any run of epochs is what their entries say, to a batch."""
 
 from collections import Counter
 from fractions import Fraction
@@ -49,7 +49,7 @@ def test_after_any_number_of_epochs_each_bucket_is_within_a_batch_of_its_share(
     for number, (each, due) in enumerate(zip(buckets, order.bucket_images_per_epoch, strict=True)):
         assert 0 <= shown[number] - epochs * due < batch_size + 1e-5
         counts = [by_image[number][image] for image in range(len(each))]
-        assert max(counts) - min(counts) <= -(-batch_size // len(each)), "none is favoured within a bucket"
+        assert max(counts) - min(counts) <= -(-batch_size // len(each)), "none is favored within a bucket"
 
 
 @given(mixed_buckets(), st.integers(1, 6), st.integers(0, 200))

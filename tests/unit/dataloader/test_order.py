@@ -1,4 +1,4 @@
-"""No picture is lost, none is favoured, every batch is full, and any position continues as if never left."""
+"""No image is lost, none is favored, every batch is full, and any position continues as if never left."""
 
 import itertools
 import tracemalloc
@@ -45,7 +45,7 @@ def walk(order: Order, batches: int, start: Position = START) -> list[tuple[Samp
 
 @settings(max_examples=80, deadline=None)
 @given(buckets_of_any_size(), seeds, batch_sizes, world_sizes, world_sizes, st.integers(0, 40))
-def test_another_number_of_ranks_goes_on_where_no_picture_is_left_out(
+def test_another_number_of_ranks_goes_on_where_no_image_is_left_out(
     buckets: list[Bucket], seed: int, batch_size: int, before: int, now: int, batches: int
 ) -> None:
     """Every showing that one number of ranks owed and had not given yet comes with the other."""
@@ -69,7 +69,7 @@ def test_another_number_of_ranks_goes_on_where_no_picture_is_left_out(
 
 @settings(max_examples=150, deadline=None)
 @given(buckets_of_any_size(), seeds, batch_sizes, accumulations, world_sizes, epochs)
-def test_no_picture_is_lost_and_none_is_favoured(
+def test_no_image_is_lost_and_none_is_favoured(
     buckets: list[Bucket], seed: int, batch_size: int, accumulation: int, world_size: int, epochs: int
 ) -> None:
     order = Order(buckets, seed=seed, batch_size=batch_size, world_size=world_size)

@@ -31,12 +31,12 @@ def loaded(
     return denoiser.train(), weights
 
 
-def given(height: int = 8, width: int = 8, *, pictures: int = 2) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def given(height: int = 8, width: int = 8, *, images: int = 2) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """What the small model predicts from, of latents of that size."""
     draw = torch.Generator().manual_seed(2)
-    noisy = torch.randn(pictures, 16, height, width, generator=draw)
-    prompts = torch.randn(pictures, 154, 48, generator=draw)
-    return noisy, torch.rand(pictures, generator=draw), prompts, torch.randn(pictures, 40, generator=draw)
+    noisy = torch.randn(images, 16, height, width, generator=draw)
+    prompts = torch.randn(images, 154, 48, generator=draw)
+    return noisy, torch.rand(images, generator=draw), prompts, torch.randn(images, 40, generator=draw)
 
 
 def gradients(

@@ -8,13 +8,13 @@ from torch import Tensor, nn
 
 from helpers.config.options.model import LoraOptions, PrecisionOptions
 from helpers.models.adapters.lora import attach_lora
-from helpers.models.quantization import base_dtype, layers_to_quantise, quantise
+from helpers.models.quantization import base_dtype, layers_to_quantize, quantize
 from helpers.models.sd3.memory.activations import Pass, kept_for_backward
 from helpers.models.sd3.memory.architecture import Transformer
 from helpers.models.sd3.memory.trainable_parameters import adapted_layers
-from helpers.models.sd3.transformer import NEVER_QUANTISED, target_modules
+from helpers.models.sd3.transformer import NEVER_QUANTIZED, target_modules
 
-PICTURES, EDGE, TEXT = 2, 32, 154
+IMAGES, EDGE, TEXT = 2, 32, 154
 BF16 = PrecisionOptions(mixed_precision="bf16")
 FP32 = PrecisionOptions(mixed_precision="no")
 INT8 = PrecisionOptions(mixed_precision="no", base_model_precision="int8-quanto")
@@ -51,7 +51,7 @@ def make(shape: Transformer, precision: PrecisionOptions, *, target: str, full: 
     )
     model = nn.Module.to(model, base_dtype(precision))
     level = precision.base_model_precision
-    quantise(model, level, layers=layers_to_quantise(model, level, device=torch.device("cpu"), keep=NEVER_QUANTISED))
+    quantize(model, level, layers=layers_to_quantize(model, level, device=torch.device("cpu"), keep=NEVER_QUANTIZED))
     model.requires_grad_(full)
     if not full:
         attach_lora(model, lora=LoraOptions(lora_rank=4), modules=target_modules(model, target), seed=0)
@@ -88,10 +88,10 @@ def really_kept(model: Any, precision: PrecisionOptions, *, block: int) -> int:
         torch.autocast("cpu", dtype=torch.bfloat16, enabled=precision.mixed_precision == "bf16"),
     ):
         model(
-            hidden_states=torch.randn(PICTURES, 16, EDGE, EDGE, dtype=dtype),
-            timestep=torch.full((PICTURES,), 500.0),
-            encoder_hidden_states=torch.randn(PICTURES, TEXT, 96, dtype=dtype),
-            pooled_projections=torch.randn(PICTURES, 64, dtype=dtype),
+            hidden_states=torch.randn(IMAGES, 16, EDGE, EDGE, dtype=dtype),
+            timestep=torch.full((IMAGES,), 500.0),
+            encoder_hidden_states=torch.randn(IMAGES, TEXT, 96, dtype=dtype),
+            pooled_projections=torch.randn(IMAGES, 64, dtype=dtype),
         )
     return sum(found.values())
 
@@ -122,7 +122,7 @@ def test_a_block_keeps_what_is_counted(
     counted = Pass(
         image_tokens=(EDGE // 2) ** 2,
         text_tokens=TEXT,
-        pictures=PICTURES,
+        images=IMAGES,
         base=base_dtype(precision).itemsize,
         autocast=precision.mixed_precision == "bf16",
         norms_in_fp32=False,

@@ -86,7 +86,7 @@ def test_a_part_of_the_base_is_learnt_on_and_opens_on_the_whole_base(
     torch.testing.assert_close(theirs, ours, atol=1e-4, rtol=1e-4)
 
 
-def test_a_part_of_a_quantised_base_is_learnt_on(parts: ModelParts, cpu: torch.device) -> None:
+def test_a_part_of_a_quantized_base_is_learnt_on(parts: ModelParts, cpu: torch.device) -> None:
     precision = PrecisionOptions(mixed_precision="no", base_model_precision="int8-quanto")
     denoiser = load_denoiser(parts, precision, cpu)
     plain = predicted(denoiser)
@@ -97,7 +97,7 @@ def test_a_part_of_a_quantised_base_is_learnt_on(parts: ModelParts, cpu: torch.d
 
 
 @pytest.mark.parametrize("level", ["int4-quanto", "int2-quanto"])
-def test_what_quantising_took_is_given_back_and_is_no_part_of_the_finished_file(
+def test_what_quantizing_took_is_given_back_and_is_no_part_of_the_finished_file(
     level: str, base: nn.Module, parts: ModelParts, cpu: torch.device, diffusers_pipeline: Any, tmp_path: Path
 ) -> None:
     precision = PrecisionOptions(mixed_precision="no", base_model_precision=level, base_model_default_dtype="fp32")

@@ -119,9 +119,9 @@ def test_the_start_depends_on_the_seed_alone(parts: ModelParts, base: nn.Module,
         assert torch.equal(torch.get_rng_state(), before)
         return tensors
 
-    quantised = PrecisionOptions(mixed_precision="bf16", base_model_precision="int8-quanto")
+    quantized = PrecisionOptions(mixed_precision="bf16", base_model_precision="int8-quanto")
     over_fp32 = start(copy.deepcopy(base), 1)
-    over_int8 = start(load_denoiser(parts, quantised, cpu), 1)
+    over_int8 = start(load_denoiser(parts, quantized, cpu), 1)
     another = start(copy.deepcopy(base), 2)
     for name, tensor in over_fp32.items():
         assert tensor.dtype == over_int8[name].dtype == torch.float32

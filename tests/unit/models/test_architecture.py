@@ -1,4 +1,4 @@
-"""Shapes reckoned from config files are those of the libraries' own models."""
+"""Shapes estimated from config files are those of the libraries' own models."""
 
 from pathlib import Path
 from typing import Any

@@ -1,4 +1,4 @@
-"""How far each level of quantising may lead the transformer and each text encoder away from full precision."""
+"""How far each level of quantizing may lead the transformer and each text encoder away from full precision."""
 
 from collections.abc import Mapping
 

@@ -1,6 +1,6 @@
-"""What each level of quantising costs: the error of what a part of the demo's trained model puts out.
+"""What each level of quantizing costs: the error of what a part of the demo's trained model puts out.
 
-Every bound has two sides: an error too small would say that nothing, or not all, was quantised.
+Every bound has two sides: an error too small would say that nothing, or not all, was quantized.
 """
 
 import sys

@@ -37,18 +37,18 @@ def test_training_takes_more_with(more: dict[str, Any]) -> None:
     assert peaks(**more).training > peaks().training
 
 
-def test_quantising_takes_less_for_both() -> None:
+def test_quantizing_takes_less_for_both() -> None:
     whole, eighth = peaks(), peaks(base_model_precision="int8-quanto")
     assert eighth.training < whole.training and eighth.encoding < whole.encoding
     t5_whole = peaks(base_model_precision="int8-quanto", text_encoder_3_precision="no_change")
     assert t5_whole.encoding > eighth.encoding and t5_whole.training == eighth.training
 
 
-def test_a_folder_is_reckoned_by_its_own_config(tiny_pipeline: Path) -> None:
+def test_a_folder_is_estimateed_by_its_own_config(tiny_pipeline: Path) -> None:
     assert peaks(tiny_pipeline).training < peaks().training / 5
 
 
-def test_one_file_is_reckoned_as_its_folder(tiny_pipeline: Path, tmp_path: Path) -> None:
+def test_one_file_is_estimateed_as_its_folder(tiny_pipeline: Path, tmp_path: Path) -> None:
     whole = tmp_path / "sd3.safetensors"
     assert convert.main([str(tiny_pipeline), str(whole), "--to", "single-file", "--with-text-encoders"]) == 0
     assert peaks(whole, pretrained_parts_model_name_or_path=MEDIUM) == peaks(tiny_pipeline)

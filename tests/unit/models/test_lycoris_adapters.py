@@ -145,7 +145,7 @@ def test_targets_that_are_nowhere_are_refused(
         trained_lycoris(copy.deepcopy(base), config=config_of(tmp_path, algo="lokr", apply_preset=preset), seed=0)
 
 
-def test_full_differences_of_quantised_layers_are_refused(parts: ModelParts, cpu: torch.device, tmp_path: Path) -> None:
+def test_full_differences_of_quantized_layers_are_refused(parts: ModelParts, cpu: torch.device, tmp_path: Path) -> None:
     denoiser = load_denoiser(parts, PrecisionOptions(mixed_precision="no", base_model_precision="int8-quanto"), cpu)
     with pytest.raises(ModelError, match="algo=full needs base_model_precision=no_change"):
         trained_lycoris(denoiser, config=config_of(tmp_path, algo="full"), seed=0)

@@ -23,7 +23,7 @@ def training_bytes(**changed: object) -> int:
     return estimate_memory(MEDIUM, replace(USUAL, **changed)).training_bytes  # type: ignore[arg-type]
 
 
-def test_reckoning_needs_neither_torch_nor_pydantic() -> None:
+def test_estimating_needs_neither_torch_nor_pydantic() -> None:
     heavy = "any(name in sys.modules for name in ('torch', 'pydantic'))"
     code = f"import sys, helpers.models.sd3.memory.estimate; sys.exit({heavy})"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
@@ -35,7 +35,7 @@ def test_an_adapter_counts_rank_times_the_edges_of_its_layers() -> None:
 
 
 def test_ranks_of_their_own_lengths_of_rows_starts_and_directions_are_counted() -> None:
-    q_layers = 24 + 23  # of the pictures' stream, and of the text's, which ends before the last block
+    q_layers = 24 + 23  # of the images' stream, and of the text's, which ends before the last block
     ranked = replace(USUAL, lora_rank=4, lora_ranks=(("attn", 6), ("to_q", 8), ("add_q_proj", 8)))
     others = 24 * 8 - 2 - q_layers
     assert trained_parameters(MEDIUM.transformer, ranked) == 2 * 1536 * (8 * q_layers + 6 * others)
@@ -46,7 +46,7 @@ def test_ranks_of_their_own_lengths_of_rows_starts_and_directions_are_counted() 
     layers = 24 * 8 - 2
     assert dora.trained - plain.trained == dora.weights - plain.weights == 4 * 1536 * layers
     assert start.weights - plain.weights == plain.trained
-    assert soap.optimiser - plain.optimiser == layers * 2 * (2 * 4 * 16**2)  # edges of 1536 are too long for it
+    assert soap.optimizer - plain.optimizer == layers * 2 * (2 * 4 * 16**2)  # edges of 1536 are too long for it
 
 
 def test_what_stays_as_it_is_of_a_full_model_takes_its_own_room_and_no_more() -> None:
@@ -65,7 +65,7 @@ def test_what_stays_as_it_is_of_a_full_model_takes_its_own_room_and_no_more() ->
     assert trained_parameters(MEDIUM.transformer, alone) == block
     whole, part = (estimate_memory(MEDIUM, each).training for each in (full, alone))
     assert whole.weights + whole.trained == part.weights + part.trained
-    assert (part.gradients, part.optimiser) == (2 * block, 8 * block)  # numbers of two bytes
+    assert (part.gradients, part.optimizer) == (2 * block, 8 * block)  # numbers of two bytes
 
 
 @pytest.mark.parametrize(
@@ -102,7 +102,7 @@ def test_what_waits_elsewhere_takes_none_of_the_device_s_memory() -> None:
     assert training_bytes(offload_activations=True, batch_size=8) < training_bytes(batch_size=8)
 
 
-def test_each_step_of_quantising_shrinks_caching_training_and_validation() -> None:
+def test_each_step_of_quantizing_shrinks_caching_training_and_validation() -> None:
     levels = ("no_change", "int8-quanto", "int4-quanto", "int2-quanto")
     found = [
         estimate_memory(MEDIUM, replace(USUAL, precision=replace(BF16, base_model_precision=level))) for level in levels

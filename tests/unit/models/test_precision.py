@@ -1,11 +1,11 @@
-"""Each part is held in the number format that was asked for, and a quantised base can be trained over."""
+"""Each part is held in the dtype that was asked for, and a quantized base can be trained over."""
 
 import pytest
 import torch
 
 from helpers.config.options.model import LoraOptions, PrecisionOptions
 from helpers.models.family import ModelParts
-from helpers.models.quantization import layers_to_quantise, quantise, wrong_on
+from helpers.models.quantization import layers_to_quantize, quantize, wrong_on
 from helpers.models.sd3.transformer import load_denoiser, predict
 from tests.unit.models.lora import attach
 
@@ -35,7 +35,7 @@ def test_the_base_is_held_as_asked(
 
 
 @pytest.mark.parametrize("level", LEVELS)
-def test_a_quantised_base_predicts_nearly_the_same_and_passes_gradients_to_lora_only(
+def test_a_quantized_base_predicts_nearly_the_same_and_passes_gradients_to_lora_only(
     parts: ModelParts, cpu: torch.device, full_precision: PrecisionOptions, level: str
 ) -> None:
     exact = load_denoiser(parts, full_precision, cpu)
@@ -67,9 +67,9 @@ def test_the_ends_of_the_network_stay_whole(parts: ModelParts, cpu: torch.device
     from optimum.quanto import QLinear
 
     denoiser = load_denoiser(parts, PrecisionOptions(mixed_precision="bf16", base_model_precision="int8-quanto"), cpu)
-    quantised = {name for name, module in denoiser.named_modules() if isinstance(module, QLinear)}
+    quantized = {name for name, module in denoiser.named_modules() if isinstance(module, QLinear)}
     linear = {name for name, module in denoiser.named_modules() if isinstance(module, torch.nn.Linear)}
-    assert quantised == {name for name in linear if name.startswith("transformer_blocks.")}
+    assert quantized == {name for name in linear if name.startswith("transformer_blocks.")}
 
 
 def test_what_a_device_cannot_compute_is_told_with_what_to_take_instead() -> None:
@@ -96,8 +96,8 @@ def test_layers_that_the_processors_8_bit_kernel_would_read_past_stay_whole() ->
     """It takes rows of 16 numbers; of others it made garbage, or a crash that ended the run without a word."""
     layers = torch.nn.Sequential(*(torch.nn.Linear(width, 48) for width in (16, 24, 48))).bfloat16()
     exact = [layer(torch.ones(32, layer.in_features, dtype=torch.bfloat16)) for layer in layers]
-    names = layers_to_quantise(layers, "int8-quanto", device=torch.device("cpu"))
-    quantise(layers, "int8-quanto", layers=names)
+    names = layers_to_quantize(layers, "int8-quanto", device=torch.device("cpu"))
+    quantize(layers, "int8-quanto", layers=names)
     assert [type(layer).__name__ for layer in layers] == ["QLinear", "Linear", "QLinear"]
     for layer, before in zip(layers, exact, strict=True):
         after = layer(torch.ones(32, layer.in_features, dtype=torch.bfloat16))

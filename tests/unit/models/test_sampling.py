@@ -49,7 +49,7 @@ def by_diffusers(
     output_type: str,
     **more: Any,
 ) -> torch.Tensor:
-    """What the plain pipeline draws from the same embeddings, in one number format."""
+    """What the plain pipeline draws from the same embeddings, in one dtype."""
     return pipeline.to(dtype)(
         prompt_embeds=texts[PROMPT].prompt_embeds[None].to(dtype),
         pooled_prompt_embeds=texts[PROMPT].pooled[None].to(dtype),
@@ -81,7 +81,7 @@ def test_the_latents_are_those_of_diffusers_pipeline(
     assert torch.equal(ours, (theirs / 1.5305 + 0.0609).float())
 
 
-def test_the_picture_is_that_of_diffusers_pipeline(
+def test_the_image_is_that_of_diffusers_pipeline(
     parts: ModelParts,
     cpu: torch.device,
     denoiser: nn.Module,
@@ -94,7 +94,7 @@ def test_the_picture_is_that_of_diffusers_pipeline(
     assert torch.equal(ours, (theirs.permute(0, 2, 3, 1) * 255).round().to(torch.uint8))
 
 
-def test_from_the_words_on_the_picture_differs_only_by_the_embeddings_rounding(
+def test_from_the_words_on_the_image_differs_only_by_the_embeddings_rounding(
     parts: ModelParts,
     cpu: torch.device,
     denoiser: nn.Module,
@@ -121,11 +121,11 @@ def test_from_the_words_on_the_picture_differs_only_by_the_embeddings_rounding(
 def test_seed_prompt_and_guidance_are_seen(
     parts: ModelParts, denoiser: nn.Module, texts: dict[str, TextEmbedding]
 ) -> None:
-    picture = render(denoiser, parts, request(texts))
-    assert picture.shape == (1, 16, 8, 12)
-    assert torch.equal(render(denoiser, parts, request(texts)), picture)
+    image = render(denoiser, parts, request(texts))
+    assert image.shape == (1, 16, 8, 12)
+    assert torch.equal(render(denoiser, parts, request(texts)), image)
     for other in (request(texts, seed=6), request(texts, guidance=1.0), request(texts, guidance=5.0)):
-        assert not torch.equal(render(denoiser, parts, other), picture)
+        assert not torch.equal(render(denoiser, parts, other), image)
 
 
 def test_training_is_left_as_it_was(parts: ModelParts, denoiser: nn.Module, texts: dict[str, TextEmbedding]) -> None:

@@ -15,8 +15,8 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {str(file.relative_to(folder)): file.read_bytes() for file in folder.rglob("*") if file.is_file()}
 
 
-def test_plain_diffusers_draws_a_varied_picture_with_it(diffusers_pipeline: Any) -> None:
-    picture = diffusers_pipeline(
+def test_plain_diffusers_draws_a_varied_image_with_it(diffusers_pipeline: Any) -> None:
+    image = diffusers_pipeline(
         "a red fox",
         width=64,
         height=64,
@@ -25,8 +25,8 @@ def test_plain_diffusers_draws_a_varied_picture_with_it(diffusers_pipeline: Any)
         generator=torch.Generator().manual_seed(0),
         output_type="np",
     ).images[0]
-    assert picture.shape == (64, 64, 3)
-    assert picture.std() > 0.1
+    assert image.shape == (64, 64, 3)
+    assert image.std() > 0.1
 
 
 def test_it_has_the_shape_of_sd3(tiny_pipeline: Path) -> None:

@@ -108,7 +108,7 @@ def test_compiled_code_is_for_all_buckets_and_names_stay(parts: ModelParts, comp
     """One compilation for each kind of block: the first, whose input needs no gradient, those between, and the last.
 
     With the compiler's last stage left out, which alone may round otherwise, every number is the same to the bit; here
-    on quantised blocks that visit, with activations that are away.
+    on quantized blocks that visit, with activations that are away.
     """
     plain = loaded(parts, base_model_precision="int8-quanto")
     denoiser, weights = loaded(
@@ -128,7 +128,7 @@ def test_compiled_code_is_for_all_buckets_and_names_stay(parts: ModelParts, comp
     assert not counters["graph_break"]
     with torch.no_grad():
         assert torch.equal(predict(denoiser, *given(10, 10)), predict(plain[0], *given(10, 10)))
-    assert counters["stats"]["unique_graphs"] == 3, "pictures are drawn without compiling"
+    assert counters["stats"]["unique_graphs"] == 3, "images are drawn without compiling"
     assert denoiser.state_dict().keys() == plain[0].state_dict().keys()
 
 

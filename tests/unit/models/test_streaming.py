@@ -1,4 +1,4 @@
-"""A model filled block by block is the whole model quantised at once, and never takes its room."""
+"""A model filled block by block is the whole model quantized at once, and never takes its room."""
 
 import gc
 import sys
@@ -16,10 +16,10 @@ from helpers.errors import ModelError
 from helpers.models import loading as streaming
 from helpers.models.formats.safetensors import all_opened
 from helpers.models.loading import Form, load, weights_of
-from helpers.models.quantization import layers_to_quantise, quantise
+from helpers.models.quantization import layers_to_quantize, quantize
 from helpers.models.sd3.text_encoders import text_parts
 from helpers.models.sd3.tiny import make_small_pipeline
-from helpers.models.sd3.transformer import NEVER_QUANTISED, load_denoiser
+from helpers.models.sd3.transformer import NEVER_QUANTIZED, load_denoiser
 from helpers.models.sd3.vae import latent_part
 from helpers.models.sd3.weights.components import locate
 from helpers.reporting.peak_memory import PeakMemory
@@ -31,7 +31,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "SD3.5 large": {"qk_norm": "rms_norm"},
 }
 WHOLE: tuple[tuple[str, str, tuple[str, ...]], ...] = (
-    ("diffusers", "SD3Transformer2DModel", NEVER_QUANTISED),
+    ("diffusers", "SD3Transformer2DModel", NEVER_QUANTIZED),
     ("transformers", "CLIPTextModelWithProjection", ()),
     ("transformers", "CLIPTextModelWithProjection", ()),
     ("transformers", "T5EncoderModel", ()),
@@ -46,7 +46,7 @@ def at_once(folder: Path, kind: tuple[str, str, tuple[str, ...]], *, level: str,
     argument = "dtype" if library == "transformers" else "torch_dtype"
     model = model_class.from_pretrained(folder, **{argument: torch.bfloat16}).eval()
     if level != "no_change":
-        quantise(model, level, layers=layers_to_quantise(model, level, device=device, keep=keep))
+        quantize(model, level, layers=layers_to_quantize(model, level, device=device, keep=keep))
     return model.requires_grad_(False)
 
 
@@ -97,7 +97,7 @@ def deep(folder: Path, *, kept_as: torch.dtype) -> tuple[nn.Module, Path]:
     return model, folder / "deep.safetensors"
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="only Linux can start the high-water mark of memory anew")
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux can start the high-water mark of memory again")
 @pytest.mark.parametrize(("level", "held_bytes"), [("no_change", 2 << 24), ("int8-quanto", 1 << 24)])
 def test_the_peak_is_what_is_held_and_one_block(tmp_path: Path, cpu: torch.device, level: str, held_bytes: int) -> None:
     """A file of 64 MiB, held in 32 or 16: at once, its mapped pages and a copy of 32 MiB were there together."""
@@ -127,7 +127,7 @@ def test_weights_of_another_shape_or_too_few_are_refused(tmp_path: Path, cpu: to
 
 
 @pytest.mark.parametrize("via", ["cpu", "accelerator"])
-def test_each_block_is_quantised_where_it_was_asked_for(
+def test_each_block_is_quantized_where_it_was_asked_for(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, via: str
 ) -> None:
     """PyTorch's device without memory stands for an accelerator."""
@@ -135,9 +135,9 @@ def test_each_block_is_quantised_where_it_was_asked_for(
 
     def watched(module: nn.Module, level: str, *, layers: list[str]) -> None:
         seen.extend(module.get_parameter(f"{layer}.weight").device.type for layer in layers)
-        quantise(module, level, layers=layers)
+        quantize(module, level, layers=layers)
 
-    monkeypatch.setattr(streaming, "quantise", watched)
+    monkeypatch.setattr(streaming, "quantize", watched)
     model, file = deep(tmp_path, kept_as=torch.bfloat16)
     form = Form(dtype=torch.bfloat16, device=torch.device("meta"), level="int8-quanto", quantize_via=via)
     load(model, weights_of(partial(all_opened, [file])), form, name="deep")

@@ -37,14 +37,14 @@ def test_they_are_copied_back_by_name_where_everything_agrees(tmp_path: Path) ->
     file = tmp_path / "a.safetensors"
     write_tensors(file, TENSORS, metadata={})
     into = {name: torch.zeros_like(tensor) for name, tensor in reversed(TENSORS.items())}
-    copy_tensors(file, into=into, cure="")
+    copy_tensors(file, into=into, fix="")
     assert all(torch.equal(into[name], tensor) for name, tensor in TENSORS.items())
     for wrong in ({"odd": torch.zeros(3)}, {"odd": torch.zeros(4, dtype=torch.bfloat16)}):
         with pytest.raises(ModelError, match=r"holds odd as torch\.bfloat16 \[3\], but the run's.* Do this\."):
-            copy_tensors(file, into=into | wrong, cure="Do this.")
+            copy_tensors(file, into=into | wrong, fix="Do this.")
     del into["odd"]
     with pytest.raises(ModelError, match="odd is only in one of the two"):
-        copy_tensors(file, into=into, cure="")
+        copy_tensors(file, into=into, fix="")
     file.write_bytes(file.read_bytes()[:40])
     with pytest.raises(ModelError, match="cannot be read as tensors"):
-        copy_tensors(file, into=into, cure="")
+        copy_tensors(file, into=into, fix="")

@@ -43,7 +43,7 @@ def test_the_conditioning_is_that_of_diffusers_pipeline(
 
 
 def test_a_caption_s_numbers_do_not_depend_on_its_company(encoders: tuple[TextPart, ...]) -> None:
-    company = [f"picture number {number}" for number in range(encoders[0].batch_size - 1)]
+    company = [f"image number {number}" for number in range(encoders[0].batch_size - 1)]
     for part in encoders:
         encoder = part.load()
         alone = encoder.encode(["a red fox"])
@@ -118,7 +118,7 @@ def test_another_vocabulary_is_another_identity(
 
 
 @pytest.mark.parametrize("level", ["int8-quanto", "int4-quanto", "int2-quanto", "fp8-quanto"])
-def test_quantised_encoders_say_nearly_the_same(
+def test_quantized_encoders_say_nearly_the_same(
     parts: ModelParts, cpu: torch.device, encoders: tuple[TextPart, ...], level: str
 ) -> None:
     rough = text_parts(parts, TextOptions(), PrecisionOptions(mixed_precision="no", base_model_precision=level), cpu)

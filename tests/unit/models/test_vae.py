@@ -1,4 +1,4 @@
-"""Pictures become the latents, and latents the pictures, that plain diffusers makes of them, each on its own."""
+"""Images become the latents, and latents the images, that plain diffusers makes of them, each on its own."""
 
 from dataclasses import replace
 from functools import partial
@@ -16,7 +16,7 @@ from helpers.models.sd3.vae import latent_part
 
 @pytest.fixture(scope="module")
 def pixels() -> Tensor:
-    """Five pictures [5, 64, 96, 3] of coloured patches."""
+    """Five images [5, 64, 96, 3] of colored patches."""
     patches = torch.randint(0, 256, (5, 8, 12, 3), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
     return patches.repeat_interleave(8, 1).repeat_interleave(8, 2)
 
@@ -30,28 +30,28 @@ def test_latents_are_the_mean_that_diffusers_finds(
     encoder: LatentEncoder, pixels: Tensor, diffusers_pipeline: Any
 ) -> None:
     ours = encoder.encode(pixels[:1])
-    colours = diffusers_pipeline.image_processor.preprocess(pixels[:1].numpy() / 255.0)
+    colors = diffusers_pipeline.image_processor.preprocess(pixels[:1].numpy() / 255.0)
     with torch.no_grad():
-        theirs = diffusers_pipeline.vae.encode(colours.float()).latent_dist.mean
+        theirs = diffusers_pipeline.vae.encode(colors.float()).latent_dist.mean
     assert ours.dtype == torch.float32
     assert ours.shape == (1, 16, 8, 12)
     torch.testing.assert_close(ours, theirs, atol=1e-4, rtol=1e-4)
 
 
-@pytest.mark.parametrize("pictures_at_once", [1, 4])
+@pytest.mark.parametrize("images_at_once", [1, 4])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_a_latent_does_not_depend_on_its_company(
     parts: ModelParts,
     full_precision: PrecisionOptions,
     cpu: torch.device,
     pixels: Tensor,
-    pictures_at_once: int,
+    images_at_once: int,
     dtype: torch.dtype,
 ) -> None:
     """Four at once is what an accelerator does; the arithmetic is the same code."""
     load = latent_part(parts, full_precision, cpu).load
     assert isinstance(load, partial)
-    wanted = replace(load.args[0], pictures_at_once=pictures_at_once, dtype=dtype)
+    wanted = replace(load.args[0], images_at_once=images_at_once, dtype=dtype)
     encoder = load.func(wanted)
     together = encoder.encode(pixels)
     for number in range(len(pixels)):
@@ -64,12 +64,12 @@ def test_an_accelerator_is_filled_and_a_processor_shared_among_threads(
 ) -> None:
     on_gpu = latent_part(parts, full_precision, torch.device("cuda"), vae_batch_size=6)
     assert isinstance(on_gpu.load, partial)
-    assert on_gpu.load.args[0].pictures_at_once == 6
+    assert on_gpu.load.args[0].images_at_once == 6
     assert on_gpu.parallel_encodes == 1
     assert latent_part(parts, full_precision, cpu).parallel_encodes == torch.get_num_threads()
 
 
-def test_pictures_are_those_of_diffusers_pipeline(encoder: LatentEncoder, diffusers_pipeline: Any) -> None:
+def test_images_are_those_of_diffusers_pipeline(encoder: LatentEncoder, diffusers_pipeline: Any) -> None:
     latents = torch.randn(2, 16, 8, 12, generator=torch.Generator().manual_seed(1))
     ours = encoder.decode(latents)
     with torch.no_grad():
@@ -79,14 +79,14 @@ def test_pictures_are_those_of_diffusers_pipeline(encoder: LatentEncoder, diffus
     assert (ours.numpy() / 255.0 - theirs).__abs__().max() <= 1.01 / 255
 
 
-def test_a_large_picture_is_decoded_in_tiles(encoder: LatentEncoder, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_large_image_is_decoded_in_tiles(encoder: LatentEncoder, monkeypatch: pytest.MonkeyPatch) -> None:
     """With tiles of 16 latent pixels in the place of 128: a part that is one tile's alone is decoded from it alone."""
     monkeypatch.setattr(vae, "TILE_LATENT_PIXELS", 16)
     latents = torch.randn(1, 16, 16, 24, generator=torch.Generator().manual_seed(1))
-    picture = encoder.decode(latents)
-    assert picture.shape == (1, 128, 192, 3)
+    image = encoder.decode(latents)
+    assert image.shape == (1, 128, 192, 3)
     first_tile = encoder.decode(latents[..., :16])
-    assert torch.equal(picture[:, :96, :96], first_tile[:, :96, :96])
+    assert torch.equal(image[:, :96, :96], first_tile[:, :96, :96])
     monkeypatch.undo()
     assert not torch.equal(encoder.decode(latents)[:, :96, :96], first_tile[:, :96, :96])
 

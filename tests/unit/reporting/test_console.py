@@ -15,9 +15,9 @@ from helpers.reporting.console.console import Console, display_for
 from helpers.reporting.console.displays import PlainDisplay
 from helpers.reporting.events import (
     CheckpointSaved,
+    ImagesDrawn,
     MemoryUse,
     Notice,
-    PicturesDrawn,
     RunFinished,
     StageAdvanced,
     StageFinished,
@@ -126,18 +126,18 @@ def test_the_speed_is_that_of_the_last_half_minute() -> None:
     assert "10 images/s" in stream.getvalue().splitlines()[-1]
 
 
-def test_notices_pictures_and_checkpoints_are_told() -> None:
+def test_notices_images_and_checkpoints_are_told() -> None:
     console, _, stream = logged()
     console.hear(Notice(text="3 images were left out"))
     console.hear(Notice(text="the disk is nearly full", level="warning"))
-    console.hear(PicturesDrawn(step=0, paths=(Path("out/a.png"),)))
-    console.hear(PicturesDrawn(step=1500, paths=tuple(Path(f"out/{n}.png") for n in range(5))))
+    console.hear(ImagesDrawn(step=0, paths=(Path("out/a.png"),)))
+    console.hear(ImagesDrawn(step=1500, paths=tuple(Path(f"out/{n}.png") for n in range(5))))
     console.hear(CheckpointSaved(step=1500, path=Path("out/checkpoint-1500")))
     assert stream.getvalue().splitlines() == [
         "3 images were left out",
         "warning: the disk is nearly full",
-        "pictures of the base model: out/a.png",
-        "pictures at step 1,500: out/0.png, out/1.png, out/2.png and 2 more",
+        "images of the base model: out/a.png",
+        "images at step 1,500: out/0.png, out/1.png, out/2.png and 2 more",
         "checkpoint at step 1,500: out/checkpoint-1500",
     ]
 
@@ -172,7 +172,7 @@ def test_the_memory_of_training_includes_what_came_before_a_stage_within_it() ->
     console.hear(TRAINING)
     for first, second in ((900, 300), (300, 800)):
         console.hear(replace(step(1), memory=MemoryUse(peak_bytes=first * 10**6)))
-        console.hear(StageStarted(name="validation", total=1, unit="pictures"))
+        console.hear(StageStarted(name="validation", total=1, unit="images"))
         console.hear(StageFinished(name="validation", seconds=1, peak_memory_bytes=second * 10**6))
     console.hear(RunFinished(step=1, seconds=1, written=()))
     assert stream.getvalue().splitlines()[-1].endswith("peak memory 900 MB")
@@ -211,7 +211,7 @@ reporter.hear(TrainingStarted(first_step=0, total_steps=5, steps_per_epoch=5, im
 for step in range(1, 6):
     time.sleep(0.06)
     reporter.hear(StepFinished(step=step, epoch=0, loss=0.5, learning_rate=1e-4, gradient_norm=1.0, images=2))
-with stage(reporter, "draw pictures", total=1, unit="pictures") as advance:
+with stage(reporter, "draw images", total=1, unit="images") as advance:
     advance()
 reporter.hear(Notice(text="careful [now]", level="warning"))
 reporter.hear(RunFinished(step=5, seconds=3, written=(Path("out/" + "long_" * 30 + "name.safetensors"),)))
@@ -243,7 +243,7 @@ def test_a_terminal_shows_live_bars_and_lines_that_stay() -> None:
     screen = visible_lines(received)
     assert screen[0].startswith("encode [images]: 8 images in 0.")
     assert screen[1] == "training: 5 steps of 2 images, 5 an epoch"
-    assert screen[2].startswith("draw pictures: 1 picture in 0.")
+    assert screen[2].startswith("draw images: 1 image in 0.")
     assert screen[3] == "warning: careful [now]"
     assert screen[4].startswith("finished after step 5")
     assert screen[5:7] == ["written:", "  out/" + "long_" * 30 + "name.safetensors"]

@@ -25,6 +25,6 @@ def test_memory_is_the_highest_also_where_a_stage_starts_the_mark_anew() -> None
     high = gauge.measured(STEP).memory.peak_bytes
     assert high > low + 250_000_000
     del block
-    with stage(Reporter(), "validation", total=1, unit="pictures"):
+    with stage(Reporter(), "validation", total=1, unit="images"):
         pass
     assert gauge.measured(STEP).memory.peak_bytes == high

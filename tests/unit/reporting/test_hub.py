@@ -14,9 +14,9 @@ from helpers.reporting.publish.hub import HubUploader, open_repository
 from helpers.reporting.uploads import Uploads
 from tests.loopback_hub import LARGE_BYTES, LoopbackHub, loopback_hub
 
-OPTIONS = PublishingOptions(push_to_hub=True, push_checkpoints_to_hub=True, hub_model_id="colours")
+OPTIONS = PublishingOptions(push_to_hub=True, push_checkpoints_to_hub=True, hub_model_id="colors")
 WEIGHTS = "pytorch_lora_weights.safetensors"
-PICTURE = "validation_images/step_4/red.png"
+IMAGE = "validation_images/step_4/red.png"
 
 
 @pytest.fixture
@@ -32,11 +32,11 @@ def output(tmp_path: Path) -> Path:
     from PIL import Image
 
     (tmp_path / WEIGHTS).write_bytes(b"w" * (LARGE_BYTES * 3))
-    (tmp_path / "README.md").write_text("# colours\n")
+    (tmp_path / "README.md").write_text("# colors\n")
     (tmp_path / "notes.txt").write_text("nobody's business")
-    picture = tmp_path / PICTURE
-    picture.parent.mkdir(parents=True)
-    Image.new("RGB", (8, 8)).save(picture)
+    image = tmp_path / IMAGE
+    image.parent.mkdir(parents=True)
+    Image.new("RGB", (8, 8)).save(image)
     return tmp_path
 
 
@@ -54,7 +54,7 @@ def started(output: Path) -> RunStarted:
         model_type="lora",
         trained_numbers=10,
         settings={},
-        datasets={"colours": 7},
+        datasets={"colors": 7},
         output_dir=output,
         first_step=0,
         total_steps=4,
@@ -72,17 +72,17 @@ def finished(output: Path, *names: str) -> RunFinished:
 
 
 def same_as_here(hub: LoopbackHub, output: Path, *paths: str) -> bool:
-    return all(hub.files("colours").get(path) == (output / path).read_bytes() for path in paths)
+    return all(hub.files("colors").get(path) == (output / path).read_bytes() for path in paths)
 
 
 def test_what_arrives_is_what_was_written_and_nothing_else(hub: LoopbackHub, output: Path) -> None:
     upload = uploader(hub)
-    assert hub.private == {"painter/colours": True}
+    assert hub.private == {"painter/colors": True}
     upload.hear(started(output))
     upload.hear(checkpoint(output, 2))
     upload.hear(finished(output))
-    paths = {WEIGHTS, "README.md", PICTURE, "checkpoint-2/optimizer.safetensors", "checkpoint-2/manifest.json"}
-    assert hub.files("colours").keys() == paths
+    paths = {WEIGHTS, "README.md", IMAGE, "checkpoint-2/optimizer.safetensors", "checkpoint-2/manifest.json"}
+    assert hub.files("colors").keys() == paths
     assert same_as_here(hub, output, *paths)
     assert hub.commits == ["Add checkpoint-2", "Step 4"]
 
@@ -94,7 +94,7 @@ def test_a_pipeline_is_the_repository_itself(hub: LoopbackHub, output: Path) -> 
     upload = uploader(hub)
     upload.hear(RunStarted(**{**vars(started(output)), "result": "pipeline"}))
     upload.hear(finished(output, "pipeline"))
-    assert {"model_index.json", "transformer/config.json", "README.md"} <= hub.files("colours").keys()
+    assert {"model_index.json", "transformer/config.json", "README.md"} <= hub.files("colors").keys()
 
 
 def test_every_form_of_the_weights_is_published(hub: LoopbackHub, output: Path) -> None:
@@ -112,7 +112,7 @@ def test_checkpoints_stay_here_unless_asked_for(hub: LoopbackHub, output: Path) 
     upload.hear(started(output))
     upload.hear(checkpoint(output, 2))
     upload.hear(finished(output))
-    assert not [path for path in hub.files("colours") if path.startswith("checkpoint-")]
+    assert not [path for path in hub.files("colors") if path.startswith("checkpoint-")]
 
 
 def test_a_hub_that_fails_now_and_then_is_asked_again(hub: LoopbackHub, output: Path) -> None:
@@ -130,7 +130,7 @@ def test_a_checkpoint_that_did_not_arrive_goes_with_the_next(
     upload.hear(started(output))
     hub.refuses.append(["/commit/", 500, 3])
     upload.hear(checkpoint(output, 2))
-    assert not hub.files("colours")
+    assert not hub.files("colors")
     assert "checkpoint-2 is not on the hub yet, because the hub answered with status 500" in caplog.text
     upload.hear(checkpoint(output, 4))
     assert same_as_here(hub, output, "checkpoint-2/optimizer.safetensors", "checkpoint-4/optimizer.safetensors")
@@ -154,7 +154,7 @@ def test_a_checkpoint_of_another_run_under_the_same_name_is_replaced(hub: Loopba
     upload.hear(saved)
     (saved.path / "manifest.json").write_text('{"step": 9}')
     uploader(hub).hear(started(output))
-    assert hub.files("colours")["checkpoint-2/manifest.json"] == b'{"step": 9}'
+    assert hub.files("colors")["checkpoint-2/manifest.json"] == b'{"step": 9}'
 
 
 def test_a_checkpoint_deleted_meanwhile_is_no_failure(hub: LoopbackHub, output: Path) -> None:
@@ -195,7 +195,7 @@ def test_a_slow_hub_never_keeps_the_run_waiting(hub: LoopbackHub, output: Path) 
     background.hear(checkpoint(output, 2))
     background.hear(finished(output))
     assert time.monotonic() - began < 1
-    assert not hub.files("colours")
+    assert not hub.files("colors")
     hub.held.set()
     background.close()
     assert same_as_here(hub, output, WEIGHTS, "checkpoint-2/optimizer.safetensors")
@@ -221,16 +221,16 @@ def test_a_token_that_is_refused(hub: LoopbackHub, monkeypatch: pytest.MonkeyPat
 
 
 def test_a_name_that_belongs_to_somebody_else(hub: LoopbackHub) -> None:
-    options = PublishingOptions(push_to_hub=True, hub_model_id="somebody/colours")
-    refused("this account may not write to somebody/colours", hub=hub, options=options)
+    options = PublishingOptions(push_to_hub=True, hub_model_id="somebody/colors")
+    refused("this account may not write to somebody/colors", hub=hub, options=options)
 
 
 def test_what_is_public_already_is_not_taken_for_private(hub: LoopbackHub, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
-    public = PublishingOptions(push_to_hub=True, hub_model_id="colours", hub_private=False)
-    assert open_repository(public, endpoint=hub.url).name == "painter/colours"
-    assert hub.private == {"painter/colours": False}
-    refused("painter/colours is there already and is public", hub=hub)
+    public = PublishingOptions(push_to_hub=True, hub_model_id="colors", hub_private=False)
+    assert open_repository(public, endpoint=hub.url).name == "painter/colors"
+    assert hub.private == {"painter/colors": False}
+    refused("painter/colors is there already and is public", hub=hub)
 
 
 def test_a_hub_that_is_out_of_reach(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,10 +11,10 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from helpers.config.train_config import all_options
-from helpers.reporting.card_pictures import PNG_ENTRY
+from helpers.reporting.card_images import PNG_ENTRY
 from helpers.reporting.events import CheckpointSaved, RunFinished, RunStarted
 from helpers.reporting.publish.card_text import SETTINGS_SHOWN
-from helpers.reporting.publish.license import Licence, licence_of
+from helpers.reporting.publish.license import License, license_of
 from helpers.reporting.publish.model_card import ModelCard
 
 BASE = "stabilityai/stable-diffusion-3.5-medium"
@@ -151,30 +151,30 @@ FRONT = "---\nlanguage: en\n{}\n---\n# A model\nlicense: wrong\n"
 
 
 @pytest.mark.parametrize(
-    ("said", "licence"),
+    ("said", "license"),
     [
-        ("license: apache-2.0", Licence(identifier="apache-2.0")),
+        ("license: apache-2.0", License(identifier="apache-2.0")),
         (
             'license: "other"\nlicense_name: my-own\nlicense_link: LICENSE.md',
-            Licence(identifier="other", name="my-own", link="https://huggingface.co/me/sd3/blob/main/LICENSE.md"),
+            License(identifier="other", name="my-own", link="https://huggingface.co/me/sd3/blob/main/LICENSE.md"),
         ),
         (
-            "license: other\nlicense_name: own\nlicense_link: >-\n  https://example.org/licence",
-            Licence(identifier="other", name="own", link="https://example.org/licence"),
+            "license: other\nlicense_name: own\nlicense_link: >-\n  https://example.org/license",
+            License(identifier="other", name="own", link="https://example.org/license"),
         ),
-        ("tags: [a]", Licence(identifier="unknown")),
+        ("tags: [a]", License(identifier="unknown")),
     ],
 )
-def test_the_licence_is_what_the_base_says(tmp_path: Path, said: str, licence: Licence) -> None:
+def test_the_license_is_what_the_base_says(tmp_path: Path, said: str, license: License) -> None:
     (tmp_path / "README.md").write_text(FRONT.format(said))
-    assert licence_of("me/sd3", folder=tmp_path) == licence
+    assert license_of("me/sd3", folder=tmp_path) == license
 
 
-def test_nobody_makes_a_licence_up(tmp_path: Path) -> None:
-    assert licence_of("me/sd3", folder=tmp_path).identifier == "unknown"
+def test_nobody_makes_a_license_up(tmp_path: Path) -> None:
+    assert license_of("me/sd3", folder=tmp_path).identifier == "unknown"
     here = tmp_path / "stabilityai" / "stable-diffusion-3.5-medium"
     here.mkdir(parents=True)
-    assert licence_of(str(here), folder=here).identifier == "unknown"
+    assert license_of(str(here), folder=here).identifier == "unknown"
     text = card(tmp_path, base_model=str(here), base_folder=here)
     assert text.data.to_dict()["license"] == "unknown"
     assert "find it out before you pass this on" in text.text

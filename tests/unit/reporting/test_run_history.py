@@ -65,7 +65,7 @@ def test_steps_taken_again_take_the_place_of_what_they_were(tmp_path: Path) -> N
     assert again.saved_step == 4
 
 
-def test_a_run_begun_anew_forgets_all_but_the_base_models_pictures(tmp_path: Path) -> None:
+def test_a_run_begun_anew_forgets_all_but_the_base_models_images(tmp_path: Path) -> None:
     path = tmp_path / "history.jsonl"
     drawn = [Drawn(step=step, file=f"step_{step}/a.png", caption="a") for step in (0, 4)]
     history = told(path, start(0), *map(point, range(1, 9)), *drawn, Warned(step=2, text="hot"), start(0))

@@ -12,8 +12,8 @@ from helpers.reporting.events import (
     CheckpointSaved,
     Event,
     HeldOutLoss,
+    ImagesDrawn,
     Notice,
-    PicturesDrawn,
     RunFailed,
     RunFinished,
     RunStarted,
@@ -21,7 +21,7 @@ from helpers.reporting.events import (
     StepFinished,
 )
 from helpers.reporting.pages.run_history import Drawn
-from helpers.reporting.pages.run_page_images import SmallPictures, evenly, picture_grid, rows_of
+from helpers.reporting.pages.run_page_images import SmallImages, evenly, image_grid, rows_of
 from helpers.reporting.pages.run_page_listener import RunPage
 from tests.runs.browser import BROWSER, opened
 
@@ -58,11 +58,11 @@ def told(folder: Path, *events: Event, refresh_seconds: float = 30.0, close: boo
     return file.read_text(encoding="utf-8") if file.exists() else ""
 
 
-def drawn(folder: Path, at: int, *, name: str = "a_64x64_seed42.png", caption: str = "a fox") -> PicturesDrawn:
+def drawn(folder: Path, at: int, *, name: str = "a_64x64_seed42.png", caption: str = "a fox") -> ImagesDrawn:
     path = folder / "validation_images" / f"step_{at}" / name
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.new("RGB", (640, 320), (at, 90, 90)).save(path)
-    return PicturesDrawn(step=at, paths=(path,), captions=(caption,))
+    return ImagesDrawn(step=at, paths=(path,), captions=(caption,))
 
 
 def test_nothing_of_a_persons_is_taken_for_html_and_no_secret_is_told(tmp_path: Path) -> None:
@@ -124,10 +124,10 @@ def test_there_is_no_page_where_nothing_is_trained(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
-def test_pictures_are_small_and_those_that_are_gone_are_left_out(tmp_path: Path) -> None:
-    pictures = [drawn(tmp_path, at) for at in (0, 5, 10)]
-    pictures[1].paths[0].unlink()
-    page = told(tmp_path, started(0), *pictures)
+def test_images_are_small_and_those_that_are_gone_are_left_out(tmp_path: Path) -> None:
+    images = [drawn(tmp_path, at) for at in (0, 5, 10)]
+    images[1].paths[0].unlink()
+    page = told(tmp_path, started(0), *images)
     assert re.findall(r'width="(\d+)" height="(\d+)"', page) == [("384", "192")] * 2
     assert page.count('src="data:image/webp;base64,') == 2
     assert ">base<" in page
@@ -142,17 +142,17 @@ def test_a_prompt_is_a_row_whatever_its_seed_and_one_no_longer_drawn_comes_last(
     before = [Drawn(step=at, file=f"step_{at}/b_seed1.png", caption="b") for at in (0, 5)]
     base_only = [Drawn(step=0, file="step_0/c_seed1.png", caption="c")]
     rows = rows_of([*base_only, *before, *now])
-    assert [(row.caption, [each.step for each in row.pictures]) for row in rows] == [("a", [0, 5, 10]), ("b", [0, 5])]
+    assert [(row.caption, [each.step for each in row.images]) for row in rows] == [("a", [0, 5, 10]), ("b", [0, 5])]
     assert [row.caption for row in rows_of(base_only)] == ["c"]
 
 
 def test_of_many_steps_the_first_the_last_and_some_between_are_shown(tmp_path: Path) -> None:
     (row,) = rows_of([Drawn(step=at, file=f"step_{at}/a.png", caption="a") for at in range(101)])
     assert [each.step for each in evenly(row, most=5)] == [0, 25, 50, 75, 100]
-    for each in row.pictures:
+    for each in row.images:
         drawn(tmp_path, each.step, name="a.png")
-    under = [Drawn(step=e.step, file=f"validation_images/{e.file}", caption="a") for e in row.pictures]
-    assert picture_grid(under, small=SmallPictures(tmp_path)).count("<img src=") == 12
+    under = [Drawn(step=e.step, file=f"validation_images/{e.file}", caption="a") for e in row.images]
+    assert image_grid(under, small=SmallImages(tmp_path)).count("<img src=") == 12
 
 
 SEEN = '{"top":400,"folds":[true],"inputs":["20"],"chosen":["a fox, step 5"]}'
@@ -172,8 +172,8 @@ addEventListener('load', () => {
 
 @pytest.mark.skipif(BROWSER is None, reason="no Chromium to open the page with")
 def test_a_page_that_is_renewed_stays_at_the_place_and_the_step_a_person_chose(tmp_path: Path) -> None:
-    pictures = [drawn(tmp_path, at) for at in (0, 5, 10)]
-    page = told(tmp_path, started(0), *map(step, range(1, 11)), *pictures, close=False)
+    images = [drawn(tmp_path, at) for at in (0, 5, 10)]
+    page = told(tmp_path, started(0), *map(step, range(1, 11)), *images, close=False)
     probe = tmp_path / "probe.html"
     probe.write_text(BEFORE + page + AFTER)
     title = re.findall(r"<title>(.*?)</title>", opened(probe, tmp_path / "profile"), flags=re.DOTALL)[0]
@@ -189,7 +189,7 @@ def test_the_loss_by_noise_level_says_how_many_samples_it_is_of(tmp_path: Path) 
     assert re.findall(r"<title>(.*?)</title>", page) == ["σ 0.25-0.50 (6 samples)"]
 
 
-def test_the_loss_on_pictures_never_trained_on_is_a_line_for_each_of_the_weights(tmp_path: Path) -> None:
+def test_the_loss_on_images_never_trained_on_is_a_line_for_each_of_the_weights(tmp_path: Path) -> None:
     losses = [
         HeldOutLoss(
             step=at,

@@ -100,7 +100,7 @@ def test_which_run_it_is(tmp_path: Path) -> None:
     assert begin(4, told=8) == first, "the steps after 4 come again, the same"
     other = begin(4, told=8, changes=CHANGED)
     assert other != first, "the steps after 4 are other ones"
-    assert begin(0, told=0) not in (first, other), "begun anew"
+    assert begin(0, told=0) not in (first, other), "begun again"
     (tmp_path / "logs" / "run.json").write_text("{")
     assert begin(4, told=8) not in (first, other), "what is damaged does not matter"
 

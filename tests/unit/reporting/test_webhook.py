@@ -15,7 +15,7 @@ from helpers.reporting.background import InBackground
 from helpers.reporting.events import (
     CheckpointSaved,
     Event,
-    PicturesDrawn,
+    ImagesDrawn,
     RunFailed,
     RunFinished,
     RunStarted,
@@ -51,13 +51,13 @@ def started(first_step: int = 0) -> RunStarted:
 
 
 def whole_run(folder: Path) -> list[Event]:
-    paths = tuple(folder / f"{colour}.png" for colour in ("red", "blue"))
+    paths = tuple(folder / f"{color}.png" for color in ("red", "blue"))
     for path in paths:
         Image.new("RGB", (16, 16), path.stem).save(path)
     return [
         started(),
         *(step(number) for number in range(1, 301)),
-        PicturesDrawn(step=300, paths=paths, captions=("a red square", "@everyone look")),
+        ImagesDrawn(step=300, paths=paths, captions=("a red square", "@everyone look")),
         CheckpointSaved(step=300, path=folder / "checkpoint-300"),
         RunFinished(step=300, seconds=30, written=()),
         RunFailed(message="the disk is full"),
@@ -81,7 +81,7 @@ def test_anyone_is_told_of_a_run_in_fields(tmp_path: Path) -> None:
     assert error["text"] == "the disk is full" or "the disk is full" in error["text"]
 
 
-def test_discord_is_told_in_words_with_the_pictures_attached(tmp_path: Path) -> None:
+def test_discord_is_told_in_words_with_the_images_attached(tmp_path: Path) -> None:
     with loopback_webhook() as webhook:
         listener = sender(webhook, kind="discord", events=("start", "images", "errors"), message_prefix="lab")
         for event in whole_run(tmp_path):
@@ -96,16 +96,16 @@ def test_discord_is_told_in_words_with_the_pictures_attached(tmp_path: Path) -> 
     assert len(long.payload["content"]) == 2000, "Discord refuses longer ones"
 
 
-def test_more_pictures_than_a_message_holds_come_in_several(tmp_path: Path) -> None:
+def test_more_images_than_a_message_holds_come_in_several(tmp_path: Path) -> None:
     paths = tuple(tmp_path / f"{number}.png" for number in range(12))
     for path in paths:
         Image.new("RGB", (8, 8)).save(path)
     with loopback_webhook() as webhook:
         listener = sender(webhook, kind="discord")
-        listener.hear(PicturesDrawn(step=0, paths=paths, captions=("a cat",) * 12))
+        listener.hear(ImagesDrawn(step=0, paths=paths, captions=("a cat",) * 12))
         listener.close()
     assert [len(each.files) for each in webhook.heard] == [10, 2]
-    assert webhook.payloads[0]["content"] == "[cats] pictures of the base model:\na cat"
+    assert webhook.payloads[0]["content"] == "[cats] images of the base model:\na cat"
 
 
 @pytest.mark.parametrize(

@@ -77,7 +77,7 @@ def tensorboard_scalars(folder: Path, *, name: str) -> list[tuple[int, float]]:
     return [(event.step, event.value) for event in _accumulated(folder).Scalars(name)]
 
 
-def tensorboard_pictures(folder: Path) -> dict[tuple[str, int], tuple[str, bytes]]:
+def tensorboard_images(folder: Path) -> dict[tuple[str, int], tuple[str, bytes]]:
     """Caption and PNG by name and step."""
     events = _accumulated(folder)
     return {

@@ -1,4 +1,4 @@
-"""Buckets are read and written with patience, and each thing that can be wrong with one is told once, with its cure."""
+"""Buckets are read and written with patience, and each thing that can be wrong with one is told once, with its fix."""
 
 import re
 import socket
@@ -70,16 +70,16 @@ def test_a_dead_endpoint_is_told_within_seconds() -> None:
 
 @pytest.fixture(scope="module")
 def strict_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """A server that looks at signatures, with one bucket `pictures` of one picture."""
+    """A server that looks at signatures, with one bucket `images` of one image."""
     folder = tmp_path_factory.mktemp("strict")
-    (folder / "pictures").mkdir()
-    (folder / "pictures" / "a.png").write_bytes(b"a")
+    (folder / "images").mkdir()
+    (folder / "images" / "a.png").write_bytes(b"a")
     with signature_server(folder, access="right-key", secret="right-secret") as endpoint:
         yield endpoint
 
 
 def test_the_right_secret_opens_and_a_wrong_one_is_told_without_showing_it(strict_server: str) -> None:
-    right = BucketAddress(bucket="pictures", endpoint=strict_server, credentials=("right-key", "right-secret", None))
+    right = BucketAddress(bucket="images", endpoint=strict_server, credentials=("right-key", "right-secret", None))
     assert [listed.path for listed in BucketSource(right).list()] == ["a.png"]
     wrong = replace(right, credentials=("right-key", "wrong-secret", None))
     with pytest.raises(DataError, match=r"(?s)the key is not accepted.*aws_secret_access_key") as caught:
@@ -123,14 +123,14 @@ def test_a_listing_goes_on_behind_the_last_name_when_an_answer_breaks_off(
 
 
 @pytest.mark.parametrize(
-    ("status", "said", "cure"),
+    ("status", "said", "fix"),
     [
         (400, "AuthorizationHeaderMalformed", "in this region. Check aws_region_name"),
         (301, "PermanentRedirect", "in this region. Check aws_region_name"),
         (404, "a page of some website", "aws_endpoint_url"),
     ],
 )
-def test_what_another_place_answers_is_told_at_once_with_the_cure(status: int, said: str, cure: str) -> None:
+def test_what_another_place_answers_is_told_at_once_with_the_cure(status: int, said: str, fix: str) -> None:
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
             content = f"<Error><Code>{said}</Code></Error>".encode()
@@ -147,7 +147,7 @@ def test_what_another_place_answers_is_told_at_once_with_the_cure(status: int, s
         thread.start()
         endpoint = f"http://127.0.0.1:{server.server_port}"
         address = BucketAddress(bucket="there", endpoint=endpoint, credentials=("k", "s", None))
-        with pytest.raises(DataError, match=re.escape(cure)):
+        with pytest.raises(DataError, match=re.escape(fix)):
             list(BucketSource(address).list())
         server.shutdown()
         thread.join()

@@ -40,7 +40,7 @@ from helpers.training.distributed.runtime import open_runtime
 from helpers.training.loop import LoopPlan, train
 from helpers.training.moments import Moment
 from helpers.training.optim.ema import NoAverage
-from helpers.training.optim.optimizers import make_optimiser
+from helpers.training.optim.optimizers import make_optimizer
 from helpers.training.plan import plan_run
 from helpers.training.signals import Interrupted, StopRequest, heed_signals
 from helpers.training.state import TrainState
@@ -213,7 +213,7 @@ class SmallRun:
         learner = small_learner(denoiser)
         order = small_order()
         options = OptimizerOptions(optimizer=self.optimizer, learning_rate=self.learning_rate)
-        optimiser = make_optimiser(options, weights=learner.weights, seed=0)
+        optimizer = make_optimizer(options, weights=learner.weights, seed=0)
         trained = small_trained(denoiser, kill_at_save=self.kill_at_save)
         configuration = {"lora": {"lora_rank": 2}}
         clear_partial_checkpoints(self.output, reporter=reporter)
@@ -223,18 +223,18 @@ class SmallRun:
         )
         if checkpoint is not None:
             restore_trained(checkpoint, trained=trained)
-            restore_memory(checkpoint, weights=trained.weights, optimiser=optimiser)
+            restore_memory(checkpoint, weights=trained.weights, optimizer=optimizer)
         writer = CheckpointWriter(
             output_dir=self.output,
             keep=self.keep,
-            content=CheckpointContent(trained=trained, optimiser=optimiser, average=NoAverage(), metadata={}),
+            content=CheckpointContent(trained=trained, optimizer=optimizer, average=NoAverage(), metadata={}),
             configuration=configuration,
             foundations=FOUNDATIONS,
             reporter=reporter,
         )
         train(
             learner,
-            optimiser=optimiser,
+            optimizer=optimizer,
             state=state,
             batches=batches_from(
                 state.position, order=order, seconds=self.batch_seconds, spoilt=self.spoilt_batch, by=self.spoilt_by

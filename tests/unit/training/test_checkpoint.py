@@ -24,7 +24,7 @@ from helpers.training.checkpoint.checkpoint import (
     restore_trained,
 )
 from helpers.training.checkpoint.manifest import read_manifest
-from helpers.training.optim.optimizers import OptimizerOptions, make_optimiser
+from helpers.training.optim.optimizers import OptimizerOptions, make_optimizer
 from helpers.training.signals import StopRequest
 from tests.unit.training.small_run import Events, SmallDenoiser, SmallRun, small_trained
 
@@ -55,7 +55,7 @@ def test_the_latest_checkpoint_is_found_among_odd_names(tmp_path: Path) -> None:
     assert found_name(tmp_path) == "checkpoint-6"
 
 
-def test_none_and_an_empty_folder_start_anew(tmp_path: Path) -> None:
+def test_none_and_an_empty_folder_start_again(tmp_path: Path) -> None:
     assert found_name(tmp_path / "not there") is None
     assert found_name(tmp_path) is None
     saved_run(tmp_path, steps=2)
@@ -76,7 +76,7 @@ def test_a_named_one_that_is_not_there_is_an_error_that_lists_the_others(tmp_pat
         found_name(tmp_path, "checkpoint-5")
 
 
-@pytest.mark.parametrize("harm", ["no manifest", "cut manifest", "cut weights", "no optimiser"])
+@pytest.mark.parametrize("harm", ["no manifest", "cut manifest", "cut weights", "no optimizer"])
 def test_an_incomplete_one_is_told_of_and_left_out(tmp_path: Path, harm: str) -> None:
     saved_run(tmp_path)
     folder = tmp_path / "checkpoint-6"
@@ -87,7 +87,7 @@ def test_an_incomplete_one_is_told_of_and_left_out(tmp_path: Path, harm: str) ->
             (folder / "manifest.json").write_text((folder / "manifest.json").read_text()[:-20])
         case "cut weights":
             (folder / LORA_FILE).write_bytes((folder / LORA_FILE).read_bytes()[:-1])
-        case "no optimiser":
+        case "no optimizer":
             (folder / "optimizer.safetensors").unlink()
     events = Events()
     assert found_name(tmp_path, events=events) == "checkpoint-4"
@@ -105,10 +105,10 @@ def test_one_flipped_bit_is_an_error_that_names_the_file(tmp_path: Path) -> None
     checkpoint = find_checkpoint(tmp_path, "latest", reporter=Reporter())
     assert checkpoint is not None
     trained = small_trained(SmallDenoiser())
-    optimiser = make_optimiser(OptimizerOptions(), weights=trained.weights, seed=0)
+    optimizer = make_optimizer(OptimizerOptions(), weights=trained.weights, seed=0)
     with pytest.raises(CheckpointError, match=r"optimizer\.safetensors is damaged"):
         restore_trained(checkpoint, trained=trained)
-        restore_memory(checkpoint, weights=trained.weights, optimiser=optimiser)
+        restore_memory(checkpoint, weights=trained.weights, optimizer=optimizer)
 
 
 def test_a_newer_format_is_not_guessed_at(tmp_path: Path) -> None:
@@ -184,9 +184,9 @@ def test_kills_at_any_moment_leave_a_checkpoint_that_can_be_read(tmp_path: Path)
         complete = complete_checkpoints(tmp_path)
         assert 1 <= len(complete) <= 3
         trained = small_trained(SmallDenoiser())
-        optimiser = make_optimiser(OptimizerOptions(), weights=trained.weights, seed=0)
+        optimizer = make_optimizer(OptimizerOptions(), weights=trained.weights, seed=0)
         restore_trained(complete[-1], trained=trained)
-        restore_memory(complete[-1], weights=trained.weights, optimiser=optimiser)
+        restore_memory(complete[-1], weights=trained.weights, optimizer=optimizer)
 
 
 def test_a_replaced_checkpoint_is_put_back_where_the_new_one_never_came(tmp_path: Path) -> None:

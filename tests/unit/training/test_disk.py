@@ -20,8 +20,8 @@ def test_two_caches_on_one_disk_share_its_room(tmp_path: Path) -> None:
     said = str(told.value)
     assert "need 11 MB more (cats 6 MB, t5 5 MB), but only 10 MB are free" in said
     assert str(tmp_path / "vae") in said
-    for cure in ("cache_dir_vae", "compress_disk_cache", "smaller resolution"):
-        assert cure in said
+    for fix in ("cache_dir_vae", "compress_disk_cache", "smaller resolution"):
+        assert fix in said
 
 
 def test_what_the_caches_hold_already_is_looked_up_only_where_it_decides(tmp_path: Path) -> None:

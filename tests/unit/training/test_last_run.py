@@ -26,7 +26,7 @@ def told(output: Path, *words: str, entries: list[dict[str, Any]] | None = None,
 
 
 def said(output: Path, *words: str, entries: list[dict[str, Any]] | None = None) -> tuple[RunConfig, DatasetFile]:
-    (output / "datasets" / "colours").mkdir(parents=True, exist_ok=True)
+    (output / "datasets" / "colors").mkdir(parents=True, exist_ok=True)
     (output / "multidatabackend.json").write_text(json.dumps(entries or [image_dataset()]))
     least = ("--pretrained_model_name_or_path=some/model", f"--output_dir={output}", "--max_train_steps=5")
     return read_everything([*least, *words])
@@ -40,7 +40,7 @@ def test_each_difference_is_told_once_with_what_follows(tmp_path: Path) -> None:
         f"since the last run into {tmp_path}:",
         f"TRAINING_SEED: 42 before, 7 now; {consequences.OTHER_RUN}",
         f"LEARNING_RATE: 0.0001 before, 0.001 now; {consequences.SCHEDULE}",
-        f"VALIDATION_PROMPT: none before, a cat now; {consequences.PICTURES}",
+        f"VALIDATION_PROMPT: none before, a cat now; {consequences.IMAGES}",
     ]
     assert told(tmp_path, "--seed=7", "--learning_rate=1e-3", "--validation_prompt=a cat") == []
 
@@ -49,12 +49,12 @@ def test_data_sets_are_told_by_id_and_key(tmp_path: Path) -> None:
     assert told(tmp_path) == []
     changed = [image_dataset(resolution=0.5, repeats=3), image_dataset(id="more")]
     assert told(tmp_path, entries=changed)[1:] == [
-        f"data set colours, resolution: 1.0 before, 0.5 now; {consequences.LATENTS}",
-        f"data set colours, repeats: 0 before, 3 now; {consequences.MIX}",
-        f"data set more: not there before, there now; {consequences.MIX}",
+        f"dataset colors, resolution: 1.0 before, 0.5 now; {consequences.LATENTS}",
+        f"dataset colors, repeats: 0 before, 3 now; {consequences.MIX}",
+        f"dataset more: not there before, there now; {consequences.MIX}",
     ]
     (gone,) = told(tmp_path, entries=changed[:1])[1:]
-    assert gone.startswith("data set more: there before, not there now")
+    assert gone.startswith("dataset more: there before, not there now")
 
 
 def test_only_the_first_rank_tells_and_remembers(tmp_path: Path) -> None:
@@ -66,7 +66,7 @@ def test_a_file_of_another_version_or_cut_short_is_no_reason_to_stop(tmp_path: P
     assert told(tmp_path) == []
     file = tmp_path / FILE
     kept = json.loads(file.read_text())
-    del kept["settings"]["run"]["seed"], kept["datasets"]["colours"]["repeats"]
+    del kept["settings"]["run"]["seed"], kept["datasets"]["colors"]["repeats"]
     kept["settings"]["gone"] = {"name": "value"}
     file.write_text(json.dumps(kept))
     assert told(tmp_path) == []
@@ -99,8 +99,8 @@ def test_a_checkpoint_remembers_what_decides_and_neither_places_nor_keys(tmp_pat
     entries = [image_dataset(caption_shuffle=True), bucket, {**texts, "caption_filter_list": ["a"]}, kept_back]
     decides = what_decides(said(tmp_path, entries=entries)[1])
     assert "PLANTED" not in json.dumps(decides) and str(tmp_path) not in json.dumps(decides)
-    assert decides.keys() == {"colours", "bucket", "texts"}, "what is kept back decides nothing"
-    assert decides["colours"]["caption_shuffle"] == "true" and decides["bucket"]["instance_prompt"] == "a dog"
+    assert decides.keys() == {"colors", "bucket", "texts"}, "what is kept back decides nothing"
+    assert decides["colors"]["caption_shuffle"] == "true" and decides["bucket"]["instance_prompt"] == "a dog"
     assert decides["bucket"]["flip"] == "true" and decides["texts"] == {"caption_filter_list": '["a"]'}
 
 

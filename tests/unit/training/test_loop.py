@@ -20,7 +20,7 @@ from helpers.reporting.reporter import Reporter
 from helpers.training.loop import take_step, train
 from helpers.training.moments import Moment
 from helpers.training.optim.optimizer_step import AtTheEnd
-from helpers.training.optim.optimizers import make_optimiser
+from helpers.training.optim.optimizers import make_optimizer
 from helpers.training.signals import StopRequest
 from helpers.training.state import TrainState
 from tests.unit.training.small_run import (
@@ -51,7 +51,7 @@ def train_small(denoiser: SmallDenoiser, *, batches: Iterator[TrainBatch], steps
     learner = small_learner(denoiser)
     train(
         learner,
-        optimiser=make_optimiser(OptimizerOptions(learning_rate=0.1), weights=learner.weights, seed=0),
+        optimizer=make_optimizer(OptimizerOptions(learning_rate=0.1), weights=learner.weights, seed=0),
         state=TrainState(),
         batches=batches,
         plan=small_plan(small_order(), steps=steps, accumulation=accumulation, learning_rate=0.1),
@@ -67,7 +67,7 @@ def test_steps_are_those_of_a_plain_loop() -> None:
     denoiser, plain = SmallDenoiser(), SmallDenoiser()
     events = train_small(denoiser, batches=batches_from(Position(), order=order), steps=4, accumulation=3)
 
-    optimiser = torch.optim.AdamW([plain.lora_a, plain.lora_b], lr=0.1, weight_decay=0.01, fused=True)
+    optimizer = torch.optim.AdamW([plain.lora_a, plain.lora_b], lr=0.1, weight_decay=0.01, fused=True)
     batches = batches_from(Position(), order=order)
     for step in range(4):
         losses = []
@@ -78,8 +78,8 @@ def test_steps_are_those_of_a_plain_loop() -> None:
             (loss / 3).backward()
             losses.append(loss.item())
         norm = clip_grad_norm_([plain.lora_a, plain.lora_b], 1.0)
-        optimiser.step()
-        optimiser.zero_grad()
+        optimizer.step()
+        optimizer.zero_grad()
         told = [event for event in events if isinstance(event, StepFinished)][step]
         assert told.loss == pytest.approx(sum(losses) / 3)
         assert told.gradient_norm == pytest.approx(norm.item())
@@ -114,7 +114,7 @@ def test_a_loss_that_is_no_number_ends_the_run_before_the_weights_change() -> No
 
     with pytest.raises(TrainingError) as error:
         train_small(denoiser, batches=batches(), steps=1, accumulation=3)
-    assert "optimiser step 1" in str(error.value)
+    assert "optimizer step 1" in str(error.value)
     assert f"a: 0-1-0.png, at σ = {batch_at(Position(0, 1)).sigmas[0]:.3f}" in str(error.value)
     assert "a: 0-0-0.png" not in str(error.value) and "a: 0-2-0.png" not in str(error.value)
     for name, weight in denoiser.weights().items():
@@ -186,10 +186,10 @@ def test_the_position_moves_with_every_batch() -> None:
     order = small_order()
     learner = small_learner(SmallDenoiser())
     state = TrainState()
-    optimiser = make_optimiser(OptimizerOptions(), weights=learner.weights, seed=0)
+    optimizer = make_optimizer(OptimizerOptions(), weights=learner.weights, seed=0)
     take_step(
         learner,
-        stepping=AtTheEnd(learner.runtime, weights=learner.weights, optimiser=optimiser, longest_gradient=1.0),
+        stepping=AtTheEnd(learner.runtime, weights=learner.weights, optimizer=optimizer, longest_gradient=1.0),
         state=state,
         batches=batches_from(state.position, order=order),
         plan=small_plan(order, steps=9, accumulation=4),

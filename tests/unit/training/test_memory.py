@@ -15,13 +15,13 @@ from helpers.training.memory import DRAWING, ENCODING, TRAINING, MemoryNeeds, ex
 BF16 = PrecisionOptions(mixed_precision="bf16")
 
 
-def reckon(workload: Workload) -> MemoryEstimate:
+def estimate(workload: Workload) -> MemoryEstimate:
     return estimate_memory(KNOWN["SD3.5 large"], workload)
 
 
 def settings_named(doing: str, **more: object) -> list[str]:
     workload = replace(Workload(device="cuda", precision=BF16), **more)  # type: ignore[arg-type]
-    return [line.partition("=")[0] for line in MemoryNeeds(workload=workload, reckon=reckon).cures(doing)]
+    return [line.partition("=")[0] for line in MemoryNeeds(workload=workload, estimate_for=estimate).fixes(doing)]
 
 
 def test_training_names_what_takes_less_the_most_first() -> None:
@@ -53,7 +53,7 @@ def test_each_part_of_a_run_names_its_own() -> None:
 
 
 def test_memory_that_is_not_there_is_explained_and_other_errors_are_themselves() -> None:
-    needs = MemoryNeeds(workload=Workload(device="cuda", precision=BF16), reckon=reckon)
+    needs = MemoryNeeds(workload=Workload(device="cuda", precision=BF16), estimate_for=estimate)
     with (
         pytest.raises(
             TrainingError, match=r"while training: .*allocate memory[\s\S]*\n  BASE_MODEL_PRECISION=int8-quanto: about"

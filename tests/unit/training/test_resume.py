@@ -106,12 +106,12 @@ def test_a_learning_rate_is_announced_and_a_folder_is_not() -> None:
     assert notices[1:] == ["changed since: learning_rate: 0.0001 in the checkpoint, 1.0 now"]
 
 
-def test_another_number_of_processes_is_announced_and_leaves_no_picture_out() -> None:
+def test_another_number_of_processes_is_announced_and_leaves_no_image_out() -> None:
     state, notices = start(foundations=dataclasses.replace(FOUNDATIONS, world_size=2), ranks=2)
     order = small_order(world_size=2)
     assert state.position == order.position_showing(order.among(1).images_shown(SAVED_AT)) != SAVED_AT
     assert "changed since: the number of processes: 1 in the checkpoint, 2 now" in notices
-    assert "no picture is left out; some come again" in notices[-1]
+    assert "no image is left out; some come again" in notices[-1]
 
 
 @pytest.mark.parametrize(
@@ -120,12 +120,12 @@ def test_another_number_of_processes_is_announced_and_leaves_no_picture_out() ->
         Foundations(base_model="sd3", base_identity="aa", world_size=1, datasets={"a": "6 images, 02"}),
         Foundations(base_model="sd3", base_identity="aa", world_size=1, datasets={**FOUNDATIONS.datasets, "b": "1"}),
     ],
-    ids=["pictures", "data set"],
+    ids=["images", "dataset"],
 )
 def test_another_order_starts_the_epoch_anew_and_says_so(foundations: Foundations) -> None:
     state, notices = start(foundations=foundations)
     assert state == TrainState(step=7, position=Position(3, 0))
-    assert "anew at the beginning of epoch 4" in notices[-1]
+    assert "again at the beginning of epoch 4" in notices[-1]
 
 
 @pytest.mark.parametrize(
@@ -152,7 +152,7 @@ def test_keys_of_data_sets_are_announced_and_the_place_in_the_order_stays(
     before = dataclasses.replace(FOUNDATIONS, dataset_settings=saved)
     state, notices = start(foundations=dataclasses.replace(FOUNDATIONS, dataset_settings=current), before=before)
     assert state == TrainState(step=7, position=SAVED_AT)
-    assert notices[1:] == [f"changed since: data set {line}" for line in announced]
+    assert notices[1:] == [f"changed since: dataset {line}" for line in announced]
 
 
 def test_rules_name_keys_of_data_sets_that_exist() -> None:
@@ -166,7 +166,7 @@ def test_rules_name_settings_that_exist() -> None:
     assert set(MUST_AGREE) <= names | {"the base model"}
 
 
-def test_a_data_sets_fingerprint_changes_with_its_pictures_and_their_geometry() -> None:
+def test_a_data_sets_fingerprint_changes_with_its_images_and_their_geometry() -> None:
     def fingerprint(paths: tuple[str, ...], width: int) -> str:
         catalog = Catalog(
             dataset_id="a",

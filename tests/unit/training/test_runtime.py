@@ -14,7 +14,7 @@ from helpers.dataloader.types import Position
 from helpers.training.distributed.runtime import computes_bf16, open_runtime, resolved
 from helpers.training.loop import take_step
 from helpers.training.optim.optimizer_step import AtTheEnd
-from helpers.training.optim.optimizers import make_optimiser
+from helpers.training.optim.optimizers import make_optimizer
 from helpers.training.state import TrainState
 from tests.unit.training.small_run import SmallDenoiser, batches_from, small_learner, small_order, small_plan
 
@@ -56,11 +56,11 @@ def three_steps(*, batch_size: int, rank: int = 0, world_size: int = 1) -> dict[
     """The weights after three steps of two batches each, on this rank."""
     learner = small_learner(denoiser := SmallDenoiser())
     order = small_order(batch_size=batch_size, world_size=world_size)
-    optimiser = make_optimiser(OptimizerOptions(optimizer="adafactor"), weights=learner.weights, seed=0)
+    optimizer = make_optimizer(OptimizerOptions(optimizer="adafactor"), weights=learner.weights, seed=0)
     plan = small_plan(order, steps=3, accumulation=2, learning_rate=0.1)
     batches = batches_from(Position(), order=order, rank=rank)
     state = TrainState()
-    stepping = AtTheEnd(learner.runtime, weights=learner.weights, optimiser=optimiser, longest_gradient=1.0)
+    stepping = AtTheEnd(learner.runtime, weights=learner.weights, optimizer=optimizer, longest_gradient=1.0)
     for _ in range(3):
         take_step(learner, stepping=stepping, state=state, batches=batches, plan=plan, seeded=False)
     assert learner.runtime.on_any_rank(rank == world_size - 1)

@@ -1,4 +1,4 @@
-"""An optimiser's own average is lent to the model and taken back without a trace, whichever optimiser keeps it."""
+"""An optimizer's own average is lent to the model and taken back without a trace, whichever optimizer keeps it."""
 
 from pathlib import Path
 
@@ -11,23 +11,23 @@ from helpers.config.options.finetune import EmaOptions
 from helpers.config.options.training import OptimizerOptions
 from helpers.training.averages import make_average
 from helpers.training.optim.ema import Average
-from helpers.training.optim.optimizers import make_optimiser
+from helpers.training.optim.optimizers import make_optimizer
 
 
 def begun(name: str) -> tuple[dict[str, nn.Parameter], torch.optim.Optimizer, Average]:
     options = OptimizerOptions(optimizer=name, learning_rate=1.0 if KINDS[name].finds_rate else 0.01)
     draw = torch.Generator().manual_seed(0)
     weights = {"a": nn.Parameter(torch.randn(6, 4, generator=draw)), "b": nn.Parameter(torch.randn(3, generator=draw))}
-    optimiser = make_optimiser(options, weights=weights, seed=0)
-    return weights, optimiser, make_average(EmaOptions(), options, weights=weights, optimiser=optimiser)
+    optimizer = make_optimizer(options, weights=weights, seed=0)
+    return weights, optimizer, make_average(EmaOptions(), options, weights=weights, optimizer=optimizer)
 
 
-def take_steps(weights: dict[str, nn.Parameter], optimiser: torch.optim.Optimizer, steps: range) -> None:
+def take_steps(weights: dict[str, nn.Parameter], optimizer: torch.optim.Optimizer, steps: range) -> None:
     for step in steps:
         draw = torch.Generator().manual_seed(step)
         for weight in weights.values():
             weight.grad = torch.randn(weight.shape, generator=draw)
-        optimiser.step()
+        optimizer.step()
 
 
 def numbers(weights: dict[str, nn.Parameter]) -> dict[str, Tensor]:
@@ -39,9 +39,9 @@ def test_the_average_is_lent_saved_and_taken_back_to_the_bit(name: str, tmp_path
     if KINDS[name].module:
         pytest.importorskip(KINDS[name].module)
     plain, plainly, _ = begun(name)
-    weights, optimiser, average = begun(name)
+    weights, optimizer, average = begun(name)
     take_steps(plain, plainly, range(4))
-    take_steps(weights, optimiser, range(4))
+    take_steps(weights, optimizer, range(4))
     learning = numbers(weights)
     with average.in_place():
         lent = numbers(weights)
@@ -57,5 +57,5 @@ def test_the_average_is_lent_saved_and_taken_back_to_the_bit(name: str, tmp_path
     assert all(torch.equal(other[key], tensor) for key, tensor in learning.items())
 
     take_steps(plain, plainly, range(4, 8))
-    take_steps(weights, optimiser, range(4, 8))
+    take_steps(weights, optimizer, range(4, 8))
     assert all(torch.equal(weights[key], tensor) for key, tensor in plain.items())

@@ -25,10 +25,10 @@ def library_rates(name: str, **options: float | int) -> list[float]:
     """What diffusers' scheduler of that name says at each step."""
     from diffusers.optimization import get_scheduler
 
-    optimiser = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.5)
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.5)
     scheduler = get_scheduler(
         name,
-        optimiser,
+        optimizer,
         num_training_steps=STEPS,
         num_warmup_steps=WARMUP,
         **options,  # type: ignore[arg-type]
@@ -36,7 +36,7 @@ def library_rates(name: str, **options: float | int) -> list[float]:
     found = []
     for _ in range(STEPS):
         found.append(scheduler.get_last_lr()[0])
-        optimiser.step()
+        optimizer.step()
         scheduler.step()
     return found
 

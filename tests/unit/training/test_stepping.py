@@ -9,20 +9,18 @@ from helpers.config.options.model import PrecisionOptions
 from helpers.config.options.training import OptimizerOptions, RunOptions
 from helpers.training.distributed.runtime import open_runtime
 from helpers.training.optim.optimizer_step import stepping_of
-from helpers.training.optim.optimizers import make_optimiser
+from helpers.training.optim.optimizers import make_optimizer
 
 LAYERS = 6
 
 
-def three_steps(
-    optimizer: str, *, dtype: torch.dtype, fused_backward: bool
-) -> tuple[dict[str, Tensor], list[float], int]:
+def three_steps(name: str, *, dtype: torch.dtype, fused_backward: bool) -> tuple[dict[str, Tensor], list[float], int]:
     """The weights after three steps, the gradients' lengths, and how many gradients were there at once at most."""
     torch.manual_seed(0)
     model = nn.Sequential(*(nn.Linear(9, 9) for _ in range(LAYERS))).to(dtype)
     weights = dict(model.named_parameters())
     runtime = open_runtime(PrecisionOptions(mixed_precision="no"), RunOptions(torch_num_threads=1))
-    optimiser = make_optimiser(OptimizerOptions(optimizer=optimizer), weights=weights, seed=0)
+    optimizer = make_optimizer(OptimizerOptions(optimizer=name), weights=weights, seed=0)
     most = 0
 
     def count(_: Tensor) -> None:
@@ -33,7 +31,7 @@ def three_steps(
         weight.register_post_accumulate_grad_hook(count)
     norms = []
     steps = stepping_of(
-        runtime, weights=weights, optimiser=optimiser, longest_gradient=0.0, fused_backward=fused_backward
+        runtime, weights=weights, optimizer=optimizer, longest_gradient=0.0, fused_backward=fused_backward
     )
     with steps as stepping:
         for step in range(3):
@@ -41,7 +39,7 @@ def three_steps(
             stepping.backward(model(torch.ones(2, 9, dtype=dtype)).square().mean())
             norms.append(stepping.gradient_norm().item())
             stepping.finish()
-    assert optimiser.param_groups[0]["params"] == list(weights.values())
+    assert optimizer.param_groups[0]["params"] == list(weights.values())
     return {name: weight.detach() for name, weight in weights.items()}, norms, most
 
 
@@ -59,9 +57,9 @@ def test_a_step_during_the_backward_pass_is_the_step_after_it(optimizer: str, dt
 def test_a_loss_that_is_no_number_moves_nothing() -> None:
     weights = {"a": nn.Parameter(torch.ones(3))}
     runtime = open_runtime(PrecisionOptions(mixed_precision="no"), RunOptions(torch_num_threads=1))
-    optimiser = make_optimiser(OptimizerOptions(), weights=weights, seed=0)
+    optimizer = make_optimizer(OptimizerOptions(), weights=weights, seed=0)
     with stepping_of(
-        runtime, weights=weights, optimiser=optimiser, longest_gradient=0.0, fused_backward=True
+        runtime, weights=weights, optimizer=optimizer, longest_gradient=0.0, fused_backward=True
     ) as stepping:
         stepping.begin(0.1)
         stepping.backward((weights["a"] * torch.nan).sum())

@@ -8,12 +8,12 @@ from torch import Tensor, nn
 from torch.optim import AdamW, Optimizer
 
 from helpers.training.optim.stochastic_adamw import StochasticAdamW, random_low_bits, rounded_at_random
-from tests.unit.training.test_optimisers import new_weights, set_gradients, take_steps
+from tests.unit.training.test_optimizers import new_weights, set_gradients, take_steps
 
 ROWS, COLUMNS = 32, 1024
 
 
-def moved(optimiser_of: object, dtype: torch.dtype) -> Tensor:
+def moved(optimizer_of: object, dtype: torch.dtype) -> Tensor:
     """How far 200 steps at 1e-6 move each row of weights of scale 0.05 on average, fp32 [ROWS].
 
     Each row has a gradient of its own under noise of the same size: what a fine-tune is made of.
@@ -22,12 +22,12 @@ def moved(optimiser_of: object, dtype: torch.dtype) -> Tensor:
     weight = nn.Parameter((0.05 * torch.randn(ROWS, COLUMNS, generator=draw)).bfloat16().to(dtype))
     before = weight.detach().float().clone()
     direction = torch.linspace(-1, 1, ROWS).unsqueeze(1) * 1e-5
-    assert callable(optimiser_of)
-    optimiser: Optimizer = optimiser_of([weight])
+    assert callable(optimizer_of)
+    optimizer: Optimizer = optimizer_of([weight])
     for _ in range(200):
         noise = 1e-5 * torch.randn(ROWS, COLUMNS, generator=draw)
         weight.grad = (direction + noise).to(dtype)
-        optimiser.step()
+        optimizer.step()
     return (weight.detach().float() - before).mean(dim=1)
 
 
@@ -42,7 +42,7 @@ def stochastic(weights: Iterable[nn.Parameter]) -> Optimizer:
 def test_the_movement_of_bf16_weights_against_fp32_s() -> None:
     """What is kept of fp32's movement, by its length along fp32's, and how nearly it points the same way.
 
-    | optimiser                              | kept  | cosine |
+    | optimizer                              | kept  | cosine |
     |----------------------------------------|-------|--------|
     | PyTorch's AdamW                        | 0.4 % | 0.89   |
     | ours                                   | 98.9 % | 0.9990 |
@@ -50,12 +50,12 @@ def test_the_movement_of_bf16_weights_against_fp32_s() -> None:
     """
     exact = moved(plain, torch.float32)
     table = {}
-    for name, optimiser_of, dtype in (
+    for name, optimizer_of, dtype in (
         ("plain", plain, torch.bfloat16),
         ("ours", stochastic, torch.bfloat16),
         ("ours fp32", stochastic, torch.float32),
     ):
-        found = moved(optimiser_of, dtype)
+        found = moved(optimizer_of, dtype)
         kept = (found @ exact / exact.square().sum()).item()
         table[name] = kept, torch.cosine_similarity(found, exact, dim=0).item()
     assert table["plain"][0] < 0.05
@@ -67,24 +67,24 @@ def test_the_movement_of_bf16_weights_against_fp32_s() -> None:
 
 def test_it_is_adamw_on_average() -> None:
     ours, theirs = new_weights(), new_weights()
-    optimiser = StochasticAdamW(ours.values(), lr=1e-3, seed=0)
+    optimizer = StochasticAdamW(ours.values(), lr=1e-3, seed=0)
     exact = AdamW(theirs.values(), lr=1e-3)
     for step in range(200):
         set_gradients(ours, step)
         set_gradients(theirs, step)
-        optimiser.step()
+        optimizer.step()
         exact.step()
     for name, weight in theirs.items():
         torch.testing.assert_close(ours[name], weight, atol=2e-3, rtol=0)
-    states = [optimiser.state[weight] for weight in ours.values()]
+    states = [optimizer.state[weight] for weight in ours.values()]
     assert all(state[moment].dtype is torch.bfloat16 for state in states for moment in ("exp_avg", "exp_avg_sq"))
 
 
 def test_it_rounds_by_seed_and_step_alone() -> None:
     def weights_after(seed: int) -> Tensor:
         weights = new_weights()
-        optimiser = StochasticAdamW(weights.values(), lr=1e-2, seed=seed)
-        take_steps(optimiser, weights, range(4))
+        optimizer = StochasticAdamW(weights.values(), lr=1e-2, seed=seed)
+        take_steps(optimizer, weights, range(4))
         return weights["a.weight"].detach()
 
     first = weights_after(1)
@@ -98,22 +98,22 @@ def test_weights_moved_one_by_one_end_where_those_moved_together_do(
     dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     together, apart, in_pieces = new_weights(dtype), new_weights(dtype), new_weights(dtype)
-    optimisers = [StochasticAdamW(weights.values(), lr=1e-2, seed=0) for weights in (together, apart, in_pieces)]
+    optimizers = [StochasticAdamW(weights.values(), lr=1e-2, seed=0) for weights in (together, apart, in_pieces)]
     for step in range(5):
         set_gradients(together, step)
-        optimisers[0].step()
+        optimizers[0].step()
         set_gradients(apart, step)
         gradients = {name: weight.grad for name, weight in apart.items()}
         for name in reversed(apart):
             for weight in apart.values():
                 weight.grad = None
             apart[name].grad = gradients[name]
-            optimisers[1].step()
+            optimizers[1].step()
     with monkeypatch.context() as patched:
         patched.setattr("helpers.training.optim.stochastic_adamw.WEIGHTS_AT_ONCE", 30)
         for step in range(5):
             set_gradients(in_pieces, step)
-            optimisers[2].step()
+            optimizers[2].step()
     for name, weight in together.items():
         assert torch.equal(apart[name], weight), name
         assert torch.equal(in_pieces[name], weight), name

@@ -1,4 +1,4 @@
-"""Validation pictures show what was asked for and leave training as it was; the exported file draws the same."""
+"""Validation images show what was asked for and leave training as it was; the exported file draws the same."""
 
 import gc
 import json
@@ -23,11 +23,11 @@ from helpers.models.adapters.registry import make_trained
 from helpers.models.adapters.trainable import Trained
 from helpers.models.family import ModelFamily, ModelParts, RenderRequest, TextEmbedding
 from helpers.models.registry import families
-from helpers.reporting.events import PicturesDrawn
+from helpers.reporting.events import ImagesDrawn
 from helpers.reporting.reporter import Reporter
 from helpers.training.checkpoint.export import export_result
 from helpers.training.checkpoint.provenance import provenance
-from helpers.training.pictures import validation_captions
+from helpers.training.images import validation_captions
 from helpers.training.signals import StopRequest
 from helpers.training.validation.images import Painter
 from tests.unit.training.small_run import Events
@@ -93,7 +93,7 @@ def embedding(caption: str) -> TextEmbedding:
 
 
 def names(events: Events) -> list[list[str]]:
-    return [[path.name for path in event.paths] for event in events if isinstance(event, PicturesDrawn)]
+    return [[path.name for path in event.paths] for event in events if isinstance(event, ImagesDrawn)]
 
 
 def test_each_size_has_its_own_file_that_says_what_it_shows(painter_with: PainterWith, tmp_path: Path) -> None:
@@ -127,7 +127,7 @@ def test_training_is_left_as_it_was(model: Model, painter_with: PainterWith) -> 
         weight.grad = None
 
 
-def test_one_seed_draws_one_picture_and_dropout_is_off(painter_with: PainterWith, tmp_path: Path) -> None:
+def test_one_seed_draws_one_image_and_dropout_is_off(painter_with: PainterWith, tmp_path: Path) -> None:
     painter, _ = painter_with(replace(OPTIONS, validation_resolution="64"))
     painter.draw(1)
     torch.manual_seed(5)
@@ -220,7 +220,7 @@ def held_bytes() -> int:
     return sum(held.values())
 
 
-def test_pictures_hold_no_more_than_their_latents_and_the_vae(painter_with: PainterWith) -> None:
+def test_images_hold_no_more_than_their_latents_and_the_vae(painter_with: PainterWith) -> None:
     painter, _ = painter_with(replace(OPTIONS, num_validation_images=3))
     part = painter.latent_part
     found: list[int] = []

@@ -1,4 +1,4 @@
-"""A model under DeepSpeed computes in the number format that the run says."""
+"""A model under DeepSpeed computes in the dtype that the run says."""
 
 import torch
 from torch import nn

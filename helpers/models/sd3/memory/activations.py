@@ -17,7 +17,7 @@ TEXT_ROWS = 32
 class Pass:
     """One forward pass of the transformer.
 
-    image_tokens, text_tokens: of one picture. base: bytes of a number of the base. autocast: whether matrices are
+    image_tokens, text_tokens: of one image. base: bytes of a number of the base. autocast: whether matrices are
     multiplied in bf16 whatever they are held in. norms_in_fp32: as autocast has it on CUDA. keeps_inputs: whether
     frozen linear layers keep what they were given, as quanto's do. full: whether all weights move.
     adapted: names of the layers with an adapter. lengths: whether it learns the lengths of rows, as a DoRA.
@@ -25,7 +25,7 @@ class Pass:
 
     image_tokens: int
     text_tokens: int
-    pictures: int
+    images: int
     base: int
     autocast: bool
     norms_in_fp32: bool
@@ -56,7 +56,7 @@ class Pass:
 
     @property
     def tokens(self) -> int:
-        return self.pictures * (self.image_tokens + self.text_tokens)
+        return self.images * (self.image_tokens + self.text_tokens)
 
 
 def kept_for_backward(transformer: Transformer, run: Pass, *, block: int) -> int:
@@ -73,8 +73,8 @@ def kept_for_backward(transformer: Transformer, run: Pass, *, block: int) -> int
     text = _attention(run, at=f"transformer_blocks.{block}.attn", names=names)
     text += _query_norms(run) if transformer.qk_norm else 0
     text += 0 if last else _mlp(run, at=f"transformer_blocks.{block}.ff_context")
-    per_picture = run.image_tokens * image + run.text_tokens * text
-    kept = run.pictures * per_picture * transformer.width + (_measured(transformer, run, block) if run.lengths else 0)
+    per_image = run.image_tokens * image + run.text_tokens * text
+    kept = run.images * per_image * transformer.width + (_measured(transformer, run, block) if run.lengths else 0)
     return kept + (0 if run.full else _cast_weights(transformer, run, block))
 
 
@@ -85,7 +85,7 @@ def _measured(transformer: Transformer, run: Pass, block: int) -> int:
         if layer.name in run.adapted:
             of_text = ".add_" in layer.name or ".to_add_out" in layer.name or ".ff_context." in layer.name
             outputs += layer.outputs * (run.text_tokens if of_text else run.image_tokens)
-    return 2 * run.number * run.pictures * outputs
+    return 2 * run.number * run.images * outputs
 
 
 def _cast_weights(transformer: Transformer, run: Pass, block: int) -> int:
@@ -138,7 +138,7 @@ def block_inputs(transformer: Transformer, run: Pass) -> int:
 def backward_transient(transformer: Transformer, run: Pass) -> int:
     """Bytes of gradients under way in the MLP, whose four-fold width makes it the highest place of a block."""
     across = 2 * run.tokens * run.number
-    return (across + 2 * MLP_RATIO * run.pictures * run.image_tokens * run.number) * transformer.width
+    return (across + 2 * MLP_RATIO * run.images * run.image_tokens * run.number) * transformer.width
 
 
 def forward_transient(transformer: Transformer, run: Pass) -> int:
@@ -146,7 +146,7 @@ def forward_transient(transformer: Transformer, run: Pass) -> int:
     dual = 2 if transformer.dual_attention_layers else 0
     image = run.number + run.normed + run.number * (1 + dual + 2 * MLP_RATIO)
     text = run.number + run.normed + run.number
-    return run.pictures * (run.image_tokens * image + run.text_tokens * text) * transformer.width
+    return run.images * (run.image_tokens * image + run.text_tokens * text) * transformer.width
 
 
 def text_encoding(encoder: TextEncoder, *, tokens: int, number: int) -> int:
@@ -159,19 +159,19 @@ def text_encoding(encoder: TextEncoder, *, tokens: int, number: int) -> int:
     return TEXT_ROWS * tokens * ((encoder.layers + 2) * encoder.width + 3 * encoder.mlp) * number
 
 
-def vae_encoding(vae: Vae, *, width: int, height: int, pictures: int, number: int, reorders: bool) -> int:
-    """Bytes that encoding pictures holds: the first resnets, at full resolution, are the highest place.
+def vae_encoding(vae: Vae, *, width: int, height: int, images: int, number: int, reorders: bool) -> int:
+    """Bytes that encoding images holds: the first resnets, at full resolution, are the highest place.
 
     reorders: whether convolutions copy what they are given into an order of their own, as processors do.
     """
     channels = 3 * vae.widths[0] + (vae.widths[0] if reorders else 0)
-    return pictures * width * height * (channels * number + 3 * (FP32 + number))
+    return images * width * height * (channels * number + 3 * (FP32 + number))
 
 
 def vae_decoding(vae: Vae, *, width: int, height: int, number: int, reorders: bool) -> int:
-    """Bytes that decoding a picture holds: the first resnet at full resolution still has the width of the one before.
+    """Bytes that decoding an image holds: the first resnet at full resolution still has the width of the one before.
 
-    Beyond a megapixel the picture is decoded in tiles of one.
+    Beyond a megapixel the image is decoded in tiles of one.
     """
     channels = 3 * vae.widths[1] + (vae.widths[0] if reorders else 0)
     at_once = min(width * height, 1024**2)

@@ -1,6 +1,6 @@
 """An SD3's parts by their shapes alone, read from its config files, so that its size is known before it is loaded.
 
-Standard library only: the wizard and the dry run reckon with it in milliseconds. Parameter counts are exact.
+Standard library only: the wizard and the dry run estimate with it in milliseconds. Parameter counts are exact.
 """
 
 import json
@@ -73,7 +73,7 @@ class Transformer:
             yield Linear(f"{at}.{name}.net.2", MLP_RATIO * width, width)
 
     def ends(self) -> Iterator[Linear]:
-        """The linear layers before and after the blocks, which are never quantised."""
+        """The linear layers before and after the blocks, which are never quantized."""
         width = self.width
         for name, inputs in (("timestep_embedder", TIMESTEP_CHANNELS), ("text_embedder", self.pooled_width)):
             yield Linear(f"time_text_embed.{name}.linear_1", inputs, width)
@@ -128,7 +128,7 @@ class TextEncoder:
 
     @property
     def linear_weights(self) -> int:
-        """The weights of linear layers, which are what quantising shrinks."""
+        """The weights of linear layers, which are what quantizing shrinks."""
         attention, mlp = 4 * self.width * self.inner, (3 if self.is_t5 else 2) * self.width * self.mlp
         return self.layers * (attention + mlp) + self.width * self.projection
 
@@ -150,7 +150,7 @@ class TextEncoder:
 
 @dataclass(frozen=True, kw_only=True)
 class Vae:
-    """A diffusers AutoencoderKL; widths: channels from the picture inwards."""
+    """A diffusers AutoencoderKL; widths: channels from the image inwards."""
 
     widths: tuple[int, ...]
     resnets: int
@@ -274,7 +274,7 @@ def _convolution(inputs: int, outputs: int, *, edge: int = 3) -> int:
 
 
 def _resnet(inputs: int, outputs: int) -> int:
-    """Two normalised convolutions, and one past them where the width changes."""
+    """Two normalized convolutions, and one past them where the width changes."""
     past = _convolution(inputs, outputs, edge=1) if inputs != outputs else 0
     return 2 * inputs + _convolution(inputs, outputs) + 2 * outputs + _convolution(outputs, outputs) + past
 

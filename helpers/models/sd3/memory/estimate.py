@@ -34,7 +34,7 @@ BATCHES_HELD = 6
 
 
 def estimate_memory(architecture: Architecture, workload: Workload) -> MemoryEstimate:
-    """The peaks of caching, training and validation; validation is 0 where no picture is drawn."""
+    """The peaks of caching, training and validation; validation is 0 where no image is drawn."""
     overhead = LIBRARIES_BYTES if workload.device == "cpu" else CUDA_CONTEXT_BYTES
     training = training_memory(architecture, workload)
     drawing = validation_memory(architecture, workload)
@@ -75,7 +75,7 @@ def transformer_bytes(transformer: Transformer, precision: PrecisionOptions) -> 
     whole = (transformer.parameters + transformer.positions) * number
     blocks = [layer for index in range(transformer.layers) for layer in transformer.block(index)]
     weights, rows = sum(layer.weights for layer in blocks), sum(layer.outputs for layer in blocks)
-    return whole - _saved_by_quantising(weights, rows=rows, level=precision.base_model_precision, number=number)
+    return whole - _saved_by_quantizing(weights, rows=rows, level=precision.base_model_precision, number=number)
 
 
 def frozen_bytes(transformer: Transformer, workload: Workload) -> int:
@@ -97,8 +97,8 @@ def _still_bytes(transformer: Transformer, workload: Workload) -> int:
 
 
 def text_encoder_bytes(encoder: TextEncoder, *, level: str, number: int) -> int:
-    """A text encoder as it is held; number: bytes of one that is not quantised."""
-    saved = _saved_by_quantising(encoder.linear_weights, rows=encoder.linear_rows, level=level, number=number)
+    """A text encoder as it is held; number: bytes of one that is not quantized."""
+    saved = _saved_by_quantizing(encoder.linear_weights, rows=encoder.linear_rows, level=level, number=number)
     return encoder.parameters * number - saved
 
 
@@ -125,7 +125,7 @@ def caching_memory(architecture: Architecture, workload: Workload) -> int:
         architecture.vae,
         width=workload.width,
         height=workload.height,
-        pictures=workload.vae_batch_size,
+        images=workload.vae_batch_size,
         number=number,
         reorders=on_processor,
     )
@@ -134,9 +134,9 @@ def caching_memory(architecture: Architecture, workload: Workload) -> int:
 
 
 def training_memory(architecture: Architecture, workload: Workload) -> TrainingMemory:
-    """What training needs at its highest, from the second step on, when the optimiser remembers.
+    """What training needs at its highest, from the second step on, when the optimizer remembers.
 
-    That is at the end of the forward pass, at the end of the backward pass, or in the optimiser's step.
+    That is at the end of the forward pass, at the end of the backward pass, or in the optimizer's step.
     """
     transformer, precision = architecture.transformer, workload.precision
     full = workload.model_type == "full"
@@ -161,23 +161,23 @@ def training_memory(architecture: Architecture, workload: Workload) -> TrainingM
         weights=beside + (_still_bytes(transformer, workload) if full else frozen_bytes(transformer, workload)),
         trained=moving * moving_bytes,
         gradients=gradients,
-        optimiser=KINDS[workload.optimizer].bytes_per_number * moving + _directions(transformer, workload),
+        optimizer=KINDS[workload.optimizer].bytes_per_number * moving + _directions(transformer, workload),
         activations=highest - gradients,
     )
 
 
 def validation_memory(architecture: Architecture, workload: Workload) -> int:
-    """What drawing a picture between two steps needs: all of training but its gradients and activations stays."""
+    """What drawing an image between two steps needs: all of training but its gradients and activations stays."""
     if workload.validation is None:
         return 0
     training = training_memory(architecture, workload)
     width, height = workload.validation
-    drawn = _pass(architecture, workload, width=width, height=height, pictures=2 if workload.guided else 1)
+    drawn = _pass(architecture, workload, width=width, height=height, images=2 if workload.guided else 1)
     number = _vae_bytes(workload.precision)
     decoding = activations.vae_decoding(
         architecture.vae, width=width, height=height, number=number, reorders=workload.device == "cpu"
     )
-    stays = training.weights + training.trained + training.optimiser
+    stays = training.weights + training.trained + training.optimizer
     if workload.keeps_average and workload.device == "cpu":
         stays += training.trained  # drawn from the average, while the weights as they are wait
     loaded = 0 if workload.keeps_vae else architecture.vae.parameters * number
@@ -214,7 +214,7 @@ def _clip_activations(clips: Iterable[TextEncoder], workload: Workload) -> int:
 def _activations(architecture: Architecture, workload: Workload) -> tuple[int, int]:
     """Bytes that are held at the end of the forward pass, and at that of the backward pass."""
     transformer = architecture.transformer
-    run = _pass(architecture, workload, width=workload.width, height=workload.height, pictures=workload.batch_size)
+    run = _pass(architecture, workload, width=workload.width, height=workload.height, images=workload.batch_size)
     kept = [activations.kept_for_backward(transformer, run, block=index) for index in range(transformer.layers)]
     under_way = activations.backward_transient(transformer, run)
     batches = BATCHES_HELD if workload.device == "cpu" else 1
@@ -234,9 +234,7 @@ def _activations(architecture: Architecture, workload: Workload) -> tuple[int, i
     return read + cast + (max(kept) if away else sum(kept)) + under_way, one_block
 
 
-def _pass(
-    architecture: Architecture, workload: Workload, *, width: int, height: int, pictures: int
-) -> activations.Pass:
+def _pass(architecture: Architecture, workload: Workload, *, width: int, height: int, images: int) -> activations.Pass:
     transformer, precision = architecture.transformer, workload.precision
     patch_px = architecture.vae.downscale * transformer.patch
     full = workload.model_type == "full"
@@ -244,7 +242,7 @@ def _pass(
     return activations.Pass(
         image_tokens=(width // patch_px) * (height // patch_px),
         text_tokens=architecture.text_encoders[0].positions + workload.t5_tokens,
-        pictures=pictures,
+        images=images,
         base=_base_bytes(precision),
         autocast=_autocast(precision),
         norms_in_fp32=workload.device == "cuda",
@@ -258,12 +256,12 @@ def _pass(
 def _block_bytes(transformer: Transformer, precision: PrecisionOptions, block: int) -> int:
     layers, number = list(transformer.block(block)), _base_bytes(precision)
     weights, rows = sum(layer.weights for layer in layers), sum(layer.outputs for layer in layers)
-    saved = _saved_by_quantising(weights, rows=rows, level=precision.base_model_precision, number=number)
+    saved = _saved_by_quantizing(weights, rows=rows, level=precision.base_model_precision, number=number)
     return number * sum(layer.parameters for layer in layers) - saved
 
 
-def _saved_by_quantising(weights: int, *, rows: int, level: str, number: int) -> int:
-    """Bytes that quantising `weights` weights in `rows` rows, of `number` bytes each, saves."""
+def _saved_by_quantizing(weights: int, *, rows: int, level: str, number: int) -> int:
+    """Bytes that quantizing `weights` weights in `rows` rows, of `number` bytes each, saves."""
     bits = QUANTO_BITS.get(level)
     if bits is None:
         return 0
@@ -272,7 +270,7 @@ def _saved_by_quantising(weights: int, *, rows: int, level: str, number: int) ->
 
 
 def _made_whole(weights: int, *, level: str, number: int) -> int:
-    """What computing with the largest quantised layer needs: its numbers as they were, and on the way there."""
+    """What computing with the largest quantized layer needs: its numbers as they were, and on the way there."""
     return 2 * number * weights if level in QUANTO_BITS else 0
 
 
@@ -281,7 +279,7 @@ def _largest_layer(transformer: Transformer) -> int:
 
 
 def _step_bytes(workload: Workload, *, moving: int) -> int:
-    """What a step of the optimiser works with, besides what it remembers."""
+    """What a step of the optimizer works with, besides what it remembers."""
     return STOCHASTIC_NUMBER_BYTES * min(STOCHASTIC_NUMBERS, moving) if workload.optimizer == "adamw_bf16" else 0
 
 

@@ -27,7 +27,7 @@ PUBLISHED = {
 
 
 def forecast(config: RunConfig) -> Peaks | None:
-    """The peaks of encoding and of training with its test pictures on a CUDA card; None where the model is not known.
+    """The peaks of encoding and of training with its test images on a CUDA card; None where the model is not known.
 
     config: the whole run's, which the estimate is about.
     """

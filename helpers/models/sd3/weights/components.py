@@ -110,7 +110,7 @@ def _add_from(found: _Found, name: str, parts: Sequence[str], options: ModelOpti
 
 
 def _longest_edge_px(transformer: Mapping[str, Any], *, vae: Mapping[str, Any]) -> int:
-    """The longest edge of a picture for which the transformer's table of positions has places."""
+    """The longest edge of an image for which the transformer's table of positions has places."""
     downscale = 2 ** (len(vae["block_out_channels"]) - 1)
     return int(transformer["pos_embed_max_size"]) * int(transformer["patch_size"]) * downscale
 

@@ -44,13 +44,13 @@ def layers(*, count: int) -> Iterator[Layer]:
 
 
 def _block(number: int, *, is_last: bool) -> Iterator[Layer]:
-    picture, text = (f"joint_blocks.{number}.{stream}_block" for stream in ("x", "context"))
+    image, text = (f"joint_blocks.{number}.{stream}_block" for stream in ("x", "context"))
     block = f"transformer_blocks.{number}"
     for name in ("attn", "attn2"):
-        yield from _attention(f"{picture}.{name}", at=f"{block}.{name}", names=("to_{}", "to_out.0", "norm_{}"))
+        yield from _attention(f"{image}.{name}", at=f"{block}.{name}", names=("to_{}", "to_out.0", "norm_{}"))
     names = ("add_{}_proj", "to_add_out", "norm_added_{}")
     yield from _attention(f"{text}.attn", at=f"{block}.attn", names=names)
-    for at, norm, mlp in ((picture, "norm1", "ff"), (text, "norm1_context", "ff_context")):
+    for at, norm, mlp in ((image, "norm1", "ff"), (text, "norm1_context", "ff_context")):
         swapped = is_last and at == text
         yield Layer(original=f"{at}.adaLN_modulation.1", diffusers=(f"{block}.{norm}.linear",), swapped=swapped)
         yield Layer(original=f"{at}.mlp.fc1", diffusers=(f"{block}.{mlp}.net.0.proj",))

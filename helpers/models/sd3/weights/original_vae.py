@@ -1,6 +1,6 @@
 """The names of a VAE's tensors in the original layout, and in diffusers': both ways, one tensor at a time.
 
-The original counts the decoder's blocks from the picture, and its attention is written as convolutions of one pixel.
+The original counts the decoder's blocks from the image, and its attention is written as convolutions of one pixel.
 """
 
 from collections.abc import Iterable, Iterator, Mapping

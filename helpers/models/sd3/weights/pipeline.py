@@ -24,7 +24,7 @@ def write_pipeline(
     text: Mapping[str, Pair],
     metadata: Mapping[str, str],
 ) -> None:
-    """See `ModelFamily`. Weights are in the number format that they have; `from_pretrained` needs no variant.
+    """See `ModelFamily`. Weights are in the dtype that they have; `from_pretrained` needs no variant.
 
     Files of the base are copied, not linked: a program that saves in place would write through a link into the base.
     """

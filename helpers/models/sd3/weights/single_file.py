@@ -49,7 +49,7 @@ def write_single_file(
     metadata: Mapping[str, str],
     with_text_encoders: bool = False,
 ) -> None:
-    """See `FamilyFiles`; each tensor in the number format that it has, of 8 bits in bfloat16.
+    """See `FamilyFiles`; each tensor in the dtype that it has, of 8 bits in bfloat16.
 
     The text encoders are in it only where they are asked for, or a LoRA is merged into the CLIPs: else they are the
     same for every SD3.

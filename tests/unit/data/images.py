@@ -1,4 +1,4 @@
-"""Real pictures for the tests, as the bytes of their files."""
+"""Real images for the tests, as the bytes of their files."""
 
 import io
 from typing import Any
@@ -8,7 +8,7 @@ from PIL import Image
 
 
 def photograph(width: int, height: int, *, seed: int = 0) -> Image.Image:
-    """Smooth colours with some grain: what cameras make, as far as decoders care."""
+    """Smooth colors with some grain: what cameras make, as far as decoders care."""
     rng = np.random.default_rng(seed)
     coarse = rng.integers(0, 256, (height // 16 + 2, width // 16 + 2, 3), dtype=np.uint8)
     smooth = np.asarray(Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC)).astype(np.int16)
@@ -30,9 +30,9 @@ def oriented(image: Image.Image, format: str, orientation: int) -> bytes:
 
 
 def quadrants(width: int = 96, height: int = 64) -> Image.Image:
-    """Red, green, blue and white quarters, by which a turned picture is told from an upright one."""
+    """Red, green, blue and white quarters, by which a turned image is told from an upright one."""
     image = Image.new("RGB", (width, height))
-    for number, colour in enumerate(("red", "lime", "blue", "white")):
+    for number, color in enumerate(("red", "lime", "blue", "white")):
         left, top = number % 2 * width // 2, number // 2 * height // 2
-        image.paste(colour, (left, top, left + width // 2, top + height // 2))
+        image.paste(color, (left, top, left + width // 2, top + height // 2))
     return image

@@ -1,4 +1,4 @@
-"""Which validation pictures are drawn, and how each is told from all others."""
+"""Which validation images are drawn, and how each is told from all others."""
 
 import json
 import secrets
@@ -11,17 +11,17 @@ from helpers.config.options.validation import ValidationOptions
 from helpers.config.sizes import parse_validation_sizes
 from helpers.dataloader.loader import EMPTY_CAPTION
 from helpers.errors import ConfigError
-from helpers.reporting.card_pictures import PNG_ENTRY
+from helpers.reporting.card_images import PNG_ENTRY
 
 RANDOM_SEED_BITS = 32
 ONLY_PROMPT, WITHOUT_PROMPT = "validation", "unconditional"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Picture:
-    """A picture to draw, and all that decides what it shows besides the weights; kept in the PNG's header.
+class ValidationImage:
+    """An image to draw, and all that decides what it shows besides the weights; kept in the PNG's header.
 
-    name: of its prompt, safe in a file's name. any_seed: whether the seed was drawn anew.
+    name: of its prompt, safe in a file's name. any_seed: whether the seed was drawn again.
     """
 
     step: int
@@ -53,33 +53,33 @@ class Picture:
 
 
 def validation_captions(options: ValidationOptions) -> tuple[str, ...]:
-    """The texts that must be encoded for the validation pictures."""
-    wanted = pictures(options, step=0, base_model="")
+    """The texts that must be encoded for the validation images."""
+    wanted = images(options, step=0, base_model="")
     said = [text for each in wanted for text in (each.prompt, each.negative_prompt if each.guidance > 1 else None)]
     return tuple(dict.fromkeys(text for text in said if text is not None))
 
 
-def pictures(options: ValidationOptions, *, step: int, base_model: str) -> tuple[Picture, ...]:
+def images(options: ValidationOptions, *, step: int, base_model: str) -> tuple[ValidationImage, ...]:
     """Each prompt in each of its sizes and seeds; without a seed, new ones each time."""
     prompts = _prompts(options)
     named = zip(file_names(prompts), prompts.values(), strict=True)
     return tuple(
-        picture
+        image
         for name, prompt in named
-        for picture in _pictures(name, prompt, options=options, step=step, base_model=base_model)
+        for image in _images(name, prompt, options=options, step=step, base_model=base_model)
     )
 
 
-def _pictures(
+def _images(
     name: str, prompt: LibraryPrompt, *, options: ValidationOptions, step: int, base_model: str
-) -> Iterator[Picture]:
+) -> Iterator[ValidationImage]:
     fixed = options.validation_seed.strip()
     own = int(fixed) if prompt.seed is None and fixed else prompt.seed
     first = secrets.randbits(RANDOM_SEED_BITS) if own is None else own
     negative = options.validation_negative_prompt if prompt.negative_prompt is None else prompt.negative_prompt
     for width, height in parse_validation_sizes(prompt.resolution or options.validation_resolution):
         for seed in range(first, first + options.num_validation_images):
-            yield Picture(
+            yield ValidationImage(
                 step=step,
                 name=name,
                 prompt=prompt.prompt,
@@ -118,7 +118,7 @@ def _prompts(options: ValidationOptions) -> dict[str, LibraryPrompt]:
 
 
 def _settings_in(file: Path) -> dict[str, object]:
-    """What a picture's header says it was drawn with; empty for one that says nothing."""
+    """What an image's header says it was drawn with; empty for one that says nothing."""
     from PIL import Image
 
     with Image.open(file) as image:

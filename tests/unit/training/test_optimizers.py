@@ -1,4 +1,4 @@
-"""What an optimiser remembers survives being written down, to the bit, and each one does what its name says."""
+"""What an optimizer remembers survives being written down, to the bit, and each one does what its name says."""
 
 import subprocess
 import sys
@@ -16,8 +16,8 @@ from helpers.config.options.training import OptimizerOptions
 from helpers.config.values import written
 from helpers.errors import CheckpointError, ConfigError
 from helpers.models.formats.safetensors import write_tensors
-from helpers.training.optim.optimizer_state import optimiser_state, restore_optimiser
-from helpers.training.optim.optimizers import check_optimiser_on, make_optimiser, set_learning_rate
+from helpers.training.optim.optimizer_state import optimizer_state, restore_optimizer
+from helpers.training.optim.optimizers import check_optimizer_on, make_optimizer, set_learning_rate
 
 
 def new_weights(dtype: torch.dtype = torch.float32) -> dict[str, nn.Parameter]:
@@ -32,14 +32,14 @@ def set_gradients(weights: Mapping[str, nn.Parameter], step: int, *, scale: floa
         weight.grad = scale * torch.randn(weight.shape, generator=draw).to(weight.dtype)
 
 
-def take_steps(optimiser: torch.optim.Optimizer, weights: Mapping[str, nn.Parameter], steps: range) -> None:
+def take_steps(optimizer: torch.optim.Optimizer, weights: Mapping[str, nn.Parameter], steps: range) -> None:
     for step in steps:
         set_gradients(weights, step)
-        set_learning_rate(optimiser, 0.01 / (1 + step))
-        optimiser.step()
+        set_learning_rate(optimizer, 0.01 / (1 + step))
+        optimizer.step()
 
 
-# Settings under which few steps show all that an optimiser does.
+# Settings under which few steps show all that an optimizer does.
 HASTY = {"soap": "precondition_frequency=2", "adamw8bit": "min_8bit_size=16", "dadaptation": "d0=0.01"}
 
 NEW_VALUES = {
@@ -66,36 +66,36 @@ def options_of(name: str, *, rate: float = 0.01) -> OptimizerOptions:
 def test_steps_after_a_round_trip_are_the_steps_without_it(tmp_path: Path, name: str, dtype: torch.dtype) -> None:
     options = options_of(name)
     straight = new_weights(dtype)
-    optimiser = make_optimiser(options, weights=straight, seed=3)
-    take_steps(optimiser, straight, range(5))
-    tensors, rest = optimiser_state(optimiser, weights=straight)
+    optimizer = make_optimizer(options, weights=straight, seed=3)
+    take_steps(optimizer, straight, range(5))
+    tensors, rest = optimizer_state(optimizer, weights=straight)
     write_tensors(tmp_path / "state.safetensors", tensors, metadata={})
     continued = {name: nn.Parameter(weight.detach().clone()) for name, weight in straight.items()}
-    take_steps(optimiser, straight, range(5, 12))
+    take_steps(optimizer, straight, range(5, 12))
 
     torch.manual_seed(12345)  # nothing may depend on the global random state
-    again = make_optimiser(options, weights=continued, seed=3)
-    restore_optimiser(again, weights=continued, tensors=load_file(tmp_path / "state.safetensors"), text=rest)
+    again = make_optimizer(options, weights=continued, seed=3)
+    restore_optimizer(again, weights=continued, tensors=load_file(tmp_path / "state.safetensors"), text=rest)
     take_steps(again, continued, range(5, 12))
     for key, weight in straight.items():
         assert torch.equal(continued[key], weight), key
-    remembered, and_more = optimiser_state(optimiser, weights=straight)
-    again_remembered, and_again_more = optimiser_state(again, weights=continued)
+    remembered, and_more = optimizer_state(optimizer, weights=straight)
+    again_remembered, and_again_more = optimizer_state(again, weights=continued)
     assert and_more == and_again_more
     assert all(torch.equal(again_remembered[key], tensor) for key, tensor in remembered.items())
 
 
 @pytest.mark.parametrize("name", KINDS)
-def test_every_optimiser_nears_the_goal(name: str) -> None:
+def test_every_optimizer_nears_the_goal(name: str) -> None:
     weights = {"a.weight": nn.Parameter(torch.zeros(8, 16)), "b.bias": nn.Parameter(torch.zeros(8))}
     goal = {
         key: torch.randn(weight.shape, generator=torch.Generator().manual_seed(1)) for key, weight in weights.items()
     }
-    optimiser = make_optimiser(options_of(name, rate=RATES.get(name, 0.02)), weights=weights, seed=0)
+    optimizer = make_optimizer(options_of(name, rate=RATES.get(name, 0.02)), weights=weights, seed=0)
     for _ in range(100):
         for key, weight in weights.items():
             weight.grad = 1e-3 * (weight.detach() - goal[key])
-        optimiser.step()
+        optimizer.step()
     for key, weight in weights.items():
         assert (weight - goal[key]).abs().mean() < 0.5 * goal[key].abs().mean(), key
 
@@ -105,17 +105,17 @@ def test_every_optimiser_nears_the_goal(name: str) -> None:
     [(name, option) for name, kind in KINDS.items() for option in kind.settings],
     ids=lambda v: getattr(v, "name", v),
 )
-def test_every_setting_reaches_the_optimiser(name: str, setting: Option) -> None:
-    """By another value the optimiser is given another number."""
+def test_every_setting_reaches_the_optimizer(name: str, setting: Option) -> None:
+    """By another value the optimizer is given another number."""
     options_of(name)
     value = (not setting.default) if setting.kind is bool else setting.kind(NEW_VALUES.get(setting.name, 0.125))
     changed = OptimizerOptions(optimizer=name, optimizer_config=f"{setting.name}={written(value)}")
     weights = new_weights()
-    usual = make_optimiser(OptimizerOptions(optimizer=name), weights=weights, seed=0)
-    other = make_optimiser(changed, weights=weights, seed=0)
+    usual = make_optimizer(OptimizerOptions(optimizer=name), weights=weights, seed=0)
+    other = make_optimizer(changed, weights=weights, seed=0)
 
-    def told(optimiser: torch.optim.Optimizer) -> str:
-        return f"{optimiser.defaults} {getattr(optimiser, 'args', '')} {getattr(optimiser, 'clip_threshold', '')}"
+    def told(optimizer: torch.optim.Optimizer) -> str:
+        return f"{optimizer.defaults} {getattr(optimizer, 'args', '')} {getattr(optimizer, 'clip_threshold', '')}"
 
     assert told(usual) != told(other)
 
@@ -127,14 +127,14 @@ def test_adamw8bit_moves_weights_as_adamw_does_with_a_quarter_of_its_memory() ->
     for name in ("adamw", "adamw8bit"):
         weights = {"a": nn.Parameter(start.clone())}
         options = OptimizerOptions(optimizer=name, learning_rate=1e-4) if name == "adamw" else options_of(name)
-        optimiser = make_optimiser(options, weights=weights, seed=0)
+        optimizer = make_optimizer(options, weights=weights, seed=0)
         for step in range(60):
             noise = torch.randn(start.shape, generator=torch.Generator().manual_seed(step))
             weights["a"].grad = torch.logspace(-6, -3, 64)[:, None] * (noise + start.sign())
-            set_learning_rate(optimiser, 1e-4)
-            optimiser.step()
+            set_learning_rate(optimizer, 1e-4)
+            optimizer.step()
         moved[name] = weights["a"].detach() - start
-        remembered[name] = sum(tensor.nbytes for tensor in optimiser_state(optimiser, weights=weights)[0].values())
+        remembered[name] = sum(tensor.nbytes for tensor in optimizer_state(optimizer, weights=weights)[0].values())
     cosine = torch.cosine_similarity(moved["adamw"].flatten(), moved["adamw8bit"].flatten(), dim=0)
     assert cosine > 0.999
     assert float(moved["adamw8bit"].norm()) == pytest.approx(float(moved["adamw"].norm()), rel=0.01)
@@ -143,72 +143,72 @@ def test_adamw8bit_moves_weights_as_adamw_does_with_a_quarter_of_its_memory() ->
 
 def test_a_state_of_other_weights_is_refused() -> None:
     weights = new_weights()
-    optimiser = make_optimiser(OptimizerOptions(), weights=weights, seed=0)
-    take_steps(optimiser, weights, range(1))
-    tensors, rest = optimiser_state(optimiser, weights=weights)
+    optimizer = make_optimizer(OptimizerOptions(), weights=weights, seed=0)
+    take_steps(optimizer, weights, range(1))
+    tensors, rest = optimizer_state(optimizer, weights=weights)
     fewer = {name: weight for name, weight in weights.items() if name != "b.weight"}
     with pytest.raises(CheckpointError, match=r"b\.weight"):
-        restore_optimiser(
-            make_optimiser(OptimizerOptions(), weights=fewer, seed=0), weights=fewer, tensors=tensors, text=rest
+        restore_optimizer(
+            make_optimizer(OptimizerOptions(), weights=fewer, seed=0), weights=fewer, tensors=tensors, text=rest
         )
 
 
 def test_adafactor_steps_are_as_long_as_the_learning_rate_says() -> None:
     """Also for an adapter that starts at zero, and for the small gradients of a diffusion model."""
     weights = {"b": nn.Parameter(torch.zeros(32, 16))}
-    optimiser = make_optimiser(OptimizerOptions(optimizer="adafactor", learning_rate=1e-4), weights=weights, seed=0)
+    optimizer = make_optimizer(OptimizerOptions(optimizer="adafactor", learning_rate=1e-4), weights=weights, seed=0)
     set_gradients(weights, 0, scale=1e-6)
-    optimiser.step()
+    optimizer.step()
     moved = weights["b"].square().mean().sqrt().item()
     assert moved == pytest.approx(1e-4, rel=0.1)
 
 
 def test_adafactor_leaves_weights_without_gradient_signal_finite() -> None:
     weights = {"a": nn.Parameter(torch.ones(8, 4))}
-    optimiser = make_optimiser(OptimizerOptions(optimizer="adafactor"), weights=weights, seed=0)
+    optimizer = make_optimizer(OptimizerOptions(optimizer="adafactor"), weights=weights, seed=0)
     weights["a"].grad = torch.zeros(8, 4)
-    optimiser.step()
+    optimizer.step()
     assert torch.equal(weights["a"], torch.ones(8, 4))
 
 
 def test_text_encoders_move_at_a_rate_of_their_own() -> None:
     weights = {name: nn.Parameter(torch.zeros(4)) for name in ("text_encoder.a", "transformer.b", "text_encoder_2.c")}
     options = OptimizerOptions(learning_rate=0.1, text_encoder_lr=0.05, optimizer_config="weight_decay=0")
-    optimiser = make_optimiser(options, weights=weights, seed=0)
+    optimizer = make_optimizer(options, weights=weights, seed=0)
     for weight in weights.values():
         weight.grad = torch.ones(4)
-    set_learning_rate(optimiser, 0.02)  # a fifth of the way up a warm-up
-    optimiser.step()
+    set_learning_rate(optimizer, 0.02)  # a fifth of the way up a warm-up
+    optimizer.step()
     moved = [-float(weight.detach().mean()) for weight in weights.values()]
     assert moved == pytest.approx([0.01, 0.02, 0.01])
 
 
 def test_prodigy_finds_its_own_step_size() -> None:
     weights = {"a": nn.Parameter(torch.zeros(16))}
-    optimiser = make_optimiser(OptimizerOptions(optimizer="prodigy", learning_rate=1.0), weights=weights, seed=0)
+    optimizer = make_optimizer(OptimizerOptions(optimizer="prodigy", learning_rate=1.0), weights=weights, seed=0)
     goal = torch.linspace(-1, 1, 16)
     for _ in range(300):
         weights["a"].grad = (weights["a"].detach() - goal).sign()
-        optimiser.step()
+        optimizer.step()
     assert (weights["a"] - goal).abs().mean() < 0.1
 
 
-def test_only_the_chosen_optimisers_library_is_imported() -> None:
+def test_only_the_chosen_optimizers_library_is_imported() -> None:
     code = """
 import sys, torch
 from helpers.config.options.training import OptimizerOptions
-from helpers.training.optim.optimizers import make_optimiser
+from helpers.training.optim.optimizers import make_optimizer
 weights = {"a": torch.nn.Parameter(torch.ones(2))}
 for name in ("adamw", "adamw_bf16", "adafactor"):
-    make_optimiser(OptimizerOptions(optimizer=name), weights=weights, seed=0)
+    make_optimizer(OptimizerOptions(optimizer=name), weights=weights, seed=0)
 assert not {"torchao", "pytorch_optimizer", "transformers"} & sys.modules.keys()
 """
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
 
 
-def test_an_optimiser_that_a_device_lacks_is_told_of_before_anything_is_encoded() -> None:
+def test_an_optimizer_that_a_device_lacks_is_told_of_before_anything_is_encoded() -> None:
     for device in ("cpu", "cuda", "mps"):
-        check_optimiser_on(torch.device(device), OptimizerOptions())
-    check_optimiser_on(torch.device("cuda"), OptimizerOptions(optimizer="adamw8bit"))
+        check_optimizer_on(torch.device(device), OptimizerOptions())
+    check_optimizer_on(torch.device("cuda"), OptimizerOptions(optimizer="adamw8bit"))
     with pytest.raises(ConfigError, match="Apple's GPUs"):
-        check_optimiser_on(torch.device("mps"), OptimizerOptions(optimizer="adamw8bit"))
+        check_optimizer_on(torch.device("mps"), OptimizerOptions(optimizer="adamw8bit"))

@@ -1,4 +1,4 @@
-"""Finds the validation pictures that a model card shows, with the words they were drawn from."""
+"""Finds the validation images that a model card shows, with the words they were drawn from."""
 
 import json
 from dataclasses import dataclass
@@ -6,21 +6,21 @@ from pathlib import Path
 
 FOLDER = "validation_images"
 PNG_ENTRY = "simpletuner"
-"""The entry of a PNG's header that says what the picture was drawn from."""
+"""The entry of a PNG's header that says what the image was drawn from."""
 
 SHOWN = 12
 
 
 @dataclass(frozen=True, kw_only=True)
-class CardPicture:
-    """A picture in the card. path: within the output folder, as in the repository."""
+class CardImage:
+    """An image in the card. path: within the output folder, as in the repository."""
 
     path: str
     prompt: str
 
 
-def last_pictures(output_dir: Path, *, step: int) -> tuple[CardPicture, ...]:
-    """The first few pictures of the last step up to `step` that has any; of the untrained base none."""
+def last_images(output_dir: Path, *, step: int) -> tuple[CardImage, ...]:
+    """The first few images of the last step up to `step` that has any; of the untrained base none."""
     by_step = {
         int(folder.name.removeprefix("step_")): folder
         for folder in (output_dir / FOLDER).glob("step_*")
@@ -30,7 +30,7 @@ def last_pictures(output_dir: Path, *, step: int) -> tuple[CardPicture, ...]:
         files = sorted(by_step[last].glob("*.png"))[:SHOWN]
         if files:
             return tuple(
-                CardPicture(path=file.relative_to(output_dir).as_posix(), prompt=_prompt_of(file)) for file in files
+                CardImage(path=file.relative_to(output_dir).as_posix(), prompt=_prompt_of(file)) for file in files
             )
     return ()
 

@@ -14,7 +14,7 @@ from tests.runs.harness import SmallRun, draw_set, same, stop_after
 STEPS = 4
 
 
-def picture(run: SmallRun) -> bytes:
+def image(run: SmallRun) -> bytes:
     (file,) = (run.output / "validation_images" / f"step_{STEPS}").iterdir()
     return np.asarray(Image.open(file)).tobytes()
 
@@ -31,8 +31,8 @@ def test_a_schedule_free_run_goes_on_exactly_and_hands_on_its_average(
         "learning_rate": 0.05,
     }
     straight, stopped = (SmallRun(tmp_path / name, tiny_pipeline, settings=settings) for name in ("a", "b"))
-    draw_set(straight.output / "datasets" / "colours")
-    draw_set(stopped.output / "datasets" / "colours")
+    draw_set(straight.output / "datasets" / "colors")
+    draw_set(stopped.output / "datasets" / "colors")
     assert straight.start() == 0
     with monkeypatch.context() as patched:
         stop_after(3, patched)
@@ -41,7 +41,7 @@ def test_a_schedule_free_run_goes_on_exactly_and_hands_on_its_average(
     remembered = straight.remembered(STEPS)
     assert same(stopped.remembered(STEPS), remembered)
     assert same(stopped.weights(), straight.weights())
-    assert picture(stopped) == picture(straight)
+    assert image(stopped) == image(straight)
 
     saved = load_file(straight.output / f"checkpoint-{STEPS}" / "pytorch_lora_weights.safetensors")
     assert same(saved, straight.weights()), "a checkpoint's file of weights is as good as a finished run's"
@@ -53,25 +53,25 @@ def test_a_schedule_free_run_goes_on_exactly_and_hands_on_its_average(
             torch.testing.assert_close(trained, 0.2 * moves + 0.8 * averaged, rtol=1e-4, atol=1e-6)
             assert not torch.equal(trained, averaged)
 
-    drawn = picture(straight)
+    drawn = image(straight)
     next((straight.output / "validation_images" / f"step_{STEPS}").iterdir()).unlink()
     assert straight.start(ema_validation="none") == 0
-    assert picture(straight) != drawn, "pictures are drawn from the average, unless otherwise asked"
+    assert image(straight) != drawn, "images are drawn from the average, unless otherwise asked"
 
 
 def test_a_run_for_which_memory_does_not_suffice_says_what_takes_less(
     tiny_pipeline: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run = SmallRun(tmp_path, tiny_pipeline, settings={"max_train_steps": 1, "validation_prompt": "red square"})
-    draw_set(run.output / "datasets" / "colours")
+    draw_set(run.output / "datasets" / "colors")
 
     def take_too_much(*arguments: Any, **named: Any) -> None:
         torch.empty(2**50)
 
     places = {
-        "helpers.training.run.check_disk": "while encoding pictures and captions",
+        "helpers.training.run.check_disk": "while encoding images and captions",
         "helpers.training.step.velocity_target": "while training",
-        "helpers.training.validation.images.release_device_memory": "while drawing validation pictures",
+        "helpers.training.validation.images.release_device_memory": "while drawing validation images",
     }
     for place, told in places.items():
         with monkeypatch.context() as patched:
