@@ -67,13 +67,13 @@ def open_reports(config: RunConfig, reporter: Reporter, *, rank: int) -> None:
 
 def run(config: RunConfig, files: DatasetFile, reporter: Reporter) -> int:
     """The whole run, settings and dataset file being in order; its exit status."""
-    from helpers.training.signals import Interrupted, heed_signals
+    from helpers.training.signals import Interrupted, handle_signals
 
     try:
-        with heed_signals() as stop:
+        with handle_signals() as stop:
             from helpers.training import run as chapters
 
-            with chapters.heed_other_ranks():
+            with chapters.explain_lost_ranks():
                 site = chapters.look(config, files, reporter)
                 if config.run.dry_run:
                     chapters.foresee(config, files, site, reporter)

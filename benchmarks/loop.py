@@ -162,7 +162,7 @@ class NoDuties:
 
 def measure(learner: Learner, *, images: int, steps: int, batch_size: int) -> TakingTurns:
     """Seconds of each step, bare and the loop's, without those that warm up."""
-    options = OptimizerOptions()
+    optimizer = OptimizerOptions()
     source = source_of(images, batch_size=batch_size, objective=learner.objective)
     turns = TakingTurns(learner, make_optimizer(optimizer, weights=learner.weights, seed=0))
     loaded = prefetched(source, Position(), depth=2)

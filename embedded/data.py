@@ -33,7 +33,7 @@ RECOLORED_CATEGORIES = (
     "Smileys & Emotion",
     "Travel & Places",
 )
-TEMPLATES = ("{}", "{}", "a {}", "A {}", "{} emoji", "an image of a {}", "an icon of a {}", "{} on a white background")
+TEMPLATES = ("{}", "{}", "a {}", "A {}", "{} emoji", "a picture of a {}", "an icon of a {}", "{} on a white background")
 
 
 @dataclass(frozen=True, kw_only=True)

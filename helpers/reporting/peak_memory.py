@@ -18,7 +18,7 @@ class PeakMemory:
     def __init__(self, process_folder: Path = PROCESS_FOLDER) -> None:
         self._status = process_folder / "status"
         self._is_own = _start_again(process_folder / "clear_refs")
-        cuda = _initialised_cuda()
+        cuda = _initialized_cuda()
         if cuda is not None:
             cuda.reset_peak_memory_stats()
 
@@ -32,12 +32,12 @@ class PeakMemory:
 
     def device_bytes(self) -> int:
         """The most memory PyTorch had in use on the CUDA device; 0 where there is none in use."""
-        cuda = _initialised_cuda()
+        cuda = _initialized_cuda()
         return 0 if cuda is None else cuda.max_memory_allocated()
 
     def device_bytes_now(self) -> int:
         """What PyTorch has in use on the CUDA device."""
-        cuda = _initialised_cuda()
+        cuda = _initialized_cuda()
         return 0 if cuda is None else cuda.memory_allocated()
 
 
@@ -52,7 +52,7 @@ def _start_again(clear_refs: Path) -> bool:
     return True
 
 
-def _initialised_cuda():
+def _initialized_cuda():
     """`torch.cuda` where the run already uses it; asking must neither import torch nor wake a device."""
     torch = sys.modules.get("torch")
     return torch.cuda if torch is not None and torch.cuda.is_initialized() else None

@@ -67,13 +67,13 @@ class WebhookSender:
         except httpx.HTTPError as error:  # its text may hold the address
             return f"there was no answer ({type(error).__name__})", 0.0
         if answer.is_success:
-            self._heed_limit(answer.headers)
+            self._respect_limit(answer.headers)
             return "", 0.0
         if answer.status_code in GONE:
             raise ReportingError(f"it answered with status {answer.status_code}: does it still exist?")
         return f"it answered with status {answer.status_code}", _seconds_to_wait(answer)
 
-    def _heed_limit(self, headers: Any) -> None:
+    def _respect_limit(self, headers: Any) -> None:
         """Discord says when the last message of a stretch of time was sent, and how long that still lasts."""
         if headers.get("X-RateLimit-Remaining") == "0":
             self._not_before = time.monotonic() + _number(headers.get("X-RateLimit-Reset-After"))

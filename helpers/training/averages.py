@@ -14,7 +14,7 @@ from helpers.training.optim.schedule_free import ScheduleFreeAverage
 def make_average(
     ema: EmaOptions, options: OptimizerOptions, *, weights: Mapping[str, nn.Parameter], optimizer: Optimizer
 ) -> Average:
-    """The average that was asked for, beginning at the weights as they are. optimizer: the one that `options` describes."""
+    """The average that is configured, starting at the current weights. optimizer: the one that `options` describes."""
     if options.averages:
         return ScheduleFreeAverage(weights, optimizer=optimizer)
     if not ema.use_ema:

@@ -8,9 +8,7 @@ OTHER_RUN = "checkpoints saved with the other value cannot be continued with thi
 LATENTS = "images whose size or cut changes are encoded again; latents of the other settings stay in the cache"
 EVERY_LATENT = "all images are encoded again; their other latents stay in the cache"
 CAPTIONS = "captions that change are encoded again; the others stay in the cache"
-EVERY_CAPTION = (
-    "all captions are encoded again, and the model is shown other numbers for them; the old ones stay cached"
-)
+EVERY_CAPTION = "all captions are encoded again, to other numbers; the old embeddings stay in the cache"
 SCHEDULE = "the learning rate follows it from the next step on"
 LENGTH = "the run ends there, and schedules of the learning rate reach their end there"
 NOTHING_LEARNED = "nothing of what is learned changes"

@@ -11,7 +11,7 @@ from helpers.reporting.reporter import Reporter
 from helpers.training import setup as assemble
 from helpers.training.checkpoint.config_changes import look_back
 from helpers.training.disk_space import check_disk
-from helpers.training.distributed.runtime import heed_other_ranks as heed_other_ranks
+from helpers.training.distributed.runtime import explain_lost_ranks as explain_lost_ranks
 from helpers.training.distributed.runtime import open_runtime
 from helpers.training.finish import finish
 from helpers.training.images import validation_captions

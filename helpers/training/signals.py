@@ -67,7 +67,7 @@ class StopRequest:
 
 
 @contextmanager
-def heed_signals() -> Iterator[StopRequest]:
+def handle_signals() -> Iterator[StopRequest]:
     """Within it, SIGINT and SIGTERM are heard by the StopRequest; afterwards by whoever heard them before."""
     request = StopRequest()
     before: dict[int, Any] = {number: signal.signal(number, request.hear) for number in SIGNALS}

@@ -28,7 +28,7 @@ def scalars_of(step: StepFinished) -> dict[str, float]:
 
 
 def held_out_scalars(loss: HeldOutLoss) -> dict[str, float]:
-    """The validation loss by name: its mean, by σ, the average of the weights', the base model's; what is known of it."""
+    """The validation loss by name, as far as measured: its mean, by σ, with averaged weights, of the base model."""
     known = {"mean": loss.mean, "ema_mean": loss.ema_mean, "base_mean": loss.base_mean}
     found = {f"held_out/{name}": value for name, value in known.items() if value is not None}
     parts = [("", part) for part in loss.by_sigma] + [("ema_", part) for part in loss.ema_by_sigma]

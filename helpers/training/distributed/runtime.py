@@ -198,7 +198,7 @@ def _keeping(share: Callable[[bool], None]) -> Iterator[None]:
 
 
 @contextmanager
-def heed_other_ranks() -> Iterator[None]:
+def explain_lost_ranks() -> Iterator[None]:
     """Within it, what fails because another process of the run has gone raises OtherProcessError."""
     try:
         yield

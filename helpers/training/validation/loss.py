@@ -195,8 +195,8 @@ def over_fitting(points: Sequence[dict[str, Any]]) -> str:
         return ""
     lowest = min(range(len(means)), key=means.__getitem__)
     return (
-        f"the validation loss was lowest at step {points[lowest]['step']:,} ({means[lowest]:.4f}) and has been higher for"
-        f" {RISEN_TIMES} measurements ({means[-1]:.4f} now): from there on the run learns its images by heart. More"
+        f"the validation loss was lowest at step {points[lowest]['step']:,} ({means[lowest]:.4f}) and has been higher"
+        f" for {RISEN_TIMES} measurements ({means[-1]:.4f} now): from there on the run learns its images by heart. More"
         " images, a lower learning rate or fewer steps help; a checkpoint near that step generalises best."
     )
 

@@ -274,7 +274,7 @@ def test_several_processes_start_through_accelerate(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("ending", ["yaml", "json"])
-def test_accelerates_own_file_is_heeded(tmp_path: Path, ending: str) -> None:
+def test_accelerates_own_file_is_used(tmp_path: Path, ending: str) -> None:
     folder = tmp_path / "huggingface" / "accelerate"
     folder.mkdir(parents=True)
     (folder / f"default_config.{ending}").touch()

@@ -69,7 +69,7 @@ def test_another_number_of_ranks_goes_on_where_no_image_is_left_out(
 
 @settings(max_examples=150, deadline=None)
 @given(buckets_of_any_size(), seeds, batch_sizes, accumulations, world_sizes, epochs)
-def test_no_image_is_lost_and_none_is_favoured(
+def test_no_image_is_lost_and_none_is_favored(
     buckets: list[Bucket], seed: int, batch_size: int, accumulation: int, world_size: int, epochs: int
 ) -> None:
     order = Order(buckets, seed=seed, batch_size=batch_size, world_size=world_size)

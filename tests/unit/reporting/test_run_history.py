@@ -34,7 +34,7 @@ def told(path: Path, *records: Record) -> History:
     return HistoryFile(path).history
 
 
-def test_a_long_curve_is_thinned_to_means_over_neighbours() -> None:
+def test_a_long_curve_is_thinned_to_means_over_neighbors() -> None:
     curve = Curve(limit=8)
     for step in range(1, 101):
         curve.add(point(step, float(step)))

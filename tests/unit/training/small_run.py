@@ -42,7 +42,7 @@ from helpers.training.moments import Moment
 from helpers.training.optim.ema import NoAverage
 from helpers.training.optim.optimizers import make_optimizer
 from helpers.training.plan import plan_run
-from helpers.training.signals import Interrupted, StopRequest, heed_signals
+from helpers.training.signals import Interrupted, StopRequest, handle_signals
 from helpers.training.state import TrainState
 from helpers.training.step import Learner
 
@@ -269,7 +269,7 @@ def main() -> int:
     for field in dataclasses.fields(SmallRun):
         parser.add_argument(f"--{field.name}", type=field.type, default=argparse.SUPPRESS)  # type: ignore[arg-type]
     run = SmallRun(**vars(parser.parse_args()))
-    with heed_signals() as stop:
+    with handle_signals() as stop:
         with contextlib.suppress(Interrupted):
             run.run(stop, Lines())
         try:

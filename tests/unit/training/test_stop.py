@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from helpers.training.checkpoint.checkpoint import complete_checkpoints
-from helpers.training.signals import ECHO_SECONDS, Interrupted, heed_signals
+from helpers.training.signals import ECHO_SECONDS, Interrupted, handle_signals
 from tests.unit.training.small_run import Events, SmallRun
 
 
@@ -69,7 +69,7 @@ def test_a_launchers_echo_is_no_second_signal(tmp_path: Path) -> None:
 
 
 def test_before_the_loop_a_signal_ends_the_work_at_hand() -> None:
-    with heed_signals(), pytest.raises(Interrupted) as interrupted:
+    with handle_signals(), pytest.raises(Interrupted) as interrupted:
         os.kill(os.getpid(), signal.SIGTERM)
         time.sleep(5)
     assert interrupted.value.exit_status == 143
@@ -77,7 +77,7 @@ def test_before_the_loop_a_signal_ends_the_work_at_hand() -> None:
 
 def test_handlers_are_as_before_afterwards() -> None:
     before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
-    with heed_signals() as stop, stop.finishing_steps():
+    with handle_signals() as stop, stop.finishing_steps():
         os.kill(os.getpid(), signal.SIGINT)
         assert stop.requested
     assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == before
@@ -86,7 +86,7 @@ def test_handlers_are_as_before_afterwards() -> None:
 
 
 def test_a_run_asked_to_stop_before_its_first_step_saves_nothing(tmp_path: Path) -> None:
-    with heed_signals() as stop, stop.finishing_steps():
+    with handle_signals() as stop, stop.finishing_steps():
         os.kill(os.getpid(), signal.SIGINT)
         SmallRun(output=tmp_path).run(stop, Events())
     assert not complete_checkpoints(tmp_path)
