@@ -38,7 +38,7 @@ KEPT = re.compile(
     r"|a picture of a \{\}",
     flags=re.IGNORECASE,
 )
-"""Settings, dataset keys and a group of packages that people's files name, and a caption that the demo's model knows."""
+"""Settings, dataset keys and a group of packages that people's files name, and a caption of the demo's model."""
 
 TEXT = {".py", ".md", ".sh", ".toml", ".example", ".env", ".yaml", ".css", ".js", ".html"}
 NOT_OURS = ("LICENSE", "NOTICE", "tests/runs/stored_run/", "tests/project/test_names.py", "poetry.lock")
