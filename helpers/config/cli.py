@@ -5,9 +5,9 @@ from collections.abc import Sequence
 
 from helpers.config.checks.config import check
 from helpers.config.checks.warnings import remarks
+from helpers.config.option import FALSE, TRUE
 from helpers.config.parse import Names, Reading, Said, known_names, read_settings
 from helpers.config.train_config import RunConfig
-from helpers.config.values import FALSE, TRUE
 from helpers.errors import ConfigError, Problem
 
 log = logging.getLogger(__name__)

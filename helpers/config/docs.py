@@ -5,10 +5,9 @@ from dataclasses import fields
 from pathlib import Path
 
 from helpers.config.deprecated_options import OLD_NAMES, OldName
-from helpers.config.option import Option, declared
+from helpers.config.option import Option, default_words, options_in, wanted
 from helpers.config.options.launch import LaunchOptions
 from helpers.config.train_config import RunConfig
-from helpers.config.values import default_words, wanted
 
 PAGE = Path(__file__).resolve().parents[2] / "documentation" / "OPTIONS.md"
 COMMAND = "python -m helpers.config.docs"
@@ -37,19 +36,18 @@ def reference_page() -> str:
 
 def _group(name: str, *, options: type) -> str:
     about = (options.__doc__ or "").partition("\n")[0]
-    rows = [_row(option, flag=options is not LaunchOptions) for option in declared(name, options)]
+    rows = [_row(option, flag=options is not LaunchOptions) for option in options_in(name, options)]
     return f"## {_title(name)}\n\n{about}\n\n" + _table("setting", "values", "default", "what it does", rows=rows)
 
 
 def _row(option: Option, *, flag: bool) -> tuple[str, ...]:
-    declaration = option.declaration
     names = f"`{option.env}`<br>`--{option.name}`" if flag else f"`{option.env}`"
-    values = ", ".join(f"`{choice}`" for choice in declaration.choices) or wanted(option).removeprefix("a ")
+    values = ", ".join(f"`{choice}`" for choice in option.choices) or wanted(option).removeprefix("a ")
     by_reason: dict[str, list[str]] = {}
-    for value, reason in declaration.refused:
+    for value, reason in option.refused:
         by_reason.setdefault(reason, []).append(f"`{value}`")
     refused = "".join(f" Refused: {', '.join(told)} ({reason})." for reason, told in by_reason.items())
-    return names, values, default_words(option), declaration.help + refused
+    return names, values, default_words(option), option.help + refused
 
 
 def _title(name: str) -> str:

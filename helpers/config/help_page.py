@@ -3,9 +3,8 @@
 import textwrap
 from dataclasses import fields
 
-from helpers.config.option import Option, declared
+from helpers.config.option import KINDS, Option, default_words, options_in
 from helpers.config.train_config import RunConfig
-from helpers.config.values import KINDS, default_words
 
 WIDTH = 100
 
@@ -21,17 +20,16 @@ def help_page() -> str:
     for group in fields(RunConfig):
         assert isinstance(group.type, type)
         lines += ["", (group.type.__doc__ or group.name).partition("\n")[0]]
-        for option in declared(group.name, group.type):
+        for option in options_in(group.name, group.type):
             lines += _lines(option)
     return "\n".join(lines) + "\n"
 
 
 def _lines(option: Option) -> list[str]:
-    declaration = option.declaration
-    choices = declaration.choices or (("true", "false") if option.kind is bool else ())
+    choices = option.choices or (("true", "false") if option.kind is bool else ())
     values = "| ".join(choices) or KINDS.get(option.kind, "a text").removeprefix("a ").upper()
     default = default_words(option)
-    text = f"{declaration.help} ({'' if declaration.required else 'default: '}{default}; {option.env})"
+    text = f"{option.help} ({'' if option.required else 'default: '}{default}; {option.env})"
     wrapped = textwrap.wrap(text, WIDTH, initial_indent="        ", subsequent_indent="        ")
     flag = textwrap.wrap(f"--{option.name}={values}", WIDTH, initial_indent="  ", subsequent_indent="      ")
     return [*(line.replace("| ", "|") for line in flag), *wrapped]

@@ -6,9 +6,8 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import Any
 
-from helpers.config.option import Declaration, Option
+from helpers.config.option import ChangeRule, OnResume, Option, WrongValue, read_value
 from helpers.config.suggestions import did_you_mean
-from helpers.config.values import WrongValue, read_value
 
 LARGEST_BETA = 0.999999
 
@@ -44,14 +43,16 @@ class OptimizerKind:
 
 def _key(name: str, default: float | bool, *, help: str, minimum: float | None = 0.0, **bounds: Any) -> Option:
     bounds = {} if isinstance(default, bool) else {"minimum": minimum, **bounds}
-    declaration = Declaration(help=help, **bounds)
     return Option(
         group="optimizer_config",
         name=name,
         kind=type(default),
         optional=False,
         default=default,
-        declaration=declaration,
+        help=help,
+        on_change=ChangeRule(on_resume=OnResume.REFUSE),
+        env="",
+        **bounds,
     )
 
 

@@ -1,32 +1,84 @@
-"""How an option is declared: once, as a field of a frozen group, with all that anyone asks of it."""
+"""An option is declared once, as a field of a frozen group, with everything that the program needs to know of it."""
 
 import dataclasses
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from enum import StrEnum
 from typing import Any
 
-DECLARATION = "declaration"
+from helpers.config.suggestions import did_you_mean
+
+SPEC = "option"
+LATENTS, EMBEDDINGS = "latents", "embeddings"
+ENCODED_AGAIN = {
+    (LATENTS,): "affected images are encoded again; latents of the other setting stay in the cache",
+    (EMBEDDINGS,): "affected captions are encoded again; embeddings of the other setting stay in the cache",
+}
+TRUE = ("true", "1", "yes")
+FALSE = ("false", "0", "no")
+KINDS = {int: "a whole number", float: "a number", bool: "true or false"}
+
+
+class OnResume(StrEnum):
+    """What happens where a checkpoint was saved with another value."""
+
+    REFUSE = "refuse"
+    """The saved weights, optimizer state or position would mean something else."""
+    ANNOUNCE = "announce"
+    """The run resumes with the new value, and reports the change."""
+    IGNORE = "ignore"
+    """Nothing that is trained depends on it."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Declaration:
-    """What is known of an option beyond its name, type and default.
+class ChangeRule:
+    """What a changed value of a setting or a dataset key means.
 
-    help: one sentence that says what the setting does, and its unit.
-    env: the name in `config.env`; empty where it is the flag's name in capitals.
-    choices: every value allowed; empty where the type says enough.
-    minimum, maximum: the bounds of a number, both included.
-    above: a bound of a number that is itself not allowed.
-    multiple_of: what a whole number must be a multiple of.
-    required: an error where nobody says a value.
-    empty_means: whether an empty text is a value like others, rather than the same as saying nothing.
-    refused: values that people do say, each with the reason that it is not accepted.
-    default_with: other defaults, each with another option's name and the value of that which brings it; the first
-        that fits counts.
+    invalidates: what is encoded again, `LATENTS` or `EMBEDDINGS`. effect: a sentence, where these two say too little.
     """
 
+    on_resume: OnResume
+    invalidates: tuple[str, ...] = ()
+    effect: str = ""
+
+    def describe(self) -> str:
+        """One sentence: what follows from the change."""
+        if self.on_resume is OnResume.REFUSE:
+            return "checkpoints saved with the other value cannot be resumed with this one"
+        if self.effect or self.invalidates:
+            return self.effect or ENCODED_AGAIN[self.invalidates]
+        ignored = self.on_resume is OnResume.IGNORE
+        return "what is trained does not change" if ignored else "training continues with the new value"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Option:
+    """A declared option: the field's name is the flag (`--name`) and the attribute of its group.
+
+    help: one sentence that says what the setting does, and its unit.
+    on_change: what another value means for a run that resumes.
+    env: the name in `config.env`.
+    choices: every value allowed; empty where the type says enough.
+    minimum, maximum: the bounds of a number, both included. above: a bound that is itself not allowed.
+    multiple_of: what a whole number must be a multiple of.
+    required: an error where it is not set.
+    empty_means: whether an empty text is a value like others, rather than the same as not set.
+    refused: values that people set, each with the reason that it is not accepted.
+    default_with: other defaults, each with another option's name and the value of that which brings it; the first
+        that fits counts.
+    requires: another option's name and its values; with any other value of that, this option has no effect.
+    publish: whether the value is written to the header of exported weights and to the model card.
+    """
+
+    group: str
+    name: str
+    kind: type
+    optional: bool
+    default: Any
     help: str
-    env: str = ""
+    on_change: ChangeRule
+    env: str
     choices: tuple[str, ...] = ()
     minimum: float | None = None
     maximum: float | None = None
@@ -36,40 +88,127 @@ class Declaration:
     empty_means: bool = False
     refused: tuple[tuple[str, str], ...] = ()
     default_with: tuple[tuple[str, Any, Any], ...] = ()
+    requires: tuple[str, tuple[Any, ...]] | None = None
+    publish: bool = True
 
 
-@dataclass(frozen=True, kw_only=True)
-class Option:
-    """A declared option: the field's name is the flag (`--name`) and the attribute of its group."""
-
-    group: str
-    name: str
-    kind: type
-    optional: bool
-    default: Any
-    declaration: Declaration
-
-    @property
-    def env(self) -> str:
-        """The option's name in `config.env`."""
-        return self.declaration.env or self.name.upper()
-
-
-def setting(default: Any, *, help: str, **more: Any) -> Any:
-    """Declare an option as a dataclass field; `more` are the other fields of `Declaration`."""
-    return dataclasses.field(default=default, metadata={DECLARATION: Declaration(help=help, **more)})
+def option(
+    default: Any,
+    *,
+    help: str,
+    on_resume: OnResume,
+    invalidates: tuple[str, ...] = (),
+    effect: str = "",
+    env: str = "",
+    **more: Any,
+) -> Any:
+    """Declare an option as a dataclass field; `more` are the other fields of `Option`."""
+    on_change = ChangeRule(on_resume=on_resume, invalidates=invalidates, effect=effect)
+    return dataclasses.field(
+        default=default, metadata={SPEC: {"help": help, "on_change": on_change, "env": env, **more}}
+    )
 
 
-def declared(group: str, options: type) -> Iterator[Option]:
+def options_in(group: str, options: type) -> Iterator[Option]:
     """Each option of the dataclass `options`, in the order written."""
     for field in dataclasses.fields(options):
         optional = not isinstance(field.type, type)
-        kind = next(t for t in field.type.__args__ if t is not type(None)) if optional else field.type  # type: ignore[union-attr]
+        kind: Any = next(t for t in field.type.__args__ if t is not type(None)) if optional else field.type  # type: ignore[union-attr]
+        spec = field.metadata[SPEC]
         yield Option(
             group=group,
             name=field.name,
-            kind=kind,  # type: ignore[arg-type]
+            kind=kind,
             optional=optional,
             default=field.default,
-            declaration=field.metadata[DECLARATION],
+            **{**spec, "env": spec["env"] or field.name.upper()},
         )
+
+
+class WrongValue(Exception):
+    """A text that is no value of its option; says why, and the fix."""
+
+    def __init__(self, reason: str, *, fix: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
+        self.fix = fix
+
+
+def read_value(option: Option, *, text: str) -> Any:
+    """The value that `text` stands for. Raises WrongValue where it is none."""
+    if not text and not option.empty_means:
+        if option.optional:
+            return None
+        raise WrongValue("it is empty", fix=f"say {wanted(option)}, or leave it out")
+    value = _of_kind(option, text=text)
+    said = str(value).lower() if option.kind is bool else text
+    for refused, reason in option.refused:
+        if said == refused:
+            raise WrongValue(reason, fix=f"say {wanted(option)}")
+    if option.choices and value not in option.choices:
+        fix = did_you_mean(text, option.choices, otherwise=f"say {wanted(option)}")
+        raise WrongValue("there is no such choice", fix=fix)
+    if isinstance(value, int | float) and not isinstance(value, bool) and not _within(option, value):
+        raise WrongValue(f"it must be {wanted(option)}", fix=f"say {wanted(option)}")
+    return value
+
+
+def written(value: Any) -> str:
+    """`value` as a text that `read_value` reads as the same."""
+    if value is None:
+        return ""
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def default_words(option: Option) -> str:
+    """In words, the value that the option has where nobody says one."""
+    if option.required:
+        return "required"
+    bringing: dict[tuple[Any, str], list[str]] = {}
+    for name, said, value in option.default_with:
+        bringing.setdefault((value, name), []).append(written(said))
+    others = [f"{written(value)} with {name}={', '.join(said)}" for (value, name), said in bringing.items()]
+    return "; ".join([written(option.default) or "none", *others])
+
+
+def wanted(option: Option) -> str:
+    """In words, the values that the option takes."""
+    if option.choices:
+        return " or ".join(filter(None, [", ".join(option.choices[:-1]), option.choices[-1]]))
+    if option.kind is bool and any(text == "false" for text, _ in option.refused):
+        return "true"
+    words = KINDS.get(option.kind, "a text")
+    if option.above is not None:
+        words += f" above {option.above:g}"
+    if option.minimum is not None and option.maximum is not None:
+        words += f" from {option.minimum:g} to {option.maximum:g}"
+    elif option.minimum is not None:
+        words += f" of at least {option.minimum:g}"
+    if option.multiple_of is not None:
+        words += f", a multiple of {option.multiple_of}"
+    return words
+
+
+def _of_kind(option: Option, *, text: str) -> Any:
+    if option.kind is str:
+        return text
+    if option.kind is bool:
+        if text.lower() in TRUE + FALSE:
+            return text.lower() in TRUE
+    else:
+        try:
+            value = option.kind(text)
+        except ValueError:
+            value = math.nan
+        if math.isfinite(value) and "_" not in text:
+            return value
+    raise WrongValue(f"it is not {KINDS[option.kind]}", fix=f"say {wanted(option)}")
+
+
+def _within(option: Option, value: float) -> bool:
+    return (
+        (option.minimum is None or value >= option.minimum)
+        and (option.maximum is None or value <= option.maximum)
+        and (option.above is None or value > option.above)
+        and (option.multiple_of is None or value % option.multiple_of == 0)
+    )

@@ -6,10 +6,9 @@ from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 from helpers.config.deprecated_options import OLD_NAMES, OldName
-from helpers.config.option import Option
+from helpers.config.option import Option, WrongValue, read_value
 from helpers.config.suggestions import nearest
 from helpers.config.train_config import RunConfig, all_options
-from helpers.config.values import WrongValue, read_value
 from helpers.errors import Problem
 
 
@@ -68,7 +67,7 @@ class Reading:
         for name, option in options.items():
             said[option.group][name] = values[name]
             if name not in self.values:
-                fitting = (new for other, value, new in option.declaration.default_with if values[other] == value)
+                fitting = (new for other, value, new in option.default_with if values[other] == value)
                 said[option.group][name] = next(fitting, values[name])
         return RunConfig(**{group.name: group.type(**said[group.name]) for group in fields(RunConfig)})  # type: ignore[operator]
 
@@ -104,7 +103,7 @@ def read_settings(said: Iterable[Said], *, meant: Iterable[Said] = ()) -> Readin
     for name in guesses.keys() & names.options.keys() - last.keys():
         _read_guess(names.options[name], said=guesses[name], reading=reading)
     for option in names.options.values():
-        if option.declaration.required and not reading.values.get(option.name) and option.name not in reading.wrong:
+        if option.required and not reading.values.get(option.name) and option.name not in reading.wrong:
             fix = f"set {option.env} in config/config.env, or say --{option.name}=…"
             reading.problems.append(Problem(option=option.env, value="", reason="nobody said it", fix=fix))
     return reading

@@ -5,16 +5,13 @@ import shlex
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path, PurePath
 
+from helpers.config.option import written
 from helpers.config.train_config import RunConfig, all_options
-from helpers.config.values import written
 from helpers.errors import ModelError
 
 SETTINGS, DATASETS, PROCESSES = "settings", "datasets", "processes"
 HERE_ONLY = ""
 """Stands for a path that means something on one machine only; where a person keeps things is nobody else's affair."""
-NO_PART_OF_IT = ("reporting", "publishing")
-"""Groups that tell others of a run."""
-PAUSES = ("resume_from_checkpoint", "dry_run", "cache_only", "next_step")
 OUTPUT = "OUTPUT_DIR"
 
 
@@ -23,7 +20,7 @@ def settings_told(config: RunConfig, *, clean: Callable[[str], str]) -> dict[str
     told = {}
     for option in all_options():
         value = getattr(getattr(config, option.group), option.name)
-        if option.group not in NO_PART_OF_IT and option.name not in PAUSES and value is not None:
+        if option.publish and value is not None:
             text = written(value)
             told[option.env] = HERE_ONLY if _is_of_this_machine(text) else clean(text)
     return {env: text for env, text in told.items() if text or env not in _empty_by_default()}

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import dataclass, field, fields
 
-from helpers.config.option import Option, declared
+from helpers.config.option import Option, options_in
 from helpers.config.options.data import CacheOptions, DataOptions
 from helpers.config.options.export import ExportOptions
 from helpers.config.options.finetune import EmaOptions, FullOptions
@@ -49,4 +49,4 @@ def all_options() -> Iterator[Option]:
     """Every declared option, in the order of the groups."""
     for group in fields(RunConfig):
         assert isinstance(group.type, type)
-        yield from declared(group.name, group.type)
+        yield from options_in(group.name, group.type)

@@ -6,12 +6,11 @@ from dataclasses import dataclass, field
 
 from helpers.config.cli import problems_of, split_arguments
 from helpers.config.deprecated_options import OLD_NAMES
-from helpers.config.option import declared
+from helpers.config.option import WrongValue, options_in, read_value, written
 from helpers.config.options.launch import LaunchOptions
 from helpers.config.parse import Reading, Said, known_names, read_settings
 from helpers.config.suggestions import nearest
 from helpers.config.train_config import all_options
-from helpers.config.values import WrongValue, read_value, written
 from helpers.errors import Problem
 
 EXTRA = ("DEBUG_EXTRA_ARGS", "TRAINER_EXTRA_ARGS")
@@ -48,7 +47,7 @@ class _Sorted:
 
 def env_names() -> tuple[str, ...]:
     """Every name that an env file may set."""
-    options = [option.env for option in (*all_options(), *declared("launch", LaunchOptions))]
+    options = [option.env for option in (*all_options(), *options_in("launch", LaunchOptions))]
     return (*options, *(old.env_name for old in OLD_NAMES))
 
 
@@ -92,13 +91,13 @@ def translate(
 
 def _sort(variables: Mapping[str, str], *, file: str) -> _Sorted:
     options = {option.env: option for option in all_options()}
-    launch = {option.env: option.name for option in declared("launch", LaunchOptions)}
+    launch = {option.env: option.name for option in options_in("launch", LaunchOptions)}
     old = {each.env_name: each.name for each in OLD_NAMES}
     found = _Sorted()
     for name, text in variables.items():
         spelled = f"{name} in {file}"
         if name in options:
-            if text or options[name].declaration.empty_means:
+            if text or options[name].empty_means:
                 found.said.append(Said(name=options[name].name, text=text, spelled=spelled))
         elif name in launch:
             if text:
@@ -129,12 +128,12 @@ def _meant(name: str) -> str | None:
 
 def _launch_options(sorted_: _Sorted, *, file: str) -> LaunchOptions:
     values: dict[str, object] = {}
-    for option in declared("launch", LaunchOptions):
+    for option in options_in("launch", LaunchOptions):
         text = sorted_.launch.get(option.name, "")
         if not text:
             continue
         try:
-            values[option.name] = read_value(option, text=text.lower() if option.declaration.choices else text)
+            values[option.name] = read_value(option, text=text.lower() if option.choices else text)
         except WrongValue as wrong:
             problem = Problem(option=f"{option.env} in {file}", value=text, reason=wrong.reason, fix=wrong.fix)
             sorted_.problems.append(problem)

@@ -2,20 +2,40 @@
 
 from dataclasses import dataclass
 
-from helpers.config.option import setting
+from helpers.config.option import OnResume, option
 
 
 @dataclass(frozen=True, kw_only=True)
 class LaunchOptions:
     """Processes, machines, and words that are handed on."""
 
-    training_num_processes: int | None = setting(
-        None, minimum=1, help="Processes in all, one per GPU; without it, 1, or what accelerate's own file says."
+    training_num_processes: int | None = option(
+        None,
+        on_resume=OnResume.IGNORE,
+        minimum=1, help="Processes in all, one per GPU; without it, 1, or what accelerate's own file says.",
     )
-    training_num_machines: int | None = setting(
-        None, minimum=1, help="Machines that train together; without it, 1, or what accelerate's own file says."
+    training_num_machines: int | None = option(
+        None,
+        on_resume=OnResume.IGNORE,
+        minimum=1, help="Machines that train together; without it, 1, or what accelerate's own file says.",
     )
-    accelerate_extra_args: str = setting("", help="More words for `accelerate launch`.")
-    trainer_extra_args: str = setting("", help="More flags for `train.py`, which win over the names of this file.")
-    debug_extra_args: str = setting("", help="More flags for `train.py`; TRAINER_EXTRA_ARGS wins over them.")
-    venv_path: str = setting("", help="The Python environment; without it, the active one, else `.venv`.")
+    accelerate_extra_args: str = option(
+        "",
+        on_resume=OnResume.IGNORE,
+        help="More words for `accelerate launch`.",
+    )
+    trainer_extra_args: str = option(
+        "",
+        on_resume=OnResume.IGNORE,
+        help="More flags for `train.py`, which win over the names of this file.",
+    )
+    debug_extra_args: str = option(
+        "",
+        on_resume=OnResume.IGNORE,
+        help="More flags for `train.py`; TRAINER_EXTRA_ARGS wins over them.",
+    )
+    venv_path: str = option(
+        "",
+        on_resume=OnResume.IGNORE,
+        help="The Python environment; without it, the active one, else `.venv`.",
+    )

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from helpers.config.option import setting
+from helpers.config.option import OnResume, option
 
 TRACKERS = ("wandb", "tensorboard")
 LOG_LEVELS = ("debug", "info", "warning", "error")
@@ -13,24 +13,43 @@ LOG_LEVELS = ("debug", "info", "warning", "error")
 class ReportingOptions:
     """Trackers, the log file, the console's detail and webhooks."""
 
-    report_to: str = setting(
+    report_to: str = option(
         "none",
+        on_resume=OnResume.IGNORE,
+        publish=False,
         help="Trackers that are told of figures and images: `none`, `wandb`, `tensorboard`, or a comma list.",
     )
-    tracker_project_name: str = setting("simpletuner", help="The project that runs are listed under in wandb.")
-    tracker_run_name: str | None = setting(None, help="The run's name in trackers; without it, the start time.")
-    logging_dir: str | None = setting(
+    tracker_project_name: str = option(
+        "simpletuner",
+        on_resume=OnResume.IGNORE,
+        publish=False,
+        help="The project that runs are listed under in wandb.",
+    )
+    tracker_run_name: str | None = option(
         None,
+        on_resume=OnResume.IGNORE,
+        publish=False,
+        help="The run's name in trackers; without it, the start time.",
+    )
+    logging_dir: str | None = option(
+        None,
+        on_resume=OnResume.IGNORE,
+        publish=False,
         help="Where log files and the trackers' files are written, a relative path starting in the output folder; "
         "without it, `logs` there.",
     )
-    log_level: str = setting(
+    log_level: str = option(
         "info",
         choices=LOG_LEVELS,
+        on_resume=OnResume.IGNORE,
+        publish=False,
         help="The least that the console shows: `debug` (also what libraries say), `info`, `warning` or `error`.",
     )
-    webhook_config: str | None = setting(
-        None, help="A JSON file that says where messages about the run are sent, Discord or any address."
+    webhook_config: str | None = option(
+        None,
+        on_resume=OnResume.IGNORE,
+        publish=False,
+        help="A JSON file that says where messages about the run are sent, Discord or any address.",
     )
 
     @property

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from helpers.config.option import setting
+from helpers.config.option import OnResume, option
 
 ATTENTIONS = ("auto", "flash", "efficient", "cudnn", "math")
 
@@ -11,31 +11,37 @@ ATTENTIONS = ("auto", "flash", "efficient", "cudnn", "math")
 class SpeedOptions:
     """Compiling, attention, and what is kept where between the forward and the backward pass."""
 
-    training_dynamo_backend: str = setting(
+    training_dynamo_backend: str = option(
         "no",
         choices=("no", "inductor"),
+        on_resume=OnResume.ANNOUNCE,
         help="`inductor` compiles the transformer's blocks, each kind once for all sizes: faster steps after a minute "
         "or more of compiling at the start. Needs a C++ compiler.",
     )
-    attention: str = setting(
+    attention: str = option(
         "auto",
         choices=ATTENTIONS,
+        on_resume=OnResume.ANNOUNCE,
         help="Which of PyTorch's attention kernels computes the transformer's: `auto` lets it choose, the others are "
         "its own names. Refused where the device lacks the one asked for.",
     )
-    gradient_checkpointing_interval: int = setting(
+    gradient_checkpointing_interval: int = option(
         1,
         minimum=1,
+        on_resume=OnResume.IGNORE,
+        requires=("gradient_checkpointing", (True,)),
         help="Every n-th block computes its activations again, and the others keep them: 2 is faster than 1, and takes "
         "more memory.",
     )
-    offload_blocks: int = setting(
+    offload_blocks: int = option(
         0,
         minimum=0,
+        on_resume=OnResume.IGNORE,
         help="So many of the transformer's last blocks wait in the processor's memory and visit the device when their "
         "turn comes, the next one on its way while one computes. For MODEL_TYPE=lora with gradient checkpointing.",
     )
-    offload_activations: bool = setting(
+    offload_activations: bool = option(
         False,
+        on_resume=OnResume.IGNORE,
         help="What the backward pass needs waits in the processor's memory, not on the device: for large batches.",
     )

@@ -5,59 +5,88 @@ from pathlib import Path
 from typing import Any
 
 from helpers.config.optimizers import FINDING_THEIR_RATE, FUSABLE_OPTIMIZERS, KINDS, OPTIMIZERS, settings_of
-from helpers.config.option import setting
+from helpers.config.option import OnResume, option
 
-LR_SCHEDULES = ("constant", "constant_with_warmup", "linear", "cosine", "cosine_with_restarts", "polynomial", "sine")
+DECAYING_SCHEDULES = ("linear", "cosine", "cosine_with_restarts", "polynomial", "sine")
+LR_SCHEDULES = ("constant", "constant_with_warmup", *DECAYING_SCHEDULES)
 
 
 @dataclass(frozen=True, kw_only=True)
 class RunOptions:
     """How long a run is, how large its steps are, and where it writes."""
 
-    output_dir: str = setting(
+    output_dir: str = option(
         "output/models",
+        on_resume=OnResume.IGNORE,
         help="Where checkpoints, images and the final weights are written; relative paths in the dataset "
         "file start here.",
     )
-    seed: int = setting(42, env="TRAINING_SEED", minimum=0, help="Decides every random choice of the run.")
-    max_train_steps: int = setting(
+    seed: int = option(
+        42,
+        env="TRAINING_SEED",
+        minimum=0,
+        on_resume=OnResume.REFUSE,
+        help="Decides every random choice of the run.",
+    )
+    max_train_steps: int = option(
         0,
         env="MAX_NUM_STEPS",
         minimum=0,
+        on_resume=OnResume.ANNOUNCE,
+        effect="the run ends there, and learning rate schedules end there",
         help="Optimizer steps in all; 0 where `num_train_epochs` decides.",
     )
-    num_train_epochs: int = setting(
+    num_train_epochs: int = option(
         0,
         env="NUM_EPOCHS",
         minimum=0,
+        on_resume=OnResume.ANNOUNCE,
+        effect="the run ends there, and learning rate schedules end there",
         help="Times every image is seen, times its repeats; 0 where `max_train_steps` decides.",
     )
-    train_batch_size: int = setting(1, minimum=1, help="Images in one forward pass of one process.")
-    gradient_accumulation_steps: int = setting(
+    train_batch_size: int = option(
         1,
         minimum=1,
+        on_resume=OnResume.REFUSE,
+        help="Images in one forward pass of one process.",
+    )
+    gradient_accumulation_steps: int = option(
+        1,
+        minimum=1,
+        on_resume=OnResume.REFUSE,
         help="Forward passes whose gradients make one optimizer step.",
     )
-    gradient_checkpointing: bool = setting(
+    gradient_checkpointing: bool = option(
         True,
         env="USE_GRADIENT_CHECKPOINTING",
+        on_resume=OnResume.IGNORE,
         help="Compute activations again in the backward pass: less memory, about a third slower.",
     )
-    caption_dropout_probability: float = setting(
+    caption_dropout_probability: float = option(
         0.1,
         minimum=0.0,
         maximum=1.0,
+        on_resume=OnResume.ANNOUNCE,
         help="The share of samples trained with the empty caption.",
     )
-    torch_num_threads: int | None = setting(
+    torch_num_threads: int | None = option(
         None,
         minimum=1,
+        on_resume=OnResume.IGNORE,
         help="Threads of PyTorch's arithmetic on the processor; without it, PyTorch's own choice.",
     )
-    dry_run: bool = setting(
-        False, help="Say what the run would do and need, from images to memory, and stop; no model is loaded."
+    dry_run: bool = option(
+        False,
+        on_resume=OnResume.IGNORE,
+        publish=False,
+        help="Say what the run would do and need, from images to memory, and stop; no model is loaded.",
     )
-    next_step: str = setting("", help="What to do next, in words that are shown when the run is complete.")
+    next_step: str = option(
+        "",
+        on_resume=OnResume.IGNORE,
+        publish=False,
+        help="What to do next, in words that are shown when the run is complete.",
+    )
 
     @property
     def output_folder(self) -> Path:
@@ -69,49 +98,83 @@ class RunOptions:
 class OptimizerOptions:
     """Which rule moves the weights, and how far."""
 
-    optimizer: str = setting(
+    optimizer: str = option(
         "adamw",
         choices=OPTIMIZERS,
+        on_resume=OnResume.REFUSE,
         help="The optimizer; documentation/OPTIMIZERS.md says which is good for what.",
     )
-    optimizer_config: str = setting(
+    optimizer_config: str = option(
         "",
+        on_resume=OnResume.REFUSE,
         help="The optimizer's own settings, a comma list such as `weight_decay=0.1,beta2=0.95`; "
         "documentation/OPTIMIZERS.md lists each one's.",
     )
-    learning_rate: float = setting(
+    learning_rate: float = option(
         1e-4,
         above=0.0,
         default_with=(*(("optimizer", name, 1.0) for name in FINDING_THEIR_RATE), ("model_type", "full", 1e-5)),
+        on_resume=OnResume.ANNOUNCE,
+        effect="the learning rate follows it from the next step on",
         help="The learning rate at its highest; optimizers that find the rate themselves multiply it by this.",
     )
-    text_encoder_lr: float | None = setting(
+    text_encoder_lr: float | None = option(
         None,
         above=0.0,
+        on_resume=OnResume.ANNOUNCE,
+        requires=("train_text_encoder", (True,)),
         help="The learning rate of text encoders that learn (`train_text_encoder`), which moves as the other does; "
         "without it, `learning_rate`.",
     )
-    lr_scheduler: str = setting(
+    lr_scheduler: str = option(
         "constant_with_warmup",
         env="LR_SCHEDULE",
         choices=LR_SCHEDULES,
+        on_resume=OnResume.ANNOUNCE,
+        effect="the learning rate follows it from the next step on",
         help="How the learning rate moves over the run.",
     )
-    lr_warmup_steps: int = setting(0, minimum=0, help="Optimizer steps over which the learning rate rises from 0.")
-    lr_end: float = setting(
+    lr_warmup_steps: int = option(
+        0,
+        minimum=0,
+        on_resume=OnResume.ANNOUNCE,
+        effect="the learning rate follows it from the next step on",
+        requires=("lr_scheduler", ("constant_with_warmup", *DECAYING_SCHEDULES)),
+        help="Optimizer steps over which the learning rate rises from 0.",
+    )
+    lr_end: float = option(
         0.0,
         minimum=0.0,
+        on_resume=OnResume.ANNOUNCE,
+        effect="the learning rate follows it from the next step on",
+        requires=("lr_scheduler", DECAYING_SCHEDULES),
         help="The learning rate that schedules other than the constant ones end at, or swing down to.",
     )
-    lr_power: float = setting(1.0, above=0.0, help="The exponent of the polynomial schedule.")
-    lr_num_cycles: int = setting(1, minimum=1, help="Cycles of `cosine_with_restarts` and `sine`.")
-    max_grad_norm: float = setting(
+    lr_power: float = option(
+        1.0,
+        above=0.0,
+        on_resume=OnResume.ANNOUNCE,
+        effect="the learning rate follows it from the next step on",
+        requires=("lr_scheduler", ("polynomial",)),
+        help="The exponent of the polynomial schedule.",
+    )
+    lr_num_cycles: int = option(
+        1,
+        minimum=1,
+        on_resume=OnResume.ANNOUNCE,
+        effect="the learning rate follows it from the next step on",
+        requires=("lr_scheduler", ("cosine_with_restarts", "sine")),
+        help="Cycles of `cosine_with_restarts` and `sine`.",
+    )
+    max_grad_norm: float = option(
         1.0,
         minimum=0.0,
+        on_resume=OnResume.ANNOUNCE,
         help="Gradients longer than this are shortened to it; 0 leaves them as they are.",
     )
-    fused_backward: bool = setting(
+    fused_backward: bool = option(
         False,
+        on_resume=OnResume.IGNORE,
         help="Move each weight as soon as its gradient is there and drop the gradient: with MODEL_TYPE=full the memory "
         "of all gradients is saved. Needs `max_grad_norm=0`, no accumulation, one process, and one of the optimizers "
         f"{', '.join(FUSABLE_OPTIMIZERS)}.",
@@ -132,35 +195,49 @@ class OptimizerOptions:
 class ObjectiveOptions:
     """What the model is asked to predict, at which noise levels, and how errors are weighed."""
 
-    timestep_sampling: str = setting(
+    timestep_sampling: str = option(
         "logit_normal",
         choices=("logit_normal", "uniform", "mode", "cosmap", "beta"),
+        on_resume=OnResume.ANNOUNCE,
         help="The distribution that noise levels are drawn from; `beta` is Beta(2, 2), before the shift.",
     )
-    logit_mean: float = setting(
+    logit_mean: float = option(
         0.0,
+        on_resume=OnResume.ANNOUNCE,
+        requires=("timestep_sampling", ("logit_normal",)),
         help="The mean of the logit-normal distribution; above 0 trains more on noisy images.",
     )
-    logit_std: float = setting(1.0, above=0.0, help="The spread of the logit-normal distribution.")
-    mode_scale: float = setting(
+    logit_std: float = option(
+        1.0,
+        above=0.0,
+        on_resume=OnResume.ANNOUNCE,
+        requires=("timestep_sampling", ("logit_normal",)),
+        help="The spread of the logit-normal distribution.",
+    )
+    mode_scale: float = option(
         1.29,
         minimum=-1.0,
         maximum=1.75,
+        on_resume=OnResume.ANNOUNCE,
+        requires=("timestep_sampling", ("mode",)),
         help="The `mode` distribution's weight of middle noise levels.",
     )
-    flow_shift: float | None = setting(
+    flow_shift: float | None = option(
         None,
         above=0.0,
+        on_resume=OnResume.ANNOUNCE,
         help="Moves noise levels up, for large images; without it, the model's own scheduler's shift.",
     )
-    loss_weighting: str = setting(
+    loss_weighting: str = option(
         "none",
         choices=("none", "sigma_sqrt", "cosmap"),
+        on_resume=OnResume.ANNOUNCE,
         help="The weight of a sample's loss by its noise level.",
     )
-    loss_type: str = setting(
+    loss_type: str = option(
         "l2",
         choices=("l2", "huber", "smooth_l1"),
+        on_resume=OnResume.ANNOUNCE,
         help="The distance between prediction and target: `l2` the square, `huber` the pseudo-Huber loss with "
         "c = 0.1, which counts outliers less, `smooth_l1` the same without its factor c, so ten times as large.",
     )
@@ -170,15 +247,25 @@ class ObjectiveOptions:
 class CheckpointOptions:
     """When the run is saved, how many are kept, and which one is continued."""
 
-    checkpointing_steps: int = setting(500, minimum=1, help="Optimizer steps between checkpoints.")
-    checkpoints_total_limit: int = setting(
+    checkpointing_steps: int = option(
+        500,
+        minimum=1,
+        on_resume=OnResume.IGNORE,
+        help="Optimizer steps between checkpoints.",
+    )
+    checkpoints_total_limit: int = option(
         3,
         env="CHECKPOINTING_LIMIT",
         minimum=1,
+        on_resume=OnResume.IGNORE,
+        effect="older checkpoints beyond it are deleted after the next save",
         help="Complete checkpoints kept; older ones are deleted after a newer one is complete.",
     )
-    resume_from_checkpoint: str = setting(
+    resume_from_checkpoint: str = option(
         "latest",
         env="RESUME_CHECKPOINT",
+        on_resume=OnResume.IGNORE,
+        effect="the run resumes from there",
+        publish=False,
         help="`latest`, `checkpoint-N`, a path, or `none` to start again.",
     )

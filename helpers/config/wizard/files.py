@@ -63,13 +63,13 @@ def _section(title: str, settings: Mapping[str, str]) -> list[str]:
     for name, text in settings.items():
         option = options_by_name()[name]
         if text or _empty_means(option):
-            comment = textwrap.wrap(option.declaration.help, WIDTH, initial_indent="# ", subsequent_indent="# ")
+            comment = textwrap.wrap(option.help, WIDTH, initial_indent="# ", subsequent_indent="# ")
             lines += [*comment, f"export {option.env}={quoted(text)}"]
     return [f"## {title}", "", *lines, ""] if lines else []
 
 
 def _empty_means(option: Option) -> bool:
-    return option.declaration.empty_means and option.default != ""
+    return option.empty_means and option.default != ""
 
 
 def write(files: Sequence[NewFile], *, now: datetime) -> list[Path]:

@@ -9,11 +9,10 @@ from dataclasses import dataclass, field, replace
 from functools import cache
 
 from helpers.config.checks.config import check
-from helpers.config.option import Option, declared
+from helpers.config.option import Option, WrongValue, options_in, read_value, written
 from helpers.config.options.launch import LaunchOptions
 from helpers.config.parse import Reading, Said, read_settings
 from helpers.config.train_config import RunConfig, all_options
-from helpers.config.values import WrongValue, read_value, written
 from helpers.config.wizard.machine import Machine
 from helpers.errors import Problem
 
@@ -23,7 +22,7 @@ LAUNCH = "launch"
 @cache
 def options_by_name() -> Mapping[str, Option]:
     """Every option that an env file may set, those of `train.sh` itself included."""
-    return {option.name: option for option in (*all_options(), *declared(LAUNCH, LaunchOptions))}
+    return {option.name: option for option in (*all_options(), *options_in(LAUNCH, LaunchOptions))}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,7 +60,7 @@ class Draft:
         return read_settings(
             Said(name=option.name, text=text, spelled=option.env)
             for option, text in names
-            if option.group != LAUNCH and (text or option.declaration.empty_means)
+            if option.group != LAUNCH and (text or option.empty_means)
         )
 
     def config(self) -> RunConfig:
@@ -189,8 +188,8 @@ def offered(question: Question, draft: Draft) -> tuple[Choice, ...]:
 
 def _allowed(option: Option) -> tuple[str, ...]:
     """Every value of an option that has few, without those that it refuses."""
-    refused = [value for value, _ in option.declaration.refused]
-    values = ("true", "false") if option.kind is bool else option.declaration.choices
+    refused = [value for value, _ in option.refused]
+    values = ("true", "false") if option.kind is bool else option.choices
     return tuple(value for value in values if value not in refused)
 
 

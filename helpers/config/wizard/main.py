@@ -11,8 +11,8 @@ from typing import Protocol
 
 from helpers.config.env.env_file import read_env_file
 from helpers.config.env.translate import env_names, translate
+from helpers.config.option import written
 from helpers.config.options.launch import LaunchOptions
-from helpers.config.values import written
 from helpers.config.wizard.dataset_file import dataset_text, new_file, new_path
 from helpers.config.wizard.files import NewFile, env_text, write
 from helpers.config.wizard.flow import Chapter, Choice, Draft, Posed, Question, interview, options_by_name, settled

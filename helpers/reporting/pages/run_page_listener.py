@@ -4,7 +4,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from helpers.config.values import written
+from helpers.config.option import written
 from helpers.reporting.events import (
     CheckpointSaved,
     Event,

@@ -8,7 +8,7 @@ from typing import Any
 from urllib.parse import quote
 
 from helpers.config.sizes import parse_validation_sizes
-from helpers.config.values import written
+from helpers.config.option import written
 from helpers.reporting.card_images import CardImage
 from helpers.reporting.events import RunStarted
 from helpers.reporting.publish.license import UNKNOWN_ID, License

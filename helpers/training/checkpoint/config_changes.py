@@ -12,7 +12,7 @@ from pydantic import BaseModel
 from helpers.config.datasets.file import DatasetFile
 from helpers.config.secrets import SECRET_NAME
 from helpers.config.train_config import RunConfig, all_options
-from helpers.config.values import written
+from helpers.config.option import written
 from helpers.ranks import Ranks
 from helpers.reporting.events import Notice
 from helpers.reporting.reporter import Reporter

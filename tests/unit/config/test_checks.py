@@ -116,11 +116,11 @@ def test_a_checkpoint_that_is_not_there(tmp_path: Path, said: str) -> None:
         (["--lr_warmup_steps=10"], "LR_WARMUP_STEPS=10 is the whole run (MAX_NUM_STEPS=10)"),
         (
             ["--lr_scheduler=constant", "--lr_warmup_steps=3"],
-            "LR_WARMUP_STEPS=3 does nothing with LR_SCHEDULE",
+            "LR_WARMUP_STEPS=3 has no effect with LR_SCHEDULE",
         ),
-        (["--mode_scale=1"], "MODE_SCALE=1.0 does nothing with TIMESTEP_SAMPLING=logit_normal"),
-        (["--lr_num_cycles=2", "--lr_scheduler=cosine"], "LR_NUM_CYCLES=2 does nothing with LR_SCHEDULE=cosine"),
-        (["--model_type=full", "--lora_rank=4"], "LORA_RANK=4 does nothing with MODEL_TYPE=full"),
+        (["--mode_scale=1"], "MODE_SCALE=1.0 has no effect with TIMESTEP_SAMPLING=logit_normal"),
+        (["--lr_num_cycles=2", "--lr_scheduler=cosine"], "LR_NUM_CYCLES=2 has no effect with LR_SCHEDULE=cosine"),
+        (["--model_type=full", "--lora_rank=4"], "LORA_RANK=4 has no effect with MODEL_TYPE=full"),
     ],
 )
 def test_what_is_seldom_meant_is_remarked_upon(words: list[str], remark: str, caplog: pytest.LogCaptureFixture) -> None:

@@ -11,7 +11,7 @@ from helpers.config.deprecated_options import OLD_NAMES
 from helpers.config.help_page import help_page
 from helpers.config.option import Option
 from helpers.config.train_config import RunConfig, all_options
-from helpers.config.values import read_value, written
+from helpers.config.option import read_value, written
 from helpers.errors import ConfigError, Problem
 
 OPTIONS = list(all_options())
@@ -28,7 +28,6 @@ def problems_of(*words: str) -> tuple[Problem, ...]:
 
 def other_value(option: Option) -> str:
     """A text for `option` that is allowed and not its default."""
-    declaration = option.declaration
     special = {"num_train_epochs": "0", "validation_resolution": "640x512", "sd3": "true", "output_dir": "elsewhere"}
     special |= {
         "pretrained_model_name_or_path": "an/other",
@@ -46,15 +45,15 @@ def other_value(option: Option) -> str:
     special["pretrained_parts_model_name_or_path"] = "a/model"
     if option.name in special:
         return special[option.name]
-    if declaration.choices:
-        return declaration.choices[-1]
+    if option.choices:
+        return option.choices[-1]
     if option.kind is bool:
         return written(not option.default)
     if option.kind is str:
         return "some words"
-    low = declaration.minimum if declaration.minimum is not None else declaration.above
-    high = declaration.maximum if declaration.maximum is not None else (low or 0) + 1000
-    step = declaration.multiple_of or 1
+    low = option.minimum if option.minimum is not None else option.above
+    high = option.maximum if option.maximum is not None else (low or 0) + 1000
+    step = option.multiple_of or 1
     return written(option.kind(min(high, (low or 0) + step)))
 
 
@@ -99,7 +98,7 @@ def test_a_slip_in_a_name_is_told_with_the_name_that_was_meant(option: Option) -
 
 @pytest.mark.parametrize("option", OPTIONS, ids=lambda option: option.name)
 def test_a_value_of_the_wrong_kind_is_told(option: Option) -> None:
-    if option.kind is str and not option.declaration.choices:
+    if option.kind is str and not option.choices:
         return
     (problem,) = problems_of(f"--{option.name}=penguin")
     assert problem.option == f"--{option.name}"
@@ -109,10 +108,9 @@ def test_a_value_of_the_wrong_kind_is_told(option: Option) -> None:
 
 @pytest.mark.parametrize("option", OPTIONS, ids=lambda option: option.name)
 def test_a_number_out_of_bounds_is_told(option: Option) -> None:
-    declaration = option.declaration
-    outside = [b - 1 for b in (declaration.minimum,) if b is not None]
-    outside += [b + 1 for b in (declaration.maximum,) if b is not None]
-    outside += [b for b in (declaration.above,) if b is not None]
+    outside = [b - 1 for b in (option.minimum,) if b is not None]
+    outside += [b + 1 for b in (option.maximum,) if b is not None]
+    outside += [b for b in (option.above,) if b is not None]
     for number in outside:
         (problem,) = problems_of(f"--{option.name}={written(option.kind(number))}")
         assert problem.option == f"--{option.name}"

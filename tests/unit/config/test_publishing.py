@@ -41,6 +41,6 @@ def test_private_unless_said_otherwise() -> None:
 def test_details_of_what_is_not_published_are_told_to_do_nothing(caplog: pytest.LogCaptureFixture) -> None:
     parse_arguments([*LEAST, "--push_checkpoints_to_hub", "--hub_private=false", "--hub_model_id=a"])
     assert caplog.messages == [
-        "PUSH_CHECKPOINTS=true does nothing with PUSH_TO_HUB=false",
-        "HUB_PRIVATE=false does nothing with PUSH_TO_HUB=false",
+        "PUSH_CHECKPOINTS=true has no effect with PUSH_TO_HUB=false",
+        "HUB_PRIVATE=false has no effect with PUSH_TO_HUB=false",
     ]

@@ -3,7 +3,7 @@
 from helpers.config.deprecated_options import OLD_NAMES
 from helpers.config.docs import COMMAND, PAGE, reference_page
 from helpers.config.optimizers import FINDING_THEIR_RATE
-from helpers.config.option import declared
+from helpers.config.option import options_in
 from helpers.config.options.launch import LaunchOptions
 from helpers.config.train_config import all_options
 
@@ -15,7 +15,7 @@ def test_the_page_is_current() -> None:
 
 def test_every_name_is_on_it() -> None:
     page = reference_page()
-    options = [*all_options(), *declared("launch", LaunchOptions)]
+    options = [*all_options(), *options_in("launch", LaunchOptions)]
     assert not [option.env for option in options if f"| `{option.env}`" not in page]
     assert not [old.name for old in OLD_NAMES if f"`--{old.name}`" not in page]
 

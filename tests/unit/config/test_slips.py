@@ -10,7 +10,7 @@ from helpers.config.dataset_keys import ACCEPTED_ONLY, EVERY_ENTRY
 from helpers.config.datasets.file import read_datasets
 from helpers.config.datasets.types import KINDS_OF_DATASET, S3EmbedsStore, S3TextEmbedsStore, TextEmbedsStore
 from helpers.config.env.translate import env_names, translate
-from helpers.config.option import Option, declared
+from helpers.config.option import Option, options_in
 from helpers.config.options.launch import LaunchOptions
 from helpers.config.options.training import RunOptions
 from helpers.config.parse import Said, read_settings
@@ -18,7 +18,7 @@ from helpers.config.train_config import RunConfig, all_options
 from helpers.errors import Problem
 
 OPTIONS = list(all_options())
-ENV_OPTIONS = [*OPTIONS, *declared("launch", LaunchOptions)]
+ENV_OPTIONS = [*OPTIONS, *options_in("launch", LaunchOptions)]
 SAYING_NAMES = {"MODEL_NAME": "some/model", "MAX_NUM_STEPS": "10"}
 ENTRIES = {
     **{(kind, "image"): model for kind, model in KINDS_OF_DATASET.items()},
@@ -37,7 +37,7 @@ def slip_of(name: str, known: set[str]) -> str:
 
 def wrong_texts(option: Option) -> list[str]:
     """Texts that are no values of the option; none for a free text, which may be anything."""
-    if option.kind is str and not option.declaration.choices:
+    if option.kind is str and not option.choices:
         return []
     return ["penguin", *(["1.5"] if option.kind in (bool, int) else [])]
 

@@ -13,7 +13,7 @@ from torch import nn
 from helpers.config.optimizers import KINDS
 from helpers.config.option import Option
 from helpers.config.options.training import OptimizerOptions
-from helpers.config.values import written
+from helpers.config.option import written
 from helpers.errors import CheckpointError, ConfigError
 from helpers.models.formats.safetensors import write_tensors
 from helpers.training.optim.optimizer_state import optimizer_state, restore_optimizer
