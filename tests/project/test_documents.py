@@ -47,12 +47,13 @@ MADE_BY_PERSON = (
     "config/webhook.json",
     "config/user_prompt_library.json",
 )
-PROGRAMS = {"apt", "cd", "git", "hf", "mkdir", "pip", "poetry", "popd", "pushd", "source", "tensorboard", "wandb"}
+PROGRAMS = {"apt", "cd", "git", "hf", "mkdir", "pip", "poetry", "popd", "pushd", "source", "tensorboard", "uv", "wandb"}
 MODULES_OF_OTHERS = {"venv"}
 NEEDED = {"MODEL_NAME": "stabilityai/stable-diffusion-3-medium-diffusers", "MAX_NUM_STEPS": "10"}
 ALONG = {"HUB_MODEL_NAME": "my-model"}
 OF_AMAZON = ("ACCESS_KEY_ID", "SECRET_ACCESS_KEY", "SESSION_TOKEN", "REGION", "ENDPOINT_URL", "PROFILE")
-OTHER_CAPITALS = ("CRC_32", *(f"AWS_{name}" for name in OF_AMAZON))
+OF_PYTORCH = ("CUDA_VISIBLE_DEVICES", "PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF")
+OTHER_CAPITALS = ("CRC_32", *OF_PYTORCH, *(f"AWS_{name}" for name in OF_AMAZON))
 
 
 @pytest.mark.parametrize("document", documents(), ids=name_of)

@@ -4,6 +4,8 @@ from dataclasses import dataclass
 
 from helpers.config.option import setting
 
+COMFYUI_FILE = "comfyui_lora.safetensors"
+
 
 @dataclass(frozen=True, kw_only=True)
 class ExportOptions:
@@ -12,7 +14,7 @@ class ExportOptions:
     export_comfyui: bool = setting(
         False,
         help="Write the LoRA once more, as `comfyui_lora.safetensors`: in the names of the original layout, which "
-        "ComfyUI and kohya's programs use, with alpha.",
+        "ComfyUI and kohya's programs use, with alpha. ComfyUI needs it for LyCORIS's full differences.",
     )
     export_merged: bool = setting(
         False,

@@ -49,6 +49,11 @@ class RunOptions:
         maximum=1.0,
         help="The share of samples trained with the empty caption.",
     )
+    force_cpu: bool = setting(
+        False,
+        help="Train on the processor although there is a graphics card. Without it, a card that the driver lists and "
+        "PyTorch cannot use stops the run.",
+    )
     torch_num_threads: int | None = setting(
         None,
         minimum=1,

@@ -10,6 +10,7 @@ from helpers.training.checkpoint.manifest import CheckpointManifest, Foundations
 BASE_MODEL = "the base model"
 WORLD_SIZE = "the number of processes"
 DATASET = "dataset"
+QUANTIZED_LAYERS = "the arithmetic of quantized layers"
 
 # The saved weights, optimizer state or place in the data's order mean something else under another value.
 MUST_AGREE = (
@@ -124,6 +125,7 @@ def compare(
     same_order = not any(difference.name.startswith((WORLD_SIZE, DATASET)) for difference in differences)
     differences += _dataset_settings(manifest.foundations.dataset_settings, foundations.dataset_settings)
     differences += _settings(manifest.configuration, configuration)
+    differences += _quantized_layers(manifest, foundations)
     refused = [difference for difference in differences if difference.name in MUST_AGREE]
     if refused:
         listed = "\n".join(f"  {difference}" for difference in refused)
@@ -158,6 +160,14 @@ def _dataset_settings(
             before = saved.get(dataset, {}).get(key, value)
             if before != value:
                 yield Difference(name=f"{DATASET} {dataset}, {key}", saved=before or "none", current=value or "none")
+
+
+def _quantized_layers(manifest: CheckpointManifest, current: Foundations) -> Iterator[Difference]:
+    """How quantized layers compute, where the checkpoint's run had any: the same frozen weights, rounded otherwise."""
+    saved = manifest.foundations.quantized_layers
+    levels = [str(value) for value in manifest.configuration.get("precision", {}).values()]
+    if saved != current.quantized_layers and any(level.endswith("-quanto") for level in levels):
+        yield Difference(name=QUANTIZED_LAYERS, saved=saved, current=current.quantized_layers)
 
 
 def _settings(saved: Mapping[str, Mapping[str, Any]], current: Mapping[str, Mapping[str, Any]]) -> Iterator[Difference]:

@@ -43,7 +43,8 @@ def other_value(option: Option) -> str:
     special |= {"user_prompt_library": str(PROMPTS), "validation_skip_layers": "7,8,9"}
     special |= {"pretrained_vae_model_name_or_path": "a/vae", "pretrained_t5_model_name_or_path": "a/t5"}
     special["hub_model_id"] = "me/my-model"
-    special["pretrained_parts_model_name_or_path"] = "a/model"
+    special |= {"pretrained_parts_model_name_or_path": "a/model"}
+    special |= {"pretrained_clip_l_model_name_or_path": "a/l", "pretrained_clip_g_model_name_or_path": "a/g"}
     if option.name in special:
         return special[option.name]
     if declaration.choices:
