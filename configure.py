@@ -19,8 +19,9 @@ def main() -> int:
     """Start the wizard with what it may ask of the rest of the program; its exit status."""
     os.chdir(os.path.dirname(os.path.abspath(__file__)))
     try:
+        from helpers.config.env.gpus import find_gpus
         from helpers.config.wizard import main as wizard
-        from helpers.config.wizard.machine import Machine, find_gpus, log_in
+        from helpers.config.wizard.machine import Machine, log_in
         from helpers.data.report.preview import look_at
         from helpers.models.hub import is_logged_in
         from helpers.models.sd3.memory.forecast import forecast

@@ -6,13 +6,14 @@ imported once the settings are in order, so that a mistake in them is told of be
 
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from datetime import datetime
 
 from helpers.config.checks.launcher import rank_of_process
-from helpers.config.cli import wants_help
+from helpers.config.cli import given_options, wants_help
 from helpers.config.datasets.file import DatasetFile
+from helpers.config.env.libraries import set_up_libraries
 from helpers.config.everything import read_everything
 from helpers.config.help_page import help_page
 from helpers.config.secrets import secrets_of
@@ -27,6 +28,7 @@ from helpers.reporting.setup import invite_listeners
 def main(argv: Sequence[str]) -> int:
     """Do what the command line says; the exit status: 0, 1 for what the user can fix, 130 or 143 if interrupted."""
     set_up_logging()
+    set_up_libraries()
     if wants_help(argv):
         print(help_page())
         return 0
@@ -35,7 +37,7 @@ def main(argv: Sequence[str]) -> int:
     try:
         config, files = read_everything(argv)
         open_reports(config, reporter, rank=rank)
-        status = run(config, files, reporter)
+        status = run(config, files, reporter, given=given_options(argv))
     except UserError as error:
         failure = error
         reporter.hear(RunFailed(message=str(error)))
@@ -65,8 +67,8 @@ def open_reports(config: RunConfig, reporter: Reporter, *, rank: int) -> None:
     invite_listeners(reporter, reporting, publishing=publishing, output_dir=output_dir, rank=rank, started=started)
 
 
-def run(config: RunConfig, files: DatasetFile, reporter: Reporter) -> int:
-    """The whole run, settings and dataset file being in order; its exit status."""
+def run(config: RunConfig, files: DatasetFile, reporter: Reporter, *, given: Collection[str] = ()) -> int:
+    """The whole run, settings and dataset file being in order; its exit status. given: the options that were set."""
     from helpers.training.signals import Interrupted, handle_signals
 
     try:
@@ -74,6 +76,7 @@ def run(config: RunConfig, files: DatasetFile, reporter: Reporter) -> int:
             from helpers.training import run as chapters
 
             with chapters.explain_lost_ranks():
+                config = chapters.with_init_lora(config, reporter, given=given)
                 site = chapters.look(config, files, reporter)
                 if config.run.dry_run:
                     chapters.foresee(config, files, site, reporter)

@@ -29,4 +29,19 @@ if ! compgen -G "$venv/lib/python*/site-packages/diffusers/__init__.py" >/dev/nu
     [ -e "$venv/.requirements-being-installed.txt" ]; then
     VENV_PATH="$venv" bash install/setup.sh >&2
 fi
+
+# Asked once of an environment as it is: a damaged PyTorch ends Python itself (status 139), which can report nothing.
+site_packages="$(dirname "$(compgen -G "$venv/lib/python*/site-packages/diffusers" | head -n 1)")"
+if [ ! "$venv/.pytorch-loads" -nt "$site_packages" ]; then
+    status=0
+    "$venv/bin/python" -c "import torch" || status=$?
+    if [ "$status" -ne 0 ]; then
+        echo "PyTorch in the environment $venv can't be imported: \`import torch\` ended with status $status$(
+            [ "$status" -le 128 ] || echo ", signal $((status - 128)), which a damaged library causes")." >&2
+        echo "To see which files are damaged: $venv/bin/python install/check_files.py" >&2
+        echo "Fix: delete the folder $venv and run \`bash install/setup.sh\`, or what you made it with, again." >&2
+        exit "$status"
+    fi
+    touch "$venv/.pytorch-loads" 2>/dev/null || true # a read-only environment is asked each time
+fi
 exec "$venv/bin/python" -m helpers.config.env.launch "$config" "$@"

@@ -5,11 +5,9 @@ What is left still takes any word: CLIP's pairs of letters go back to single byt
 character that T5 does not know is unknown here as well).
 """
 
-import gzip
 import json
 import string
 import sys
-import tempfile
 from collections.abc import Iterable
 from itertools import pairwise
 from pathlib import Path
@@ -17,7 +15,7 @@ from typing import Any
 
 from embedded.data import captions_of, load
 
-SOURCE = Path(__file__).resolve().parents[1] / "config" / "demo" / "tokenizers"
+SOURCE = Path(__file__).resolve().parents[1] / "helpers" / "models" / "sd3" / "assets"
 # Prompts longer than this are cut by CLIP as 77 tokens are in SD3; T5 reads on.
 CLIP_LENGTH, T5_LENGTH = 12, 256
 COMMON_MERGES, COMMON_PIECES = 1000, 1000
@@ -56,8 +54,8 @@ def clip_letters(vocabulary: dict[str, int]) -> dict[int, str]:
 
 def write_clip(folder: Path, words: set[str]) -> None:
     """CLIP's tokenizer with its most common merges and those that the words need to have their usual tokens."""
-    vocabulary = json.loads(gzip.decompress((SOURCE / "clip" / "vocab.json.gz").read_bytes()))
-    lines = gzip.decompress((SOURCE / "clip" / "merges.txt.gz").read_bytes()).decode().strip().split("\n")[1:]
+    vocabulary = json.loads((SOURCE / "tokenizer" / "vocab.json").read_text())
+    lines = (SOURCE / "tokenizer" / "merges.txt").read_text().strip().split("\n")[1:]
     merges = [(left, right) for left, _, right in (line.partition(" ") for line in lines)]
     ranks = {pair: rank for rank, pair in enumerate(merges)}
     letter_of = clip_letters(vocabulary)
@@ -77,11 +75,7 @@ def whole_t5() -> Any:
     """SD3's own T5 tokenizer."""
     from transformers import T5Tokenizer
 
-    with tempfile.TemporaryDirectory() as folder:
-        for file in (SOURCE / "tokenizer_3").iterdir():
-            content = gzip.decompress(file.read_bytes()) if file.suffix == ".gz" else file.read_bytes()
-            (Path(folder) / file.name.removesuffix(".gz")).write_bytes(content)
-        return T5Tokenizer.from_pretrained(folder)
+    return T5Tokenizer.from_pretrained(SOURCE / "tokenizer_3")
 
 
 def write_t5(folder: Path, words: set[str]) -> None:

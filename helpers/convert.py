@@ -8,6 +8,7 @@ from helpers.config.convert_cli import Conversion, read_conversion
 from helpers.errors import ModelError, UserError
 
 FAMILY = "sd3"
+LORA_FORMS = ("lora", "comfyui")
 
 
 def main(argv: Sequence[str]) -> int:
@@ -29,6 +30,7 @@ def convert(wanted: Conversion) -> None:
     from helpers.models import conversions
     from helpers.models.registry import families
 
+    _check_source(wanted)
     if wanted.target.exists():
         raise ModelError(f"{wanted.target} is there already: name another place, or move it away.")
     family, all_of_it = families()[FAMILY], wanted.with_text_encoders
@@ -38,7 +40,7 @@ def convert(wanted: Conversion) -> None:
     base = family.locate(named) if wanted.base else None
     try:
         if wanted.form == "lora":
-            write_whole(wanted.target, partial(conversions.to_diffusers_lora, wanted.source, family=family))
+            write_whole(wanted.target, partial(conversions.to_diffusers_lora, wanted.source, base=base, family=family))
         elif wanted.form == "comfyui":
             write_whole(wanted.target, partial(conversions.to_comfyui_lora, wanted.source, base=base, family=family))
         else:
@@ -51,6 +53,17 @@ def convert(wanted: Conversion) -> None:
                         model.write_pipeline(folder, family=family)
     except OSError as error:
         raise ModelError(f"{wanted.target} cannot be written: {error}") from error
+
+
+def _check_source(wanted: Conversion) -> None:
+    """Raise ModelError where the source is not there, or is a folder where a LoRA's file is needed."""
+    source = wanted.source
+    if not source.exists():
+        raise ModelError(f"{source}: there is no such file or folder.")
+    if source.is_dir() and wanted.form in LORA_FORMS:
+        inside = next(iter(sorted(source.glob("*.safetensors"))), None)
+        fix = f"name the file, such as {inside}" if inside else "a model becomes `--to single-file`"
+        raise ModelError(f"{source} is a folder, and --to {wanted.form} converts the file of a LoRA: {fix}.")
 
 
 if __name__ == "__main__":

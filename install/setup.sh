@@ -25,25 +25,28 @@ done
 [ ${#missing[@]} -gt 0 ] || "$python" -c "" 2>/dev/null || missing=("${lists[@]}")
 [ ${#missing[@]} -gt 0 ] || exit 0
 
+# networkx, which PyTorch needs, can't be imported on 3.14.1: requires-python in pyproject.toml says the same.
+supported='import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 15) or sys.version_info[:3] == (3, 14, 1))'
 usable() { # a Python of the right version that can make environments (Debian splits that off, pyenv's shims may be empty)
-    "$1" -c 'import sys, venv, ensurepip; sys.exit(not (3, 11) <= sys.version_info < (3, 13))' >/dev/null 2>&1
+    "$1" -c "import venv, ensurepip; $supported" >/dev/null 2>&1
 }
 
 if ! "$python" -m pip --version >/dev/null 2>&1; then
     found=""
-    for candidate in $(type -aP python3.11 python3.12 python3 python || true); do
+    for candidate in $(type -aP python3.11 python3.12 python3.13 python3.14 python3 python || true); do
         if usable "$candidate"; then found="$candidate"; break; fi
     done
     if [ -z "$found" ]; then
-        echo "No Python 3.11 or 3.12 that can make environments was found on PATH." >&2
-        echo "Debian or Ubuntu: apt install python3.11 python3.11-venv   macOS: brew install python@3.11" >&2
+        echo "No Python 3.11 to 3.14 that can make environments was found on PATH." >&2
+        echo "Debian 12, Ubuntu 24.04 or newer: apt install python3 python3-venv   macOS: brew install python@3.12" >&2
+        echo "Anywhere, without root: install uv (https://docs.astral.sh/uv), then: uv python install 3.12" >&2
         exit 1
     fi
     echo "Making the environment $venv with $("$found" --version) ($found)"
     "$found" -m venv "$venv"
 fi
-if ! "$python" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 13))'; then
-    echo "$venv has $("$python" --version 2>&1), but 3.11 or 3.12 is needed: set VENV_PATH to another folder, or 'deactivate'." >&2
+if ! "$python" -c "$supported"; then
+    echo "$venv has $("$python" --version 2>&1), but 3.11 to 3.14 (not 3.14.1) is needed: set VENV_PATH to another folder, or 'deactivate'." >&2
     exit 1
 fi
 

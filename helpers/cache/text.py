@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from helpers.cache.keys import Keys, text_key, text_keys
+from helpers.cache.keys import KEY_DTYPE, Keys, text_key, text_keys
 from helpers.cache.maintenance import bring_here, open_and_check, settle
 from helpers.cache.store import TensorStore, open_tensors
 from helpers.cache.writer import ShardWriter
@@ -24,6 +24,7 @@ from helpers.reporting.reporter import Reporter
 from helpers.storage.protocols import CacheStore
 
 CAPTION_SHOWN_CHARACTERS = 80
+NO_KEYS: Keys = np.array([], dtype=KEY_DTYPE)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,15 +47,15 @@ class TextCache:
         assemble: Callable[[Sequence[Mapping[str, Tensor]]], TextEmbedding],
     ) -> None:
         self._stores = tuple(open_tensors(store) for store in stores)
-        self._identities = tuple(part.identity for part in parts)
+        self._parts = tuple(parts)
+        self._constants = {part.identity: _first(part.load().encode([""])) for part in parts if part.is_constant}
         self._assemble = assemble
 
     def embedding(self, caption: str) -> TextEmbedding:
         """A caption's prompt_embeds [L, D] and pooled [P], bf16; raises CacheError for one that was not cached."""
-        keys = [text_key(caption, part_identity=identity) for identity in self._identities]
         for tensors in self._stores:
             try:
-                return self._assemble([tensors.read(key) for key in keys])
+                return self._assemble([self._outputs(part, caption, tensors=tensors) for part in self._parts])
             except KeyError:
                 continue
         places = " or ".join(tensors.store.describe() for tensors in self._stores)
@@ -62,6 +63,15 @@ class TextCache:
             f"{_shown(caption)} is not in the text cache {places}, "
             "as its file changed during the run or the cache was pruned. Start again: what is missing is encoded."
         )
+
+    def _outputs(self, part: TextPart, caption: str, *, tensors: TensorStore) -> Mapping[str, Tensor]:
+        if part.is_constant:
+            return self._constants[part.identity]
+        return tensors.read(text_key(caption, part_identity=part.identity))
+
+
+def _first(outputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name: rows[0] for name, rows in outputs.items()}
 
 
 def fill_text_cache(
@@ -104,7 +114,7 @@ def fill_text_cache(
             _encode(wanted, missing, part=part, options=options, ranks=ranks, reporter=reporter)
             release_device_memory()
     for each, keys_of in zip(wanted, keys, strict=True):
-        bring_here(settle(each.store, ranks=ranks), np.concatenate(keys_of), ranks=ranks, reporter=reporter)
+        bring_here(settle(each.store, ranks=ranks), np.concatenate([NO_KEYS, *keys_of]), ranks=ranks, reporter=reporter)
 
 
 def _missing(captions: Sequence[str], tensors: TensorStore, *, keys: Keys, ranks: Ranks) -> list[str]:

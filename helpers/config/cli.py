@@ -42,6 +42,11 @@ def read_arguments(argv: Sequence[str]) -> Reading:
     return reading
 
 
+def given_options(argv: Sequence[str]) -> frozenset[str]:
+    """The names of the options that a command line sets."""
+    return frozenset(read_arguments(argv).values)
+
+
 def split_arguments(argv: Sequence[str], *, place: str = "") -> tuple[list[Said], list[Problem]]:
     """The flags and values in `argv`, and the words that are neither; `place` says where the words stood."""
     names = known_names()

@@ -41,6 +41,6 @@ def read_conversion(argv: Sequence[str]) -> Conversion:
     parser.add_argument("target", type=Path, help="the file or folder to write, which must not be there yet")
     parser.add_argument("--to", dest="form", required=True, choices=FORMS, help="what to make of it, see below")
     parser.add_argument("--base", default="", help="the base model: a folder, file or hub id, as MODEL_NAME")
-    parser.add_argument("--parts", default="", help="where a base that is one file has its tokenizers from")
+    parser.add_argument("--parts", default="", help="where a base that is one file has what it lacks from")
     parser.add_argument("--with-text-encoders", action="store_true", help="have a single file hold them too")
     return Conversion(**vars(parser.parse_args(argv)))

@@ -9,17 +9,26 @@ from helpers.config.options.model import ModelOptions
 from helpers.errors import ModelError
 from helpers.models.family import ModelFamily, ModelParts
 from helpers.models.formats.lora import (
+    COMFYUI_SCALE,
+    EXPORT_PREFIX,
+    MAGNITUDE,
     Pair,
-    is_diffusers_lora,
     merged,
     of_transformer,
-    read_diffusers_lora,
     with_additions,
     write_diffusers_lora,
 )
+from helpers.models.formats.lora_file import is_lora
 from helpers.models.formats.lycoris import is_lycoris, read_lycoris
 from helpers.models.formats.modelspec import DIFFUSERS, ORIGINAL, carried_over
-from helpers.models.formats.safetensors import Planned, all_opened, opened, write_tensors
+from helpers.models.formats.safetensors import (
+    Planned,
+    all_opened,
+    opened,
+    planned_from,
+    with_hash_to_come,
+    write_tensors,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,9 +68,14 @@ def opened_model(source: Path, *, base: ModelParts | None, family: ModelFamily) 
             yield Model(weights=weights, parts=parts, header=header)
         return
     names = _names(source)
+    is_model = not is_lora(names) and family.files.is_single_file(names)
+    if not (is_model or is_lora(names) or is_lycoris(names)):
+        raise ModelError(
+            f"{source} is neither an adapter nor an SD3 in the original layout: it is {family.files.what_it_is(names)}."
+        )
     if base is None:
         raise ModelError(f"{source} is not a whole model: name the base model that goes with it.")
-    if family.files.is_single_file(names):
+    if is_model:
         with family.files.open_single_file(source) as (weights, header), family.files.open_base(base) as (own, _):
             _same_shapes(source, weights, own, base=base)
             yield Model(weights=weights, parts=family.files.with_own_parts(source, base), header=header)
@@ -70,50 +84,75 @@ def opened_model(source: Path, *, base: ModelParts | None, family: ModelFamily) 
             adapter = read_lycoris(source, base=weights)
             yield Model(weights=with_additions(weights, adapter), parts=base, header=file.metadata() or {})
     else:
-        pairs, header = read_lora(source, family=family)
+        pairs = family.files.read_lora(source)
         with family.files.open_base(base) as (weights, _):
             mine = of_transformer(pairs)
             text = {layer: pair for layer, pair in pairs.items() if layer not in mine}
-            yield Model(weights=merged(weights, mine), parts=base, header=header, text=text)
+            yield Model(weights=merged(weights, mine), parts=base, header=_header(source), text=text)
 
 
-def read_lora(path: Path, *, family: ModelFamily) -> tuple[dict[str, Pair], Mapping[str, str]]:
-    """A LoRA in either program's names, by diffusers' layers, and its header; raises ModelError for anything else."""
-    with opened(path) as file:
-        header = file.metadata() or {}
-    names = _names(path)
-    if is_diffusers_lora(names):
-        return read_diffusers_lora(path), header
-    if family.files.is_comfyui_lora(names):
-        return family.files.read_comfyui_lora(path), header
-    raise ModelError(f"{path} is neither a LoRA nor a model in the original layout: it holds {min(names, default='')}.")
-
-
-def pairs_of(path: Path, *, family: ModelFamily) -> dict[str, Pair]:
-    """See `read_lora`."""
-    return read_lora(path, family=family)[0]
-
-
-def to_diffusers_lora(source: Path, path: Path, *, family: ModelFamily) -> None:
-    """Write a LoRA as diffusers opens it."""
-    pairs, header = read_lora(source, family=family)
-    write_diffusers_lora(path, pairs, metadata=carried_over(header, implementation=DIFFUSERS, is_adapter=True))
+def to_diffusers_lora(source: Path, path: Path, *, base: ModelParts | None, family: ModelFamily) -> None:
+    """Write a LoRA as diffusers opens it; a DoRA as ComfyUI does as well, where its base is given."""
+    pairs = _plain(source, family.files.read_lora(source))
+    metadata = carried_over(_header(source), implementation=DIFFUSERS, is_adapter=True)
+    write_diffusers_lora(path, pairs, metadata=metadata)
+    if base:
+        add_comfyui_scales(path, base=base, family=family)
 
 
 def to_comfyui_lora(source: Path, path: Path, *, base: ModelParts | None, family: ModelFamily) -> None:
-    """Write a LoRA as ComfyUI and kohya's programs open it; of a DoRA the base is needed. Raises ModelError.
-
-    A LyCORIS has the names that ComfyUI knows already.
-    """
+    """Write a LoRA as ComfyUI and kohya's programs open it; of a DoRA the base is needed. Raises ModelError."""
     if is_lycoris(_names(source)):
         with all_opened([source]) as (tensors, said):
             metadata = carried_over(said, implementation=DIFFUSERS, is_adapter=True)
-            write_tensors(path, tensors, metadata=metadata)
+            write_tensors(path, family.files.to_comfyui_lycoris(tensors), metadata=metadata)
         return
-    pairs, header = read_lora(source, family=family)
-    metadata = carried_over(header, implementation=ORIGINAL, is_adapter=True)
+    pairs = _plain(source, family.files.read_lora(source))
+    metadata = carried_over(_header(source), implementation=ORIGINAL, is_adapter=True)
     with family.files.open_base(base) if base else nullcontext(({}, {})) as (weights, _):
+        if base:
+            merged(weights, of_transformer(pairs))  # which refuses a LoRA for another model
         family.files.write_comfyui_lora(path, pairs, base=weights, metadata=metadata)
+
+
+def add_comfyui_scales(path: Path, *, base: ModelParts, family: ModelFamily) -> None:
+    """Put into a DoRA in diffusers' names what ComfyUI needs of it, so that the one file opens whole in both.
+
+    ComfyUI knows diffusers' names, but not its magnitudes; diffusers leaves `.dora_scale` out. Any other file stays as
+    it is.
+    """
+    if not any(name.endswith(MAGNITUDE) for name in _names(path)):
+        return
+    pairs = family.files.read_lora(path)
+    with family.files.open_base(base) as (weights, _):
+        merged(weights, of_transformer(pairs))  # which refuses a LoRA for another model
+        scales = family.files.comfyui_scales(of_transformer(pairs), base=weights)
+    more = {f"{EXPORT_PREFIX}{layer}{COMFYUI_SCALE}": scale for layer, scale in scales.items()}
+    with opened(path) as file:
+        # Copies, as what is read is a map of the file, which is about to be written.
+        tensors = {name: each.make().clone() for name, each in planned_from(file).items()}
+        metadata = with_hash_to_come(file.metadata() or {})
+    write_tensors(path, tensors | more, metadata=metadata)
+
+
+def loses_differences(path: Path, *, family: ModelFamily) -> bool:
+    """Whether ComfyUI reads a finished adapter whole only once it has gone through `to_comfyui_lora`."""
+    return family.files.has_full_differences(_names(path))
+
+
+def _plain(source: Path, pairs: dict[str, Pair]) -> dict[str, Pair]:
+    """The pairs; raises ModelError where no file of a LoRA can hold what one of them does."""
+    if odd := [layer for layer, pair in pairs.items() if pair.input_magnitude is not None]:
+        raise ModelError(
+            f"{source} is a DoRA that normalizes inputs ({odd[0]}), as OneTrainer's are by default, and diffusers "
+            "knows only those that normalize outputs. Merge it: --to pipeline or --to single-file, with --base."
+        )
+    return pairs
+
+
+def _header(path: Path) -> Mapping[str, str]:
+    with opened(path) as file:
+        return file.metadata() or {}
 
 
 def _names(path: Path) -> list[str]:

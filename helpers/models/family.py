@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from helpers.config.options.model import ModelOptions, PrecisionOptions, TextOptions
 from helpers.models.formats.lora import Pair
-from helpers.models.formats.safetensors import Opened
+from helpers.models.formats.safetensors import Opened, Planned
 from helpers.models.memory import MemoryEstimate, Workload
 
 
@@ -74,6 +74,7 @@ class TextPart:
     load: loads it on the device; the caller drops it again before loading another.
     limit: where it cuts captions; None where that is said by another that cuts alike.
     learns: it stays loaded and is trained, so that nothing of it is cached.
+    is_constant: its outputs are the same for every caption, so that nothing of it is cached either.
     """
 
     name: str
@@ -83,6 +84,7 @@ class TextPart:
     load: Callable[[], TextEncoder]
     limit: TokenLimit | None = None
     learns: bool = False
+    is_constant: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,8 +117,9 @@ class ModelParts:
     identity: a hash of the transformer's config and weights. flow_shift: of its own scheduler.
     longest_edge_px: of an image that the model can place.
     weights_variant: which of several sets of weight files is meant, such as `fp16`; parts without it have plain ones.
-    transformer, vae and text_encoders: folders in diffusers layout; of a part that lies in one file with others, its
-    name below that file. sources: of each part, what the person said that it is taken from.
+    transformer, vae and text_encoders: folders in diffusers layout; of a component that lies in a file, its name below
+    that file. text_encoders and tokenizers: without those at the end that are `absent`, components by their names in a
+    folder, which the model is trained without. sources: of each component, what the user set that it is taken from.
     """
 
     name: str
@@ -130,6 +133,7 @@ class ModelParts:
     scheduler: Path
     text_encoders: tuple[Path, ...]
     tokenizers: tuple[Path, ...]
+    absent: tuple[str, ...] = ()
     sources: Mapping[str, str] = field(default_factory=dict, compare=False)
 
     def told_sources(self) -> str:
@@ -216,21 +220,39 @@ class FamilyFiles:
     """The files of a family that other programs know, of which nothing is loaded before its turn has come.
 
     open_base, open_single_file: contexts with a denoiser's tensors by diffusers' names, and its header: of a base's own
-    parts, or of one file in the original layout. is_single_file, is_comfyui_lora: by the names of a file's tensors.
+    parts, or of one file in the original layout. is_single_file: by the names of a file's tensors.
     with_own_parts: a base's parts, but the VAE and text encoders of such a file where it holds them.
     write_single_file: tensors by diffusers' names and the parts whose VAE goes with them, as one such file; text: as in
     `write_pipeline`, which brings the text encoders into it, as does `with_text_encoders`.
-    read_comfyui_lora, write_comfyui_lora: by the layers' names in diffusers; base: a denoiser's tensors, for a DoRA.
+    read_lora: the LoRA in a file of any known form, by the layers' names in diffusers; raises ModelError for any other.
+    what_it_is: what a file is whose tensors have these names, in words.
+    write_comfyui_lora: by the layers' names in diffusers; base: a denoiser's tensors, for a DoRA.
+    comfyui_scales: by the same names what ComfyUI needs of each layer of a DoRA (pairs; base).
+    to_comfyui_lycoris: the tensors of a LyCORIS by ComfyUI's names; has_full_differences: whether these are others.
     """
 
     open_base: Callable[[ModelParts], AbstractContextManager[Opened]]
     open_single_file: Callable[[Path], AbstractContextManager[Opened]]
     with_own_parts: Callable[[Path, ModelParts], ModelParts]
     is_single_file: Callable[[Iterable[str]], bool]
-    is_comfyui_lora: Callable[[Iterable[str]], bool]
     write_single_file: Callable[..., None]
-    read_comfyui_lora: Callable[[Path], dict[str, Pair]]
+    read_lora: Callable[[Path], dict[str, Pair]]
+    what_it_is: Callable[[Sequence[str]], str]
     write_comfyui_lora: Callable[..., None]
+    comfyui_scales: Callable[..., dict[str, Tensor]]
+    to_comfyui_lycoris: Callable[[Mapping[str, Planned]], dict[str, Planned]]
+    has_full_differences: Callable[[Iterable[str]], bool]
+
+
+@dataclass(frozen=True, kw_only=True)
+class AdapterLayers:
+    """The layers of a denoiser that an adapter can sit on, by its config alone.
+
+    shapes: outputs and inputs of each, by name. sets: the layers that each word of `lora_target` means.
+    """
+
+    shapes: Mapping[str, tuple[int, int]]
+    sets: Mapping[str, tuple[str, ...]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -238,6 +260,7 @@ class ModelFamily:
     """Everything the trainer asks of a family of models.
 
     locate: find the parts (downloading from the hub where a hub id is given); raises ModelError.
+    component_files: the files that each component is read from, by its name in a folder; raises ModelError.
     text_parts: the text encoders, in the order in which `assemble_text` wants their outputs.
     assemble_text: one caption's outputs of every part that is cached -> TextEmbedding, bf16.
     learning_text: the text encoders that learn, as `text_parts` says, loaded with the same arguments.
@@ -247,6 +270,7 @@ class ModelFamily:
     waiting: blocks at its end that stay in the processor's memory).
     blocks: its transformer blocks, first to last.
     enable_checkpointing: recompute the activations of every `interval`-th block (denoiser; interval).
+    adapter_layers: see `AdapterLayers`, of the parts' denoiser.
     lora_modules: the names of the denoiser's layers that a `lora_target` means; raises ModelError for unknown ones.
     render: raw latents [1, C, h, w] of an image, from the denoiser as it is (see RenderRequest); the same
     image as the family's diffusers pipeline draws from the same seed.
@@ -258,6 +282,7 @@ class ModelFamily:
 
     name: str
     locate: Callable[[ModelOptions], ModelParts]
+    component_files: Callable[[ModelParts], dict[str, tuple[Path, ...]]]
     text_parts: Callable[[ModelParts, TextOptions, PrecisionOptions, torch.device], tuple[TextPart, ...]]
     assemble_text: Callable[[Sequence[Mapping[str, Tensor]]], TextEmbedding]
     learning_text: Callable[[ModelParts, TextOptions, PrecisionOptions, torch.device], LearningText]
@@ -266,6 +291,7 @@ class ModelFamily:
     load_denoiser: Callable[..., nn.Module]
     blocks: Callable[[nn.Module], list[nn.Module]]
     enable_checkpointing: Callable[..., None]
+    adapter_layers: Callable[[ModelParts], AdapterLayers]
     lora_modules: Callable[[nn.Module, str], list[str]]
     predict: Predict
     render: Callable[[nn.Module, ModelParts, RenderRequest], Tensor]

@@ -8,15 +8,19 @@ from pathlib import Path
 from helpers.errors import ModelError
 
 WEIGHT_NAMES = ("diffusion_pytorch_model", "model")
+SHARD = "[0-9][0-9][0-9][0-9][0-9]-of-[0-9][0-9][0-9][0-9][0-9]"
 CONVERTED = "refs/convert/parquet"
 """The revision in which the hub keeps a dataset of any other format as parquet files."""
 
 
 def weight_patterns(variant: str | None) -> tuple[str, ...]:
-    """File name patterns of safetensors weights, whole or in shards, of one variant (None: the plain ones)."""
+    """File name patterns of safetensors weights, whole or in shards, of one variant (None: the plain ones).
+
+    Older versions of diffusers put the variant behind a shard's number.
+    """
     middle = f".{variant}" if variant else ""
-    endings = (".safetensors", "-[0-9]*-of-[0-9]*.safetensors")
-    return tuple(f"{name}{middle}{ending}" for name in WEIGHT_NAMES for ending in endings)
+    endings = [f"{middle}.safetensors", f"{middle}-{SHARD}.safetensors", f"-{SHARD}{middle}.safetensors"]
+    return tuple(f"{name}{ending}" for name in WEIGHT_NAMES for ending in dict.fromkeys(endings))
 
 
 def is_hub_id(name: str) -> bool:

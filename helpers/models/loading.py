@@ -55,7 +55,7 @@ def load(model: nn.Module, weights: Weights, form: Form, *, name: str) -> nn.Mod
     """
     unkept = [each for each, buffer in model.named_buffers() if buffer.is_meta and each not in model.state_dict()]
     assert not unkept, f"{unkept[0]} of the {name} is kept in no file"
-    quantized = set(layers_to_quantize(model, form.level, device=form.device, keep=form.keep))
+    quantized = set(layers_to_quantize(model, form.level, keep=form.keep))
     for block, tensors in _blocks(model).items():
         home = torch.device("cpu") if block in form.waiting else form.device
         with weights() as found:

@@ -33,21 +33,30 @@ class StageAdvanced:
 
 @dataclass(frozen=True, kw_only=True)
 class StageFinished:
-    """The stage is over; the peaks are its own (resident: the process's where the system cannot tell), device's too."""
+    """The stage is over; the peaks are its own (resident: the process's where the system cannot tell), device's too.
+
+    peak_device_memory_bytes: PyTorch's tensors; peak_reserved_memory_bytes: all that PyTorch held of the device.
+    """
 
     name: str
     seconds: float
     peak_memory_bytes: int
     peak_device_memory_bytes: int = 0
+    peak_reserved_memory_bytes: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)
 class Change:
-    """A setting, or something that a run stands on, that is another than when the run was last saved."""
+    """A setting, or something else that a run depends on, that differs from an earlier start. effect: what follows."""
 
     name: str
     before: str
     now: str
+    effect: str = ""
+
+    def __str__(self) -> str:
+        effect = f"; {self.effect}" if self.effect else ""
+        return f"{self.name}: {self.before or 'none'} before, {self.now or 'none'} now{effect}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,11 +96,15 @@ class TrainingStarted:
 
 @dataclass(frozen=True, kw_only=True)
 class MemoryUse:
-    """Bytes: the process's highest since training began, PyTorch's on the device now, and its highest there."""
+    """Bytes: the process's highest since training began, PyTorch's on the device now, and its highest there.
+
+    peak_reserved_bytes: the most that PyTorch held of the device, in use or not.
+    """
 
     peak_bytes: int = 0
     device_bytes: int = 0
     peak_device_bytes: int = 0
+    peak_reserved_bytes: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)

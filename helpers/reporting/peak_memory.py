@@ -35,6 +35,11 @@ class PeakMemory:
         cuda = _initialized_cuda()
         return 0 if cuda is None else cuda.max_memory_allocated()
 
+    def reserved_bytes(self) -> int:
+        """The most memory PyTorch held of the CUDA device, in use or not, which is what must fit; 0 without one."""
+        cuda = _initialized_cuda()
+        return 0 if cuda is None else cuda.max_memory_reserved()
+
     def device_bytes_now(self) -> int:
         """What PyTorch has in use on the CUDA device."""
         cuda = _initialized_cuda()

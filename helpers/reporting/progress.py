@@ -34,5 +34,6 @@ def stage(reporter: Reporter, name: str, *, total: int, unit: str) -> Iterator[A
             seconds=time.monotonic() - started,
             peak_memory_bytes=peak.resident_bytes(),
             peak_device_memory_bytes=peak.device_bytes(),
+            peak_reserved_memory_bytes=peak.reserved_bytes(),
         )
     )

@@ -13,6 +13,7 @@ from helpers.models.adapters.text_encoders import with_text_encoders
 from helpers.models.adapters.trainable import Trained
 from helpers.models.contexts import in_use
 from helpers.models.family import LearningText, TextEmbedding
+from helpers.models.formats.lora import TEXT_PREFIXES
 from helpers.reporting.progress import stage
 from helpers.reporting.reporter import Reporter
 from helpers.training.preparation.prepare import Ground
@@ -50,7 +51,9 @@ def conditioned(
     with stage(reporter, "load CLIP-L and CLIP-G", total=1, unit="pairs") as advance:
         learning = ground.family.learning_text(ground.parts, text, ground.runtime.precision, device)
         advance()
-    trained = with_text_encoders(trained, text=learning, lora=lora, seed=run.seed)
+    pairs = ground.family.files.read_lora(lora.init_file) if lora.init_file else {}
+    of_text = {layer: pair for layer, pair in pairs.items() if layer.startswith(TEXT_PREFIXES)}
+    trained = with_text_encoders(trained, text=learning, lora=lora, seed=run.seed, pairs=of_text)
     if run.gradient_checkpointing:
         learning.enable_checkpointing()
     lookup = LearningLookup(cached=ground.text, learning=learning, device=device)

@@ -1,10 +1,14 @@
 """The chapters of a run, each handed the whole configuration; train.py tells their order, this what is in them."""
 
+from collections.abc import Collection
 from contextlib import closing
+from dataclasses import replace
 from functools import partial
 
 from helpers.config.datasets.file import DatasetFile
 from helpers.config.train_config import RunConfig
+from helpers.errors import ConfigError, ModelError, Problem
+from helpers.models.adapters.init_lora import options_from_file
 from helpers.models.registry import families
 from helpers.reporting.events import Notice
 from helpers.reporting.reporter import Reporter
@@ -31,6 +35,34 @@ FAMILY = "sd3"
 BATCHES_AHEAD = 4
 
 
+def with_init_lora(config: RunConfig, reporter: Reporter, *, given: Collection[str]) -> RunConfig:
+    """The configuration with what INIT_LORA decides of the options that are not among the `given` ones.
+
+    Raises ConfigError where the file is no LoRA, or does not fit the base model or the options.
+    """
+    path = config.lora.init_file
+    if path is None or config.model.model_type != "lora":
+        return config
+    family = families()[FAMILY]
+    try:
+        pairs = family.files.read_lora(path)
+    except ModelError as error:
+        fix = "name a LoRA for SD3 or SD3.5, or leave it out"
+        raise ConfigError([Problem(option="INIT_LORA", value=str(path), reason=str(error), fix=fix)]) from error
+    parts = family.locate(config.model)
+    lora = options_from_file(
+        config.lora,
+        given=given,
+        pairs=pairs,
+        layers=family.adapter_layers(parts),
+        base=parts.variant,
+        trains_text=config.text.train_text_encoder,
+    )
+    shape = f"a {lora.kind} of rank {lora.lora_rank} and alpha {lora.alpha:g} on {len(pairs)} layers"
+    reporter.hear(Notice(text=f"begins at {path}: {shape}"))
+    return replace(config, lora=lora)
+
+
 def look(config: RunConfig, files: DatasetFile, reporter: Reporter) -> Site:
     """Chapter 1: find the engine, the model's parts and the images, and load none of them."""
     runtime = open_runtime(config.precision, config.run)
@@ -41,6 +73,8 @@ def look(config: RunConfig, files: DatasetFile, reporter: Reporter) -> Site:
     parts = family.locate(config.model)
     if told := parts.told_sources():
         reporter.hear(Notice(text=told))
+    if parts.absent:
+        reporter.hear(Notice(text=f"trained without {', '.join(parts.absent)} (T5): zeros in its place"))
     workers = road.workers_for(config.data, ranks=runtime, reporter=reporter)
     catalogs = road.open_catalogs(files, parts=parts, seed=config.run.seed, workers=workers)
     vae_batch_size = max(dataset.vae_batch_size for dataset in files.prepared)

@@ -20,6 +20,7 @@ from helpers.dataloader.sampler import Order
 from helpers.errors import TrainingError
 from helpers.models.adapters.registry import in_words, make_trained
 from helpers.models.adapters.trainable import Trained
+from helpers.models.quantized_weight import ARITHMETIC
 from helpers.reporting.events import Change, Notice, RunStarted
 from helpers.reporting.progress import stage
 from helpers.reporting.reporter import Reporter
@@ -243,6 +244,7 @@ def _duties_of(
         parts=ground.parts,
         denoiser=model.denoiser,
         weights=drawn_from(model.average, config.ema),
+        autocast=ground.runtime.autocast,
         latent_part=ground.latent_part,
         needs=partial(needs_of, config, ground.files, place=ground, catalogs=ground.catalogs.values()),
         embedding=model.text.lookup.embedding,
@@ -293,7 +295,7 @@ def run_started(
             foundations=foundations_of(ground),
             folder=str(checkpoint.folder),
         )
-        changes = tuple(Change(name=each.name, before=each.saved, now=each.current) for each in found.announced)
+        changes = found.announced
     return RunStarted(
         base_model=ground.parts.name,
         model_type=config.model.model_type,
@@ -319,4 +321,5 @@ def foundations_of(ground: Ground) -> Foundations:
         world_size=ground.runtime.world_size,
         datasets=dataset_fingerprints(list(ground.catalogs.values())),
         dataset_settings=what_decides(ground.files),
+        quantized_layers=ARITHMETIC,
     )

@@ -59,6 +59,19 @@ def test_what_waits_elsewhere_changes_no_number(
     assert same(saved.weights(), straight.weights())
 
 
+@pytest.mark.skipif(
+    torch.cuda.is_available() and torch.cuda.get_device_capability() != (9, 0), reason="the card is no H100 or H200"
+)
+def test_hopper_computes_attention_with_flash(plain: SmallRun, device: torch.device) -> None:
+    """After a run, as the choice holds for the process. The kernels' names are PyTorch's own."""
+    query = torch.ones(1, 2, 64, 64, device=device, dtype=torch.bfloat16, requires_grad=True)
+    with torch.profiler.profile() as profile:
+        torch.nn.functional.scaled_dot_product_attention(query, query, query).sum().backward()
+    names = {event.key for event in profile.key_averages()}
+    assert any("flash_attention" in name for name in names)
+    assert not any("cudnn_attention" in name for name in names)
+
+
 def test_visiting_blocks_take_two_rooms(device: torch.device) -> None:
     from helpers.models.performance.offload import VisitingBlocks
 
@@ -80,7 +93,7 @@ def test_int8_takes_half_of_bf16_on_the_device(device: torch.device) -> None:
     def held(level: str) -> int:
         before = torch.cuda.memory_allocated(device)
         model = torch.nn.Sequential(*[torch.nn.Linear(1024, 1024, bias=False) for _ in range(8)]).bfloat16()
-        quantize(model, level, layers=layers_to_quantize(model, level, device=device))
+        quantize(model, level, layers=layers_to_quantize(model, level))
         model.to(device)
         return torch.cuda.memory_allocated(device) - before
 

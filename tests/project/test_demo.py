@@ -56,5 +56,5 @@ def test_the_prompts_are_of_things_trained_on_and_of_others(demo: RunConfig) -> 
 def test_every_part_taken_from_elsewhere_has_its_notice() -> None:
     assert "@iconify-json/noto 1.2.9" in (DEMO / "pipeline" / "NOTICE").read_text()
     assert "@iconify-json/fluent-emoji-flat 1.2.6" in (STYLE / "NOTICE").read_text()
-    assert "diffsynth 1.1.9" in (DEMO / "tokenizers" / "NOTICE").read_text()
+    assert "diffsynth 1.1.9" in (ROOT / "helpers" / "models" / "sd3" / "assets" / "NOTICE").read_text()
     assert "Apache License" in (ROOT / "LICENSE").read_text()

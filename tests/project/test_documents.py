@@ -32,7 +32,7 @@ from helpers.config.train_config import all_options
 from helpers.data.images.geometry import cut_rules, geometries
 from helpers.data.types import Bucket, Size
 from helpers.dataloader.sampler import Order
-from helpers.training.checkpoint.compatibility import MUST_AGREE
+from helpers.training.checkpoint.compatibility import must_agree
 from tests.project.documents import Block, anchors, blocks, documents, inline_code, links, section, table
 from tests.project.sources import ROOT, name_of
 
@@ -47,12 +47,13 @@ MADE_BY_PERSON = (
     "config/webhook.json",
     "config/user_prompt_library.json",
 )
-PROGRAMS = {"apt", "cd", "git", "hf", "mkdir", "pip", "poetry", "popd", "pushd", "source", "tensorboard", "wandb"}
+PROGRAMS = {"apt", "cd", "git", "hf", "mkdir", "pip", "poetry", "popd", "pushd", "source", "tensorboard", "uv", "wandb"}
 MODULES_OF_OTHERS = {"venv"}
 NEEDED = {"MODEL_NAME": "stabilityai/stable-diffusion-3-medium-diffusers", "MAX_NUM_STEPS": "10"}
 ALONG = {"HUB_MODEL_NAME": "my-model"}
 OF_AMAZON = ("ACCESS_KEY_ID", "SECRET_ACCESS_KEY", "SESSION_TOKEN", "REGION", "ENDPOINT_URL", "PROFILE")
-OTHER_CAPITALS = ("CRC_32", *(f"AWS_{name}" for name in OF_AMAZON))
+OF_PYTORCH = ("CUDA_VISIBLE_DEVICES", "PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF")
+OTHER_CAPITALS = ("CRC_32", *OF_PYTORCH, *(f"AWS_{name}" for name in OF_AMAZON))
 
 
 @pytest.mark.parametrize("document", documents(), ids=name_of)
@@ -277,7 +278,7 @@ def test_the_example_of_small_buckets_is_true() -> None:
 def test_what_must_agree_on_resume_is_told() -> None:
     (refused,) = (row[1] for row in table(CHECKPOINTS, "What may change") if row[0].startswith("refused"))
     assert [name.strip("`") for name in refused.replace("base model's weights", "base model").split(", ")] == [
-        *MUST_AGREE
+        *must_agree()
     ]
 
 

@@ -83,7 +83,8 @@ def test_without_a_fit_python_the_cure_is_named(clone: Path, tmp_path: Path) -> 
     empty_shim.chmod(0o755)
     refused = set_up(clone, PATH=str(tools))
     assert refused.returncode == 1
-    assert "python3.11-venv" in refused.stderr
+    assert "apt install python3 python3-venv" in refused.stderr
+    assert "uv python install 3.12" in refused.stderr
     assert not (clone / ".venv").exists()
 
 

@@ -10,6 +10,8 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from helpers.models.quantization import layers_to_quantize
+from helpers.models.quantized_weight import quantized
 from helpers.models.sd3.transformer import NEVER_QUANTIZED
 from tests.runs.harness import SmallRun
 
@@ -103,17 +105,8 @@ def _open(run: SmallRun, pipeline: Any) -> object:
 
 
 def _rounded(model: nn.Module, level: str, *, keep: tuple[str, ...] = ()) -> nn.Module:
-    """The model with plain layers, of which each linear one has the weights that quanto's would stand for."""
-    from optimum import quanto
-
-    if level == "no_change":
-        return model
-    kind = {"int8": quanto.qint8, "int4": quanto.qint4, "int2": quanto.qint2, "fp8": quanto.qfloat8}
-    rounded: Any = copy.deepcopy(model)
-    quanto.quantize(rounded, weights=kind[level.partition("-")[0]], exclude=list(keep))
-    quanto.freeze(rounded)
-    for name, layer in rounded.named_modules():
-        if isinstance(layer, quanto.QLinear):
-            weight: Any = layer.weight
-            model.get_submodule(name).weight.data = weight.dequantize()  # type: ignore[union-attr]
+    """The model with plain layers, of which each quantized one has the weights that its codes stand for."""
+    for name in layers_to_quantize(model, level, keep=keep):
+        layer: Any = model.get_submodule(name)
+        layer.weight.data = quantized(layer.weight, level=level).dequantize()
     return model

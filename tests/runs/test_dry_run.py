@@ -1,8 +1,10 @@
 """`--dry_run` says what a run would do, in numbers that the run then keeps, and touches nothing."""
 
+import os
 from pathlib import Path
 
 import pytest
+import torch
 
 from tests.runs.harness import SmallRun, draw, encoded, image_dataset
 
@@ -71,3 +73,20 @@ def test_all_left_out_are_in_a_file_where_they_are_many(run: SmallRun, capsys: p
     path = run.output / "left_out.txt"
     assert f"all that are left out: {path}" in capsys.readouterr().out
     assert len(path.read_text().splitlines()) == 6
+
+
+@pytest.mark.skipif(torch.accelerator.is_available(), reason="PyTorch can use this machine's card")
+def test_a_card_that_pytorch_cannot_use_is_told_before_the_plan(
+    run: SmallRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tool = tmp_path / "bin/nvidia-smi"
+    tool.parent.mkdir()
+    tool.write_text("#!/bin/sh\necho 'NVIDIA GeForce RTX 3090, 535.54.03'\n")
+    tool.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tool.parent), prepend=os.pathsep)
+    assert run.start(dry_run=True) == 1
+    output, error = capsys.readouterr()
+    assert "the driver lists NVIDIA GeForce RTX 3090 (driver 535.54.03)" in error
+    assert "should fit" not in output
+    assert run.start(dry_run=True, force_cpu=True) == 0
+    assert "this machine has" in capsys.readouterr().out

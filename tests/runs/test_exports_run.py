@@ -13,7 +13,8 @@ from safetensors.torch import load_file, save_file
 import train
 from helpers import recipe
 from helpers.config.env.launch import translated
-from helpers.models.formats.lora import of_transformer, read_diffusers_lora
+from helpers.models.formats.lora import of_transformer
+from helpers.models.sd3.weights.lora_forms import read_lora
 from helpers.models.sd3.weights.single_file import open_single_file
 from tests.runs.harness import REPOSITORY, SmallRun, copied, draw_set, same
 
@@ -49,12 +50,13 @@ def test_a_lora_is_handed_on_in_every_form(cached: SmallRun, tmp_path: Path, cap
     names = ("pytorch_lora_weights.safetensors", "comfyui_lora.safetensors", "pipeline", "single_file.safetensors")
     assert all(str(run.output / name) in said and f"write {name}" in said for name in names)
 
-    learned = read_diffusers_lora(run.output / names[0])
+    learned = read_lora(run.output / names[0])
     base = load_file(run.pipeline / TRANSFORMER)
     expected = base | {
         f"{name}.weight": pair.merged_into(base[f"{name}.weight"]) for name, pair in of_transformer(learned).items()
     }
     assert any((expected[name] - base[name]).abs().max() > 0.001 for name in base)
+    assert any(name.endswith(".dora_scale") for name in run.weights())
     comfyui = load_file(run.output / names[1])
     assert {name.partition("_text_model")[0] for name in comfyui if "text_model" in name} == {"lora_te1", "lora_te2"}
     assert any(name.endswith(".dora_scale") for name in comfyui)
@@ -70,6 +72,23 @@ def test_a_lycoris_is_handed_on_too(cached: SmallRun, tmp_path: Path) -> None:
     base, after = (load_file(folder / TRANSFORMER) for folder in (run.pipeline, run.output / "pipeline"))
     assert any((after[name] - base[name]).abs().max() > 0.001 for name in base)
     assert load_file(run.output / "comfyui_lora.safetensors").keys() == run.weights().keys()
+
+
+def test_full_differences_are_written_for_comfyui_or_it_is_reported(
+    cached: SmallRun, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "lycoris.json"
+    file.write_text(json.dumps({"algo": "full", "apply_preset": {"target_module": ["Attention"]}}))
+    run = copied(cached, tmp_path, lora_type="lycoris", lycoris_config=file, lora_alpha=None)
+    assert run.start() == 0
+    assert f"ComfyUI does not read all of {run.output}/pytorch_lora_weights.safetensors" in capsys.readouterr().err
+    (run.output / "pytorch_lora_weights.safetensors").unlink()
+    assert run.start(export_comfyui=True, max_train_steps=3) == 0
+    assert "ComfyUI does not read all" not in capsys.readouterr().err
+    assert {name.rpartition(".")[2] for name in load_file(run.output / "comfyui_lora.safetensors")} == {
+        "diff",
+        "diff_b",
+    }
 
 
 def test_a_whole_model_is_handed_on_as_one_file(cached: SmallRun, tmp_path: Path) -> None:

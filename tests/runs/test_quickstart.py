@@ -11,6 +11,7 @@ import pytest
 
 import helpers.training.loop
 import helpers.training.run
+from helpers.models.quantized_weight import LEVELS, QuantizedWeight
 from helpers.training.step import Learner
 from tests.runs.harness import REPOSITORY, draw, encoded
 
@@ -72,8 +73,6 @@ OPTION_TWO = """
 export TRAINER_EXTRA_ARGS="${TRAINER_EXTRA_ARGS} --base_model_default_dtype=fp32"
 export OPTIMIZER="adafactor" # or maybe prodigy
 """
-
-QUANTO_NAMES = {"int8-quanto": "qint8", "int4-quanto": "qint4", "int2-quanto": "qint2", "fp8-quanto": "qfloat8"}
 
 # What keeps a real run from taking hours here, said behind train.sh, where it wins.
 SHORT = ("--max_train_steps=1", "--validation_num_inference_steps=1", "--torch_num_threads=1")
@@ -172,8 +171,8 @@ def test_every_level_of_quantizing_runs(
     real = helpers.training.loop.train
 
     def looked_at(learner: Learner, **how: Any) -> None:
-        layers = learner.denoiser.modules()
-        quantized.extend(layer.weight_qtype.name for layer in layers if hasattr(layer, "weight_qtype"))
+        weights = learner.denoiser.parameters()
+        quantized.extend((each.bits, each.codes.dtype) for each in weights if isinstance(each, QuantizedWeight))
         real(learner, **how)
 
     monkeypatch.setattr(helpers.training.run, "train", looked_at)
@@ -182,7 +181,7 @@ def test_every_level_of_quantizing_runs(
     assert start_small(config, tmp_path) == 0
     assert (tmp_path / "pytorch_lora_weights.safetensors").is_file()
     assert len(quantized) > 20
-    assert {name.partition("_")[0] for name in quantized} == {QUANTO_NAMES[level]}
+    assert set(quantized) == {(LEVELS[level].bits, LEVELS[level].codes)}
 
 
 def test_the_second_option_beside_a_quantized_base(clone: Path, tmp_path: Path, tiny_pipeline: Path) -> None:

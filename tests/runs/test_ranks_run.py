@@ -72,7 +72,7 @@ def test_two_learn_what_one_with_twice_the_batch_learns(two: Finished, tmp_path:
 def test_only_the_first_process_speaks(two: Finished) -> None:
     first, second = two.ended.said
     assert "finished after step 4" in first
-    assert first.count("TEXT_ENCODER_LR=0.0001 does nothing") == 1
+    assert first.count("TEXT_ENCODER_LR=0.0001 has no effect") == 1
     assert second == ""
     assert len(list(two.run.output.glob("logs/*_process_1.log"))) == 1
 

@@ -57,6 +57,16 @@ def test_forms_lead_to_one_another(lora: Path, tiny_pipeline: Path, tmp_path: Pa
     assert_same(convert(single, "again", "pipeline", *base) / WEIGHTS, merged / WEIGHTS)
 
 
+def test_a_dora_gets_what_comfyui_needs_where_the_base_is_given(tiny_pipeline: Path, tmp_path: Path) -> None:
+    pair = Pair(down=torch.ones(2, 32), up=torch.ones(32, 2), alpha=2, magnitude=torch.ones(32))
+    write_diffusers_lora(tmp_path / "dora.safetensors", {LAYERS[0]: pair}, metadata={})
+    for name, more in (("as it is", ()), ("for both", ("--base", str(tiny_pipeline)))):
+        target = tmp_path / f"{name}.safetensors"
+        assert main([str(tmp_path / "dora.safetensors"), str(target), "--to", "lora", *more]) == 0
+        added = load_file(target).keys() - load_file(tmp_path / "dora.safetensors").keys()
+        assert added == ({f"transformer.{LAYERS[0]}.dora_scale"} if more else set())
+
+
 def test_nothing_that_is_there_is_replaced(lora: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     before = lora.read_bytes()
     assert main([str(lora), str(lora), "--to", "comfyui"]) == 1
@@ -65,7 +75,8 @@ def test_nothing_that_is_there_is_replaced(lora: Path, tmp_path: Path, capsys: p
 
 
 @pytest.mark.parametrize(
-    ("name", "form", "told"), [("lora", "pipeline", "name the base model"), ("nothing", "lora", "cannot be read")]
+    ("name", "form", "told"),
+    [("lora", "pipeline", "name the base model"), ("nothing", "lora", "there is no such file")],
 )
 def test_what_cannot_be_made_is_told(
     name: str, form: str, told: str, lora: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
@@ -73,3 +84,31 @@ def test_what_cannot_be_made_is_told(
     assert main([str(lora.with_stem(name)), str(tmp_path / "out"), "--to", form]) == 1
     assert told in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
+
+
+def test_a_folder_is_not_taken_for_a_lora(
+    lora: Path, tiny_pipeline: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for source, told in ((lora.parent, f"name the file, such as {lora}"), (tiny_pipeline, "`--to single-file`")):
+        assert main([str(source), str(tmp_path / "out"), "--to", "comfyui"]) == 1
+        assert told in capsys.readouterr().err
+
+
+def test_a_lora_for_another_base_is_refused(
+    lora: Path, tiny_pipeline: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    wide = {LAYERS[0]: Pair(down=torch.ones(2, 64), up=torch.ones(64, 2), alpha=2)}
+    write_diffusers_lora(tmp_path / "wide.safetensors", wide, metadata={})
+    for form in ("pipeline", "single-file", "comfyui"):
+        arguments = [str(tmp_path / "wide.safetensors"), str(tmp_path / "out"), "--to", form]
+        assert main([*arguments, "--base", str(tiny_pipeline)]) == 1
+        assert "[64, 64], and the base model has [32, 32] there" in capsys.readouterr().err
+        assert not (tmp_path / "out").exists()
+
+
+def test_a_model_is_not_taken_for_a_lora(
+    tiny_pipeline: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([str(tiny_pipeline), str(tmp_path / "model.safetensors"), "--to", "single-file"]) == 0
+    assert main([str(tmp_path / "model.safetensors"), str(tmp_path / "out"), "--to", "lora"]) == 1
+    assert "holds no LoRA: it is an SD3 model in the original layout" in capsys.readouterr().err

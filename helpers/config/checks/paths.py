@@ -7,16 +7,27 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from helpers.config.model_folder import wrong_with_model
-from helpers.config.options.model import ModelOptions
+from helpers.config.options.model import WITHOUT, ModelOptions
 from helpers.config.suggestions import did_you_mean
 from helpers.config.train_config import RunConfig
 
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 BASE = "pretrained_model_name_or_path"
 PARTS = "pretrained_parts_model_name_or_path"
+T5 = "pretrained_t5_model_name_or_path"
+COMPONENTS = (
+    "pretrained_vae_model_name_or_path",
+    "pretrained_clip_l_model_name_or_path",
+    "pretrained_clip_g_model_name_or_path",
+    T5,
+)
+"""The options for one component each, which may be one file; T5 may be `none`."""
 
 WHOLE_MODELS = ("pipeline", "single_file.safetensors")
 """What a finished run leaves in its OUTPUT_DIR that could be a base model; see `helpers.training.checkpoint.export`."""
+
+EXAMPLE = "stabilityai/stable-diffusion-3.5-medium"
+NO_ENDING = "only .safetensors files can be read"
 
 Wrong = tuple[str, str, str, str]
 """An option's name, its value, why it is wrong, and the fix."""
@@ -25,8 +36,8 @@ Wrong = tuple[str, str, str, str]
 def wrong_places(config: RunConfig) -> Iterator[Wrong]:
     """Every folder or file that is named and cannot be used."""
     output_dir = Path(config.run.output_dir).expanduser().absolute()
-    for name in (BASE, PARTS, "pretrained_vae_model_name_or_path", "pretrained_t5_model_name_or_path"):
-        said = getattr(config.model, name)
+    for name in (BASE, PARTS, *COMPONENTS):
+        said = None if name == T5 and config.model.without_t5 else getattr(config.model, name)
         if said and not (name == BASE and Path(said).expanduser().is_file()):
             yield from _model(name, said=said)
         if said and _is_replaced(Path(said).expanduser(), output_dir=output_dir):
@@ -61,26 +72,34 @@ def not_writable(folder: Path) -> str:
 
 def _model(name: str, *, said: str) -> Iterator[Wrong]:
     path = Path(said).expanduser()
-    if path.is_file():
-        fix = "name a folder in diffusers layout, or a hub id"
-        yield name, said, "only the base model itself may be one file", fix
-    elif not path.is_dir() and not HUB_ID.fullmatch(said):
-        fix = "name a folder in diffusers layout, or a hub id such as stabilityai/stable-diffusion-3.5-medium"
-        yield name, said, "there is no such folder, and no hub id looks like it", fix
+    if said == WITHOUT and name in COMPONENTS:
+        yield name, said, "only T5 may be left out", "name a folder, a .safetensors file or a hub id, or leave it unset"
+    elif path.is_file() and name in COMPONENTS:
+        yield from _not_safetensors(name, said=said)
+    elif path.is_file():
+        fix = "name a folder in diffusers layout, or a hub id; single components have settings of their own"
+        yield name, said, "it is one file, as only the base model or a single component may be", fix
+    elif not path.is_dir() and (path.suffix == ".safetensors" or not HUB_ID.fullmatch(said)):
+        file = ", a .safetensors file" if name in COMPONENTS else ""
+        none = ", or none to train without T5" if name == T5 else ""
+        fix = f"name a folder in diffusers layout{file}, or a hub id such as {EXAMPLE}{none}"
+        yield name, said, f"there is no such folder{' or file' if file else ''}, and no hub id looks like it", fix
     elif name in (BASE, PARTS) and path.is_dir() and (wrong := wrong_with_model(path)):
         yield name, said, *wrong
 
 
 def _one_file(model: ModelOptions) -> Iterator[Wrong]:
-    """A file holds the transformer, maybe more, and needs the rest from elsewhere."""
-    base, parts = model.pretrained_model_name_or_path, model.pretrained_parts_model_name_or_path
-    is_file = Path(base).expanduser().is_file()
-    if is_file and Path(base).suffix != ".safetensors":
-        yield BASE, base, "only .safetensors files can be read", "convert it, or name a folder or a hub id"
-    elif is_file and not parts:
-        reason = "it is one file, and no file holds the tokenizers and the scheduler"
-        fix = f"say --{PARTS} too: a folder or hub id of an SD3, for them and for what else the file lacks"
-        yield BASE, base, reason, fix
+    """What the file lacks, and whether it comes from elsewhere, is seen when its header is read."""
+    base = model.pretrained_model_name_or_path
+    if Path(base).expanduser().is_file():
+        yield from _not_safetensors(BASE, said=base)
+
+
+def _not_safetensors(name: str, *, said: str) -> Iterator[Wrong]:
+    ending = Path(said).suffix
+    if ending != ".safetensors":
+        reason = f"it is a {ending} file, and only .safetensors files can be read" if ending else NO_ENDING
+        yield name, said, reason, "take its .safetensors file, or name a folder or a hub id"
 
 
 def _checkpoint(said: str, *, output_dir: Path) -> Iterator[Wrong]:

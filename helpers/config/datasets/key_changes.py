@@ -1,4 +1,4 @@
-"""What a changed key of a dataset's entry means for a run that resumes; the options' own rules are in their declarations."""
+"""What a changed key of a dataset entry means for a run that resumes; for options, their declarations say it."""
 
 from collections.abc import Mapping
 

@@ -4,6 +4,8 @@ from dataclasses import dataclass
 
 from helpers.config.option import OnResume, option
 
+COMFYUI_FILE = "comfyui_lora.safetensors"
+
 
 @dataclass(frozen=True, kw_only=True)
 class ExportOptions:
@@ -13,7 +15,7 @@ class ExportOptions:
         False,
         on_resume=OnResume.IGNORE,
         help="Write the LoRA once more, as `comfyui_lora.safetensors`: in the names of the original layout, which "
-        "ComfyUI and kohya's programs use, with alpha.",
+        "ComfyUI and kohya's programs use, with alpha. ComfyUI needs it for LyCORIS's full differences.",
     )
     export_merged: bool = option(
         False,

@@ -12,12 +12,14 @@ class LaunchOptions:
     training_num_processes: int | None = option(
         None,
         on_resume=OnResume.IGNORE,
-        minimum=1, help="Processes in all, one per GPU; without it, 1, or what accelerate's own file says.",
+        minimum=1,
+        help="Processes in all, one per GPU; without it, 1, or what accelerate's own file says.",
     )
     training_num_machines: int | None = option(
         None,
         on_resume=OnResume.IGNORE,
-        minimum=1, help="Machines that train together; without it, 1, or what accelerate's own file says.",
+        minimum=1,
+        help="Machines that train together; without it, 1, or what accelerate's own file says.",
     )
     accelerate_extra_args: str = option(
         "",

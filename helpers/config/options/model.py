@@ -2,10 +2,14 @@
 
 import math
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 from helpers.config.option import EMBEDDINGS, LATENTS, OnResume, option
 
 QUANTO_LEVELS = ("no_change", "int8-quanto", "int4-quanto", "int2-quanto", "fp8-quanto")
+WITHOUT = "none"
+"""What `pretrained_t5_model_name_or_path` is set to for a model without T5."""
+
 LORA_TARGETS = ("image-attention", "attention", "attention+mlp")
 
 
@@ -39,19 +43,34 @@ class ModelOptions:
         None,
         on_resume=OnResume.IGNORE,
         help="A folder in diffusers layout, or a hub id, to take all but the transformer from; where the base model is "
-        "one file, what that lacks: at least the tokenizers and the scheduler. Without it, they are the base's own.",
+        "one file, what that lacks. Without it, they are the base's own.",
     )
     pretrained_vae_model_name_or_path: str | None = option(
         None,
         on_resume=OnResume.ANNOUNCE,
         invalidates=(LATENTS,),
-        help="A folder or hub id to take the VAE from; without it, the base model's own.",
+        help="A folder, hub id or `.safetensors` file to take the VAE from; without it, the base model's own.",
+    )
+    pretrained_clip_l_model_name_or_path: str | None = option(
+        None,
+        on_resume=OnResume.ANNOUNCE,
+        invalidates=(EMBEDDINGS,),
+        help="A folder, hub id or `.safetensors` file, such as `clip_l.safetensors`, to take the CLIP-L text encoder from; "
+        "without it, the base model's own.",
+    )
+    pretrained_clip_g_model_name_or_path: str | None = option(
+        None,
+        on_resume=OnResume.ANNOUNCE,
+        invalidates=(EMBEDDINGS,),
+        help="A folder, hub id or `.safetensors` file, such as `clip_g.safetensors`, to take the CLIP-G text encoder from; "
+        "without it, the base model's own.",
     )
     pretrained_t5_model_name_or_path: str | None = option(
         None,
         on_resume=OnResume.ANNOUNCE,
         invalidates=(EMBEDDINGS,),
-        help="A folder or hub id to take the T5 text encoder from; without it, the base model's own.",
+        help="A folder, hub id or `.safetensors` file, such as `t5xxl_fp16.safetensors`, to take the T5 text encoder from, or "
+        "`none` to train without it, with zeros in its place; without this setting, the base model's own.",
     )
     revision: str | None = option(
         None,
@@ -63,6 +82,11 @@ class ModelOptions:
         on_resume=OnResume.IGNORE,
         help="The variant of the weight files, such as `fp16`.",
     )
+
+    @property
+    def without_t5(self) -> bool:
+        """Whether the model is trained without T5, with zeros in its place."""
+        return self.pretrained_t5_model_name_or_path == WITHOUT
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -218,7 +242,8 @@ class LoraOptions:
         None,
         on_resume=OnResume.IGNORE,
         requires=("model_type", ("lora",)),
-        help="A LoRA file in diffusers' or ComfyUI's names, such as an earlier run's, whose numbers a new run begins at.",
+        help="A LoRA file that a new run begins at, of this program, diffusers, ComfyUI, kohya, OneTrainer or peft. Rank, "
+        "alpha, target and kind are the file's, where the settings here leave them out.",
     )
     lora_type: str = option(
         "standard",
@@ -235,6 +260,11 @@ class LoraOptions:
         help="The JSON file that says which of LyCORIS's algorithms sits where, such as a copy of "
         "`config/lycoris_config.json.example`.",
     )
+
+    @property
+    def init_file(self) -> Path | None:
+        """The file that `init_lora` names; None where it is left out."""
+        return Path(self.init_lora).expanduser() if self.init_lora else None
 
     @property
     def kind(self) -> str:

@@ -69,6 +69,13 @@ class RunOptions:
         on_resume=OnResume.ANNOUNCE,
         help="The share of samples trained with the empty caption.",
     )
+    force_cpu: bool = option(
+        False,
+        on_resume=OnResume.ANNOUNCE,
+        effect="another device rounds differently",
+        help="Train on the processor although there is a graphics card. Without it, a card that the driver lists and "
+        "PyTorch cannot use stops the run.",
+    )
     torch_num_threads: int | None = option(
         None,
         minimum=1,

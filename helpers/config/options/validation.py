@@ -38,13 +38,15 @@ class ValidationOptions:
         1,
         on_resume=OnResume.IGNORE,
         effect="validation images differ for that reason too; training does not change",
-        minimum=1, help="Images of each prompt and size: with the seed, the next number, and so on.",
+        minimum=1,
+        help="Images of each prompt and size: with the seed, the next number, and so on.",
     )
     validation_negative_prompt: str = option(
         "",
         on_resume=OnResume.IGNORE,
         effect="validation images differ for that reason too; training does not change",
-        empty_means=True, help="What the validation images are steered away from.",
+        empty_means=True,
+        help="What the validation images are steered away from.",
     )
     validation_guidance: float = option(
         3.0,
@@ -98,19 +100,24 @@ class ValidationOptions:
         2.8,
         on_resume=OnResume.IGNORE,
         effect="validation images differ for that reason too; training does not change",
-        minimum=0.0, help="How strongly images are led away from what the model draws without these blocks.",
+        minimum=0.0,
+        help="How strongly images are led away from what the model draws without these blocks.",
     )
     validation_skip_layers_start: float = option(
         0.01,
         on_resume=OnResume.IGNORE,
         effect="validation images differ for that reason too; training does not change",
-        minimum=0.0, maximum=1.0, help="The share of the denoising steps after which skip-layer guidance begins.",
+        minimum=0.0,
+        maximum=1.0,
+        help="The share of the denoising steps after which skip-layer guidance begins.",
     )
     validation_skip_layers_stop: float = option(
         0.2,
         on_resume=OnResume.IGNORE,
         effect="validation images differ for that reason too; training does not change",
-        minimum=0.0, maximum=1.0, help="The share of the denoising steps at which skip-layer guidance ends.",
+        minimum=0.0,
+        maximum=1.0,
+        help="The share of the denoising steps at which skip-layer guidance ends.",
     )
     vae_enable_tiling: bool = option(
         False,

@@ -7,19 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from helpers.config.env.gpus import Gpu
+
 if TYPE_CHECKING:
     from helpers.config.train_config import RunConfig
-
-LISTING = ["nvidia-smi", "--query-gpu=name,memory.total", "--format=csv,noheader,nounits"]
-MEBIBYTE = 1024**2
-
-
-@dataclass(frozen=True, kw_only=True)
-class Gpu:
-    """A graphics card, and how much memory it has."""
-
-    name: str
-    memory_bytes: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,18 +57,6 @@ class Machine:
     def room_bytes(self) -> int | None:
         """The memory of the smallest card, which every process must fit into; None where there is no card."""
         return min((gpu.memory_bytes for gpu in self.gpus), default=None)
-
-
-def find_gpus() -> tuple[Gpu, ...]:
-    """The NVIDIA cards that the driver lists; none where there is no driver."""
-    try:
-        listing = subprocess.run(LISTING, capture_output=True, text=True, check=True, timeout=20).stdout
-    except (OSError, subprocess.SubprocessError):
-        return ()
-    rows = (line.rpartition(", ") for line in listing.splitlines())
-    return tuple(
-        Gpu(name=name, memory_bytes=int(mebibytes) * MEBIBYTE) for name, _, mebibytes in rows if mebibytes.isdecimal()
-    )
 
 
 def log_in() -> None:

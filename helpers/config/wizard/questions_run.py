@@ -75,9 +75,10 @@ THE_RUN = Chapter(
         ),
         Question(
             name="pretrained_parts_model_name_or_path",
-            title="Where do its tokenizers come from?",
-            why="One file has none. What else it lacks, text encoders say, comes from there too.",
-            choices=lambda draft: HUB_MODELS,
+            title="Where does what the file lacks come from?",
+            why="Some files have no VAE or text encoders. Files of their own for them are named by other settings; "
+            "tokenizers come with this program.",
+            choices=lambda draft: (*HUB_MODELS, Choice(value="", label="it lacks nothing, or has settings of its own")),
             other="another: a folder in diffusers layout, or a hub id",
             proposal=lambda draft: HUB_MODELS[0].value,
             when=lambda draft: Path(draft["pretrained_model_name_or_path"]).expanduser().is_file(),

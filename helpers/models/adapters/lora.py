@@ -2,7 +2,7 @@
 
 import difflib
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from fnmatch import fnmatchcase
@@ -25,7 +25,7 @@ from helpers.models.formats.lora import (
     UP,
     Pair,
     header_entry,
-    read_diffusers_lora,
+    of_one_rank,
 )
 from helpers.models.formats.safetensors import copy_tensors, write_tensors
 from helpers.models.unseen import without_bitsandbytes
@@ -66,17 +66,17 @@ def trained_lora(
     lora: LoraOptions,
     seed: int,
     base: OpenBase | None = None,
-    read: Callable[[Path], Mapping[str, Pair]] = read_diffusers_lora,
+    pairs: Mapping[str, Pair] | None = None,
 ) -> Trained:
     """Attach a LoRA to the named layers of a frozen denoiser, see `attach_lora`; it alone is trained.
 
-    base: the denoiser's files, for a LoRA that begins at what quantizing took from them. read: a file of a LoRA's to
-    begin from.
+    base: the denoiser's files, for a LoRA that begins at what quantizing took from them. pairs: of the file
+    `init_lora`, which it begins at.
     """
     weights = attach_lora(denoiser, lora=lora, modules=modules, seed=seed)
-    if lora.init_lora:
-        path = Path(lora.init_lora).expanduser()
-        begin_from(path, read(path), weights=weights, lora=lora)
+    if pairs:
+        assert lora.init_file is not None, "the pairs are those of a file"
+        begin_from(lora.init_file, pairs, weights=weights, lora=lora)
     start = start_from_base(denoiser, kind=lora.lora_init_type, base=base, adapter=ADAPTER, seed=seed)
 
     def save(folder: Path, *, metadata: Mapping[str, str]) -> None:
@@ -93,7 +93,7 @@ def trained_lora(
         if start:
             twice = replace(lora, lora_rank=2 * lora.lora_rank, lora_alpha=2.0 * lora.lora_rank, use_rslora=False)
             learned = _with_start_taken_away(weights, start, strength=lora.strength)
-            save_lora(file, learned, lora=twice, metadata=metadata)
+            save_lora(file, learned, lora=twice, metadata=metadata, portable=True)
         else:
             save_lora(file, weights, lora=lora, metadata=metadata, portable=True)
 
@@ -238,17 +238,20 @@ def save_lora(
     """Write an adapter as one safetensors file that diffusers loads, in fp32, with `metadata` in its header.
 
     Alpha is in the header, where diffusers looks. Other programs (ComfyUI) look for a tensor that diffusers refuses,
-    and without it take alpha for the rank: `portable` multiplies the strength into B instead, and says alpha = rank, so
-    that every program draws alike. Not for a file that training continues from, because the product is rounded.
+    and without it take alpha for the rank: `portable` multiplies the strength into B instead, sets alpha = rank, and
+    pads all layers to one rank, so that every program and every version of diffusers generates the same. Not for a file
+    that training continues from, because the product is rounded.
     """
     scale = lora.strength if portable else 1.0
     content = {
         name: (tensor.detach().float() * (scale if ".lora_B." in name else 1.0)).cpu()
         for name, tensor in tensors.items()
     }
+    if portable:
+        content = of_one_rank(content)
     ranks = {
         name.removeprefix(EXPORT_PREFIX).split(".lora_A.")[0]: len(tensor)
-        for name, tensor in tensors.items()
+        for name, tensor in content.items()
         if ".lora_A." in name
     }
     entry = header_entry(
@@ -275,7 +278,12 @@ def _with_start_taken_away(
 
 
 def begin_from(
-    path: Path, pairs: Mapping[str, Pair], *, weights: Mapping[str, nn.Parameter], lora: LoraOptions
+    path: Path,
+    pairs: Mapping[str, Pair],
+    *,
+    weights: Mapping[str, nn.Parameter],
+    lora: LoraOptions,
+    option: str = "lora_target",
 ) -> None:
     """Let a new adapter begin at a file's pairs, each as strong as it was; raises ModelError if they do not fit."""
     saved: dict[str, Tensor] = {}
@@ -285,7 +293,7 @@ def begin_from(
         saved[whole + UP] = pair.up.float() * (pair.alpha / pair.rank / lora.strength)
         if pair.magnitude is not None:
             saved[whole + MAGNITUDE] = pair.magnitude
-    _copy_into(weights, saved, path=path)
+    _copy_into(weights, saved, path=path, option=option)
 
 
 def load_lora(path: Path, *, into: Mapping[str, nn.Parameter]) -> None:
@@ -300,11 +308,13 @@ def load_lora(path: Path, *, into: Mapping[str, nn.Parameter]) -> None:
     _copy_into(into, saved, path=path)
 
 
-def _copy_into(into: Mapping[str, nn.Parameter], saved: Mapping[str, Tensor], *, path: Path) -> None:
+def _copy_into(
+    into: Mapping[str, nn.Parameter], saved: Mapping[str, Tensor], *, path: Path, option: str = "lora_target"
+) -> None:
     odd = sorted(saved.keys() ^ into.keys())
     if odd:
         has, lacks = ("the file", "the run's adapter") if odd[0] in saved else ("the run's adapter", "the file")
-        option = "use_dora" if odd[0].endswith(MAGNITUDE) else "lora_target"
+        option = "use_dora" if odd[0].endswith(MAGNITUDE) else option
         raise ModelError(
             f"{path} belongs to another adapter: {has} has {odd[0]}, {lacks} has not. Set {option} to what the file "
             "was trained with."

@@ -17,6 +17,7 @@ from helpers.errors import ModelError
 from helpers.models.adapters.lora import LORA_FILE
 from helpers.models.adapters.trainable import Trained
 from helpers.models.formats.safetensors import copy_tensors, opened, write_tensors
+from helpers.models.quantization import is_quantized
 
 CHECKPOINT_FILE = "lycoris.safetensors"
 CONFIG_ENTRY = "lycoris_config"
@@ -78,10 +79,10 @@ def attach_lycoris(denoiser: nn.Module, *, config: LycorisConfig, seed: int) -> 
                 **config.arguments,
             )
             _compute_apart(network)
+            _refuse_full_on_quantized(network)
             network.apply_to()
     except ValueError as error:
-        fix = "algo=full needs base_model_precision=no_change; lokr, loha and lora sit on quantized layers too."
-        raise ModelError(f"lycoris_config cannot be attached to this model: {error} {fix}") from error
+        raise ModelError(f"lycoris_config cannot be attached to this model: {error}") from error
     if not network.loras:
         raise ModelError("lycoris_config leaves no layer to train: its targets hold no linear layers.")
     for parameter in network.parameters():
@@ -130,6 +131,16 @@ def _compute_apart(network: Any) -> None:
             lora.op = of_full
         else:
             lora.bypass_mode = True
+
+
+def _refuse_full_on_quantized(network: Any) -> None:
+    """Raise ModelError where `full` would change a quantized weight."""
+    from lycoris.modules.full import FullModule
+
+    for lora in network.loras:
+        if isinstance(lora, FullModule) and is_quantized(lora.org_module[0]):
+            fix = "algo=full needs base_model_precision=no_change; lokr, loha and lora train over quantized layers too."
+            raise ModelError(f"lycoris_config cannot be attached to this model: {lora.lora_name} is quantized. {fix}")
 
 
 def _linear_in_format_of_input(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:

@@ -12,8 +12,8 @@ from helpers.models.adapters.full import trained_in_full
 from helpers.models.adapters.lora import trained_lora
 from helpers.models.adapters.lycoris import trained_lycoris
 from helpers.models.adapters.trainable import Trained
-from helpers.models.conversions import pairs_of
 from helpers.models.family import ModelFamily, ModelParts
+from helpers.models.formats.lora import of_transformer
 
 
 def make_trained(
@@ -35,8 +35,9 @@ def make_trained(
             return trained_lycoris(denoiser, config=needed_lycoris(Path(lora.lycoris_config or "")), seed=seed)
         case "lora":
             modules = family.lora_modules(denoiser, lora.lora_target)
-            base, read = partial(family.files.open_base, parts), partial(pairs_of, family=family)
-            return trained_lora(denoiser, modules=modules, lora=lora, seed=seed, base=base, read=read)
+            base = partial(family.files.open_base, parts)
+            pairs = of_transformer(family.files.read_lora(lora.init_file)) if lora.init_file else {}
+            return trained_lora(denoiser, modules=modules, lora=lora, seed=seed, base=base, pairs=pairs)
         case "full":
             return trained_in_full(denoiser, options=full, write_pipeline=family.write_pipeline, parts=parts)
         case unknown:

@@ -8,23 +8,31 @@ from pathlib import Path
 from torch import Tensor, nn
 
 from helpers.config.options.model import LoraOptions
-from helpers.models.adapters.lora import attach_lora, without_lora
+from helpers.models.adapters.lora import attach_lora, begin_from, without_lora
 from helpers.models.adapters.trainable import Trained
 from helpers.models.family import LearningText
-from helpers.models.formats.lora import DIFFUSERS_ENTRY, DOWN, EXPORT_PREFIX, UP, header_entry
-from helpers.models.formats.safetensors import HASH_TO_COME, copy_tensors, opened, write_tensors
+from helpers.models.formats.lora import DIFFUSERS_ENTRY, DOWN, EXPORT_PREFIX, UP, Pair, header_entry
+from helpers.models.formats.safetensors import copy_tensors, opened, with_hash_to_come, write_tensors
 
 # In a checkpoint, beside what is trained of the denoiser.
 TEXT_ENCODERS_FILE = "text_encoders.safetensors"
 
 
-def with_text_encoders(trained: Trained, *, text: LearningText, lora: LoraOptions, seed: int) -> Trained:
-    """`trained` and a plain LoRA of the same rank, alpha and dropout on each of the text encoders, as one."""
+def with_text_encoders(
+    trained: Trained, *, text: LearningText, lora: LoraOptions, seed: int, pairs: Mapping[str, Pair] | None = None
+) -> Trained:
+    """`trained` and a plain LoRA of the same rank, alpha and dropout on each of the text encoders, as one.
+
+    pairs: of the file `init_lora`, which they begin at. Raises ModelError where they do not fit.
+    """
     plain = LoraOptions(lora_rank=lora.lora_rank, lora_alpha=lora.lora_alpha, lora_dropout=lora.lora_dropout)
     weights: dict[str, nn.Parameter] = {}
     for prefix, encoder in text.module.named_children():
         attached = attach_lora(encoder, lora=plain, modules=text.lora_modules(encoder), seed=seed)
         weights |= {f"{prefix}.{name.removeprefix(EXPORT_PREFIX)}": weight for name, weight in attached.items()}
+    if pairs:
+        assert lora.init_file is not None, "the pairs are those of a file"
+        begin_from(lora.init_file, pairs, weights=weights, lora=plain, option="TRAIN_TEXT_ENCODER")
 
     def save(folder: Path, *, metadata: Mapping[str, str]) -> None:
         trained.save(folder, metadata=metadata)
@@ -61,10 +69,7 @@ def _add_to_file(file: Path, weights: Mapping[str, Tensor], *, lora: LoraOptions
     with opened(file) as before:
         # Copies, as what is read is a map of the file, which is about to be written.
         tensors = {name: before.get_tensor(name).clone() for name in before.keys()}  # noqa: SIM118  # it is no mapping
-        # Another hash of the file is due, where the header says one.
-        metadata = {
-            key: HASH_TO_COME if key.endswith("hash_sha256") else said for key, said in before.metadata().items()
-        }
+        metadata = with_hash_to_come(before.metadata())
     said = json.loads(metadata[DIFFUSERS_ENTRY])
     for name, weight in weights.items():
         scale = lora.alpha / lora.lora_rank if name.endswith(UP) else 1.0

@@ -2,9 +2,15 @@
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
+
+import torch
+
+from helpers.models.formats.safetensors import Planned
 
 HASH_BYTES = 16
 WHOLE_BELOW_BYTES = 32 << 20
@@ -41,19 +47,72 @@ def tensors_fingerprint(file: Path, names: Mapping[str, str]) -> str:
     Of more than 32 MiB in all, the first and last 16 KiB of each tensor are read.
     """
     digest = hashlib.blake2b(digest_size=HASH_BYTES)
-    with file.open("rb") as stream:
-        length = int.from_bytes(stream.read(8), "little")
-        header = json.loads(stream.read(length))
-        spans = {name: header[name]["data_offsets"] for name in names}
-        is_small = sum(end - start for start, end in spans.values()) <= WHOLE_BELOW_BYTES
+    with _Stored(file) as stored:
+        is_small = sum(stored.size_bytes(name) for name in names) <= WHOLE_BELOW_BYTES
         for name in sorted(names, key=names.__getitem__):
-            start, end = (8 + length + offset for offset in spans[name])
-            digest.update(f"{names[name]} {header[name]['dtype']} {header[name]['shape']};".encode())
-            at_once = end - start if is_small else min(TENSOR_SAMPLE_BYTES, end - start)
-            for place in (start,) if is_small else (start, end - at_once):
-                stream.seek(place)
-                digest.update(stream.read(at_once))
+            digest.update(f"{names[name]} {stored.header[name]['dtype']} {stored.header[name]['shape']};".encode())
+            for piece in stored.pieces(name, whole=is_small):
+                digest.update(piece)
     return digest.hexdigest()
+
+
+def content_fingerprint(tensors: Mapping[str, Planned]) -> str:
+    """The hash of tensors' names, shapes, dtypes and content, whatever files they lie in, and however they are split.
+
+    Of more than 32 MiB in all, the first and last 16 KiB of each tensor are read.
+    """
+    digest = hashlib.blake2b(digest_size=HASH_BYTES)
+    is_small = sum(each.size_bytes for each in tensors.values()) <= WHOLE_BELOW_BYTES
+    with ExitStack() as stack:
+        files: dict[Path, _Stored] = {}
+        for name in sorted(tensors):
+            digest.update(f"{name} {list(tensors[name].shape)};".encode())
+            for planned in tensors[name].stored or (tensors[name],):
+                digest.update(f"{planned.dtype};".encode())
+                if planned.origin is None:
+                    digest.update(_made(planned, whole=is_small))
+                    continue
+                path, theirs = planned.origin
+                if path not in files:
+                    files[path] = stack.enter_context(_Stored(path))
+                for piece in files[path].pieces(theirs, whole=is_small):
+                    digest.update(piece)
+    return digest.hexdigest()
+
+
+class _Stored:
+    """A safetensors file of which pieces are read."""
+
+    def __init__(self, path: Path) -> None:
+        self._stream = path.open("rb")
+        if hasattr(os, "posix_fadvise"):  # else the system reads on after each piece, in all most of the file
+            os.posix_fadvise(self._stream.fileno(), 0, 0, os.POSIX_FADV_RANDOM)
+        self._start = int.from_bytes(self._stream.read(8), "little")
+        self.header: dict[str, Any] = json.loads(self._stream.read(self._start))
+
+    def __enter__(self) -> "_Stored":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stream.close()
+
+    def size_bytes(self, name: str) -> int:
+        start, end = self.header[name]["data_offsets"]
+        return end - start
+
+    def pieces(self, name: str, *, whole: bool) -> Iterator[bytes]:
+        """All of a tensor's bytes, or the first and the last 16 KiB, which may overlap."""
+        start, end = (8 + self._start + offset for offset in self.header[name]["data_offsets"])
+        at_once = end - start if whole else min(TENSOR_SAMPLE_BYTES, end - start)
+        for place in (start,) if whole else (start, end - at_once):
+            self._stream.seek(place)
+            yield self._stream.read(at_once)
+
+
+def _made(planned: Planned, *, whole: bool) -> bytes:
+    """The same of a tensor that lies in no file."""
+    content = planned.make().detach().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
+    return content if whole else content[:TENSOR_SAMPLE_BYTES] + content[-TENSOR_SAMPLE_BYTES:]
 
 
 def _facts(file: Path) -> tuple[str, str, str]:

@@ -2,7 +2,7 @@
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from helpers.errors import ModelError
-from helpers.models.formats.safetensors import Planned, opened, planned_from, write_tensors
+from helpers.models.formats.safetensors import Planned, write_tensors
 
 # Diffusers reads the adapter's configuration from this entry of the file's header; keys of tensors it does not know,
 # such as `.alpha`, make it refuse the file.
@@ -20,97 +20,77 @@ EXPORT_PREFIX = "transformer."
 TEXT_PREFIXES = ("text_encoder.", "text_encoder_2.")
 PREFIXES = (EXPORT_PREFIX, *TEXT_PREFIXES)
 DOWN, UP, MAGNITUDE = ".lora_A.weight", ".lora_B.weight", ".lora_magnitude_vector"
+# Of a DoRA, beside the magnitude, for ComfyUI: see `conversions.add_comfyui_scales`. Diffusers leaves it out itself.
+COMFYUI_SCALE = ".dora_scale"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Pair:
     """What a LoRA adds to one layer: (alpha / rank) up @ down, of down [rank, inputs] and up [outputs, rank].
 
+    Of a convolution down is [rank, inputs, height, width] and up [outputs, rank, 1, 1].
     magnitude: of a DoRA the length [outputs] that each row of the sum has in the end.
+    input_magnitude: of a DoRA that OneTrainer normalizes the other way, the length [inputs] of each column.
     """
 
     down: Tensor
     up: Tensor
     alpha: float
     magnitude: Tensor | None = None
+    input_magnitude: Tensor | None = None
 
     @property
     def rank(self) -> int:
         return self.down.shape[0]
 
     @property
-    def shape(self) -> tuple[int, int]:
-        """Of the layer's weight: outputs, inputs."""
-        return (self.up.shape[0], self.down.shape[1])
+    def shape(self) -> tuple[int, ...]:
+        """Of the layer's weight: outputs, inputs, and the kernel of a convolution."""
+        return (self.up.shape[0], *self.down.shape[1:])
+
+    @property
+    def is_dora(self) -> bool:
+        """Whether it brings rows or columns to lengths of their own."""
+        return self.magnitude is not None or self.input_magnitude is not None
 
     def multiplied(self) -> "Pair":
         """The same with alpha / rank multiplied into `up`, in fp32, so that alpha is the rank."""
         return replace(self, down=self.down.float(), up=self.up.float() * (self.alpha / self.rank), alpha=self.rank)
 
     def delta(self) -> Tensor:
-        """What is added to the layer's weight [outputs, inputs], in fp32."""
-        return self.up.float() @ self.down.float() * (self.alpha / self.rank)
+        """What is added to the layer's weight [outputs, inputs, ...], in fp32."""
+        product = self.up.float().flatten(1) @ self.down.float().flatten(1) * (self.alpha / self.rank)
+        return product.reshape(self.shape)
 
     def merged_into(self, weight: Tensor) -> Tensor:
-        """The layer's weight [outputs, inputs] with this in it, in fp32.
+        """The layer's weight [outputs, inputs, ...] with this in it, in fp32.
 
-        W + (alpha / rank) B A (Hu et al. 2021, section 4.1); its rows brought to their lengths (Liu et al. 2024,
-        equation 5) where there are any.
+        W + (alpha / rank) B A (Hu et al. 2021, section 4.1); its rows, or columns, brought to their lengths (Liu et al.
+        2024, equation 5) where there are any.
         """
         total = weight.float() + self.delta()
+        if self.input_magnitude is not None:
+            columns = total.transpose(0, 1)
+            return (columns * _per_row(self.input_magnitude.float() / lengths(columns), columns)).transpose(0, 1)
         if self.magnitude is None:
             return total
-        return total * (self.magnitude.float() / lengths(total)).unsqueeze(1)
+        return total * _per_row(self.magnitude.float() / lengths(total), total)
 
 
 def lengths(weight: Tensor) -> Tensor:
-    """Of each row of a weight [outputs, inputs], in fp32."""
-    return torch.linalg.vector_norm(weight.float(), dim=1)
+    """Of each row of a weight [outputs, ...], in fp32."""
+    return torch.linalg.vector_norm(weight.float().flatten(1), dim=1)
 
 
-def is_diffusers_lora(names: Iterable[str]) -> bool:
-    """Whether tensors with these names are a LoRA as diffusers writes it."""
-    return any(name.endswith(DOWN) for name in names)
-
-
-def read_diffusers_lora(path: Path) -> dict[str, Pair]:
-    """The pairs in a file with diffusers' keys, by layer; alpha is the rank where its header says nothing.
-
-    A text encoder's layers have its name before them, the transformer's nothing.
-    """
-    with opened(path) as file:
-        said = json.loads((file.metadata() or {}).get(DIFFUSERS_ENTRY, "{}"))
-        tensors = {name: each.make() for name, each in planned_from(file).items()}
-    found = {}
-    for name in [name for name in tensors if name.startswith(PREFIXES) and name.endswith(DOWN)]:
-        whole = name.removesuffix(DOWN)
-        prefix, layer = _parted(whole)
-        down, up = tensors.pop(name), tensors.pop(whole + UP, None)
-        if up is None:
-            raise ModelError(f"{path} holds only one half of its LoRA on {layer}.")
-        magnitude = tensors.pop(whole + MAGNITUDE, None)
-        alpha = said.get(f"{prefix}alpha_pattern", {}).get(layer, said.get(f"{prefix}lora_alpha", down.shape[0]))
-        more = down.shape[0] ** 0.5 if said.get(f"{prefix}use_rslora") else 1.0
-        found[whole.removeprefix(EXPORT_PREFIX)] = Pair(
-            down=down, up=up, alpha=float(alpha) * more, magnitude=magnitude
-        )
-    refuse_the_rest(path, tensors)
-    return found
+def _per_row(factors: Tensor, weight: Tensor) -> Tensor:
+    """`factors` [outputs] in a shape that multiplies the rows of `weight` [outputs, ...]."""
+    return factors.reshape(-1, *(1 for _ in weight.shape[1:]))
 
 
 def _parted(name: str) -> tuple[str, str]:
     """The prefix of a tensor or layer, with its dot, and the rest."""
     prefix, dot, layer = name.partition(".")
     return prefix + dot, layer
-
-
-def refuse_the_rest(path: Path, tensors: Mapping[str, Tensor]) -> None:
-    """Raise ModelError if something in the file was not understood: left out, it would draw other images."""
-    if tensors:
-        raise ModelError(
-            f"{path} holds {min(tensors)}, which is no part of a plain LoRA on SD3's transformer: nothing else can be "
-            "converted yet."
-        )
 
 
 def write_diffusers_lora(path: Path, pairs: Mapping[str, Pair], *, metadata: Mapping[str, str]) -> None:
@@ -126,10 +106,34 @@ def write_diffusers_lora(path: Path, pairs: Mapping[str, Pair], *, metadata: Map
             if pair.magnitude is not None:
                 tensors[prefix + layer + MAGNITUDE] = pair.magnitude
         if mine:
-            ranks = {layer: pair.rank for layer, pair in mine.items()}
+            ranks = dict.fromkeys(mine, max(pair.rank for pair in mine.values()))
             use_dora = any(pair.magnitude is not None for pair in mine.values())
             entries |= json.loads(header_entry(ranks, use_dora=use_dora, prefix=prefix))
-    write_tensors(path, tensors, metadata={**metadata, DIFFUSERS_ENTRY: json.dumps(entries, sort_keys=True)})
+    content = of_one_rank(tensors)
+    write_tensors(path, content, metadata={**metadata, DIFFUSERS_ENTRY: json.dumps(entries, sort_keys=True)})
+
+
+def of_one_rank(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """A LoRA's tensors by diffusers' keys, every layer padded with zeros to the largest rank of its component.
+
+    What is added to the weights stays exactly the same, if alpha is the rank everywhere. Diffusers before 0.34 does not
+    read the header, and takes the most common rank as the alpha of every layer.
+    """
+    ranks: dict[str, int] = {}
+    for name, tensor in tensors.items():
+        if name.endswith(DOWN):
+            prefix, _ = _parted(name)
+            ranks[prefix] = max(ranks.get(prefix, 0), len(tensor))
+
+    def padded(name: str, tensor: Tensor) -> Tensor:
+        rank = ranks.get(_parted(name)[0], 0)
+        if name.endswith(DOWN):
+            return torch.nn.functional.pad(tensor, (*(0, 0) * (tensor.dim() - 1), 0, rank - len(tensor)))
+        if name.endswith(UP):
+            return torch.nn.functional.pad(tensor, (*(0, 0) * (tensor.dim() - 2), 0, rank - tensor.shape[1]))
+        return tensor
+
+    return {name: padded(name, tensor) for name, tensor in tensors.items()}
 
 
 def of_transformer(pairs: Mapping[str, Pair]) -> dict[str, Pair]:
@@ -153,15 +157,17 @@ def header_entry(
     """What the header tells diffusers of an adapter by the ranks of its layers; alphas are the ranks unless said."""
     alphas = alphas or ranks
     rank, _ = Counter(ranks.values()).most_common(1)[0]
+    odd = {layer: each for layer, each in ranks.items() if each != rank}
     config: dict[str, Any] = {
         "r": rank,
         "lora_alpha": next(alphas[layer] for layer, each in ranks.items() if each == rank),
         "target_modules": list(ranks),
         "use_dora": use_dora,
         "use_rslora": use_rslora,
+        # Diffusers 0.34 to 0.39 raise KeyError for a header without them.
+        "rank_pattern": odd,
+        "alpha_pattern": {layer: alphas[layer] for layer in odd},
     }
-    if odd := {layer: each for layer, each in ranks.items() if each != rank}:
-        config |= {"rank_pattern": odd, "alpha_pattern": {layer: alphas[layer] for layer in odd}}
     return json.dumps({prefix + name: value for name, value in config.items()}, sort_keys=True)
 
 
@@ -189,7 +195,11 @@ def with_additions(base: Mapping[str, Planned], additions: Mapping[str, Addition
     found = dict(base)
     for name, addition in additions.items():
         if name not in found or found[name].shape != addition.shape:
-            raise ModelError(f"The LoRA is for {name}, which the base model has not in that shape: name its own base.")
+            there = f"{list(found[name].shape)}" if name in found else "no such tensor"
+            raise ModelError(
+                f"The LoRA is for another model: it changes {name} {list(addition.shape)}, and the base model has "
+                f"{there} there. Name the base model that it was trained on."
+            )
         found[name] = _merged_into(found[name], addition)
     return found
 
@@ -202,5 +212,5 @@ def _merged_into(weight: Planned, pair: Addition) -> Planned:
 
 
 def columns_in_use(pieces: tuple[Tensor, ...]) -> Iterator[Tensor]:
-    """Of each piece the columns that are not all zero, as a mask."""
-    return (torch.any(piece != 0, dim=0) for piece in pieces)
+    """Of each piece [outputs, rank, ...] the columns that are not all zero, as a mask [rank]."""
+    return ((piece != 0).transpose(0, 1).flatten(1).any(dim=1) for piece in pieces)

@@ -1,5 +1,6 @@
 """What LyCORIS's adapters add to weights, read from their file: to merge them, apart from any model and library."""
 
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +15,8 @@ PREFIX = "lycoris_"
 LOKR = frozenset({"lokr_w1", "lokr_w1_a", "lokr_w1_b", "lokr_w2", "lokr_w2_a", "lokr_w2_b"})
 LOHA = frozenset({"hada_w1_a", "hada_w1_b", "hada_w2_a", "hada_w2_b"})
 LORA = frozenset({"lora_up.weight", "lora_down.weight"})
-FULL, BIAS = frozenset({"diff"}), "diff_b"
+FULL_DIFFERENCE, BIAS, ALPHA = "diff", "diff_b", "alpha"
+FULL = frozenset({FULL_DIFFERENCE})
 KINDS = (LOKR, LOHA, LORA, FULL)
 
 
@@ -26,8 +28,8 @@ class Lycoris:
     shape: tuple[int, ...]
 
     def merged_into(self, weight: Tensor) -> Tensor:
-        """The tensor with this in it, in fp32."""
-        return weight.float() + _difference({name: each.float() for name, each in self.tensors.items()})
+        """The tensor with this in it, in fp32; a convolution's kernel is laid flat in the file."""
+        return weight.float() + _difference(self.tensors).reshape(self.shape)
 
 
 def is_lycoris(names: Iterable[str]) -> bool:
@@ -42,40 +44,72 @@ def read_lycoris(path: Path, *, base: Mapping[str, Planned]) -> dict[str, Lycori
     }
     with opened(path) as file:
         tensors = {name: each.make() for name, each in planned_from(file).items()}
+    for name, each in tensors.items():
+        if not (each.dtype.is_floating_point and each.numel() and (each.dim() or name.endswith(f".{ALPHA}"))):
+            raise ModelError(f"{path} holds {name} as {each.dtype} {list(each.shape)}: an adapter has numbers there.")
     by_layer: dict[str, dict[str, Tensor]] = {}
     for name, each in tensors.items():
         flat, _, part = name.partition(".")
         if flat not in by_flat_name:
-            raise ModelError(f"{path} holds {name}, a layer that the base model has not: name its own base.")
+            raise ModelError(
+                f"{path} holds {name}, a layer that the base model has not: name the base that it was trained on."
+            )
         by_layer.setdefault(by_flat_name[flat], {})[part] = each
     for layer, parts in by_layer.items():
-        if not any(parts.keys() - {"alpha", BIAS} <= kind for kind in KINDS):
+        if not any(parts.keys() - {ALPHA, BIAS} <= kind for kind in KINDS):
             raise ModelError(f"{path} holds {min(parts)} for {layer}: such a LyCORIS cannot be merged yet.")
     found: dict[str, Lycoris] = {}
     for layer, parts in by_layer.items():
         if BIAS in parts:
-            found[f"{layer}.bias"] = Lycoris(tensors={"diff": parts.pop(BIAS)}, shape=base[f"{layer}.bias"].shape)
-        found[f"{layer}.weight"] = Lycoris(tensors=parts, shape=base[f"{layer}.weight"].shape)
+            bias = {FULL_DIFFERENCE: parts.pop(BIAS)}
+            found[f"{layer}.bias"] = _of_shape(path, f"{layer}.bias", bias, base=base)
+        if parts.keys() - {ALPHA}:
+            found[f"{layer}.weight"] = _of_shape(path, f"{layer}.weight", parts, base=base)
     return found
 
 
-def _difference(said: Mapping[str, Tensor]) -> Tensor:
-    """Of a layer [outputs, inputs]: Yeh et al. 2023 (arXiv 2309.14859), section 3, as the library estimates it."""
-    if "diff" in said:
-        return said["diff"]
-    if "lora_up.weight" in said:
-        return _scaled(said["lora_up.weight"] @ said["lora_down.weight"], said, rank=len(said["lora_down.weight"]))
-    if "hada_w1_a" in said:
-        first, second = (said[f"hada_w{number}_a"] @ said[f"hada_w{number}_b"] for number in (1, 2))
-        return _scaled(first * second, said, rank=len(said["hada_w1_b"]))
-    ranks = [len(said[name]) for name in ("lokr_w1_b", "lokr_w2_b") if name in said]
+def _of_shape(path: Path, name: str, tensors: Mapping[str, Tensor], *, base: Mapping[str, Planned]) -> Lycoris:
+    """What is added to one tensor of the base's; raises ModelError where it is of another shape, or not whole."""
+    if name not in base:
+        raise ModelError(f"{path} changes {name}, which the base model has not: name the base that it was trained on.")
+    try:
+        shape = tuple(_difference({key: each.to("meta") for key, each in tensors.items()}).shape)
+    except (RuntimeError, IndexError, KeyError) as error:
+        shapes = ", ".join(f"{key} {list(each.shape)}" for key, each in tensors.items())
+        raise ModelError(f"{path} holds {shapes} for {name}, which do not fit one another: is it whole?") from error
+    wanted = base[name].shape
+    if shape not in (wanted, (wanted[0], math.prod(wanted[1:]))):
+        raise ModelError(
+            f"{path} is for another model: it changes {name} as {list(shape)}, and the base model has {list(wanted)} "
+            "there. Name the base that it was trained on."
+        )
+    return Lycoris(tensors=tensors, shape=wanted)
+
+
+def _difference(tensors: Mapping[str, Tensor]) -> Tensor:
+    """Of a layer [outputs, inputs], in fp32: Yeh et al. 2023 (arXiv 2309.14859), section 3, as the library computes it.
+
+    Of a convolution [outputs, inputs, height, width], or with the last three as one.
+    """
+    numbers = {name: each.float() for name, each in tensors.items()}
+    if FULL_DIFFERENCE in numbers:
+        return numbers[FULL_DIFFERENCE]
+    if "lora_up.weight" in numbers:
+        up, down = (numbers[f"lora_{each}.weight"].flatten(1) for each in ("up", "down"))
+        return _scaled(up @ down, numbers, rank=len(down))
+    if any(name in LOHA for name in numbers):
+        first, second = (numbers[f"hada_w{number}_a"] @ numbers[f"hada_w{number}_b"] for number in (1, 2))
+        return _scaled(first * second, numbers, rank=len(numbers["hada_w1_b"]))
+    ranks = [len(numbers[name]) for name in ("lokr_w1_b", "lokr_w2_b") if name in numbers]
     first, second = (
-        said[f"lokr_w{number}"] if f"lokr_w{number}" in said else said[f"lokr_w{number}_a"] @ said[f"lokr_w{number}_b"]
+        numbers[f"lokr_w{number}"]
+        if f"lokr_w{number}" in numbers
+        else numbers[f"lokr_w{number}_a"] @ numbers[f"lokr_w{number}_b"]
         for number in (1, 2)
     )
-    product = torch.kron(first, second)
-    return _scaled(product, said, rank=ranks[0]) if ranks else product
+    product = torch.kron(first[(..., *(None for _ in second.shape[first.dim() :]))], second)
+    return _scaled(product, numbers, rank=ranks[0]) if ranks else product
 
 
-def _scaled(product: Tensor, said: Mapping[str, Tensor], *, rank: int) -> Tensor:
-    return product * (float(said["alpha"]) / rank) if "alpha" in said else product
+def _scaled(product: Tensor, numbers: Mapping[str, Tensor], *, rank: int) -> Tensor:
+    return product * (numbers[ALPHA].double().reshape(()) / rank) if ALPHA in numbers else product

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from helpers.errors import ModelError
+from helpers.models.formats.header import LENGTH_BYTES, read_header
 
 FORMATS = {
     torch.float64: "F64",
@@ -34,18 +35,23 @@ FORMATS = {
 }
 DTYPES = {name: dtype for dtype, name in FORMATS.items()}
 ALIGNMENT = 8
-LENGTH_BYTES = 8
 HASH_TO_COME = f"0x{'-' * 64}"
 """Where a header's metadata says this, `write_tensors` puts the SHA-256 of all that follows the header, as `0x…`."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Planned:
-    """A tensor of which shape and dtype are known, and which is made only when its turn has come."""
+    """A tensor of which shape and dtype are known, and which is made only when its turn has come.
+
+    origin: the file in which its content lies as it is, and its name there. stored: the tensors that `make` computes it
+    from, where it does.
+    """
 
     dtype: torch.dtype
     shape: tuple[int, ...]
     make: Callable[[], Tensor]
+    origin: tuple[Path, str] | None = None
+    stored: tuple["Planned", ...] = ()
 
     @property
     def size_bytes(self) -> int:
@@ -64,8 +70,11 @@ def planned(tensors: Mapping[str, Tensor]) -> dict[str, Planned]:
     }
 
 
-def planned_from(file: Any, *, prefix: str = "") -> dict[str, Planned]:
-    """The tensors of an `opened` file whose names begin with `prefix`, by the rest of the name; none is read yet."""
+def planned_from(file: Any, *, prefix: str = "", path: Path | None = None) -> dict[str, Planned]:
+    """The tensors of an `opened` file whose names begin with `prefix`, by the rest of the name; none is read yet.
+
+    path: where the file is, for tensors that are to know their origin.
+    """
     found = {}
     for name in tuple(file.keys()):
         if name.startswith(prefix):
@@ -73,7 +82,10 @@ def planned_from(file: Any, *, prefix: str = "") -> dict[str, Planned]:
             if view.get_dtype() not in DTYPES:
                 raise ModelError(f"The tensor {name} is of the dtype {view.get_dtype()}, which is not known here.")
             found[name.removeprefix(prefix)] = Planned(
-                dtype=DTYPES[view.get_dtype()], shape=tuple(view.get_shape()), make=partial(file.get_tensor, name)
+                dtype=DTYPES[view.get_dtype()],
+                shape=tuple(view.get_shape()),
+                make=partial(file.get_tensor, name),
+                origin=None if path is None else (path, name),
             )
     return found
 
@@ -86,7 +98,7 @@ def all_opened(files: Iterable[Path], *, prefix: str = "") -> Iterator[Opened]:
         said: dict[str, str] = {}
         for path in files:
             file = stack.enter_context(opened(path))
-            tensors |= planned_from(file, prefix=prefix)
+            tensors |= planned_from(file, prefix=prefix, path=path)
             said |= file.metadata() or {}
         yield tensors, said
 
@@ -122,6 +134,11 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor | Planned], *, metada
             file.write(f"0x{digest.hexdigest()}".encode())
 
 
+def with_hash_to_come(metadata: Mapping[str, str]) -> dict[str, str]:
+    """A header's metadata for a file whose tensors have changed: where it has a hash, another is due."""
+    return {name: HASH_TO_COME if name.endswith("hash_sha256") else value for name, value in metadata.items()}
+
+
 def copy_tensors(path: Path, *, into: Mapping[str, Tensor], fix: str) -> None:
     """Copy the file's tensors by name, one at a time; raises ModelError, ending in `fix`, unless all are the same.
 
@@ -148,4 +165,5 @@ def opened(path: Path) -> Iterator[Any]:
         with safe_open(path, framework="pt") as file:
             yield file
     except (OSError, SafetensorError) as error:
+        read_header(path)  # which knows better what is wrong
         raise ModelError(f"{path} cannot be read as tensors: {error}; is it whole?") from error

@@ -17,6 +17,8 @@ KERNELS = {
 }
 HEAD_WIDTH = 64
 """That of every SD3."""
+HOPPER = (9, 0)
+"""H100 and H200, by compute capability."""
 
 
 @dataclass(frozen=True)
@@ -31,8 +33,21 @@ class _ByKernel:
             return self.processor(*arguments, **named)
 
 
+def leave_out_cudnn(device: torch.device) -> None:
+    """On Hopper, have PyTorch choose among its other kernels, flash first, where nobody asks for cuDNN's by name.
+
+    PyTorch 2.13 takes cuDNN's first there, whose gradients are not numbers for some inputs (NVIDIA/cudnn-frontend
+    issues 160 and 1072, pytorch/pytorch issue 196678). It holds for the whole process: text encoders, too.
+    """
+    if device.type == "cuda" and torch.cuda.get_device_capability(device) == HOPPER:
+        torch.backends.cuda.enable_cudnn_sdp(False)
+
+
 def use_attention(denoiser: nn.Module, attention: str) -> None:
-    """Have every attention of `denoiser` computed by the kernel of that name; `auto` leaves the choice to PyTorch."""
+    """Have every attention of `denoiser` computed by the kernel of that name; `auto` leaves the choice to PyTorch.
+
+    A kernel asked for by name is used although `leave_out_cudnn` has left it out.
+    """
     if attention == AUTO:
         return
     from diffusers.models.attention_processor import Attention

@@ -18,7 +18,8 @@ def render(denoiser: nn.Module, parts: ModelParts, request: RenderRequest) -> Te
 
     Diffusers' StableDiffusion3Pipeline, given the same embeddings in the denoiser's dtype and a processor's
     generator of the same seed, draws the same; its loop is here because the pipeline class brings in every encoder's
-    code. `denoiser`: the bare module, not one wrapped for several processes.
+    code. `denoiser`: the bare module, not one wrapped for several processes. Under autocast the predictions are bf16,
+    and latents and guidance stay in the denoiser's dtype.
     """
     from diffusers.schedulers.scheduling_flow_match_euler_discrete import FlowMatchEulerDiscreteScheduler
 
@@ -44,7 +45,7 @@ def render(denoiser: nn.Module, parts: ModelParts, request: RenderRequest) -> Te
                 encoder_hidden_states=prompt_embeds,
                 pooled_projections=pooled,
                 return_dict=False,
-            )[0]
+            )[0].to(dtype)
             if len(texts) == 2:
                 without, with_prompt = velocity.chunk(2)
                 velocity = without + request.guidance * (with_prompt - without)
@@ -56,7 +57,7 @@ def render(denoiser: nn.Module, parts: ModelParts, request: RenderRequest) -> Te
                         pooled_projections=pooled[1:],
                         skip_layers=list(request.skip_layers),
                         return_dict=False,
-                    )[0]
+                    )[0].to(dtype)
                     velocity = velocity + (with_prompt - lesser) * request.skip_scale
             latents = scheduler.step(velocity, timestep, latents, return_dict=False)[0]
     return (latents / vae["scaling_factor"] + (vae.get("shift_factor") or 0.0)).float()

@@ -12,11 +12,13 @@ from torch.nn.functional import pad
 
 from helpers.config.options.model import PrecisionOptions, TextOptions
 from helpers.models.family import ModelParts, TextEmbedding, TextPart, TokenLimit
-from helpers.models.formats.fingerprint import files_fingerprint, fingerprint
+from helpers.models.formats.fingerprint import fingerprint
 from helpers.models.loading import Form, load
 from helpers.models.quantization import AS_IT_IS, encoder_dtype
+from helpers.models.sd3.assets import tokenizer_identity
 from helpers.models.sd3.memory.architecture import text_encoder_of
 from helpers.models.sd3.weights.component_files import is_in_file, part_identity, part_weights, read_config
+from helpers.models.sd3.weights.original_text import T5
 
 NAMES = ("clip_l", "clip_g", "t5")
 # To be raised whenever the same settings begin to give other numbers.
@@ -43,8 +45,8 @@ class WantedEncoder:
 def text_parts(
     parts: ModelParts, options: TextOptions, precision: PrecisionOptions, device: torch.device
 ) -> tuple[TextPart, ...]:
-    """CLIP-L, CLIP-G and T5; `precision` with its `mixed_precision` resolved for `device`."""
-    return tuple(
+    """CLIP-L, CLIP-G and T5, or zeros in its place; `precision` with its `mixed_precision` resolved for `device`."""
+    found = tuple(
         TextPart(
             name=wanted.name,
             identity=_identity(wanted),
@@ -56,13 +58,14 @@ def text_parts(
         )
         for wanted in encoders_of(parts, options, precision, device)
     )
+    return (*found, _zeros_for_t5(parts, options)) if T5 in parts.absent else found
 
 
 def encoders_of(
     parts: ModelParts, options: TextOptions, precision: PrecisionOptions, device: torch.device
 ) -> tuple[WantedEncoder, ...]:
     """See `text_parts`."""
-    places = zip(NAMES, parts.text_encoders, parts.tokenizers, strict=True)
+    places = zip(NAMES, parts.text_encoders, parts.tokenizers, strict=False)
     return tuple(
         WantedEncoder(
             name=name,
@@ -151,6 +154,29 @@ class T5Encoder:
         return {"hidden": _stored(hidden, len(captions))}
 
 
+class NoT5:
+    """Zeros [B, L, D] where T5's outputs would be, as diffusers' pipeline has them without its third text encoder."""
+
+    def __init__(self, *, length: int, width: int) -> None:
+        self._zeros = torch.zeros(1, length, width, dtype=torch.bfloat16)
+
+    def encode(self, captions: Sequence[str]) -> dict[str, Tensor]:
+        """See `TextEncoder`."""
+        return {"hidden": self._zeros.expand(len(captions), -1, -1)}
+
+
+def _zeros_for_t5(parts: ModelParts, options: TextOptions) -> TextPart:
+    length, width = options.tokenizer_max_length, int(read_config(parts.transformer)["joint_attention_dim"])
+    return TextPart(
+        name="no T5",
+        identity=fingerprint("no T5", str(length), str(width)),
+        batch_size=BATCH_SIZE,
+        bytes_per_caption=0,
+        load=partial(NoT5, length=length, width=width),
+        is_constant=True,
+    )
+
+
 def _load(wanted: WantedEncoder) -> ClipEncoder | T5Encoder:
     return T5Encoder(wanted) if wanted.name == "t5" else ClipEncoder(wanted)
 
@@ -180,7 +206,7 @@ def _tokens(tokenizer: Any, captions: Sequence[str], *, length: int) -> Any:
 def _limit(wanted: WantedEncoder) -> TokenLimit:
     """CLIP's length is its tokenizer's own, the same for both CLIPs; T5's is an option."""
     name = "T5" if wanted.name == "t5" else "CLIP"
-    identity = files_fingerprint(file for file in wanted.tokenizer.iterdir() if file.is_file())
+    identity = tokenizer_identity(wanted.tokenizer)
     return TokenLimit(name=name, tokens=_length(wanted), identity=identity, load=partial(_load_counter, wanted))
 
 
@@ -221,7 +247,7 @@ def _identity(wanted: WantedEncoder) -> str:
         ENCODING_VERSION,
         wanted.name,
         part_identity(wanted.folder, wanted.variant),
-        files_fingerprint(file for file in wanted.tokenizer.iterdir() if file.is_file()),
+        tokenizer_identity(wanted.tokenizer),
         wanted.level,
         str(wanted.dtype),
         reading,

@@ -3,7 +3,6 @@
 `python -m helpers.models.sd3.tiny FOLDER [SIZE]` makes one, or leaves the one that is there.
 """
 
-import gzip
 import json
 import math
 import shutil
@@ -14,10 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from helpers.errors import ModelError
+from helpers.models.sd3.assets import ASSETS, SMALL_PARTS
 from helpers.models.sd3.weights.pipeline import model_index
 from helpers.models.unseen import without_bitsandbytes
 
-TOKENIZERS = Path(__file__).resolve().parents[3] / "config" / "demo" / "tokenizers"
 RECIPE_FILE = "small_pipeline.json"
 RECIPE_VERSION = 1
 CLIP_VOCABULARY, T5_VOCABULARY = 49408, 32128
@@ -91,8 +90,8 @@ def make_small_pipeline(
     work = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
     try:
         _write_models(work, shape=SHAPES[size], seed=seed, dual_attention=dual_attention, qk_norm=qk_norm)
-        _write_tokenizers(work)
-        _write_json(work / "scheduler" / "scheduler_config.json", _scheduler_config())
+        for name in SMALL_PARTS:
+            shutil.copytree(ASSETS / name, work / name, copy_function=shutil.copyfile)
         _write_json(work / RECIPE_FILE, recipe)
         _write_json(work / "model_index.json", model_index())
         work.chmod(0o755)
@@ -109,26 +108,7 @@ def _recipe_of(folder: Path) -> dict[str, Any] | None:
 
 
 def _write_json(file: Path, content: dict[str, Any]) -> None:
-    file.parent.mkdir(exist_ok=True)
     file.write_text(json.dumps(content, indent=2) + "\n")
-
-
-def _scheduler_config() -> dict[str, Any]:
-    return {"_class_name": "FlowMatchEulerDiscreteScheduler", "num_train_timesteps": 1000, "shift": 3.0}
-
-
-def _write_tokenizers(folder: Path) -> None:
-    """Unpack the real SD3 set, as the README beside it tells."""
-    for name, sources in (
-        ("tokenizer", ("tokenizer", "clip")),
-        ("tokenizer_2", ("tokenizer_2", "clip")),
-        ("tokenizer_3", ("tokenizer_3",)),
-    ):
-        (folder / name).mkdir()
-        for file in (file for source in sources for file in sorted((TOKENIZERS / source).iterdir())):
-            packed = file.suffix == ".gz"
-            content = gzip.decompress(file.read_bytes()) if packed else file.read_bytes()
-            (folder / name / (file.stem if packed else file.name)).write_bytes(content)
 
 
 def _write_models(folder: Path, *, shape: Shape, seed: int, dual_attention: bool, qk_norm: str | None) -> None:

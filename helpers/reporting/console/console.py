@@ -13,6 +13,7 @@ from helpers.reporting.events import (
     Event,
     HeldOutLoss,
     ImagesDrawn,
+    MemoryUse,
     Notice,
     RunFinished,
     StageAdvanced,
@@ -98,7 +99,7 @@ class Console:
                 self._stage.finish(event)
                 self._stage = None
                 if self._training is not None:
-                    self._training.note_memory(event.peak_memory_bytes, event.peak_device_memory_bytes)
+                    self._training.note_memory(_of_stage(event))
 
     def _leave_stage(self) -> None:
         """Clear away a stage that was broken off."""
@@ -151,7 +152,7 @@ class _Stage:
         what = figures.counted(self._pace.done, self._event.unit) if self._pace.done else "done"
         speed = figures.rate(self._pace.overall_per_second(event.seconds), self._event.unit)
         rate = f" ({speed})" if self._pace.done > 1 else ""
-        memory = _peak(event.peak_memory_bytes, event.peak_device_memory_bytes)
+        memory = _peak(_of_stage(event))
         self._display.line(f"{event.name}: {what} in {figures.duration(event.seconds)}{rate}, peak memory {memory}")
 
 
@@ -162,7 +163,7 @@ class _Training:
         self._event, self._display, self._clock = event, display, clock
         self._shown: float | None = None
         self._loss = Smoothed()
-        self._resident, self._device = 0, 0
+        self._memory = MemoryUse()
         self._began = clock()
         self._pace = Pace(total=event.total_steps, done=event.first_step, now=self._began)
         images = "1 image" if event.images_per_step == 1 else f"{event.images_per_step:,} images"
@@ -176,7 +177,7 @@ class _Training:
     def step(self, event: StepFinished) -> None:
         now = self._clock()
         self._loss.add(event.loss)
-        self.note_memory(event.memory.peak_bytes, event.memory.peak_device_bytes)
+        self.note_memory(event.memory)
         self._pace.reach(event.step, now=now)
         is_last = event.step == self._event.total_steps
         if self._shown is None or is_last or now - self._shown >= self._display.seconds_between:
@@ -192,7 +193,7 @@ class _Training:
             f"mean loss {self._loss.value:.4f}",
             f"learning rate {figures.significant(event.learning_rate)}",
             *([] if left is None else [images, f"{figures.duration(left)} left"]),
-            self._memory(),
+            self._peak(),
         ]
         return ", ".join(parts)
 
@@ -201,16 +202,20 @@ class _Training:
         if self._pace.done == self._event.first_step:
             return []
         speed = self._pace.overall_per_second(self._clock() - self._began) * self._event.images_per_step
-        return [figures.rate(speed, "images"), f"mean loss {self._loss.value:.4f}", self._memory()]
+        return [figures.rate(speed, "images"), f"mean loss {self._loss.value:.4f}", self._peak()]
 
-    def note_memory(self, resident_bytes: int, device_bytes: int) -> None:
+    def note_memory(self, memory: MemoryUse) -> None:
         """Training, or a stage within it, needed so much."""
-        self._resident = max(self._resident, resident_bytes)
-        self._device = max(self._device, device_bytes)
+        before = self._memory
+        self._memory = MemoryUse(
+            peak_bytes=max(before.peak_bytes, memory.peak_bytes),
+            peak_device_bytes=max(before.peak_device_bytes, memory.peak_device_bytes),
+            peak_reserved_bytes=max(before.peak_reserved_bytes, memory.peak_reserved_bytes),
+        )
 
-    def _memory(self) -> str:
+    def _peak(self) -> str:
         """The most memory since training began, its stages included."""
-        return f"peak memory {_peak(self._resident, self._device)}"
+        return f"peak memory {_peak(self._memory)}"
 
 
 def _held_out(event: HeldOutLoss) -> str:
@@ -230,10 +235,19 @@ def _speed(pace: Pace, unit: str) -> str:
     return rate if left is None else f"{rate}, {figures.duration(left)} left"
 
 
-def _peak(resident_bytes: int, device_bytes: int) -> str:
-    """`1.2 GB`, or `1.2 GB, on the device 8.3 GB`."""
-    device = f", on the device {figures.memory(device_bytes)}" if device_bytes else ""
-    return f"{figures.memory(resident_bytes)}{device}"
+def _of_stage(event: StageFinished) -> MemoryUse:
+    return MemoryUse(
+        peak_bytes=event.peak_memory_bytes,
+        peak_device_bytes=event.peak_device_memory_bytes,
+        peak_reserved_bytes=event.peak_reserved_memory_bytes,
+    )
+
+
+def _peak(memory: MemoryUse) -> str:
+    """`1.2 GB`, or `1.2 GB, on the device 8.3 GB (9.1 GB reserved)`."""
+    reserved = f" ({figures.memory(memory.peak_reserved_bytes)} reserved)" if memory.peak_reserved_bytes else ""
+    device = f", on the device {figures.memory(memory.peak_device_bytes)}{reserved}" if memory.peak_device_bytes else ""
+    return f"{figures.memory(memory.peak_bytes)}{device}"
 
 
 def _named(paths: tuple[Path, ...]) -> str:

@@ -18,6 +18,17 @@ SAMPLES_PREFIX = "samples_by_sigma/"
 COLORS = ("var(--accent)", "var(--second)", "var(--third)", "var(--fourth)")
 SPREAD_FOR_LOG = 30
 STARTS_SHOWN = 50
+MEMORY_LINES = {
+    "device_reserved_peak_gb": "graphics card, reserved at most",
+    "device_peak_gb": "graphics card, in use at most",
+    "device_gb": "graphics card, in use",
+    "peak_gb": "process, at most",
+}
+MOST_MEMORY = {
+    "device_peak_gb": "most graphics memory in use",
+    "device_reserved_peak_gb": "most graphics memory reserved",
+    "peak_gb": "most memory",
+}
 STATES = {"finished": "finished", "interrupted": "interrupted, can be continued", "failed": "failed"}
 
 
@@ -88,8 +99,8 @@ def _tiles(history: History, *, start: Start, end: End | None, moment: Moment) -
     for name, points in named.items():
         if points:
             yield figures.significant(points[-1][1]), name
-    for name, of in (("memory/device_peak_gb", "most graphics memory"), ("memory/peak_gb", "most memory")):
-        if points := _line(history, name):
+    for key, of in MOST_MEMORY.items():
+        if points := _line(history, f"memory/{key}"):
             yield f"{points[-1][1]:.3g} GB", of
     if history.saved_step:
         yield f"{history.saved_step:,}", "last checkpoint's step"
@@ -165,10 +176,9 @@ def _small_charts(history: History) -> Iterator[str]:
     speed = _line(history, "speed/images_per_second")
     both = [Series(name="each step", points=speed, faint=True), Series(name="smoothed", points=smoothed(speed))]
     yield section("Images per second", content=chart(both, label="images per second", zero=True))
-    used = {"graphics card, at most": "device_peak_gb", "graphics card": "device_gb", "process, at most": "peak_gb"}
     memory = [
         Series(name=name, points=_line(history, f"memory/{key}"), color=color)
-        for (name, key), color in zip(used.items(), COLORS, strict=False)
+        for (key, name), color in zip(MEMORY_LINES.items(), COLORS, strict=False)
     ]
     yield section("Memory in GB", content=chart(memory, label="memory in gigabytes", zero=True))
 

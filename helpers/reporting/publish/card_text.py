@@ -7,8 +7,10 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from helpers.config.sizes import parse_validation_sizes
 from helpers.config.option import written
+from helpers.config.options.export import COMFYUI_FILE
+from helpers.config.options.model import WITHOUT
+from helpers.config.sizes import parse_validation_sizes
 from helpers.reporting.card_images import CardImage
 from helpers.reporting.events import RunStarted
 from helpers.reporting.publish.license import UNKNOWN_ID, License
@@ -27,6 +29,9 @@ SETTINGS_SHOWN: Mapping[str, tuple[str, ...]] = {
     "ema": ("use_ema", "ema_decay"),
     "data": ("resolution", "resolution_type"),
 }
+# Shown by `tests/elsewhere/diffusers_versions.py`.
+OLDEST_DIFFUSERS = "0.32"
+WITHOUT_T5 = "It was trained without T5: zeros stand in its place, as in diffusers where `text_encoder_3` is None."
 ONLY_FOR = {"lora": "lora", "full": "full"}
 
 
@@ -59,6 +64,10 @@ class Made:
     @property
     def is_lora(self) -> bool:
         return self.run.model_type == "lora"
+
+    @property
+    def is_without_t5(self) -> bool:
+        return self.run.settings.get("model", {}).get("pretrained_t5_model_name_or_path") == WITHOUT
 
     @property
     def is_lycoris(self) -> bool:
@@ -132,8 +141,8 @@ def _in_diffusers(made: Made) -> str:
         "from diffusers import StableDiffusion3Pipeline",
         *_imports(made),
         "",
+        'device = "cuda" if torch.cuda.is_available() else "cpu"',
         *_loading(made),
-        'pipeline.to("cuda" if torch.cuda.is_available() else "cpu")',
         "image = pipeline(",
         f"    prompt={prompt!r},",
         f"    negative_prompt={str(said.get('validation_negative_prompt', ''))!r},",
@@ -150,7 +159,9 @@ def _in_diffusers(made: Made) -> str:
         (
             "## In diffusers",
             "",
+            f"It needs diffusers {OLDEST_DIFFUSERS} or newer{' and lycoris-lora' if made.is_lycoris else ''}. "
             f"`max_sequence_length={length}` is the length it was trained with; diffusers' own default is 256.",
+            *((WITHOUT_T5,) if made.is_without_t5 else ()),
             "",
             "```python",
             *lines,
@@ -172,19 +183,24 @@ def _loading(made: Made) -> Iterator[str]:
     model = made.base if made.is_lora else made.repository or made.run.result
     if made.is_lora and made.base_is_here:
         yield "# The base model's folder; its path is yours to fill in."
-    yield f"pipeline = StableDiffusion3Pipeline.from_pretrained({model!r}, torch_dtype=torch.bfloat16)"
+    without = "text_encoder_3=None, tokenizer_3=None, " if made.is_without_t5 else ""
+    arguments = f"{model!r}, {without}torch_dtype=torch.bfloat16"
+    yield f"pipeline = StableDiffusion3Pipeline.from_pretrained({arguments}).to(device)"
     if made.is_lycoris:
         downloaded = f"hf_hub_download({made.repository!r}, {made.run.result!r})"
         yield f"weights = {downloaded if made.repository else repr(made.run.result)}"
         yield "network, _ = create_lycoris_from_weights(1.0, weights, pipeline.transformer)"
-        yield "network.merge_to(1.0)"
+        yield "network.apply_to()"
+        yield "network.to(device)"
     elif made.is_lora:
         yield f"pipeline.load_lora_weights({made.repository or '.'!r}, weight_name={made.run.result!r})"
 
 
 def _in_comfyui(made: Made) -> str:
     if made.is_lora:
-        copy = f"cp {made.run.result} ComfyUI/models/loras/{made.title}.safetensors"
+        exported = made.run.settings.get("export", {}).get("export_comfyui", False)
+        file = COMFYUI_FILE if exported else made.run.result
+        copy = f"cp {file} ComfyUI/models/loras/{made.title}.safetensors"
         trained_text = made.run.settings.get("text", {}).get("train_text_encoder", False)
         node = "Load LoRA" if trained_text else "LoraLoaderModelOnly"
         how = f"Load {made.base} as usual, and put the node *{node}* between it and the sampler."

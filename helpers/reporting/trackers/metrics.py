@@ -23,7 +23,12 @@ def scalars_of(step: StepFinished) -> dict[str, float]:
         found["speed/images_per_second"] = step.images / step.seconds
         found["speed/seconds_per_step"] = step.seconds
     memory = step.memory
-    measured = {"peak": memory.peak_bytes, "device": memory.device_bytes, "device_peak": memory.peak_device_bytes}
+    measured = {
+        "peak": memory.peak_bytes,
+        "device": memory.device_bytes,
+        "device_peak": memory.peak_device_bytes,
+        "device_reserved_peak": memory.peak_reserved_bytes,
+    }
     return found | {f"memory/{name}_gb": size / GIGABYTE for name, size in measured.items() if size}
 
 

@@ -3,21 +3,19 @@
 import json
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel
 
 from helpers.config.datasets.file import DatasetFile
+from helpers.config.datasets.key_changes import KEY_CHANGES, ORDER
+from helpers.config.option import OnResume, written
 from helpers.config.secrets import SECRET_NAME
 from helpers.config.train_config import RunConfig, all_options
-from helpers.config.option import written
 from helpers.ranks import Ranks
-from helpers.reporting.events import Notice
+from helpers.reporting.events import Change, Notice
 from helpers.reporting.reporter import Reporter
-from helpers.training import consequences
-from helpers.training.checkpoint.compatibility import KEYS_OF_NO_ACCOUNT
 from helpers.training.checkpoint.resume import refuse_other_settings
 
 FILE = Path("logs", "last_run.json")
@@ -28,19 +26,6 @@ SECRET_IN_ADDRESS = re.compile(r"(?<=://)[^/@\s]+@|\?\S*")
 
 Said = Mapping[str, Mapping[str, Mapping[str, str]]]
 """Texts by kind (`settings`, `datasets`), group or dataset id, and name."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Difference:
-    """Something said that is another now than in the run before; follows: what comes of it."""
-
-    name: str
-    before: str
-    now: str
-    follows: str
-
-    def __str__(self) -> str:
-        return f"{self.name}: {self.before or 'none'} before, {self.now or 'none'} now; {self.follows}"
 
 
 def look_back(config: RunConfig, files: DatasetFile, *, ranks: Ranks, reporter: Reporter) -> None:
@@ -75,20 +60,18 @@ def what_was_said(config: RunConfig, files: DatasetFile) -> Said:
 def what_decides(files: DatasetFile) -> Mapping[str, Mapping[str, str]]:
     """The keys that decide what is trained on and how it is shown, by dataset id, for checkpoints to remember."""
     return {
-        entry.id: {key: text for key, text in _keys(entry).items() if key not in KEYS_OF_NO_ACCOUNT}
+        entry.id: {key: text for key, text in _keys(entry).items() if KEY_CHANGES[key].on_resume is not OnResume.IGNORE}
         for entry in (*files.images, *files.text_stores)
     }
 
 
-def differences(before: Said, now: Said) -> Iterator[Difference]:
+def differences(before: Said, now: Said) -> Iterator[Change]:
     """What differs, in the order of the declarations; a name that only one of the two knows can't be compared."""
-    envs = {option.name: option.env for option in all_options()}
-    for group, settings in now.get(SETTINGS, {}).items():
-        for name, text in settings.items():
-            old = before.get(SETTINGS, {}).get(group, {}).get(name, text)
-            if old != text:
-                follows = consequences.of_option(name, group=group)
-                yield Difference(name=envs[name], before=old, now=text, follows=follows)
+    for option in all_options():
+        text = now.get(SETTINGS, {}).get(option.group, {}).get(option.name, "")
+        old = before.get(SETTINGS, {}).get(option.group, {}).get(option.name, text)
+        if old != text:
+            yield Change(name=option.env, before=old, now=text, effect=option.on_change.describe())
     old_sets, new_sets = before.get(DATASETS, {}), now.get(DATASETS, {})
     for dataset_id in [*new_sets, *(gone for gone in old_sets if gone not in new_sets)] if old_sets else []:
         yield from _of_dataset(dataset_id, before=old_sets.get(dataset_id), now=new_sets.get(dataset_id))
@@ -96,17 +79,17 @@ def differences(before: Said, now: Said) -> Iterator[Difference]:
 
 def _of_dataset(
     dataset_id: str, *, before: Mapping[str, str] | None, now: Mapping[str, str] | None
-) -> Iterator[Difference]:
+) -> Iterator[Change]:
     name = f"dataset {dataset_id}"
     if before is None:
-        yield Difference(name=name, before=NOT_THERE, now="there", follows=consequences.MIX)
+        yield Change(name=name, before=NOT_THERE, now="there", effect=ORDER.describe())
     elif now is None:
-        yield Difference(name=name, before="there", now=NOT_THERE, follows=f"{consequences.MIX}; its cache stays")
+        yield Change(name=name, before="there", now=NOT_THERE, effect=f"{ORDER.describe()}; its cache stays")
     else:
         for key, text in now.items():
             if before.get(key, text) != text:
-                follows = consequences.of_key(key)
-                yield Difference(name=f"{name}, {key}", before=before[key], now=text, follows=follows)
+                effect = KEY_CHANGES[key].describe()
+                yield Change(name=f"{name}, {key}", before=before[key], now=text, effect=effect)
 
 
 def _keys(entry: BaseModel) -> dict[str, str]:

@@ -1,20 +1,22 @@
 """What a run is for: the finished weights, as other programs open them."""
 
+import logging
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 
-from helpers.config.options.export import ExportOptions
+from helpers.config.options.export import COMFYUI_FILE, ExportOptions
 from helpers.errors import TrainingError
 from helpers.files import whole_folder, write_whole
 from helpers.models.adapters.full import PIPELINE
 from helpers.models.adapters.trainable import Trained
-from helpers.models.conversions import opened_model, to_comfyui_lora
+from helpers.models.conversions import add_comfyui_scales, loses_differences, opened_model, to_comfyui_lora
 from helpers.models.family import ModelFamily, ModelParts
 from helpers.reporting.progress import stage
 from helpers.reporting.reporter import Reporter
 
-COMFYUI_FILE = "comfyui_lora.safetensors"
+logger = logging.getLogger(__name__)
+
 SINGLE_FILE = "single_file.safetensors"
 
 
@@ -36,7 +38,21 @@ def export_result(
     """
     result = output_dir / trained.result
     written = partial(_written, reporter=reporter)
-    yield written(result, partial(trained.export, metadata=metadata))
+
+    def export(path: Path) -> None:
+        trained.export(path, metadata=metadata)
+        if result.suffix:
+            add_comfyui_scales(path, base=parts, family=family)
+
+    yield written(result, export)
+    if result.suffix and not more.export_comfyui and loses_differences(result, family=family):
+        logger.warning(
+            "ComfyUI does not read all of %s, as it holds full differences. Make a file that it reads whole: "
+            "`python -m helpers.convert %s %s --to comfyui`. With export_comfyui=true a run writes it itself.",
+            result,
+            result,
+            output_dir / COMFYUI_FILE,
+        )
     if more.export_comfyui:
         yield written(output_dir / COMFYUI_FILE, partial(to_comfyui_lora, result, base=parts, family=family))
     if more.export_merged or more.export_single_file:

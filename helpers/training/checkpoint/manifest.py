@@ -26,7 +26,8 @@ class Foundations:
 
     base_identity: of the base model's weights (`ModelParts.identity`). datasets: a fingerprint by dataset id.
     dataset_settings: what else decides what is trained on, as texts by dataset id and key; empty in checkpoints of
-    versions that did not keep it.
+    versions that did not keep it. quantized_layers: how they compute; checkpoints that do not keep it had quanto's
+    kernels.
     """
 
     base_model: str
@@ -34,6 +35,7 @@ class Foundations:
     world_size: int
     datasets: Mapping[str, str]
     dataset_settings: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    quantized_layers: str = "quanto's kernels"
 
 
 @dataclass(frozen=True, kw_only=True)

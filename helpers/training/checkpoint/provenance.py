@@ -18,18 +18,20 @@ from helpers.models.formats.modelspec import PREFIX, modelspec
 from helpers.reporting.publish.license import License, license_of
 from helpers.training.checkpoint.manifest import Foundations
 
-LIBRARIES = ("torch", "diffusers", "transformers", "peft", "accelerate", "optimum-quanto")
+LIBRARIES = ("torch", "diffusers", "transformers", "peft", "accelerate")
 
 
 def provenance(parts: ModelParts, *, trained: Trained, text: TextOptions) -> dict[str, str]:
     """What a file's header says of its making, besides the step; free of paths on this machine.
 
-    The prompt length matters to whoever draws with it: diffusers' own default of 256 is not what was trained.
+    The prompt length matters to whoever draws with it: diffusers' own default of 256 is not what was trained. So does
+    a text encoder that the model was trained without, `none` by its name in a folder of diffusers layout.
     """
     return {
         "base_model": Path(parts.name).name if Path(parts.name).expanduser().exists() else parts.name,
         "base_model_variant": parts.variant,
         "base_model_identity": parts.identity,
+        **dict.fromkeys(parts.absent, "none"),
         **trained.facts,
         "tokenizer_max_length": str(text.tokenizer_max_length),
         "sd3_t5_mask_behaviour": text.sd3_t5_mask_behaviour,

@@ -48,7 +48,8 @@ def starting_state(
     continuation = compare(manifest, configuration=configuration, foundations=foundations, folder=folder)
     reporter.hear(Notice(text=f"continues from {folder}"))
     for difference in continuation.announced:
-        reporter.hear(Notice(text=f"changed since: {difference}"))
+        text = f"changed since: {difference.name}: {difference.before} in the checkpoint, {difference.now} now"
+        reporter.hear(Notice(text=text))
     position = manifest.position
     if not continuation.same_order:
         if manifest.foundations.datasets == foundations.datasets:

@@ -18,8 +18,10 @@ from helpers.config.checks.launcher import divides_the_model, stage_of_zero, unh
 from helpers.config.options.model import PrecisionOptions
 from helpers.config.options.training import RunOptions
 from helpers.errors import ConfigError, OtherProcessError
+from helpers.models.performance.attention import leave_out_cudnn
 from helpers.models.quantization import wrong_on
 from helpers.training.distributed.sharded_tensors import whole
+from helpers.training.distributed.unused_cards import check_no_card_is_unused
 
 # What PyTorch's engines say where a process that they wait for is gone.
 SIGNS_OF_LOSS = ("closed by peer", "reset by peer", "Broken pipe", "remote process exited", "got 0 bytes")
@@ -148,13 +150,19 @@ class Runtime:
 
 
 def open_runtime(precision: PrecisionOptions, run: RunOptions) -> Runtime:
-    """Find the device and the other processes, and set PyTorch up for them."""
+    """Find the device and the other processes, and set PyTorch up for them.
+
+    Raises ConfigError where there is a graphics card that PyTorch cannot use, unless `force_cpu` is set.
+    """
     from accelerate import Accelerator, InitProcessGroupKwargs
 
+    on_processor = run.force_cpu or not torch.accelerator.is_available()
+    if on_processor and not run.force_cpu:
+        check_no_card_is_unused()
     plugin = _fsdp_plugin() if divides_the_model() else None
     with unheard_by_accelerate():
         accelerator = Accelerator(
-            cpu=not torch.accelerator.is_available(),  # unsaid, processes without a GPU would not find each other
+            cpu=on_processor,  # without it, processes without a GPU would not find each other
             dynamo_backend="no",  # ours compiles block by block; accelerate would compile what is compiled once more
             mixed_precision="no",  # ours is `autocast`, so that one process and several compute alike
             fsdp_plugin=plugin,
@@ -163,6 +171,7 @@ def open_runtime(precision: PrecisionOptions, run: RunOptions) -> Runtime:
     accelerator.state.fsdp_plugin = plugin  # which accelerate itself does on GPUs only
     if run.torch_num_threads is not None:
         torch.set_num_threads(run.torch_num_threads)  # after the engine, which sets a number of its own
+    leave_out_cudnn(accelerator.device)
     if precision.allow_tf32:
         torch.backends.cuda.matmul.allow_tf32 = True
         torch.backends.cudnn.allow_tf32 = True

@@ -14,8 +14,6 @@ from helpers.errors import ConfigError, Problem
 from helpers.training.optim.optimizer_state import SHARE_OF_RATE
 
 FUSED_DEVICES = ("cpu", "cuda", "mps")
-# Gradients of a diffusion model are around 1e-5: Adafactor's own bound on their squares, 1e-7, would hide them.
-ADAFACTOR_SMALLEST_SQUARE = 1e-16
 TEXT_ENCODERS = "text_encoder"
 
 
@@ -48,9 +46,9 @@ def _made(options: OptimizerOptions, *, weights: Mapping[str, nn.Parameter], see
             library: Any = import_module("bitsandbytes.optim")  # which is installed on Linux only
             return library.AdamW8bit(parameters, **said)
         case "adafactor":
-            # Second number 1: steps are as long as the learning rate says and not in proportion to the weights, which
-            # would keep an adapter that starts at zero from moving (`scale_parameter=False` elsewhere).
-            return torch.optim.Adafactor(parameters, **said, eps=(ADAFACTOR_SMALLEST_SQUARE, 1.0))
+            from helpers.training.optim.adafactor import Adafactor
+
+            return Adafactor(parameters, **said)
         case "prodigy":
             from pytorch_optimizer import Prodigy
 

@@ -65,9 +65,14 @@ class Site:
     drawn_captions: tuple[str, ...]
 
     @property
+    def frozen_text_parts(self) -> tuple[TextPart, ...]:
+        """The text encoders whose outputs for a caption stay the same."""
+        return tuple(part for part in self.text_parts if not part.learns)
+
+    @property
     def cached_text_parts(self) -> tuple[TextPart, ...]:
         """The text encoders whose outputs are cached."""
-        return tuple(part for part in self.text_parts if not part.learns)
+        return tuple(part for part in self.frozen_text_parts if not part.is_constant)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -238,7 +243,7 @@ def prepare_text(files: DatasetFile, *, site: Site, options: CacheOptions) -> Te
         scan_for_errors=any(dataset.scan_for_errors for dataset in files.prepared),
     )
     stores = [each.store for each in wanted]
-    return TextCache(stores, parts=site.cached_text_parts, assemble=site.family.assemble_text)
+    return TextCache(stores, parts=site.frozen_text_parts, assemble=site.family.assemble_text)
 
 
 def prepare_latents(

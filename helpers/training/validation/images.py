@@ -5,6 +5,7 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -27,7 +28,8 @@ class Painter:
     """Draws the validation images of a run; nothing where there is no prompt.
 
     denoiser: the bare module, not as prepared for several processes. embedding: a caption as the model is given it.
-    weights: a context in which the denoiser has the weights to draw with. needs: the run's, of memory.
+    weights: a context in which the denoiser has the weights to draw with. autocast: the one that training computes in.
+    needs: the run's, of memory.
     """
 
     options: ValidationOptions
@@ -35,6 +37,7 @@ class Painter:
     parts: ModelParts
     denoiser: nn.Module
     weights: Callable[[], AbstractContextManager[None]]
+    autocast: Callable[[], AbstractContextManager[Any]]
     latent_part: LatentPart
     needs: Callable[[], MemoryNeeds]
     embedding: Callable[[str], TextEmbedding]
@@ -70,7 +73,9 @@ class Painter:
             for image in wanted:
                 if self.stop.requested:
                     return []
-                latents.append(self.family.render(self.denoiser, self.parts, self._request(image)))
+                request = self._request(image)
+                with self.autocast():  # not around the VAE, which has a dtype of its own
+                    latents.append(self.family.render(self.denoiser, self.parts, request))
                 advance()
             vae = self.latent_part.load()
             pixels = [vae.decode(each, tiled=self.options.vae_enable_tiling)[0] for each in latents]

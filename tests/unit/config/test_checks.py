@@ -60,7 +60,7 @@ def test_a_bucket_alignment_that_sd3_cannot_take() -> None:
 
 
 def test_models_that_are_not_there(tmp_path: Path) -> None:
-    single = tmp_path / "sd3.safetensors"
+    single = tmp_path / "sd3.ckpt"
     single.touch()
     length = "--max_train_steps=1"
     for said in (tmp_path / "nowhere", "./nowhere", "a/b/c", tmp_path, single):

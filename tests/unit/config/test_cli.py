@@ -9,9 +9,8 @@ import pytest
 from helpers.config.cli import parse_arguments, wants_help
 from helpers.config.deprecated_options import OLD_NAMES
 from helpers.config.help_page import help_page
-from helpers.config.option import Option
+from helpers.config.option import Option, read_value, written
 from helpers.config.train_config import RunConfig, all_options
-from helpers.config.option import read_value, written
 from helpers.errors import ConfigError, Problem
 
 OPTIONS = list(all_options())
@@ -42,7 +41,8 @@ def other_value(option: Option) -> str:
     special |= {"user_prompt_library": str(PROMPTS), "validation_skip_layers": "7,8,9"}
     special |= {"pretrained_vae_model_name_or_path": "a/vae", "pretrained_t5_model_name_or_path": "a/t5"}
     special["hub_model_id"] = "me/my-model"
-    special["pretrained_parts_model_name_or_path"] = "a/model"
+    special |= {"pretrained_parts_model_name_or_path": "a/model"}
+    special |= {"pretrained_clip_l_model_name_or_path": "a/l", "pretrained_clip_g_model_name_or_path": "a/g"}
     if option.name in special:
         return special[option.name]
     if option.choices:

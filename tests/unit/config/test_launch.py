@@ -55,7 +55,7 @@ def write_env_file(root: Path, text: str, *, name: str = "") -> None:
 def run_train_sh(root: Path, *words: str, **more: str) -> subprocess.CompletedProcess[str]:
     command = ["bash", root / "train.sh", *words]
     return subprocess.run(
-        command, cwd=root.parent, env=environment(**more), capture_output=True, text=True, timeout=30, check=False
+        command, cwd=root.parent, env=environment(**more), capture_output=True, text=True, timeout=120, check=False
     )
 
 
@@ -245,6 +245,42 @@ def test_the_environment_may_be_named_in_the_env_file_and_is_made_where_there_is
     assert "my env" in first.stderr
     assert first.returncode == second.returncode == 7
     assert "making" not in second.stderr
+
+
+@pytest.fixture
+def damaged(tmp_path: Path) -> Path:
+    """An environment whose Python dies at `import torch`, as it does when a library of PyTorch's is damaged."""
+    folder = tmp_path / "damaged"
+    (folder / "lib/python3.11/site-packages/diffusers").mkdir(parents=True)
+    (folder / "lib/python3.11/site-packages/diffusers/__init__.py").touch()
+    (folder / "bin").mkdir()
+    python = folder / "bin" / "python"
+    python.write_text(f'#!/bin/bash\n[ "$*" != "-c import torch" ] || kill -SEGV $$\nexec "{sys.executable}" "$@"\n')
+    python.chmod(0o755)
+    return folder
+
+
+def test_a_pytorch_that_ends_python_is_reported_with_the_fix(copy: Path, damaged: Path) -> None:
+    write_env_file(copy, LEAST)
+    run = run_train_sh(copy, VENV_PATH=str(damaged))
+    assert run.returncode == 139
+    assert "status 139, signal 11" in run.stderr
+    assert f"delete the folder {damaged}" in run.stderr
+    assert "install/check_files.py" in run.stderr
+    assert not run.stdout
+
+
+def test_pytorch_is_tried_once_and_again_after_an_install(copy: Path, damaged: Path) -> None:
+    tried = copy / "tried"
+    python = damaged / "bin" / "python"
+    python.write_text(python.read_text().replace("kill -SEGV $$", f'{{ echo >> "{tried}"; exit 0; }}'))
+    write_env_file(copy, LEAST)
+    for _ in range(2):
+        assert run_train_sh(copy, VENV_PATH=str(damaged)).returncode == 7
+    assert tried.read_text() == "\n"
+    (damaged / "lib/python3.11/site-packages/torch-99.dist-info").mkdir()
+    assert run_train_sh(copy, VENV_PATH=str(damaged)).returncode == 7
+    assert tried.read_text() == "\n\n"
 
 
 def test_the_shipped_example_is_valid_as_it_is(tmp_path: Path) -> None:

@@ -34,4 +34,4 @@ def test_blocks_can_wait_elsewhere_only_where_they_come_back_to_be_computed_agai
 
 def test_an_interval_of_nothing_is_remarked() -> None:
     said = config(gradient_checkpointing_interval="2", gradient_checkpointing="false")
-    assert any("GRADIENT_CHECKPOINTING_INTERVAL=2 does nothing" in line for line in remarks(said))
+    assert any("GRADIENT_CHECKPOINTING_INTERVAL=2 has no effect" in line for line in remarks(said))

@@ -1,6 +1,5 @@
 """The wizard's questions, from the first answer to the files it writes, with nobody at a terminal."""
 
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -10,7 +9,6 @@ import pytest
 from helpers.config.datasets.file import load_datasets
 from helpers.config.deprecated_options import OLD_NAMES
 from helpers.config.wizard.flow import Draft, offered, options_by_name
-from helpers.config.wizard.machine import find_gpus
 from helpers.config.wizard.main import CHAPTERS, configure, read_before
 from helpers.config.wizard.questions_training import proposed_rate
 from tests.unit.config.wizard_people import Person, machine, run_of, wizard, written_env
@@ -207,17 +205,6 @@ def test_without_a_card_the_memory_is_said_all_the_same(here: Path) -> None:
 def test_a_mac_is_not_offered_fp8(here: Path) -> None:
     offered_here = [choice.value for choice in wizard({}, is_mac=True).question("base_model_precision").choices]
     assert "fp8-quanto" not in offered_here and "int8-quanto" in offered_here
-
-
-def test_the_cards_are_those_that_the_driver_lists(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
-    tool = tmp_path / "nvidia-smi"
-    tool.write_text("#!/bin/sh\necho 'NVIDIA GeForce RTX 4090, 24564'\necho 'Tesla, K80, [N/A]'\n")
-    tool.chmod(0o755)
-    (card,) = find_gpus()
-    assert (card.name, card.memory_bytes) == ("NVIDIA GeForce RTX 4090", 24564 * 1024**2)
-    tool.write_text("#!/bin/sh\nexit 9\n")
-    assert find_gpus() == ()
 
 
 @pytest.mark.parametrize(

@@ -7,10 +7,11 @@ from pathlib import Path
 
 from helpers.config.cli import parse_arguments
 from helpers.config.env.env_file import read_env_file
+from helpers.config.env.gpus import Gpu
 from helpers.config.env.launch import translated
 from helpers.config.train_config import RunConfig
 from helpers.config.wizard.flow import Posed, options_by_name
-from helpers.config.wizard.machine import Gpu, Machine
+from helpers.config.wizard.machine import Machine
 from helpers.config.wizard.main import configure
 from helpers.data.report.preview import look_at
 from helpers.models.sd3.memory.forecast import forecast

@@ -51,7 +51,7 @@ def make(shape: Transformer, precision: PrecisionOptions, *, target: str, full: 
     )
     model = nn.Module.to(model, base_dtype(precision))
     level = precision.base_model_precision
-    quantize(model, level, layers=layers_to_quantize(model, level, device=torch.device("cpu"), keep=NEVER_QUANTIZED))
+    quantize(model, level, layers=layers_to_quantize(model, level, keep=NEVER_QUANTIZED))
     model.requires_grad_(full)
     if not full:
         attach_lora(model, lora=LoraOptions(lora_rank=4), modules=target_modules(model, target), seed=0)
@@ -110,6 +110,15 @@ def _is_weight(tensor: Tensor, model: Any) -> bool:
         (BF16, "attention", False),
         (BF16, "attention+mlp", False),
         (INT8, "attention", False),
+        (INT8, "attention+mlp", False),
+        (PrecisionOptions(mixed_precision="bf16", base_model_precision="int8-quanto"), "attention", False),
+        (
+            PrecisionOptions(
+                mixed_precision="bf16", base_model_precision="int8-quanto", base_model_default_dtype="fp32"
+            ),
+            "attention",
+            False,
+        ),
         (PrecisionOptions(mixed_precision="bf16", base_model_default_dtype="fp32"), "attention", False),
         (FP32, "attention", True),
         (PrecisionOptions(mixed_precision="bf16", base_model_default_dtype="bf16"), "attention", True),
@@ -126,9 +135,9 @@ def test_a_block_keeps_what_is_counted(
         base=base_dtype(precision).itemsize,
         autocast=precision.mixed_precision == "bf16",
         norms_in_fp32=False,
-        keeps_inputs=precision.base_model_precision != "no_change",
         full=full,
         adapted=frozenset() if full else frozenset(layer.name for layer in adapted_layers(shape, target)),
+        quantized=precision.base_model_precision != "no_change",
     )
     model = make(shape, precision, target=target, full=full)
     measured = really_kept(model, precision, block=1)

@@ -13,14 +13,12 @@ from helpers.config.options.model import LoraOptions, PrecisionOptions
 from helpers.errors import ModelError
 from helpers.models.adapters.lora import trained_lora
 from helpers.models.adapters.trainable import Trained
-from helpers.models.conversions import pairs_of
 from helpers.models.family import ModelParts
 from helpers.models.formats.lora import Pair
-from helpers.models.formats.safetensors import write_tensors
 from helpers.models.quantization import dense
-from helpers.models.registry import families
 from helpers.models.sd3.transformer import load_denoiser, predict, target_modules
-from helpers.models.sd3.weights.comfyui_lora import read_comfyui_lora, write_comfyui_lora
+from helpers.models.sd3.weights.comfyui_lora import write_comfyui_lora
+from helpers.models.sd3.weights.lora_forms import read_lora
 from helpers.models.sd3.weights.single_file import open_base
 from tests.unit.models.lora import inputs_of, randomise
 
@@ -32,7 +30,8 @@ def base(parts: ModelParts, full_precision: PrecisionOptions, cpu: torch.device)
 
 def train(denoiser: nn.Module, *, seed: int = 0, **options: Any) -> Trained:
     lora = LoraOptions(lora_rank=4, **options)
-    return trained_lora(denoiser, modules=target_modules(denoiser, "attention"), lora=lora, seed=seed)
+    pairs = read_lora(lora.init_file) if lora.init_file else None
+    return trained_lora(denoiser, modules=target_modules(denoiser, "attention"), lora=lora, seed=seed, pairs=pairs)
 
 
 def predicted(denoiser: nn.Module) -> Tensor:
@@ -175,26 +174,16 @@ def test_a_run_begins_at_another_program_s_file_of_several_ranks(base: nn.Module
         pairs[layer] = Pair(down=down, up=up, alpha=rank / (4 if rank == 2 else 2))
     theirs = tmp_path / "theirs.safetensors"
     write_comfyui_lora(theirs, pairs, base={}, metadata={})
-    found = read_comfyui_lora(theirs)
+    found = read_lora(theirs)
     ranks = ",".join(f"{layer}={pair.rank}" for layer, pair in found.items())
     lora = LoraOptions(lora_rank=4, lora_alpha=12.0, lora_ranks=ranks, init_lora=str(theirs))
     denoiser = copy.deepcopy(base)
-    trained_lora(denoiser, modules=layers, lora=lora, seed=0, read=partial(pairs_of, family=families()["sd3"]))
+    trained_lora(denoiser, modules=layers, lora=lora, seed=0, pairs=found)
     merged = copy.deepcopy(base)
     for layer, pair in pairs.items():
         weight: Any = merged.get_submodule(layer).weight
         weight.data.copy_(pair.merged_into(weight.data))
     torch.testing.assert_close(predicted(denoiser), predicted(merged), atol=1e-4, rtol=1e-4)
-
-
-@pytest.mark.parametrize("name", ["down_blocks_1", "double_blocks_0_img"], ids=["SDXL", "Flux"])
-def test_a_lora_of_another_model_is_refused_by_name(name: str, base: nn.Module, tmp_path: Path) -> None:
-    write_tensors(tmp_path / "other.safetensors", {f"lora_unet_{name}.lora_down.weight": torch.ones(2, 2)}, metadata={})
-    with pytest.raises(ModelError, match=r"other\.safetensors"):
-        lora = LoraOptions(lora_rank=4, init_lora=str(tmp_path / "other.safetensors"))
-        modules = target_modules(base, "attention")
-        read = partial(pairs_of, family=families()["sd3"])
-        trained_lora(copy.deepcopy(base), modules=modules, lora=lora, seed=0, read=read)
 
 
 def test_a_file_that_does_not_fit_is_refused(base: nn.Module, tmp_path: Path) -> None:
@@ -203,8 +192,8 @@ def test_a_file_that_does_not_fit_is_refused(base: nn.Module, tmp_path: Path) ->
     with pytest.raises(ModelError, match="Set use_dora"):
         train(copy.deepcopy(base), use_dora=True, init_lora=str(file))
     with pytest.raises(ModelError, match="set lora_rank"):
-        lora = LoraOptions(lora_rank=8, init_lora=str(file))
-        trained_lora(copy.deepcopy(base), modules=target_modules(base, "attention"), lora=lora, seed=0)
+        lora, modules = LoraOptions(lora_rank=8, init_lora=str(file)), target_modules(base, "attention")
+        trained_lora(copy.deepcopy(base), modules=modules, lora=lora, seed=0, pairs=read_lora(file))
 
 
 @pytest.mark.parametrize("options", [{"lora_alpha": 2.0}, {"use_rslora": True}, {"lora_init_type": "pissa"}])

@@ -1,21 +1,25 @@
 """A LoRA sits where it was asked for, trains alone, and opens elsewhere with the strength it was trained at."""
 
 import copy
+import json
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from safetensors import safe_open
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from helpers.config.options.model import LoraOptions, PrecisionOptions
 from helpers.errors import ModelError
-from helpers.models.adapters.lora import load_lora, save_lora
+from helpers.models.adapters.lora import begin_from, load_lora, save_lora
 from helpers.models.family import ModelParts
 from helpers.models.sd3.tiny import make_small_pipeline
 from helpers.models.sd3.transformer import load_denoiser, predict, target_modules
+from helpers.models.sd3.weights.lora_forms import read_lora
 from tests.unit.models.lora import attach, inputs_of, randomise
 
 LORA = LoraOptions(lora_rank=4, lora_alpha=3.0)
@@ -169,8 +173,6 @@ def test_plain_diffusers_applies_the_file_as_it_was_trained(
 
 def test_a_portable_file_needs_no_alpha_to_be_right(denoiser: nn.Module, inputs: Inputs, tmp_path: Path) -> None:
     """As ComfyUI reads it: W + B A by the file's names, alpha taken for the rank."""
-    from safetensors.torch import load_file
-
     tensors = attach(denoiser, LORA, seed=0)
     randomise(tensors)
     save_lora(tmp_path / "lora.safetensors", tensors, lora=LORA, metadata={}, portable=True)
@@ -186,6 +188,49 @@ def test_a_portable_file_needs_no_alpha_to_be_right(denoiser: nn.Module, inputs:
             tensor.zero_()
         denoiser.load_state_dict(merged, strict=False)
         torch.testing.assert_close(predict(denoiser, *inputs), ours, atol=1e-4, rtol=1e-4)
+
+
+def test_several_ranks_become_one_in_the_finished_file(
+    denoiser: nn.Module, inputs: Inputs, diffusers_pipeline: Any, tmp_path: Path
+) -> None:
+    """Diffusers before 0.34 takes the most common rank as every layer's alpha; what is added stays the same exactly."""
+    lora = replace(LORA, lora_ranks="to_q=6,transformer_blocks.0=2")
+    tensors = attach(denoiser, lora, seed=0)
+    randomise(tensors)
+    apart, one = tmp_path / "apart.safetensors", tmp_path / "one.safetensors"
+    save_lora(apart, tensors, lora=lora, metadata={})
+    save_lora(one, tensors, lora=lora, metadata={}, portable=True)
+    assert {len(tensor) for name, tensor in load_file(one).items() if ".lora_A." in name} == {6}
+    with safe_open(one, framework="pt") as opened:
+        said = json.loads(opened.metadata()["lora_adapter_metadata"])
+    assert (said["transformer.r"], said["transformer.lora_alpha"]) == (6, 6)
+    assert said["transformer.rank_pattern"] == said["transformer.alpha_pattern"] == {}
+    before, after = read_lora(apart), read_lora(one)
+    assert {pair.rank for pair in after.values()} == {2, 4, 6}
+    assert {name: pair.shape for name, pair in before.items()} == {name: pair.shape for name, pair in after.items()}
+    assert all(torch.equal(after[name].down, pair.down) for name, pair in before.items())
+    diffusers_pipeline.load_lora_weights(tmp_path, weight_name=one.name)
+    with torch.no_grad():
+        theirs = predict(diffusers_pipeline.transformer, *inputs)
+        torch.testing.assert_close(theirs, predict(denoiser, *inputs), atol=1e-5, rtol=1e-5)
+
+
+def test_a_run_with_the_same_ranks_begins_from_a_file_of_one_rank(
+    base: nn.Module, denoiser: nn.Module, inputs: Inputs, tmp_path: Path
+) -> None:
+    lora = replace(LORA, lora_ranks="to_q=6,transformer_blocks.0=2")
+    tensors = attach(denoiser, lora, seed=0)
+    randomise(tensors)
+    save_lora(tmp_path / "one.safetensors", tensors, lora=lora, metadata={}, portable=True)
+    other = copy.deepcopy(base)
+    begin_from(
+        tmp_path / "one.safetensors",
+        read_lora(tmp_path / "one.safetensors"),
+        weights=attach(other, lora, seed=1),
+        lora=lora,
+    )
+    with torch.no_grad():
+        torch.testing.assert_close(predict(other, *inputs), predict(denoiser, *inputs), atol=1e-5, rtol=1e-5)
 
 
 def test_a_saved_adapter_comes_back_bit_for_bit(base: nn.Module, denoiser: nn.Module, tmp_path: Path) -> None:

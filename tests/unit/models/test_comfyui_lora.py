@@ -13,19 +13,23 @@ from torch import Tensor, nn
 from helpers.config.options.model import LoraOptions, ModelOptions, PrecisionOptions
 from helpers.errors import ModelError
 from helpers.models.adapters.lora import save_lora
-from helpers.models.formats.lora import Pair, merged, read_diffusers_lora, write_diffusers_lora
+from helpers.models.conversions import add_comfyui_scales
+from helpers.models.formats.lora import Pair, merged, write_diffusers_lora
 from helpers.models.formats.safetensors import planned
+from helpers.models.sd3.family import sd3_family
 from helpers.models.sd3.tiny import make_small_pipeline
 from helpers.models.sd3.transformer import load_denoiser, predict
-from helpers.models.sd3.weights.comfyui_lora import read_comfyui_lora, write_comfyui_lora
+from helpers.models.sd3.weights.comfyui_lora import write_comfyui_lora
 from helpers.models.sd3.weights.components import locate
-from helpers.models.sd3.weights.original_keys import to_original
+from helpers.models.sd3.weights.lora_forms import read_lora
+from helpers.models.sd3.weights.original_keys import count_of, layers, to_original, with_halves_swapped
 from tests.unit.models.lora import KINDS, attach
 
 LORAS: Mapping[str, dict[str, Any]] = {
     "attention": {},
     "two of three": {"lora_target": "to_q,to_v,to_out", "use_rslora": True},
     "every layer": {"lora_target": "*"},
+    "several ranks": {"lora_target": "attention", "lora_ranks": "to_q=6,transformer_blocks.0=2"},
     "DoRA": {"lora_target": "to_q,to_v,norm1_context.linear,norm_out.linear", "use_dora": True},
 }
 
@@ -81,7 +85,7 @@ def test_the_original_weights_with_it_are_the_trainer_s_model(lora: str, base: n
 
     weights = {name: tensor.clone() for name, tensor in base.state_dict().items()}
     before = prediction(base)
-    pairs = read_diffusers_lora(trained_file(base, tmp_path / "ours.safetensors", **LORAS[lora]))
+    pairs = read_lora(trained_file(base, tmp_path / "ours.safetensors", **LORAS[lora]))
     ours = prediction(base)
     write_comfyui_lora(tmp_path / "comfyui.safetensors", pairs, base=planned(weights), metadata={})
     original = {name: each.make() for name, each in to_original(planned(weights)).items()}
@@ -95,13 +99,51 @@ def test_the_original_weights_with_it_are_the_trainer_s_model(lora: str, base: n
     torch.testing.assert_close(prediction(plain), ours, atol=1e-4, rtol=1e-4)
 
 
+def merged_by_diffusers_names(weights: dict[str, Tensor], lora: Path) -> dict[str, Tensor]:
+    """What ComfyUI makes of the original weights with a file in diffusers' names.
+
+    It finds the rows of queries, keys and values, and swaps the halves of what is added, but not those of the scale.
+    """
+    adapter, found = load_file(lora), {name: tensor.clone() for name, tensor in weights.items()}
+    for layer in layers(count=count_of(weights)):
+        for place, name in enumerate(layer.diffusers):
+            if f"transformer.{name}.lora_B.weight" not in adapter:
+                continue
+            up, down = (adapter.pop(f"transformer.{name}.lora_{part}.weight") for part in "BA")
+            rows = found[f"{layer.original}.weight"][place * len(up) : (place + 1) * len(up)]
+            added = with_halves_swapped(up @ down) if layer.swapped else up @ down
+            scale = adapter.pop(f"transformer.{name}.dora_scale", None)
+            factor = 1 if scale is None else scale / rows.norm(dim=1, keepdim=True)
+            rows.copy_((rows + added) * factor)
+    assert {name.rpartition(".")[2] for name in adapter} <= {"lora_magnitude_vector"}
+    return found
+
+
+@pytest.mark.parametrize("lora", LORAS)
+def test_comfyui_reads_all_of_a_file_in_diffusers_names(
+    lora: str, pipeline: Path, base: nn.Module, tmp_path: Path
+) -> None:
+    from diffusers.loaders.single_file_utils import convert_sd3_transformer_checkpoint_to_diffusers
+
+    weights = {name: tensor.clone() for name, tensor in base.state_dict().items()}
+    file = trained_file(base, tmp_path / "ours.safetensors", **LORAS[lora])
+    before = {name: pair.delta() for name, pair in read_lora(file).items()}
+    parts = locate(ModelOptions(pretrained_model_name_or_path=str(pipeline)))
+    add_comfyui_scales(file, base=parts, family=sd3_family())
+    assert any(name.endswith(".dora_scale") for name in load_file(file)) is (lora == "DoRA")
+    assert all(torch.equal(pair.delta(), before[name]) for name, pair in read_lora(file).items())
+    original = {name: each.make() for name, each in to_original(planned(weights)).items()}
+    plain: Any = type(base)(**{k: v for k, v in base.config.items() if not k.startswith("_")})  # type: ignore[attr-defined,union-attr]
+    total = merged_by_diffusers_names(original, file)
+    plain.load_state_dict(convert_sd3_transformer_checkpoint_to_diffusers(total))
+    torch.testing.assert_close(prediction(plain.eval()), prediction(base), atol=1e-4, rtol=1e-4)
+
+
 @pytest.mark.parametrize("lora", [name for name in LORAS if name != "DoRA"])
 def test_back_again_it_is_the_same_file(lora: str, base: nn.Module, tmp_path: Path) -> None:
     ours = trained_file(base, tmp_path / "ours.safetensors", **LORAS[lora])
-    write_comfyui_lora(tmp_path / "comfyui.safetensors", read_diffusers_lora(ours), base={}, metadata={})
-    write_diffusers_lora(
-        tmp_path / "back.safetensors", read_comfyui_lora(tmp_path / "comfyui.safetensors"), metadata={}
-    )
+    write_comfyui_lora(tmp_path / "comfyui.safetensors", read_lora(ours), base={}, metadata={})
+    write_diffusers_lora(tmp_path / "back.safetensors", read_lora(tmp_path / "comfyui.safetensors"), metadata={})
     first, second = load_file(ours), load_file(tmp_path / "back.safetensors")
     assert first.keys() == second.keys()
     assert all(torch.equal(first[name], second[name]) for name in first)
@@ -119,7 +161,7 @@ def test_one_made_by_others_opens_in_diffusers(pipeline: Path, tmp_path: Path) -
         tensors[f"{flat}.lora_up.weight"] = torch.randn(rows, rank, generator=draw)
         tensors[f"{flat}.alpha"] = torch.tensor(1.0)
     save_file(tensors, tmp_path / "kohya.safetensors")
-    pairs = read_comfyui_lora(tmp_path / "kohya.safetensors")
+    pairs = read_lora(tmp_path / "kohya.safetensors")
     write_diffusers_lora(tmp_path / "lora.safetensors", pairs, metadata={})
     opened = StableDiffusion3Pipeline.from_pretrained(pipeline)
     before = {name: each.clone() for name, each in opened.transformer.state_dict().items()}
@@ -143,9 +185,9 @@ def test_what_cannot_be_converted_is_refused_and_not_left_out(tmp_path: Path) ->
     tensors = load_file(tmp_path / "plain.safetensors")
     save_file({**tensors, "lora_te1_text_model.dora_scale": torch.ones(1)}, tmp_path / "more.safetensors")
     with pytest.raises(ModelError, match="lora_te1_text_model"):
-        read_comfyui_lora(tmp_path / "more.safetensors")
+        read_lora(tmp_path / "more.safetensors")
     dora = {layer: replace(pair[layer], magnitude=torch.ones(32))}
     with pytest.raises(ModelError, match="depends on the base: name that"):
         write_comfyui_lora(tmp_path / "dora.safetensors", dora, base={}, metadata={})
-    with pytest.raises(ModelError, match="name its own base"):
+    with pytest.raises(ModelError, match="Name the base model"):
         merged(planned({f"{layer}.weight": torch.ones(64, 64)}), pair)

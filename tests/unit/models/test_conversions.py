@@ -97,7 +97,7 @@ def test_what_does_not_go_together_is_refused(tiny_pipeline: Path, tmp_path: Pat
     for name, base, told in (
         ("large.safetensors", parts, "another kind of model than .* see its .*norm"),
         ("large.safetensors", None, "name the base model"),
-        ("something.safetensors", parts, "neither a LoRA nor a model"),
+        ("something.safetensors", parts, "neither an adapter nor an SD3"),
     ):
         with pytest.raises(ModelError, match=told), opened_model(tmp_path / name, base=base, family=family):
             pass

@@ -14,9 +14,9 @@ from torch import Tensor, nn
 from helpers.config.options.model import LoraOptions, PrecisionOptions
 from helpers.models.adapters.lora import load_lora, save_lora, without_lora
 from helpers.models.family import ModelParts
-from helpers.models.formats.lora import read_diffusers_lora
 from helpers.models.quantization import dense
 from helpers.models.sd3.transformer import load_denoiser, predict
+from helpers.models.sd3.weights.lora_forms import read_lora
 from tests.unit.models.lora import attach, inputs_of, randomise
 
 DORA = LoraOptions(lora_rank=4, lora_alpha=3.0, use_dora=True)
@@ -122,7 +122,7 @@ def test_rank_stabilised_is_alpha_over_the_root_of_the_rank(denoiser: nn.Module,
     for portable in (False, True):
         file = tmp_path / f"{portable}.safetensors"
         save_lora(file, tensors, lora=lora, metadata={}, portable=portable)
-        deltas.append(read_diffusers_lora(file)["transformer_blocks.0.attn.to_q"].delta())
+        deltas.append(read_lora(file)["transformer_blocks.0.attn.to_q"].delta())
         with safe_open(file, framework="pt") as opened:
             said = json.loads(opened.metadata()["lora_adapter_metadata"])
         assert said["transformer.use_rslora"] is not portable

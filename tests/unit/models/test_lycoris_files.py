@@ -11,7 +11,11 @@ from torch import Tensor
 from helpers.errors import ModelError
 from helpers.models.conversions import opened_model, to_comfyui_lora
 from helpers.models.family import ModelParts
+from helpers.models.formats.safetensors import planned
 from helpers.models.sd3.family import sd3_family
+from helpers.models.sd3.tiny import make_small_pipeline
+from helpers.models.sd3.weights.original_keys import to_diffusers, to_original
+from tests.unit.models.lora import KINDS as VARIANTS
 
 LAYER = "transformer_blocks.1.attn.to_k"
 WEIGHTS = "diffusion_pytorch_model.safetensors"
@@ -56,7 +60,44 @@ def test_it_is_merged_as_the_library_merges_it(kind: str, parts: ModelParts, tmp
     assert (theirs - inputs @ base[f"{LAYER}.weight"].T).abs().max() > 0.1
     torch.testing.assert_close(ours, theirs, atol=1e-4, rtol=1e-4)
     to_comfyui_lora(tmp_path / "lycoris.safetensors", tmp_path / "comfyui.safetensors", base=parts, family=sd3_family())
-    assert load_file(tmp_path / "comfyui.safetensors").keys() == tensors.keys()
+    comfyui = load_file(tmp_path / "comfyui.safetensors")
+    if kind == "full":
+        flat = "lora_unet_joint_blocks_1_x_block_attn_qkv"
+        assert comfyui.keys() == {f"{flat}.diff", f"{flat}.diff_b"}
+    else:
+        assert comfyui.keys() == tensors.keys()
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_comfyui_adds_full_differences_to_the_original_weights(variant: str, tmp_path: Path) -> None:
+    """Every layer of the model, but for one of queries, keys and values, which has no difference."""
+    base = make_small_pipeline(tmp_path / "pipeline", **VARIANTS[variant])
+    weights = load_file(base / "transformer" / WEIGHTS)
+    generator = torch.Generator().manual_seed(0)
+    without = f"{LAYER}."
+    differences = {
+        name: torch.randn(tensor.shape, generator=generator)
+        for name, tensor in weights.items()
+        if name.endswith((".weight", ".bias")) and "norm_" not in name.replace("norm_out", "") and without not in name
+    }
+    saved = {}
+    for name, each in differences.items():
+        layer, _, kind = name.rpartition(".")
+        saved[f"lycoris_{layer.replace('.', '_')}.{'diff' if kind == 'weight' else 'diff_b'}"] = each
+    save_file(saved, tmp_path / "lycoris.safetensors")
+    to_comfyui_lora(tmp_path / "lycoris.safetensors", tmp_path / "comfyui.safetensors", base=None, family=sd3_family())
+    comfyui = load_file(tmp_path / "comfyui.safetensors")
+
+    original = {name: each.make().clone() for name, each in to_original(planned(weights)).items()}
+    for name, tensor in original.items():
+        layer, _, kind = name.rpartition(".")
+        added = comfyui.pop(f"lora_unet_{layer.replace('.', '_')}.{'diff' if kind == 'weight' else 'diff_b'}", None)
+        if added is not None:
+            tensor.add_(added)
+    assert not comfyui
+    expected = {name: tensor + differences.get(name, 0) for name, tensor in weights.items()}
+    found = {name: each.make() for name, each in to_diffusers(planned(original)).items()}
+    assert all(torch.equal(found[name], tensor) for name, tensor in expected.items())
 
 
 def test_what_is_not_known_is_refused(parts: ModelParts, tmp_path: Path) -> None:

@@ -76,10 +76,6 @@ def remove_t5(folder: Path) -> None:
     shutil.rmtree(folder / "text_encoder_3")
 
 
-def remove_tokenizer(folder: Path) -> None:
-    shutil.rmtree(folder / "tokenizer_2")
-
-
 def remove_vae_weights(folder: Path) -> None:
     (folder / "vae" / WEIGHTS).rename(folder / "vae" / "diffusion_pytorch_model.bin")
 
@@ -106,8 +102,7 @@ def take_another_t5(folder: Path) -> None:
         (remove_index, "no model_index.json"),
         (be_flux, "is a FluxPipeline; this program trains Stable Diffusion 3"),
         (be_flux_inside, "is a FluxTransformer2DModel"),
-        (remove_t5, "text_encoder_3.* is missing"),
-        (remove_tokenizer, "no folder `tokenizer_2`"),
+        (remove_t5, "lacks text_encoder_3.*\n.*PRETRAINED_T5_MODEL_NAME_OR_PATH.* none .*\n.*PRETRAINED_PARTS_MODEL"),
         (remove_vae_weights, "vae has no safetensors weights.*there is diffusion_pytorch_model.bin"),
         (keep_one_shard, "lacks diffusion_pytorch_model-00002-of-00002.safetensors"),
         (break_config, "config.json cannot be read"),

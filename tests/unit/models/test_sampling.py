@@ -81,6 +81,20 @@ def test_the_latents_are_those_of_diffusers_pipeline(
     assert torch.equal(ours, (theirs / 1.5305 + 0.0609).float())
 
 
+def test_under_autocast_only_predictions_are_in_bf16(
+    parts: ModelParts, cpu: torch.device, denoiser: nn.Module, texts: dict[str, TextEmbedding]
+) -> None:
+    """Latents and guidance stay in fp32, so that the many small moves of an image are not rounded away."""
+    plain = render(denoiser, parts, request(texts))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        quick = render(denoiser, parts, request(texts))
+    assert quick.dtype is torch.float32
+    moved = (quick - plain).abs()
+    assert 0 < moved.mean() < 0.02 * plain.abs().mean()
+    unscaled = (quick - 0.0609) * 1.5305
+    assert not torch.allclose(unscaled, unscaled.bfloat16().float(), atol=1e-4)
+
+
 def test_the_image_is_that_of_diffusers_pipeline(
     parts: ModelParts,
     cpu: torch.device,

@@ -8,11 +8,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch._dynamo.utils import counters
+from torch.nn.attention import sdpa_kernel
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from helpers.models.family import ModelParts
 from helpers.models.kept_away import activations_away
-from helpers.models.performance.attention import can_attend, use_attention
+from helpers.models.performance.attention import KERNELS, can_attend, leave_out_cudnn, use_attention
 from helpers.models.performance.compile import compile_blocks
 from helpers.models.performance.offload import VisitingBlocks
 from helpers.models.sd3.transformer import blocks, enable_checkpointing, predict
@@ -52,6 +53,25 @@ def test_kernels_that_a_processor_lacks_are_known() -> None:
 
 def has(attention: str) -> bool:
     return can_attend(attention, device=CPU, dtype=torch.float32)
+
+
+@pytest.mark.parametrize(("capability", "cudnn"), [((9, 0), False), ((8, 9), True), ((10, 0), True), ((12, 0), True)])
+def test_cudnns_kernel_is_left_out_on_hopper_unless_asked_for(
+    capability: tuple[int, int], cudnn: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+    kernels = torch.backends.cuda
+    try:
+        leave_out_cudnn(CPU)
+        assert kernels.cudnn_sdp_enabled()
+        leave_out_cudnn(torch.device("cuda", 0))
+        assert kernels.cudnn_sdp_enabled() is cudnn
+        assert kernels.flash_sdp_enabled() and kernels.mem_efficient_sdp_enabled() and kernels.math_sdp_enabled()
+        with sdpa_kernel(KERNELS["cudnn"]):
+            assert kernels.cudnn_sdp_enabled()
+        assert kernels.cudnn_sdp_enabled() is cudnn
+    finally:
+        kernels.enable_cudnn_sdp(True)
 
 
 @pytest.mark.parametrize(("interval", "again"), [(1, [0, 1, 2]), (2, [0, 2]), (3, [0])])

@@ -46,7 +46,7 @@ def at_once(folder: Path, kind: tuple[str, str, tuple[str, ...]], *, level: str,
     argument = "dtype" if library == "transformers" else "torch_dtype"
     model = model_class.from_pretrained(folder, **{argument: torch.bfloat16}).eval()
     if level != "no_change":
-        quantize(model, level, layers=layers_to_quantize(model, level, device=device, keep=keep))
+        quantize(model, level, layers=layers_to_quantize(model, level, keep=keep))
     return model.requires_grad_(False)
 
 

@@ -13,7 +13,17 @@ from helpers.models.sd3.transformer import blocks, predict
 from tests.unit.models.stepped import CPU, given, gradients, loaded, same
 
 
-@pytest.mark.parametrize(("level", "bf16"), [("no_change", False), ("no_change", True), ("int8-quanto", True)])
+@pytest.mark.parametrize(
+    ("level", "bf16"),
+    [
+        ("no_change", False),
+        ("no_change", True),
+        ("int8-quanto", True),
+        ("fp8-quanto", True),
+        ("int4-quanto", True),
+        ("int2-quanto", False),
+    ],
+)
 def test_gradients_are_the_same_to_the_bit(level: str, bf16: bool, parts: ModelParts) -> None:
     precision = {"base_model_precision": level}
     if bf16:

@@ -68,13 +68,17 @@ def test_a_stage_of_unknown_length_shows_its_speed_and_device_memory() -> None:
     clock.now = 12
     console.hear(StageAdvanced(name="look for images", count=2400))
     finished = StageFinished(
-        name="look for images", seconds=12, peak_memory_bytes=90_000_000, peak_device_memory_bytes=2_000_000_000
+        name="look for images",
+        seconds=12,
+        peak_memory_bytes=90_000_000,
+        peak_device_memory_bytes=2_000_000_000,
+        peak_reserved_memory_bytes=3_100_000_000,
     )
     console.hear(finished)
     assert stream.getvalue().splitlines() == [
         "look for images: started",
         "look for images: 2,400 files, 200 files/s",
-        "look for images: 2,400 files in 12 s (200 files/s), peak memory 90 MB, on the device 2 GB",
+        "look for images: 2,400 files in 12 s (200 files/s), peak memory 90 MB, on the device 2 GB (3.1 GB reserved)",
     ]
 
 
@@ -149,7 +153,7 @@ def test_the_end_names_what_was_written_and_how_to_continue(interrupted: bool) -
     warning = Notice(text="2 images were left out", level="warning")
     console.hear(warning)
     clock.now = 10
-    memory = MemoryUse(peak_bytes=1_200_000_000, peak_device_bytes=7_000_000_000)
+    memory = MemoryUse(peak_bytes=1_200_000_000, peak_device_bytes=7_000_000_000, peak_reserved_bytes=7_500_000_000)
     console.hear(replace(step(20, loss=0.25), memory=memory))
     console.hear(warning)
     written = (Path("out/pytorch_lora_weights.safetensors"), Path("out/validation_images"))
@@ -157,7 +161,7 @@ def test_the_end_names_what_was_written_and_how_to_continue(interrupted: bool) -
     lines = stream.getvalue().splitlines()[4:]
     assert lines[:6] == [
         f"{'stopped' if interrupted else 'finished'} after step 20, in 12 min 05 s, 8 images/s, mean loss 0.2500,"
-        " peak memory 1.2 GB, on the device 7 GB",
+        " peak memory 1.2 GB, on the device 7 GB (7.5 GB reserved)",
         "written:",
         "  out/pytorch_lora_weights.safetensors",
         "  out/validation_images",

@@ -138,8 +138,13 @@ def test_how_it_is_used_names_where_it_is(tmp_path: Path) -> None:
     lora = card(tmp_path, repository="me/cats").text
     assert f"from_pretrained('{BASE}', torch_dtype=torch.bfloat16)" in lora
     assert "load_lora_weights('me/cats', weight_name='pytorch_lora_weights.safetensors')" in lora
-    assert "ComfyUI/models/loras/cats.safetensors" in lora
+    assert "cp pytorch_lora_weights.safetensors ComfyUI/models/loras/cats.safetensors" in lora
+    assert "needs diffusers 0.32 or newer." in lora
     assert "max_sequence_length=154" in lora
+    settings = {**SETTINGS, "export": {"export_comfyui": True}, "lora": {"lora_type": "lycoris"}}
+    lycoris = card(tmp_path, repository="me/cats", settings=settings).text
+    assert "cp comfyui_lora.safetensors ComfyUI/models/loras/cats.safetensors" in lycoris
+    assert "needs diffusers 0.32 or newer and lycoris-lora." in lycoris
     full = card(tmp_path, repository="me/cats", model_type="full", result="pipeline").text
     assert "from_pretrained('me/cats', torch_dtype=torch.bfloat16)" in full
     assert "load_lora" not in full

@@ -13,6 +13,7 @@ from helpers.reporting.events import (
     Event,
     HeldOutLoss,
     ImagesDrawn,
+    MemoryUse,
     Notice,
     RunFailed,
     RunFinished,
@@ -212,3 +213,11 @@ def test_the_loss_on_images_never_trained_on_is_a_line_for_each_of_the_weights(t
     again = told(tmp_path, started(5), averaged).split("Never trained on: loss by noise level</h3>")[1]
     assert "[0, 0.0], [5, 0.375]]" in again.split("</figure>")[0]
     assert "ever trained on" not in told(tmp_path / "other", started(0))
+
+
+def test_graphics_memory_is_shown_as_used_and_as_reserved(tmp_path: Path) -> None:
+    memory = MemoryUse(peak_bytes=10**9, device_bytes=10**9, peak_device_bytes=7 * 10**9, peak_reserved_bytes=8 * 10**9)
+    text = told(tmp_path, started(0), replace(step(1), memory=memory), replace(step(2), memory=memory))
+    for figure, name in (("7 GB", "most graphics memory in use"), ("8 GB", "most graphics memory reserved")):
+        assert re.search(rf"{figure}\W.{{0,80}}{name}", text, flags=re.DOTALL)
+    assert "graphics card, reserved at most" in text

@@ -52,7 +52,12 @@ def test_the_figures_of_a_step() -> None:
         SigmaLoss(low=0.0, high=0.25, loss=0.5, sigma=0.2, samples=1),
         SigmaLoss(low=0.75, high=1.0, loss=1.5, sigma=0.8, samples=3),
     )
-    memory = MemoryUse(peak_bytes=3_000_000_000, device_bytes=1_000_000_000, peak_device_bytes=2_000_000_000)
+    memory = MemoryUse(
+        peak_bytes=3_000_000_000,
+        device_bytes=1_000_000_000,
+        peak_device_bytes=2_000_000_000,
+        peak_reserved_bytes=2_500_000_000,
+    )
     assert scalars_of(replace(step(2), by_sigma=parts, seconds=0.5, memory=memory)) == {
         "train/loss": 0.25,
         "train/learning_rate": 0.1,
@@ -68,6 +73,7 @@ def test_the_figures_of_a_step() -> None:
         "memory/peak_gb": 3.0,
         "memory/device_gb": 1.0,
         "memory/device_peak_gb": 2.0,
+        "memory/device_reserved_peak_gb": 2.5,
     }
 
 

@@ -4,17 +4,24 @@ import json
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from helpers.config.datasets.file import DatasetFile
-from helpers.config.datasets.types import ImageDataset, LocalDataset, TextEmbedsStore
+from helpers.config.datasets.key_changes import KEY_CHANGES, ORDER
+from helpers.config.datasets.types import KINDS_OF_DATASET, KINDS_OF_IMAGE_STORE, KINDS_OF_TEXT_STORE
 from helpers.config.everything import read_everything
 from helpers.config.train_config import RunConfig, all_options
 from helpers.ranks import SingleRank
 from helpers.reporting.events import Notice
 from helpers.reporting.reporter import Reporter
-from helpers.training import consequences
 from helpers.training.checkpoint.config_changes import FILE, look_back, what_decides
 from tests.runs.harness import image_dataset
 from tests.unit.training.small_run import Events
+
+
+def rule(name: str) -> str:
+    """What the option's declaration says of a change."""
+    return next(option.on_change.describe() for option in all_options() if option.name == name)
 
 
 def told(output: Path, *words: str, entries: list[dict[str, Any]] | None = None, rank: int = 0) -> list[str]:
@@ -38,9 +45,9 @@ def test_each_difference_is_told_once_with_what_follows(tmp_path: Path) -> None:
     lines = told(tmp_path, "--seed=7", "--learning_rate=1e-3", "--validation_prompt=a cat")
     assert lines == [
         f"since the last run into {tmp_path}:",
-        f"TRAINING_SEED: 42 before, 7 now; {consequences.OTHER_RUN}",
-        f"LEARNING_RATE: 0.0001 before, 0.001 now; {consequences.SCHEDULE}",
-        f"VALIDATION_PROMPT: none before, a cat now; {consequences.IMAGES}",
+        f"TRAINING_SEED: 42 before, 7 now; {rule('seed')}",
+        f"LEARNING_RATE: 0.0001 before, 0.001 now; {rule('learning_rate')}",
+        f"VALIDATION_PROMPT: none before, a cat now; {rule('validation_prompt')}",
     ]
     assert told(tmp_path, "--seed=7", "--learning_rate=1e-3", "--validation_prompt=a cat") == []
 
@@ -49,9 +56,9 @@ def test_data_sets_are_told_by_id_and_key(tmp_path: Path) -> None:
     assert told(tmp_path) == []
     changed = [image_dataset(resolution=0.5, repeats=3), image_dataset(id="more")]
     assert told(tmp_path, entries=changed)[1:] == [
-        f"dataset colors, resolution: 1.0 before, 0.5 now; {consequences.LATENTS}",
-        f"dataset colors, repeats: 0 before, 3 now; {consequences.MIX}",
-        f"dataset more: not there before, there now; {consequences.MIX}",
+        f"dataset colors, resolution: 1.0 before, 0.5 now; {KEY_CHANGES['resolution'].describe()}",
+        f"dataset colors, repeats: 0 before, 3 now; {ORDER.describe()}",
+        f"dataset more: not there before, there now; {ORDER.describe()}",
     ]
     (gone,) = told(tmp_path, entries=changed[:1])[1:]
     assert gone.startswith("dataset more: there before, not there now")
@@ -104,10 +111,20 @@ def test_a_checkpoint_remembers_what_decides_and_neither_places_nor_keys(tmp_pat
     assert decides["bucket"]["flip"] == "true" and decides["texts"] == {"caption_filter_list": '["a"]'}
 
 
-def test_every_option_and_key_has_its_consequence() -> None:
-    """So that a new one is put in a group that is true for it, or gets a sentence of its own."""
-    names = {option.name for option in all_options()}
-    keys = {key for kind in (ImageDataset, LocalDataset, TextEmbedsStore) for key in kind.model_fields}
-    assert consequences.BY_OPTION.keys() <= names
-    assert consequences.BY_KEY.keys() <= names | keys
-    assert all(consequences.of_option(option.name, group=option.group) for option in all_options())
+def test_every_key_of_a_dataset_has_its_rule() -> None:
+    """A new key is not forgotten, and a rule for a key that is gone neither; options can't be declared without one."""
+    kinds = (*KINDS_OF_DATASET.values(), *KINDS_OF_TEXT_STORE.values(), *KINDS_OF_IMAGE_STORE.values())
+    assert KEY_CHANGES.keys() == {key for kind in kinds for key in kind.model_fields}
+
+
+@pytest.mark.parametrize("name", ["sd3", "ema_device"])
+def test_what_changes_no_weight_says_so(name: str) -> None:
+    (found,) = (option for option in all_options() if option.name == name)
+    assert found.on_change.describe() == "what is trained does not change"
+
+
+def test_an_option_and_the_key_of_its_name_mean_the_same() -> None:
+    options = {option.name: option.on_change for option in all_options() if option.group == "data"}
+    shared = [name for name in options if name in KEY_CHANGES and name != "minimum_image_size"]
+    assert "caption_shuffle" in shared
+    assert [options[name].invalidates for name in shared] == [KEY_CHANGES[name].invalidates for name in shared]

@@ -11,9 +11,8 @@ from safetensors.torch import load_file
 from torch import nn
 
 from helpers.config.optimizers import KINDS
-from helpers.config.option import Option
+from helpers.config.option import Option, written
 from helpers.config.options.training import OptimizerOptions
-from helpers.config.option import written
 from helpers.errors import CheckpointError, ConfigError
 from helpers.models.formats.safetensors import write_tensors
 from helpers.training.optim.optimizer_state import optimizer_state, restore_optimizer

@@ -7,18 +7,17 @@ import numpy as np
 import pytest
 
 from helpers import __version__
-from helpers.config.datasets.types import KINDS_OF_DATASET, KINDS_OF_TEXT_STORE
-from helpers.config.options.model import LoraOptions
+from helpers.config.options.model import LoraOptions, PrecisionOptions
 from helpers.config.options.training import OptimizerOptions, RunOptions
 from helpers.config.options.validation import ValidationOptions
-from helpers.config.train_config import RunConfig, all_options
+from helpers.config.train_config import RunConfig
 from helpers.data.types import Catalog
 from helpers.dataloader.types import Position
 from helpers.errors import CheckpointError
+from helpers.models.quantized_weight import ARITHMETIC
 from helpers.reporting.events import Notice
 from helpers.reporting.reporter import Reporter
 from helpers.training.checkpoint.checkpoint import Checkpoint
-from helpers.training.checkpoint.compatibility import KEYS_OF_NO_ACCOUNT, MUST_AGREE, OF_NO_ACCOUNT
 from helpers.training.checkpoint.manifest import CheckpointManifest, Foundations, configuration_of, dataset_fingerprints
 from helpers.training.checkpoint.resume import starting_state
 from helpers.training.state import TrainState
@@ -34,6 +33,7 @@ def start(
     foundations: Foundations = FOUNDATIONS,
     *,
     before: Foundations = FOUNDATIONS,
+    saved: RunConfig = SAVED,
     ranks: int = 1,
 ) -> tuple[TrainState, list[str]]:
     manifest = CheckpointManifest(
@@ -41,7 +41,7 @@ def start(
         step=7,
         position=SAVED_AT,
         foundations=before,
-        configuration=configuration_of(SAVED),
+        configuration=configuration_of(saved),
         files={},
     )
     events = Events()
@@ -106,6 +106,17 @@ def test_a_learning_rate_is_announced_and_a_folder_is_not() -> None:
     assert notices[1:] == ["changed since: learning_rate: 0.0001 in the checkpoint, 1.0 now"]
 
 
+@pytest.mark.parametrize(("level", "is_announced"), [("no_change", False), ("int8-quanto", True)])
+def test_a_checkpoint_of_quanto_s_kernels_continues_and_that_is_announced(level: str, is_announced: bool) -> None:
+    config = changed(precision=PrecisionOptions(base_model_precision=level))
+    now = dataclasses.replace(FOUNDATIONS, quantized_layers=ARITHMETIC)
+    state, notices = start(config, now, saved=config)
+    assert state == TrainState(step=7, position=SAVED_AT)
+    change = f"the arithmetic of quantized layers: quanto's kernels in the checkpoint, {ARITHMETIC} now"
+    assert notices[1:] == ([f"changed since: {change}"] if is_announced else [])
+    assert start(config, now, before=now, saved=config)[1][1:] == []
+
+
 def test_another_number_of_processes_is_announced_and_leaves_no_image_out() -> None:
     state, notices = start(foundations=dataclasses.replace(FOUNDATIONS, world_size=2), ranks=2)
     order = small_order(world_size=2)
@@ -153,17 +164,6 @@ def test_keys_of_data_sets_are_announced_and_the_place_in_the_order_stays(
     state, notices = start(foundations=dataclasses.replace(FOUNDATIONS, dataset_settings=current), before=before)
     assert state == TrainState(step=7, position=SAVED_AT)
     assert notices[1:] == [f"changed since: dataset {line}" for line in announced]
-
-
-def test_rules_name_keys_of_data_sets_that_exist() -> None:
-    kinds = (*KINDS_OF_DATASET.values(), *KINDS_OF_TEXT_STORE.values())
-    assert set(KEYS_OF_NO_ACCOUNT) <= {key for kind in kinds for key in kind.model_fields}
-
-
-def test_rules_name_settings_that_exist() -> None:
-    names = {option.name for option in all_options()}
-    assert set(OF_NO_ACCOUNT) <= names
-    assert set(MUST_AGREE) <= names | {"the base model"}
 
 
 def test_a_data_sets_fingerprint_changes_with_its_images_and_their_geometry() -> None:

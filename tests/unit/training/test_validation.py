@@ -75,6 +75,7 @@ def painter_with(model: Model, tmp_path: Path) -> PainterWith:
             parts=parts,
             denoiser=denoiser,
             weights=nullcontext,
+            autocast=nullcontext,
             latent_part=family.latent_part(parts, PRECISION, CPU, vae_batch_size=1),
             needs=lambda: pytest.fail("memory sufficed"),
             embedding=embedding,
@@ -173,6 +174,35 @@ def test_guidance_of_one_or_less_needs_no_negative_prompt(model: Model, painter_
     assert [request.negative is None for request in asked] == [True, False]
     assert validation_captions(replace(OPTIONS, validation_guidance=1.0)) == ("a cat",)
     assert validation_captions(OPTIONS) == ("a cat", "blur")
+
+
+def test_the_denoiser_computes_under_trainings_autocast_and_the_vae_does_not(
+    model: Model, painter_with: PainterWith
+) -> None:
+    family, parts, denoiser, _ = model
+    formats: set[torch.dtype] = set()
+    part = family.latent_part(parts, PRECISION, CPU, vae_batch_size=1)
+    decoder = part.load()
+
+    class Watched:
+        def decode(self, latents: torch.Tensor, *, tiled: bool) -> torch.Tensor:
+            assert not torch.is_autocast_enabled("cpu")
+            return decoder.decode(latents, tiled=tiled)
+
+    def bf16() -> torch.autocast:
+        return torch.autocast("cpu", dtype=torch.bfloat16)
+
+    linear = [layer for layer in denoiser.modules() if isinstance(layer, nn.Linear)]
+    handles = [layer.register_forward_hook(lambda _, inputs, output: formats.add(output.dtype)) for layer in linear]
+    try:
+        watched: Any = replace(part, load=Watched)
+        painter, events = painter_with(replace(OPTIONS, validation_resolution="64"), autocast=bf16, latent_part=watched)
+        painter.draw(1)
+    finally:
+        for handle in handles:
+            handle.remove()
+    assert formats == {torch.bfloat16}
+    assert names(events) == [["validation_64x64_seed7.png"]]
 
 
 def test_without_a_prompt_nothing_is_drawn_or_encoded(painter_with: PainterWith, tmp_path: Path) -> None:

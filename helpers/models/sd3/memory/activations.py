@@ -18,9 +18,9 @@ class Pass:
     """One forward pass of the transformer.
 
     image_tokens, text_tokens: of one image. base: bytes of a number of the base. autocast: whether matrices are
-    multiplied in bf16 whatever they are held in. norms_in_fp32: as autocast has it on CUDA. keeps_inputs: whether
-    frozen linear layers keep what they were given, as quanto's do. full: whether all weights move.
-    adapted: names of the layers with an adapter. lengths: whether it learns the lengths of rows, as a DoRA.
+    multiplied in bf16 whatever they are held in. norms_in_fp32: as autocast has it on CUDA. full: whether all weights
+    move. adapted: names of the layers with an adapter. lengths: whether it learns the lengths of rows, as a DoRA.
+    quantized: whether the blocks' linear layers are.
     """
 
     image_tokens: int
@@ -29,10 +29,10 @@ class Pass:
     base: int
     autocast: bool
     norms_in_fp32: bool
-    keeps_inputs: bool
     full: bool
     adapted: frozenset[str]
     lengths: bool = False
+    quantized: bool = False
 
     @property
     def number(self) -> int:
@@ -51,8 +51,8 @@ class Pass:
 
     @property
     def casts_weights(self) -> bool:
-        """Whether autocast makes a bf16 copy of each weight, which the way back needs too."""
-        return self.autocast and self.base == FP32
+        """Whether autocast makes a bf16 copy of each weight, which the way back needs too; not of quantized ones."""
+        return self.autocast and self.base == FP32 and not self.quantized
 
     @property
     def tokens(self) -> int:
@@ -111,7 +111,7 @@ def _inputs(run: Pass, *, held: int, adapted: int, layers: int) -> int:
     """Bytes kept of the input, `held` bytes a number, that some linear layers share, `adapted` of them with a LoRA."""
     weighed = layers if run.full else adapted
     copies = weighed * run.weighed if held != run.weighed else 0
-    shared = held if run.keeps_inputs or (weighed and not copies) else 0
+    shared = held if weighed and not copies else 0
     return copies + shared
 
 

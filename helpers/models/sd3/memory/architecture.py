@@ -197,18 +197,19 @@ class Vae:
 
 @dataclass(frozen=True, kw_only=True)
 class Architecture:
-    """All parts of a model; text_encoders: CLIP-L, CLIP-G and T5."""
+    """All components of a model; text_encoders: CLIP-L, CLIP-G and T5, where it is not trained without."""
 
     transformer: Transformer
-    text_encoders: tuple[TextEncoder, TextEncoder, TextEncoder]
+    text_encoders: tuple[TextEncoder, ...]
     vae: Vae
 
 
 def read_architecture(*, transformer: Path, text_encoders: tuple[Path, ...], vae: Path) -> Architecture:
     """The architecture of a model by the folders of its parts, each with a config.json that has been checked."""
-    clip_l, clip_g, t5 = (text_encoder_of(_read(folder)) for folder in text_encoders)
     return Architecture(
-        transformer=transformer_of(_read(transformer)), text_encoders=(clip_l, clip_g, t5), vae=vae_of(_read(vae))
+        transformer=transformer_of(_read(transformer)),
+        text_encoders=tuple(text_encoder_of(_read(folder)) for folder in text_encoders),
+        vae=vae_of(_read(vae)),
     )
 
 

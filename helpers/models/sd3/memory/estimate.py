@@ -183,7 +183,7 @@ def validation_memory(architecture: Architecture, workload: Workload) -> int:
     loaded = 0 if workload.keeps_vae else architecture.vae.parameters * number
     working = activations.forward_transient(architecture.transformer, drawn)
     level = workload.precision.base_model_precision
-    working += _made_whole(_largest_layer(architecture.transformer), level=level, number=drawn.number)
+    working += _made_whole(_largest_layer(architecture.transformer), level=level, number=drawn.base)
     return stays + max(working, loaded + decoding)
 
 
@@ -221,7 +221,7 @@ def _activations(architecture: Architecture, workload: Workload) -> tuple[int, i
     read = batches * workload.batch_size * run.text_tokens * transformer.text_width * activations.BF16
     cast = activations.BF16 * transformer.parameters if run.full and run.casts_weights else 0
     level = workload.precision.base_model_precision
-    under_way += _made_whole(_largest_layer(transformer), level=level, number=run.number)
+    under_way += _made_whole(_largest_layer(transformer), level=level, number=run.base)
     if workload.use_dora and run.adapted and _base_bytes(workload.precision) != activations.FP32:
         # Rows are measured in fp32, one layer after the other.
         under_way += activations.FP32 * _largest_layer(transformer)
@@ -246,10 +246,10 @@ def _pass(architecture: Architecture, workload: Workload, *, width: int, height:
         base=_base_bytes(precision),
         autocast=_autocast(precision),
         norms_in_fp32=workload.device == "cuda",
-        keeps_inputs=precision.base_model_precision in QUANTO_BITS,
         full=full,
         adapted=frozenset(layer.name for layer in adapted),
         lengths=workload.use_dora,
+        quantized=precision.base_model_precision in QUANTO_BITS,
     )
 
 
@@ -270,7 +270,7 @@ def _saved_by_quantizing(weights: int, *, rows: int, level: str, number: int) ->
 
 
 def _made_whole(weights: int, *, level: str, number: int) -> int:
-    """What computing with the largest quantized layer needs: its numbers as they were, and on the way there."""
+    """What computing with the largest quantized layer needs: its dequantized weight, and what that is made of."""
     return 2 * number * weights if level in QUANTO_BITS else 0
 
 

@@ -1,6 +1,8 @@
 """What the run that settings describe will take of a graphics card, before there is a model: the wizard's estimate."""
 
+import json
 import math
+from collections.abc import Iterator
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -12,6 +14,7 @@ from helpers.models.memory import workload_of
 from helpers.models.sd3.memory.architecture import (
     KNOWN,
     Architecture,
+    TextEncoder,
     read_architecture,
     text_encoder_of,
     transformer_of,
@@ -19,6 +22,7 @@ from helpers.models.sd3.memory.architecture import (
 )
 from helpers.models.sd3.memory.estimate import estimate_memory
 
+TEXT_ENCODERS = ("text_encoder", "text_encoder_2", "text_encoder_3")
 PUBLISHED = {
     "stabilityai/stable-diffusion-3-medium-diffusers": "SD3 medium",
     "stabilityai/stable-diffusion-3.5-medium": "SD3.5 medium",
@@ -35,6 +39,9 @@ def forecast(config: RunConfig) -> Peaks | None:
     architecture = _architecture(model.pretrained_model_name_or_path, model.pretrained_parts_model_name_or_path)
     if architecture is None:
         return None
+    if model.without_t5:
+        encoders = tuple(each for each in architecture.text_encoders if not each.is_t5)
+        architecture = replace(architecture, text_encoders=encoders)
     resolution = config.data.resolution
     edge = math.sqrt(resolution * 1e6) if config.data.resolution_type == "area" else resolution
     alignment = config.data.aspect_bucket_alignment
@@ -68,11 +75,18 @@ def _architecture(model: str, parts: str | None) -> Architecture | None:
     folder = Path(model).expanduser()
     if folder.is_file():
         return _of_file(folder, _architecture(parts, None) if parts else None)
-    encoders = tuple(folder / name for name in ("text_encoder", "text_encoder_2", "text_encoder_3"))
     try:
-        return read_architecture(transformer=folder / "transformer", text_encoders=encoders, vae=folder / "vae")
+        found = read_architecture(transformer=folder / "transformer", text_encoders=(), vae=folder / "vae")
+        return replace(found, text_encoders=tuple(_text_encoders(folder)))
     except (OSError, ValueError, KeyError):
         return None
+
+
+def _text_encoders(folder: Path) -> Iterator[TextEncoder]:
+    """Those of a folder in diffusers layout; one that it lacks comes from elsewhere, and is as in any published SD3."""
+    for name, published in zip(TEXT_ENCODERS, KNOWN["SD3 medium"].text_encoders, strict=True):
+        config = folder / name / "config.json"
+        yield text_encoder_of(json.loads(config.read_text(encoding="utf-8"))) if config.is_file() else published
 
 
 def _of_file(file: Path, rest: Architecture | None) -> Architecture | None:
@@ -85,12 +99,12 @@ def _of_file(file: Path, rest: Architecture | None) -> Architecture | None:
         inside = {part: read_config(file / part) for part in parts_in(file)}
     except ModelError:
         return None
-    clip_l, clip_g, t5 = (
+    encoders = tuple(
         text_encoder_of(inside[name]) if name in inside else other
-        for name, other in zip(("text_encoder", "text_encoder_2", "text_encoder_3"), others.text_encoders, strict=True)
+        for name, other in zip(TEXT_ENCODERS, others.text_encoders, strict=True)
     )
     return Architecture(
         transformer=transformer_of(inside[TRANSFORMER]),
-        text_encoders=(clip_l, clip_g, t5),
+        text_encoders=encoders,
         vae=vae_of(inside["vae"]) if "vae" in inside else others.vae,
     )

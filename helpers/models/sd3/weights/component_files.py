@@ -1,9 +1,10 @@
-"""Reads a model's part wherever it lies: in a folder in diffusers layout, or in one file with others.
+"""Reads a model's component wherever it lies: in a folder in diffusers layout, or in a file, by itself or with others.
 
-A part's place is its folder; in one file it is its name below the file, `sd3.safetensors/vae`.
+A component's place is its folder; in a file it is its name below the file, `sd3.safetensors/vae`.
 """
 
 import json
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from fnmatch import fnmatch
@@ -12,12 +13,21 @@ from pathlib import Path
 from typing import Any
 
 from helpers.errors import ModelError
-from helpers.models.formats.fingerprint import config_fingerprint, files_fingerprint, fingerprint, tensors_fingerprint
+from helpers.models.formats.fingerprint import (
+    config_fingerprint,
+    content_fingerprint,
+    files_fingerprint,
+    fingerprint,
+    tensors_fingerprint,
+)
 from helpers.models.formats.safetensors import Opened, all_opened
 from helpers.models.hub import weight_patterns
 from helpers.models.loading import Weights, weights_of
+from helpers.models.sd3.weights.component_identity import facts_for_identity, without_copies
 from helpers.models.sd3.weights.original_config import config_in_file
-from helpers.models.sd3.weights.original_file import names_of_part, open_in_file
+from helpers.models.sd3.weights.original_file import check_component, names_of_part, open_in_file
+
+SHARD = re.compile(r"-(\d+)-of-(\d+)(?=\.)")
 
 
 def is_in_file(place: Path) -> bool:
@@ -44,9 +54,15 @@ def part_weights(place: Path, variant: str | None) -> Weights:
 def check_part(place: Path, variant: str | None, *, part: str) -> None:
     """Raise ModelError where a part's files are not all there, as far as names and headers tell."""
     if is_in_file(place):
+        check_component(place.parent, place.name)
         config_in_file(place.parent, place.name)
     else:
         weight_files(place, variant, part=part)
+
+
+def files_of_component(place: Path, variant: str | None) -> tuple[Path, ...]:
+    """The files that a component is read from: its config.json and weights, or the one file it lies in."""
+    return (place.parent,) if is_in_file(place) else (place / "config.json", *weight_files(place, variant))
 
 
 def weight_files(folder: Path, variant: str | None, *, part: str = "") -> tuple[Path, ...]:
@@ -54,15 +70,14 @@ def weight_files(folder: Path, variant: str | None, *, part: str = "") -> tuple[
     if not (folder / "config.json").is_file():
         raise ModelError(f"{folder} has no config.json, so the model's `{part or folder.name}` is missing.")
     names = sorted(file.name for file in folder.iterdir())
-    found = _matching(names, variant) or _matching(names, None)
+    found = _one_set(_matching(names, variant) or _matching(names, None))
     if not found:
         there = ", ".join(name for name in names if name != "config.json") or "nothing else"
         raise ModelError(
             f"{folder} has no safetensors weights (`{weight_patterns(variant)[0]}` or the like); beside config.json "
             f"there is {there}. Download them, or name the variant that is there with --variant."
         )
-    missing = sorted(set(_whole_set(found[0])) - set(found))
-    if missing:
+    if missing := sorted(set(found) - set(names)):
         raise ModelError(f"{folder} lacks {', '.join(missing)}; is the download whole?")
     return tuple(folder / name for name in found)
 
@@ -73,7 +88,15 @@ def loading_variant(folder: Path, variant: str | None) -> str | None:
 
 
 def part_identity(place: Path, variant: str | None) -> str:
-    """A hash of a part's config and weights; of a file only this part counts, whatever the file is called."""
+    """A hash of all in a component's config and weights that its outputs depend on.
+
+    Of a VAE and a text encoder it is the same in a folder and in a file, whole or in shards, as both hold the same
+    numbers: caches are addressed by it. Of a transformer in a file only its own tensors count.
+    """
+    facts = facts_for_identity(read_config(place))
+    if facts is not None:
+        with open_part(place, variant) as (tensors, _):
+            return fingerprint(json.dumps(facts, sort_keys=True), content_fingerprint(without_copies(tensors)))
     config = config_fingerprint(read_config(place))
     if not is_in_file(place):
         return fingerprint(config, files_fingerprint(weight_files(place, variant)))
@@ -96,10 +119,12 @@ def _matching(names: Sequence[str], variant: str | None) -> list[str]:
     return [name for name in names if any(fnmatch(name, pattern) for pattern in weight_patterns(variant))]
 
 
-def _whole_set(first: str) -> list[str]:
-    """Every shard of the set that `first` belongs to, by the count in its name; just itself when it is no shard."""
-    if "-of-" not in first:
-        return [first]
-    stem, total = first.removesuffix(".safetensors").rsplit("-of-", 1)
-    start, digits = stem.rsplit("-", 1)
-    return [f"{start}-{number:0{len(digits)}d}-of-{total}.safetensors" for number in range(1, int(total) + 1)]
+def _one_set(names: Sequence[str]) -> list[str]:
+    """The file that holds all, else every shard of the set that the first name belongs to, there or not."""
+    for name in names:
+        if SHARD.search(name) is None:
+            return [name]
+    if not names:
+        return []
+    before, digits, total, after = SHARD.split(names[0])
+    return [f"{before}-{number:0{len(digits)}d}-of-{total}{after}" for number in range(1, int(total) + 1)]

@@ -29,11 +29,15 @@ Shapes = Mapping[str, tuple[int, ...]]
 def config_in_file(path: Path, part: str) -> dict[str, Any]:
     """What config.json would say of a part; raises ModelError where the part is not whole, or is none of SD3's."""
     with open_in_file(path, part) as (tensors, said):
-        open_facts = json.loads(said.get(HEADER_ENTRY, "{}")).get(part, {})
         try:
+            open_facts = json.loads(said.get(HEADER_ENTRY, "{}")).get(part, {})
             config = config_of(tensors, part) | open_facts
         except KeyError as error:
             raise ModelError(f"{path}: The {part} lacks the tensor {error.args[0]}; is the download whole?") from error
+        except (IndexError, ValueError, ZeroDivisionError, TypeError, AttributeError) as error:
+            raise ModelError(
+                f"{path}: The {part} has shapes or a header that no SD3 has; is the download whole?"
+            ) from error
     try:
         if part == TRANSFORMER:
             _check_transformer(tensors, config)

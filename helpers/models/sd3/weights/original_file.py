@@ -1,6 +1,7 @@
-"""One file in the original layout as the parts in it: which it holds, and each one's tensors by diffusers' names.
+"""One file as the components in it: which it holds, and each one's tensors by diffusers' names.
 
-A part that lies in a file has a place below it, `FILE/vae`, as it would have one in a folder.
+A whole SD3 in the original layout, with a prefix before each component's names, or a component by itself, as text
+encoders and VAEs are passed on. A component in a file has a place below it, `FILE/vae`, as it would have in a folder.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
@@ -20,8 +21,11 @@ PREFIXES = {TRANSFORMER: original_layout.PREFIX, VAE: original_vae.PREFIX, **ori
 TELLING = "joint_blocks.0."
 
 EIGHT_BITS = (torch.float8_e4m3fn, torch.float8_e5m2)
-SCALE = "scale_weight"
-ABOUT_EIGHT_BITS = (SCALE, "scale_input", "scaled_fp8")
+SCALES = ("scale_weight", "weight_scale")
+ABOUT_EIGHT_BITS = (*SCALES, "scale_input", "input_scale", "scaled_fp8", "comfy_quant")
+"""What ComfyUI writes beside weights of 8 bits: the names until 2025, and those since."""
+
+CALLED = {TRANSFORMER: "transformer", VAE: "VAE", **original_text.CALLED}
 
 OTHERS = {
     "lora_": "a LoRA, which MODEL_NAME cannot be: name the base that it was trained on, and it with --init_lora",
@@ -53,6 +57,29 @@ def parts_in(path: Path) -> tuple[str, ...]:
     return tuple(part for part, prefix in PREFIXES.items() if any(name.startswith(prefix) for name in names))
 
 
+def check_component(path: Path, part: str) -> None:
+    """Raise ModelError where a file does not hold that component, with what it holds instead."""
+    with all_opened([path]) as (tensors, _):
+        shapes = {name: each.shape for name, each in tensors.items()}
+    inside = _components(shapes)
+    if part in inside:
+        return
+    held = " and ".join(CALLED[each] for each in inside) or f"tensors such as {min(shapes, default='none')}"
+    raise ModelError(f"{path} holds no {CALLED[part]} that this program knows, but {held}.")
+
+
+def _components(shapes: Mapping[str, tuple[int, ...]]) -> tuple[str, ...]:
+    """Which components a file holds: by the prefixes of a whole SD3, or the one that it is without any."""
+    prefixed = tuple(part for part, prefix in PREFIXES.items() if any(name.startswith(prefix) for name in shapes))
+    if prefixed:
+        return prefixed
+    if is_single_file(shapes):
+        return (TRANSFORMER,)
+    if any(name.startswith((original_vae.DIFFUSERS_BLOCKS, original_vae.ORIGINAL_BLOCKS)) for name in shapes):
+        return (VAE,)
+    return original_text.encoders_in(shapes)
+
+
 @contextmanager
 def open_in_file(path: Path, part: str) -> Iterator[Opened]:
     """A part's tensors by diffusers' names, and the file's header; raises ModelError for what is none of SD3.
@@ -61,8 +88,8 @@ def open_in_file(path: Path, part: str) -> Iterator[Opened]:
     """
     with all_opened([path]) as (tensors, said):
         names = names_of_part(tensors, part)
-        mine = in_sixteen_bits({ours: tensors[theirs] for theirs, ours in names.items()})
         try:
+            mine = in_sixteen_bits({ours: tensors[theirs] for theirs, ours in names.items()})
             found = _to_diffusers(mine, part)
         except ModelError as error:
             raise ModelError(f"{path}: {error}") from error
@@ -73,27 +100,32 @@ def names_of_part(names: Iterable[str], part: str) -> dict[str, str]:
     """A file's names of a part's tensors, and the same without prefix; a file of nothing else has none."""
     names = tuple(names)
     prefix = PREFIXES[part]
-    if part == TRANSFORMER and not any(name.startswith(prefix) for name in names):
+    if not any(name.startswith(prefix) for name in names):
         prefix = ""
     return {name: name.removeprefix(prefix) for name in names if name.startswith(prefix)}
 
 
 def in_sixteen_bits(tensors: Mapping[str, Planned]) -> dict[str, Planned]:
-    """The same tensors, those of 8 bits in bfloat16 with their scales in them."""
+    """The same tensors, those of 8 bits in bfloat16 with their scales in them; raises ModelError for other formats."""
     found = {}
     for name, each in tensors.items():
         layer, _, leaf = name.rpartition(".")
+        if leaf == "weight" and not each.dtype.is_floating_point:
+            raise ModelError(f"{name} is quantized to {each.dtype}, which is not read: take the fp16 or fp8 file.")
         if leaf not in ABOUT_EIGHT_BITS:
-            found[name] = _widened(each, tensors.get(f"{layer}.{SCALE}")) if each.dtype in EIGHT_BITS else each
+            scales = [tensors[f"{layer}.{scale}"] for scale in SCALES if f"{layer}.{scale}" in tensors]
+            found[name] = _widened(each, *scales[:1]) if each.dtype in EIGHT_BITS else each
     return found
 
 
-def _widened(tensor: Planned, scale: Planned | None) -> Planned:
+def _widened(tensor: Planned, *scales: Planned) -> Planned:
     def make() -> Tensor:
         wide = tensor.make().float()
-        return (wide if scale is None else wide * scale.make().float()).to(torch.bfloat16)
+        for scale in scales:
+            wide = wide * scale.make().float()
+        return wide.to(torch.bfloat16)
 
-    return Planned(dtype=torch.bfloat16, shape=tensor.shape, make=make)
+    return Planned(dtype=torch.bfloat16, shape=tensor.shape, make=make, stored=(tensor, *scales))
 
 
 def _to_diffusers(tensors: Mapping[str, Planned], part: str) -> dict[str, Planned]:

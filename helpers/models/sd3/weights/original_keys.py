@@ -91,6 +91,8 @@ def to_diffusers(tensors: Mapping[str, Planned]) -> dict[str, Planned]:
         for layer in layers(count=count_of(tensors)):
             if layer.original + kind in left:
                 whole = _taken(left, layer.original + kind)
+                if not whole.shape or whole.shape[0] % (2 if layer.swapped else len(layer.diffusers)):
+                    raise ModelError(f"The transformer has {layer.original}{kind} as {list(whole.shape)}: no SD3 has.")
                 pieces = split(whole, count=len(layer.diffusers), swapped=layer.swapped)
                 found |= zip((name + kind for name in layer.diffusers), pieces, strict=True)
     found[POSITIONS[1]] = _taken(left, POSITIONS[0])

@@ -17,10 +17,13 @@ PREFIXES = {
     "text_encoder_2": "text_encoders.clip_g.transformer.",
     T5: "text_encoders.t5xxl.transformer.",
 }
+CALLED = {"text_encoder": "CLIP-L", "text_encoder_2": "CLIP-G", T5: "T5"}
 SAY_NOTHING = tuple(f"{prefix.removesuffix('transformer.')}logit_scale" for prefix in PREFIXES.values())
 """What ComfyUI writes beside each of them, for no use."""
 
+LOGIT_SCALE = "logit_scale"
 POSITIONS = "text_model.embeddings.position_ids"
+NORM = "text_model.final_layer_norm.weight"
 PROJECTION = "text_projection.weight"
 SHARED, ALSO_SHARED = "shared.weight", "encoder.embed_tokens.weight"
 CLIP_LAYERS, T5_LAYERS = "text_model.encoder.layers.", "encoder.block."
@@ -32,13 +35,25 @@ def layers_of(names: Iterable[str], start: str) -> int:
     return 1 + max((int(number) for number in numbers if number.isdigit()), default=-1)
 
 
+def encoders_in(shapes: Mapping[str, tuple[int, ...]]) -> tuple[str, ...]:
+    """Which text encoder the tensors of a file without prefixes are; empty where they are none of SD3's.
+
+    SD3's CLIPs differ in their width alone: 768 and 1280. One of another width may be either.
+    """
+    if any(name.startswith(T5_LAYERS) for name in shapes):
+        return (T5,)
+    width = shapes.get(NORM, (0,))[0]
+    named = {768: ("text_encoder",), 1280: ("text_encoder_2",)}
+    return named.get(width, ("text_encoder", "text_encoder_2")) if width else ()
+
+
 def text_to_diffusers(tensors: Mapping[str, Planned], part: str) -> dict[str, Planned]:
     """An encoder's tensors, `tensors` without prefix; raises ModelError where one lacks, or is one too many.
 
     SD3 takes CLIP-L's state as it is, and its published files leave out the projection that the library wants: then it
     is the identity.
     """
-    found = {name: each for name, each in tensors.items() if name != POSITIONS}
+    found = {name: each for name, each in tensors.items() if name not in (POSITIONS, LOGIT_SCALE)}
     if part == T5:
         if ALSO_SHARED in found:
             found.setdefault(SHARED, found.pop(ALSO_SHARED))
@@ -46,7 +61,7 @@ def text_to_diffusers(tensors: Mapping[str, Planned], part: str) -> dict[str, Pl
         wanted = set(_t5_names(layers_of(found, T5_LAYERS)))
     else:
         wanted = set(_clip_names(layers_of(found, CLIP_LAYERS)))
-        norm = found.get("text_model.final_layer_norm.weight")
+        norm = found.get(NORM)
         if part == "text_encoder" and PROJECTION not in found and norm is not None:
             found[PROJECTION] = _identity(norm)
     if lacking := sorted(wanted - found.keys()):

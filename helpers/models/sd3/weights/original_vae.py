@@ -4,6 +4,7 @@ The original counts the decoder's blocks from the image, and its attention is wr
 """
 
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
 from itertools import product
 
 from torch import Tensor
@@ -12,6 +13,7 @@ from helpers.errors import ModelError
 from helpers.models.formats.safetensors import Planned
 
 PREFIX = "first_stage_model."
+DIFFUSERS_BLOCKS, ORIGINAL_BLOCKS = "encoder.down_blocks.", "encoder.down."
 RESNETS_AT_MOST = 3
 RESNET = (("norm1", "norm1"), ("conv1", "conv1"), ("norm2", "norm2"), ("conv2", "conv2"))
 SHORTCUT = ("nin_shortcut", "conv_shortcut")
@@ -23,7 +25,7 @@ KINDS = (".weight", ".bias")
 def vae_to_original(tensors: Mapping[str, Planned]) -> dict[str, Planned]:
     """A VAE's tensors by the original names, without prefix; raises ModelError for what is none of SD3's."""
     left, found = dict(tensors), {}
-    for original, ours in _names(_blocks(tensors, of="encoder.down_blocks.")):
+    for original, ours in _names(_blocks(tensors, of=DIFFUSERS_BLOCKS)):
         if ours in left:
             found[original] = _as_convolution(left.pop(ours)) if _is_projection(original) else left.pop(ours)
     _nothing_left(left)
@@ -31,12 +33,16 @@ def vae_to_original(tensors: Mapping[str, Planned]) -> dict[str, Planned]:
 
 
 def vae_to_diffusers(tensors: Mapping[str, Planned]) -> dict[str, Planned]:
-    """A VAE's tensors by diffusers' names; `tensors` without prefix.
+    """A VAE's tensors by diffusers' names; `tensors` without prefix, by the original names or diffusers' own.
 
     Raises ModelError as `vae_to_original`, and where one is not there that every such VAE has.
     """
+    if any(name.startswith(DIFFUSERS_BLOCKS) for name in tensors):
+        vae_to_original(tensors)
+        _nothing_lacks(tensors)
+        return dict(tensors)
     left, found = dict(tensors), {}
-    for original, ours in _names(_blocks(tensors, of="encoder.down.")):
+    for original, ours in _names(_blocks(tensors, of=ORIGINAL_BLOCKS)):
         if original in left:
             found[ours] = _as_matrix(left.pop(original)) if _is_projection(original) else left.pop(original)
     _nothing_left(left)
@@ -99,7 +105,7 @@ def _reshaped(tensor: Planned, shape: tuple[int, ...]) -> Planned:
     def make() -> Tensor:
         return tensor.make().reshape(shape)
 
-    return Planned(dtype=tensor.dtype, shape=shape, make=make)
+    return replace(tensor, shape=shape, make=make)
 
 
 def _nothing_left(left: Mapping[str, Planned]) -> None:
@@ -108,7 +114,7 @@ def _nothing_left(left: Mapping[str, Planned]) -> None:
 
 
 def _nothing_lacks(found: Mapping[str, Planned]) -> None:
-    blocks, resnets = _blocks(found, of="encoder.down_blocks."), resnets_in(found)
+    blocks, resnets = _blocks(found, of=DIFFUSERS_BLOCKS), resnets_in(found)
     for original, ours in _names(blocks):
         if ours not in found and not _may_lack(ours, blocks=blocks, resnets=resnets):
             raise ModelError(f"The VAE lacks the tensor {original}; is the download whole?")

@@ -11,9 +11,11 @@ from torch import Tensor
 from helpers.models.family import ModelParts
 from helpers.models.formats.lora import Pair, merged, of_text_encoder
 from helpers.models.formats.safetensors import Planned, write_tensors
+from helpers.models.sd3.assets import TOKENIZERS
 from helpers.models.sd3.weights.component_files import is_in_file, loading_variant, open_part, read_config, weight_files
-from helpers.models.sd3.weights.components import TEXT_ENCODERS, TOKENIZERS
+from helpers.models.sd3.weights.components import TEXT_ENCODERS
 from helpers.models.sd3.weights.original_file import VAE
+from helpers.models.sd3.weights.original_text import T5
 
 
 def write_pipeline(
@@ -32,15 +34,17 @@ def write_pipeline(
     transformer.mkdir()
     _copy_config(parts.transformer, transformer)
     write_tensors(transformer / "diffusion_pytorch_model.safetensors", weights, metadata=metadata)
-    for name, source in zip((VAE, *TEXT_ENCODERS), (parts.vae, *parts.text_encoders), strict=True):
+    for name, source in zip((VAE, *TEXT_ENCODERS), (parts.vae, *parts.text_encoders), strict=False):
         pairs = of_text_encoder(text, f"{name}.")
         if pairs or is_in_file(source):
             _write_model(source, folder / name, pairs, variant=parts.weights_variant)
         else:
             _copy_model(source, folder / name, variant=loading_variant(source, parts.weights_variant))
-    for name, source in zip(("scheduler", *TOKENIZERS), (parts.scheduler, *parts.tokenizers), strict=True):
+    for name, source in zip(("scheduler", *TOKENIZERS), (parts.scheduler, *parts.tokenizers), strict=False):
         shutil.copytree(source, folder / name, copy_function=shutil.copyfile)
-    (folder / "model_index.json").write_text(json.dumps(model_index(), indent=2) + "\n", encoding="utf-8")
+    (folder / "model_index.json").write_text(
+        json.dumps(model_index(without_t5=T5 in parts.absent), indent=2) + "\n", encoding="utf-8"
+    )
 
 
 def _copy_model(source: Path, to: Path, *, variant: str | None) -> None:
@@ -76,18 +80,19 @@ def _plain(text: str, variant: str | None) -> str:
     return text.replace(f".{variant}.", ".").replace(f".{variant}-", "-")
 
 
-def model_index() -> dict[str, Any]:
+def model_index(*, without_t5: bool = False) -> dict[str, Any]:
     """What `model_index.json` says of any SD3 in diffusers layout."""
+    nothing = [None, None]
     return {
         "_class_name": "StableDiffusion3Pipeline",
         "_diffusers_version": "0.30.0",
         "scheduler": ["diffusers", "FlowMatchEulerDiscreteScheduler"],
         "text_encoder": ["transformers", "CLIPTextModelWithProjection"],
         "text_encoder_2": ["transformers", "CLIPTextModelWithProjection"],
-        "text_encoder_3": ["transformers", "T5EncoderModel"],
+        "text_encoder_3": nothing if without_t5 else ["transformers", "T5EncoderModel"],
         "tokenizer": ["transformers", "CLIPTokenizer"],
         "tokenizer_2": ["transformers", "CLIPTokenizer"],
-        "tokenizer_3": ["transformers", "T5TokenizerFast"],
+        "tokenizer_3": nothing if without_t5 else ["transformers", "T5TokenizerFast"],
         "transformer": ["diffusers", "SD3Transformer2DModel"],
         "vae": ["diffusers", "AutoencoderKL"],
     }

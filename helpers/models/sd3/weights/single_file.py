@@ -32,7 +32,7 @@ def open_single_file(path: Path) -> AbstractContextManager[Opened]:
 def with_own_parts(path: Path, base: ModelParts) -> ModelParts:
     """See `FamilyFiles`."""
     inside = parts_in(path)
-    encoders = zip(TEXT_ENCODERS, base.text_encoders, strict=True)
+    encoders = zip(TEXT_ENCODERS, base.text_encoders, strict=False)
     return replace(
         base,
         vae=path / VAE if VAE in inside else base.vae,
@@ -56,7 +56,7 @@ def write_single_file(
     """
     with ExitStack() as stack:
         written = {TRANSFORMER: (parts.transformer, dict(weights))}
-        for part, place in zip((VAE, *TEXT_ENCODERS), (parts.vae, *parts.text_encoders), strict=True):
+        for part, place in zip((VAE, *TEXT_ENCODERS), (parts.vae, *parts.text_encoders), strict=False):
             if part == VAE or with_text_encoders or (text and part != T5):
                 found, _ = stack.enter_context(open_part(place, parts.weights_variant))
                 written[part] = (place, merged(found, of_text_encoder(text, f"{part}.")))

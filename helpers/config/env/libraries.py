@@ -1,0 +1,35 @@
+"""The environment variables that decide how libraries behave, set before any of them is imported."""
+
+import os
+import sys
+from importlib.metadata import version
+from pathlib import Path
+
+LYCORIS_BACKEND = "LYCORIS_KERNEL_BACKEND"
+ALLOCATOR = "PYTORCH_ALLOC_CONF"
+# PyTorch reads the first; the others are its older names for it.
+ALLOCATOR_NAMES = (ALLOCATOR, "PYTORCH_CUDA_ALLOC_CONF", "PYTORCH_HIP_ALLOC_CONF")
+KERNEL = Path("/proc/version")
+
+
+def set_up_libraries() -> None:
+    """Choose LyCORIS's arithmetic and PyTorch's allocator; what the person has set for them stays.
+
+    LyCORIS: on CUDA it would take its triton kernels, or compile with inductor, and give other numbers than on every
+    other device. Its plain PyTorch code needs no compiler.
+    The allocator: segments that grow leave less memory reserved and unused where sizes differ from batch to batch.
+    """
+    os.environ.setdefault(LYCORIS_BACKEND, "torch")
+    if segments_can_grow(version("torch")) and not any(name in os.environ for name in ALLOCATOR_NAMES):
+        os.environ[ALLOCATOR] = "expandable_segments:True"
+
+
+def segments_can_grow(pytorch: str, *, kernel: Path = KERNEL) -> bool:
+    """Whether a CUDA device may have such segments here, with PyTorch of this version.
+
+    On Linux, but not on WSL, whose NVIDIA drivers before 615 fail at the first allocation (pytorch/pytorch issue
+    192330), and not with ROCm, where it was never tried. kernel: the file that names the system's kernel.
+    """
+    if sys.platform != "linux" or "rocm" in pytorch:
+        return False
+    return not kernel.exists() or "microsoft" not in kernel.read_text().lower()

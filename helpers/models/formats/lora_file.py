@@ -1,0 +1,213 @@
+"""Reads a LoRA from a file, whichever program wrote it: what each tensor is, and whether they fit one another.
+
+Programs differ in how they name a layer, which is a `LoraForm`, and in the word for each matrix, which is in `WORDS`.
+"""
+
+import json
+import math
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from helpers.errors import ModelError
+from helpers.models.formats.lora import DIFFUSERS_ENTRY, EXPORT_PREFIX, Pair
+from helpers.models.formats.modelspec import ORIGINAL
+from helpers.models.formats.modelspec import PREFIX as MODELSPEC
+from helpers.models.formats.safetensors import opened, planned_from
+
+WORDS = {
+    "down": r"lora_(?:A|down)(?:\.[^.]+)?\.weight",
+    "up": r"lora_(?:B|up)(?:\.[^.]+)?\.weight",
+    "magnitude": r"lora_magnitude_vector(?:\.[^.]+)?(?:\.weight)?",
+    "scale": r"dora_scale",
+    "alpha": r"alpha",
+}
+"""What follows a layer's name in the name of a tensor; peft puts the name of the adapter in between."""
+
+NAME = re.compile(rf"(?P<layer>.+)\.(?:{'|'.join(f'(?P<{word}>{pattern})' for word, pattern in WORDS.items())})")
+MATRICES = ("down", "up")
+PEFT_CONFIG = "adapter_config.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoraForm:
+    """How a program names the layers of a LoRA.
+
+    name: for messages. starts: how the names begin, and diffusers' prefix of the component that each stands for, such
+    as `transformer.`; the rest of a name is the layer's.
+    """
+
+    name: str
+    starts: Mapping[str, str]
+
+
+@dataclass(frozen=True, kw_only=True)
+class LayerName:
+    """A layer as a file names it: the `component` in diffusers' words, and the `layer` below the prefix."""
+
+    form: LoraForm
+    component: str
+    layer: str
+
+
+def part_of(name: str) -> tuple[str, str] | None:
+    """The layer that a tensor belongs to, and its word in `WORDS`; None for a tensor that is no part of a LoRA."""
+    found = NAME.fullmatch(name)
+    return (found["layer"], str(found.lastgroup)) if found else None
+
+
+def is_lora(names: Iterable[str]) -> bool:
+    """Whether tensors with these names are a LoRA: one of its matrices is there."""
+    return any((part := part_of(name)) is not None and part[1] in MATRICES for name in names)
+
+
+def layer_name(whole: str, forms: Sequence[LoraForm]) -> LayerName | None:
+    """A layer's name by the longest beginning that some form has; None where none fits."""
+    starts = [(start, component, form) for form in forms for start, component in form.starts.items()]
+    fitting = [each for each in starts if whole.startswith(each[0])]
+    if not fitting:
+        return None
+    start, component, form = max(fitting, key=lambda each: len(each[0]))
+    return LayerName(form=form, component=component, layer=whole.removeprefix(start))
+
+
+def read_pairs(path: Path, forms: Sequence[LoraForm]) -> list[tuple[LayerName, Pair]]:
+    """The pairs of a file whose tensors are all parts of a LoRA in one of the `forms`.
+
+    Raises ModelError for any other tensor, for halves, and for shapes, dtypes or numbers that no LoRA has.
+    """
+    with opened(path) as file:
+        header = file.metadata() or {}
+        tensors = {name: each.make() for name, each in planned_from(file).items()}
+    by_layer: dict[str, dict[str, Tensor]] = {}
+    for name, tensor in tensors.items():
+        part = part_of(name)
+        if part is None:
+            raise ModelError(f"{path} holds {name}, which is not part of a LoRA that can be read.")
+        layer, word = part
+        if word in by_layer.setdefault(layer, {}):
+            raise ModelError(f"{path} holds {name} twice under different names.")
+        by_layer[layer][word] = tensor
+    config = _config(path, header)
+    found = []
+    for whole, parts in by_layer.items():
+        name = layer_name(whole, forms)
+        if name is None:
+            raise ModelError(f"{path} holds a LoRA on {whole}, in names that are not known here.")
+        matrices = _matrices(path, whole, parts)
+        alpha = _alpha(path, whole, parts, rank=len(matrices[0]), name=name, config=config)
+        pair = Pair(down=matrices[0], up=matrices[1], alpha=alpha)
+        found.append((name, _without_padding(_with_lengths(path, whole, parts, pair=pair, header=header))))
+    return found
+
+
+def _matrices(path: Path, layer: str, parts: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+    """The two matrices in fp32: down [rank, inputs, ...] and up [outputs, rank, ...]."""
+    lacking = [word for word in MATRICES if word not in parts]
+    if lacking:
+        raise ModelError(f"{path} has no `{lacking[0]}` matrix of its LoRA on {layer}; download it again.")
+    down, up = (_floats(path, layer, parts[word]) for word in MATRICES)
+    shapes = f"{list(down.shape)} and {list(up.shape)}"
+    fits = down.dim() in (2, 4) and up.dim() == down.dim() and down.shape[0] == up.shape[1]
+    if not fits or any(edge != 1 for edge in up.shape[2:]):
+        raise ModelError(f"{path} holds matrices of {shapes} for {layer}, which are no LoRA on one layer.")
+    return down, up
+
+
+def _floats(path: Path, layer: str, tensor: Tensor) -> Tensor:
+    """The tensor in fp32; raises ModelError where it has no numbers, or others than finite floating point ones."""
+    if not tensor.dtype.is_floating_point:
+        raise ModelError(f"{path} holds numbers of dtype {tensor.dtype} for {layer}: a LoRA has floating point ones.")
+    values = tensor.float()
+    if not values.numel():
+        raise ModelError(f"{path} holds an empty tensor {list(values.shape)} for {layer}.")
+    if not bool(torch.isfinite(values).all()):
+        raise ModelError(f"{path} holds NaN or infinite numbers for {layer}: its training went wrong, use another.")
+    return values
+
+
+def _with_lengths(
+    path: Path, layer: str, parts: Mapping[str, Tensor], *, pair: Pair, header: Mapping[str, str]
+) -> Pair:
+    """The pair with the lengths of a DoRA, of which programs keep the rows' or the columns'."""
+    word = next((each for each in ("magnitude", "scale") if each in parts), None)
+    if word is None:
+        return pair
+    # This program's own file for ComfyUI; beside a magnitude, its scale is the same in ComfyUI's terms.
+    if word == "scale" and header.get(f"{MODELSPEC}implementation") == ORIGINAL:
+        raise ModelError(
+            f"{path} is a DoRA that was written for ComfyUI, whose scales cannot be turned back: use the file that it "
+            "was made of, such as pytorch_lora_weights.safetensors."
+        )
+    lengths = _floats(path, layer, parts[word])
+    outputs, inputs = pair.shape[:2]
+    if lengths.numel() == outputs and (word == "magnitude" or lengths.shape[:1] == (outputs,)):
+        return replace(pair, magnitude=lengths.flatten())
+    if word == "scale" and lengths.shape[:2] == (1, inputs) and lengths.numel() == inputs:
+        return replace(pair, input_magnitude=lengths.flatten())
+    raise ModelError(
+        f"{path} holds lengths {list(lengths.shape)} of a DoRA for {layer}, which has {outputs} outputs and {inputs} "
+        "inputs."
+    )
+
+
+def _without_padding(pair: Pair) -> Pair:
+    """The pair without the last ranks that are zero in both matrices: equally strong, and of its own rank."""
+    used = torch.nonzero(pair.down.flatten(1).any(dim=1) | pair.up.transpose(0, 1).flatten(1).any(dim=1))
+    rank = int(used.max()) + 1 if len(used) else pair.rank
+    if rank == pair.rank:
+        return pair
+    return replace(pair, down=pair.down[:rank], up=pair.up[:, :rank], alpha=pair.alpha * rank / pair.rank)
+
+
+def _alpha(
+    path: Path, layer: str, parts: Mapping[str, Tensor], *, rank: int, name: LayerName, config: Mapping[str, Any]
+) -> float:
+    """The layer's alpha: a tensor of its own, else what the header or peft's config says, else the rank."""
+    if "alpha" in parts:
+        if parts["alpha"].numel() != 1:
+            raise ModelError(f"{path} holds an alpha {list(parts['alpha'].shape)} for {layer}, which is one number.")
+        return _number(path, f"the alpha of {layer}", parts["alpha"].item())
+    patterns = config.get(f"{name.component}alpha_pattern") or {}
+    if not isinstance(patterns, dict):
+        raise ModelError(f"{path} has a damaged header: its alpha_pattern is {patterns!r}.")
+    of_layer = next((alpha for key, alpha in patterns.items() if _names(key, name.layer)), None)
+    alpha = config.get(f"{name.component}lora_alpha", rank) if of_layer is None else of_layer
+    root = math.sqrt(rank) if config.get(f"{name.component}use_rslora") else 1.0
+    return _number(path, f"the alpha of {layer}", alpha) * root
+
+
+def _names(pattern: str, layer: str) -> bool:
+    """Whether one of peft's patterns means a layer: its whole name or the end of it, as a regular expression."""
+    try:
+        return re.fullmatch(rf"(.*\.)?({pattern})", layer) is not None
+    except re.error:
+        return layer == pattern
+
+
+def _number(path: Path, what: str, value: Any) -> float:
+    if isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value):
+        return float(value)
+    raise ModelError(f"{path} says that {what} is {value!r}, which is no number.")
+
+
+def _config(path: Path, header: Mapping[str, str]) -> dict[str, Any]:
+    """The adapter's configuration by diffusers' keys: of the header, or of the file that peft writes beside it."""
+    beside = path.with_name(PEFT_CONFIG)
+    try:
+        if DIFFUSERS_ENTRY in header:
+            config = json.loads(header[DIFFUSERS_ENTRY])
+        elif path.stem == "adapter_model" and beside.is_file():
+            config = {EXPORT_PREFIX + key: value for key, value in json.loads(beside.read_text("utf-8")).items()}
+        else:
+            config = {}
+    except (ValueError, AttributeError, RecursionError) as error:
+        raise ModelError(f"{path} has a damaged configuration of its adapter: {error}; download it again.") from error
+    if not isinstance(config, dict):
+        raise ModelError(f"{path} has a damaged configuration of its adapter: {config!r}; download it again.")
+    return config

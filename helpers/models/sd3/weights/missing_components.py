@@ -1,0 +1,40 @@
+"""What a base lacks, and where each component can come from: the settings to use, in one list."""
+
+from collections.abc import Sequence
+
+from helpers.errors import ModelError
+from helpers.models.sd3.weights.original_file import CALLED, TRANSFORMER, VAE
+from helpers.models.sd3.weights.original_text import T5
+
+BASE = "MODEL_NAME"
+PARTS_OPTION = "pretrained_parts_model_name_or_path"
+NAMED = {
+    VAE: "pretrained_vae_model_name_or_path",
+    "text_encoder": "pretrained_clip_l_model_name_or_path",
+    "text_encoder_2": "pretrained_clip_g_model_name_or_path",
+    T5: "pretrained_t5_model_name_or_path",
+}
+FILES = {
+    VAE: "a VAE's .safetensors file",
+    "text_encoder": "clip_l.safetensors",
+    "text_encoder_2": "clip_g.safetensors",
+    T5: "t5xxl_fp16.safetensors or the like",
+}
+
+
+def refuse_missing(name: str, missing: Sequence[str], *, others: str | None) -> None:
+    """Raise ModelError where components are missing from the base and from `others`, its whole SD3 beside it."""
+    if not missing:
+        return
+    lines = [f"  {part} ({CALLED[part]}): {_from(part)}" for part in missing]
+    if others is None and missing != [TRANSFORMER]:
+        lines.append(f"  all but the transformer: set {PARTS_OPTION.upper()} to a folder or hub id of a whole SD3")
+    subject = f"{name} with {others} lacks" if others else f"{name} lacks"
+    raise ModelError(f"{subject} {', '.join(missing)}. Where they can come from:\n" + "\n".join(lines))
+
+
+def _from(part: str) -> str:
+    if part == TRANSFORMER:
+        return f"name a base in {BASE} that has one"
+    without = ", or to none to train without it" if part == T5 else ""
+    return f"set {NAMED[part].upper()} to {FILES[part]}, a folder or a hub id{without}"
