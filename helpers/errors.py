@@ -39,8 +39,12 @@ class ConfigError(UserError):
         assert problems, "a ConfigError lists at least one problem"
         self.problems = tuple(problems)
         count = "one setting needs" if len(self.problems) == 1 else f"{len(self.problems)} settings need"
-        lines = "\n".join(f"  {number}. {problem}" for number, problem in enumerate(self.problems, 1))
-        super().__init__(f"{count} a change before training can start:\n{lines}")
+        super().__init__(f"{count} a change before training can start:\n{numbered(problems)}")
+
+
+def numbered(problems: Sequence[Problem]) -> str:
+    """All of them, each with its number, as lines."""
+    return "\n".join(f"  {number}. {problem}" for number, problem in enumerate(problems, 1))
 
 
 class DataError(UserError):
@@ -53,6 +57,16 @@ class CacheError(UserError):
 
 class ModelError(UserError):
     """A model that cannot be found, read or used."""
+
+
+class BrokenModelError(ModelError):
+    """Everything wrong with the files of a model, shown together."""
+
+    met_by_all = True
+
+    def __init__(self, problems: Sequence[Problem]) -> None:
+        self.problems = tuple(problems)
+        super().__init__(f"the model cannot be used as its files are:\n{numbered(problems)}")
 
 
 class CheckpointError(UserError):

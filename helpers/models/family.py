@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from helpers.config.options.model import ModelOptions, PrecisionOptions, TextOptions
+from helpers.errors import Problem
 from helpers.models.formats.lora import Pair
 from helpers.models.formats.safetensors import Opened, Planned
 from helpers.models.memory import MemoryEstimate, Workload
@@ -259,8 +260,11 @@ class AdapterLayers:
 class ModelFamily:
     """Everything the trainer asks of a family of models.
 
-    locate: find the parts (downloading from the hub where a hub id is given); raises ModelError.
+    locate: find the parts (downloading from the hub where a hub id is given) and open the config and header of each;
+    raises ModelError, where files are not what they should be BrokenModelError.
     component_files: the files that each component is read from, by its name in a folder; raises ModelError.
+    wrong_settings: the settings of a run that ask for what the model does not have, by its configs (ModelParts,
+    RunConfig).
     text_parts: the text encoders, in the order in which `assemble_text` wants their outputs.
     assemble_text: one caption's outputs of every part that is cached -> TextEmbedding, bf16.
     learning_text: the text encoders that learn, as `text_parts` says, loaded with the same arguments.
@@ -283,6 +287,7 @@ class ModelFamily:
     name: str
     locate: Callable[[ModelOptions], ModelParts]
     component_files: Callable[[ModelParts], dict[str, tuple[Path, ...]]]
+    wrong_settings: Callable[..., Iterable[Problem]]
     text_parts: Callable[[ModelParts, TextOptions, PrecisionOptions, torch.device], tuple[TextPart, ...]]
     assemble_text: Callable[[Sequence[Mapping[str, Tensor]]], TextEmbedding]
     learning_text: Callable[[ModelParts, TextOptions, PrecisionOptions, torch.device], LearningText]

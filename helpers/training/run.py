@@ -26,6 +26,7 @@ from helpers.training.performance import check_attention, compile_ahead
 from helpers.training.preparation import dry_run
 from helpers.training.preparation import prepare as road
 from helpers.training.preparation.dataset_report import report_datasets
+from helpers.training.preparation.early_check import checked_parts
 from helpers.training.preparation.epochs import batches_from
 from helpers.training.preparation.prepare import Ground, Site
 from helpers.training.signals import StopRequest
@@ -44,12 +45,12 @@ def with_init_lora(config: RunConfig, reporter: Reporter, *, given: Collection[s
     if path is None or config.model.model_type != "lora":
         return config
     family = families()[FAMILY]
+    parts = checked_parts(config, family=family)
     try:
         pairs = family.files.read_lora(path)
     except ModelError as error:
         fix = "name a LoRA for SD3 or SD3.5, or leave it out"
         raise ConfigError([Problem(option="INIT_LORA", value=str(path), reason=str(error), fix=fix)]) from error
-    parts = family.locate(config.model)
     lora = options_from_file(
         config.lora,
         given=given,
@@ -64,13 +65,13 @@ def with_init_lora(config: RunConfig, reporter: Reporter, *, given: Collection[s
 
 
 def look(config: RunConfig, files: DatasetFile, reporter: Reporter) -> Site:
-    """Chapter 1: find the engine, the model's parts and the images, and load none of them."""
+    """Chapter 1: find the engine, the model's parts and the images, check their files, and load none of them."""
     runtime = open_runtime(config.precision, config.run)
     check_attention(config.speed, runtime=runtime)
     check_optimizer_on(runtime.device, config.optimizer)
-    look_back(config, files, ranks=runtime, reporter=reporter)
     family = families()[FAMILY]
-    parts = family.locate(config.model)
+    parts = checked_parts(config, family=family)
+    look_back(config, files, ranks=runtime, reporter=reporter)
     if told := parts.told_sources():
         reporter.hear(Notice(text=told))
     if parts.absent:

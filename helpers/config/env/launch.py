@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from helpers.config.cli import wants_help
+from helpers.config.env.accelerate_file import CONFIG_FILE, PLAIN, default_file, named_file, remarks_on
 from helpers.config.env.env_file import BrokenLines, read_env_file
 from helpers.config.env.translate import Translation, env_names, translate
 from helpers.config.env_lines import with_lines
@@ -22,8 +23,11 @@ def main(words: Sequence[str]) -> int:
     """Become the trainer that `words` (an env file, then flags) ask for; 1 where something is wrong with them."""
     try:
         translation = translated(Path(words[0]), flags=words[1:])
-        sys.stderr.writelines(f"{line}\n" for line in translation.remarks)
-        become(translation)
+        environment = {**os.environ, **translation.exports}
+        extra = shlex.split(translation.launch.accelerate_extra_args)
+        remarks = remarks_on(translation.launch, extra=extra, environment=environment)
+        sys.stderr.writelines(f"{line}\n" for line in (*translation.remarks, *remarks))
+        become(translation, environment=environment)
     except UserError as error:
         sys.stderr.write(f"{error}\n")
         return 1
@@ -49,9 +53,8 @@ def translated(path: Path, *, flags: Sequence[str]) -> Translation:
     return translation
 
 
-def become(translation: Translation) -> NoReturn:
+def become(translation: Translation, *, environment: Mapping[str, str]) -> NoReturn:
     """Put the trainer in this process's place, so that signals reach it and its exit status is ours."""
-    environment = {**os.environ, **translation.exports}
     command = [sys.executable, *command_line(translation, environment=environment)]
     sys.stderr.flush()
     os.execve(command[0], command, environment)
@@ -64,35 +67,30 @@ def command_line(translation: Translation, *, environment: Mapping[str, str]) ->
     """
     launch = translation.launch
     extra = shlex.split(launch.accelerate_extra_args)
-    by_file = accelerate_has_default_file(environment) or any(word.startswith("--config_file") for word in extra)
     alone = (launch.training_num_processes or 1) == (launch.training_num_machines or 1) == 1
-    if alone and not extra and not by_file:
+    if alone and not extra:
         return [TRAINER, *translation.arguments]
-    flags = _accelerate_flags(launch, extra=extra, by_file=by_file)
+    flags = _accelerate_flags(launch, extra=extra, environment=environment)
     return ["-m", SEVERAL, *flags, *extra, TRAINER, *translation.arguments]
 
 
-def accelerate_has_default_file(environment: Mapping[str, str]) -> bool:
-    """Whether the user once ran `accelerate config`; the file's place follows huggingface_hub's rules."""
-    cache = Path(environment.get("XDG_CACHE_HOME", "~/.cache")) / "huggingface"
-    folder = Path(environment.get("HF_HOME", cache)).expanduser() / "accelerate"
-    return any((folder / f"default_config.{ending}").is_file() for ending in ("yaml", "json"))
-
-
-def _accelerate_flags(launch: LaunchOptions, *, extra: Sequence[str], by_file: bool) -> list[str]:
-    """What is said to accelerate: where a file of its own speaks, only what our env file says, else all it would ask.
+def _accelerate_flags(launch: LaunchOptions, *, extra: Sequence[str], environment: Mapping[str, str]) -> list[str]:
+    """What is said to accelerate: where its words name a file, only what our env file says, else all it would ask.
 
     `--multi_gpu` is its word for several processes, GPUs or not. Mixed precision is the trainer's own affair.
     """
+    by_file = named_file(extra) is not None
     said = {"--num_processes": launch.training_num_processes, "--num_machines": launch.training_num_machines}
     flags = [f"{name}={number or 1}" for name, number in said.items() if number or not by_file]
+    flags.append("--mixed_precision=no")
     if by_file:
         return flags
     several = (launch.training_num_processes or 1) > 1
     engines = ("--multi_gpu", "--cpu", "--tpu", "--use_deepspeed", "--use_fsdp", "--num_processes")
     if several and not any(word.startswith(engines) for word in extra):
         flags.append("--multi_gpu")
-    return [*flags, "--mixed_precision=no", "--dynamo_backend=no"]
+    plain = [f"{CONFIG_FILE}={PLAIN}"] if default_file(environment) else []
+    return [*flags, "--dynamo_backend=no", *plain]
 
 
 if __name__ == "__main__":

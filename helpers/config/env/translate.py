@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 from helpers.config.cli import problems_of, split_arguments
 from helpers.config.deprecated_options import OLD_NAMES
+from helpers.config.env.accelerate_file import EXTRA_ARGS, problems_with_named_file
 from helpers.config.option import WrongValue, options_in, read_value, written
 from helpers.config.options.launch import LaunchOptions
 from helpers.config.parse import Reading, Said, known_names, read_settings
@@ -71,7 +72,7 @@ def translate(
         said, wrong = split_arguments(flags, place=f" in {name}")
         extra += said
         problems += wrong
-    _split(launch.accelerate_extra_args, name="ACCELERATE_EXTRA_ARGS", problems=problems)
+    problems += problems_with_named_file(_split(launch.accelerate_extra_args, name=EXTRA_ARGS, problems=problems))
     typed, wrong = split_arguments(words)
     reading = read_settings([*sorted_.said, *extra, *typed], meant=[*tried, *sorted_.meant])
     problems += [*wrong, *problems_of(reading)]

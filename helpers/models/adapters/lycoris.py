@@ -65,7 +65,7 @@ def attach_lycoris(denoiser: nn.Module, *, config: LycorisConfig, seed: int) -> 
     ModelError where nothing is left to train, a name is nowhere, or `full` is asked of quantized layers.
     """
     denoiser.requires_grad_(False)
-    _refuse_unknown_targets(denoiser, config.preset)
+    refuse_unknown_targets(denoiser, config.preset)
     try:
         with torch.random.fork_rng(devices=[]), _quietly(), _preset(config.preset) as network_type:
             torch.manual_seed(seed)
@@ -177,7 +177,7 @@ def _quietly() -> Iterator[None]:
         logger.setLevel(before)
 
 
-def _refuse_unknown_targets(denoiser: nn.Module, preset: Mapping[str, Any]) -> None:
+def refuse_unknown_targets(denoiser: nn.Module, preset: Mapping[str, Any]) -> None:
     """Raise ModelError where a class or name is nowhere in the model, which the library passes over."""
     classes = {type(module).__name__ for module in denoiser.modules()}
     for key in ("target_module", "module_algo_map"):

@@ -102,10 +102,8 @@ def what_else(path: Path) -> tuple[str, str] | None:
     if beginning.startswith(LFS_POINTER):
         return f"it is a git-lfs pointer of {size} bytes, not the file itself", _lfs_fix(path)
     if beginning.lstrip().lower().startswith(PAGE_STARTS):
-        return (
-            "it is a web page, not the file itself",
-            f"{again(path)}; for a gated model log in first, with `hf auth login`",
-        )
+        fix = f"{again(path)}; for a gated model log in first, with `hf auth login`"
+        return "it is a web page, not the file itself", fix
     if beginning.startswith(b"GGUF"):
         return "it is a GGUF file, which cannot be trained", "name the model's .safetensors file, or a folder or hub id"
     if beginning.startswith(PICKLE_STARTS) and beginning[LENGTH_BYTES : LENGTH_BYTES + 1] != b"{":

@@ -27,11 +27,7 @@ def load_denoiser(
     Read block by block, each of them quantized before the next is read, so that nothing ever holds it whole.
     waiting: so many of its last blocks stay in the processor's memory.
     """
-    with without_bitsandbytes():
-        from diffusers.models.transformers.transformer_sd3 import SD3Transformer2DModel
-
-    with torch.device("meta"):
-        denoiser: Any = SD3Transformer2DModel.from_config(read_config(parts.transformer))
+    denoiser = skeleton(parts)
     count = len(denoiser.transformer_blocks)
     form = Form(
         dtype=base_dtype(precision),
@@ -42,6 +38,15 @@ def load_denoiser(
         waiting=tuple(f"transformer_blocks.{block}" for block in range(count)[-waiting:]) if waiting else (),
     )
     return load(denoiser, part_weights(parts.transformer, parts.weights_variant), form, name="transformer")
+
+
+def skeleton(parts: ModelParts) -> Any:
+    """The transformer on the meta device: all its modules, and no numbers."""
+    with without_bitsandbytes():
+        from diffusers.models.transformers.transformer_sd3 import SD3Transformer2DModel
+
+    with torch.device("meta"):
+        return SD3Transformer2DModel.from_config(read_config(parts.transformer))
 
 
 def blocks(denoiser: nn.Module) -> list[nn.Module]:

@@ -56,7 +56,12 @@ def test_a_trained_transformer_is_another_model(parts: ModelParts, folder: Path)
     ],
 )
 def test_the_variant_is_read_from_the_shape(folder: Path, changes: dict[str, Any], variant: str) -> None:
-    edit(folder / "transformer" / "config.json", **changes)
+    from diffusers.models.transformers.transformer_sd3 import SD3Transformer2DModel
+
+    transformer = folder / "transformer"
+    edit(transformer / "config.json", **changes)
+    model: Any = SD3Transformer2DModel.from_config(json.loads((transformer / "config.json").read_text()))
+    model.save_pretrained(transformer)
     assert found(folder).variant == variant
 
 
@@ -88,6 +93,23 @@ def break_config(folder: Path) -> None:
     (folder / "transformer" / "config.json").write_text("{")
 
 
+def keep_half_of_a_shard(folder: Path) -> None:
+    first = folder / "transformer" / WEIGHTS
+    content = first.read_bytes()
+    first.unlink()
+    for number in (1, 2):
+        shard = folder / "transformer" / f"diffusion_pytorch_model-0000{number}-of-00002.safetensors"
+        shard.write_bytes(content[: len(content) // number])
+
+
+def name_other_layers(folder: Path) -> None:
+    edit(folder / "transformer" / "config.json", num_layers=5)
+
+
+def name_other_width(folder: Path) -> None:
+    edit(folder / "transformer" / "config.json", pooled_projection_dim=7)
+
+
 def take_another_vae(folder: Path) -> None:
     edit(folder / "vae" / "config.json", latent_channels=4)
 
@@ -106,6 +128,9 @@ def take_another_t5(folder: Path) -> None:
         (remove_vae_weights, "vae has no safetensors weights.*there is diffusion_pytorch_model.bin"),
         (keep_one_shard, "lacks diffusion_pytorch_model-00002-of-00002.safetensors"),
         (break_config, "config.json cannot be read"),
+        (keep_half_of_a_shard, "cut short: .* bytes are there"),
+        (name_other_layers, r"norm1_context.* holds 2,048 numbers, and by its config.json 6,144"),
+        (name_other_width, "holds .* numbers, and by its config.json"),
         (take_another_vae, "makes 4 latent channels, but the transformer takes 16"),
         (take_another_t5, "is 768 wide, but the transformer takes 48"),
     ],

@@ -25,7 +25,7 @@ from helpers.models.hub import weight_patterns
 from helpers.models.loading import Weights, weights_of
 from helpers.models.sd3.weights.component_identity import facts_for_identity, without_copies
 from helpers.models.sd3.weights.original_config import config_in_file
-from helpers.models.sd3.weights.original_file import check_component, names_of_part, open_in_file
+from helpers.models.sd3.weights.original_file import names_of_part, open_in_file
 
 SHARD = re.compile(r"-(\d+)-of-(\d+)(?=\.)")
 
@@ -49,15 +49,6 @@ def open_part(place: Path, variant: str | None) -> Iterator[Opened]:
 def part_weights(place: Path, variant: str | None) -> Weights:
     """A part's tensors, to be read block by block."""
     return weights_of(partial(open_part, place, variant))
-
-
-def check_part(place: Path, variant: str | None, *, part: str) -> None:
-    """Raise ModelError where a part's files are not all there, as far as names and headers tell."""
-    if is_in_file(place):
-        check_component(place.parent, place.name)
-        config_in_file(place.parent, place.name)
-    else:
-        weight_files(place, variant, part=part)
 
 
 def files_of_component(place: Path, variant: str | None) -> tuple[Path, ...]:

@@ -6,12 +6,12 @@ from pathlib import Path
 
 from helpers.config.model_folder import wrong_with_model
 from helpers.config.options.model import ModelOptions
-from helpers.errors import ModelError
+from helpers.errors import BrokenModelError, ModelError
 from helpers.models.family import ModelParts
 from helpers.models.hub import download, is_hub_id
 from helpers.models.sd3.assets import ASSETS, SMALL_PARTS, TOKENIZERS
+from helpers.models.sd3.weights.component_checks import Components, option_of, wrong_with_components
 from helpers.models.sd3.weights.component_files import (
-    check_part,
     files_of_component,
     is_in_file,
     loading_variant,
@@ -38,8 +38,14 @@ def locate(options: ModelOptions) -> ModelParts:
     root = _add_file_and_the_rest(found, file, options) if file.is_file() else _add_folder(found, options)
     refuse_missing(name, found.lacking(), others=options.pretrained_parts_model_name_or_path)
     small = _small_parts(found, root, name=options.pretrained_parts_model_name_or_path or name)
-    for part, place in found.places.items():
-        check_part(place, options.variant, part=part)
+    components = Components(
+        weights=found.places,
+        small=tuple(small.values()),
+        variant=options.variant,
+        option_of=lambda part: option_of(part, options, is_in_base=found.places.get(part, file).parent == file),
+    )
+    if problems := wrong_with_components(components):
+        raise BrokenModelError(problems)
     check_parts_fit(found.places, served=[part for part, place in small.items() if place.is_relative_to(ASSETS)])
     transformer = read_config(found.places[TRANSFORMER])
     encoders = [part for part in TEXT_ENCODERS if part in found.places]

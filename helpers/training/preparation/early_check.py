@@ -1,0 +1,77 @@
+"""Opens every header and config that a run needs before it encodes anything, and shows all that is wrong at once."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from helpers.config.options.model import ModelOptions
+from helpers.config.train_config import RunConfig
+from helpers.errors import BrokenModelError, ConfigError, ModelError, Problem
+from helpers.models.family import ModelFamily, ModelParts
+from helpers.models.formats.header import BrokenFileError, is_lfs_pointer, read_header
+from helpers.training.checkpoint.checkpoint import NAME
+
+RESUME = "RESUME_CHECKPOINT"
+TENSORS = "*.safetensors"
+
+
+def checked_parts(config: RunConfig, *, family: ModelFamily) -> ModelParts:
+    """Where the model's components are, once every file and setting that goes with the model has been checked.
+
+    Raises ConfigError with all that is wrong. Nothing is downloaded for a run that cannot start without it already;
+    what only the download can tell (its place, the license, the network) is raised as ModelError.
+    """
+    problems = [*_broken_files(config)]
+    if problems and not _is_here(config.model):
+        raise ConfigError(problems)
+    try:
+        parts = family.locate(config.model)
+    except BrokenModelError as error:
+        raise ConfigError([*error.problems, *problems]) from error
+    except BrokenFileError as error:
+        raise ConfigError([error.problem("MODEL_NAME"), *problems]) from error
+    except ModelError as error:
+        if not problems:
+            raise
+        name = config.model.pretrained_model_name_or_path
+        fix = "change what is wrong with the model, too"
+        raise ConfigError([Problem(option="MODEL_NAME", value=name, reason=str(error), fix=fix), *problems]) from error
+    if found := [*problems, *family.wrong_settings(parts, config)]:
+        raise ConfigError(found)
+    return parts
+
+
+def _is_here(model: ModelOptions) -> bool:
+    """Whether all that the model is made of lies on this machine."""
+    names = (
+        model.pretrained_model_name_or_path,
+        model.pretrained_parts_model_name_or_path,
+        model.pretrained_vae_model_name_or_path,
+        model.pretrained_clip_l_model_name_or_path,
+        model.pretrained_clip_g_model_name_or_path,
+        None if model.without_t5 else model.pretrained_t5_model_name_or_path,
+    )
+    return all(Path(name).expanduser().exists() for name in names if name)
+
+
+def _broken_files(config: RunConfig) -> Iterator[Problem]:
+    """The files that need no model to be wrong: INIT_LORA's, and the checkpoint's to continue from."""
+    if config.lora.init_lora:
+        yield from _broken(Path(config.lora.init_lora).expanduser(), option="INIT_LORA")
+    resume, output_dir = config.checkpoint.resume_from_checkpoint, config.run.output_folder
+    if resume == "latest":
+        # One that is not complete is passed over; git-lfs's is complete where it came from.
+        for folder in sorted(output_dir.glob("checkpoint-*")):
+            for file in sorted(folder.glob(TENSORS)) if NAME.fullmatch(folder.name) else ():
+                if is_lfs_pointer(file):
+                    yield from _broken(file, option=RESUME)
+    elif resume != "none":
+        named = output_dir / resume if NAME.fullmatch(resume) else Path(resume).expanduser()
+        for file in sorted(named.glob(TENSORS)):
+            yield from _broken(file, option=RESUME)
+
+
+def _broken(file: Path, *, option: str) -> Iterator[Problem]:
+    try:
+        read_header(file)
+    except BrokenFileError as error:
+        yield error.problem(option)

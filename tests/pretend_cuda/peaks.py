@@ -1,0 +1,142 @@
+"""Peaks of memory at SD3's real shapes, counted on the hollow pretend device, and the estimates of them.
+
+Run by test_pretend_cuda.py; `python -m tests.pretend_cuda.peaks` prints the table, on the pretend device.
+"""
+
+import gc
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from unittest.mock import patch
+
+import pytest
+import torch
+
+from benchmarks import step_cases
+from benchmarks.step_cases import Case, our_step
+from helpers.config.options.model import LoraOptions, PrecisionOptions
+from helpers.config.options.training import OptimizerOptions, RunOptions
+from helpers.models.memory import Workload
+from helpers.models.sd3.memory.architecture import KNOWN
+from helpers.models.sd3.memory.estimate import estimate_memory
+from helpers.training.distributed.runtime import open_runtime
+from tests.pretend_cuda import device
+from tests.pretend_cuda.attention import use_attention_of_cuda
+
+PIXELS = 1024
+INT8 = "int8-quanto"
+MODELS = {name: architecture.transformer for name, architecture in KNOWN.items()}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """A way to train: of the table."""
+
+    model: str = "SD3 medium"
+    kind: str = "lora"
+    batch: int = 1
+    precision: str = "no_change"
+    interval: int = 1
+    offload: int = 0
+    optimizer: str = "adamw"
+    rank: int = 16
+
+    def __str__(self) -> str:
+        parts = [self.model, self.kind, f"rank {self.rank}" if self.kind == "lora" else self.optimizer, self.precision]
+        parts += [f"batch {self.batch}", "checkpointed" if self.interval else "not checkpointed"]
+        return ", ".join([*parts, *([f"{self.offload} blocks offloaded"] if self.offload else [])])
+
+
+def counted(row: Row) -> int:
+    """Bytes at the highest of a step, from the second on, when the optimizer has its state."""
+    runtime = open_runtime(PrecisionOptions(), RunOptions())
+    case = Case(
+        model=row.model,
+        kind=row.kind,
+        pixels=PIXELS,
+        batch=row.batch,
+        precision=row.precision,
+        interval=row.interval,
+        offload=row.offload,
+    )
+    gc.collect()
+    before = torch.cuda.memory_allocated()
+    with (
+        patch.object(step_cases, "MODELS", MODELS),
+        patch.object(step_cases, "OptimizerOptions", lambda: OptimizerOptions(optimizer=row.optimizer)),
+        patch.object(step_cases, "LoraOptions", lambda: LoraOptions(lora_rank=row.rank)),
+    ):
+        step: Callable[[], object] | None = our_step(case, runtime)
+    assert step is not None
+    step()
+    torch.cuda.reset_peak_memory_stats()
+    step()
+    peak = torch.cuda.max_memory_allocated() - before
+    step = None
+    gc.collect()
+    return peak
+
+
+def estimated(row: Row) -> int:
+    """Bytes of the estimate, without CUDA's own."""
+    precision = replace(PrecisionOptions(mixed_precision="bf16"), base_model_precision=row.precision)
+    workload = Workload(
+        device="cuda",
+        precision=precision.of_trained(model_type=row.kind, optimizer=row.optimizer),
+        model_type=row.kind,
+        optimizer=row.optimizer,
+        lora_rank=row.rank,
+        batch_size=row.batch,
+        width=PIXELS,
+        height=PIXELS,
+        gradient_checkpointing=row.interval > 0,
+        checkpointing_interval=max(row.interval, 1),
+        offload_blocks=row.offload,
+    )
+    estimate = estimate_memory(KNOWN[row.model], workload)
+    return estimate.training_bytes - estimate.overhead_bytes
+
+
+ROWS = (
+    Row(),
+    Row(batch=8),
+    Row(interval=0),
+    Row(interval=0, batch=8),
+    Row(precision=INT8),
+    Row(precision=INT8, batch=8),
+    Row(precision=INT8, offload=24),
+    Row(kind="full", optimizer="adamw_bf16"),
+    Row(kind="full"),
+    Row(model="SD3.5 medium"),
+    Row(model="SD3.5 medium", precision=INT8),
+    Row(model="SD3.5 large", rank=32),
+    Row(model="SD3.5 large", precision=INT8),
+    Row(model="SD3.5 large", precision=INT8, offload=38),
+    Row(model="SD3.5 large", kind="full", optimizer="adamw_bf16", batch=2),
+)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def hollow() -> None:
+    """Nothing is computed in this process."""
+    use_attention_of_cuda()
+    device.loaded().pretend_hollow(1)
+
+
+@pytest.mark.parametrize("row", ROWS, ids=str)
+def test_a_step_needs_what_was_estimated(row: Row) -> None:
+    assert estimated(row) == pytest.approx(counted(row), rel=0.05)
+
+
+def main() -> None:
+    """Print counted and estimated GB (1e9) of each row."""
+    use_attention_of_cuda()
+    device.loaded().pretend_hollow(1)
+    for row in ROWS:
+        peak, estimate = counted(row), estimated(row)
+        sys.stdout.write(f"{row!s:70} {peak / 1e9:7.3f} {estimate / 1e9:7.3f} {estimate / peak - 1:+7.1%}\n")
+        sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    main()
