@@ -11,7 +11,7 @@ from helpers.config.suggestions import did_you_mean
 
 SPEC = "option"
 LATENTS, EMBEDDINGS = "latents", "embeddings"
-ENCODED_AGAIN = {
+ENCODED_AGAIN: dict[tuple[str, ...], str] = {
     (LATENTS,): "affected images are encoded again; latents of the other setting stay in the cache",
     (EMBEDDINGS,): "affected captions are encoded again; embeddings of the other setting stay in the cache",
 }
