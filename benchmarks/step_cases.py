@@ -59,6 +59,7 @@ def denoiser_of(case: Case, runtime: Runtime, *, dtype: torch.dtype) -> nn.Modul
             denoiser: Any = SD3Transformer2DModel(**config_of(shape))
     finally:
         torch.set_default_dtype(before)
+    denoiser.pos_embed.to(dtype)  # its table of positions is made in fp32; loading casts it as all else
     layers = layers_to_quantize(denoiser, case.precision, keep=NEVER_QUANTIZED)
     quantize(denoiser, case.precision, layers=layers)
     return denoiser.to(runtime.device).requires_grad_(False)

@@ -7,23 +7,29 @@ import gc
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from types import SimpleNamespace
+from typing import Any
 from unittest.mock import patch
 
 import pytest
 import torch
+from torch import nn
 
 from benchmarks import step_cases
 from benchmarks.step_cases import Case, our_step
 from helpers.config.options.model import LoraOptions, PrecisionOptions
 from helpers.config.options.training import OptimizerOptions, RunOptions
 from helpers.models.memory import Workload
-from helpers.models.sd3.memory.architecture import KNOWN
+from helpers.models.sd3.memory.activations import BF16, FP32, vae_encoding
+from helpers.models.sd3.memory.architecture import KNOWN, Vae
 from helpers.models.sd3.memory.estimate import estimate_memory
+from helpers.models.sd3.vae import KlEncoder
 from helpers.training.distributed.runtime import open_runtime
 from tests.pretend_cuda import device
 from tests.pretend_cuda.attention import use_attention_of_cuda
 
 PIXELS = 1024
+IMAGES = 4
 INT8 = "int8-quanto"
 MODELS = {name: architecture.transformer for name, architecture in KNOWN.items()}
 
@@ -97,6 +103,30 @@ def estimated(row: Row) -> int:
     return estimate.training_bytes - estimate.overhead_bytes
 
 
+def encoding_counted(vae: Vae, dtype: torch.dtype) -> int:
+    """Bytes at the highest of encoding IMAGES images, the VAE included."""
+    from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
+
+    gc.collect()
+    before = torch.cuda.memory_allocated()
+    with torch.device("cuda"):
+        model: Any = AutoencoderKL(
+            down_block_types=("DownEncoderBlock2D",) * len(vae.widths),
+            up_block_types=("UpDecoderBlock2D",) * len(vae.widths),
+            block_out_channels=vae.widths,
+            layers_per_block=vae.resnets,
+            latent_channels=vae.channels,
+            use_quant_conv=vae.quant_convolutions,
+            use_post_quant_conv=vae.quant_convolutions,
+        )
+    encoder = KlEncoder.__new__(KlEncoder)  # made otherwise of a file of weights
+    encoder._model = nn.Module.to(model, dtype).requires_grad_(False)
+    encoder._wanted = SimpleNamespace(device=torch.device("cuda"), dtype=dtype, images_at_once=IMAGES)
+    torch.cuda.reset_peak_memory_stats()
+    encoder.encode(torch.zeros(IMAGES, PIXELS, PIXELS, 3, dtype=torch.uint8))
+    return torch.cuda.max_memory_allocated() - before
+
+
 ROWS = (
     Row(),
     Row(batch=8),
@@ -123,8 +153,16 @@ def hollow() -> None:
     device.loaded().pretend_hollow(1)
 
 
-@pytest.mark.parametrize("row", ROWS, ids=str)
+@pytest.mark.parametrize(("dtype", "number"), [(torch.bfloat16, BF16), (torch.float32, FP32)], ids=["bf16", "fp32"])
+def test_encoding_images_needs_what_was_estimated(dtype: torch.dtype, number: int) -> None:
+    vae = KNOWN["SD3 medium"].vae
+    working = vae_encoding(vae, width=PIXELS, height=PIXELS, images=IMAGES, number=number)
+    assert vae.parameters * number + working == pytest.approx(encoding_counted(vae, dtype), rel=0.05)
+
+
+@pytest.mark.parametrize("row", [row for row in ROWS if row.model != "SD3.5 large"], ids=str)
 def test_a_step_needs_what_was_estimated(row: Row) -> None:
+    """SD3.5 large takes the most time, and is in the printed table alone."""
     assert estimated(row) == pytest.approx(counted(row), rel=0.05)
 
 
@@ -132,6 +170,9 @@ def main() -> None:
     """Print counted and estimated GB (1e9) of each row."""
     use_attention_of_cuda()
     device.loaded().pretend_hollow(1)
+    for dtype in (torch.bfloat16, torch.float32):
+        encoding = encoding_counted(KNOWN["SD3 medium"].vae, dtype)
+        sys.stdout.write(f"encoding {IMAGES} images in {dtype}: {encoding / 1e9:.3f}\n")
     for row in ROWS:
         peak, estimate = counted(row), estimated(row)
         sys.stdout.write(f"{row!s:70} {peak / 1e9:7.3f} {estimate / 1e9:7.3f} {estimate / peak - 1:+7.1%}\n")

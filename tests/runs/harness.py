@@ -106,7 +106,7 @@ class SmallRun:
         return subprocess.Popen(
             [sys.executable, *script, *self.arguments(**more)],
             cwd=REPOSITORY,
-            env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
+            env={**os.environ, "PYTHONPATH": os.pathsep.join((str(REPOSITORY), os.environ.get("PYTHONPATH", "")))},
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,

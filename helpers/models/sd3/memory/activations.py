@@ -159,12 +159,13 @@ def text_encoding(encoder: TextEncoder, *, tokens: int, number: int) -> int:
     return TEXT_ROWS * tokens * ((encoder.layers + 2) * encoder.width + 3 * encoder.mlp) * number
 
 
-def vae_encoding(vae: Vae, *, width: int, height: int, images: int, number: int, reorders: bool) -> int:
-    """Bytes that encoding images holds: the first resnets, at full resolution, are the highest place.
+def vae_encoding(vae: Vae, *, width: int, height: int, images: int, number: int) -> int:
+    """Bytes that encoding images holds: the second resnet, at full resolution, is the highest place.
 
-    reorders: whether convolutions copy what they are given into an order of their own, as processors do.
+    There are the first's input, which its caller holds, its output, what the second makes of that, their sum, and the
+    sum divided by its scale. Processors copy what a convolution is given into another order, when there are four maps.
     """
-    channels = 3 * vae.widths[0] + (vae.widths[0] if reorders else 0)
+    channels = 5 * vae.widths[0]
     return images * width * height * (channels * number + 3 * (FP32 + number))
 
 

@@ -120,14 +120,12 @@ def caching_memory(architecture: Architecture, workload: Workload) -> int:
         held += TOKENIZER_BYTES if workload.device == "cpu" else 0
         needs.append(held + whole + activations.text_encoding(encoder, tokens=tokens, number=number))
     number = _vae_bytes(precision)
-    on_processor = workload.device == "cpu"
     working = activations.vae_encoding(
         architecture.vae,
         width=workload.width,
         height=workload.height,
         images=workload.vae_batch_size,
         number=number,
-        reorders=on_processor,
     )
     needs.append(architecture.vae.parameters * number + working)
     return max(needs)
