@@ -120,6 +120,7 @@ def test_env_files_are_read_as_they_stand(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     Path("config").mkdir()
+    Path("config/accelerate").symlink_to(ROOT / "config/accelerate")
     for name in ("webhook.json", "user_prompt_library.json", "lycoris_config.json"):
         shutil.copy(ROOT / "config" / f"{name}.example", f"config/{name}")
     text = block.text.replace("#export ", "export ") if commented else block.text

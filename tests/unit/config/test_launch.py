@@ -1,7 +1,6 @@
 """`train.sh` through a real shell, in a copy of the repository whose train.py only says what reached it."""
 
 import json
-import os
 import re
 import signal
 import subprocess
@@ -10,55 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from helpers.config.env.accelerate_file import PLAIN, remarks_on
-from helpers.config.env.accelerate_file import default_file as named_default
 from helpers.config.env.launch import command_line, translated
-from helpers.config.env.translate import Translation
 from helpers.config.options.launch import LaunchOptions
-
-REPOSITORY = Path(__file__).resolve().parents[3]
-VENV = Path(sys.prefix)
-LEAST = "MODEL_NAME=some/model\nMAX_NUM_STEPS=10\n"
-
-STAND_IN = """
-import os, signal, sys, time
-print(*sys.argv, "HF_HOME=" + os.environ.get("HF_HOME", ""), sep="\\n", flush=True)
-for number in (signal.SIGINT, signal.SIGTERM):
-    signal.signal(number, lambda n, _: sys.exit(128 + n))
-if "--seed=99" in sys.argv:
-    time.sleep(20)
-sys.exit(7)
-"""
-
-
-@pytest.fixture
-def copy(tmp_path: Path) -> Path:
-    """A repository with the real train.sh and helpers, and a train.py that ends with status 7."""
-    root = tmp_path / "a copy"
-    (root / "config").mkdir(parents=True)
-    (root / "helpers").symlink_to(REPOSITORY / "helpers")
-    (root / "train.sh").write_bytes((REPOSITORY / "train.sh").read_bytes())
-    (root / "train.py").write_text(STAND_IN)
-    return root
-
-
-def environment(**more: str) -> dict[str, str]:
-    unset = ("ENV", "HF_HOME", "XDG_CACHE_HOME", "VIRTUAL_ENV", "VENV_PATH")
-    kept = {name: value for name, value in os.environ.items() if name not in unset}
-    return kept | {"VENV_PATH": str(VENV), "XDG_CACHE_HOME": "/nonexistent"} | more
-
-
-def write_env_file(root: Path, text: str, *, name: str = "") -> None:
-    folder = root / "config" / name
-    folder.mkdir(exist_ok=True)
-    (folder / "config.env").write_text(text)
-
-
-def run_train_sh(root: Path, *words: str, **more: str) -> subprocess.CompletedProcess[str]:
-    command = ["bash", root / "train.sh", *words]
-    return subprocess.run(
-        command, cwd=root.parent, env=environment(**more), capture_output=True, text=True, timeout=120, check=False
-    )
+from tests.unit.config.launching import LEAST, REPOSITORY, VENV, environment, run_train_sh, words_for, write_env_file
 
 
 def test_the_env_file_the_words_and_the_exit_status_pass_through(copy: Path) -> None:
@@ -292,10 +245,6 @@ def test_the_shipped_example_is_valid_as_it_is(tmp_path: Path) -> None:
     assert command_line(translation, environment={"HF_HOME": str(tmp_path)})[0] == "train.py"
 
 
-def words_for(launch: LaunchOptions, cache: Path) -> list[str]:
-    return command_line(Translation(arguments=("--seed=1",), launch=launch), environment={"XDG_CACHE_HOME": str(cache)})
-
-
 def test_one_plain_process_starts_without_accelerate(tmp_path: Path) -> None:
     for launch in (LaunchOptions(), LaunchOptions(training_num_processes=1, training_num_machines=1)):
         assert words_for(launch, tmp_path) == ["train.py", "--seed=1"]
@@ -309,80 +258,6 @@ def test_several_processes_start_through_accelerate(tmp_path: Path) -> None:
     chosen = words_for(LaunchOptions(training_num_processes=2, accelerate_extra_args="--use_fsdp --x='a b'"), tmp_path)
     assert "--multi_gpu" not in chosen
     assert chosen[-4:] == ["--use_fsdp", "--x=a b", "train.py", "--seed=1"]
-
-
-EIGHT_FP8 = "compute_environment: LOCAL_MACHINE\ndistributed_type: MULTI_GPU\nmixed_precision: fp8\nnum_processes: 8\n"
-
-
-def default_file(cache: Path, text: str, *, ending: str = "yaml") -> Path:
-    """The file that `accelerate config` would write below XDG_CACHE_HOME."""
-    file = cache / "huggingface" / "accelerate" / f"default_config.{ending}"
-    file.parent.mkdir(parents=True)
-    file.write_text(text)
-    return file
-
-
-@pytest.mark.parametrize(
-    ("text", "ending", "reported"),
-    [
-        (EIGHT_FP8, "yaml", "asks for num_processes 8, mixed_precision fp8"),
-        (
-            '{"distributed_type": "NO", "mixed_precision": "fp16", "gpu_ids": "1"}',
-            "json",
-            "mixed_precision fp16, gpu_ids",
-        ),
-        ("distributed_type: 'NO'\nnum_processes: [8\n", "yaml", "it is broken"),
-        ("distributed_type: 'NO'\n\tnum_processes: 8\n", "yaml", "it is broken"),
-        ("", "yaml", "it is broken"),
-        ("num_processes: 1\n", "yaml", "it is broken"),
-    ],
-)
-def test_a_stale_or_broken_default_file_of_accelerate_is_reported_by_its_path_and_not_used(
-    copy: Path, tmp_path: Path, text: str, ending: str, reported: str
-) -> None:
-    file = default_file(tmp_path / "cache", text, ending=ending)
-    write_env_file(copy, LEAST)
-    run = run_train_sh(copy, XDG_CACHE_HOME=str(tmp_path / "cache"))
-    line = next(line for line in run.stderr.splitlines() if str(file) in line)
-    assert reported in line
-    assert f"ACCELERATE_EXTRA_ARGS=--config_file={file}" in line
-    assert run.returncode == 7, "one process, started without accelerate"
-    assert run.stdout.splitlines()[0] == "train.py"
-
-
-def test_a_default_file_of_accelerate_that_changes_nothing_is_not_mentioned(tmp_path: Path) -> None:
-    default_file(tmp_path, "distributed_type: 'NO'\nmixed_precision: bf16\nnum_processes: 1\nuse_cpu: false\n")
-    assert not [*remarks_on(LaunchOptions(), extra=(), environment={"XDG_CACHE_HOME": str(tmp_path)})]
-
-
-def test_several_processes_do_not_follow_the_default_file(tmp_path: Path) -> None:
-    file = default_file(tmp_path, EIGHT_FP8)
-    words = words_for(LaunchOptions(training_num_processes=2), tmp_path)
-    assert {"--num_processes=2", "--mixed_precision=no", f"--config_file={PLAIN}"} <= set(words)
-    launch = LaunchOptions(accelerate_extra_args=f"--config_file={file}")
-    assert words_for(launch, tmp_path)[2:5] == ["--mixed_precision=no", f"--config_file={file}", "train.py"]
-
-
-def test_the_default_files_place_follows_hf_home(tmp_path: Path) -> None:
-    file = default_file(tmp_path, EIGHT_FP8)
-    assert named_default({"HF_HOME": str(tmp_path / "huggingface"), "XDG_CACHE_HOME": "/nonexistent"}) == file
-    assert named_default({"HF_HOME": str(tmp_path), "XDG_CACHE_HOME": str(tmp_path)}) is None
-
-
-def test_a_file_named_to_accelerate_is_checked_before_anything_starts(copy: Path, tmp_path: Path) -> None:
-    broken = tmp_path / "broken.yaml"
-    broken.write_text("distributed_type: [\n")
-    for file, reason in ((broken, "it is broken"), (tmp_path / "nowhere.yaml", "there is no such file")):
-        write_env_file(copy, LEAST + f'ACCELERATE_EXTRA_ARGS="--config_file={file}"\nLORA_RANK=four\n')
-        run = run_train_sh(copy)
-        assert run.returncode == 1
-        assert run.stdout == ""
-        assert "LORA_RANK" in run.stderr, "all mistakes at once"
-        assert str(file) in run.stderr
-        assert reason in run.stderr
-    broken.write_text(EIGHT_FP8)
-    (line,) = remarks_on(LaunchOptions(), extra=["--config_file", str(broken)], environment={})
-    assert line.startswith(f"{broken} asks for mixed_precision fp8, which has no effect")
 
 
 def test_translating_imports_nothing_heavy() -> None:
