@@ -8,12 +8,15 @@ status is that of the first process that failed.
 import os
 import runpy
 import signal
+import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 from types import FrameType
 from typing import Any
+
+from helpers.errors import Problem
 
 LAUNCHER = "accelerate.commands.launch"
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
@@ -30,10 +33,15 @@ def main() -> int:
     try:
         runpy.run_module(LAUNCHER, run_name="__main__", alter_sys=True)
     except Exception as error:
-        failures = getattr(error, "failures", None)
-        if not failures:
-            raise
-        return status_of(failures)
+        if failures := getattr(error, "failures", None):
+            return status_of(failures)
+        if isinstance(error, subprocess.CalledProcessError):  # of one process, which told itself
+            return error.returncode if error.returncode > 0 else EXIT_STATUS_OF_SIGNAL - error.returncode
+        reason = f"accelerate cannot start the run: {error}"
+        fix = "change ACCELERATE_EXTRA_ARGS, or the file that it names"
+        words = " ".join(word for word in sys.argv[1:] if word.startswith("--config_file"))
+        sys.stderr.write(f"{Problem(option='ACCELERATE_EXTRA_ARGS', value=words, reason=reason, fix=fix)}\n")
+        return 1
     return 0
 
 

@@ -13,13 +13,13 @@ class LaunchOptions:
         None,
         on_resume=OnResume.IGNORE,
         minimum=1,
-        help="Processes in all, one per GPU; without it, 1, or what accelerate's own file says.",
+        help="Processes in all, one per GPU; without it, 1, or what the file named in `accelerate_extra_args` has.",
     )
     training_num_machines: int | None = option(
         None,
         on_resume=OnResume.IGNORE,
         minimum=1,
-        help="Machines that train together; without it, 1, or what accelerate's own file says.",
+        help="Machines that train together; without it, 1, or what the file named in `accelerate_extra_args` has.",
     )
     accelerate_extra_args: str = option(
         "",

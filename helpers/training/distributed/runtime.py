@@ -155,6 +155,7 @@ def open_runtime(precision: PrecisionOptions, run: RunOptions) -> Runtime:
     Raises ConfigError where there is a graphics card that PyTorch cannot use, unless `force_cpu` is set.
     """
     from accelerate import Accelerator, InitProcessGroupKwargs
+    from accelerate.utils import GradientAccumulationPlugin
 
     on_processor = run.force_cpu or not torch.accelerator.is_available()
     if on_processor and not run.force_cpu:
@@ -166,6 +167,8 @@ def open_runtime(precision: PrecisionOptions, run: RunOptions) -> Runtime:
             dynamo_backend="no",  # ours compiles block by block; accelerate would compile what is compiled once more
             mixed_precision="no",  # ours is `autocast`, so that one process and several compute alike
             fsdp_plugin=plugin,
+            # unsaid, ACCELERATE_GRADIENT_ACCUMULATION_STEPS in the environment would divide every loss
+            gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=1),
             kwargs_handlers=[InitProcessGroupKwargs(timeout=LONGEST_WAIT)],
         )
     accelerator.state.fsdp_plugin = plugin  # which accelerate itself does on GPUs only

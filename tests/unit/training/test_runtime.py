@@ -36,6 +36,15 @@ def test_one_process_wraps_nothing() -> None:
     runtime.wait()
 
 
+def test_the_environment_does_not_divide_the_loss(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "4")
+    runtime = open_runtime(PrecisionOptions(mixed_precision="no"), RunOptions())
+    weight = torch.nn.Parameter(torch.ones(1))
+    runtime.backward(3 * weight)
+    assert weight.grad is not None
+    assert weight.grad.item() == 3
+
+
 def test_threads_are_as_many_as_asked() -> None:
     before = torch.get_num_threads()
     try:
