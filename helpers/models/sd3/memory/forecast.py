@@ -61,7 +61,7 @@ def forecast(config: RunConfig) -> Peaks | None:
         threads=1,
         width=edge_px,
         height=edge_px,
-        vae_batch_size=config.cache.vae_batch_size,
+        vae_batch_size=1,  # all that must fit: the encoder halves its batch where memory runs out
         keeps_vae=config.cache.keep_vae_loaded,
     )
     estimate = estimate_memory(architecture, workload)
