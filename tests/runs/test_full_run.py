@@ -173,7 +173,8 @@ def test_plain_diffusers_draws_from_the_folder_what_the_trainer_drew(
     pixels = pipeline.vae.decode(latents.float())[0].detach()
     theirs = pipeline.image_processor.postprocess(pixels, output_type="np")[0] * 255
     before, ours = (drawn_at(run, step) for step in (0, STEPS))
-    assert np.abs(ours - theirs).max() <= 1
+    # bf16 as in the proofs: processors with matrix units for bf16 round its products otherwise.
+    assert np.abs(ours - theirs).max() <= (1 if dtype == torch.float32 else 9)
     assert np.abs(ours - before).max() > 10
 
 

@@ -164,8 +164,8 @@ def test_what_differs_is_told_and_what_cannot_be_continued_is_refused_before_any
     assert run.start(lora_rank=8, lr_end=0.001, resolution=80) == 1
     said, refusal = capsys.readouterr()
     assert "LR_END: 0.0 before, 0.001 now; the learning rate follows it" in said
-    assert "dataset colors, resolution: 64.0 before, 80.0 now; images whose size or cut changes are encoded" in said
-    assert "LORA_RANK: 4 before, 8 now; checkpoints saved with the other value cannot be continued" in said
+    assert "dataset colors, resolution: 64.0 before, 80.0 now; affected images are encoded again" in said
+    assert "LORA_RANK: 4 before, 8 now; checkpoints saved with the other value cannot be resumed" in said
     assert "lora_rank: 4 in the checkpoint, 8 now" in refusal
     assert encoded(said) == {}
     assert run.start() == 0
