@@ -5,6 +5,7 @@ import logging
 import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -124,6 +125,7 @@ def _compute_apart(network: Any) -> None:
     `full` takes the place of the weights, in fp32, and computes in the format of its input as its layer did.
     """
     from lycoris.modules.full import FullModule
+    from lycoris.modules.loha import LohaModule
 
     of_full: Any = _linear_in_format_of_input
     for lora in network.loras:
@@ -131,6 +133,21 @@ def _compute_apart(network: Any) -> None:
             lora.op = of_full
         else:
             lora.bypass_mode = True
+        if isinstance(lora, LohaModule) and not (lora.tucker or lora.rank_dropout):
+            lora.bypass_forward_diff = partial(_loha_difference, lora)  # type: ignore[assignment]
+
+
+def _loha_difference(lora: Any, hidden: Tensor, scale: float = 1) -> Tensor:
+    """What a LoHa adds to its layer's output; its own method uploads the scale, for which each layer waits once."""
+    from lycoris.functional.loha import bypass_forward_diff
+
+    gamma: Any = torch.full((), lora.scale * scale, dtype=hidden.dtype, device=hidden.device)
+    factors = (each.to(hidden) for each in (lora.hada_w1_b, lora.hada_w1_a, lora.hada_w2_b, lora.hada_w2_a))
+    w1_down, w1_up, w2_down, w2_up = factors
+    added = bypass_forward_diff(
+        hidden, None, w1_down, w1_up, w2_down, w2_up, None, None, gamma=gamma, extra_args=lora.kw_dict
+    )
+    return lora.drop(added * lora.scalar.to(hidden))
 
 
 def _refuse_full_on_quantized(network: Any) -> None:

@@ -12,6 +12,8 @@ from helpers.config.options.finetune import EmaOptions
 from helpers.models.formats.safetensors import copy_tensors, write_tensors
 
 AVERAGES = "ema.safetensors"
+DOWNLOAD_NUMBERS = 2**24
+"""Weights that are copied to an average on the processor at once, for each of which the device is waited for once."""
 
 
 class Average(Protocol):
@@ -89,8 +91,8 @@ class Ema:
         if step % self._interval:
             return
         share = 1 - decay_at(step, decay=self._decay) ** self._interval
-        for name, average in self._averages.items():
-            average.lerp_(self._weights[name].to(average), share)
+        for name, weight in downloaded(self._weights, to=self._averages):
+            self._averages[name].lerp_(weight, share)
 
     @contextmanager
     def in_place(self) -> Iterator[None]:
@@ -107,6 +109,31 @@ class Ema:
     def load(self, folder: Path) -> None:
         if (folder / AVERAGES).exists():
             copy_tensors(folder / AVERAGES, into=self._averages, fix="Set what is trained back, or say USE_EMA=false.")
+
+
+def downloaded(weights: Mapping[str, nn.Parameter], *, to: Mapping[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
+    """Each weight by name, in fp32 where its tensor in `to` is.
+
+    Those that are elsewhere are copied many at a time, since each copy waits for the device.
+    """
+    group: dict[str, Tensor] = {}
+    for name, weight in weights.items():
+        if weight.device == to[name].device:
+            yield name, weight.detach().float()
+            continue
+        if group and sum(each.numel() for each in group.values()) + weight.numel() > DOWNLOAD_NUMBERS:
+            yield from _at_once(group)
+            group = {}
+        group[name] = weight.detach()
+    if group:
+        yield from _at_once(group)
+
+
+def _at_once(group: Mapping[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
+    flat = torch.cat([weight.flatten().float() for weight in group.values()]).cpu()
+    parts = flat.split([weight.numel() for weight in group.values()])
+    for (name, weight), part in zip(group.items(), parts, strict=True):
+        yield name, part.view(weight.shape)
 
 
 @contextmanager
