@@ -4,6 +4,7 @@ import itertools
 import subprocess
 import sys
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -11,7 +12,7 @@ from helpers.config.options.finetune import FullOptions
 from helpers.config.options.model import PrecisionOptions
 from helpers.models.memory import Workload
 from helpers.models.sd3.memory.architecture import KNOWN
-from helpers.models.sd3.memory.estimate import estimate_memory
+from helpers.models.sd3.memory.estimate import caching_memory, estimate_memory
 from helpers.models.sd3.memory.trainable_parameters import trained_parameters
 
 MEDIUM = KNOWN["SD3 medium"]
@@ -130,3 +131,23 @@ def test_the_parts_add_up() -> None:
     found = estimate_memory(MEDIUM, USUAL)
     assert found.training_bytes == found.training.total + found.overhead_bytes
     assert found.peak_bytes == max(found.caching_bytes, found.training_bytes, found.validation_bytes)
+
+
+@pytest.mark.parametrize(
+    ("model", "changed", "counted_gb"),
+    [
+        ("SD3 medium", {"batch_size": 8, "checkpointing_interval": 2}, 26.85),
+        ("SD3.5 medium", {"batch_size": 8, "lora_rank": 64}, 11.95),
+        ("SD3.5 large", {"batch_size": 8}, 28.29),
+    ],
+    ids=str,
+)
+def test_estimates_are_near_counted_peaks(model: str, changed: dict[str, Any], counted_gb: float) -> None:
+    """Figures of `tests/pretend_cuda`, which counts many more, for machines that cannot build its device."""
+    estimate = estimate_memory(KNOWN[model], replace(USUAL, **changed)).training.total
+    assert estimate == pytest.approx(counted_gb * 1e9, rel=0.05)
+
+
+def test_encoding_images_is_counted_at_the_second_resnet() -> None:
+    alone = replace(MEDIUM, text_encoders=())  # type: ignore[arg-type]
+    assert caching_memory(alone, USUAL) == pytest.approx(5.61e9, rel=0.01)

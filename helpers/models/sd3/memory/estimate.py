@@ -3,7 +3,7 @@
 Standard library only. What is counted is what PyTorch asks for; benchmarks/memory.py holds it against measured peaks.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from helpers.config.optimizers import KINDS
 from helpers.config.options.model import PrecisionOptions
@@ -225,11 +225,27 @@ def _activations(architecture: Architecture, workload: Workload) -> tuple[int, i
         under_way += activations.FP32 * _largest_layer(transformer)
     away = workload.offload_activations and workload.device != "cpu"
     one_block = read + max(kept) + under_way
+    if workload.gradient_checkpointing and not away:
+        interval, given = workload.checkpointing_interval, activations.block_inputs(transformer, run)
+        stay, highest = _recomputing(kept, given=given, interval=interval)
+        return max(read + cast + stay, read + highest + under_way), one_block
     if workload.gradient_checkpointing:
-        again = kept[:: workload.checkpointing_interval]
-        stay = len(again) * activations.block_inputs(transformer, run) + sum(kept) - sum(again)
-        return max(read + cast, one_block) + (0 if away else stay), one_block
+        return max(read + cast, one_block), one_block
     return read + cast + (max(kept) if away else sum(kept)) + under_way, one_block
+
+
+def _recomputing(kept: Sequence[int], *, given: int, interval: int) -> tuple[int, int]:
+    """Bytes that wait for the backward pass, and the most there are on the way back, when it computes a block again.
+
+    kept: of each block. given: its input, which is all that waits of every `interval`-th block. On the way back nothing
+    is left of the blocks that follow.
+    """
+    stay = highest = 0
+    for block, size in enumerate(kept):
+        again = block % interval == 0
+        stay += given if again else size
+        highest = max(highest, stay + (size if again else 0))
+    return stay, highest
 
 
 def _pass(architecture: Architecture, workload: Workload, *, width: int, height: int, images: int) -> activations.Pass:
