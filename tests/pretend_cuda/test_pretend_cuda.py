@@ -1,50 +1,20 @@
 """What only CUDA shows, on a CUDA device made of the processor: see pretend.cpp."""
 
-import os
-import subprocess
-import sys
-from pathlib import Path
+from tests.pretend_cuda.process import HERE, needs_the_device, pytest_there
 
-import pytest
+KILLED = "tests/runs/test_resume.py::test_a_run_killed_again_and_again_ends_in_the_same_weights[int8-quanto]"
 
-from tests.pretend_cuda.build import build, missing
-
-HERE = Path(__file__).parent
-REPOSITORY = HERE.parents[1]
-LONGEST_SECONDS = 240
-
-pytestmark = pytest.mark.skipif(missing() is not None, reason=missing() or "")
-
-
-def pytest_there(*arguments: str) -> None:
-    """Run pytest in a process whose PyTorch finds the pretend device; it has to pass with nothing skipped."""
-    build()
-    process = subprocess.run(
-        [sys.executable, "-m", "pytest", *("-n", "0", "-q", "-rs", "--tb=short", "-p", "no:cacheprovider"), *arguments],
-        cwd=REPOSITORY,
-        env={
-            **os.environ,
-            "PYTHONPATH": os.pathsep.join((str(HERE / "site"), str(REPOSITORY))),
-            "OMP_NUM_THREADS": "1",
-            "LYCORIS_KERNEL_BACKEND": "torch",  # the others are triton's and inductor's
-        },
-        capture_output=True,
-        text=True,
-        timeout=LONGEST_SECONDS,
-        check=False,
-    )
-    said = process.stdout + process.stderr
-    assert process.returncode == 0, said
-    assert "SKIPPED" not in said, said
+pytestmark = needs_the_device
 
 
 def test_the_tests_for_a_gpu_pass() -> None:
-    """All but compiling: inductor writes triton's code for CUDA."""
-    pytest_there("tests/gpu", "-k", "not inductor")
+    """All but compiling, as inductor writes triton's code for CUDA, and but what only an H100 has."""
+    pytest_there("tests/gpu", "-k", "not inductor and not hopper")
 
 
-def test_every_way_to_train_works_and_waits_once_a_step() -> None:
-    pytest_there(str(HERE / "ways.py"))
+def test_a_run_that_is_killed_resumes_exactly() -> None:
+    """The killed processes have the device too: on the processor they would train to other numbers."""
+    pytest_there(KILLED)
 
 
 def test_steps_at_real_shapes_need_what_was_estimated() -> None:
