@@ -1,6 +1,7 @@
 """What kind of model a folder holds, told from its JSON alone, so before torch is imported."""
 
 import json
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ PIPELINES = "StableDiffusion3"
 TRANSFORMER = "SD3Transformer2DModel"
 ONLY_SD3 = "this program trains Stable Diffusion 3 and 3.5 only"
 INDEX = "model_index.json"
+LFS_POINTER = "version https://git-lfs.github.com/spec/"
 NAME_A_WHOLE_ONE = "name a folder (or a hub id) with model_index.json, transformer, vae, text_encoder and so on"
 
 
@@ -21,11 +23,20 @@ def wrong_with_model(folder: Path) -> tuple[str, str] | None:
         try:
             kind = _kind(file)
         except (OSError, ValueError) as error:
-            return f"{file} cannot be read: {error}", "download it again"
+            return _unreadable(file, error)
         if kind is not None and not kind.startswith(right):
             fix = "name one of theirs in diffusers layout, such as stabilityai/stable-diffusion-3.5-medium"
             return f"it is a {kind}; {ONLY_SD3}", fix
     return None
+
+
+def _unreadable(file: Path, error: Exception) -> tuple[str, str]:
+    """Why a JSON file is none, and the fix."""
+    if isinstance(error, ValueError) and file.read_bytes().startswith(LFS_POINTER.encode()):
+        folder = shlex.quote(str(file.absolute().parent))
+        fix = f"install git-lfs, then run: git -C {folder} lfs pull"
+        return f"{file} is a git-lfs pointer, not the file itself", fix
+    return f"{file} cannot be read: {error}", "download it again"
 
 
 def _no_pipeline(folder: Path) -> tuple[str, str]:

@@ -72,6 +72,12 @@ def test_hopper_computes_attention_with_flash(plain: SmallRun, device: torch.dev
     assert not any("cudnn_attention" in name for name in names)
 
 
+def test_tensors_on_two_devices_do_not_mix(device: torch.device) -> None:
+    """What the other tests here rely on, on the pretend device as on a real one."""
+    with pytest.raises(RuntimeError, match="device"):
+        torch.ones(2, 2, device=device) @ torch.ones(2, 2)
+
+
 def test_visiting_blocks_take_two_rooms(device: torch.device) -> None:
     from helpers.models.performance.offload import VisitingBlocks
 

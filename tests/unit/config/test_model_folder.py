@@ -20,6 +20,7 @@ def write(folder: Path, **files: object) -> Path:
 
 
 SD3 = {"_class_name": "StableDiffusion3Pipeline"}
+POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 7\n"
 XL = {"_class_name": "StableDiffusionXLPipeline"}
 
 
@@ -35,6 +36,8 @@ def test_sd3_is_sd3(tmp_path: Path, tiny_pipeline: Path) -> None:
         ({"model_index": XL}, "it is a StableDiffusionXLPipeline; this program trains Stable Diffusion 3 and", "3.5"),
         ({"model_index": SD3, "transformer__config": {"_class_name": "FluxTransformer2DModel"}}, "is a Flux", "3.5"),
         ({"model_index": "{"}, "model_index.json cannot be read", "download it again"),
+        ({"model_index": POINTER}, "model_index.json is a git-lfs pointer", "lfs pull"),
+        ({"model_index": SD3, "transformer__config": POINTER}, "config.json is a git-lfs pointer", "lfs pull"),
         ({"model_index": []}, "it does not hold an object", "download it again"),
         ({"config": {"_class_name": "SD3Transformer2DModel"}}, "one part of a model only, a SD3Trans", "folder above"),
         ({"config": {"architectures": ["T5EncoderModel"]}}, "one part of a model only, a T5Enc", "folder above"),
