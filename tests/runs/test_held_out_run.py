@@ -11,7 +11,7 @@ from helpers.reporting.events import StepFinished
 from helpers.training import loop
 from helpers.training import run as chapters
 from helpers.training.preparation.prepare import PreparedDataset
-from helpers.training.validation.images import split as split_off
+from helpers.training.validation import split as split_off
 from tests.runs.harness import COLORS, SmallRun, copied, draw, draw_set, image_dataset, same, stop_after
 
 STEPS = 4
