@@ -1,9 +1,10 @@
 """What kind of model a folder holds, told from its JSON alone, so before torch is imported."""
 
 import json
-import shlex
 from pathlib import Path
 from typing import Any
+
+from helpers.wrong_files import wrong_content
 
 PIPELINES = "StableDiffusion3"
 """How the names of SD3's pipelines in diffusers begin."""
@@ -11,7 +12,6 @@ PIPELINES = "StableDiffusion3"
 TRANSFORMER = "SD3Transformer2DModel"
 ONLY_SD3 = "this program trains Stable Diffusion 3 and 3.5 only"
 INDEX = "model_index.json"
-LFS_POINTER = "version https://git-lfs.github.com/spec/"
 NAME_A_WHOLE_ONE = "name a folder (or a hub id) with model_index.json, transformer, vae, text_encoder and so on"
 
 
@@ -32,10 +32,8 @@ def wrong_with_model(folder: Path) -> tuple[str, str] | None:
 
 def _unreadable(file: Path, error: Exception) -> tuple[str, str]:
     """Why a JSON file is none, and the fix."""
-    if isinstance(error, ValueError) and file.read_bytes().startswith(LFS_POINTER.encode()):
-        folder = shlex.quote(str(file.absolute().parent))
-        fix = f"install git-lfs, then run: git -C {folder} lfs pull"
-        return f"{file} is a git-lfs pointer, not the file itself", fix
+    if found := wrong_content(file):
+        return f"{file} cannot be read: {found[0]}", found[1]
     return f"{file} cannot be read: {error}", "download it again"
 
 

@@ -40,7 +40,7 @@ def test_an_earlier_version_s_run_resumes_beside_its_caches(
     (run.output / "pytorch_lora_weights.safetensors").unlink()
     assert run.start() == 0
     output = capsys.readouterr().out
-    assert "checkpoint-2" in output
+    assert f"continues from {run.output / 'checkpoint-2'}" in output
     assert run.saved_steps() == [2, 4]
     found = run.weights()
     assert found.keys() == expected.keys()

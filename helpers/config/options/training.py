@@ -8,6 +8,8 @@ from helpers.config.optimizers import FINDING_THEIR_RATE, FUSABLE_OPTIMIZERS, KI
 from helpers.config.option import OnResume, option
 
 DECAYING_SCHEDULES = ("linear", "cosine", "cosine_with_restarts", "polynomial", "sine")
+ENDS = "the run ends there, and learning rate schedules end there"
+SCHEDULE = "the learning rate follows it from the next step on"
 LR_SCHEDULES = ("constant", "constant_with_warmup", *DECAYING_SCHEDULES)
 
 
@@ -33,7 +35,7 @@ class RunOptions:
         env="MAX_NUM_STEPS",
         minimum=0,
         on_resume=OnResume.ANNOUNCE,
-        effect="the run ends there, and learning rate schedules end there",
+        effect=ENDS,
         help="Optimizer steps in all; 0 where `num_train_epochs` decides.",
     )
     num_train_epochs: int = option(
@@ -41,7 +43,7 @@ class RunOptions:
         env="NUM_EPOCHS",
         minimum=0,
         on_resume=OnResume.ANNOUNCE,
-        effect="the run ends there, and learning rate schedules end there",
+        effect=ENDS,
         help="Times every image is seen, times its repeats; 0 where `max_train_steps` decides.",
     )
     train_batch_size: int = option(
@@ -122,7 +124,7 @@ class OptimizerOptions:
         above=0.0,
         default_with=(*(("optimizer", name, 1.0) for name in FINDING_THEIR_RATE), ("model_type", "full", 1e-5)),
         on_resume=OnResume.ANNOUNCE,
-        effect="the learning rate follows it from the next step on",
+        effect=SCHEDULE,
         help="The learning rate at its highest; optimizers that find the rate themselves multiply it by this.",
     )
     text_encoder_lr: float | None = option(
@@ -138,14 +140,14 @@ class OptimizerOptions:
         env="LR_SCHEDULE",
         choices=LR_SCHEDULES,
         on_resume=OnResume.ANNOUNCE,
-        effect="the learning rate follows it from the next step on",
+        effect=SCHEDULE,
         help="How the learning rate moves over the run.",
     )
     lr_warmup_steps: int = option(
         0,
         minimum=0,
         on_resume=OnResume.ANNOUNCE,
-        effect="the learning rate follows it from the next step on",
+        effect=SCHEDULE,
         requires=("lr_scheduler", ("constant_with_warmup", *DECAYING_SCHEDULES)),
         help="Optimizer steps over which the learning rate rises from 0.",
     )
@@ -153,7 +155,7 @@ class OptimizerOptions:
         0.0,
         minimum=0.0,
         on_resume=OnResume.ANNOUNCE,
-        effect="the learning rate follows it from the next step on",
+        effect=SCHEDULE,
         requires=("lr_scheduler", DECAYING_SCHEDULES),
         help="The learning rate that schedules other than the constant ones end at, or swing down to.",
     )
@@ -161,7 +163,7 @@ class OptimizerOptions:
         1.0,
         above=0.0,
         on_resume=OnResume.ANNOUNCE,
-        effect="the learning rate follows it from the next step on",
+        effect=SCHEDULE,
         requires=("lr_scheduler", ("polynomial",)),
         help="The exponent of the polynomial schedule.",
     )
@@ -169,7 +171,7 @@ class OptimizerOptions:
         1,
         minimum=1,
         on_resume=OnResume.ANNOUNCE,
-        effect="the learning rate follows it from the next step on",
+        effect=SCHEDULE,
         requires=("lr_scheduler", ("cosine_with_restarts", "sine")),
         help="Cycles of `cosine_with_restarts` and `sine`.",
     )

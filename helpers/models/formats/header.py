@@ -1,27 +1,19 @@
-"""Reads what a safetensors file says of itself, and what a file is that is not one: nothing of its tensors is read.
+"""Reads the header of a safetensors file, and nothing of its tensors.
 
 Standard library only, so that every file that a run will need is looked at in milliseconds, before anything is loaded.
 """
 
 import json
-import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from helpers.errors import ModelError, Problem
+from helpers.wrong_files import LENGTH_BYTES, again, wrong_content
 
-LENGTH_BYTES = 8
 LONGEST_HEADER_BYTES = 100_000_000
 """The limit of the safetensors library."""
-
-BEGINNING_BYTES = 512
-LFS_POINTER = b"version https://git-lfs.github.com/spec/"
-PAGE_STARTS = (b"<!doctype html", b"<html", b"<head", b"<?xml")
-PICKLE_STARTS = (b"PK\x03\x04", b"\x80\x02", b"\x80\x03", b"\x80\x04")
-BLOBS = "blobs"
-"""The folder in which the hub's cache keeps what its snapshots link to."""
 
 
 class BrokenFileError(ModelError):
@@ -57,7 +49,7 @@ class Header:
 
 def read_header(path: Path) -> Header:
     """The header of a safetensors file that is as long as it says; raises BrokenFileError for any other file."""
-    if found := what_else(path):
+    if found := wrong_content(path):
         raise BrokenFileError(path, reason=found[0], fix=found[1])
     size = path.stat().st_size
     with path.open("rb") as file:
@@ -82,55 +74,6 @@ def read_header(path: Path) -> Header:
         reason = f"it is damaged: it has {size:,} bytes, and by its own header {end:,}"
         raise BrokenFileError(path, reason=reason, fix=again(path))
     return Header(tensors=tensors, metadata=metadata, data_start=data_start)
-
-
-def what_else(path: Path) -> tuple[str, str] | None:
-    """Why a file holds nothing that belongs to a model, and the fix; None where its beginning does not tell.
-
-    Of text files too, such as a config: git-lfs, a failed download and an unfinished copy may leave any of them.
-    """
-    try:
-        size = path.stat().st_size
-        with path.open("rb") as file:
-            beginning = file.read(BEGINNING_BYTES)
-    except OSError as error:
-        dangling = path.is_symlink() and not path.exists()
-        reason = f"it is a link to {path.readlink()}, which is not there" if dangling else f"{error.strerror}"
-        return reason, again(path)
-    if size == 0:
-        return "it is empty", again(path)
-    if beginning.startswith(LFS_POINTER):
-        return f"it is a git-lfs pointer of {size} bytes, not the file itself", _lfs_fix(path)
-    if beginning.lstrip().lower().startswith(PAGE_STARTS):
-        fix = f"{again(path)}; for a gated model log in first, with `hf auth login`"
-        return "it is a web page, not the file itself", fix
-    if beginning.startswith(b"GGUF"):
-        return "it is a GGUF file, which cannot be trained", "name the model's .safetensors file, or a folder or hub id"
-    if beginning.startswith(PICKLE_STARTS) and beginning[LENGTH_BYTES : LENGTH_BYTES + 1] != b"{":
-        reason = "it is a PyTorch file (.ckpt, .bin, .pt), which may run code and is never opened"
-        return reason, "name a .safetensors file"
-    if not beginning.strip(b"\0"):
-        return "it begins with zeros: a download that was never finished", again(path)
-    return None
-
-
-def is_lfs_pointer(path: Path) -> bool:
-    """Whether a file is what git leaves in place of a large one where git-lfs is not there."""
-    with path.open("rb") as file:
-        return file.read(len(LFS_POINTER)) == LFS_POINTER
-
-
-def _lfs_fix(path: Path) -> str:
-    folder = next((each for each in path.absolute().parents if (each / ".git").exists()), path.absolute().parent)
-    return f"install git-lfs, then run: git -C {shlex.quote(str(folder))} lfs pull"
-
-
-def again(path: Path) -> str:
-    """The fix for a file that was not downloaded as it should be."""
-    blob = path.resolve()
-    if blob.parent.name == BLOBS:
-        return f"delete {blob}: the next start downloads it again"
-    return "download it again"
 
 
 def _cut_short(path: Path, *, has: int, needs: int) -> BrokenFileError:

@@ -17,7 +17,8 @@ import torch
 from torch import Tensor
 
 from helpers.errors import ModelError
-from helpers.models.formats.header import LENGTH_BYTES, read_header
+from helpers.models.formats.header import read_header
+from helpers.wrong_files import LENGTH_BYTES
 
 FORMATS = {
     torch.float64: "F64",

@@ -7,8 +7,9 @@ from helpers.config.options.model import ModelOptions
 from helpers.config.train_config import RunConfig
 from helpers.errors import BrokenModelError, ConfigError, ModelError, Problem
 from helpers.models.family import ModelFamily, ModelParts
-from helpers.models.formats.header import BrokenFileError, is_lfs_pointer, read_header
+from helpers.models.formats.header import BrokenFileError, read_header
 from helpers.training.checkpoint.checkpoint import NAME
+from helpers.wrong_files import is_lfs_pointer
 
 RESUME = "RESUME_CHECKPOINT"
 TENSORS = "*.safetensors"

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from helpers.config.options.model import ModelOptions
 from helpers.errors import ModelError, Problem
-from helpers.models.formats.header import BrokenFileError, TensorEntry, again, read_header, what_else
+from helpers.models.formats.header import BrokenFileError, TensorEntry, read_header
 from helpers.models.formats.safetensors import DTYPES
 from helpers.models.sd3.memory.architecture import transformer_of
 from helpers.models.sd3.weights.component_files import is_in_file, read_config, weight_files
@@ -16,6 +16,7 @@ from helpers.models.sd3.weights.missing_components import BASE, NAMED, PARTS_OPT
 from helpers.models.sd3.weights.original_config import config_in_file
 from helpers.models.sd3.weights.original_file import TRANSFORMER, check_component
 from helpers.models.sd3.weights.original_keys import POSITIONS
+from helpers.wrong_files import again, wrong_content
 
 PARTS = PARTS_OPTION.upper()
 FIX = f"set {PARTS} to a folder or hub id of a whole SD3, or download this one again"
@@ -129,14 +130,14 @@ def _of_small_files(folder: Path) -> Iterator[Wrong]:
         if name not in names:
             yield folder, f"it has no {name}", FIX
     for file in sorted(folder.iterdir()):
-        wrong = None if file.is_dir() else _wrong_json(file) if file.suffix == ".json" else what_else(file)
+        wrong = None if file.is_dir() else _wrong_json(file) if file.suffix == ".json" else wrong_content(file)
         if wrong:
             yield file, *wrong
 
 
 def _wrong_json(file: Path) -> tuple[str, str] | None:
     """Why a file is no JSON, and the fix."""
-    if found := what_else(file):
+    if found := wrong_content(file):
         return found
     try:
         json.loads(file.read_text(encoding="utf-8"))
