@@ -12,7 +12,7 @@ from helpers.reporting.events import Notice
 from helpers.reporting.reporter import Reporter
 
 
-class HalvingEncoder:
+class BackoffEncoder:
     """A LatentEncoder whose latents are ready to be kept: fp16, checked; it halves its batch when memory runs out."""
 
     def __init__(self, encoder: LatentEncoder, *, batch_size: int, paths: Sequence[str], reporter: Reporter) -> None:

@@ -49,7 +49,7 @@ def open_and_check(
     return open_tensors(store)
 
 
-def settle(store: CacheStore, *, ranks: Ranks) -> TensorStore:
+def finalize(store: CacheStore, *, ranks: Ranks) -> TensorStore:
     """Wait for all ranks' entries, have one of them tidy up, and open what is now there."""
     ranks.wait()
     if ranks.rank == 0:
@@ -58,7 +58,7 @@ def settle(store: CacheStore, *, ranks: Ranks) -> TensorStore:
     return open_tensors(store)
 
 
-def bring_here(tensors: TensorStore, keys: Keys, *, ranks: Ranks, reporter: Reporter) -> None:
+def download_missing(tensors: TensorStore, keys: Keys, *, ranks: Ranks, reporter: Reporter) -> None:
     """Fetch the shards of `keys` [K] that are only far away, so that training does not wait for them; ranks share."""
     names = tensors.shards_of(keys)[ranks.rank :: ranks.world_size]
     absent = [name for name in names if not tensors.store.is_here(name)]

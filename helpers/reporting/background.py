@@ -14,7 +14,7 @@ CAPACITY = 10_000
 CLOSE_SECONDS = 30.0
 
 
-class InBackground:
+class BackgroundListener:
     """A listener that passes events on to another one, on a thread of its own.
 
     Where that one lags by `capacity` events, steps and progress are dropped until it has caught up, with a notice;

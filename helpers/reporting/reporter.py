@@ -46,7 +46,7 @@ class Reporter:
         except Exception as error:  # a listener may fail, the run may not
             self._note(f"a listener could not begin: {error!r}")
 
-    def keep_secret(self, secrets: Sequence[str]) -> None:
+    def redact_secrets(self, secrets: Sequence[str]) -> None:
         """From now on no listener is told any of `secrets`, the longest of which come first."""
         self._secrets = secrets
 

@@ -2,7 +2,7 @@
 
 import logging
 
-from helpers.reporting.background import InBackground
+from helpers.reporting.background import BackgroundListener
 from helpers.reporting.events import CheckpointSaved, Event, RunFinished, RunStarted
 from helpers.reporting.reporter import Listener
 
@@ -12,7 +12,7 @@ COMPLETE_CLOSE_SECONDS = 2 * 3600.0
 STOPPED_CLOSE_SECONDS = 10.0
 
 
-class Uploads(InBackground):
+class Uploads(BackgroundListener):
     """A listener that uploads, on a thread of its own; it is told only what leads to an upload."""
 
     def __init__(self, listener: Listener, *, complete_seconds: float = COMPLETE_CLOSE_SECONDS) -> None:

@@ -10,7 +10,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from helpers.errors import CheckpointError
-from helpers.files import clear_leftovers, remove_folder, whole_folder
+from helpers.files import atomic_folder, clear_leftovers, remove_folder
 from helpers.models.adapters.full import PIPELINE
 from helpers.models.adapters.trainable import Trained
 from helpers.models.formats.safetensors import write_tensors
@@ -72,7 +72,7 @@ class CheckpointWriter:
         before = complete_checkpoints(self.output_dir)
         serial = 1 + max((checkpoint.manifest.serial for checkpoint in before), default=0)
         try:
-            with whole_folder(folder) as partial:
+            with atomic_folder(folder) as partial:
                 self._write(partial, state=state, serial=serial)
         except OSError as error:
             raise CheckpointError(f"{folder} cannot be written: {error}. The checkpoints before it stand.") from error
@@ -84,7 +84,7 @@ class CheckpointWriter:
 
     def _write(self, folder: Path, *, state: TrainState, serial: int) -> None:
         content = self.content
-        with content.average.as_saved():
+        with content.average.applied_for_saving():
             content.trained.save(folder, metadata=content.metadata)
         tensors, rest = optimizer_state(content.optimizer, weights=content.trained.weights)
         write_tensors(folder / OPTIMIZER_TENSORS, tensors, metadata={})
@@ -155,7 +155,9 @@ def restore_trained(checkpoint: Checkpoint, *, trained: Trained) -> None:
     trained.load(checkpoint.folder)
 
 
-def restore_memory(checkpoint: Checkpoint, *, weights: Mapping[str, nn.Parameter], optimizer: Optimizer) -> None:
+def restore_optimizer_state(
+    checkpoint: Checkpoint, *, weights: Mapping[str, nn.Parameter], optimizer: Optimizer
+) -> None:
     """Let a new optimizer over `weights`, of which `restore_trained` found the files whole, remember what it did."""
     from safetensors.torch import load_file
 

@@ -54,7 +54,7 @@ def starting_state(
     if not continuation.same_order:
         if manifest.foundations.datasets == foundations.datasets:
             before = order.among(manifest.foundations.world_size)
-            position = order.position_showing(before.images_shown(position))
+            position = order.position_after_images(before.images_shown(position))
             where = f"goes on in epoch {position.epoch + 1} where no image is left out; some come again"
         else:
             position = order.position_after(order.batches_before(position.epoch))

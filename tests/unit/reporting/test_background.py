@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from helpers.reporting.background import InBackground
+from helpers.reporting.background import BackgroundListener
 from helpers.reporting.events import Event, Notice, StepFinished
 from helpers.reporting.reporter import Reporter
 
@@ -35,7 +35,7 @@ class Slow:
 
 def test_all_is_told_in_order_by_the_end() -> None:
     slow = Slow()
-    listener = InBackground(slow, name="slow")
+    listener = BackgroundListener(slow, name="slow")
     events = [step(number) for number in range(50)]
     for event in events:
         listener.hear(event)
@@ -48,7 +48,7 @@ def test_all_is_told_in_order_by_the_end() -> None:
 
 def test_one_that_lags_far_behind_loses_steps_and_nothing_else(caplog: pytest.LogCaptureFixture) -> None:
     slow = Slow()
-    listener = InBackground(slow, name="the tracker", capacity=10)
+    listener = BackgroundListener(slow, name="the tracker", capacity=10)
     for number in range(30):
         listener.hear(step(number))
         listener.hear(Notice(text=str(number)))
@@ -63,7 +63,7 @@ def test_one_that_lags_far_behind_loses_steps_and_nothing_else(caplog: pytest.Lo
 
 def test_one_that_never_ends_is_left(caplog: pytest.LogCaptureFixture) -> None:
     slow = Slow()
-    listener = InBackground(slow, name="the tracker", close_seconds=0.1)
+    listener = BackgroundListener(slow, name="the tracker", close_seconds=0.1)
     listener.hear(step(1))
     begin = time.monotonic()
     listener.close()
@@ -75,7 +75,7 @@ def test_one_that_never_ends_is_left(caplog: pytest.LogCaptureFixture) -> None:
 @pytest.mark.parametrize("at_the_end", [False, True])
 def test_what_it_raises_is_told_by_the_reporter(at_the_end: bool, caplog: pytest.LogCaptureFixture) -> None:
     slow = Slow()
-    listener = InBackground(slow, name="the tracker")
+    listener = BackgroundListener(slow, name="the tracker")
     reporter = Reporter([listener])
     reporter.hear(Notice(text="fail"))
     slow.let.set()

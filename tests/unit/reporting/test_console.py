@@ -15,7 +15,6 @@ from helpers.reporting.console.console import Console, display_for
 from helpers.reporting.console.displays import PlainDisplay
 from helpers.reporting.events import (
     CheckpointSaved,
-    ImagesDrawn,
     MemoryUse,
     Notice,
     RunFinished,
@@ -24,6 +23,7 @@ from helpers.reporting.events import (
     StageStarted,
     StepFinished,
     TrainingStarted,
+    ValidationImagesSaved,
 )
 from helpers.reporting.reporter import Reporter
 
@@ -134,8 +134,8 @@ def test_notices_images_and_checkpoints_are_told() -> None:
     console, _, stream = logged()
     console.hear(Notice(text="3 images were left out"))
     console.hear(Notice(text="the disk is nearly full", level="warning"))
-    console.hear(ImagesDrawn(step=0, paths=(Path("out/a.png"),)))
-    console.hear(ImagesDrawn(step=1500, paths=tuple(Path(f"out/{n}.png") for n in range(5))))
+    console.hear(ValidationImagesSaved(step=0, paths=(Path("out/a.png"),)))
+    console.hear(ValidationImagesSaved(step=1500, paths=tuple(Path(f"out/{n}.png") for n in range(5))))
     console.hear(CheckpointSaved(step=1500, path=Path("out/checkpoint-1500")))
     assert stream.getvalue().splitlines() == [
         "3 images were left out",

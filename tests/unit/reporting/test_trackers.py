@@ -16,7 +16,7 @@ from helpers.reporting.events import (
     SigmaLoss,
     StepFinished,
 )
-from helpers.reporting.trackers.metrics import held_out_scalars, scalars_of
+from helpers.reporting.trackers.metrics import held_out_scalars, step_metrics
 from helpers.reporting.trackers.run_id import RunRecord
 from helpers.reporting.trackers.tensorboard import TensorboardTracker
 from helpers.reporting.trackers.wandb import WandbTracker
@@ -58,7 +58,7 @@ def test_the_figures_of_a_step() -> None:
         peak_device_bytes=2_000_000_000,
         peak_reserved_bytes=2_500_000_000,
     )
-    assert scalars_of(replace(step(2), by_sigma=parts, seconds=0.5, memory=memory)) == {
+    assert step_metrics(replace(step(2), by_sigma=parts, seconds=0.5, memory=memory)) == {
         "train/loss": 0.25,
         "train/learning_rate": 0.1,
         "train/gradient_norm": 1.0,

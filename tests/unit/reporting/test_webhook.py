@@ -11,15 +11,15 @@ from PIL import Image
 
 from helpers.config.files.webhook import Webhook
 from helpers.errors import ReportingError
-from helpers.reporting.background import InBackground
+from helpers.reporting.background import BackgroundListener
 from helpers.reporting.events import (
     CheckpointSaved,
     Event,
-    ImagesDrawn,
     RunFailed,
     RunFinished,
     RunStarted,
     StepFinished,
+    ValidationImagesSaved,
 )
 from helpers.reporting.reporter import Reporter
 from helpers.reporting.webhook import WebhookSender
@@ -57,7 +57,7 @@ def whole_run(folder: Path) -> list[Event]:
     return [
         started(),
         *(step(number) for number in range(1, 301)),
-        ImagesDrawn(step=300, paths=paths, captions=("a red square", "@everyone look")),
+        ValidationImagesSaved(step=300, paths=paths, captions=("a red square", "@everyone look")),
         CheckpointSaved(step=300, path=folder / "checkpoint-300"),
         RunFinished(step=300, seconds=30, written=()),
         RunFailed(message="the disk is full"),
@@ -102,7 +102,7 @@ def test_more_images_than_a_message_holds_come_in_several(tmp_path: Path) -> Non
         Image.new("RGB", (8, 8)).save(path)
     with loopback_webhook() as webhook:
         listener = sender(webhook, kind="discord")
-        listener.hear(ImagesDrawn(step=0, paths=paths, captions=("a cat",) * 12))
+        listener.hear(ValidationImagesSaved(step=0, paths=paths, captions=("a cat",) * 12))
         listener.close()
     assert [len(each.files) for each in webhook.heard] == [10, 2]
     assert webhook.payloads[0]["content"] == "[cats] images of the base model:\na cat"
@@ -158,7 +158,7 @@ def test_nobody_at_the_address_is_told_once_and_given_up_without_the_address(cap
         unused.bind(("127.0.0.1", 0))
         url = f"http://127.0.0.1:{unused.getsockname()[1]}{SECRET_PATH}"
     listener = WebhookSender(Webhook(kind="raw", url=url), run_name="cats", back_off_seconds=0.001)
-    reporter = Reporter([InBackground(listener, name="the webhook", close_seconds=5)])
+    reporter = Reporter([BackgroundListener(listener, name="the webhook", close_seconds=5)])
     with caplog.at_level(logging.INFO):
         for number in range(100, 600, 100):
             reporter.hear(step(number))
@@ -170,7 +170,7 @@ def test_nobody_at_the_address_is_told_once_and_given_up_without_the_address(cap
 
 def test_a_webhook_that_hangs_costs_a_run_no_time_and_its_end_a_little() -> None:
     with loopback_webhook(Answer(after_seconds=30)) as webhook:
-        listener = InBackground(sender(webhook), name="the webhook", close_seconds=0.3)
+        listener = BackgroundListener(sender(webhook), name="the webhook", close_seconds=0.3)
         reporter = Reporter([listener])
         begin = time.monotonic()
         for number in range(1, 2001):
