@@ -40,9 +40,9 @@ def main(argv: Sequence[str]) -> int:
         status = run(config, files, reporter, given=given_options(argv))
     except UserError as error:
         failure = error
-        reporter.hear(RunFailed(message=str(error)))
+        reporter.handle(RunFailed(message=str(error)))
     except Exception as error:
-        reporter.hear(RunFailed(message=repr(error), traceback=traceback.format_exc()))
+        reporter.handle(RunFailed(message=repr(error), traceback=traceback.format_exc()))
         raise
     finally:
         reporter.close()
@@ -83,7 +83,7 @@ def run(config: RunConfig, files: DatasetFile, reporter: Reporter, *, given: Col
                 else:
                     ground = chapters.prepare(config, files, site)
                     if config.cache.cache_only:
-                        reporter.hear(Notice(text="the caches are filled; `cache_only` asks for nothing more"))
+                        reporter.handle(Notice(text="the caches are filled; `cache_only` asks for nothing more"))
                     else:
                         chapters.learn(config, ground, stop, reporter)
                 site.runtime.leave()

@@ -67,7 +67,7 @@ class Peaks:
         self.peaks: dict[str, int] = {}
         self._training: PeakMemory | None = None
 
-    def hear(self, event: Event) -> None:
+    def handle(self, event: Event) -> None:
         match event:
             case TrainingStarted():
                 self._training = PeakMemory()

@@ -62,4 +62,4 @@ class BackoffEncoder:
             )
         self._at_once = max(1, min(self._at_once, count // 2))
         text = f"There is not enough memory to encode {count} images of {size} at once: going on with {self._at_once}."
-        self._reporter.hear(Notice(text=text, level="warning"))
+        self._reporter.handle(Notice(text=text, level="warning"))

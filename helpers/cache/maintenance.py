@@ -40,7 +40,7 @@ def open_and_check(
     """
     tensors = open_tensors(store)
     for problem in tensors.problems():
-        reporter.hear(Notice(text=problem, level="warning"))
+        reporter.handle(Notice(text=problem, level="warning"))
     if not scan_for_errors:
         return tensors
     ranks.wait()  # what one rank takes out must not look lost to another
@@ -85,7 +85,7 @@ def verify(tensors: TensorStore, *, share: slice, describe: Describe, reporter: 
         for name in names:
             for key, text in _verify_shard(tensors.store, name, describe=describe):
                 damaged.append(key)
-                reporter.hear(Notice(text=text, level="warning"))
+                reporter.handle(Notice(text=text, level="warning"))
             advance()
     return tuple(key for key in damaged if key)
 

@@ -19,11 +19,11 @@ class Uploads(BackgroundListener):
         super().__init__(listener, name="the hub", close_seconds=STOPPED_CLOSE_SECONDS)
         self._complete_seconds = complete_seconds
 
-    def hear(self, event: Event) -> None:
+    def handle(self, event: Event) -> None:
         if isinstance(event, RunFinished) and not event.interrupted:
             self._close_seconds = self._complete_seconds
         if isinstance(event, RunStarted | CheckpointSaved | RunFinished):
-            super().hear(event)
+            super().handle(event)
 
     def close(self) -> None:
         """Wait for the uploads; Ctrl-C leaves what is not there yet to the next start."""

@@ -34,7 +34,7 @@ def finish(
     written = [*exported, output_dir / f"checkpoint-{state.step}"]
     if config.validation.draws:
         written.append(output_dir / "validation_images")
-    reporter.hear(
+    reporter.handle(
         RunFinished(
             step=state.step,
             seconds=time.monotonic() - model.started,

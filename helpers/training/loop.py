@@ -78,7 +78,7 @@ def train(
 
     batches: of this rank, from `state.position` on. Raises TrainingError before a step that would spoil the weights.
     """
-    reporter.hear(
+    reporter.handle(
         TrainingStarted(
             first_step=state.step,
             total_steps=plan.total_steps,
@@ -106,7 +106,7 @@ def train(
                 learner, stepping=stepping, state=state, saved_step=saved_step, save=duties.save
             ):
                 taken = take_step(learner, stepping=stepping, state=state, batches=batches, plan=plan, seeded=seeded)
-            reporter.hear(gauge.measured(taken))
+            reporter.handle(gauge.measured(taken))
             duties.stepped(state.step)
             is_last = state.step == plan.total_steps
             if is_last or state.step % plan.checkpoint_every == 0:

@@ -65,7 +65,7 @@ def warm_up_compile(options: SpeedOptions, *, learner: Learner, source: BatchBui
     if options.training_dynamo_backend == NOT_COMPILED:
         if (asked := accelerate_dynamo_backend()) != NOT_COMPILED:
             text = f"accelerate's own dynamo_backend={asked} has no effect; TRAINING_DYNAMO_BACKEND=inductor compiles"
-            reporter.hear(Notice(level="warning", text=text))
+            reporter.handle(Notice(level="warning", text=text))
         return
     from torch._dynamo.exc import TorchDynamoException
     from torch._inductor.exc import InductorError

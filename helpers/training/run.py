@@ -60,7 +60,7 @@ def with_init_lora(config: RunConfig, reporter: Reporter, *, given: Collection[s
         trains_text=config.text.train_text_encoder,
     )
     shape = f"a {lora.kind} of rank {lora.lora_rank} and alpha {lora.alpha:g} on {len(pairs)} layers"
-    reporter.hear(Notice(text=f"begins at {path}: {shape}"))
+    reporter.handle(Notice(text=f"begins at {path}: {shape}"))
     return replace(config, lora=lora)
 
 
@@ -73,9 +73,9 @@ def look(config: RunConfig, files: DatasetFile, reporter: Reporter) -> Site:
     parts = checked_parts(config, family=family)
     compare_with_last_run(config, files, ranks=runtime, reporter=reporter)
     if told := parts.describe_sources():
-        reporter.hear(Notice(text=told))
+        reporter.handle(Notice(text=told))
     if parts.absent:
-        reporter.hear(Notice(text=f"trained without {', '.join(parts.absent)} (T5): zeros in its place"))
+        reporter.handle(Notice(text=f"trained without {', '.join(parts.absent)} (T5): zeros in its place"))
     workers = road.workers_for(config.data, ranks=runtime, reporter=reporter)
     catalogs = road.open_catalogs(files, parts=parts, seed=config.run.seed, workers=workers)
     vae_batch_size = max(dataset.vae_batch_size for dataset in files.prepared)
@@ -178,9 +178,9 @@ def _learn(config: RunConfig, ground: Ground, stop: StopSignal, reporter: Report
     plan = assemble.plan_of(config, order=order, start=state)
     if state.step >= plan.total_steps:
         text = f"this run is finished, all {plan.total_steps} steps of it; a larger max_train_steps goes on from here"
-        reporter.hear(Notice(text=text))
+        reporter.handle(Notice(text=text))
     model = assemble.load_model(config, ground=ground, checkpoint=checkpoint, reporter=reporter)
-    reporter.hear(
+    reporter.handle(
         assemble.run_started(config, ground=ground, model=model, checkpoint=checkpoint, state=state, plan=plan)
     )
     if ground.runtime.rank == 0:

@@ -84,11 +84,11 @@ def log_buckets(order: Order, reporter: Reporter) -> None:
     """A line for each bucket that says what it gives, and one for what they make together."""
     plans = first_epoch(order)
     for each in plans[:BUCKETS_NAMED]:
-        reporter.hear(Notice(text=str(each)))
+        reporter.handle(Notice(text=str(each)))
     if len(plans) > BUCKETS_NAMED:
-        reporter.hear(Notice(text=f"and {len(plans) - BUCKETS_NAMED} buckets more"))
+        reporter.handle(Notice(text=f"and {len(plans) - BUCKETS_NAMED} buckets more"))
     if mixed := mix(order):
-        reporter.hear(Notice(text=mixed))
+        reporter.handle(Notice(text=mixed))
 
 
 def plan_of(config: RunConfig, *, order: Order, start: TrainState | None = None) -> LoopPlan:
@@ -159,7 +159,7 @@ def load_model(config: RunConfig, *, ground: Ground, checkpoint: Checkpoint | No
     text, trained = conditioned(
         denoiser, trained=trained, ground=ground, text=config.text, lora=config.lora, run=config.run, reporter=reporter
     )
-    reporter.hear(Notice(text=in_words(trained)))
+    reporter.handle(Notice(text=in_words(trained)))
     apply_performance_options(denoiser, config.speed, run=config.run, family=family, device=runtime.device)
     if config.optimizer.fused_backward and runtime.world_size > 1:
         raise TrainingError("fused_backward=true moves weights before processes have shared gradients: say false.")

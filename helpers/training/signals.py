@@ -53,7 +53,7 @@ class StopSignal:
         finally:
             self._waits = False
 
-    def hear(self, signal_number: int, frame: FrameType | None) -> None:
+    def handle(self, signal_number: int, frame: FrameType | None) -> None:
         """Take a signal in; called by Python between two operations of the main thread."""
         now = time.monotonic()
         if self._signal_number is None:
@@ -70,7 +70,7 @@ class StopSignal:
 def handle_signals() -> Iterator[StopSignal]:
     """Within it, SIGINT and SIGTERM are heard by the StopSignal; afterwards by whoever heard them before."""
     request = StopSignal()
-    before: dict[int, Any] = {number: signal.signal(number, request.hear) for number in SIGNALS}
+    before: dict[int, Any] = {number: signal.signal(number, request.handle) for number in SIGNALS}
     try:
         yield request
     finally:

@@ -215,7 +215,7 @@ def _captions(
             except MissingCaption as error:
                 speechless[row] = error.reason
     if said := str(words):
-        reader.reporter.hear(Notice(text=f"dataset {reader.dataset_id}: {said}"))
+        reader.reporter.handle(Notice(text=f"dataset {reader.dataset_id}: {said}"))
     return caption_column(captions, rules=rules), speechless
 
 
@@ -230,11 +230,11 @@ def _tell(catalog: Catalog, reporter: Reporter, told: Told | None) -> None:
     others = f"; {catalog.not_chosen} more are over max_num_samples" if catalog.not_chosen else ""
     others += f"; {catalog.ignored} other files ignored" if catalog.ignored else ""
     shapes = "1 size" if len(catalog.buckets) == 1 else f"{len(catalog.buckets)} sizes"
-    reporter.hear(Notice(text=f"dataset {catalog.dataset_id}: {len(catalog)} images in {shapes}{others}"))
+    reporter.handle(Notice(text=f"dataset {catalog.dataset_id}: {len(catalog)} images in {shapes}{others}"))
     if catalog.rejected:
         lines = "\n".join(f"  {line}" for line in describe_rejected(catalog.rejected))
         text = f"dataset {catalog.dataset_id}: {len(catalog.rejected)} images left out\n{lines}"
-        reporter.hear(Notice(text=text, level="warning"))
+        reporter.handle(Notice(text=text, level="warning"))
     if told is not None and (without := told.rows_without_files):
         what = f"{counted(without, 'rows')} of {told.table.place} without a file there"
-        reporter.hear(Notice(text=f"dataset {catalog.dataset_id}: {what}"))
+        reporter.handle(Notice(text=f"dataset {catalog.dataset_id}: {what}"))

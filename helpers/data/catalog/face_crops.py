@@ -67,4 +67,4 @@ def _tell(reader: FileReader, faceless: NDArray[np.int64], *, looked_at: int) ->
     if len(faceless):
         names = some_names([printable(path) for path in reader.found.paths.take(faceless)])
         text = f"no face was found in {len(faceless)} of {counted(looked_at, 'images')}, cut at their middle ({names})"
-        reader.reporter.hear(Notice(text=f"dataset {reader.dataset_id}: {text}"))
+        reader.reporter.handle(Notice(text=f"dataset {reader.dataset_id}: {text}"))

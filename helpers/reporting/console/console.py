@@ -54,7 +54,7 @@ class Console:
         self._training: _Training | None = None
         self._warnings: dict[str, None] = {}
 
-    def hear(self, event: Event) -> None:
+    def handle(self, event: Event) -> None:
         """Show an event; raises OSError or ValueError where the stream is gone."""
         match event:
             case Notice():

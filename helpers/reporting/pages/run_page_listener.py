@@ -52,7 +52,7 @@ class RunPage:
         self._refreshed = 0.0
         self._ended = False
 
-    def hear(self, event: Event) -> None:
+    def handle(self, event: Event) -> None:
         if isinstance(event, RunStarted):
             self._begin(event)
         elif isinstance(event, Notice) and event.level == "warning" and self._file is None:

@@ -116,7 +116,7 @@ class HubUploader:
         self._run: RunStarted | None = None
         self._waiting: list[Path] = []
 
-    def hear(self, event: Event) -> None:
+    def handle(self, event: Event) -> None:
         match event:
             case RunStarted():
                 self._run = event

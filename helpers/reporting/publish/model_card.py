@@ -28,7 +28,7 @@ class ModelCard:
         self._note, self._repository, self._clean = note, repository, clean
         self._run: RunStarted | None = None
 
-    def hear(self, event: Event) -> None:
+    def handle(self, event: Event) -> None:
         match event:
             case RunStarted():
                 self._run = event

@@ -23,7 +23,7 @@ class TensorboardTracker:
         self._record = RunRecord(folder / "tensorboard-run.json")
         self._writer: Any = None
 
-    def hear(self, event: Event) -> None:
+    def handle(self, event: Event) -> None:
         match event:
             case RunStarted():
                 self._begin(event)

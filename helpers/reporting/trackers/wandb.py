@@ -36,7 +36,7 @@ class WandbTracker:
         self._exit_code = 1
         _check_login()
 
-    def hear(self, event: Event) -> None:
+    def handle(self, event: Event) -> None:
         match event:
             case RunStarted():
                 self._begin(event)

@@ -76,7 +76,7 @@ class CheckpointWriter:
                 self._write(partial, state=state, serial=serial)
         except OSError as error:
             raise CheckpointError(f"{folder} cannot be written: {error}. The checkpoints before it stand.") from error
-        self.reporter.hear(CheckpointSaved(step=state.step, path=folder))
+        self.reporter.handle(CheckpointSaved(step=state.step, path=folder))
         older = [checkpoint.folder for checkpoint in before if checkpoint.folder != folder]
         for leaving in () if keep_all else older[: max(0, len(older) - self.keep + 1)]:
             remove_folder(leaving)
@@ -113,7 +113,7 @@ def find_checkpoint(output_dir: Path, resume: str, *, reporter: Reporter) -> Che
             return found[-1] if found else None
         if found:
             names = ", ".join(checkpoint.folder.name for checkpoint in found)
-            reporter.hear(Notice(text=f"begins again, as asked; its checkpoints will take the place of {names}"))
+            reporter.handle(Notice(text=f"begins again, as asked; its checkpoints will take the place of {names}"))
         return None
     named = output_dir / resume if NAME.fullmatch(resume) else Path(resume).expanduser()
     if not named.is_dir():
@@ -134,16 +134,16 @@ def complete_checkpoints(output_dir: Path, *, reporter: Reporter | None = None) 
                 found.append(Checkpoint(folder=folder, manifest=read_manifest(folder)))
             except CheckpointError as error:
                 if reporter is not None:
-                    reporter.hear(Notice(level="warning", text=f"left out: {error}"))
+                    reporter.handle(Notice(level="warning", text=f"left out: {error}"))
     return sorted(found, key=lambda checkpoint: (checkpoint.manifest.serial, checkpoint.manifest.step))
 
 
 def clear_partial_checkpoints(output_dir: Path, *, reporter: Reporter) -> None:
     """Delete what a killed run left of a checkpoint or pipeline it was writing; only the first rank, at the start."""
     for folder in clear_leftovers(output_dir, name_pattern="checkpoint-*"):
-        reporter.hear(Notice(text=f"cleared away a checkpoint that was never finished: {folder.name}"))
+        reporter.handle(Notice(text=f"cleared away a checkpoint that was never finished: {folder.name}"))
     for folder in clear_leftovers(output_dir, name_pattern=PIPELINE):
-        reporter.hear(Notice(text=f"cleared away a pipeline that was never finished: {folder.name}"))
+        reporter.handle(Notice(text=f"cleared away a pipeline that was never finished: {folder.name}"))
 
 
 def restore_trained(checkpoint: Checkpoint, *, trained: Trained) -> None:

@@ -38,9 +38,9 @@ def compare_with_last_run(config: RunConfig, files: DatasetFile, *, ranks: Ranks
     if ranks.rank == 0:
         found = list(differences(_read(file), now))
         if found:
-            reporter.hear(Notice(text=f"since the last run into {config.run.output_dir}:"))
+            reporter.handle(Notice(text=f"since the last run into {config.run.output_dir}:"))
         for difference in found:
-            reporter.hear(Notice(text=f"  {difference}"))
+            reporter.handle(Notice(text=f"  {difference}"))
     refuse_other_settings(config)
     if ranks.rank == 0 and not config.run.dry_run:
         file.parent.mkdir(parents=True, exist_ok=True)

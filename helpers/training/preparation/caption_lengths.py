@@ -39,7 +39,7 @@ def tell_long_captions(
                 f"{len(long)} of {len(captions)} captions are longer than the {limit.tokens} tokens that {limit.name} "
                 f"reads, the longest of {counts.max()} tokens; it does not see the rest: {named}"
             )
-            reporter.hear(Notice(level="warning", text=text))
+            reporter.handle(Notice(level="warning", text=text))
 
 
 def lengths_by_tokenizer(

@@ -40,9 +40,9 @@ def report_datasets(
     try:
         atomic_write(path, lambda partial: partial.write_text(content, encoding="utf-8", errors="replace"))
     except OSError as error:
-        reporter.hear(Notice(text=f"{path} cannot be written: {error.strerror}", level="warning"))
+        reporter.handle(Notice(text=f"{path} cannot be written: {error.strerror}", level="warning"))
         return
-    reporter.hear(Notice(text=f"what is trained on can be looked at: {path}"))
+    reporter.handle(Notice(text=f"what is trained on can be looked at: {path}"))
 
 
 def _start(path: Path) -> str:

@@ -73,8 +73,8 @@ def log_plan(
         "Memory, estimated": [*_memory(estimate, device)],
     }
     for title, lines in sections.items():
-        reporter.hear(Notice(text="\n".join(["", title, *(f"  {line}" for line in lines)])))
-    reporter.hear(Notice(text="\nThis was a dry run: nothing was encoded or trained. Without --dry_run, it begins."))
+        reporter.handle(Notice(text="\n".join(["", title, *(f"  {line}" for line in lines)])))
+    reporter.handle(Notice(text="\nThis was a dry run: nothing was encoded or trained. Without --dry_run, it begins."))
 
 
 def _images(catalogs: Sequence[Catalog], output_dir: Path) -> Iterator[str]:

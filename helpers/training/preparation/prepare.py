@@ -262,7 +262,7 @@ def prepare_latents(
     rejected = encode_flips(dataset, catalog=catalog, place=place, store=store, part=part, workers=workers)
     for image in rejected:
         text = f"{dataset.id}: {image.path} is left out: {image.reason}"
-        workers.reporter.hear(Notice(level="warning", text=text))
+        workers.reporter.handle(Notice(level="warning", text=text))
     if workers.ranks.rank == 0:
         remember_rejected(places.metadata_of(dataset, latents=place), catalog, rejected)
     return open_flips(dataset, catalog=catalog.without(rejected), place=place, store=store, part=part)

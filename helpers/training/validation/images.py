@@ -64,7 +64,7 @@ class Painter:
         paths = tuple(_write(image, pixels, folder) for image, pixels in drawn)
         if paths:
             captions = tuple(image.prompt for image, _ in drawn)
-            self.reporter.hear(ValidationImagesSaved(step=step, paths=paths, captions=captions))
+            self.reporter.handle(ValidationImagesSaved(step=step, paths=paths, captions=captions))
 
     def _draw(self, wanted: tuple[ValidationImage, ...]) -> list[tuple[ValidationImage, Tensor]]:
         """uint8 RGB pixels [H, W, 3] of each image; the VAE is loaded once, after the denoiser has done its part."""

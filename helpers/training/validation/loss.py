@@ -86,9 +86,9 @@ class HeldOut:
             ema_by_sigma=self._by_sigma(losses["ema"]) if "ema" in losses else (),
         )
         self._remember(event)
-        self.reporter.hear(event)
+        self.reporter.handle(event)
         if said := detect_overfitting([*points, asdict(event)]):
-            self.reporter.hear(Notice(level="warning", text=said))
+            self.reporter.handle(Notice(level="warning", text=said))
 
     def _contexts(self, points: Sequence[Any]) -> dict[str, AbstractContextManager[None]]:
         """What is to be measured by name, each with the weights to measure it with; the base once."""

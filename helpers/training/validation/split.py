@@ -62,7 +62,7 @@ def split_validation(
         trained.append(_only(each, ~is_held, part=part))
         if is_held.any() and not each.catalog.is_regularisation_data:
             split.append(_only(each, is_held, part=part))
-            reporter.hear(Notice(text=_in_words(split[-1])))
+            reporter.handle(Notice(text=_in_words(split[-1])))
     return tuple(trained), tuple(split)
 
 

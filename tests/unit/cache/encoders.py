@@ -22,7 +22,7 @@ class Heard:
 
     events: list[Event] = field(default_factory=list)
 
-    def hear(self, event: Event) -> None:
+    def handle(self, event: Event) -> None:
         self.events.append(event)
 
     def close(self) -> None: ...

@@ -52,7 +52,7 @@ def told(folder: Path, *events: Event, refresh_seconds: float = 30.0, close: boo
     """The page after these events."""
     page = RunPage(folder, clean=lambda text: text.replace(SECRET, "(hidden)"), refresh_seconds=refresh_seconds)
     for event in events:
-        page.hear(event)
+        page.handle(event)
     if close:
         page.close()
     file = folder / "run.html"

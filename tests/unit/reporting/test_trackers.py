@@ -115,7 +115,7 @@ def test_tensorboard_shows_the_steps_that_were_taken_last(tmp_path: Path) -> Non
     for begin in ([started(0), *steps(1, 4), HELD_OUT, *steps(5, 6)], [started(4, changes=CHANGED), *steps(5, 8)]):
         tracker = TensorboardTracker(tmp_path, name="a/b")
         for event in begin:
-            tracker.hear(event)
+            tracker.handle(event)
         tracker.close()
     expected = [(number, number / 8) for number in range(1, 9)]
     folder = tmp_path / "tensorboard" / "a-b"
@@ -132,7 +132,7 @@ def test_wandb_s_offline_runs_are_joined(tmp_path: Path, monkeypatch: pytest.Mon
     for begin in starts:
         tracker = WandbTracker(tmp_path, project="p", name="n")
         for event in begin:
-            tracker.hear(event)
+            tracker.handle(event)
         tracker.close()
     first, second = wandb_files(tmp_path)
     assert (first.id, first.exit_code) == (second.id, 1)

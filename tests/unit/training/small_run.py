@@ -142,7 +142,7 @@ def batches_from(
 class Events(list[Event]):
     """A listener that remembers."""
 
-    def hear(self, event: Event) -> None:
+    def handle(self, event: Event) -> None:
         self.append(event)
 
     def close(self) -> None:
@@ -259,7 +259,7 @@ class SmallRun:
 class Lines(Events):
     """A listener that prints each event's name, for whoever watches the process."""
 
-    def hear(self, event: Event) -> None:
+    def handle(self, event: Event) -> None:
         sys.stdout.write(f"{type(event).__name__} {getattr(event, 'step', '')}\n")
         sys.stdout.flush()
 

@@ -206,8 +206,8 @@ def test_a_continued_run_is_the_run_that_was_not_interrupted(tmp_path: Path, opt
     expected = straight.run(StopSignal(), Events())
 
     class StopAfterStep(Events):
-        def hear(self, event: object) -> None:
-            super().hear(event)  # type: ignore[arg-type]
+        def handle(self, event: object) -> None:
+            super().handle(event)  # type: ignore[arg-type]
             if isinstance(event, StepFinished) and event.step == 3:
                 stop._signal_number = 15
 

@@ -215,7 +215,7 @@ def test_without_a_prompt_nothing_is_drawn_or_encoded(painter_with: PainterWith,
 def test_a_requested_stop_ends_drawing_early(painter_with: PainterWith, tmp_path: Path) -> None:
     painter, _ = painter_with()
     with painter.stop.deferred():
-        painter.stop.hear(signal.SIGINT, None)
+        painter.stop.handle(signal.SIGINT, None)
     painter.draw(1)
     assert not list(tmp_path.rglob("*.png"))
 
