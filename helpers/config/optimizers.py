@@ -21,22 +21,23 @@ class OptimizerSpec:
     state_bytes_per_param: of what it remembers for each trained number.
     is_learning_rate_free: whether it multiplies a rate that it finds itself by the learning rate.
     averages: whether the weights to hand on are an average that it keeps, instead of those it trains with.
-    supports_fused_backward: whether it moves each weight by its own gradient and memory alone, and counts its steps one by one.
+    supports_fused_backward: whether it updates each weight from that weight's gradient
+    and state alone, and counts steps one at a time.
     package, module: what else must be installed, as pip and as Python call it; empty for none.
     """
 
     name: str
-    good_for: str
+    summary: str
     settings: tuple[Option, ...]
     state_bytes_per_param: int
     is_learning_rate_free: bool = False
-    averages: bool = False
+    is_schedule_free: bool = False
     supports_fused_backward: bool = False
     package: str = ""
     module: str = ""
 
     @property
-    def is_here(self) -> bool:
+    def is_installed(self) -> bool:
         """Whether all that it needs is installed."""
         return not self.module or find_spec(self.module) is not None
 
@@ -81,21 +82,21 @@ KINDS = {
     for kind in (
         OptimizerSpec(
             name="adamw",
-            good_for="the usual choice, which recipes are written for",
+            summary="the usual choice, which recipes are written for",
             settings=_ADAM,
             state_bytes_per_param=8,
             supports_fused_backward=True,
         ),
         OptimizerSpec(
             name="adamw_bf16",
-            good_for="the least memory for a whole model: weights and memory in bf16, rounded at random",
+            summary="the least memory for a whole model: weights and memory in bf16, rounded at random",
             settings=_ADAM,
             state_bytes_per_param=4,
             supports_fused_backward=True,
         ),
         OptimizerSpec(
             name="adamw8bit",
-            good_for="AdamW that remembers 8 bits of each number, through bitsandbytes",
+            summary="AdamW that remembers 8 bits of each number, through bitsandbytes",
             settings=(*_ADAM, _key("min_8bit_size", 4096, help="weights of fewer numbers are remembered in 32 bits")),
             state_bytes_per_param=2,
             package="bitsandbytes",
@@ -103,7 +104,7 @@ KINDS = {
         ),
         OptimizerSpec(
             name="adafactor",
-            good_for="next to no memory: a row and a column for each matrix",
+            summary="next to no memory: a row and a column for each matrix",
             settings=(
                 _decay(0.0),
                 _key("beta2_decay", -0.8, help="how the mean square's memory grows", minimum=-1.0, maximum=0.0),
@@ -114,7 +115,7 @@ KINDS = {
         ),
         OptimizerSpec(
             name="prodigy",
-            good_for="finds the learning rate itself",
+            summary="finds the learning rate itself",
             settings=(
                 *_ADAM,
                 _FIRST_GUESS,
@@ -128,21 +129,21 @@ KINDS = {
         ),
         OptimizerSpec(
             name="dadaptation",
-            good_for="finds the learning rate itself, more slowly than Prodigy",
+            summary="finds the learning rate itself, more slowly than Prodigy",
             settings=(*_ADAM, _FIRST_GUESS, _GROWTH, _key("bias_correction", False, help="longer first steps")),
             state_bytes_per_param=12,
             is_learning_rate_free=True,
         ),
         OptimizerSpec(
             name="lion",
-            good_for="half of AdamW's memory; wants a third to a tenth of its rate",
+            summary="half of AdamW's memory; wants a third to a tenth of its rate",
             settings=(_decay(), *_betas(0.9, 0.99)),
             state_bytes_per_param=4,
             supports_fused_backward=True,
         ),
         OptimizerSpec(
             name="came",
-            good_for="half of AdamW's memory, with Adafactor's rows and columns made surer",
+            summary="half of AdamW's memory, with Adafactor's rows and columns made surer",
             settings=(
                 _decay(),
                 *_betas(0.9, 0.999, 0.9999),
@@ -153,7 +154,7 @@ KINDS = {
         ),
         OptimizerSpec(
             name="soap",
-            good_for="Adam along each matrix's own directions: fewer steps, each slower",
+            summary="Adam along each matrix's own directions: fewer steps, each slower",
             settings=(
                 _decay(),
                 *_betas(0.95, 0.95),
@@ -165,7 +166,7 @@ KINDS = {
         ),
         OptimizerSpec(
             name="adamw_schedulefree",
-            good_for="needs no schedule: keeps an average as it goes, and that is the result",
+            summary="needs no schedule: keeps an average as it goes, and that is the result",
             settings=(
                 _decay(),
                 _key("beta1", 0.9, help="how near to the average gradients are taken", minimum=0.001, maximum=0.999),
@@ -175,11 +176,11 @@ KINDS = {
                 _key("weight_lr_power", 2.0, help="how much more steps at a high rate count in it"),
             ),
             state_bytes_per_param=8,
-            averages=True,
+            is_schedule_free=True,
         ),
         OptimizerSpec(
             name="prodigy_schedulefree",
-            good_for="both: finds the learning rate and needs no schedule, in half of Prodigy's memory",
+            summary="both: finds the learning rate and needs no schedule, in half of Prodigy's memory",
             settings=(
                 _decay(0.0),
                 _key("beta1", 0.9, help="how near to the average gradients are taken", minimum=0.001, maximum=0.999),
@@ -191,7 +192,7 @@ KINDS = {
             ),
             state_bytes_per_param=8,
             is_learning_rate_free=True,
-            averages=True,
+            is_schedule_free=True,
             package="prodigy-plus-schedule-free",
             module="prodigyplus",
         ),
@@ -211,7 +212,7 @@ def settings_of(optimizer: str, *, config: str) -> dict[str, Any]:
     return settings
 
 
-def wrong_settings(optimizer: str, *, config: str) -> Iterator[tuple[str, str, str]]:
+def check_optimizer_settings(optimizer: str, *, config: str) -> Iterator[tuple[str, str, str]]:
     """What is wrong with `config`: the words, why, and the fix."""
     options = _options(optimizer)
     seen: set[str] = set()
