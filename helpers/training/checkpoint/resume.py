@@ -59,6 +59,6 @@ def starting_state(
         else:
             position = order.position_after(order.batches_before(position.epoch))
             where = f"starts again at the beginning of epoch {position.epoch + 1}"
-        text = f"so the order of images is another one, and {where}"
+        text = f"so the order of images changes, and {where}"
         reporter.handle(Notice(level="warning", text=text))
     return TrainState(step=manifest.step, position=position)
