@@ -11,7 +11,7 @@ from helpers.config.options.validation import ValidationOptions
 from helpers.config.sizes import parse_validation_sizes
 from helpers.dataloader.loader import EMPTY_CAPTION
 from helpers.errors import ConfigError
-from helpers.reporting.card_images import PNG_ENTRY
+from helpers.reporting.publish.card_text import PNG_ENTRY
 
 RANDOM_SEED_BITS = 32
 ONLY_PROMPT, WITHOUT_PROMPT = "validation", "unconditional"
