@@ -121,8 +121,8 @@ def _short_of_room(needs: Iterable[CacheNeed], *, free: Callable[[Path], int]) -
             parts = ", ".join(f"{need.name} {format_bytes(need.size_bytes)}" for need in together if need.size_bytes)
             return (
                 f"The caches need {format_bytes(needed)} more ({parts}), but only {format_bytes(room)} are free in"
-                f" {folders}. Free some space there, name a folder on another disk (cache_dir_vae, or cache_dir of the text_embeds "
-                "entry), set compress_disk_cache for captions, or train at a smaller resolution."
+                f" {folders}. Free some space there, name a folder on another disk (cache_dir_vae, or cache_dir of the"
+                " text_embeds entry), set compress_disk_cache for captions, or train at a smaller resolution."
             )
     return ""
 
