@@ -13,25 +13,25 @@ LARGEST_BETA = 0.999999
 
 
 @dataclass(frozen=True, kw_only=True)
-class OptimizerKind:
+class OptimizerSpec:
     """One optimizer.
 
     good_for: what to use it for, in a few words.
     settings: what `optimizer_config` can set, with the defaults.
-    bytes_per_number: optimizer state per trainable parameter.
-    finds_rate: whether it finds a learning rate itself and multiplies it by the option's.
+    state_bytes_per_param: optimizer state per trainable parameter.
+    is_learning_rate_free: whether it finds a learning rate itself and multiplies it by the option's.
     averages: whether the result is an average of the weights that it keeps, instead of the weights it trains with.
-    fusable: whether it updates each weight from that weight's gradient and state alone, and counts steps per weight.
+    supports_fused_backward: whether it updates each weight from its own gradient and state, counting steps per weight.
     package, module: the package to install and the module to import, if it needs one; else empty.
     """
 
     name: str
     good_for: str
     settings: tuple[Option, ...]
-    bytes_per_number: int
-    finds_rate: bool = False
+    state_bytes_per_param: int
+    is_learning_rate_free: bool = False
     averages: bool = False
-    fusable: bool = False
+    supports_fused_backward: bool = False
     package: str = ""
     module: str = ""
 
@@ -81,29 +81,29 @@ _GROWTH = _key(
 KINDS = {
     kind.name: kind
     for kind in (
-        OptimizerKind(
+        OptimizerSpec(
             name="adamw",
             good_for="the default, which most recipes are written for",
             settings=_ADAM,
-            bytes_per_number=8,
-            fusable=True,
+            state_bytes_per_param=8,
+            supports_fused_backward=True,
         ),
-        OptimizerKind(
+        OptimizerSpec(
             name="adamw_bf16",
             good_for="full fine-tuning with little memory: weights and state in bf16, with stochastic rounding",
             settings=_ADAM,
-            bytes_per_number=4,
-            fusable=True,
+            state_bytes_per_param=4,
+            supports_fused_backward=True,
         ),
-        OptimizerKind(
+        OptimizerSpec(
             name="adamw8bit",
             good_for="AdamW with 8-bit state, from bitsandbytes",
             settings=(*_ADAM, _key("min_8bit_size", 4096, help="smaller weights keep 32-bit state")),
-            bytes_per_number=2,
+            state_bytes_per_param=2,
             package="bitsandbytes",
             module="bitsandbytes",
         ),
-        OptimizerKind(
+        OptimizerSpec(
             name="adafactor",
             good_for="almost no memory: keeps one row and one column per matrix",
             settings=(
@@ -117,10 +117,10 @@ KINDS = {
                 ),
                 _key("d", 1.0, help="largest step, before the learning rate", minimum=1.0),
             ),
-            bytes_per_number=0,
-            fusable=True,
+            state_bytes_per_param=0,
+            supports_fused_backward=True,
         ),
-        OptimizerKind(
+        OptimizerSpec(
             name="prodigy",
             good_for="finds the learning rate itself",
             settings=(
@@ -133,24 +133,24 @@ KINDS = {
                 _key("bias_correction", True, help="larger first steps, as in Adam"),
                 _key("safeguard_warmup", True, help="do not mistake a warm-up for a small learning rate"),
             ),
-            bytes_per_number=16,
-            finds_rate=True,
+            state_bytes_per_param=16,
+            is_learning_rate_free=True,
         ),
-        OptimizerKind(
+        OptimizerSpec(
             name="dadaptation",
             good_for="finds the learning rate itself, more slowly than Prodigy",
             settings=(*_ADAM, _FIRST_GUESS, _GROWTH, _key("bias_correction", False, help="larger first steps")),
-            bytes_per_number=12,
-            finds_rate=True,
+            state_bytes_per_param=12,
+            is_learning_rate_free=True,
         ),
-        OptimizerKind(
+        OptimizerSpec(
             name="lion",
             good_for="half of AdamW's memory; needs a third to a tenth of its learning rate",
             settings=(_decay(), *_betas(0.9, 0.99)),
-            bytes_per_number=4,
-            fusable=True,
+            state_bytes_per_param=4,
+            supports_fused_backward=True,
         ),
-        OptimizerKind(
+        OptimizerSpec(
             name="came",
             good_for="half of AdamW's memory: Adafactor's rows and columns with a confidence estimate",
             settings=(
@@ -158,10 +158,10 @@ KINDS = {
                 *_betas(0.9, 0.999, 0.9999),
                 _key("clip_threshold", 1.0, help="largest step, before the learning rate", minimum=None, above=0.0),
             ),
-            bytes_per_number=4,
-            fusable=True,
+            state_bytes_per_param=4,
+            supports_fused_backward=True,
         ),
-        OptimizerKind(
+        OptimizerSpec(
             name="soap",
             good_for="Adam in the eigenbasis of each matrix: fewer, slower steps",
             settings=(
@@ -171,9 +171,9 @@ KINDS = {
                 _key("precondition_frequency", 10, help="steps between updates of the eigenbasis", minimum=1),
                 _key("max_precondition_dim", 1024, help="longer sides of matrices are not rotated", minimum=1),
             ),
-            bytes_per_number=8,
+            state_bytes_per_param=8,
         ),
-        OptimizerKind(
+        OptimizerSpec(
             name="adamw_schedulefree",
             good_for="needs no schedule: averages the weights during training, and the average is the result",
             settings=(
@@ -186,10 +186,10 @@ KINDS = {
                 _key("r", 0.0, help="how much more later steps count in the average"),
                 _key("weight_lr_power", 2.0, help="how much more steps at a high learning rate count in the average"),
             ),
-            bytes_per_number=8,
+            state_bytes_per_param=8,
             averages=True,
         ),
-        OptimizerKind(
+        OptimizerSpec(
             name="prodigy_schedulefree",
             good_for="finds the learning rate itself and needs no schedule, with half of Prodigy's memory",
             settings=(
@@ -205,8 +205,8 @@ KINDS = {
                 ),
                 _key("prodigy_steps", 0, help="steps after which the learning rate is fixed; 0 for never"),
             ),
-            bytes_per_number=8,
-            finds_rate=True,
+            state_bytes_per_param=8,
+            is_learning_rate_free=True,
             averages=True,
             package="prodigy-plus-schedule-free",
             module="prodigyplus",
@@ -214,8 +214,8 @@ KINDS = {
     )
 }
 OPTIMIZERS = tuple(KINDS)
-FUSABLE_OPTIMIZERS = tuple(name for name, kind in KINDS.items() if kind.fusable)
-FINDING_THEIR_RATE = tuple(name for name, kind in KINDS.items() if kind.finds_rate)
+FUSABLE_OPTIMIZERS = tuple(name for name, kind in KINDS.items() if kind.supports_fused_backward)
+LEARNING_RATE_FREE = tuple(name for name, kind in KINDS.items() if kind.is_learning_rate_free)
 """Optimizers that multiply an estimate of their own by the learning rate."""
 
 

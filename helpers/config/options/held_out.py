@@ -6,7 +6,7 @@ from helpers.config.option import OnResume, option
 
 
 @dataclass(frozen=True, kw_only=True)
-class HeldOutOptions:
+class EvalOptions:
     """Images that are never trained on, and when to measure the validation loss on them."""
 
     num_eval_images: int = option(
