@@ -16,27 +16,28 @@ LARGEST_BETA = 0.999999
 class OptimizerSpec:
     """One optimizer.
 
-    good_for: what to use it for, in a few words.
+    summary: what to use it for, in a few words.
     settings: what `optimizer_config` can set, with the defaults.
     state_bytes_per_param: optimizer state per trainable parameter.
     is_learning_rate_free: whether it finds a learning rate itself and multiplies it by the option's.
-    averages: whether the result is an average of the weights that it keeps, instead of the weights it trains with.
-    supports_fused_backward: whether it updates each weight from its own gradient and state, counting steps per weight.
+    is_schedule_free: whether the result is an average of the weights that it keeps, not the weights it trains with.
+    supports_fused_backward: whether it updates each weight from that weight's gradient and state alone, and counts
+        steps per weight.
     package, module: the package to install and the module to import, if it needs one; else empty.
     """
 
     name: str
-    good_for: str
+    summary: str
     settings: tuple[Option, ...]
     state_bytes_per_param: int
     is_learning_rate_free: bool = False
-    averages: bool = False
+    is_schedule_free: bool = False
     supports_fused_backward: bool = False
     package: str = ""
     module: str = ""
 
     @property
-    def is_here(self) -> bool:
+    def is_installed(self) -> bool:
         """Whether all that it needs is installed."""
         return not self.module or find_spec(self.module) is not None
 
@@ -83,21 +84,21 @@ KINDS = {
     for kind in (
         OptimizerSpec(
             name="adamw",
-            good_for="the default, which most recipes are written for",
+            summary="the default, which most recipes are written for",
             settings=_ADAM,
             state_bytes_per_param=8,
             supports_fused_backward=True,
         ),
         OptimizerSpec(
             name="adamw_bf16",
-            good_for="full fine-tuning with little memory: weights and state in bf16, with stochastic rounding",
+            summary="full fine-tuning with little memory: weights and state in bf16, with stochastic rounding",
             settings=_ADAM,
             state_bytes_per_param=4,
             supports_fused_backward=True,
         ),
         OptimizerSpec(
             name="adamw8bit",
-            good_for="AdamW with 8-bit state, from bitsandbytes",
+            summary="AdamW with 8-bit state, from bitsandbytes",
             settings=(*_ADAM, _key("min_8bit_size", 4096, help="smaller weights keep 32-bit state")),
             state_bytes_per_param=2,
             package="bitsandbytes",
@@ -105,7 +106,7 @@ KINDS = {
         ),
         OptimizerSpec(
             name="adafactor",
-            good_for="almost no memory: keeps one row and one column per matrix",
+            summary="almost no memory: keeps one row and one column per matrix",
             settings=(
                 _decay(0.0),
                 _key(
@@ -122,7 +123,7 @@ KINDS = {
         ),
         OptimizerSpec(
             name="prodigy",
-            good_for="finds the learning rate itself",
+            summary="finds the learning rate itself",
             settings=(
                 *_ADAM,
                 _FIRST_GUESS,
@@ -138,21 +139,21 @@ KINDS = {
         ),
         OptimizerSpec(
             name="dadaptation",
-            good_for="finds the learning rate itself, more slowly than Prodigy",
+            summary="finds the learning rate itself, more slowly than Prodigy",
             settings=(*_ADAM, _FIRST_GUESS, _GROWTH, _key("bias_correction", False, help="larger first steps")),
             state_bytes_per_param=12,
             is_learning_rate_free=True,
         ),
         OptimizerSpec(
             name="lion",
-            good_for="half of AdamW's memory; needs a third to a tenth of its learning rate",
+            summary="half of AdamW's memory; needs a third to a tenth of its learning rate",
             settings=(_decay(), *_betas(0.9, 0.99)),
             state_bytes_per_param=4,
             supports_fused_backward=True,
         ),
         OptimizerSpec(
             name="came",
-            good_for="half of AdamW's memory: Adafactor's rows and columns with a confidence estimate",
+            summary="half of AdamW's memory: Adafactor's rows and columns with a confidence estimate",
             settings=(
                 _decay(),
                 *_betas(0.9, 0.999, 0.9999),
@@ -163,7 +164,7 @@ KINDS = {
         ),
         OptimizerSpec(
             name="soap",
-            good_for="Adam in the eigenbasis of each matrix: fewer, slower steps",
+            summary="Adam in the eigenbasis of each matrix: fewer, slower steps",
             settings=(
                 _decay(),
                 *_betas(0.95, 0.95),
@@ -175,7 +176,7 @@ KINDS = {
         ),
         OptimizerSpec(
             name="adamw_schedulefree",
-            good_for="needs no schedule: averages the weights during training, and the average is the result",
+            summary="needs no schedule: averages the weights during training, and the average is the result",
             settings=(
                 _decay(),
                 _key(
@@ -187,11 +188,11 @@ KINDS = {
                 _key("weight_lr_power", 2.0, help="how much more steps at a high learning rate count in the average"),
             ),
             state_bytes_per_param=8,
-            averages=True,
+            is_schedule_free=True,
         ),
         OptimizerSpec(
             name="prodigy_schedulefree",
-            good_for="finds the learning rate itself and needs no schedule, with half of Prodigy's memory",
+            summary="finds the learning rate itself and needs no schedule, with half of Prodigy's memory",
             settings=(
                 _decay(0.0),
                 _key(
@@ -207,7 +208,7 @@ KINDS = {
             ),
             state_bytes_per_param=8,
             is_learning_rate_free=True,
-            averages=True,
+            is_schedule_free=True,
             package="prodigy-plus-schedule-free",
             module="prodigyplus",
         ),
@@ -227,7 +228,7 @@ def settings_of(optimizer: str, *, config: str) -> dict[str, Any]:
     return settings
 
 
-def wrong_settings(optimizer: str, *, config: str) -> Iterator[tuple[str, str, str]]:
+def check_optimizer_settings(optimizer: str, *, config: str) -> Iterator[tuple[str, str, str]]:
     """What is wrong with `config`: the words, why, and the fix."""
     options = _options(optimizer)
     seen: set[str] = set()

@@ -269,7 +269,7 @@ class LoraOptions:
         return Path(self.init_lora).expanduser() if self.init_lora else None
 
     @property
-    def kind(self) -> str:
+    def adapter_name(self) -> str:
         """What the adapter is called."""
         return ("rank-stabilised " if self.use_rslora else "") + ("DoRA" if self.use_dora else "LoRA")
 
@@ -283,7 +283,7 @@ class LoraOptions:
         return found
 
     @property
-    def strength(self) -> float:
+    def scaling(self) -> float:
         """What the adapter's product of matrices is multiplied by."""
         return self.alpha / (math.sqrt(self.lora_rank) if self.use_rslora else self.lora_rank)
 

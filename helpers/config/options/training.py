@@ -197,7 +197,7 @@ class OptimizerOptions:
     @property
     def averages(self) -> bool:
         """Whether the weights to hand on are an average that the optimizer keeps."""
-        return KINDS[self.optimizer].averages
+        return KINDS[self.optimizer].is_schedule_free
 
 
 @dataclass(frozen=True, kw_only=True)
