@@ -289,3 +289,11 @@ def test_reading_many_entries_keeps_no_file_open(store: LocalCache) -> None:
     for number in range(40):
         tensors.read(key(number))
     assert len(os.listdir("/proc/self/fd")) == before
+
+
+def test_an_entry_of_one_tensor_is_found_wherever_its_key_is_in_the_order(store: LocalCache) -> None:
+    with ShardWriter(store, rank=0, write_batch_size=100) as writer:
+        for number in range(10):
+            writer.add({key(number): {"latents": entry(number)["hidden"]}})
+    assert not open_tensors(store).missing(keys(*range(10))).any()
+    assert open_tensors(store).missing(np.array(["f" * 32, "0" * 32], dtype=KEY_DTYPE)).all()

@@ -3,8 +3,10 @@
 import pytest
 
 from helpers.config.options.data import DataOptions
+from helpers.config.options.training import CheckpointOptions, OptimizerOptions, RunOptions
 from helpers.ranks import SingleProcess
 from helpers.reporting.reporter import Reporter
+from helpers.training.plan import plan_run
 from helpers.training.preparation.prepare import workers_for
 from tests.unit.training.small_run import small_order, small_plan
 
@@ -25,3 +27,11 @@ def test_the_last_step_is_always_saved(steps: int, step: int, saves: int) -> Non
 def test_as_many_threads_prepare_as_were_asked_for() -> None:
     assert workers_for(DataOptions(max_workers=3), ranks=SingleProcess(), reporter=Reporter()).threads == 3
     assert workers_for(DataOptions(), ranks=SingleProcess(), reporter=Reporter()).threads >= 1
+
+
+def test_epochs_end_with_a_step_that_may_reach_into_the_next() -> None:
+    """Five images in batches of two: three batches to the first epoch, five to two; steps of two batches each."""
+    for epochs, steps in ((1, 2), (2, 3)):
+        run = RunOptions(num_train_epochs=epochs, max_train_steps=0, gradient_accumulation_steps=2)
+        plan = plan_run(small_order(), run=run, optimizer=OptimizerOptions(), checkpoint=CheckpointOptions())
+        assert plan.total_steps == steps
