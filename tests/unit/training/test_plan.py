@@ -6,6 +6,7 @@ from helpers.config.options.data import DataOptions
 from helpers.config.options.training import CheckpointOptions, OptimizerOptions, RunOptions
 from helpers.ranks import SingleProcess
 from helpers.reporting.reporter import Reporter
+from helpers.training.moments import Moment, Rhythm
 from helpers.training.plan import plan_run
 from helpers.training.preparation.prepare import workers_for
 from tests.unit.training.small_run import small_order, small_plan
@@ -35,3 +36,12 @@ def test_epochs_end_with_a_step_that_may_reach_into_the_next() -> None:
         run = RunOptions(num_train_epochs=epochs, max_train_steps=0, gradient_accumulation_steps=2)
         plan = plan_run(small_order(), run=run, optimizer=OptimizerOptions(), checkpoint=CheckpointOptions())
         assert plan.total_steps == steps
+
+
+def test_validation_is_due_after_every_so_manieth_step_and_epoch_and_at_the_end() -> None:
+    steps = Rhythm(steps=4)
+    assert [step for step in range(13) if steps.includes(Moment(step=step))] == [0, 4, 8, 12]
+    assert steps.includes(Moment(step=5, is_end=True))
+    epochs = Rhythm(steps=1000, epochs=2)
+    ended = [range(1, 1), range(1, 2), range(2, 3), range(3, 4), range(3, 5)]
+    assert [epochs.includes(Moment(step=7, epochs=each)) for each in ended] == [False, False, True, False, True]
