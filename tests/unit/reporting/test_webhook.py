@@ -3,6 +3,7 @@
 import base64
 import logging
 import socket
+import threading
 from pathlib import Path
 
 import pytest
@@ -192,4 +193,8 @@ def test_a_webhook_that_hangs_costs_a_run_no_time_and_its_end_a_little(
         assert (len(webhook.heard), webhook.answered) == (1, 0), "nobody waited"
         reporter.close()
         assert (len(webhook.heard), webhook.answered) == (1, 0), "the first message still hangs"
+        webhook.released.set()
+        for thread in [each for each in threading.enumerate() if each.name == "the webhook"]:
+            thread.join(timeout=60)
+    assert webhook.answered == 20, "a process that lives on sends the others late"
     assert any("the webhook was left after" in text for text in caplog.messages)
