@@ -16,7 +16,7 @@ import torch
 from helpers.config.options.training import ObjectiveOptions
 from helpers.data.types import Catalog
 from helpers.dataloader.loader import BatchBuilder, prefetch
-from helpers.dataloader.sampler import Order
+from helpers.dataloader.sampler import SampleOrder
 from helpers.dataloader.types import Position, TrainBatch
 from helpers.errors import CacheError
 from helpers.models.family import TextEmbedding
@@ -71,7 +71,7 @@ def make_source(
     catalogs = {"one": make_catalog("one", 0, 11, captions), "two": make_catalog("two", 100, 5, captions)}
     buckets = [bucket for catalog in catalogs.values() for bucket in catalog.buckets]
     return BatchBuilder(
-        order=Order(buckets, seed=3, batch_size=batch_size, world_size=world_size),
+        order=SampleOrder(buckets, seed=3, batch_size=batch_size, world_size=world_size),
         catalogs=catalogs,
         latents={"one": Latents(0, 4, broken), "two": Latents(100, 6)},
         text=Words(),

@@ -6,7 +6,7 @@ from helpers.config.options.data import DataOptions
 from helpers.config.options.training import CheckpointOptions, OptimizerOptions, RunOptions
 from helpers.ranks import SingleProcess
 from helpers.reporting.reporter import Reporter
-from helpers.training.moments import Moment, Rhythm
+from helpers.training.moments import Interval, StepInfo
 from helpers.training.plan import plan_run
 from helpers.training.preparation.prepare import workers_for
 from tests.unit.training.small_run import small_order, small_plan
@@ -39,9 +39,9 @@ def test_epochs_end_with_a_step_that_may_reach_into_the_next() -> None:
 
 
 def test_validation_is_due_after_every_so_manieth_step_and_epoch_and_at_the_end() -> None:
-    steps = Rhythm(steps=4)
-    assert [step for step in range(13) if steps.includes(Moment(step=step))] == [0, 4, 8, 12]
-    assert steps.includes(Moment(step=5, is_end=True))
-    epochs = Rhythm(steps=1000, epochs=2)
+    steps = Interval(steps=4)
+    assert [step for step in range(13) if steps.includes(StepInfo(step=step))] == [0, 4, 8, 12]
+    assert steps.includes(StepInfo(step=5, is_end=True))
+    epochs = Interval(steps=1000, epochs=2)
     ended = [range(1, 1), range(1, 2), range(2, 3), range(3, 4), range(3, 5)]
-    assert [epochs.includes(Moment(step=7, epochs=each)) for each in ended] == [False, False, True, False, True]
+    assert [epochs.includes(StepInfo(step=7, epochs=each)) for each in ended] == [False, False, True, False, True]

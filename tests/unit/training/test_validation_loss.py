@@ -1,5 +1,6 @@
 """The validation loss is the one of images kept back, at four noise levels, and says where it has risen for good."""
 
+from dataclasses import replace
 from hashlib import blake2b
 from pathlib import Path
 from types import SimpleNamespace
@@ -13,9 +14,8 @@ from helpers.models.family import TextEmbedding
 from helpers.reporting.events import HeldOutLoss
 from helpers.reporting.reporter import Reporter
 from helpers.training.signals import StopSignal
-from helpers.training.step import Learner
-from helpers.training.validation.loss import HeldOut, detect_overfitting
-from helpers.training.validation.split import kept_back
+from helpers.training.validation.loss import LossValidator, detect_overfitting
+from helpers.training.validation.split import held_out_mask
 from tests.unit.cache.encoders import catalog_of, image
 from tests.unit.training.small_run import Events, SmallDenoiser, small_learner
 
@@ -50,10 +50,9 @@ def test_each_image_is_measured_with_its_own_noise_in_the_middle_of_each_range(t
     for name in ("a.png", "b.png", "c.png"):
         image(tmp_path / "images" / name)
     denoiser, events = SmallDenoiser(), Events()
-    learner: Any = small_learner(denoiser)
-    learner = Learner(**{**vars(learner), "predict": predict_sigma})
+    learner = replace(small_learner(denoiser), predict=predict_sigma)
     dataset: Any = SimpleNamespace(catalog=catalog_of(tmp_path / "images"), latents=Latents())
-    HeldOut(
+    LossValidator(
         datasets=[dataset],
         text=Words(),
         learner=learner,
@@ -66,7 +65,7 @@ def test_each_image_is_measured_with_its_own_noise_in_the_middle_of_each_range(t
         output_dir=tmp_path,
         stop=StopSignal(),
         reporter=Reporter([events]),
-    ).measure(0)
+    ).evaluate(0)
     draws = [torch.Generator().manual_seed(number(5, "held-out noise", path)) for path in ("a.png", "b.png", "c.png")]
     targets = [torch.randn(16, 4, 4, generator=draw) - place for place, draw in enumerate(draws)]
     (event,) = (event for event in events if isinstance(event, HeldOutLoss))
@@ -106,6 +105,6 @@ def test_the_same_images_are_kept_back_in_every_version(tmp_path: Path) -> None:
     for place in range(9):
         image(tmp_path / f"{place}.png")
     catalog = catalog_of(tmp_path)
-    (held,) = kept_back([catalog], count=3, seed=5)
+    (held,) = held_out_mask([catalog], count=3, seed=5)
     smallest = sorted(catalog.paths, key=lambda path: number(5, "held out", path))[:3]
     assert sorted(path for path, is_held in zip(catalog.paths, held, strict=True) if is_held) == sorted(smallest)
