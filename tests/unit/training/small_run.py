@@ -192,7 +192,7 @@ class SavingOnly:
     def stepped(self, step: int) -> None:
         """Nothing to average."""
 
-    def validate(self, moment: StepInfo) -> None:
+    def look(self, moment: StepInfo) -> None:
         """Nothing to draw."""
 
 
