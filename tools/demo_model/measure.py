@@ -1,7 +1,7 @@
-"""Measure what the embedded pipeline can do, and draw grids to look at, because a loss tells nobody what a person sees.
+"""Measure what the demo pipeline can do, and save grids of its images to look at.
 
-`python -m tools.demo_model.measure DATA_FOLDER PIPELINE_FOLDER GRID_FOLDER` prints a table (a fifth of it with `--quick`).
-Images are drawn by the pipeline's default call: its own size, 28 steps, guidance 7, 256 tokens of T5.
+`python -m tools.demo_model.measure DATA_FOLDER PIPELINE_FOLDER GRID_FOLDER` prints a table (with `--quick` a fifth of
+it). Images come from the pipeline's default call: its own size, 28 steps, guidance 7, 256 tokens of T5.
 """
 
 import argparse

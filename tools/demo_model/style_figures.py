@@ -1,7 +1,7 @@
-"""Measure how far the demo's LoRA has carried the model to its new style, and draw the README's grid.
+"""Measure how far the demo's LoRA has moved the model to its new style, and save the README's grid.
 
-`python -m tools.demo_model.style_figures config/demo/pipeline config/demo/style output/demo GRID.png`, once `bash train.sh`
-has run the demo: of things that it trained on, and of things it saw no image of in the new style.
+`python -m tools.demo_model.style_figures config/demo/pipeline config/demo/style output/demo GRID.png`, after
+`bash train.sh` has run the demo: of objects that it trained on, and of objects it did not see in the new style.
 """
 
 import json

@@ -1,7 +1,7 @@
-"""Train the embedded pipeline's text encoders and transformer together, because frozen random encoders condition worse.
+"""Train the demo pipeline's text encoders and transformer together: frozen random encoders condition worse.
 
-`python -m tools.demo_model.train_transformer DATA_FOLDER PIPELINE_FOLDER OUTPUT_FOLDER --minutes 45` needs the tokenizers and
-the VAE in PIPELINE_FOLDER; the same command continues a stopped training.
+`python -m tools.demo_model.train_transformer DATA_FOLDER PIPELINE_FOLDER OUTPUT_FOLDER --minutes 45` needs the
+tokenizers and the VAE in PIPELINE_FOLDER; the same command resumes a stopped training.
 """
 
 import argparse

@@ -1,6 +1,7 @@
-"""Train the embedded pipeline's autoencoder, because a VAE is nothing that the toolkit itself trains.
+"""Train the demo pipeline's autoencoder; the toolkit itself does not train a VAE.
 
-`python -m tools.demo_model.train_vae DATA_FOLDER OUTPUT_FOLDER --minutes 30`; the same command continues a stopped training.
+`python -m tools.demo_model.train_vae DATA_FOLDER OUTPUT_FOLDER --minutes 30`; the same command resumes a stopped
+training.
 """
 
 import argparse
