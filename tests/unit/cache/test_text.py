@@ -1,4 +1,4 @@
-"""Each caption is encoded once by each encoder that lacks it, and comes back bit for bit; its tokens are counted once."""
+"""Each caption is encoded once by each encoder that lacks it, and comes back bit for bit; tokens are counted once."""
 
 import threading
 from collections.abc import Callable, Sequence
