@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from helpers.config.option import written
+from helpers.files import atomic_write_text
 from helpers.reporting.events import (
     CheckpointSaved,
     Event,
@@ -23,7 +24,6 @@ from helpers.reporting.pages.run_history import Drawn, End, HeldOutPoint, Histor
 from helpers.reporting.pages.run_page import Moment, run_page
 from helpers.reporting.pages.run_page_images import SmallImages
 from helpers.reporting.trackers.metrics import step_metrics
-from helpers.reporting.whole_text import atomic_write_text
 
 PAGE = "run.html"
 HISTORY = Path("logs", "history.jsonl")
