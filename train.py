@@ -77,6 +77,7 @@ def run(config: RunConfig, files: DatasetFile, reporter: Reporter, *, given: Col
 
             with chapters.explain_lost_ranks():
                 config = chapters.with_init_lora(config, reporter, given=given)
+                config = chapters.with_settings_kept(config, reporter, given=given)
                 site = chapters.look(config, files, reporter)
                 if config.run.dry_run:
                     chapters.foresee(config, files, site, reporter)

@@ -144,9 +144,7 @@ class Style:
         self.pipeline.load_lora_weights(run)
         after = self._drawn()
         self.pipeline.unload_lora_weights()
-        return {
-            name: share_covered(self.before[name], after[name], images) for name, (_, images) in self.sets.items()
-        }
+        return {name: share_covered(self.before[name], after[name], images) for name, (_, images) in self.sets.items()}
 
     def _drawn(self) -> dict[str, Images]:
         return {name: draw(self.pipeline, captions) for name, (captions, _) in self.sets.items()}
@@ -173,9 +171,7 @@ def tiles(photographs: Path, folder: Path) -> tuple[Path, Path]:
 def subjects_of(arguments: argparse.Namespace) -> Iterator[Subject]:
     """The demo's style, and photographs where a folder of them is named."""
     style = REPOSITORY / "config/demo/style"
-    yield Subject(
-        name="demo", images=style / "images", held_out=style / "held_out", steps=450, seeds=arguments.seeds
-    )
+    yield Subject(name="demo", images=style / "images", held_out=style / "held_out", steps=450, seeds=arguments.seeds)
     if arguments.photographs is not None:
         images, held_out = tiles(arguments.photographs, arguments.folder)
         yield Subject(

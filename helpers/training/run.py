@@ -6,7 +6,8 @@ from dataclasses import replace
 from functools import partial
 
 from helpers.config.datasets.file import DatasetFile
-from helpers.config.train_config import RunConfig
+from helpers.config.option import recorded, written
+from helpers.config.train_config import RunConfig, all_options
 from helpers.errors import ConfigError, ModelError, Problem
 from helpers.models.adapters.init_lora import options_from_file
 from helpers.models.registry import families
@@ -14,6 +15,7 @@ from helpers.reporting.events import Notice
 from helpers.reporting.reporter import Reporter
 from helpers.training import setup as assemble
 from helpers.training.checkpoint.config_changes import look_back
+from helpers.training.checkpoint.resume import checkpoint_of
 from helpers.training.disk_space import check_disk
 from helpers.training.distributed.runtime import explain_lost_ranks as explain_lost_ranks
 from helpers.training.distributed.runtime import open_runtime
@@ -29,6 +31,7 @@ from helpers.training.preparation.dataset_report import report_datasets
 from helpers.training.preparation.early_check import checked_parts
 from helpers.training.preparation.epochs import batches_from
 from helpers.training.preparation.prepare import Ground, Site
+from helpers.training.sigma_losses import shift_in_words
 from helpers.training.signals import StopRequest
 from helpers.training.validation.split import split_off, trained_on
 
@@ -62,6 +65,25 @@ def with_init_lora(config: RunConfig, reporter: Reporter, *, given: Collection[s
     shape = f"a {lora.kind} of rank {lora.lora_rank} and alpha {lora.alpha:g} on {len(pairs)} layers"
     reporter.hear(Notice(text=f"begins at {path}: {shape}"))
     return replace(config, lora=lora)
+
+
+def with_settings_kept(config: RunConfig, reporter: Reporter, *, given: Collection[str]) -> RunConfig:
+    """The configuration with the checkpoint's values of options whose default has changed since, where none is given.
+
+    Raises CheckpointError where the checkpoint asked for is not there.
+    """
+    checkpoint = checkpoint_of(config)
+    if checkpoint is None:
+        return config
+    for option in all_options():
+        group = getattr(config, option.group)
+        value = getattr(group, option.name)
+        kept = recorded(option, checkpoint.manifest.configuration, otherwise=value)
+        if option.unrecorded is not None and option.name not in given and kept != value:
+            config = replace(config, **{option.group: replace(group, **{option.name: kept})})
+            told = f"{option.env} is not set: it stays {written(kept)}, as in {checkpoint.folder}"
+            reporter.hear(Notice(text=f"{told} (for a new run the default is {written(value)})"))
+    return config
 
 
 def look(config: RunConfig, files: DatasetFile, reporter: Reporter) -> Site:
@@ -167,6 +189,8 @@ def _learn(config: RunConfig, ground: Ground, stop: StopRequest, reporter: Repor
     catalogs = tuple(ground.catalogs.values())
     order = assemble.order_of(catalogs, run=config.run, world_size=ground.runtime.world_size)
     assemble.tell_buckets(order, reporter)
+    if told := shift_in_words(config.objective, order=order, model_shift=ground.parts.flow_shift):
+        reporter.hear(Notice(text=told))
     report_datasets(
         config.run.output_folder,
         catalogs=catalogs,

@@ -128,15 +128,11 @@ def batch_source(config: RunConfig, *, ground: Ground, model: Model, order: Orde
         text=ground.text,
         tokens=model.text.tokens,
         objective=config.objective,
-        flow_shift=_flow_shift(config, ground),
+        model_shift=ground.parts.flow_shift,
         caption_dropout_probability=config.run.caption_dropout_probability,
         seed=config.run.seed,
         rank=ground.runtime.rank,
     )
-
-
-def _flow_shift(config: RunConfig, ground: Ground) -> float:
-    return config.objective.flow_shift or ground.parts.flow_shift
 
 
 def load_model(config: RunConfig, *, ground: Ground, checkpoint: Checkpoint | None, reporter: Reporter) -> Model:
@@ -184,6 +180,7 @@ def load_model(config: RunConfig, *, ground: Ground, checkpoint: Checkpoint | No
 
 
 def _learner(config: RunConfig, *, ground: Ground, denoiser: nn.Module, trained: Trained) -> Learner:
+    order = order_of(ground.catalogs.values(), run=config.run, world_size=ground.runtime.world_size)
     return Learner(
         runtime=ground.runtime,
         denoiser=denoiser,
@@ -191,7 +188,7 @@ def _learner(config: RunConfig, *, ground: Ground, denoiser: nn.Module, trained:
         predict=ground.family.predict,
         as_base=trained.as_base,
         objective=config.objective,
-        sigma_edges=sigma_quantiles(config.objective, shift=_flow_shift(config, ground)),
+        sigma_edges=sigma_quantiles(config.objective, order=order, model_shift=ground.parts.flow_shift),
     )
 
 

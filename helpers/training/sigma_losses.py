@@ -8,7 +8,8 @@ from torch import Tensor
 
 from helpers.config.options.training import ObjectiveOptions
 from helpers.dataloader.rng import generator
-from helpers.models.flow_matching import sample_sigma
+from helpers.dataloader.sampler import Order
+from helpers.models.flow_matching import flow_shift, sample_sigma
 from helpers.reporting.events import SigmaLoss
 
 RANGES = 4
@@ -16,15 +17,33 @@ DRAWS = 2**16
 COLUMNS = 3
 
 
-def sigma_quantiles(objective: ObjectiveOptions, *, shift: float) -> tuple[float, ...]:
+def shift_in_words(objective: ObjectiveOptions, *, order: Order, model_shift: float) -> str:
+    """What the shift of noise levels comes to where the option names no number; otherwise empty."""
+    if not isinstance(objective.flow_shift, str):
+        return ""
+    found = _shifts(objective, order=order, model_shift=model_shift)
+    numbers = " to ".join(dict.fromkeys(f"{each:.3g}" for each in (min(found), max(found))))
+    return f"noise levels: {objective.timestep_sampling}, shifted by {numbers} (FLOW_SHIFT={objective.flow_shift})"
+
+
+def sigma_quantiles(objective: ObjectiveOptions, *, order: Order, model_shift: float) -> tuple[float, ...]:
     """The edges, from 0 to 1, of ranges of σ that have equally many of a run's samples; to two decimals.
 
-    Measured on draws of the run's own distribution, always the same ones. Fewer than `RANGES` where that is so narrow
-    that edges fall together.
+    model_shift: of the model's scheduler. Measured on draws of the run's own distribution, always the same ones. Fewer
+    than `RANGES` where that is so narrow that edges fall together.
     """
+    last = torch.tensor(order.bucket_images_per_epoch, dtype=torch.float64).cumsum(0)
+    bucket = torch.bucketize((torch.arange(DRAWS) + 0.5) / DRAWS * last[-1], last)
+    shift = torch.tensor(_shifts(objective, order=order, model_shift=model_shift))[bucket]
     drawn = sample_sigma(generator(0, "quantiles of sigma"), objective=objective, shift=shift, shape=(DRAWS,))
     inner = torch.quantile(drawn, torch.linspace(0, 1, RANGES + 1)[1:-1]).tolist()
     return tuple(sorted({0.0, *(round(edge, 2) for edge in inner), 1.0}))
+
+
+def _shifts(objective: ObjectiveOptions, *, order: Order, model_shift: float) -> list[float]:
+    """The shift of each bucket."""
+    sizes = [bucket.size for bucket in order.buckets]
+    return [flow_shift(objective, model_shift=model_shift, pixels=size.width * size.height) for size in sizes]
 
 
 def sums_by_sigma(losses: Tensor, sigmas: Tensor, *, edges: Sequence[float]) -> Tensor:

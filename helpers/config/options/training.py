@@ -10,6 +10,7 @@ from helpers.config.option import OnResume, option
 DECAYING_SCHEDULES = ("linear", "cosine", "cosine_with_restarts", "polynomial", "sine")
 ENDS = "the run ends there, and learning rate schedules end there"
 SCHEDULE = "the learning rate follows it from the next step on"
+MODEL_SHIFT, AUTO_SHIFT = "model", "auto"
 LR_SCHEDULES = ("constant", "constant_with_warmup", *DECAYING_SCHEDULES)
 
 
@@ -208,7 +209,7 @@ class ObjectiveOptions:
         "logit_normal",
         choices=("logit_normal", "uniform", "mode", "cosmap", "beta"),
         on_resume=OnResume.ANNOUNCE,
-        help="The distribution that noise levels are drawn from; `beta` is Beta(2, 2), before the shift.",
+        help="The distribution that noise levels are drawn from, before `flow_shift` moves them; `beta` is Beta(2, 2).",
     )
     logit_mean: float = option(
         0.0,
@@ -231,11 +232,15 @@ class ObjectiveOptions:
         requires=("timestep_sampling", ("mode",)),
         help="The `mode` distribution's weight of middle noise levels.",
     )
-    flow_shift: float | None = option(
-        None,
+    flow_shift: float | str = option(
+        1.0,
+        words=(MODEL_SHIFT, AUTO_SHIFT),
         above=0.0,
         on_resume=OnResume.ANNOUNCE,
-        help="Moves noise levels up, for large images; without it, the model's own scheduler's shift.",
+        unrecorded=MODEL_SHIFT,
+        help="Above 1, moves the noise levels of `timestep_sampling` up; 1 leaves them as they are. `model`: by the shift "
+        "of the model's scheduler (3 for SD3). `auto`: by each image's resolution, 1 at 256² to 3 at 1024² pixels. Where it "
+        "is not set, a run that resumes keeps its checkpoint's; see NOISE_LEVELS.md.",
     )
     loss_weighting: str = option(
         "none",
