@@ -117,7 +117,7 @@ def option(
 def options_in(group: str, options: type) -> Iterator[Option]:
     """Each option of the dataclass `options`, in the order written."""
     for field in dataclasses.fields(options):
-        types = get_args(field.type) or (field.type,)
+        types: tuple[Any, ...] = get_args(field.type) or (field.type,)
         spec = field.metadata[SPEC]
         yield Option(
             group=group,
