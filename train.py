@@ -14,7 +14,7 @@ from helpers.config.checks.launcher import rank_of_process
 from helpers.config.cli import given_options, wants_help
 from helpers.config.datasets.file import DatasetFile
 from helpers.config.env.libraries import set_up_libraries
-from helpers.config.everything import read_everything
+from helpers.config.everything import load_config
 from helpers.config.help_page import help_page
 from helpers.config.secrets import secrets_of
 from helpers.config.train_config import RunConfig
@@ -22,7 +22,7 @@ from helpers.errors import UserError
 from helpers.log import set_level, set_up_logging
 from helpers.reporting.events import Notice, RunFailed
 from helpers.reporting.reporter import Reporter
-from helpers.reporting.setup import invite_listeners
+from helpers.reporting.setup import add_listeners
 
 
 def main(argv: Sequence[str]) -> int:
@@ -35,36 +35,36 @@ def main(argv: Sequence[str]) -> int:
     reporter, rank = Reporter(), rank_of_process()
     status, failure = 1, None
     try:
-        config, files = read_everything(argv)
-        open_reports(config, reporter, rank=rank)
+        config, files = load_config(argv)
+        setup_reporting(config, reporter, rank=rank)
         status = run(config, files, reporter, given=given_options(argv))
     except UserError as error:
         failure = error
-        reporter.hear(RunFailed(message=str(error)))
+        reporter.handle(RunFailed(message=str(error)))
     except Exception as error:
-        reporter.hear(RunFailed(message=repr(error), traceback=traceback.format_exc()))
+        reporter.handle(RunFailed(message=repr(error), traceback=traceback.format_exc()))
         raise
     finally:
         reporter.close()
     if failure is not None and rank == 0:
         print(reporter.clean(f"\n{failure}"), file=sys.stderr)
-    elif failure is not None and not failure.met_by_all:
+    elif failure is not None and not failure.on_every_rank:
         print(reporter.clean(f"\nprocess {rank}: {failure}"), file=sys.stderr)
     return status
 
 
-def open_reports(config: RunConfig, reporter: Reporter, *, rank: int) -> None:
+def setup_reporting(config: RunConfig, reporter: Reporter, *, rank: int) -> None:
     """Let everyone listen whom the settings name, of a dry run nobody far away; no secret among what they hear."""
     secrets = secrets_of(config)
     set_level(config.reporting.log_level, secrets=secrets)
-    reporter.keep_secret(secrets)
+    reporter.redact_secrets(secrets)
     reporting, publishing = config.reporting, config.publishing
     if config.run.dry_run:
         reporting = replace(reporting, report_to="none", webhook_config=None)
     if config.run.dry_run or config.cache.cache_only:
         publishing = replace(publishing, push_to_hub=False)
     output_dir, started = config.run.output_dir, datetime.now()
-    invite_listeners(reporter, reporting, publishing=publishing, output_dir=output_dir, rank=rank, started=started)
+    add_listeners(reporter, reporting, publishing=publishing, output_dir=output_dir, rank=rank, started=started)
 
 
 def run(config: RunConfig, files: DatasetFile, reporter: Reporter, *, given: Collection[str] = ()) -> int:
@@ -80,11 +80,11 @@ def run(config: RunConfig, files: DatasetFile, reporter: Reporter, *, given: Col
                 config = chapters.with_settings_kept(config, reporter, given=given)
                 site = chapters.look(config, files, reporter)
                 if config.run.dry_run:
-                    chapters.foresee(config, files, site, reporter)
+                    chapters.preview(config, files, site, reporter)
                 else:
                     ground = chapters.prepare(config, files, site)
                     if config.cache.cache_only:
-                        reporter.hear(Notice(text="the caches are filled; `cache_only` asks for nothing more"))
+                        reporter.handle(Notice(text="the caches are filled; `cache_only` asks for nothing more"))
                     else:
                         chapters.learn(config, ground, stop, reporter)
                 site.runtime.leave()

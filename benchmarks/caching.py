@@ -20,19 +20,19 @@ from PIL import Image
 from helpers.cache.latents import LatentCache, fill_latent_cache
 from helpers.config.options.model import ModelOptions, PrecisionOptions
 from helpers.data.images.decode import decode
-from helpers.data.images.geometry import CutRules, geometries
+from helpers.data.images.geometry import CropRules, geometries
 from helpers.data.types import Catalog, Size
-from helpers.models.family import LatentEncoder, LatentPart
-from helpers.models.sd3.tiny import make_small_pipeline
+from helpers.models.family import LatentEncoder, VaeSpec
+from helpers.models.sd3.tiny import make_tiny_pipeline
 from helpers.models.sd3.vae import latent_part
 from helpers.models.sd3.weights.components import locate
-from helpers.ranks import SingleRank
+from helpers.ranks import SingleProcess
 from helpers.reporting.reporter import Reporter
 from helpers.storage.local import LocalCache, LocalSource
 
 EDGE_PX = 256
 VAE_WIDTHS = (32, 64, 96, 96)
-RULES = CutRules(
+RULES = CropRules(
     resolution=EDGE_PX,
     resolution_type="pixel",
     alignment=64,
@@ -84,7 +84,7 @@ def catalog_of(folder: Path) -> Catalog:
     )
 
 
-def vae_part(folder: Path) -> LatentPart:
+def vae_part(folder: Path) -> VaeSpec:
     """An f8 VAE of 16 channels, as SD3's but narrower, loaded already."""
     from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 
@@ -99,14 +99,14 @@ def vae_part(folder: Path) -> LatentPart:
         use_post_quant_conv=False,
     )
     model.save_pretrained(folder)
-    pipeline = make_small_pipeline(folder.parent / "pipeline")
+    pipeline = make_tiny_pipeline(folder.parent / "pipeline")
     options = ModelOptions(pretrained_model_name_or_path=str(pipeline), pretrained_vae_model_name_or_path=str(folder))
     part = latent_part(locate(options), PrecisionOptions(mixed_precision="no"), torch.device("cpu"))
     encoder = part.load()
     return replace(part, load=lambda: encoder)
 
 
-def ours(catalog: Catalog, part: LatentPart, folder: Path) -> None:
+def ours(catalog: Catalog, part: VaeSpec, folder: Path) -> None:
     rejected = fill_latent_cache(
         catalog,
         part=part,
@@ -114,7 +114,7 @@ def ours(catalog: Catalog, part: LatentPart, folder: Path) -> None:
         vae_batch_size=4,
         write_batch_size=128,
         workers=torch.get_num_threads(),
-        ranks=SingleRank(),
+        ranks=SingleProcess(),
         reporter=Reporter(),
     )
     assert not rejected
@@ -181,7 +181,7 @@ def replace_rows(catalog: Catalog, count: int) -> Catalog:
     return replace(catalog, **{name: getattr(catalog, name)[:count] for name in columns})
 
 
-def check_opens(folder: Path, *, catalog: Catalog, part: LatentPart) -> None:
+def check_opens(folder: Path, *, catalog: Catalog, part: VaeSpec) -> None:
     cache = LatentCache(LocalCache(folder), catalog=catalog, part=part)
     assert all(cache.latents(index).isfinite().all() for index in range(len(catalog)))
 

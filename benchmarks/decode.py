@@ -14,7 +14,7 @@ import numpy as np
 from PIL import Image
 
 from helpers.data.images.decode import START_BYTES, decode, read_size
-from helpers.data.images.geometry import CutRules, geometries
+from helpers.data.images.geometry import CropRules, geometries
 from helpers.data.types import Box, Geometry, Size
 
 IMAGES = 24
@@ -98,7 +98,7 @@ def seconds(work: Callable[[int], object], *, workers: int) -> float:
 
 def cuts(sizes: Sequence[Size], edge: int) -> list[Geometry]:
     """Squares of `edge` pixels."""
-    rules = CutRules(
+    rules = CropRules(
         resolution=edge,
         resolution_type="pixel",
         alignment=64,

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageEnhance, ImageOps
 
-from helpers.data.images.face_detector import largest_face, one_core_each, seen_size
+from helpers.data.images.face_detector import detector_size, largest_face, single_threaded
 from helpers.data.types import Size
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -29,7 +29,7 @@ Find = Callable[[Image.Image], Face | None]
 
 def blazeface(image: Image.Image) -> Face | None:
     """The middle of the face, in pixels of `image`."""
-    seen = seen_size(Size(*image.size))
+    seen = detector_size(Size(*image.size))
     face = largest_face(np.asarray(image.resize(seen, Image.Resampling.LANCZOS)))
     if face is None:
         return None
@@ -110,5 +110,5 @@ if __name__ == "__main__":
         table = Path(sys.argv[1])
         told = {os.path.join(table.parent, name): face for name, face in json.loads(table.read_text()).items()}
         folder = Path(sys.argv[2])
-    with one_core_each():
+    with single_threaded():
         main(told, folder)

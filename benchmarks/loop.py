@@ -22,13 +22,13 @@ from torch import Tensor
 from helpers.config.options.model import LoraOptions, ModelOptions, PrecisionOptions
 from helpers.config.options.training import CheckpointOptions, ObjectiveOptions, OptimizerOptions, RunOptions
 from helpers.data.types import Bucket, Catalog, Size
-from helpers.dataloader.loader import BatchSource, prefetched
+from helpers.dataloader.loader import BatchBuilder, prefetch
 from helpers.dataloader.sampler import Order
 from helpers.dataloader.types import Position, TrainBatch
-from helpers.models.adapters.lora import attach_lora, without_lora
+from helpers.models.adapters.lora import attach_lora, lora_disabled
 from helpers.models.family import TextEmbedding
 from helpers.models.registry import families
-from helpers.models.sd3.tiny import SHAPES, make_small_pipeline
+from helpers.models.sd3.tiny import SHAPES, make_tiny_pipeline
 from helpers.reporting.console.console import Console
 from helpers.reporting.console.displays import PlainDisplay
 from helpers.reporting.reporter import Reporter
@@ -37,7 +37,7 @@ from helpers.training.loop import train
 from helpers.training.moments import Moment
 from helpers.training.optim.optimizers import make_optimizer
 from helpers.training.plan import plan_run
-from helpers.training.signals import StopRequest
+from helpers.training.signals import StopSignal
 from helpers.training.state import TrainState
 from helpers.training.step import Learner
 
@@ -120,7 +120,7 @@ class TakingTurns:
         self.bare.append(now() - began)
 
 
-def source_of(images: int, *, batch_size: int, objective: ObjectiveOptions) -> BatchSource:
+def source_of(images: int, *, batch_size: int, objective: ObjectiveOptions) -> BatchBuilder:
     """The real loader over a dataset of so many images."""
     bucket = Bucket(dataset_id="a", size=Size(256, 256), images=np.arange(images), repeats=0)
     catalog = Catalog(
@@ -134,7 +134,7 @@ def source_of(images: int, *, batch_size: int, objective: ObjectiveOptions) -> B
         geometries=np.zeros((0, 6), dtype=np.int32),
         captions_of=lambda index: ("a caption",),
     )
-    return BatchSource(
+    return BatchBuilder(
         order=Order([bucket], seed=0, batch_size=batch_size, world_size=1),
         catalogs={"a": catalog},
         latents={"a": CachedLatents()},
@@ -165,7 +165,7 @@ def measure(learner: Learner, *, images: int, steps: int, batch_size: int) -> Ta
     optimizer = OptimizerOptions()
     source = source_of(images, batch_size=batch_size, objective=learner.objective)
     turns = TakingTurns(learner, make_optimizer(optimizer, weights=learner.weights, seed=0))
-    loaded = prefetched(source, Position(), depth=2)
+    loaded = prefetch(source, Position(), depth=2)
     with open("/dev/null", "w") as stream:
         train(
             learner,
@@ -179,7 +179,7 @@ def measure(learner: Learner, *, images: int, steps: int, batch_size: int) -> Ta
                 checkpoint=CheckpointOptions(checkpointing_steps=NEVER),
             ),
             duties=NoDuties(),
-            stop=StopRequest(),
+            stop=StopSignal(),
             reporter=Reporter([Console(PlainDisplay(stream))]),
         )
     loaded.close()
@@ -204,7 +204,7 @@ def main() -> None:
     )
     family = families()["sd3"]
     with tempfile.TemporaryDirectory() as folder:
-        pipeline = make_small_pipeline(Path(folder) / "pipeline", size="bench")
+        pipeline = make_tiny_pipeline(Path(folder) / "pipeline", size="bench")
         parts = family.locate(ModelOptions(pretrained_model_name_or_path=str(pipeline)))
         denoiser = family.load_denoiser(parts, runtime.precision, runtime.device)
     weights = attach_lora(denoiser, lora=LoraOptions(), modules=family.lora_modules(denoiser, "attention"), seed=0)
@@ -213,7 +213,7 @@ def main() -> None:
         denoiser=runtime.prepare(denoiser),
         weights=weights,
         predict=family.predict,
-        as_base=without_lora,
+        as_base=lora_disabled,
         objective=ObjectiveOptions(),
         sigma_edges=(0.0, 1.0),
     )

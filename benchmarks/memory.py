@@ -67,7 +67,7 @@ class Peaks:
         self.peaks: dict[str, int] = {}
         self._training: PeakMemory | None = None
 
-    def hear(self, event: Event) -> None:
+    def handle(self, event: Event) -> None:
         match event:
             case TrainingStarted():
                 self._training = PeakMemory()
@@ -141,10 +141,10 @@ def prepare(folder: Path) -> None:
     """Write two models and two images."""
     from PIL import Image
 
-    from helpers.models.sd3.tiny import make_small_pipeline
+    from helpers.models.sd3.tiny import make_tiny_pipeline
 
     for size in ("tiny", "memory"):
-        make_small_pipeline(folder / size, size=size)
+        make_tiny_pipeline(folder / size, size=size)
     for name, color in (("red", (220, 30, 30)), ("blue", (30, 40, 220))):
         (folder / "images").mkdir(exist_ok=True)
         Image.new("RGB", (400, 400), color).save(folder / "images" / f"a {name} square.png")

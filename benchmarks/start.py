@@ -27,10 +27,10 @@ from helpers.config.datasets.types import LocalDataset, TextEmbedsStore
 from helpers.config.options.data import DataOptions
 from helpers.config.options.model import ModelOptions, PrecisionOptions, TextOptions
 from helpers.data.types import Catalog
-from helpers.models.family import ModelParts
+from helpers.models.family import ModelComponents
 from helpers.models.registry import families
-from helpers.models.sd3.tiny import make_small_pipeline
-from helpers.ranks import SingleRank
+from helpers.models.sd3.tiny import make_tiny_pipeline
+from helpers.ranks import SingleProcess
 from helpers.reporting.reporter import Reporter
 from helpers.storage.local import LocalCache
 from helpers.training.preparation.prepare import open_catalogs, workers_for
@@ -74,10 +74,10 @@ def write_run(folder: Path, *, pipeline: Path, images: int) -> LocalDataset:
     )
 
 
-def fill(dataset: LocalDataset, *, parts: ModelParts, text_cache: Path) -> None:
+def fill(dataset: LocalDataset, *, parts: ModelComponents, text_cache: Path) -> None:
     """Random latents and embeddings under the keys that the run will ask for."""
     family = families()["sd3"]
-    workers = workers_for(DataOptions(), ranks=SingleRank(), reporter=Reporter())
+    workers = workers_for(DataOptions(), ranks=SingleProcess(), reporter=Reporter())
     store = TextEmbedsStore(id="texts", cache_dir=text_cache)
     files = DatasetFile(images=(dataset,), text_embeds=store)
     (catalog,) = open_catalogs(files, parts=parts, seed=42, workers=workers)
@@ -125,7 +125,7 @@ def main() -> None:
     said = arguments.parse_args()
     seconds: dict[int, float] = {}
     with tempfile.TemporaryDirectory() as place:
-        pipeline = make_small_pipeline(Path(place) / "pipeline", size="bench")
+        pipeline = make_tiny_pipeline(Path(place) / "pipeline", size="bench")
         parts = families()["sd3"].locate(ModelOptions(pretrained_model_name_or_path=str(pipeline)))
         for images in said.images:
             folder = Path(place) / str(images)

@@ -13,14 +13,14 @@ from helpers.config.options.model import LoraOptions
 from helpers.config.options.speed import SpeedOptions
 from helpers.config.options.training import ObjectiveOptions, OptimizerOptions, RunOptions
 from helpers.dataloader.types import Position, TrainBatch
-from helpers.models.family import ModelParts
-from helpers.models.quantization import AS_IT_IS, base_dtype, layers_to_quantize, quantize
+from helpers.models.family import ModelComponents
+from helpers.models.quantization import UNQUANTIZED, base_dtype, layers_to_quantize, quantize
 from helpers.models.registry import families
 from helpers.models.sd3.memory.architecture import KNOWN, Transformer
 from helpers.models.sd3.transformer import NEVER_QUANTIZED, predict, target_modules
 from helpers.training.distributed.runtime import Runtime
-from helpers.training.optim.optimizer_step import AtTheEnd
-from helpers.training.performance import speed_up
+from helpers.training.optim.optimizer_step import StandardStep
+from helpers.training.performance import apply_performance_options
 from helpers.training.step import Learner, forward_backward
 
 SMALL = Transformer(layers=4, heads=6, head_width=64, text_width=512, pooled_width=256, positions_per_edge=64)
@@ -40,7 +40,7 @@ class Case:
     kind: str
     pixels: int
     batch: int
-    precision: str = AS_IT_IS
+    precision: str = UNQUANTIZED
     compiler: str = "no"
     interval: int = 1
     offload: int = 0
@@ -99,20 +99,20 @@ def batch_of(case: Case) -> TrainBatch:
 
 def our_step(case: Case, runtime: Runtime) -> Callable[[], object]:
     """A step as the trainer takes it, of its own parts."""
-    from helpers.models.adapters.registry import make_trained
+    from helpers.models.adapters.registry import build_trainable
     from helpers.training.optim.optimizers import make_optimizer
 
     family, options = families()["sd3"], OptimizerOptions()
     said = replace(runtime.precision, base_model_precision=case.precision)
-    precision = said.of_trained(model_type=case.kind, optimizer=options.optimizer)
+    precision = said.for_training(model_type=case.kind, optimizer=options.optimizer)
     denoiser = denoiser_of(case, runtime, dtype=base_dtype(precision))
-    trained = make_trained(
+    trained = build_trainable(
         denoiser,
         model_type=case.kind,
         lora=LoraOptions(),
         full=FullOptions(),
         family=family,
-        parts=cast(ModelParts, None),  # which only writing a result asks for
+        parts=cast(ModelComponents, None),  # which only writing a result asks for
         seed=0,
     )
     speed = SpeedOptions(
@@ -121,7 +121,7 @@ def our_step(case: Case, runtime: Runtime) -> Callable[[], object]:
         offload_blocks=case.offload,
     )
     run = RunOptions(gradient_checkpointing=case.interval > 0)
-    speed_up(denoiser, speed, run=run, family=family, device=runtime.device)
+    apply_performance_options(denoiser, speed, run=run, family=family, device=runtime.device)
     optimizer = make_optimizer(options, weights=trained.weights, seed=0)
     learner = Learner(
         runtime=runtime,
@@ -132,7 +132,7 @@ def our_step(case: Case, runtime: Runtime) -> Callable[[], object]:
         objective=ObjectiveOptions(),
         sigma_edges=(0.0, 1.0),
     )
-    stepping = AtTheEnd(runtime, weights=trained.weights, optimizer=optimizer, longest_gradient=1.0)
+    stepping = StandardStep(runtime, weights=trained.weights, optimizer=optimizer, max_grad_norm=1.0)
     batch = batch_of(case)
 
     def step() -> object:

@@ -18,11 +18,11 @@ import torch
 from helpers.cache.text import Wanted, fill_text_cache
 from helpers.config.options.data import CacheOptions
 from helpers.config.options.model import ModelOptions, PrecisionOptions, TextOptions
-from helpers.models.family import TextPart
+from helpers.models.family import TextEncoderSpec
 from helpers.models.sd3.text_encoders import text_parts
-from helpers.models.sd3.tiny import make_small_pipeline
+from helpers.models.sd3.tiny import make_tiny_pipeline
 from helpers.models.sd3.weights.components import locate
-from helpers.ranks import SingleRank
+from helpers.ranks import SingleProcess
 from helpers.reporting.reporter import Reporter
 from helpers.storage.local import LocalCache
 
@@ -40,14 +40,14 @@ def captions(count: int) -> list[str]:
     return made
 
 
-def loaded(part: TextPart) -> TextPart:
+def loaded(part: TextEncoderSpec) -> TextEncoderSpec:
     """The part with its encoder loaded and warmed up."""
     encoder = part.load()
     encoder.encode(["warm"])
     return replace(part, load=lambda: encoder)
 
 
-def one_at_a_time(texts: Sequence[str], parts: Sequence[TextPart], folder: Path) -> None:
+def one_at_a_time(texts: Sequence[str], parts: Sequence[TextEncoderSpec], folder: Path) -> None:
     """Every caption by itself, by the same models and tokenizers, one file each."""
     for part in parts:
         encoder: Any = part.load()
@@ -65,17 +65,17 @@ def one_at_a_time(texts: Sequence[str], parts: Sequence[TextPart], folder: Path)
                 torch.save(outputs, folder / f"{part.name}-{number}.pt")
 
 
-def ours(texts: Sequence[str], parts: Sequence[TextPart], folder: Path) -> None:
+def ours(texts: Sequence[str], parts: Sequence[TextEncoderSpec], folder: Path) -> None:
     fill_text_cache(
         [Wanted(captions=texts, store=LocalCache(folder), write_batch_size=128)],
         parts=parts,
         options=CacheOptions(),
-        ranks=SingleRank(),
+        ranks=SingleProcess(),
         reporter=Reporter(),
     )
 
 
-def contest(texts: Sequence[str], part: TextPart, root: Path, *, repeats: int) -> tuple[float, float]:
+def contest(texts: Sequence[str], part: TextEncoderSpec, root: Path, *, repeats: int) -> tuple[float, float]:
     """The best seconds of one at a time and of ours, for one encoder."""
     seconds: dict[Any, list[float]] = {one_at_a_time: [], ours: []}
     for number in range(repeats):
@@ -97,7 +97,7 @@ def main() -> None:
     texts = captions(arguments.captions)
     with tempfile.TemporaryDirectory() as work:
         root = Path(work)
-        pipeline = make_small_pipeline(root / "pipeline", size=arguments.size)
+        pipeline = make_tiny_pipeline(root / "pipeline", size=arguments.size)
         located = locate(ModelOptions(pretrained_model_name_or_path=str(pipeline)))
         precision = PrecisionOptions(mixed_precision="no")
         parts = [loaded(part) for part in text_parts(located, TextOptions(), precision, torch.device("cpu"))]

@@ -21,13 +21,13 @@ import torch
 from benchmarks.step_cases import MODELS, Case, operations_of, our_step, plain_step
 from helpers.config.options.model import PrecisionOptions
 from helpers.config.options.training import RunOptions
-from helpers.models.quantization import AS_IT_IS
+from helpers.models.quantization import UNQUANTIZED
 from helpers.reporting.peak_memory import PeakMemory
 from helpers.training.distributed.runtime import Runtime, open_runtime
 
 WARM_UP_STEPS = 3
 PLAIN = "plain loop"
-LEVELS = (AS_IT_IS, "int8-quanto", "int4-quanto", "int2-quanto", "fp8-quanto")
+LEVELS = (UNQUANTIZED, "int8-quanto", "int4-quanto", "int2-quanto", "fp8-quanto")
 INT8 = "int8-quanto"
 
 
@@ -194,7 +194,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--kinds", nargs="+", choices=("lora", "full"), default=["lora", "full"])
     parser.add_argument("--pixels", nargs="+", type=int, default=[512, 1024] if cuda else [256])
     parser.add_argument("--batches", nargs="+", type=int, default=[1, 4, 8] if cuda else [1, 4])
-    parser.add_argument("--precisions", nargs="+", choices=LEVELS, default=list(LEVELS) if cuda else [AS_IT_IS])
+    parser.add_argument("--precisions", nargs="+", choices=LEVELS, default=list(LEVELS) if cuda else [UNQUANTIZED])
     parser.add_argument("--compilers", nargs="+", choices=("no", "inductor"), default=["no", "inductor"])
     parser.add_argument("--intervals", nargs="+", type=int, default=[1], help="of checkpointing; 0: none")
     parser.add_argument("--offload-blocks", type=int, default=0, help="for LoRAs")
@@ -208,7 +208,7 @@ def asked_for(said: argparse.Namespace) -> Iterator[Case]:
     """The cases that the arguments name; only a LoRA's base is quantized or offloaded."""
     for model, kind, pixels, batch in itertools.product(said.models, said.kinds, said.pixels, said.batches):
         is_lora = kind == "lora"
-        levels = said.precisions if is_lora else [AS_IT_IS]
+        levels = said.precisions if is_lora else [UNQUANTIZED]
         for level, compiler, interval in itertools.product(levels, said.compilers, said.intervals):
             yield Case(
                 model=model,

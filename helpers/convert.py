@@ -26,7 +26,7 @@ def main(argv: Sequence[str]) -> int:
 def convert(wanted: Conversion) -> None:
     """Write the target, whole or not at all. Raises ModelError, also where something stands in its place already."""
     from helpers.config.options.model import ModelOptions
-    from helpers.files import whole_folder, write_whole
+    from helpers.files import atomic_folder, atomic_write
     from helpers.models import conversions
     from helpers.models.registry import families
 
@@ -40,16 +40,16 @@ def convert(wanted: Conversion) -> None:
     base = family.locate(named) if wanted.base else None
     try:
         if wanted.form == "lora":
-            write_whole(wanted.target, partial(conversions.to_diffusers_lora, wanted.source, base=base, family=family))
+            atomic_write(wanted.target, partial(conversions.to_diffusers_lora, wanted.source, base=base, family=family))
         elif wanted.form == "comfyui":
-            write_whole(wanted.target, partial(conversions.to_comfyui_lora, wanted.source, base=base, family=family))
+            atomic_write(wanted.target, partial(conversions.to_comfyui_lora, wanted.source, base=base, family=family))
         else:
             with conversions.opened_model(wanted.source, base=base, family=family) as model:
                 if wanted.form == "single-file":
                     write = partial(model.write_single_file, family=family, with_text_encoders=all_of_it)
-                    write_whole(wanted.target, write)
+                    atomic_write(wanted.target, write)
                 else:
-                    with whole_folder(wanted.target) as folder:
+                    with atomic_folder(wanted.target) as folder:
                         model.write_pipeline(folder, family=family)
     except OSError as error:
         raise ModelError(f"{wanted.target} cannot be written: {error}") from error

@@ -24,16 +24,16 @@ class Problem:
 class UserError(Exception):
     """A failure the user can fix; its message says how.
 
-    met_by_all: whether each process of a run meets it alike, so that only the first one tells it.
+    on_every_rank: whether each process of a run meets it alike, so that only the first one tells it.
     """
 
-    met_by_all = False
+    on_every_rank = False
 
 
 class ConfigError(UserError):
     """Everything wrong with the settings, shown together."""
 
-    met_by_all = True
+    on_every_rank = True
 
     def __init__(self, problems: Sequence[Problem]) -> None:
         assert problems, "a ConfigError lists at least one problem"
@@ -62,7 +62,7 @@ class ModelError(UserError):
 class BrokenModelError(ModelError):
     """Everything wrong with the files of a model, shown together."""
 
-    met_by_all = True
+    on_every_rank = True
 
     def __init__(self, problems: Sequence[Problem]) -> None:
         self.problems = tuple(problems)
@@ -72,23 +72,23 @@ class BrokenModelError(ModelError):
 class CheckpointError(UserError):
     """A checkpoint that cannot be written, read or continued from."""
 
-    met_by_all = True
+    on_every_rank = True
 
 
 class TrainingError(UserError):
     """A run that cannot go on, such as a loss that is no longer a number."""
 
 
-class NotANumberError(TrainingError):
+class NonFiniteLossError(TrainingError):
     """A loss or a gradient that is no number, which all processes are told of."""
 
-    met_by_all = True
+    on_every_rank = True
 
 
-class OtherProcessError(UserError):
+class LostRankError(UserError):
     """Another process of the run has ended."""
 
-    met_by_all = True
+    on_every_rank = True
 
 
 class ReportingError(UserError):

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 
-def write_whole(path: Path, write: Callable[[Path], object]) -> Path:
+def atomic_write(path: Path, write: Callable[[Path], object]) -> Path:
     """Let `write` fill a file beside `path`, which then takes its place; returns `path`."""
     path.parent.mkdir(parents=True, exist_ok=True)
     descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.partial-", suffix=path.suffix, dir=path.parent)
@@ -26,7 +26,7 @@ def write_whole(path: Path, write: Callable[[Path], object]) -> Path:
 
 
 @contextmanager
-def whole_folder(path: Path) -> Iterator[Path]:
+def atomic_folder(path: Path) -> Iterator[Path]:
     """Fill the folder this yields; at the end it stands as `path`, in place of an older one of that name.
 
     An exception leaves things as they were. A killed process leaves a hidden `.NAME.partial-…` and, if it was killed

@@ -21,7 +21,7 @@ class CurrentStderr(logging.StreamHandler[TextIO]):
         super().emit(record)
 
 
-class WithoutSecrets(logging.Filter):
+class RedactFilter(logging.Filter):
     """Hides secrets in the records that pass."""
 
     def __init__(self, secrets: Sequence[str]) -> None:
@@ -57,7 +57,7 @@ def set_up_logging(level: int = logging.INFO) -> None:
 def set_level(name: str, *, secrets: Sequence[str]) -> None:
     """Show messages from level `name` up on stderr, `debug` with what other libraries say; `secrets` never."""
     for handler in logging.getLogger().handlers:
-        handler.addFilter(WithoutSecrets(secrets))
+        handler.addFilter(RedactFilter(secrets))
         if isinstance(handler, CurrentStderr):
             handler.setLevel(name.upper())
     if name == "debug":

@@ -19,7 +19,7 @@ class Ranks(Protocol):
 
 
 @dataclass(frozen=True)
-class SingleRank:
+class SingleProcess:
     """A run of one process."""
 
     rank: int = 0

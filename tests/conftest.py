@@ -25,9 +25,9 @@ def compiler(request: pytest.FixtureRequest) -> str:
 @pytest.fixture(scope="session")
 def tiny_pipeline(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a random SD3 of a few hundred thousand parameters, in diffusers layout."""
-    from helpers.models.sd3.tiny import make_small_pipeline
+    from helpers.models.sd3.tiny import make_tiny_pipeline
 
-    return make_small_pipeline(tmp_path_factory.mktemp("pipeline") / "tiny", seed=0, size="tiny")
+    return make_tiny_pipeline(tmp_path_factory.mktemp("pipeline") / "tiny", seed=0, size="tiny")
 
 
 @pytest.fixture(scope="session")

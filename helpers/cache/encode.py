@@ -9,11 +9,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from helpers.cache.halving import HalvingEncoder
+from helpers.cache.halving import BackoffEncoder
 from helpers.cache.keys import Keys
 from helpers.cache.writer import ShardWriter
 from helpers.data.types import Catalog, Rejected, Size
-from helpers.models.family import LatentPart
+from helpers.models.family import VaeSpec
 from helpers.reporting.progress import Advance
 from helpers.reporting.reporter import Reporter
 from helpers.storage.protocols import SIZE_UNKNOWN
@@ -48,7 +48,7 @@ def encode_batches(
     *,
     catalog: Catalog,
     keys: Keys,
-    part: LatentPart,
+    part: VaeSpec,
     writer: ShardWriter,
     workers: int,
     reporter: Reporter,
@@ -58,7 +58,7 @@ def encode_batches(
 
     `workers` threads decode ahead, `part.parallel_encodes` threads encode. What is in memory is bounded: a few batches.
     """
-    encoder = HalvingEncoder(part.load(), batch_size=max(map(len, batches)), paths=catalog.paths, reporter=reporter)
+    encoder = BackoffEncoder(part.load(), batch_size=max(map(len, batches)), paths=catalog.paths, reporter=reporter)
     rejected: dict[int, str] = {}
 
     def encode(batch: Batch, decoding: Sequence[Future[Pixels | Rejected]]) -> dict[int, str]:

@@ -12,7 +12,7 @@ from helpers.reporting.events import Notice
 from helpers.reporting.reporter import Reporter
 
 
-class HalvingEncoder:
+class BackoffEncoder:
     """A LatentEncoder whose latents are ready to be kept: fp16, checked; it halves its batch when memory runs out."""
 
     def __init__(self, encoder: LatentEncoder, *, batch_size: int, paths: Sequence[str], reporter: Reporter) -> None:
@@ -62,4 +62,4 @@ class HalvingEncoder:
             )
         self._at_once = max(1, min(self._at_once, count // 2))
         text = f"There is not enough memory to encode {count} images of {size} at once: going on with {self._at_once}."
-        self._reporter.hear(Notice(text=text, level="warning"))
+        self._reporter.handle(Notice(text=text, level="warning"))

@@ -8,13 +8,13 @@ from torch import Tensor
 
 from helpers.cache.encode import LATENT_OUTPUT, Batch, encode_batches, read_pixels
 from helpers.cache.keys import latent_key, latent_keys
-from helpers.cache.maintenance import bring_here, open_and_check, settle
+from helpers.cache.maintenance import download_missing, finalize, open_and_check
 from helpers.cache.store import open_tensors
 from helpers.cache.writer import ShardWriter
 from helpers.data.types import Catalog, Rejected
 from helpers.device import release_device_memory
 from helpers.errors import CacheError
-from helpers.models.family import LatentPart
+from helpers.models.family import VaeSpec
 from helpers.ranks import Ranks
 from helpers.reporting.progress import stage
 from helpers.reporting.reporter import Reporter
@@ -24,7 +24,7 @@ from helpers.storage.protocols import CacheStore
 class LatentCache:
     """Reads a dataset's latents; opened after `fill_latent_cache`, with the catalog that is trained on."""
 
-    def __init__(self, store: CacheStore, *, catalog: Catalog, part: LatentPart) -> None:
+    def __init__(self, store: CacheStore, *, catalog: Catalog, part: VaeSpec) -> None:
         self._tensors = open_tensors(store)
         self._catalog = catalog
         self._part = part
@@ -54,7 +54,7 @@ class LatentCache:
 def fill_latent_cache(
     catalog: Catalog,
     *,
-    part: LatentPart,
+    part: VaeSpec,
     store: CacheStore,
     vae_batch_size: int,
     write_batch_size: int,
@@ -96,8 +96,8 @@ def fill_latent_cache(
                 advance=advance,
             )
         release_device_memory()
-    settled = settle(store, ranks=ranks)
-    bring_here(settled, keys, ranks=ranks, reporter=reporter)
+    settled = finalize(store, ranks=ranks)
+    download_missing(settled, keys, ranks=ranks, reporter=reporter)
     unmade = settled.missing(keys).nonzero()[0].tolist()
     return tuple(_rejected(catalog, index, rejected.get(index)) for index in unmade)
 

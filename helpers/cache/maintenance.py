@@ -40,7 +40,7 @@ def open_and_check(
     """
     tensors = open_tensors(store)
     for problem in tensors.problems():
-        reporter.hear(Notice(text=problem, level="warning"))
+        reporter.handle(Notice(text=problem, level="warning"))
     if not scan_for_errors:
         return tensors
     ranks.wait()  # what one rank takes out must not look lost to another
@@ -49,7 +49,7 @@ def open_and_check(
     return open_tensors(store)
 
 
-def settle(store: CacheStore, *, ranks: Ranks) -> TensorStore:
+def finalize(store: CacheStore, *, ranks: Ranks) -> TensorStore:
     """Wait for all ranks' entries, have one of them tidy up, and open what is now there."""
     ranks.wait()
     if ranks.rank == 0:
@@ -58,7 +58,7 @@ def settle(store: CacheStore, *, ranks: Ranks) -> TensorStore:
     return open_tensors(store)
 
 
-def bring_here(tensors: TensorStore, keys: Keys, *, ranks: Ranks, reporter: Reporter) -> None:
+def download_missing(tensors: TensorStore, keys: Keys, *, ranks: Ranks, reporter: Reporter) -> None:
     """Fetch the shards of `keys` [K] that are only far away, so that training does not wait for them; ranks share."""
     names = tensors.shards_of(keys)[ranks.rank :: ranks.world_size]
     absent = [name for name in names if not tensors.store.is_here(name)]
@@ -85,7 +85,7 @@ def verify(tensors: TensorStore, *, share: slice, describe: Describe, reporter: 
         for name in names:
             for key, text in _verify_shard(tensors.store, name, describe=describe):
                 damaged.append(key)
-                reporter.hear(Notice(text=text, level="warning"))
+                reporter.handle(Notice(text=text, level="warning"))
             advance()
     return tuple(key for key in damaged if key)
 

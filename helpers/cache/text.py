@@ -11,13 +11,13 @@ import torch
 from torch import Tensor
 
 from helpers.cache.keys import KEY_DTYPE, Keys, text_key, text_keys
-from helpers.cache.maintenance import bring_here, open_and_check, settle
+from helpers.cache.maintenance import download_missing, finalize, open_and_check
 from helpers.cache.store import TensorStore, open_tensors
 from helpers.cache.writer import ShardWriter
 from helpers.config.options.data import CacheOptions
 from helpers.device import release_device_memory
 from helpers.errors import CacheError
-from helpers.models.family import TextEmbedding, TextEncoder, TextPart
+from helpers.models.family import TextEmbedding, TextEncoder, TextEncoderSpec
 from helpers.ranks import Ranks
 from helpers.reporting.progress import stage
 from helpers.reporting.reporter import Reporter
@@ -43,7 +43,7 @@ class TextCache:
         self,
         stores: Sequence[CacheStore],
         *,
-        parts: Sequence[TextPart],
+        parts: Sequence[TextEncoderSpec],
         assemble: Callable[[Sequence[Mapping[str, Tensor]]], TextEmbedding],
     ) -> None:
         self._stores = tuple(open_tensors(store) for store in stores)
@@ -64,7 +64,7 @@ class TextCache:
             "as its file changed during the run or the cache was pruned. Start again: what is missing is encoded."
         )
 
-    def _outputs(self, part: TextPart, caption: str, *, tensors: TensorStore) -> Mapping[str, Tensor]:
+    def _outputs(self, part: TextEncoderSpec, caption: str, *, tensors: TensorStore) -> Mapping[str, Tensor]:
         if part.is_constant:
             return self._constants[part.identity]
         return tensors.read(text_key(caption, part_identity=part.identity))
@@ -77,7 +77,7 @@ def _first(outputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
 def fill_text_cache(
     wanted: Sequence[Wanted],
     *,
-    parts: Sequence[TextPart],
+    parts: Sequence[TextEncoderSpec],
     options: CacheOptions,
     ranks: Ranks,
     reporter: Reporter,
@@ -114,7 +114,9 @@ def fill_text_cache(
             _encode(wanted, missing, part=part, options=options, ranks=ranks, reporter=reporter)
             release_device_memory()
     for each, keys_of in zip(wanted, keys, strict=True):
-        bring_here(settle(each.store, ranks=ranks), np.concatenate([NO_KEYS, *keys_of]), ranks=ranks, reporter=reporter)
+        download_missing(
+            finalize(each.store, ranks=ranks), np.concatenate([NO_KEYS, *keys_of]), ranks=ranks, reporter=reporter
+        )
 
 
 def _missing(captions: Sequence[str], tensors: TensorStore, *, keys: Keys, ranks: Ranks) -> list[str]:
@@ -128,7 +130,7 @@ def _encode(
     wanted: Sequence[Wanted],
     missing: Sequence[Sequence[str]],
     *,
-    part: TextPart,
+    part: TextEncoderSpec,
     options: CacheOptions,
     ranks: Ranks,
     reporter: Reporter,
@@ -150,7 +152,7 @@ def _encode(
                     advance(len(batch))
 
 
-def _encoded(captions: Sequence[str], *, encoder: TextEncoder, part: TextPart) -> dict[str, dict[str, Tensor]]:
+def _encoded(captions: Sequence[str], *, encoder: TextEncoder, part: TextEncoderSpec) -> dict[str, dict[str, Tensor]]:
     """The outputs of each caption by key."""
     outputs = encoder.encode(captions)
     _check(outputs, captions, part=part)
@@ -158,7 +160,7 @@ def _encoded(captions: Sequence[str], *, encoder: TextEncoder, part: TextPart) -
     return {key.decode(): {name: output[row] for name, output in outputs.items()} for row, key in enumerate(keys)}
 
 
-def _check(outputs: Mapping[str, Tensor], captions: Sequence[str], *, part: TextPart) -> None:
+def _check(outputs: Mapping[str, Tensor], captions: Sequence[str], *, part: TextEncoderSpec) -> None:
     for name, output in outputs.items():
         assert output.dtype == torch.bfloat16 and len(output) == len(captions), (
             f"{part.name} broke its promise on {name}"

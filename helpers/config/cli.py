@@ -19,7 +19,7 @@ def parse_arguments(argv: Sequence[str]) -> RunConfig:
     config = reading.config()
     if problems := problems_of(reading):
         raise ConfigError(problems)
-    tell_remarks(reading)
+    log_warnings(reading)
     return config
 
 
@@ -28,7 +28,7 @@ def problems_of(reading: Reading) -> list[Problem]:
     return [*reading.problems, *check(reading.config(), unless=reading.wrong)]
 
 
-def tell_remarks(reading: Reading) -> None:
+def log_warnings(reading: Reading) -> None:
     """Log the lines that stop nothing."""
     for line in (*reading.remarks, *remarks(reading.config())):
         log.warning(line)

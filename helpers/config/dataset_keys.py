@@ -5,7 +5,7 @@ from typing import Any
 
 
 @dataclass(frozen=True, kw_only=True)
-class LaterKey:
+class UnsupportedKey:
     """A key of which only the values that ask for nothing are accepted so far.
 
     harmless: those values; `reason` and `fix` are told for any other.
@@ -28,9 +28,9 @@ SKIPPABLE = ("vae", "aspect", "metadata", "text")
 """The words of `skip_file_discovery`."""
 
 LATER_IMAGE_KEYS = {
-    "conditioning_data": LaterKey(
+    "conditioning_data": UnsupportedKey(
         harmless=(None, ""), reason="conditioning images train a ControlNet, which is no part of this program"
     ),
 }
 
-LATER_TEXT_KEYS: dict[str, LaterKey] = {}
+LATER_TEXT_KEYS: dict[str, UnsupportedKey] = {}

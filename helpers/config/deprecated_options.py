@@ -7,7 +7,7 @@ EVERY_VALUE: tuple[str, ...] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
-class OldName:
+class DeprecatedOption:
     """A name that is no option of ours.
 
     name: the flag without dashes, in the spelling of `train.py`.
@@ -34,28 +34,30 @@ class OldName:
         return self.env or self.name.upper()
 
 
-def _replaced(name: str, *, option: str, value: str) -> OldName:
-    return OldName(name=name, stands_for=(option, value), switch=True)
+def _replaced(name: str, *, option: str, value: str) -> DeprecatedOption:
+    return DeprecatedOption(name=name, stands_for=(option, value), switch=True)
 
 
-def _meaningless(name: str, remark: str, *, env: str = "", switch: bool = False) -> OldName:
-    return OldName(name=name, env=env, harmless=EVERY_VALUE, remark=remark, switch=switch)
+def _meaningless(name: str, remark: str, *, env: str = "", switch: bool = False) -> DeprecatedOption:
+    return DeprecatedOption(name=name, env=env, harmless=EVERY_VALUE, remark=remark, switch=switch)
 
 
-def _family(env: str) -> OldName:
+def _family(env: str) -> DeprecatedOption:
     reason = "Stable Diffusion 3 and 3.5 are all that this program trains so far"
-    return OldName(name=env.lower(), env=env, switch=True, reason=reason, fix="say false, and STABLE_DIFFUSION_3=true")
+    return DeprecatedOption(
+        name=env.lower(), env=env, switch=True, reason=reason, fix="say false, and STABLE_DIFFUSION_3=true"
+    )
 
 
-def _deleting(env: str, *, name: str) -> OldName:
+def _deleting(env: str, *, name: str) -> DeprecatedOption:
     reason = "this program does not delete anybody's images; those it leaves out are listed by name, with the reason"
-    return OldName(name=name, env=env, switch=True, reason=reason, fix="say 0, or leave it out")
+    return DeprecatedOption(name=name, env=env, switch=True, reason=reason, fix="say 0, or leave it out")
 
 
 NOT_SD3 = "has no meaning for SD3"
 NOT_HERE = "has no meaning here"
 
-OLD_NAMES: tuple[OldName, ...] = (
+OLD_NAMES: tuple[DeprecatedOption, ...] = (
     _replaced("adam_bfloat16", option="optimizer", value="adamw_bf16"),
     _replaced("use_prodigy_optimizer", option="optimizer", value="prodigy"),
     _replaced("use_adafactor_optimizer", option="optimizer", value="adafactor"),

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import fields
 from pathlib import Path
 
-from helpers.config.deprecated_options import OLD_NAMES, OldName
+from helpers.config.deprecated_options import OLD_NAMES, DeprecatedOption
 from helpers.config.option import Option, default_words, options_in, wanted
 from helpers.config.options.launch import LaunchOptions
 from helpers.config.train_config import RunConfig
@@ -67,13 +67,13 @@ def _old_names() -> str:
     return "\n".join(parts)
 
 
-def _now(old: OldName) -> str:
+def _now(old: DeprecatedOption) -> str:
     assert old.stands_for is not None
     name, value = old.stands_for
     return f"`{name}={value}`"
 
 
-def _names(old: OldName) -> str:
+def _names(old: DeprecatedOption) -> str:
     return f"`{old.env_name}`, `--{old.name}`"
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from helpers.errors import Problem
 
 
-def with_lines(problems: Iterable[Problem], *, path: Path) -> Iterator[Problem]:
+def add_line_numbers(problems: Iterable[Problem], *, path: Path) -> Iterator[Problem]:
     """The problems, those of names that the file at `path` sets with the line that last sets them."""
     lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
     for problem in problems:

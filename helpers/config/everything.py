@@ -2,8 +2,8 @@
 
 from collections.abc import Sequence
 
-from helpers.config.checks.launcher import dividing_engines, rank_of_process
-from helpers.config.cli import problems_of, read_arguments, tell_remarks
+from helpers.config.checks.launcher import check_launcher, rank_of_process
+from helpers.config.cli import log_warnings, problems_of, read_arguments
 from helpers.config.datasets.file import DatasetFile, read_datasets
 from helpers.config.parse import Reading
 from helpers.config.train_config import RunConfig
@@ -13,19 +13,19 @@ WHERE_IT_IS = frozenset({"output_dir", "data_backend_config"})
 """The options that say where the dataset file is, and where its relative paths start."""
 
 
-def read_everything(argv: Sequence[str]) -> tuple[RunConfig, DatasetFile]:
+def load_config(argv: Sequence[str]) -> tuple[RunConfig, DatasetFile]:
     """The run's options and datasets; the first process logs remarks that stop nothing.
 
     Raises ConfigError with everything wrong with either of them.
     """
     reading = read_arguments(argv)
     config = reading.config()
-    problems = [*problems_of(reading), *dividing_engines(config)]
+    problems = [*problems_of(reading), *check_launcher(config)]
     files, wrong = files_of(reading)
     if files is None or problems:
         raise ConfigError([*problems, *wrong])
     if rank_of_process() == 0:
-        tell_remarks(reading)
+        log_warnings(reading)
     return config, files
 
 

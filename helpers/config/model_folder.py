@@ -15,7 +15,7 @@ INDEX = "model_index.json"
 NAME_A_WHOLE_ONE = "name a folder (or a hub id) with model_index.json, transformer, vae, text_encoder and so on"
 
 
-def wrong_with_model(folder: Path) -> tuple[str, str] | None:
+def check_model_folder(folder: Path) -> tuple[str, str] | None:
     """Why the model in `folder` cannot be trained, and the fix; None where it is an SD3 in diffusers layout."""
     if not (folder / INDEX).is_file():
         return _no_pipeline(folder)

@@ -13,25 +13,25 @@ LARGEST_BETA = 0.999999
 
 
 @dataclass(frozen=True, kw_only=True)
-class OptimizerKind:
+class OptimizerSpec:
     """One optimizer.
 
     good_for: in a few words.
     settings: what `optimizer_config` may say of it, with what holds where nothing is said.
-    bytes_per_number: of what it remembers for each trained number.
-    finds_rate: whether it multiplies a rate that it finds itself by the learning rate.
+    state_bytes_per_param: of what it remembers for each trained number.
+    is_learning_rate_free: whether it multiplies a rate that it finds itself by the learning rate.
     averages: whether the weights to hand on are an average that it keeps, instead of those it trains with.
-    fusable: whether it moves each weight by its own gradient and memory alone, and counts its steps one by one.
+    supports_fused_backward: whether it moves each weight by its own gradient and memory alone, and counts its steps one by one.
     package, module: what else must be installed, as pip and as Python call it; empty for none.
     """
 
     name: str
     good_for: str
     settings: tuple[Option, ...]
-    bytes_per_number: int
-    finds_rate: bool = False
+    state_bytes_per_param: int
+    is_learning_rate_free: bool = False
     averages: bool = False
-    fusable: bool = False
+    supports_fused_backward: bool = False
     package: str = ""
     module: str = ""
 
@@ -79,29 +79,29 @@ _GROWTH = _key("growth_rate", math.inf, help="how many times the rate may grow i
 KINDS = {
     kind.name: kind
     for kind in (
-        OptimizerKind(
+        OptimizerSpec(
             name="adamw",
             good_for="the usual choice, which recipes are written for",
             settings=_ADAM,
-            bytes_per_number=8,
-            fusable=True,
+            state_bytes_per_param=8,
+            supports_fused_backward=True,
         ),
-        OptimizerKind(
+        OptimizerSpec(
             name="adamw_bf16",
             good_for="the least memory for a whole model: weights and memory in bf16, rounded at random",
             settings=_ADAM,
-            bytes_per_number=4,
-            fusable=True,
+            state_bytes_per_param=4,
+            supports_fused_backward=True,
         ),
-        OptimizerKind(
+        OptimizerSpec(
             name="adamw8bit",
             good_for="AdamW that remembers 8 bits of each number, through bitsandbytes",
             settings=(*_ADAM, _key("min_8bit_size", 4096, help="weights of fewer numbers are remembered in 32 bits")),
-            bytes_per_number=2,
+            state_bytes_per_param=2,
             package="bitsandbytes",
             module="bitsandbytes",
         ),
-        OptimizerKind(
+        OptimizerSpec(
             name="adafactor",
             good_for="next to no memory: a row and a column for each matrix",
             settings=(
@@ -109,10 +109,10 @@ KINDS = {
                 _key("beta2_decay", -0.8, help="how the mean square's memory grows", minimum=-1.0, maximum=0.0),
                 _key("d", 1.0, help="the longest step, before the rate", minimum=1.0),
             ),
-            bytes_per_number=0,
-            fusable=True,
+            state_bytes_per_param=0,
+            supports_fused_backward=True,
         ),
-        OptimizerKind(
+        OptimizerSpec(
             name="prodigy",
             good_for="finds the learning rate itself",
             settings=(
@@ -123,24 +123,24 @@ KINDS = {
                 _key("bias_correction", True, help="longer first steps, as Adam's"),
                 _key("safeguard_warmup", True, help="do not mistake a warm-up for a small rate"),
             ),
-            bytes_per_number=16,
-            finds_rate=True,
+            state_bytes_per_param=16,
+            is_learning_rate_free=True,
         ),
-        OptimizerKind(
+        OptimizerSpec(
             name="dadaptation",
             good_for="finds the learning rate itself, more slowly than Prodigy",
             settings=(*_ADAM, _FIRST_GUESS, _GROWTH, _key("bias_correction", False, help="longer first steps")),
-            bytes_per_number=12,
-            finds_rate=True,
+            state_bytes_per_param=12,
+            is_learning_rate_free=True,
         ),
-        OptimizerKind(
+        OptimizerSpec(
             name="lion",
             good_for="half of AdamW's memory; wants a third to a tenth of its rate",
             settings=(_decay(), *_betas(0.9, 0.99)),
-            bytes_per_number=4,
-            fusable=True,
+            state_bytes_per_param=4,
+            supports_fused_backward=True,
         ),
-        OptimizerKind(
+        OptimizerSpec(
             name="came",
             good_for="half of AdamW's memory, with Adafactor's rows and columns made surer",
             settings=(
@@ -148,10 +148,10 @@ KINDS = {
                 *_betas(0.9, 0.999, 0.9999),
                 _key("clip_threshold", 1.0, help="the longest step, before the rate", minimum=None, above=0.0),
             ),
-            bytes_per_number=4,
-            fusable=True,
+            state_bytes_per_param=4,
+            supports_fused_backward=True,
         ),
-        OptimizerKind(
+        OptimizerSpec(
             name="soap",
             good_for="Adam along each matrix's own directions: fewer steps, each slower",
             settings=(
@@ -161,9 +161,9 @@ KINDS = {
                 _key("precondition_frequency", 10, help="steps between new directions", minimum=1),
                 _key("max_precondition_dim", 1024, help="longer sides of matrices stay as they are", minimum=1),
             ),
-            bytes_per_number=8,
+            state_bytes_per_param=8,
         ),
-        OptimizerKind(
+        OptimizerSpec(
             name="adamw_schedulefree",
             good_for="needs no schedule: keeps an average as it goes, and that is the result",
             settings=(
@@ -174,10 +174,10 @@ KINDS = {
                 _key("r", 0.0, help="how much more later steps count in the average"),
                 _key("weight_lr_power", 2.0, help="how much more steps at a high rate count in it"),
             ),
-            bytes_per_number=8,
+            state_bytes_per_param=8,
             averages=True,
         ),
-        OptimizerKind(
+        OptimizerSpec(
             name="prodigy_schedulefree",
             good_for="both: finds the learning rate and needs no schedule, in half of Prodigy's memory",
             settings=(
@@ -189,8 +189,8 @@ KINDS = {
                 _key("d_coef", 1.0, help="times the rate that it finds: 0.5 to 2", minimum=None, above=0.0),
                 _key("prodigy_steps", 0, help="steps after which the rate stays as it is; 0 for never"),
             ),
-            bytes_per_number=8,
-            finds_rate=True,
+            state_bytes_per_param=8,
+            is_learning_rate_free=True,
             averages=True,
             package="prodigy-plus-schedule-free",
             module="prodigyplus",
@@ -198,8 +198,8 @@ KINDS = {
     )
 }
 OPTIMIZERS = tuple(KINDS)
-FUSABLE_OPTIMIZERS = tuple(name for name, kind in KINDS.items() if kind.fusable)
-FINDING_THEIR_RATE = tuple(name for name, kind in KINDS.items() if kind.finds_rate)
+FUSABLE_OPTIMIZERS = tuple(name for name, kind in KINDS.items() if kind.supports_fused_backward)
+LEARNING_RATE_FREE = tuple(name for name, kind in KINDS.items() if kind.is_learning_rate_free)
 """Optimizers that multiply an estimate of their own by the learning rate."""
 
 

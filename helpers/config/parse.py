@@ -5,7 +5,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
-from helpers.config.deprecated_options import OLD_NAMES, OldName
+from helpers.config.deprecated_options import OLD_NAMES, DeprecatedOption
 from helpers.config.option import Option, WrongValue, read_value
 from helpers.config.suggestions import nearest
 from helpers.config.train_config import RunConfig, all_options
@@ -26,7 +26,7 @@ class Names:
     """Every name that may be said on the command line, and what it is."""
 
     options: dict[str, Option]
-    old: dict[str, OldName]
+    old: dict[str, DeprecatedOption]
 
     def stands_alone(self, name: str) -> bool:
         """Whether the flag needs no value."""
@@ -126,7 +126,7 @@ def _read_guess(option: Option, *, said: Said, reading: Reading) -> None:
         reading.values[option.name] = read_value(option, text=said.text)
 
 
-def _read_old(old: OldName, *, said: Said, last: dict[str, Said], reading: Reading) -> None:
+def _read_old(old: DeprecatedOption, *, said: Said, last: dict[str, Said], reading: Reading) -> None:
     text = said.text.strip().lower()
     if old.stands_for is not None:
         name, value = old.stands_for

@@ -10,7 +10,7 @@ from helpers.config.train_config import RunConfig
 NAME_ON_HUB = re.compile(r"(?!.*(--|\.\.))[A-Za-z0-9_]([\w.-]{0,94}[A-Za-z0-9_])?", flags=re.ASCII)
 
 
-def wrong_publishing(config: RunConfig) -> Iterator[Wrong]:
+def check_publishing(config: RunConfig) -> Iterator[Wrong]:
     """A repository's name that is missing, or that the hub does not allow."""
     said = config.publishing
     if said.push_to_hub and not said.hub_model_id:

@@ -10,19 +10,19 @@ from helpers.config.train_config import RunConfig, all_options
 from helpers.errors import ModelError
 
 SETTINGS, DATASETS, PROCESSES = "settings", "datasets", "processes"
-HERE_ONLY = ""
+LOCAL_PATH = ""
 """Stands for a path that means something on one machine only; where a person keeps things is nobody else's affair."""
 OUTPUT = "OUTPUT_DIR"
 
 
-def settings_told(config: RunConfig, *, clean: Callable[[str], str]) -> dict[str, str]:
+def published_settings(config: RunConfig, *, clean: Callable[[str], str]) -> dict[str, str]:
     """Every setting that says what was learned, by its env name, as text. clean: a text without secrets."""
     told = {}
     for option in all_options():
         value = getattr(getattr(config, option.group), option.name)
         if option.publish and value is not None:
             text = written(value)
-            told[option.env] = HERE_ONLY if _is_of_this_machine(text) else clean(text)
+            told[option.env] = LOCAL_PATH if _is_of_this_machine(text) else clean(text)
     return {env: text for env, text in told.items() if text or env not in _empty_by_default()}
 
 
@@ -64,7 +64,7 @@ def _lines(header: Mapping[str, str]) -> Iterator[str]:
             yield f"#{line}   # this version has no such setting"
         elif env == OUTPUT:
             yield f"#{line}   # name a folder that no run has written to"
-        elif text == HERE_ONLY:
+        elif text == LOCAL_PATH:
             yield f"#{line}   # a path on the machine of the run: say yours"
         elif text != written(options[env].default):
             yield line

@@ -7,7 +7,7 @@ from helpers.config.option import Option, options_in
 from helpers.config.options.data import CacheOptions, DataOptions
 from helpers.config.options.export import ExportOptions
 from helpers.config.options.finetune import EmaOptions, FullOptions
-from helpers.config.options.held_out import HeldOutOptions
+from helpers.config.options.held_out import EvalOptions
 from helpers.config.options.model import LoraOptions, ModelOptions, PrecisionOptions, TextOptions
 from helpers.config.options.output import PublishingOptions
 from helpers.config.options.reporting import ReportingOptions
@@ -40,7 +40,7 @@ class RunConfig:
     checkpoint: CheckpointOptions = field(default_factory=CheckpointOptions)
     export: ExportOptions = field(default_factory=ExportOptions)
     validation: ValidationOptions = field(default_factory=ValidationOptions)
-    held_out: HeldOutOptions = field(default_factory=HeldOutOptions)
+    held_out: EvalOptions = field(default_factory=EvalOptions)
     reporting: ReportingOptions = field(default_factory=ReportingOptions)
     publishing: PublishingOptions = field(default_factory=PublishingOptions)
 

@@ -10,7 +10,7 @@ from helpers.data.columns import BytesColumn, TextColumn, encode_name
 from helpers.data.rejections import EMPTY_CAPTION_FILE, FOREIGN_CAPTION_FILE, NO_CAPTION_FILE, SILENT_NAME
 
 
-class NoCaption(Exception):
+class MissingCaption(Exception):
     """An image nothing is said of; `reason` says why, in words that go on from its name."""
 
     def __init__(self, reason: str) -> None:
@@ -67,7 +67,7 @@ def caption_from_name(path: str) -> str:
 
 
 def captions_for(path: str, note: bytes | None, *, rules: CaptionRules) -> tuple[str, ...]:
-    """The captions of an image: the lines of `note`, or what its name says; raises NoCaption.
+    """The captions of an image: the lines of `note`, or what its name says; raises MissingCaption.
 
     note: its text file, or a table's captions; None where there is none, or none is asked for.
     """
@@ -75,14 +75,14 @@ def captions_for(path: str, note: bytes | None, *, rules: CaptionRules) -> tuple
         try:
             lines = _lines(note or b"")
         except UnicodeDecodeError as error:
-            raise NoCaption(FOREIGN_CAPTION_FILE) from error
+            raise MissingCaption(FOREIGN_CAPTION_FILE) from error
         if lines:
             return lines
         if not rules.fallback:
-            raise NoCaption(NO_CAPTION_FILE if note is None else EMPTY_CAPTION_FILE)
+            raise MissingCaption(NO_CAPTION_FILE if note is None else EMPTY_CAPTION_FILE)
     name = caption_from_name(path)
     if not name:
-        raise NoCaption(SILENT_NAME)
+        raise MissingCaption(SILENT_NAME)
     return (name,)
 
 
@@ -93,7 +93,7 @@ def _lines(content: bytes) -> tuple[str, ...]:
 
 
 @dataclass(frozen=True, slots=True)
-class PromptForAll:
+class ConstantCaption:
     """One caption for every image."""
 
     prompt: str
@@ -115,7 +115,7 @@ class CaptionColumn:
         return tuple(self.prefix + line for line in (self.shuffle(lines) if self.shuffle else lines))
 
 
-def spoken_lines(texts: TextColumn, *, rules: CaptionRules) -> CaptionColumn:
+def captions_from_lines(texts: TextColumn, *, rules: CaptionRules) -> CaptionColumn:
     """Captions that stand in lines already, as a column."""
     return CaptionColumn(texts, f"{rules.prompt} " if rules.prepend else "", rules.shuffle)
 
@@ -123,4 +123,4 @@ def spoken_lines(texts: TextColumn, *, rules: CaptionRules) -> CaptionColumn:
 def caption_column(captions: Iterable[tuple[str, ...]], *, rules: CaptionRules) -> CaptionColumn:
     """Captions of each image, as a column."""
     encoded = BytesColumn.of("\n".join(lines).encode() for lines in captions)
-    return spoken_lines(TextColumn(encoded), rules=rules)
+    return captions_from_lines(TextColumn(encoded), rules=rules)

@@ -12,10 +12,10 @@ from helpers.storage.protocols import CacheStore, Listed, SourceStore
 NAME = "listing-1.npz"
 
 
-class KeptListing:
+class CachedListing:
     """A SourceStore that is listed once; later its files are taken to be those of that time.
 
-    metadata: where the listing is kept; `forget_listing` has the place listed again.
+    metadata: where the listing is kept; `clear_listing` has the place listed again.
     """
 
     def __init__(self, source: SourceStore, *, metadata: CacheStore) -> None:
@@ -58,7 +58,7 @@ class KeptListing:
         self._metadata.write(NAME, content.getvalue())
 
 
-def forget_listing(metadata: CacheStore) -> None:
+def clear_listing(metadata: CacheStore) -> None:
     """Have the place listed again when its listing is next kept."""
     if NAME in metadata.sizes():
         metadata.remove(NAME)

@@ -62,7 +62,7 @@ def some_names(names: Sequence[str]) -> str:
     return ", ".join(names[:NAMES_SHOWN]) + (", …" if len(names) > NAMES_SHOWN else "")
 
 
-def nothing_left(dataset_id: str, *, place: str, rejected: Sequence["Rejected"], ignored: int) -> DataError:
+def empty_dataset_error(dataset_id: str, *, place: str, rejected: Sequence["Rejected"], ignored: int) -> DataError:
     """The error for a dataset without a single image to train on."""
     if not rejected:
         others = f" ({ignored} other files)" if ignored else ""

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from helpers.data.columns import TextColumn
-from helpers.data.rejections import nothing_left
+from helpers.data.rejections import empty_dataset_error
 from helpers.storage.protocols import SourceStore
 
 
@@ -171,7 +171,7 @@ class Catalog:
         everything = tuple(sorted((*self.rejected, *rejected), key=lambda image: image.path))
         if not len(rows):
             place = self.source.describe()
-            raise nothing_left(self.dataset_id, place=place, rejected=everything, ignored=self.ignored)
+            raise empty_dataset_error(self.dataset_id, place=place, rejected=everything, ignored=self.ignored)
         return replace(self.only(rows), rejected=everything)
 
     def only(self, rows: NDArray[np.int64]) -> "Catalog":

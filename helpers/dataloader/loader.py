@@ -43,7 +43,7 @@ class TextLookup(Protocol):
 
 
 @dataclass(frozen=True, kw_only=True)
-class BatchSource:
+class BatchBuilder:
     """Makes the batches of one rank; catalogs and latents are by dataset id.
 
     mirrored: the latents of images left for right, of datasets that show both sides, each by an even chance.
@@ -79,7 +79,7 @@ class BatchSource:
             paths=tuple(self._name(sample) for sample in samples),
             dropout_seed=number(*self._seed("forward pass", samples[0])),
             tokens=torch.stack([self.tokens(self.caption(sample)) for sample in samples]) if self.tokens else None,
-            against_base=self.catalogs[samples[0].dataset_id].is_regularisation_data,
+            prior_preservation=self.catalogs[samples[0].dataset_id].is_regularisation_data,
         )
 
     def caption(self, sample: Sample) -> str:
@@ -116,10 +116,10 @@ class BatchSource:
         return torch.randn(like.shape, generator=generator(*self._seed("noise", sample)))
 
     def _sigma(self, sample: Sample) -> Tensor:
-        drawn_from = generator(*self._seed("sigma", sample))
+        sigma_generator = generator(*self._seed("sigma", sample))
         width, height = self.order.buckets[sample.bucket].size
         shift = flow_shift(self.objective, model_shift=self.model_shift, pixels=width * height)
-        return sample_sigma(drawn_from, objective=self.objective, shift=shift)
+        return sample_sigma(sigma_generator, objective=self.objective, shift=shift)
 
     def _name(self, sample: Sample) -> str:
         return f"{sample.dataset_id}: {self.catalogs[sample.dataset_id].paths[sample.image]}"
@@ -129,8 +129,8 @@ class BatchSource:
         return self.seed, purpose, sample.position.epoch, sample.position.batch, sample.slot
 
 
-def prefetched(
-    source: BatchSource, start: Position, *, depth: int, pin_memory: bool = False, end: Position | None = None
+def prefetch(
+    source: BatchBuilder, start: Position, *, depth: int, pin_memory: bool = False, end: Position | None = None
 ) -> Generator[TrainBatch, None, None]:
     """The batches from `start` on, up to `end` or for ever, made in a thread that is `depth` ahead at the most.
 

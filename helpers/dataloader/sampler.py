@@ -110,7 +110,7 @@ class Order:
         batches = self._bucket_batches_before(position.epoch) + np.bincount(drawn, minlength=len(self.buckets))
         return (batches * self.images_per_batch).tolist()
 
-    def position_showing(self, shown: Sequence[int]) -> Position:
+    def position_after_images(self, shown: Sequence[int]) -> Position:
         """The last position before which no bucket has given more than `shown`: from there on none is left out.
 
         Of a bucket that a batch holds whole, each batch shows every image, so that its last one may be begun.

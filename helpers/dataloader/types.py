@@ -21,7 +21,7 @@ class TrainBatch:
     prompt_embeds [B, L, D] and pooled [B, P], bf16; paths: the images, `dataset id: path`.
     tokens: of the captions [B, encoders, n], int64, where text encoders learn; prompt_embeds and pooled then hold what
     is cached of the others.
-    against_base: learn the base's own prediction in place of the images'.
+    prior_preservation: learn the base's own prediction in place of the images'.
     position: where it stands; dropout_seed: seeds whatever the forward pass itself draws.
     """
 
@@ -34,4 +34,4 @@ class TrainBatch:
     paths: tuple[str, ...]
     dropout_seed: int
     tokens: Tensor | None = None
-    against_base: bool = False
+    prior_preservation: bool = False

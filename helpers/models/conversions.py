@@ -7,15 +7,15 @@ from pathlib import Path
 
 from helpers.config.options.model import ModelOptions
 from helpers.errors import ModelError
-from helpers.models.family import ModelFamily, ModelParts
+from helpers.models.family import ModelComponents, ModelFamily
 from helpers.models.formats.lora import (
     COMFYUI_SCALE,
     EXPORT_PREFIX,
     MAGNITUDE,
     Pair,
+    apply_deltas,
     merged,
     of_transformer,
-    with_additions,
     write_diffusers_lora,
 )
 from helpers.models.formats.lora_file import is_lora
@@ -23,7 +23,7 @@ from helpers.models.formats.lycoris import is_lycoris, read_lycoris
 from helpers.models.formats.modelspec import DIFFUSERS, ORIGINAL, carried_over
 from helpers.models.formats.safetensors import (
     Planned,
-    all_opened,
+    open_all,
     opened,
     planned_from,
     with_hash_to_come,
@@ -39,7 +39,7 @@ class Model:
     """
 
     weights: Mapping[str, Planned]
-    parts: ModelParts
+    parts: ModelComponents
     header: Mapping[str, str]
     text: Mapping[str, Pair] = field(default_factory=dict)
 
@@ -57,7 +57,7 @@ class Model:
 
 
 @contextmanager
-def opened_model(source: Path, *, base: ModelParts | None, family: ModelFamily) -> Iterator[Model]:
+def opened_model(source: Path, *, base: ModelComponents | None, family: ModelFamily) -> Iterator[Model]:
     """A folder in diffusers layout; a file in the original one, `base` lending what it lacks; or a LoRA and its base.
 
     Raises ModelError for anything else, and where a base is needed or does not fit.
@@ -82,7 +82,7 @@ def opened_model(source: Path, *, base: ModelParts | None, family: ModelFamily) 
     elif is_lycoris(names):
         with family.files.open_base(base) as (weights, _), opened(source) as file:
             adapter = read_lycoris(source, base=weights)
-            yield Model(weights=with_additions(weights, adapter), parts=base, header=file.metadata() or {})
+            yield Model(weights=apply_deltas(weights, adapter), parts=base, header=file.metadata() or {})
     else:
         pairs = family.files.read_lora(source)
         with family.files.open_base(base) as (weights, _):
@@ -91,7 +91,7 @@ def opened_model(source: Path, *, base: ModelParts | None, family: ModelFamily) 
             yield Model(weights=merged(weights, mine), parts=base, header=_header(source), text=text)
 
 
-def to_diffusers_lora(source: Path, path: Path, *, base: ModelParts | None, family: ModelFamily) -> None:
+def to_diffusers_lora(source: Path, path: Path, *, base: ModelComponents | None, family: ModelFamily) -> None:
     """Write a LoRA as diffusers opens it; a DoRA as ComfyUI does as well, where its base is given."""
     pairs = _plain(source, family.files.read_lora(source))
     metadata = carried_over(_header(source), implementation=DIFFUSERS, is_adapter=True)
@@ -100,10 +100,10 @@ def to_diffusers_lora(source: Path, path: Path, *, base: ModelParts | None, fami
         add_comfyui_scales(path, base=base, family=family)
 
 
-def to_comfyui_lora(source: Path, path: Path, *, base: ModelParts | None, family: ModelFamily) -> None:
+def to_comfyui_lora(source: Path, path: Path, *, base: ModelComponents | None, family: ModelFamily) -> None:
     """Write a LoRA as ComfyUI and kohya's programs open it; of a DoRA the base is needed. Raises ModelError."""
     if is_lycoris(_names(source)):
-        with all_opened([source]) as (tensors, said):
+        with open_all([source]) as (tensors, said):
             metadata = carried_over(said, implementation=DIFFUSERS, is_adapter=True)
             write_tensors(path, family.files.to_comfyui_lycoris(tensors), metadata=metadata)
         return
@@ -115,7 +115,7 @@ def to_comfyui_lora(source: Path, path: Path, *, base: ModelParts | None, family
         family.files.write_comfyui_lora(path, pairs, base=weights, metadata=metadata)
 
 
-def add_comfyui_scales(path: Path, *, base: ModelParts, family: ModelFamily) -> None:
+def add_comfyui_scales(path: Path, *, base: ModelComponents, family: ModelFamily) -> None:
     """Put into a DoRA in diffusers' names what ComfyUI needs of it, so that the one file opens whole in both.
 
     ComfyUI knows diffusers' names, but not its magnitudes; diffusers leaves `.dora_scale` out. Any other file stays as
@@ -160,7 +160,9 @@ def _names(path: Path) -> list[str]:
         return list(file.keys())
 
 
-def _same_shapes(source: Path, weights: Mapping[str, Planned], own: Mapping[str, Planned], *, base: ModelParts) -> None:
+def _same_shapes(
+    source: Path, weights: Mapping[str, Planned], own: Mapping[str, Planned], *, base: ModelComponents
+) -> None:
     """Raise ModelError where a file is of another kind of model than the base whose configuration it would be given."""
     odd = sorted(weights.keys() ^ own.keys()) or [name for name in weights if weights[name].shape != own[name].shape]
     if odd:

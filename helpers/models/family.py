@@ -66,7 +66,7 @@ class TokenLimit:
 
 
 @dataclass(frozen=True, kw_only=True)
-class TextPart:
+class TextEncoderSpec:
     """A text encoder that may be loaded: what its outputs depend on, and how to get it.
 
     identity: a hash of all its outputs depend on besides the caption: weights, config, tokenizer, precision,
@@ -89,7 +89,7 @@ class TextPart:
 
 
 @dataclass(frozen=True, kw_only=True)
-class LatentPart:
+class VaeSpec:
     """A VAE that may be loaded; `identity` is a hash of its weights, config and dtype.
 
     Raw latents become the model's by (z - shift) * scale. `downscale`: pixels per latent pixel.
@@ -105,13 +105,13 @@ class LatentPart:
     parallel_encodes: int = 1
     load: Callable[[], LatentEncoder]
 
-    def kept(self) -> "LatentPart":
+    def kept(self) -> "VaeSpec":
         """The same, which once loaded stays in memory."""
         return replace(self, load=cache(self.load))
 
 
 @dataclass(frozen=True, kw_only=True)
-class ModelParts:
+class ModelComponents:
     """Where a base model's parts are on this machine, read from its folder without loading weights.
 
     variant: such as `SD3 medium` or `SD3.5 large`, by the transformer's config.
@@ -137,7 +137,7 @@ class ModelParts:
     absent: tuple[str, ...] = ()
     sources: Mapping[str, str] = field(default_factory=dict, compare=False)
 
-    def told_sources(self) -> str:
+    def describe_sources(self) -> str:
         """Which part comes from where, as a line; empty where all come from one place."""
         places = tuple(dict.fromkeys(self.sources.values()))
         if len(places) < 2:
@@ -147,7 +147,7 @@ class ModelParts:
 
 
 @dataclass(frozen=True, kw_only=True)
-class RenderRequest:
+class SampleRequest:
     """One validation image: raw text embeddings, size in pixels, and the sampler's settings.
 
     negative: None where `guidance` is 1 or less.
@@ -182,12 +182,12 @@ class Predict(Protocol):
     ) -> Tensor:
         """The predicted velocity [B, C, h, w] of `noisy` [B, C, h, w] at `sigmas` [B] in (0, 1].
 
-        tokens: of the captions [B, encoders, n], for a denoiser that `LearningText.before` has encoders put before.
+        tokens: of the captions [B, encoders, n], for a denoiser that `TrainableTextEncoders.before` has encoders put before.
         """
         ...
 
 
-class LearningText(Protocol):
+class TrainableTextEncoders(Protocol):
     """Text encoders that stay loaded beside the denoiser, to be trained with it.
 
     module: they and nothing else; its children are called as diffusers calls them in a file of adapters.
@@ -217,7 +217,7 @@ class LearningText(Protocol):
 
 
 @dataclass(frozen=True, kw_only=True)
-class FamilyFiles:
+class FamilyFormats:
     """The files of a family that other programs know, of which nothing is loaded before its turn has come.
 
     open_base, open_single_file: contexts with a denoiser's tensors by diffusers' names, and its header: of a base's own
@@ -232,9 +232,9 @@ class FamilyFiles:
     to_comfyui_lycoris: the tensors of a LyCORIS by ComfyUI's names; has_full_differences: whether these are others.
     """
 
-    open_base: Callable[[ModelParts], AbstractContextManager[Opened]]
+    open_base: Callable[[ModelComponents], AbstractContextManager[Opened]]
     open_single_file: Callable[[Path], AbstractContextManager[Opened]]
-    with_own_parts: Callable[[Path, ModelParts], ModelParts]
+    with_own_parts: Callable[[Path, ModelComponents], ModelComponents]
     is_single_file: Callable[[Iterable[str]], bool]
     write_single_file: Callable[..., None]
     read_lora: Callable[[Path], dict[str, Pair]]
@@ -263,42 +263,42 @@ class ModelFamily:
     locate: find the parts (downloading from the hub where a hub id is given) and open the config and header of each;
     raises ModelError, where files are not what they should be BrokenModelError.
     component_files: the files that each component is read from, by its name in a folder; raises ModelError.
-    wrong_settings: the settings of a run that ask for what the model does not have, by its configs (ModelParts,
+    wrong_settings: the settings of a run that ask for what the model does not have, by its configs (ModelComponents,
     RunConfig).
     text_parts: the text encoders, in the order in which `assemble_text` wants their outputs.
     assemble_text: one caption's outputs of every part that is cached -> TextEmbedding, bf16.
     learning_text: the text encoders that learn, as `text_parts` says, loaded with the same arguments.
-    latent_part: the VAE (ModelParts, PrecisionOptions, device; vae_batch_size: images at once on an accelerator).
+    latent_part: the VAE (ModelComponents, PrecisionOptions, device; vae_batch_size: images at once on an accelerator).
     estimate_memory: the peaks that the workload will need, from the parts' configs alone.
-    load_denoiser: the frozen base on a device, quantized as asked, in eval mode (ModelParts, PrecisionOptions, device;
+    load_denoiser: the frozen base on a device, quantized as asked, in eval mode (ModelComponents, PrecisionOptions, device;
     waiting: blocks at its end that stay in the processor's memory).
     blocks: its transformer blocks, first to last.
     enable_checkpointing: recompute the activations of every `interval`-th block (denoiser; interval).
     adapter_layers: see `AdapterLayers`, of the parts' denoiser.
     lora_modules: the names of the denoiser's layers that a `lora_target` means; raises ModelError for unknown ones.
-    render: raw latents [1, C, h, w] of an image, from the denoiser as it is (see RenderRequest); the same
+    render: raw latents [1, C, h, w] of an image, from the denoiser as it is (see SampleRequest); the same
     image as the family's diffusers pipeline draws from the same seed.
     write_pipeline: fill an empty folder with a denoiser's tensors and the base's other parts (tensors by diffusers'
-    names, ModelParts, folder; text: a LoRA of the text encoders' to merge into them; metadata), from which the family's
+    names, ModelComponents, folder; text: a LoRA of the text encoders' to merge into them; metadata), from which the family's
     diffusers pipeline opens.
-    files: see `FamilyFiles`.
+    files: see `FamilyFormats`.
     """
 
     name: str
-    locate: Callable[[ModelOptions], ModelParts]
-    component_files: Callable[[ModelParts], dict[str, tuple[Path, ...]]]
+    locate: Callable[[ModelOptions], ModelComponents]
+    component_files: Callable[[ModelComponents], dict[str, tuple[Path, ...]]]
     wrong_settings: Callable[..., Iterable[Problem]]
-    text_parts: Callable[[ModelParts, TextOptions, PrecisionOptions, torch.device], tuple[TextPart, ...]]
+    text_parts: Callable[[ModelComponents, TextOptions, PrecisionOptions, torch.device], tuple[TextEncoderSpec, ...]]
     assemble_text: Callable[[Sequence[Mapping[str, Tensor]]], TextEmbedding]
-    learning_text: Callable[[ModelParts, TextOptions, PrecisionOptions, torch.device], LearningText]
-    latent_part: Callable[..., LatentPart]
-    estimate_memory: Callable[[ModelParts, Workload], MemoryEstimate]
+    learning_text: Callable[[ModelComponents, TextOptions, PrecisionOptions, torch.device], TrainableTextEncoders]
+    latent_part: Callable[..., VaeSpec]
+    estimate_memory: Callable[[ModelComponents, Workload], MemoryEstimate]
     load_denoiser: Callable[..., nn.Module]
     blocks: Callable[[nn.Module], list[nn.Module]]
     enable_checkpointing: Callable[..., None]
-    adapter_layers: Callable[[ModelParts], AdapterLayers]
+    adapter_layers: Callable[[ModelComponents], AdapterLayers]
     lora_modules: Callable[[nn.Module, str], list[str]]
     predict: Predict
-    render: Callable[[nn.Module, ModelParts, RenderRequest], Tensor]
+    render: Callable[[nn.Module, ModelComponents, SampleRequest], Tensor]
     write_pipeline: Callable[..., None]
-    files: FamilyFiles
+    files: FamilyFormats

@@ -14,7 +14,7 @@ Away = tuple[torch.device, Tensor]
 
 
 @contextmanager
-def activations_away(denoiser: nn.Module, *, least_bytes: int = LEAST_BYTES) -> Iterator[None]:
+def offload_saved_tensors(denoiser: nn.Module, *, least_bytes: int = LEAST_BYTES) -> Iterator[None]:
     """Tensors that autograd saves within it wait in the processor's memory until they are needed, the same to the bit.
 
     The weights of `denoiser` stay, of which `torch.autograd.graph.save_on_cpu` would make a copy at each step.
@@ -39,12 +39,12 @@ def activations_away(denoiser: nn.Module, *, least_bytes: int = LEAST_BYTES) -> 
         yield
 
 
-def keep_activations_away(denoiser: nn.Module) -> None:
-    """Have every forward pass of `denoiser` run within `activations_away`, in place."""
+def offload_activations(denoiser: nn.Module) -> None:
+    """Have every forward pass of `denoiser` run within `offload_saved_tensors`, in place."""
     forward = denoiser.forward
 
     def away(*arguments: object, **named: object) -> object:
-        with activations_away(denoiser):
+        with offload_saved_tensors(denoiser):
             return forward(*arguments, **named)
 
     denoiser.forward = away

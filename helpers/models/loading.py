@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from helpers.errors import ModelError
 from helpers.models.formats.safetensors import Opened, Planned
-from helpers.models.quantization import AS_IT_IS, layers_to_quantize, quantize
+from helpers.models.quantization import UNQUANTIZED, layers_to_quantize, quantize
 
 Weights = Callable[[], AbstractContextManager[Mapping[str, Planned]]]
 """Opens a part's files: its tensors by name, mapped into memory until they are closed again."""
@@ -25,7 +25,7 @@ class Form:
 
     dtype: torch.dtype
     device: torch.device
-    level: str = AS_IT_IS
+    level: str = UNQUANTIZED
     quantize_via: str = "cpu"
     keep: tuple[str, ...] = ()
     waiting: tuple[str, ...] = ()

@@ -112,7 +112,7 @@ def workload_of(
     sizes = parse_validation_sizes(validation.validation_resolution) if validation.draws else ()
     return Workload(
         device=device,
-        precision=precision.of_trained(model_type=model.model_type, optimizer=optimizer.optimizer),
+        precision=precision.for_training(model_type=model.model_type, optimizer=optimizer.optimizer),
         model_type=model.model_type,
         optimizer=optimizer.optimizer,
         lora_rank=lora.lora_rank,

@@ -11,7 +11,7 @@ from helpers.config.options.model import PrecisionOptions
 from helpers.errors import Problem
 from helpers.models.quantized_weight import QuantizedWeight, quantized
 
-AS_IT_IS = "no_change"
+UNQUANTIZED = "no_change"
 DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
 
 
@@ -29,10 +29,10 @@ def base_dtype(precision: PrecisionOptions) -> torch.dtype:
     """The format of the base's weights that are not quantized: as asked, else bf16 beside quantized ones."""
     if precision.base_model_default_dtype:
         return DTYPES[precision.base_model_default_dtype]
-    return torch.bfloat16 if precision.base_model_precision != AS_IT_IS else encoder_dtype(precision)
+    return torch.bfloat16 if precision.base_model_precision != UNQUANTIZED else encoder_dtype(precision)
 
 
-def wrong_on(device: torch.device, precision: PrecisionOptions) -> list[Problem]:
+def check_device_support(device: torch.device, precision: PrecisionOptions) -> list[Problem]:
     """What of `precision` (with `mixed_precision` resolved) cannot be computed on `device`."""
     problems: list[Problem] = []
     encoders = tuple(f"text_encoder_{number}_precision" for number in (1, 2, 3))
@@ -48,7 +48,7 @@ def layers_to_quantize(module: nn.Module, level: str, *, keep: Sequence[str] = (
 
     keep: names of layers (shell patterns) that stay as they are.
     """
-    if level == AS_IT_IS:
+    if level == UNQUANTIZED:
         return []
     layers = [name for name, layer in module.named_modules() if isinstance(layer, nn.Linear)]
     return [name for name in layers if not any(fnmatch(name, pattern) for pattern in keep)]
@@ -57,7 +57,7 @@ def layers_to_quantize(module: nn.Module, level: str, *, keep: Sequence[str] = (
 def quantize(module: nn.Module, level: str, *, layers: Sequence[str]) -> None:
     """Quantize the weights of some of `module`'s linear layers in place, for good, on the device where they are.
 
-    level: `int8-quanto`, `int4-quanto`, `int2-quanto` or `fp8-quanto`. `wrong_on` says which a device cannot compute.
+    level: `int8-quanto`, `int4-quanto`, `int2-quanto` or `fp8-quanto`. `check_device_support` says which a device cannot compute.
     """
     for name in layers:
         layer: Any = module.get_submodule(name)

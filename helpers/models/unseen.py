@@ -8,7 +8,7 @@ BITSANDBYTES = "bitsandbytes"
 
 
 @contextmanager
-def without_bitsandbytes() -> Iterator[None]:
+def hide_bitsandbytes() -> Iterator[None]:
     """Within it, bitsandbytes seems not to be installed, unless it is imported already.
 
     Both ask once, when they are first imported, and would take a second and a half more for layers of its kind.

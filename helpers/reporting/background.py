@@ -14,7 +14,7 @@ CAPACITY = 10_000
 CLOSE_SECONDS = 30.0
 
 
-class InBackground:
+class BackgroundListener:
     """A listener that passes events on to another one, on a thread of its own.
 
     Where that one lags by `capacity` events, steps and progress are dropped until it has caught up, with a notice;
@@ -32,7 +32,7 @@ class InBackground:
         self._thread = threading.Thread(target=self._work, name=name, daemon=True)
         self._thread.start()
 
-    def hear(self, event: Event) -> None:
+    def handle(self, event: Event) -> None:
         """Take an event in at once; raises what the listener has raised since the last time."""
         if self._failure is not None:
             raise self._failure
@@ -58,7 +58,7 @@ class InBackground:
     def _work(self) -> None:
         try:
             while (event := self._queue.get()) is not None:
-                self._listener.hear(event)
+                self._listener.handle(event)
             self._listener.close()
         except Exception as error:  # told to the reporter by the next event, or at the end
             self._failure = error

@@ -141,7 +141,7 @@ class StepFinished:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ImagesDrawn:
+class ValidationImagesSaved:
     """Validation images were written, each with the caption it was drawn from; step 0 is the base model's."""
 
     step: int
@@ -206,7 +206,7 @@ Event = (
     | RunStarted
     | TrainingStarted
     | StepFinished
-    | ImagesDrawn
+    | ValidationImagesSaved
     | HeldOutLoss
     | CheckpointSaved
     | RunFinished

@@ -7,7 +7,7 @@ from helpers.reporting.events import MemoryUse, StepFinished
 from helpers.reporting.peak_memory import PeakMemory
 
 
-class StepGauge:
+class StepTimer:
     """Watches the steps of a training from the moment it is made."""
 
     def __init__(self) -> None:

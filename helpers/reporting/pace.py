@@ -40,7 +40,7 @@ class Pace:
         return (self.done - self._first) / max(seconds, 1e-9)
 
 
-class Smoothed:
+class RunningMean:
     """A running mean in which a value weighs 2 % less with each later one, and the first counts fully at first."""
 
     def __init__(self) -> None:

@@ -20,15 +20,15 @@ def stage(reporter: Reporter, name: str, *, total: int, unit: str) -> Iterator[A
     not told as finished.
     Stages follow each other and do not nest: the process has one high-water mark of memory.
     """
-    reporter.hear(StageStarted(name=name, total=total, unit=unit))
+    reporter.handle(StageStarted(name=name, total=total, unit=unit))
     peak = PeakMemory()  # after the event, so that whoever watches the memory of more than this stage reads it first
     started = time.monotonic()
 
     def advance(count: int = 1) -> None:
-        reporter.hear(StageAdvanced(name=name, count=count))
+        reporter.handle(StageAdvanced(name=name, count=count))
 
     yield advance
-    reporter.hear(
+    reporter.handle(
         StageFinished(
             name=name,
             seconds=time.monotonic() - started,

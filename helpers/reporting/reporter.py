@@ -16,7 +16,7 @@ logger = logging.getLogger(__name__)
 class Listener(Protocol):
     """Someone who is told of a run's events."""
 
-    def hear(self, event: Event) -> None:
+    def handle(self, event: Event) -> None:
         """Take an event in; whatever is raised is reported once, and the listener is left out from then on."""
         ...
 
@@ -46,7 +46,7 @@ class Reporter:
         except Exception as error:  # a listener may fail, the run may not
             self._note(f"a listener could not begin: {error!r}")
 
-    def keep_secret(self, secrets: Sequence[str]) -> None:
+    def redact_secrets(self, secrets: Sequence[str]) -> None:
         """From now on no listener is told any of `secrets`, the longest of which come first."""
         self._secrets = secrets
 
@@ -54,12 +54,12 @@ class Reporter:
         """`text` without secrets."""
         return hide(text, secrets=self._secrets)
 
-    def hear(self, event: Event) -> None:
+    def handle(self, event: Event) -> None:
         event = self._without_secrets(event)
         with self._turn:
             for listener in tuple(self._listeners):
                 try:
-                    listener.hear(event)
+                    listener.handle(event)
                 except Exception as error:  # a listener may fail, the run may not
                     self._listeners.remove(listener)
                     self._note(f"{name_of(listener)} stopped reporting: {error!r}")

@@ -10,7 +10,7 @@ from helpers.config.files.webhook import read_webhook
 from helpers.config.options.output import PublishingOptions
 from helpers.config.options.reporting import ReportingOptions
 from helpers.errors import ConfigError
-from helpers.reporting.background import InBackground
+from helpers.reporting.background import BackgroundListener
 from helpers.reporting.console.console import Console, display_for
 from helpers.reporting.console.log_file import LogFile
 from helpers.reporting.publish.model_card import ModelCard
@@ -22,7 +22,7 @@ logger = logging.getLogger(__name__)
 WEBHOOK_CLOSE_SECONDS = 15.0
 
 
-def invite_listeners(
+def add_listeners(
     reporter: Reporter,
     options: ReportingOptions,
     *,
@@ -73,19 +73,19 @@ def _publish(reporter: Reporter, options: PublishingOptions) -> None:
 def _run_page(output_dir: Path, *, clean: Callable[[str], str]) -> Listener:
     from helpers.reporting.pages.run_page_listener import RunPage
 
-    return InBackground(RunPage(output_dir, clean=clean), name=RunPage.name)
+    return BackgroundListener(RunPage(output_dir, clean=clean), name=RunPage.name)
 
 
 def _tensorboard(folder: Path, *, name: str) -> Listener:
     from helpers.reporting.trackers.tensorboard import TensorboardTracker
 
-    return InBackground(TensorboardTracker(folder, name=name), name="tensorboard")
+    return BackgroundListener(TensorboardTracker(folder, name=name), name="tensorboard")
 
 
 def _wandb(folder: Path, *, project: str, name: str) -> Listener:
     from helpers.reporting.trackers.wandb import WandbTracker
 
-    return InBackground(WandbTracker(folder, project=project, name=name), name="wandb")
+    return BackgroundListener(WandbTracker(folder, project=project, name=name), name="wandb")
 
 
 def _webhook(path: Path, *, name: str) -> Listener:
@@ -95,4 +95,4 @@ def _webhook(path: Path, *, name: str) -> Listener:
     if webhook is None:
         raise ConfigError(problems)
     sender = WebhookSender(webhook, run_name=name)
-    return InBackground(sender, name="the webhook", close_seconds=WEBHOOK_CLOSE_SECONDS)
+    return BackgroundListener(sender, name="the webhook", close_seconds=WEBHOOK_CLOSE_SECONDS)

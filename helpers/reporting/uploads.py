@@ -2,7 +2,7 @@
 
 import logging
 
-from helpers.reporting.background import InBackground
+from helpers.reporting.background import BackgroundListener
 from helpers.reporting.events import CheckpointSaved, Event, RunFinished, RunStarted
 from helpers.reporting.reporter import Listener
 
@@ -12,18 +12,18 @@ COMPLETE_CLOSE_SECONDS = 2 * 3600.0
 STOPPED_CLOSE_SECONDS = 10.0
 
 
-class Uploads(InBackground):
+class Uploads(BackgroundListener):
     """A listener that uploads, on a thread of its own; it is told only what leads to an upload."""
 
     def __init__(self, listener: Listener, *, complete_seconds: float = COMPLETE_CLOSE_SECONDS) -> None:
         super().__init__(listener, name="the hub", close_seconds=STOPPED_CLOSE_SECONDS)
         self._complete_seconds = complete_seconds
 
-    def hear(self, event: Event) -> None:
+    def handle(self, event: Event) -> None:
         if isinstance(event, RunFinished) and not event.interrupted:
             self._close_seconds = self._complete_seconds
         if isinstance(event, RunStarted | CheckpointSaved | RunFinished):
-            super().hear(event)
+            super().handle(event)
 
     def close(self) -> None:
         """Wait for the uploads; Ctrl-C leaves what is not there yet to the next start."""

@@ -1,4 +1,4 @@
-"""Sends messages about a run to a webhook; run on a thread of its own by `InBackground`, since networks are slow."""
+"""Sends messages about a run to a webhook; run on a thread of its own by `BackgroundListener`, since networks are slow."""
 
 import json
 import logging
@@ -37,7 +37,7 @@ class WebhookSender:
         self._not_before = 0.0
         self._failures = 0
 
-    def hear(self, event: Event) -> None:
+    def handle(self, event: Event) -> None:
         for message in messages_of(event, webhook=self._webhook, run_name=self._run_name):
             self._send(message)
 

@@ -12,11 +12,11 @@ from helpers.reporting.events import (
     CheckpointSaved,
     Event,
     HeldOutLoss,
-    ImagesDrawn,
     RunFailed,
     RunFinished,
     RunStarted,
     StepFinished,
+    ValidationImagesSaved,
 )
 
 DISCORD_CHARACTERS = 2000
@@ -77,7 +77,7 @@ def _told(event: Event, *, progress_steps: int) -> Told | None:
             fields = {"step": event.step, "held_out_loss": event.mean, "held_out_loss_of_base": event.base_mean}
             words = f"validation loss after step {event.step:,}: {event.mean:.4f}"
             return Told(kind="progress", words=words, fields=fields)
-        case ImagesDrawn():
+        case ValidationImagesSaved():
             of_what = f"at step {event.step:,}" if event.step else "of the base model"
             captions = event.captions or ("",) * len(event.paths)
             words = "\n".join([f"images {of_what}:", *dict.fromkeys(captions)])

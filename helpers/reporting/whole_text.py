@@ -3,7 +3,7 @@
 from pathlib import Path
 
 
-def replace_text(path: Path, text: str) -> None:
+def atomic_write_text(path: Path, text: str) -> None:
     """Let `path` hold `text` from one moment to the next; what it held before stays until then."""
     partial = path.with_name(f".{path.name}.partial")
     partial.write_text(text, encoding="utf-8", errors="replace")

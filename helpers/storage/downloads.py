@@ -15,7 +15,7 @@ import numpy as np
 from helpers.errors import CacheError
 from helpers.storage.http import FetchLimits, fetch_all
 from helpers.storage.local import FIX, LocalCache
-from helpers.storage.protocols import Listed, NotThere
+from helpers.storage.protocols import FileMissing, Listed
 
 ADDRESS_DIGITS, CONTENT_DIGITS = 24, 16
 FAILED = "failed.jsonl"
@@ -94,11 +94,11 @@ class Downloads:
             yield Listed(name, int(self._sizes[row]), self._tag(row)) if row >= 0 else Listed(name, 0, "")
 
     def local_path(self, name: str) -> Path:
-        """Where a file is; raises NotThere with the reason for one that could not be downloaded."""
+        """Where a file is; raises FileMissing with the reason for one that could not be downloaded."""
         address = _address(name)
         row = int(self._rows([name])[0])
         if row < 0:
-            raise NotThere(f"cannot be downloaded: {self._failed.get(address, 'it was not asked for yet')}")
+            raise FileMissing(f"cannot be downloaded: {self._failed.get(address, 'it was not asked for yet')}")
         return self._root / address[:2] / f"{address}-{self._tag(row)}"
 
     def _tag(self, row: int) -> str:

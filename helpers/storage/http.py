@@ -93,7 +93,7 @@ async def _fetch_all(
         try:
             host = hosts.setdefault(_host(url), asyncio.Semaphore(limits.per_host))
             async with host, places:
-                content = await fetch_patiently(client, url, limits=limits)
+                content = await fetch_with_retries(client, url, limits=limits)
                 await asyncio.to_thread(keep, name, content)
         except _NoAddress:
             give_up(name, NO_ADDRESS)
@@ -143,7 +143,7 @@ def open_client(*, at_once: int, limits: FetchLimits) -> "httpx.AsyncClient":
     )
 
 
-async def fetch_patiently(client: "httpx.AsyncClient", url: str, *, limits: FetchLimits) -> bytes:
+async def fetch_with_retries(client: "httpx.AsyncClient", url: str, *, limits: FetchLimits) -> bytes:
     """The content at an address, asked for again where that may help; raises NotFetched."""
     for earlier_tries in range(limits.tries - 1):
         try:

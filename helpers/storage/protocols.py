@@ -74,5 +74,5 @@ class CacheStore(Protocol):
         ...
 
 
-class NotThere(OSError):
+class FileMissing(OSError):
     """A listed file that is known not to be had; its text says why, in words that go on from the file's name."""

@@ -85,7 +85,7 @@ class BucketSource:
         """An object's bytes; raises OSError where it cannot be read."""
         import obstore
 
-        return _persistently(lambda: bytes(obstore.get(self._store, path).bytes()))
+        return _with_retries(lambda: bytes(obstore.get(self._store, path).bytes()))
 
     def read_start(self, path: str, length: int) -> bytes:
         """The first `length` bytes of an object, or all of a shorter one; raises OSError."""
@@ -95,7 +95,7 @@ class BucketSource:
             return bytes(obstore.get(self._store, path, options={"range": (0, length)}).bytes())
 
         try:
-            return _persistently(ask)
+            return _with_retries(ask)
         except FileNotFoundError:
             raise
         except OSError:  # an empty object has no range
@@ -148,7 +148,7 @@ class BucketCache:
         import obstore
 
         try:
-            _persistently(lambda: obstore.put(self._store, name, content))
+            _with_retries(lambda: obstore.put(self._store, name, content))
         except OSError as error:
             raise CacheError(
                 f"cannot write {name} ({len(content) / 1e6:.1f} MB) in {self._address}: {error}"
@@ -160,7 +160,7 @@ class BucketCache:
         import obstore
 
         try:
-            _persistently(lambda: obstore.delete(self._store, name))
+            _with_retries(lambda: obstore.delete(self._store, name))
         except FileNotFoundError:
             pass
         except OSError as error:
@@ -175,7 +175,7 @@ class BucketCache:
         import obstore
 
         try:
-            content = _persistently(lambda: bytes(obstore.get(self._store, name).bytes()))
+            content = _with_retries(lambda: bytes(obstore.get(self._store, name).bytes()))
         except FileNotFoundError:
             return
         except OSError as error:
@@ -227,20 +227,20 @@ def _objects(store: "S3Store") -> Iterator["ObjectMeta"]:
     """Every object, asking on behind the last name where an answer broke off; raises OSError."""
     import obstore
 
-    last, patience = None, _Patience()
+    last, patience = None, _Backoff()
     while True:
         try:
             for chunk in obstore.list(store, offset=last, chunk_size=LISTED_AT_ONCE):
                 yield from chunk
-                last, patience = chunk[-1]["path"], _Patience()
+                last, patience = chunk[-1]["path"], _Backoff()
             return
         except Exception as error:
             patience.wait(error)
 
 
-def _persistently(ask: Callable[[], Answer]) -> Answer:
+def _with_retries(ask: Callable[[], Answer]) -> Answer:
     """What `ask` returns, asked again where the answer broke off; raises OSError, of its kinds FileNotFoundError."""
-    patience = _Patience()
+    patience = _Backoff()
     while True:
         try:
             return ask()
@@ -249,7 +249,7 @@ def _persistently(ask: Callable[[], Answer]) -> Answer:
 
 
 @dataclass
-class _Patience:
+class _Backoff:
     """Waits longer after each failure in a row, up to a last one.
 
     The library itself asks again where a request fails before the first byte of its answer; this is for the rest.

@@ -11,7 +11,7 @@ from helpers.training.optim.ema import Average, Ema, NoAverage
 from helpers.training.optim.schedule_free import ScheduleFreeAverage
 
 
-def make_average(
+def make_weight_average(
     ema: EmaOptions, options: OptimizerOptions, *, weights: Mapping[str, nn.Parameter], optimizer: Optimizer
 ) -> Average:
     """The average that is configured, starting at the current weights. optimizer: the one that `options` describes."""

@@ -14,10 +14,10 @@ VALIDATE_NOW = "validate_now"
 
 
 @dataclass(frozen=True, kw_only=True)
-class FirstRankDuties:
+class MainRankHooks:
     """Averages the weights, saves checkpoints, draws validation images and measures the validation loss.
 
-    asked_by: a file whose being there asks for images and the validation loss at once.
+    trigger_file: a file whose being there asks for images and the validation loss at once.
     """
 
     writer: CheckpointWriter
@@ -26,7 +26,7 @@ class FirstRankDuties:
     held_out: HeldOut
     measures: Rhythm
     average: Average
-    asked_by: Path
+    trigger_file: Path
 
     def stepped(self, step: int) -> None:
         self.average.update(step)
@@ -43,19 +43,19 @@ class FirstRankDuties:
 
     def wants(self, moment: Moment) -> bool:
         """Whether `look` would have something to do."""
-        return self.asked_by.exists() or self.measures.includes(moment) or self.draws.includes(moment)
+        return self.trigger_file.exists() or self.measures.includes(moment) or self.draws.includes(moment)
 
     def _was_asked(self) -> bool:
         """Whether a person put the file there, which is gone afterwards."""
         try:
-            self.asked_by.unlink()
+            self.trigger_file.unlink()
         except OSError:
             return False
         return True
 
 
 @dataclass(frozen=True)
-class OtherRankDuties:
+class NoHooks:
     """Nothing: one rank's files are enough, and the weights of all are the same."""
 
     def stepped(self, step: int) -> None:

@@ -12,7 +12,7 @@ from helpers.dataloader.loader import TextLookup
 from helpers.models.adapters.text_encoders import with_text_encoders
 from helpers.models.adapters.trainable import Trained
 from helpers.models.contexts import in_use
-from helpers.models.family import LearningText, TextEmbedding
+from helpers.models.family import TextEmbedding, TrainableTextEncoders
 from helpers.models.formats.lora import TEXT_PREFIXES
 from helpers.reporting.progress import stage
 from helpers.reporting.reporter import Reporter
@@ -21,7 +21,7 @@ from helpers.training.preparation.prepare import Ground
 
 @dataclass(frozen=True, kw_only=True)
 class Conditioning:
-    """lookup: captions as the model stands now, to draw and to measure with. tokens: see `BatchSource`.
+    """lookup: captions as the model stands now, to draw and to measure with. tokens: see `BatchBuilder`.
 
     module: what predicts from a batch, the denoiser or one that has text encoders before it.
     """
@@ -56,16 +56,16 @@ def conditioned(
     trained = with_text_encoders(trained, text=learning, lora=lora, seed=run.seed, pairs=of_text)
     if run.gradient_checkpointing:
         learning.enable_checkpointing()
-    lookup = LearningLookup(cached=ground.text, learning=learning, device=device)
+    lookup = TrainableTextLookup(cached=ground.text, learning=learning, device=device)
     return Conditioning(lookup=lookup, tokens=learning.tokens, module=learning.before(denoiser)), trained
 
 
 @dataclass(frozen=True, kw_only=True)
-class LearningLookup:
+class TrainableTextLookup:
     """Captions through the text encoders as they stand, beside what the cache has of the others."""
 
     cached: TextLookup
-    learning: LearningText
+    learning: TrainableTextEncoders
     device: torch.device
 
     @torch.no_grad()

@@ -13,7 +13,7 @@ from helpers.cache.store import open_tensors
 from helpers.config.options.data import CacheOptions
 from helpers.data.types import Catalog
 from helpers.errors import CacheError
-from helpers.models.family import LatentPart, TextPart
+from helpers.models.family import TextEncoderSpec, VaeSpec
 from helpers.reporting.format import memory
 from helpers.storage.protocols import CacheStore
 
@@ -40,7 +40,7 @@ class CacheNeed:
     size_bytes: int
 
 
-def latents_needed(catalog: Catalog, *, part: LatentPart, store: CacheStore, look: bool = True) -> CacheNeed:
+def latents_needed(catalog: Catalog, *, part: VaeSpec, store: CacheStore, look: bool = True) -> CacheNeed:
     """What the cache lacks of a dataset's latents; nothing of it is read but its index.
 
     look: False takes all as missing, which tells the most that may be needed, at once.
@@ -65,7 +65,7 @@ def latents_needed(catalog: Catalog, *, part: LatentPart, store: CacheStore, loo
 def captions_needed(
     captions: Iterable[str],
     *,
-    parts: Sequence[TextPart],
+    parts: Sequence[TextEncoderSpec],
     store: CacheStore,
     options: CacheOptions,
     look: bool = True,
@@ -97,7 +97,9 @@ def free_bytes(folder: Path) -> int:
     return shutil.disk_usage(_existing(folder)).free
 
 
-def check_disk(needs_of: Callable[..., Sequence[CacheNeed]], *, free: Callable[[Path], int] = free_bytes) -> None:
+def check_cache_space(
+    needs_of: Callable[..., Sequence[CacheNeed]], *, free: Callable[[Path], int] = free_bytes
+) -> None:
     """Raise CacheError where caches on one disk need more than is `free` there, with the figures and the fix.
 
     needs_of: what they need (look). With room for all that they could need, nobody looks at what they hold.

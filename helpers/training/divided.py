@@ -11,7 +11,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from helpers.models.adapters.trainable import Trained
-from helpers.training.callbacks import FirstRankDuties, OtherRankDuties
+from helpers.training.callbacks import MainRankHooks, NoHooks
 from helpers.training.distributed.runtime import Runtime
 from helpers.training.moments import Moment
 from helpers.training.optim.optimizer_state import optimizer_state
@@ -28,7 +28,7 @@ def divided(denoiser: nn.Module, *, trained: Trained, runtime: Runtime) -> Train
 
 
 @dataclass(frozen=True, kw_only=True)
-class TogetherDuties:
+class ShardedHooks:
     """What one rank does between steps, with whole weights while it does it; the others wait here.
 
     Elsewhere DeepSpeed would have them wait for half an hour at most.
@@ -36,7 +36,7 @@ class TogetherDuties:
     denoiser: the bare module. weights: that the optimizer moves, by name.
     """
 
-    duties: FirstRankDuties | OtherRankDuties
+    duties: MainRankHooks | NoHooks
     runtime: Runtime
     denoiser: nn.Module
     optimizer: Optimizer

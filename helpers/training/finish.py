@@ -10,7 +10,7 @@ from helpers.training.checkpoint.export import export_result
 from helpers.training.checkpoint.provenance import provenance_of_result
 from helpers.training.loop import LoopPlan
 from helpers.training.preparation.prepare import Ground
-from helpers.training.setup import Model, foundations_of
+from helpers.training.setup import Model, run_inputs
 from helpers.training.state import TrainState
 
 
@@ -34,7 +34,7 @@ def finish(
     written = [*exported, output_dir / f"checkpoint-{state.step}"]
     if config.validation.draws:
         written.append(output_dir / "validation_images")
-    reporter.hear(
+    reporter.handle(
         RunFinished(
             step=state.step,
             seconds=time.monotonic() - model.started,
@@ -51,11 +51,11 @@ def _exported(config: RunConfig, *, ground: Ground, model: Model, step: int, rep
         config,
         parts=ground.parts,
         trained=model.trained,
-        foundations=foundations_of(ground),
+        foundations=run_inputs(ground),
         step=step,
         clean=reporter.clean,
     )
-    with model.average.in_place():
+    with model.average.applied():
         written = export_result(
             config.run.output_folder,
             trained=model.trained,

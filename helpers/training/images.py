@@ -52,7 +52,7 @@ class ValidationImage:
         return any(_settings_in(file) | ignored == said for file in folder.glob(pattern))
 
 
-def validation_captions(options: ValidationOptions) -> tuple[str, ...]:
+def validation_prompts(options: ValidationOptions) -> tuple[str, ...]:
     """The texts that must be encoded for the validation images."""
     wanted = images(options, step=0, base_model="")
     said = [text for each in wanted for text in (each.prompt, each.negative_prompt if each.guidance > 1 else None)]

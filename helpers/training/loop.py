@@ -11,13 +11,13 @@ from torch.optim import Optimizer
 
 from helpers.dataloader.types import Position, TrainBatch
 from helpers.reporting.events import StepFinished, TrainingStarted
-from helpers.reporting.gauge import StepGauge
+from helpers.reporting.gauge import StepTimer
 from helpers.reporting.reporter import Reporter
 from helpers.training.moments import Moment
-from helpers.training.nan_guard import check_finite, saved_before
-from helpers.training.optim.optimizer_step import Stepping, stepping_of
+from helpers.training.nan_guard import check_finite, checkpoint_on_failure
+from helpers.training.optim.optimizer_step import Stepping, make_optimizer_step
 from helpers.training.sigma_losses import losses_by_sigma, sums_by_sigma
-from helpers.training.signals import StopRequest
+from helpers.training.signals import StopSignal
 from helpers.training.state import TrainState
 from helpers.training.step import Learner, draws_random_numbers, forward_backward
 
@@ -26,28 +26,28 @@ from helpers.training.step import Learner, draws_random_numbers, forward_backwar
 class LoopPlan:
     """How long a run is and when its duties are due; all counts are optimizer steps unless they say otherwise.
 
-    accumulation: batches whose gradients make one step. longest_gradient: see `Runtime.clip_gradients`.
-    fused_backward: see `stepping.DuringBackward`.
+    accumulation: batches whose gradients make one step. max_grad_norm: see `Runtime.clip_gradients`.
+    fused_backward: see `stepping.FusedBackwardStep`.
     learning_rate: by step, from 0. following: the position one batch further. images_per_step: of all ranks.
     """
 
     total_steps: int
     accumulation: int
     checkpoint_every: int
-    longest_gradient: float
+    max_grad_norm: float
     fused_backward: bool
     learning_rate: Callable[[int], float]
     following: Callable[[Position], Position]
     steps_per_epoch: float
     images_per_step: int
 
-    def saves_after(self, step: int) -> int:
+    def remaining_saves(self, step: int) -> int:
         """How many checkpoints are still to be written after `step`; the last step is always saved."""
         last = self.total_steps // self.checkpoint_every - step // self.checkpoint_every
         return max(0, last) + (self.total_steps % self.checkpoint_every > 0 and step < self.total_steps)
 
 
-class Duties(Protocol):
+class TrainingHooks(Protocol):
     """What is done between steps."""
 
     def stepped(self, step: int) -> None:
@@ -70,15 +70,15 @@ def train(
     state: TrainState,
     batches: Iterator[TrainBatch],
     plan: LoopPlan,
-    duties: Duties,
-    stop: StopRequest,
+    duties: TrainingHooks,
+    stop: StopSignal,
     reporter: Reporter,
 ) -> None:
     """Take the steps from `state.step` to `plan.total_steps`, or until `stop`; the last step is always saved.
 
     batches: of this rank, from `state.position` on. Raises TrainingError before a step that would spoil the weights.
     """
-    reporter.hear(
+    reporter.handle(
         TrainingStarted(
             first_step=state.step,
             total_steps=plan.total_steps,
@@ -87,24 +87,26 @@ def train(
         )
     )
     saved_step = state.step
-    gauge = StepGauge()
-    steps = stepping_of(
+    gauge = StepTimer()
+    steps = make_optimizer_step(
         learner.runtime,
         weights=learner.weights,
         optimizer=optimizer,
-        longest_gradient=plan.longest_gradient,
+        max_grad_norm=plan.max_grad_norm,
         fused_backward=plan.fused_backward,
     )
-    with stop.finishing_steps(), steps as stepping:
+    with stop.deferred(), steps as stepping:
         duties.look(Moment(step=state.step, is_begin=True, is_end=state.step >= plan.total_steps))
         learner.denoiser.train()
         seeded = draws_random_numbers(learner.denoiser)
         while state.step < plan.total_steps and not learner.runtime.on_any_rank(stop.requested):
             gauge.begin()
             epoch = state.position.epoch
-            with saved_before(learner, stepping=stepping, state=state, saved_step=saved_step, save=duties.save):
+            with checkpoint_on_failure(
+                learner, stepping=stepping, state=state, saved_step=saved_step, save=duties.save
+            ):
                 taken = take_step(learner, stepping=stepping, state=state, batches=batches, plan=plan, seeded=seeded)
-            reporter.hear(gauge.measured(taken))
+            reporter.handle(gauge.measured(taken))
             duties.stepped(state.step)
             is_last = state.step == plan.total_steps
             if is_last or state.step % plan.checkpoint_every == 0:
@@ -124,7 +126,7 @@ def take_step(
     plan: LoopPlan,
     seeded: bool,
 ) -> StepFinished:
-    """One optimizer step. `state` moves with it; raises NotANumber before the weights would be spoilt."""
+    """One optimizer step. `state` moves with it; raises NonFiniteStep before the weights would be spoilt."""
     losses: list[Tensor] = []
     sigmas: list[Tensor] = []
     images: list[str] = []

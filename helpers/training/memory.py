@@ -49,7 +49,9 @@ class MemoryNeeds:
     def fixes(self, doing: str) -> list[str]:
         """A line for each setting that takes less while `doing`, the one that saves most first."""
         needed = _peak(self.estimate, doing)
-        saved = [(needed - _peak(self.estimate_for(less), doing), words) for words, less in turned_down(self.workload)]
+        saved = [
+            (needed - _peak(self.estimate_for(less), doing), words) for words, less in cheaper_variants(self.workload)
+        ]
         worth = sorted((each for each in saved if each[0] > LEAST_SHARE * needed), reverse=True)
         return [f"{words}: about {memory(size)} less" for size, words in worth[:FIXES_NAMED]]
 
@@ -107,7 +109,7 @@ def is_out_of_memory(error: RuntimeError | MemoryError) -> bool:
     return any(words in str(error) for words in SAID_OF_MEMORY)
 
 
-def turned_down(workload: Workload) -> Iterator[tuple[str, Workload]]:
+def cheaper_variants(workload: Workload) -> Iterator[tuple[str, Workload]]:
     """Every setting that can be turned down from where it is, in words, with what the run then is."""
     precision, full = workload.precision, workload.model_type == "full"
     if not workload.gradient_checkpointing:

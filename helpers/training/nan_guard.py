@@ -12,17 +12,17 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
-from helpers.errors import NotANumberError
+from helpers.errors import NonFiniteLossError
 from helpers.training.distributed.runtime import Runtime
-from helpers.training.distributed.sharded_tensors import own_part
+from helpers.training.distributed.sharded_tensors import local_shard
 from helpers.training.optim.optimizer_step import Stepping
 from helpers.training.state import TrainState
 from helpers.training.step import Learner
 
-IMAGES_NAMED = 8
+MAX_LISTED = 8
 
 
-class NotANumber(Exception):
+class NonFiniteStep(Exception):
     """The loss of a step, or the length of its gradient, is infinite or not a number; says of which images."""
 
 
@@ -35,7 +35,7 @@ def check_finite(
     sigmas: list[Tensor],
     images: Sequence[str],
 ) -> None:
-    """Raise NotANumber on all ranks unless the figures of a step, which are those of all ranks, are finite.
+    """Raise NonFiniteStep on all ranks unless the figures of a step, which are those of all ranks, are finite.
 
     losses, sigmas: of this rank's samples, batch by batch, each [B]. images: theirs, all of them.
     """
@@ -46,30 +46,30 @@ def check_finite(
     spoilt = [name for name, each in zip(named, values, strict=True) if not math.isfinite(each)]
     suspects = runtime.gathered(spoilt) or runtime.gathered(named)
     what = "length of the gradient" if math.isfinite(loss) else "loss"
-    more = f"\n  and {len(suspects) - IMAGES_NAMED} more" if len(suspects) > IMAGES_NAMED else ""
-    listed = "\n".join(f"  {name}" for name in suspects[:IMAGES_NAMED])
-    raise NotANumber(f"the {what} is not a finite number. The images that it comes of:\n{listed}{more}")
+    more = f"\n  and {len(suspects) - MAX_LISTED} more" if len(suspects) > MAX_LISTED else ""
+    listed = "\n".join(f"  {name}" for name in suspects[:MAX_LISTED])
+    raise NonFiniteStep(f"the {what} is not a finite number. The images that it comes of:\n{listed}{more}")
 
 
 @contextmanager
-def saved_before(
+def checkpoint_on_failure(
     learner: Learner, *, stepping: Stepping, state: TrainState, saved_step: int, save: Callable[..., None]
 ) -> Iterator[None]:
-    """Where the step taken within it comes to NotANumber, save what was before it, and raise TrainingError.
+    """Where the step taken within it comes to NonFiniteStep, save what was before it, and raise TrainingError.
 
-    saved_step: that of the last checkpoint. save: `Duties.save`. All ranks come here, and leave together.
+    saved_step: that of the last checkpoint. save: `TrainingHooks.save`. All ranks come here, and leave together.
     """
     position = state.position
     try:
         yield
-    except NotANumber as error:
+    except NonFiniteStep as error:
         state.position = position
-        wrong = not all(own_part(weight).isfinite().all() for weight in learner.weights.values())
+        wrong = not all(local_shard(weight).isfinite().all() for weight in learner.weights.values())
         spoilt = learner.runtime.on_any_rank(stepping.moved or wrong)
         if not spoilt and saved_step != state.step:
             save(state, keep_all=True)
         learner.runtime.wait()
-        raise NotANumberError(
+        raise NonFiniteLossError(
             f"At optimizer step {state.step + 1} {error}\n{_what_to_do(state.step, spoilt=spoilt)}"
         ) from None
 

@@ -6,17 +6,17 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from helpers.config.checks.launcher import compiler_of_accelerate
+from helpers.config.checks.launcher import accelerate_dynamo_backend
 from helpers.config.options.speed import SpeedOptions
 from helpers.config.options.training import RunOptions
-from helpers.dataloader.loader import BatchSource
+from helpers.dataloader.loader import BatchBuilder
 from helpers.dataloader.types import Position
 from helpers.errors import ConfigError, Problem, TrainingError
 from helpers.models.family import ModelFamily
-from helpers.models.kept_away import keep_activations_away
+from helpers.models.kept_away import offload_activations
 from helpers.models.performance.attention import can_attend, use_attention
 from helpers.models.performance.compile import compile_blocks
-from helpers.models.performance.offload import VisitingBlocks
+from helpers.models.performance.offload import BlockOffloader
 from helpers.models.quantization import base_dtype
 from helpers.reporting.events import Notice
 from helpers.reporting.progress import stage
@@ -39,7 +39,7 @@ def check_attention(options: SpeedOptions, *, runtime: Runtime) -> None:
     raise ConfigError([Problem(option="ATTENTION", value=options.attention, reason=reason, fix=fix)])
 
 
-def speed_up(
+def apply_performance_options(
     denoiser: nn.Module, options: SpeedOptions, *, run: RunOptions, family: ModelFamily, device: torch.device
 ) -> None:
     """Change how `denoiser` computes, in place, once what is trained has been attached; its weights' names stay."""
@@ -48,14 +48,14 @@ def speed_up(
     use_attention(denoiser, options.attention)
     blocks = family.blocks(denoiser)
     if options.offload_blocks:
-        VisitingBlocks(blocks[-options.offload_blocks :], device=device)
+        BlockOffloader(blocks[-options.offload_blocks :], device=device)
     if options.training_dynamo_backend != NOT_COMPILED:
         compile_blocks(blocks, backend=options.training_dynamo_backend)
     if options.offload_activations:
-        keep_activations_away(denoiser)
+        offload_activations(denoiser)
 
 
-def compile_ahead(options: SpeedOptions, *, learner: Learner, source: BatchSource, reporter: Reporter) -> None:
+def warm_up_compile(options: SpeedOptions, *, learner: Learner, source: BatchBuilder, reporter: Reporter) -> None:
     """Let everything be compiled that training needs, where it is asked for; no weight, gradient or mode changes.
 
     By the run's very first batch, wherever the run goes on from: compiled code depends a little on the sizes that it
@@ -63,9 +63,9 @@ def compile_ahead(options: SpeedOptions, *, learner: Learner, source: BatchSourc
     the compiler fails.
     """
     if options.training_dynamo_backend == NOT_COMPILED:
-        if (asked := compiler_of_accelerate()) != NOT_COMPILED:
+        if (asked := accelerate_dynamo_backend()) != NOT_COMPILED:
             text = f"accelerate's own dynamo_backend={asked} has no effect; TRAINING_DYNAMO_BACKEND=inductor compiles"
-            reporter.hear(Notice(level="warning", text=text))
+            reporter.handle(Notice(level="warning", text=text))
         return
     from torch._dynamo.exc import TorchDynamoException
     from torch._inductor.exc import InductorError

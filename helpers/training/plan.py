@@ -31,7 +31,7 @@ def plan_run(
         total_steps=total,
         accumulation=accumulation,
         checkpoint_every=checkpoint.checkpointing_steps,
-        longest_gradient=optimizer.max_grad_norm,
+        max_grad_norm=optimizer.max_grad_norm,
         fused_backward=optimizer.fused_backward,
         learning_rate=partial(learning_rate, options=optimizer, total_steps=total),
         following=order.following,

@@ -15,11 +15,11 @@ from helpers.training.disk_space import free_bytes
 
 def checkpoint_bytes(weights: Iterable[Tensor], *, optimizer: str, keeps_average: bool) -> int:
     """What a checkpoint of trained `weights` takes: they, what the optimizer remembers, and their average in fp32."""
-    beside = KINDS[optimizer].bytes_per_number + (torch.float32.itemsize if keeps_average else 0)
+    beside = KINDS[optimizer].state_bytes_per_param + (torch.float32.itemsize if keeps_average else 0)
     return sum(weight.numel() * (weight.element_size() + beside) for weight in weights)
 
 
-def check_room(
+def check_checkpoint_space(
     output_dir: Path, *, each_bytes: int, saves: int, keep: int, free: Callable[[Path], int] = free_bytes
 ) -> None:
     """Raise CheckpointError where the disk has no room for the checkpoints to come, with the figures and the fix.

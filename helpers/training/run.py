@@ -14,17 +14,17 @@ from helpers.models.registry import families
 from helpers.reporting.events import Notice
 from helpers.reporting.reporter import Reporter
 from helpers.training import setup as assemble
-from helpers.training.checkpoint.config_changes import look_back
+from helpers.training.checkpoint.config_changes import compare_with_last_run
 from helpers.training.checkpoint.resume import checkpoint_of
-from helpers.training.disk_space import check_disk
+from helpers.training.disk_space import check_cache_space
 from helpers.training.distributed.runtime import explain_lost_ranks as explain_lost_ranks
 from helpers.training.distributed.runtime import open_runtime
 from helpers.training.finish import finish
-from helpers.training.images import validation_captions
+from helpers.training.images import validation_prompts
 from helpers.training.loop import train
 from helpers.training.memory import ENCODING, TRAINING, explained, needs_of
 from helpers.training.optim.optimizers import check_optimizer_on
-from helpers.training.performance import check_attention, compile_ahead
+from helpers.training.performance import check_attention, warm_up_compile
 from helpers.training.preparation import dry_run
 from helpers.training.preparation import prepare as road
 from helpers.training.preparation.dataset_report import report_datasets
@@ -32,8 +32,8 @@ from helpers.training.preparation.early_check import checked_parts
 from helpers.training.preparation.epochs import batches_from
 from helpers.training.preparation.prepare import Ground, Site
 from helpers.training.sigma_losses import shift_in_words
-from helpers.training.signals import StopRequest
-from helpers.training.validation.split import split_off, trained_on
+from helpers.training.signals import StopSignal
+from helpers.training.validation.split import split_validation, trained_on
 
 FAMILY = "sd3"
 BATCHES_AHEAD = 4
@@ -63,7 +63,7 @@ def with_init_lora(config: RunConfig, reporter: Reporter, *, given: Collection[s
         trains_text=config.text.train_text_encoder,
     )
     shape = f"a {lora.kind} of rank {lora.lora_rank} and alpha {lora.alpha:g} on {len(pairs)} layers"
-    reporter.hear(Notice(text=f"begins at {path}: {shape}"))
+    reporter.handle(Notice(text=f"begins at {path}: {shape}"))
     return replace(config, lora=lora)
 
 
@@ -82,7 +82,7 @@ def with_settings_kept(config: RunConfig, reporter: Reporter, *, given: Collecti
         if option.unrecorded is not None and option.name not in given and kept != value:
             config = replace(config, **{option.group: replace(group, **{option.name: kept})})
             told = f"{option.env} is not set: it stays {written(kept)}, as in {checkpoint.folder}"
-            reporter.hear(Notice(text=f"{told} (for a new run the default is {written(value)})"))
+            reporter.handle(Notice(text=f"{told} (for a new run the default is {written(value)})"))
     return config
 
 
@@ -93,11 +93,11 @@ def look(config: RunConfig, files: DatasetFile, reporter: Reporter) -> Site:
     check_optimizer_on(runtime.device, config.optimizer)
     family = families()[FAMILY]
     parts = checked_parts(config, family=family)
-    look_back(config, files, ranks=runtime, reporter=reporter)
-    if told := parts.told_sources():
-        reporter.hear(Notice(text=told))
+    compare_with_last_run(config, files, ranks=runtime, reporter=reporter)
+    if told := parts.describe_sources():
+        reporter.handle(Notice(text=told))
     if parts.absent:
-        reporter.hear(Notice(text=f"trained without {', '.join(parts.absent)} (T5): zeros in its place"))
+        reporter.handle(Notice(text=f"trained without {', '.join(parts.absent)} (T5): zeros in its place"))
     workers = road.workers_for(config.data, ranks=runtime, reporter=reporter)
     catalogs = road.open_catalogs(files, parts=parts, seed=config.run.seed, workers=workers)
     vae_batch_size = max(dataset.vae_batch_size for dataset in files.prepared)
@@ -112,11 +112,11 @@ def look(config: RunConfig, files: DatasetFile, reporter: Reporter) -> Site:
         vae_batch_size=vae_batch_size,
         catalogs=catalogs,
         captions=road.all_captions(files, catalogs=catalogs),
-        drawn_captions=validation_captions(config.validation),
+        drawn_captions=validation_prompts(config.validation),
     )
 
 
-def foresee(config: RunConfig, files: DatasetFile, site: Site, reporter: Reporter) -> None:
+def preview(config: RunConfig, files: DatasetFile, site: Site, reporter: Reporter) -> None:
     """Chapter 2 of a dry run, and its last: say what a run would do and need."""
     if site.runtime.rank != 0:
         return
@@ -131,11 +131,11 @@ def foresee(config: RunConfig, files: DatasetFile, site: Site, reporter: Reporte
         lengths_of=road.lengths_of_captions(files, site=site),
         workers=site.workers,
     )
-    dry_run.tell_plan(
+    dry_run.log_plan(
         catalogs=site.catalogs,
         order=order,
         plan=assemble.plan_of(config, order=order),
-        cut=dry_run.captions_cut(files, site=site),
+        cut=dry_run.truncated_captions(files, site=site),
         needs=road.needs_of(files, site=site, options=config.cache),
         estimate=needs_of(config, files, place=site, catalogs=catalogs).estimate,
         device=site.runtime.device,
@@ -151,14 +151,14 @@ def prepare(config: RunConfig, files: DatasetFile, site: Site) -> Ground:
 
 
 def _encode(config: RunConfig, files: DatasetFile, site: Site) -> Ground:
-    road.tell_of_captions(files, site=site)
-    check_disk(partial(road.needs_of, files, site=site, options=config.cache))
+    road.warn_long_captions(files, site=site)
+    check_cache_space(partial(road.needs_of, files, site=site, options=config.cache))
     text = road.prepare_text(files, site=site, options=config.cache)
     prepared = tuple(
         road.prepare_latents(dataset, files=files, catalog=catalog, part=site.latent_part, workers=site.workers)
         for dataset, catalog in zip(files.prepared, site.catalogs, strict=True)
     )
-    trained, split = split_off(
+    trained, split = split_validation(
         prepared[: len(files.images)],
         count=config.held_out.num_eval_images,
         seed=config.run.seed,
@@ -179,18 +179,18 @@ def _encode(config: RunConfig, files: DatasetFile, site: Site) -> Ground:
     )
 
 
-def learn(config: RunConfig, ground: Ground, stop: StopRequest, reporter: Reporter) -> None:
+def learn(config: RunConfig, ground: Ground, stop: StopSignal, reporter: Reporter) -> None:
     """Chapter 3: order the images, go on where a checkpoint left off, train, and write what was learned."""
     with explained(TRAINING, lambda: needs_of(config, ground.files, place=ground, catalogs=ground.catalogs.values())):
         _learn(config, ground, stop, reporter)
 
 
-def _learn(config: RunConfig, ground: Ground, stop: StopRequest, reporter: Reporter) -> None:
+def _learn(config: RunConfig, ground: Ground, stop: StopSignal, reporter: Reporter) -> None:
     catalogs = tuple(ground.catalogs.values())
     order = assemble.order_of(catalogs, run=config.run, world_size=ground.runtime.world_size)
-    assemble.tell_buckets(order, reporter)
+    assemble.log_buckets(order, reporter)
     if told := shift_in_words(config.objective, order=order, model_shift=ground.parts.flow_shift):
-        reporter.hear(Notice(text=told))
+        reporter.handle(Notice(text=told))
     report_datasets(
         config.run.output_folder,
         catalogs=catalogs,
@@ -202,15 +202,15 @@ def _learn(config: RunConfig, ground: Ground, stop: StopRequest, reporter: Repor
     plan = assemble.plan_of(config, order=order, start=state)
     if state.step >= plan.total_steps:
         text = f"this run is finished, all {plan.total_steps} steps of it; a larger max_train_steps goes on from here"
-        reporter.hear(Notice(text=text))
+        reporter.handle(Notice(text=text))
     model = assemble.load_model(config, ground=ground, checkpoint=checkpoint, reporter=reporter)
-    reporter.hear(
+    reporter.handle(
         assemble.run_started(config, ground=ground, model=model, checkpoint=checkpoint, state=state, plan=plan)
     )
     if ground.runtime.rank == 0:
-        assemble.check_room_of(config, model=model, saves=plan.saves_after(state.step))
+        assemble.check_room_of(config, model=model, saves=plan.remaining_saves(state.step))
     source = assemble.batch_source(config, ground=ground, model=model, order=order)
-    compile_ahead(config.speed, learner=model.learner, source=source, reporter=reporter)
+    warm_up_compile(config.speed, learner=model.learner, source=source, reporter=reporter)
     with closing(batches_from(state.position, source=source, ground=ground, depth=BATCHES_AHEAD)) as batches:
         train(
             model.learner,
@@ -218,7 +218,7 @@ def _learn(config: RunConfig, ground: Ground, stop: StopRequest, reporter: Repor
             state=state,
             batches=batches,
             plan=plan,
-            duties=assemble.duties_of(config, ground=ground, model=model, stop=stop, reporter=reporter),
+            duties=assemble.make_hooks(config, ground=ground, model=model, stop=stop, reporter=reporter),
             stop=stop,
             reporter=reporter,
         )

@@ -15,44 +15,44 @@ from helpers.config.options.training import RunOptions
 from helpers.config.train_config import RunConfig
 from helpers.data.types import Catalog
 from helpers.dataloader.epoch_plan import first_epoch, mix
-from helpers.dataloader.loader import BatchSource
+from helpers.dataloader.loader import BatchBuilder
 from helpers.dataloader.sampler import Order
 from helpers.errors import TrainingError
-from helpers.models.adapters.registry import in_words, make_trained
+from helpers.models.adapters.registry import build_trainable, in_words
 from helpers.models.adapters.trainable import Trained
 from helpers.models.quantized_weight import ARITHMETIC
 from helpers.reporting.events import Change, Notice, RunStarted
 from helpers.reporting.progress import stage
 from helpers.reporting.reporter import Reporter
-from helpers.training.averages import make_average
-from helpers.training.callbacks import VALIDATE_NOW, FirstRankDuties, OtherRankDuties
+from helpers.training.averages import make_weight_average
+from helpers.training.callbacks import VALIDATE_NOW, MainRankHooks, NoHooks
 from helpers.training.checkpoint.checkpoint import (
     Checkpoint,
     CheckpointContent,
     CheckpointWriter,
     clear_partial_checkpoints,
     find_checkpoint,
-    restore_memory,
+    restore_optimizer_state,
     restore_trained,
 )
 from helpers.training.checkpoint.compatibility import compare
-from helpers.training.checkpoint.config_changes import what_decides
+from helpers.training.checkpoint.config_changes import relevant_dataset_settings
 from helpers.training.checkpoint.manifest import Foundations, configuration_of, dataset_fingerprints
 from helpers.training.checkpoint.provenance import provenance
 from helpers.training.checkpoint.resume import starting_state
 from helpers.training.conditioning import Conditioning, conditioned
-from helpers.training.divided import TogetherDuties, divided
-from helpers.training.loop import Duties, LoopPlan
+from helpers.training.divided import ShardedHooks, divided
+from helpers.training.loop import LoopPlan, TrainingHooks
 from helpers.training.memory import needs_of
 from helpers.training.moments import Rhythm
-from helpers.training.optim.ema import Average, drawn_from
+from helpers.training.optim.ema import Average, validation_weights
 from helpers.training.optim.zero import prepared
-from helpers.training.performance import speed_up
+from helpers.training.performance import apply_performance_options
 from helpers.training.plan import plan_run
 from helpers.training.preparation.prepare import Ground
-from helpers.training.room import check_room, checkpoint_bytes
+from helpers.training.room import check_checkpoint_space, checkpoint_bytes
 from helpers.training.sigma_losses import sigma_quantiles
-from helpers.training.signals import StopRequest
+from helpers.training.signals import StopSignal
 from helpers.training.state import TrainState
 from helpers.training.step import Learner
 from helpers.training.validation.images import Painter
@@ -80,15 +80,15 @@ def order_of(catalogs: Iterable[Catalog], *, run: RunOptions, world_size: int) -
     return Order(buckets, seed=run.seed, batch_size=run.train_batch_size, world_size=world_size)
 
 
-def tell_buckets(order: Order, reporter: Reporter) -> None:
+def log_buckets(order: Order, reporter: Reporter) -> None:
     """A line for each bucket that says what it gives, and one for what they make together."""
     plans = first_epoch(order)
     for each in plans[:BUCKETS_NAMED]:
-        reporter.hear(Notice(text=str(each)))
+        reporter.handle(Notice(text=str(each)))
     if len(plans) > BUCKETS_NAMED:
-        reporter.hear(Notice(text=f"and {len(plans) - BUCKETS_NAMED} buckets more"))
+        reporter.handle(Notice(text=f"and {len(plans) - BUCKETS_NAMED} buckets more"))
     if mixed := mix(order):
-        reporter.hear(Notice(text=mixed))
+        reporter.handle(Notice(text=mixed))
 
 
 def plan_of(config: RunConfig, *, order: Order, start: TrainState | None = None) -> LoopPlan:
@@ -111,16 +111,16 @@ def starting_point(
     state = starting_state(
         checkpoint,
         configuration=configuration_of(config),
-        foundations=foundations_of(ground),
+        foundations=run_inputs(ground),
         order=order,
         reporter=reporter,
     )
     return checkpoint, state
 
 
-def batch_source(config: RunConfig, *, ground: Ground, model: Model, order: Order) -> BatchSource:
+def batch_source(config: RunConfig, *, ground: Ground, model: Model, order: Order) -> BatchBuilder:
     """What makes this rank's batches."""
-    return BatchSource(
+    return BatchBuilder(
         order=order,
         catalogs=ground.catalogs,
         latents=ground.latents,
@@ -139,11 +139,11 @@ def load_model(config: RunConfig, *, ground: Ground, checkpoint: Checkpoint | No
     """Load the base, let move what is trained, and put the checkpoint's numbers in, where there is one."""
     started = time.monotonic()
     family, runtime = ground.family, ground.runtime
-    precision = runtime.precision.of_trained(model_type=config.model.model_type, optimizer=config.optimizer.optimizer)
+    precision = runtime.precision.for_training(model_type=config.model.model_type, optimizer=config.optimizer.optimizer)
     with stage(reporter, f"load {ground.parts.variant}", total=1, unit="models") as advance:
         denoiser = family.load_denoiser(ground.parts, precision, runtime.device, waiting=config.speed.offload_blocks)
         advance()
-    trained = make_trained(
+    trained = build_trainable(
         denoiser,
         model_type=config.model.model_type,
         lora=config.lora,
@@ -155,8 +155,8 @@ def load_model(config: RunConfig, *, ground: Ground, checkpoint: Checkpoint | No
     text, trained = conditioned(
         denoiser, trained=trained, ground=ground, text=config.text, lora=config.lora, run=config.run, reporter=reporter
     )
-    reporter.hear(Notice(text=in_words(trained)))
-    speed_up(denoiser, config.speed, run=config.run, family=family, device=runtime.device)
+    reporter.handle(Notice(text=in_words(trained)))
+    apply_performance_options(denoiser, config.speed, run=config.run, family=family, device=runtime.device)
     if config.optimizer.fused_backward and runtime.world_size > 1:
         raise TrainingError("fused_backward=true moves weights before processes have shared gradients: say false.")
     if checkpoint is not None:
@@ -164,8 +164,8 @@ def load_model(config: RunConfig, *, ground: Ground, checkpoint: Checkpoint | No
     trained = divided(denoiser, trained=trained, runtime=runtime)
     ready, optimizer = prepared(text.module, config.optimizer, weights=trained.weights, run=config.run, runtime=runtime)
     if checkpoint is not None:
-        restore_memory(checkpoint, weights=trained.weights, optimizer=optimizer)
-    average = make_average(config.ema, config.optimizer, weights=trained.weights, optimizer=optimizer)
+        restore_optimizer_state(checkpoint, weights=trained.weights, optimizer=optimizer)
+    average = make_weight_average(config.ema, config.optimizer, weights=trained.weights, optimizer=optimizer)
     if checkpoint is not None:
         average.load(checkpoint.folder)
     return Model(
@@ -193,20 +193,22 @@ def _learner(config: RunConfig, *, ground: Ground, denoiser: nn.Module, trained:
 
 
 def check_room_of(config: RunConfig, *, model: Model, saves: int) -> None:
-    """See `check_room`; saves: how often the run will still save."""
+    """See `check_checkpoint_space`; saves: how often the run will still save."""
     size = checkpoint_bytes(
         model.learner.weights.values(), optimizer=config.optimizer.optimizer, keeps_average=config.ema.use_ema
     )
     keep = config.checkpoint.checkpoints_total_limit
-    check_room(config.run.output_folder, each_bytes=size, saves=saves, keep=keep)
+    check_checkpoint_space(config.run.output_folder, each_bytes=size, saves=saves, keep=keep)
 
 
-def duties_of(config: RunConfig, *, ground: Ground, model: Model, stop: StopRequest, reporter: Reporter) -> Duties:
+def make_hooks(
+    config: RunConfig, *, ground: Ground, model: Model, stop: StopSignal, reporter: Reporter
+) -> TrainingHooks:
     """What this rank does between steps."""
     duties = _duties_of(config, ground=ground, model=model, stop=stop, reporter=reporter)
-    if not ground.runtime.divides and not ground.runtime.stage_of_zero:
+    if not ground.runtime.divides and not ground.runtime.zero_stage:
         return duties
-    return TogetherDuties(
+    return ShardedHooks(
         duties=duties,
         runtime=ground.runtime,
         denoiser=model.denoiser,
@@ -216,10 +218,10 @@ def duties_of(config: RunConfig, *, ground: Ground, model: Model, stop: StopRequ
 
 
 def _duties_of(
-    config: RunConfig, *, ground: Ground, model: Model, stop: StopRequest, reporter: Reporter
-) -> FirstRankDuties | OtherRankDuties:
+    config: RunConfig, *, ground: Ground, model: Model, stop: StopSignal, reporter: Reporter
+) -> MainRankHooks | NoHooks:
     if ground.runtime.rank != 0:
-        return OtherRankDuties()
+        return NoHooks()
     output_dir = config.run.output_folder
     content = CheckpointContent(
         trained=model.trained,
@@ -232,7 +234,7 @@ def _duties_of(
         keep=config.checkpoint.checkpoints_total_limit,
         content=content,
         configuration=configuration_of(config),
-        foundations=foundations_of(ground),
+        foundations=run_inputs(ground),
         reporter=reporter,
     )
     painter = Painter(
@@ -240,7 +242,7 @@ def _duties_of(
         family=ground.family,
         parts=ground.parts,
         denoiser=model.denoiser,
-        weights=drawn_from(model.average, config.ema),
+        weights=validation_weights(model.average, config.ema),
         autocast=ground.runtime.autocast,
         latent_part=ground.latent_part,
         needs=partial(needs_of, config, ground.files, place=ground, catalogs=ground.catalogs.values()),
@@ -250,18 +252,18 @@ def _duties_of(
         reporter=reporter,
     )
     draw_every = config.validation.validation_steps or config.checkpoint.checkpointing_steps
-    return FirstRankDuties(
+    return MainRankHooks(
         writer=writer,
         painter=painter,
         draws=Rhythm(steps=draw_every, epochs=config.validation.validation_epochs),
         held_out=_held_out(config, ground=ground, model=model, stop=stop, reporter=reporter),
         measures=Rhythm(steps=config.held_out.eval_steps_interval or draw_every),
         average=model.average,
-        asked_by=output_dir / VALIDATE_NOW,
+        trigger_file=output_dir / VALIDATE_NOW,
     )
 
 
-def _held_out(config: RunConfig, *, ground: Ground, model: Model, stop: StopRequest, reporter: Reporter) -> HeldOut:
+def _held_out(config: RunConfig, *, ground: Ground, model: Model, stop: StopSignal, reporter: Reporter) -> HeldOut:
     keeps_base = config.model.model_type != "full"
     return HeldOut(
         datasets=ground.kept_back,
@@ -289,7 +291,7 @@ def run_started(
         found = compare(
             checkpoint.manifest,
             configuration=configuration,
-            foundations=foundations_of(ground),
+            foundations=run_inputs(ground),
             folder=str(checkpoint.folder),
         )
         changes = found.announced
@@ -310,13 +312,13 @@ def run_started(
     )
 
 
-def foundations_of(ground: Ground) -> Foundations:
+def run_inputs(ground: Ground) -> Foundations:
     """What a checkpoint of this run stands on."""
     return Foundations(
         base_model=ground.parts.name,
         base_identity=ground.parts.identity,
         world_size=ground.runtime.world_size,
         datasets=dataset_fingerprints(list(ground.catalogs.values())),
-        dataset_settings=what_decides(ground.files),
+        dataset_settings=relevant_dataset_settings(ground.files),
         quantized_layers=ARITHMETIC,
     )

@@ -26,7 +26,7 @@ class Interrupted(KeyboardInterrupt):
         self.exit_status = EXIT_STATUS_OF_SIGNAL + signal_number
 
 
-class StopRequest:
+class StopSignal:
     """Whether the run was asked to end, and by which signal."""
 
     def __init__(self) -> None:
@@ -45,7 +45,7 @@ class StopRequest:
             raise Interrupted(self._signal_number)
 
     @contextmanager
-    def finishing_steps(self) -> Iterator[None]:
+    def deferred(self) -> Iterator[None]:
         """Within it a first signal sets `requested` and nothing else, so that a step can end and be saved."""
         self._waits = True
         try:
@@ -53,7 +53,7 @@ class StopRequest:
         finally:
             self._waits = False
 
-    def hear(self, signal_number: int, frame: FrameType | None) -> None:
+    def handle(self, signal_number: int, frame: FrameType | None) -> None:
         """Take a signal in; called by Python between two operations of the main thread."""
         now = time.monotonic()
         if self._signal_number is None:
@@ -67,10 +67,10 @@ class StopRequest:
 
 
 @contextmanager
-def handle_signals() -> Iterator[StopRequest]:
-    """Within it, SIGINT and SIGTERM are heard by the StopRequest; afterwards by whoever heard them before."""
-    request = StopRequest()
-    before: dict[int, Any] = {number: signal.signal(number, request.hear) for number in SIGNALS}
+def handle_signals() -> Iterator[StopSignal]:
+    """Within it, SIGINT and SIGTERM are heard by the StopSignal; afterwards by whoever heard them before."""
+    request = StopSignal()
+    before: dict[int, Any] = {number: signal.signal(number, request.handle) for number in SIGNALS}
     try:
         yield request
     finally:

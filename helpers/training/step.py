@@ -40,7 +40,7 @@ def forward_backward(
 ) -> Tensor:
     """Add the gradients of `share` times the batch's mean loss; the loss of each sample, fp32 [B], on the device.
 
-    Samples `against_base` are to be predicted as the base alone does (prior preservation, in the manner of Ruiz et al.
+    Samples `prior_preservation` are to be predicted as the base alone does (prior preservation, in the manner of Ruiz et al.
     2022, section 3.3, with the base's prediction in the place of images that it drew).
     Nothing here waits for the device. backward: computes the gradients of a loss. seeded: seed what the forward pass
     draws itself, for batches that `draws_random_numbers`.
@@ -57,7 +57,7 @@ def forward_backward(
         with learner.runtime.autocast():
             return learner.predict(learner.denoiser, noisy, sigmas, prompt_embeds, pooled, tokens)
 
-    if batch.against_base:
+    if batch.prior_preservation:
         with torch.no_grad(), learner.as_base(learner.denoiser):
             target = predict()
     else:

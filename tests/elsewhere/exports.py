@@ -13,13 +13,13 @@ from torch import Tensor
 from helpers.config.options.export import ExportOptions
 from helpers.config.options.finetune import FullOptions
 from helpers.config.options.model import LoraOptions, ModelOptions, PrecisionOptions, TextOptions
-from helpers.models.adapters.registry import make_trained
+from helpers.models.adapters.registry import build_trainable
 from helpers.models.adapters.text_encoders import with_text_encoders
 from helpers.models.adapters.trainable import Trained
 from helpers.models.conversions import to_diffusers_lora
 from helpers.models.family import TextEmbedding
 from helpers.models.sd3.family import sd3_family
-from helpers.models.sd3.tiny import make_small_pipeline
+from helpers.models.sd3.tiny import make_tiny_pipeline
 from helpers.reporting.reporter import Reporter
 from helpers.training.checkpoint.export import export_result
 from helpers.training.optim.ema import Ema, NoAverage
@@ -96,7 +96,7 @@ def write_exports(folder: Path, *, kinds: Mapping[str, Kind] = KINDS) -> None:
     for number, (name, kind) in enumerate(kinds.items()):
         place = folder / str(number)
         place.mkdir()
-        base = make_small_pipeline(folder / kind.variant.replace(" ", "-"), **VARIANTS[kind.variant])
+        base = make_tiny_pipeline(folder / kind.variant.replace(" ", "-"), **VARIANTS[kind.variant])
         expected = _written(place, kind, base=base, inputs=inputs)
         save_file({name: tensor.contiguous() for name, tensor in expected.items()}, place / "expected.safetensors")
         file, how = kind.opened
@@ -136,7 +136,7 @@ def _written(place: Path, kind: Kind, *, base: Path, inputs: Mapping[str, Tensor
         return family.predict(denoiser, inputs["noisy"], inputs["sigma"], text.prompt_embeds, text.pooled)
 
     before = predicted()
-    trained = make_trained(
+    trained = build_trainable(
         denoiser, model_type=kind.model_type, lora=lora, full=FullOptions(), family=family, parts=parts, seed=0
     )
     if learning:
@@ -144,7 +144,7 @@ def _written(place: Path, kind: Kind, *, base: Path, inputs: Mapping[str, Tensor
     average = Ema(trained.weights, decay=0.5, interval=1, device="cpu") if kind.average else NoAverage()
     _learn(trained)
     average.update(1)
-    with average.in_place():
+    with average.applied():
         _export(place, kind, trained=trained, base=parts)
         return {"prediction": predicted(), "before": before}
 

@@ -79,12 +79,12 @@ def test_tensors_on_two_devices_do_not_mix(device: torch.device) -> None:
 
 
 def test_visiting_blocks_take_two_rooms(device: torch.device) -> None:
-    from helpers.models.performance.offload import VisitingBlocks
+    from helpers.models.performance.offload import BlockOffloader
 
     before = torch.cuda.memory_allocated(device)
     blocks = [torch.nn.Linear(1024, 1024, bias=False).requires_grad_(False) for _ in range(8)]
     plain = [block.weight.detach().clone() for block in blocks]
-    VisitingBlocks(blocks, device=device)
+    BlockOffloader(blocks, device=device)
     hidden = torch.ones(1, 1024, device=device)
     with torch.no_grad():
         for block, weight in zip(blocks, plain, strict=True):

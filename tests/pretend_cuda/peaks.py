@@ -91,7 +91,7 @@ def estimated(row: Row) -> int:
     precision = replace(PrecisionOptions(mixed_precision="bf16"), base_model_precision=row.precision)
     workload = Workload(
         device="cuda",
-        precision=precision.of_trained(model_type=row.kind, optimizer=row.optimizer),
+        precision=precision.for_training(model_type=row.kind, optimizer=row.optimizer),
         model_type=row.kind,
         optimizer=row.optimizer,
         lora_rank=row.rank,

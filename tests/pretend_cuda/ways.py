@@ -100,7 +100,7 @@ def test_an_average_on_the_processor_takes_in_many_weights_at_a_wait(monkeypatch
         device.events.clear()
         far.update(step)
         assert sum(device.waits().values()) == 3, "the first three weights, the one that is too long, and the last"
-    with near.in_place():
+    with near.applied():
         wanted = {name: weight.detach().clone() for name, weight in weights.items()}
-    with far.in_place():
+    with far.applied():
         assert all(torch.equal(weight, wanted[name]) for name, weight in weights.items())

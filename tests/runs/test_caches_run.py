@@ -26,9 +26,9 @@ def finished(tmp_path_factory: pytest.TempPathFactory, tiny_pipeline: Path) -> S
 
 @pytest.fixture(scope="module")
 def another_pipeline(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    from helpers.models.sd3.tiny import make_small_pipeline
+    from helpers.models.sd3.tiny import make_tiny_pipeline
 
-    return make_small_pipeline(tmp_path_factory.mktemp("another") / "tiny", seed=1)
+    return make_tiny_pipeline(tmp_path_factory.mktemp("another") / "tiny", seed=1)
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from safetensors.torch import load_file
 
-from helpers.models.sd3.tiny import make_small_pipeline
+from helpers.models.sd3.tiny import make_tiny_pipeline
 from tests.runs.harness import SmallRun, copied, draw_set, stop_after
 
 PROMPT, NEGATIVE = "red square", "blue square"
@@ -43,7 +43,7 @@ def medium(tmp_path_factory: pytest.TempPathFactory, tiny_pipeline: Path) -> Sma
 def medium35(tmp_path_factory: pytest.TempPathFactory, medium: SmallRun) -> SmallRun:
     """The same of an SD3.5 medium, whose encoders are the same."""
     folder = tmp_path_factory.mktemp("medium35")
-    pipeline = make_small_pipeline(folder / "pipeline", dual_attention=True, qk_norm="rms_norm")
+    pipeline = make_tiny_pipeline(folder / "pipeline", dual_attention=True, qk_norm="rms_norm")
     run = copied(medium, folder)
     run.pipeline = pipeline
     return run

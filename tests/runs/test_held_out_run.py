@@ -11,7 +11,7 @@ from helpers.reporting.events import StepFinished
 from helpers.training import loop
 from helpers.training import run as chapters
 from helpers.training.preparation.prepare import PreparedDataset
-from helpers.training.validation import split as split_off
+from helpers.training.validation import split as split_validation
 from tests.runs.harness import COLORS, SmallRun, copied, draw, draw_set, image_dataset, same, stop_after
 
 STEPS = 4
@@ -84,8 +84,10 @@ def test_what_is_kept_back_is_no_longer_trained_on_and_one_more_image_moves_one(
     found: list[tuple[tuple[PreparedDataset, ...], tuple[PreparedDataset, ...]]] = []
     twice = [image_dataset(), image_dataset(id="larger", resolution=96, cache_dir_vae="cache/larger")]
     run = like(cached, tmp_path / "more", datasets=twice, num_eval_images=2)
-    split = split_off.split_off
-    monkeypatch.setattr(chapters, "split_off", lambda *args, **more: found.append(split(*args, **more)) or found[-1])
+    split = split_validation.split_validation
+    monkeypatch.setattr(
+        chapters, "split_validation", lambda *args, **more: found.append(split(*args, **more)) or found[-1]
+    )
     assert run.start(cache_only=True) == 0
     draw(run.output / "datasets" / "colors" / "pink.png", color=(250, 130, 200), size=(80, 80))
     assert run.start(cache_only=True) == 0

@@ -11,7 +11,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from helpers import convert
-from helpers.models.sd3.tiny import make_small_pipeline
+from helpers.models.sd3.tiny import make_tiny_pipeline
 from tests.runs.harness import SmallRun, draw_set, encoded, same, stop_after
 
 KINDS: dict[str, dict[str, Any]] = {
@@ -28,7 +28,7 @@ DRAWN = {"validation_prompt": "a red square", "base_model_precision": "int8-quan
 def model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, Path]:
     """A pipeline, all of it as one file, and a folder with what no file holds."""
     folder = tmp_path_factory.mktemp("model")
-    pipeline, file = make_small_pipeline(folder / "pipeline", **KINDS[request.param]), folder / "any name.safetensors"
+    pipeline, file = make_tiny_pipeline(folder / "pipeline", **KINDS[request.param]), folder / "any name.safetensors"
     assert convert.main([str(pipeline), str(file), "--to", "single-file", "--with-text-encoders"]) == 0
     rest = shutil.copytree(pipeline, folder / "rest", ignore=shutil.ignore_patterns(*ONLY_TOKENIZERS))
     return pipeline, file, Path(rest)

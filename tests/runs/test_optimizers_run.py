@@ -69,7 +69,7 @@ def test_a_run_for_which_memory_does_not_suffice_says_what_takes_less(
         torch.empty(2**50)
 
     places = {
-        "helpers.training.run.check_disk": "while encoding images and captions",
+        "helpers.training.run.check_cache_space": "while encoding images and captions",
         "helpers.training.step.velocity_target": "while training",
         "helpers.training.validation.images.release_device_memory": "while drawing validation images",
     }

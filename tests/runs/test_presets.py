@@ -11,7 +11,7 @@ from helpers.config.cli import parse_arguments
 from helpers.config.env.launch import translated
 from helpers.config.train_config import RunConfig
 from helpers.models.sd3.memory.forecast import PUBLISHED, forecast
-from helpers.models.sd3.tiny import make_small_pipeline
+from helpers.models.sd3.tiny import make_tiny_pipeline
 from tests.runs.harness import REPOSITORY, draw
 
 FOLDER = REPOSITORY / "config" / "presets"
@@ -53,7 +53,7 @@ def config_of(preset: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> Run
 def pipelines(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """A tiny model of each kind."""
     folder = tmp_path_factory.mktemp("kinds")
-    return {kind: make_small_pipeline(folder / kind.replace(" ", "-"), **said) for kind, said in KINDS.items()}
+    return {kind: make_tiny_pipeline(folder / kind.replace(" ", "-"), **said) for kind, said in KINDS.items()}
 
 
 def test_presets_for_every_model_and_card_are_there() -> None:

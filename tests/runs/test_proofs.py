@@ -11,7 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from helpers.models.sd3.tiny import make_small_pipeline
+from helpers.models.sd3.tiny import make_tiny_pipeline
 from tests.runs.elsewhere import Elsewhere
 from tests.runs.harness import SmallRun, copied, draw_set, image_of
 
@@ -122,7 +122,7 @@ def bases(tmp_path_factory: pytest.TempPathFactory, tiny_pipeline: Path) -> dict
         folder = found[name] = tmp_path_factory.mktemp("bases") / str(number)
         shutil.copytree(tiny_pipeline, folder)
         if options:
-            other = make_small_pipeline(folder.with_name(f"{number}-alone"), **options)
+            other = make_tiny_pipeline(folder.with_name(f"{number}-alone"), **options)
             shutil.rmtree(folder / "transformer")
             shutil.copytree(other / "transformer", folder / "transformer")
     return found

@@ -101,12 +101,12 @@ def test_two_learn_what_one_with_twice_the_batch_learns(two: SmallRun, tmp_path:
 
 def spoil_a_batch(rank: int, *, told: Path) -> None:
     """Have the second process meet latents that are no numbers in the last batch of its second step."""
-    from helpers.dataloader.loader import BatchSource
+    from helpers.dataloader.loader import BatchBuilder
 
-    make = BatchSource.batch
+    make = BatchBuilder.batch
     made: list[TrainBatch] = []
 
-    def batch(source: BatchSource, position: object) -> TrainBatch:
+    def batch(source: BatchBuilder, position: object) -> TrainBatch:
         made.append(make(source, position))  # type: ignore[arg-type]
         if len(made) == 4:
             made[-1].latents.fill_(torch.nan)
@@ -114,7 +114,7 @@ def spoil_a_batch(rank: int, *, told: Path) -> None:
         return made[-1]
 
     if rank == 1:
-        BatchSource.batch = batch  # type: ignore[method-assign,assignment]
+        BatchBuilder.batch = batch  # type: ignore[method-assign,assignment]
 
 
 def test_a_loss_that_is_no_number_ends_all_with_what_was_before_it_and_they_go_on_exactly(

@@ -113,19 +113,19 @@ def test_one_process_goes_on_with_what_two_began(
 
 def fail_at_second_batch(rank: int) -> None:
     """Have the second process fail to read its batch."""
-    from helpers.dataloader.loader import BatchSource
+    from helpers.dataloader.loader import BatchBuilder
 
-    make = BatchSource.batch
+    make = BatchBuilder.batch
     made: list[TrainBatch] = []
 
-    def batch(source: BatchSource, position: object) -> TrainBatch:
+    def batch(source: BatchBuilder, position: object) -> TrainBatch:
         if made:
             raise CacheError("the latents of colors: red square.png cannot be read")
         made.append(make(source, position))  # type: ignore[arg-type]
         return made[-1]
 
     if rank == 1:
-        BatchSource.batch = batch  # type: ignore[method-assign,assignment]
+        BatchBuilder.batch = batch  # type: ignore[method-assign,assignment]
 
 
 def say_who_still_listens(rank: int) -> None:

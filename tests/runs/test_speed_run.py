@@ -30,9 +30,9 @@ def plain(tiny_pipeline: Path, tmp_path_factory: pytest.TempPathFactory) -> Smal
 def test_blocks_and_activations_that_wait_elsewhere_change_nothing(
     plain: SmallRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    visitors: list[visiting.VisitingBlocks] = []
-    made = visiting.VisitingBlocks
-    monkeypatch.setattr(speed, "VisitingBlocks", lambda *a, **b: visitors.append(made(*a, **b)))
+    visitors: list[visiting.BlockOffloader] = []
+    made = visiting.BlockOffloader
+    monkeypatch.setattr(speed, "BlockOffloader", lambda *a, **b: visitors.append(made(*a, **b)))
     run = copied(plain, tmp_path, **SAVING)
     assert run.start(resume_from_checkpoint="none") == 0
     assert set(visitors[0].residents) == {0, 1}

@@ -28,14 +28,14 @@ def by_zero(rank: int, *, stage: int = 2) -> None:
     deepspeed: Any = import_module("deepspeed")
     os.environ.update({"ACCELERATE_USE_DEEPSPEED": "true", "ACCELERATE_DEEPSPEED_ZERO_STAGE": str(stage)})
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False  # it would compile C++ for a minute, for inference
-    finish = stepping.ByZero.finish
+    finish = stepping.ZeroStep.finish
 
-    def told(self: stepping.ByZero) -> None:
+    def told(self: stepping.ZeroStep) -> None:
         finish(self)
         (part,) = (weights for group in self.optimizer.param_groups for weights in group["params"])
         sys.stdout.write(f"moved {part.numel()} numbers\n")
 
-    stepping.ByZero.finish = told
+    stepping.ZeroStep.finish = told
 
 
 def by_stage_1(rank: int) -> None:

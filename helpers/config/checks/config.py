@@ -3,14 +3,14 @@
 from collections.abc import Collection, Iterator
 from pathlib import Path
 
-from helpers.config.checks.paths import not_writable, wrong_places
-from helpers.config.checks.training import wrong_training
+from helpers.config.checks.paths import check_paths, not_writable
+from helpers.config.checks.training import check_training
 from helpers.config.files.lycoris import read_lycoris
 from helpers.config.files.prompt_library import read_prompts
 from helpers.config.files.webhook import read_webhook
-from helpers.config.optimizers import FINDING_THEIR_RATE, wrong_settings
+from helpers.config.optimizers import LEARNING_RATE_FREE, wrong_settings
 from helpers.config.options.reporting import TRACKERS
-from helpers.config.publishing_checks import wrong_publishing
+from helpers.config.publishing_checks import check_publishing
 from helpers.config.sizes import parse_validation_sizes
 from helpers.config.suggestions import did_you_mean
 from helpers.config.train_config import RunConfig, all_options
@@ -31,9 +31,9 @@ def check(config: RunConfig, *, unless: Collection[str] = ()) -> list[Problem]:
         *(
             _problem(name, value=value, reason=reason, fix=fix)
             for name, value, reason, fix in (
-                *wrong_training(config),
-                *wrong_places(config),
-                *wrong_publishing(config),
+                *check_training(config),
+                *check_paths(config),
+                *check_publishing(config),
             )
         ),
     )
@@ -58,7 +58,7 @@ def _length(config: RunConfig) -> Iterator[tuple[str, Problem]]:
 
 def _rates(config: RunConfig) -> Iterator[tuple[str, Problem]]:
     rate, optimizer = config.optimizer.learning_rate, config.optimizer.optimizer
-    if optimizer in FINDING_THEIR_RATE and rate < THEIR_LEAST_RATE:
+    if optimizer in LEARNING_RATE_FREE and rate < THEIR_LEAST_RATE:
         reason = f"{optimizer} finds the rate itself and multiplies it by this, so that nothing would be learned"
         yield _problem("learning_rate", value=f"{rate:g}", reason=reason, fix="say 1.0, or leave it out")
 

@@ -28,23 +28,23 @@ def rank_of_process() -> int:
     return int(os.environ.get("RANK", "0"))
 
 
-def compiler_of_accelerate() -> str:
+def accelerate_dynamo_backend() -> str:
     """What accelerate was told to compile with, by a file of its own or a word to it; `no` where by nobody."""
     return os.environ.get("ACCELERATE_DYNAMO_BACKEND", "no").lower()
 
 
-def divides_the_model() -> bool:
+def is_fsdp() -> bool:
     """Whether accelerate was asked for FSDP, under which each process holds a part of the model."""
     return _said("ACCELERATE_USE_FSDP")
 
 
-def stage_of_zero() -> int:
+def zero_stage() -> int:
     """How far accelerate was asked to divide by DeepSpeed's ZeRO: 0 not at all, 1 the memory, 2 the gradients too."""
     return int(os.environ.get(ZERO_STAGE, "2")) if _said(DEEPSPEED) else 0
 
 
 @contextmanager
-def unheard_by_accelerate() -> Iterator[None]:
+def hide_deepspeed_from_accelerate() -> Iterator[None]:
     """Within it accelerate does not see that DeepSpeed was asked for, which it would drive in its own way."""
     asked = os.environ.pop(DEEPSPEED, None)
     try:
@@ -54,7 +54,7 @@ def unheard_by_accelerate() -> Iterator[None]:
             os.environ[DEEPSPEED] = asked
 
 
-def dividing_engines(config: RunConfig) -> list[Problem]:
+def check_launcher(config: RunConfig) -> list[Problem]:
     """What is wrong where accelerate is asked to divide the model, or its optimizer, among processes."""
     problems = [
         _problem(
@@ -65,7 +65,7 @@ def dividing_engines(config: RunConfig) -> list[Problem]:
         for variable, engine in OTHER_ENGINES.items()
         if _said(variable)
     ]
-    if divides_the_model():
+    if is_fsdp():
         problems += _told("FSDP", files=_of_fsdps_file(), settings=_of_settings_with_fsdp(config))
     if _said(DEEPSPEED):
         problems += _told("DeepSpeed", files=_of_deepspeeds_file(), settings=_of_settings_with_deepspeed(config))

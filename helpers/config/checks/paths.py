@@ -6,7 +6,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from helpers.config.model_folder import wrong_with_model
+from helpers.config.model_folder import check_model_folder
 from helpers.config.options.model import WITHOUT, ModelOptions
 from helpers.config.suggestions import did_you_mean
 from helpers.config.train_config import RunConfig
@@ -33,7 +33,7 @@ Wrong = tuple[str, str, str, str]
 """An option's name, its value, why it is wrong, and the fix."""
 
 
-def wrong_places(config: RunConfig) -> Iterator[Wrong]:
+def check_paths(config: RunConfig) -> Iterator[Wrong]:
     """Every folder or file that is named and cannot be used."""
     output_dir = Path(config.run.output_dir).expanduser().absolute()
     for name in (BASE, PARTS, *COMPONENTS):
@@ -84,7 +84,7 @@ def _model(name: str, *, said: str) -> Iterator[Wrong]:
         none = ", or none to train without T5" if name == T5 else ""
         fix = f"name a folder in diffusers layout{file}, or a hub id such as {EXAMPLE}{none}"
         yield name, said, f"there is no such folder{' or file' if file else ''}, and no hub id looks like it", fix
-    elif name in (BASE, PARTS) and path.is_dir() and (wrong := wrong_with_model(path)):
+    elif name in (BASE, PARTS) and path.is_dir() and (wrong := check_model_folder(path)):
         yield name, said, *wrong
 
 

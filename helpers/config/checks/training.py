@@ -8,7 +8,7 @@ from helpers.config.optimizers import FUSABLE_OPTIMIZERS, KINDS
 from helpers.config.train_config import RunConfig
 
 
-def wrong_training(config: RunConfig) -> Iterator[Wrong]:
+def check_training(config: RunConfig) -> Iterator[Wrong]:
     """Every choice that another one rules out."""
     if config.model.model_type == "full":
         yield from _number_formats(config)
@@ -113,7 +113,7 @@ def _text_encoders(config: RunConfig) -> Iterator[Wrong]:
         reason = "the file of a LORA_TYPE=lycoris adapter has no place for the LoRA of text encoders"
         yield "train_text_encoder", "true", reason, "say false, or LORA_TYPE=standard"
     optimizer = config.optimizer
-    if optimizer.text_encoder_lr and KINDS[optimizer.optimizer].finds_rate:
+    if optimizer.text_encoder_lr and KINDS[optimizer.optimizer].is_learning_rate_free:
         reason = f"{optimizer.optimizer} finds one rate for all that is trained"
         yield "text_encoder_lr", f"{optimizer.text_encoder_lr:g}", reason, "leave it out, or say OPTIMIZER=adamw"
 

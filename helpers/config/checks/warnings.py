@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from helpers.config.optimizers import FINDING_THEIR_RATE, KINDS
+from helpers.config.optimizers import KINDS, LEARNING_RATE_FREE
 from helpers.config.option import Option, written
 from helpers.config.options.training import DECAYING_SCHEDULES
 from helpers.config.train_config import RunConfig, all_options
@@ -31,7 +31,7 @@ def _without_effect(config: RunConfig) -> Iterator[str]:
 
 def _odd_rates(config: RunConfig) -> Iterator[str]:
     said, steps = config.optimizer, config.run.max_train_steps
-    if said.optimizer not in FINDING_THEIR_RATE and said.learning_rate > OTHERS_MOST_RATE:
+    if said.optimizer not in LEARNING_RATE_FREE and said.learning_rate > OTHERS_MOST_RATE:
         yield f"LEARNING_RATE={said.learning_rate:g} is very large for {said.optimizer}; 1e-4 is usual"
     if said.lr_end > said.learning_rate and said.lr_scheduler in DECAYING_SCHEDULES:
         yield f"LR_END={said.lr_end:g} is more than LEARNING_RATE={said.learning_rate:g}, so the rate rises"
@@ -42,7 +42,7 @@ def _odd_rates(config: RunConfig) -> Iterator[str]:
 
 def _odd_optimizers(config: RunConfig) -> Iterator[str]:
     said, kind = config.optimizer, KINDS[config.optimizer.optimizer]
-    if kind.finds_rate and said.learning_rate != 1.0:
+    if kind.is_learning_rate_free and said.learning_rate != 1.0:
         yield f"LEARNING_RATE={said.learning_rate:g} multiplies the rate that {kind.name} finds itself; 1 is usual"
     if kind.name == "lion" and said.learning_rate >= LIONS_MOST_RATE:
         rate = f"LEARNING_RATE={said.learning_rate:g}"

@@ -15,7 +15,7 @@ from helpers.config.dataset_keys import (
     LATER_IMAGE_KEYS,
     LATER_TEXT_KEYS,
     STORAGE_TYPES,
-    LaterKey,
+    UnsupportedKey,
 )
 from helpers.config.datasets.types import (
     KINDS_OF_DATASET,
@@ -217,7 +217,7 @@ def _check_ids(entries: list[Entry], *, problems: list[Problem]) -> None:
 
 
 def _without_later(
-    entry: Entry, *, later: dict[str, LaterKey], also: tuple[str, ...], problems: list[Problem]
+    entry: Entry, *, later: dict[str, UnsupportedKey], also: tuple[str, ...], problems: list[Problem]
 ) -> dict[str, Any]:
     """The keys that are left for the entry's own type, once those of later and of every entry are dealt with."""
     left: dict[str, Any] = {}

@@ -144,7 +144,7 @@ class LocalDataset(FilesDataset):
     parquet: TableFile | None = None
 
 
-class BucketKeys(BaseModel):
+class S3Settings(BaseModel):
     """Where a bucket is, and who asks; keys that are left out are the environment's, by AWS's own rules."""
 
     aws_bucket_name: str = Field(min_length=1)
@@ -161,7 +161,7 @@ class TableInBucket(TableColumns):
     path: str = Field(min_length=1)
 
 
-class S3Dataset(BucketKeys, FilesDataset):
+class S3Dataset(S3Settings, FilesDataset):
     """An S3-compatible bucket of images."""
 
     parquet: TableInBucket | None = None
@@ -226,11 +226,11 @@ class TextEmbedsStore(EmbedsStore):
     caption_filter_list: Annotated[tuple[str, ...], BeforeValidator(_filters)] = Field(default=(), strict=False)
 
 
-class S3TextEmbedsStore(BucketKeys, TextEmbedsStore):
+class S3TextEmbedsStore(S3Settings, TextEmbedsStore):
     """Encoded captions in a bucket."""
 
 
-class S3EmbedsStore(BucketKeys, EmbedsStore):
+class S3EmbedsStore(S3Settings, EmbedsStore):
     """Latents in a bucket."""
 
 

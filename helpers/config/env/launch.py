@@ -11,7 +11,7 @@ from helpers.config.cli import wants_help
 from helpers.config.env.accelerate_file import CONFIG_FILE, PLAIN, default_file, named_file, remarks_on
 from helpers.config.env.env_file import BrokenLines, read_env_file
 from helpers.config.env.translate import Translation, env_names, translate
-from helpers.config.env_lines import with_lines
+from helpers.config.env_lines import add_line_numbers
 from helpers.config.options.launch import LaunchOptions
 from helpers.errors import ConfigError, Problem, UserError
 
@@ -48,7 +48,7 @@ def translated(path: Path, *, flags: Sequence[str]) -> Translation:
         # Read here only to tell of everything at once; the trainer reads it in any case.
         from helpers.config.everything import files_of
 
-        told = with_lines(translation.problems, path=path)
+        told = add_line_numbers(translation.problems, path=path)
         raise ConfigError([*broken, *told, *files_of(translation.reading)[1]])
     return translation
 

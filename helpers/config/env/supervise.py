@@ -28,7 +28,7 @@ def main() -> int:
     os.environ["PET_SIGNALS_TO_HANDLE"] = "SIGHUP,SIGQUIT"  # the others are heard here
     os.environ.setdefault("LOGLEVEL", "CRITICAL")  # of the launcher's own lines
     for number in SIGNALS:
-        signal.signal(number, pass_on)
+        signal.signal(number, forward_signal)
     sys.argv[0] = LAUNCHER
     try:
         runpy.run_module(LAUNCHER, run_name="__main__", alter_sys=True)
@@ -45,7 +45,7 @@ def main() -> int:
     return 0
 
 
-def pass_on(signal_number: int, frame: FrameType | None) -> None:
+def forward_signal(signal_number: int, frame: FrameType | None) -> None:
     """Hand a signal to every process of the run on this machine, each of which leads a group of its own."""
     for process in children():
         with suppress(ProcessLookupError, PermissionError):

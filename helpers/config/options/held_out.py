@@ -6,7 +6,7 @@ from helpers.config.option import OnResume, option
 
 
 @dataclass(frozen=True, kw_only=True)
-class HeldOutOptions:
+class EvalOptions:
     """The images that are never trained on, and when their loss is measured."""
 
     num_eval_images: int = option(

@@ -159,7 +159,7 @@ class PrecisionOptions:
         help="Let NVIDIA GPUs round 32-bit matrix products to TF32, which is faster.",
     )
 
-    def of_trained(self, *, model_type: str, optimizer: str) -> "PrecisionOptions":
+    def for_training(self, *, model_type: str, optimizer: str) -> "PrecisionOptions":
         """With the dtype of weights that are trained themselves said: fp32, which an optimizer can move.
 
         bf16 keeps 8 bits of a weight, so that most steps would be rounded away; `adamw_bf16` rounds at random instead.

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from helpers.config.optimizers import FINDING_THEIR_RATE, FUSABLE_OPTIMIZERS, KINDS, OPTIMIZERS, settings_of
+from helpers.config.optimizers import FUSABLE_OPTIMIZERS, KINDS, LEARNING_RATE_FREE, OPTIMIZERS, settings_of
 from helpers.config.option import OnResume, option
 
 DECAYING_SCHEDULES = ("linear", "cosine", "cosine_with_restarts", "polynomial", "sine")
@@ -123,7 +123,7 @@ class OptimizerOptions:
     learning_rate: float = option(
         1e-4,
         above=0.0,
-        default_with=(*(("optimizer", name, 1.0) for name in FINDING_THEIR_RATE), ("model_type", "full", 1e-5)),
+        default_with=(*(("optimizer", name, 1.0) for name in LEARNING_RATE_FREE), ("model_type", "full", 1e-5)),
         on_resume=OnResume.ANNOUNCE,
         effect=SCHEDULE,
         help="The learning rate at its highest; optimizers that find the rate themselves multiply it by this.",

@@ -1,6 +1,6 @@
 """The course of the wizard's questions: what each asks at a moment, what answers it takes, and the way back.
 
-No terminal and no files here: a front end shows what is `Posed` and hands back a text, or None to go back.
+No terminal and no files here: a front end shows what is `Prompt` and hands back a text, or None to go back.
 """
 
 import unicodedata
@@ -112,7 +112,7 @@ class Question:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Posed:
+class Prompt:
     """A question as it is asked now; `problem` says what is wrong with an answer, nothing where it will do."""
 
     name: str
@@ -136,10 +136,10 @@ class Chapter:
     questions: tuple[Question, ...]
 
 
-def interview(chapters: Sequence[Chapter], *, draft: Draft, ask: Callable[[Posed], str | None]) -> Draft:
+def ask_all(chapters: Sequence[Chapter], *, draft: Draft, ask: Callable[[Prompt], str | None]) -> Draft:
     """Ask all that has a meaning, in order; None takes up the question before, with its answer as the default."""
     course = [(chapter, question) for chapter in chapters for question in chapter.questions]
-    trodden: list[int] = []
+    history: list[int] = []
     place = 0
     while place < len(course):
         chapter, question = course[place]
@@ -149,12 +149,12 @@ def interview(chapters: Sequence[Chapter], *, draft: Draft, ask: Callable[[Posed
             continue
         text = ask(posed(question, now, chapter=chapter))
         if text is None:
-            place = trodden.pop() if trodden else place
+            place = history.pop() if history else place
             continue
         draft = draft.answered(question.name, text)
         if question.act is not None:
             question.act(draft)
-        trodden.append(place)
+        history.append(place)
         place += 1
     return draft
 
@@ -193,7 +193,7 @@ def _allowed(option: Option) -> tuple[str, ...]:
     return tuple(value for value in values if value not in refused)
 
 
-def posed(question: Question, draft: Draft, *, chapter: Chapter) -> Posed:
+def posed(question: Question, draft: Draft, *, chapter: Chapter) -> Prompt:
     """The question as it is asked of `draft`."""
     choices = offered(question, draft)
     if question.note is not None:
@@ -205,7 +205,7 @@ def posed(question: Question, draft: Draft, *, chapter: Chapter) -> Posed:
     if choices and not question.other and default not in [each.value for each in choices]:
         default = choices[0].value
     asked = [each for each in chapter.questions if is_asked(each, draft)]
-    return Posed(
+    return Prompt(
         name=question.name,
         chapter=chapter.title,
         progress=f"{asked.index(question) + 1} of {len(asked)}",

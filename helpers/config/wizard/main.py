@@ -15,11 +15,11 @@ from helpers.config.option import written
 from helpers.config.options.launch import LaunchOptions
 from helpers.config.wizard.dataset_file import dataset_text, new_file, new_path
 from helpers.config.wizard.files import NewFile, env_text, write
-from helpers.config.wizard.flow import Chapter, Choice, Draft, Posed, Question, interview, options_by_name, settled
+from helpers.config.wizard.flow import Chapter, Choice, Draft, Prompt, Question, ask_all, options_by_name, settled
 from helpers.config.wizard.machine import Machine
-from helpers.config.wizard.plain import LinesEnded, PlainLines
+from helpers.config.wizard.plain import InputEnded, PlainPrompts
 from helpers.config.wizard.questions_images import IMAGES
-from helpers.config.wizard.questions_run import LENGTH, THE_RUN, VALIDATION, is_on_hub, wants_hub
+from helpers.config.wizard.questions_run import LENGTH, RUN, VALIDATION, is_on_hub, wants_hub
 from helpers.config.wizard.questions_training import LEARNING, MACHINE, MEMORY, REPORTS
 from helpers.config.wizard.terminal import Terminal
 from helpers.errors import ConfigError, UserError
@@ -41,7 +41,7 @@ class FrontEnd(Protocol):
         """Show a text."""
         ...
 
-    def ask(self, question: Posed) -> str | None:
+    def ask(self, question: Prompt) -> str | None:
         """An answer that will do, or None to go back."""
         ...
 
@@ -59,14 +59,14 @@ def main(machine: Machine) -> int:
     """Ask in the terminal, or read plain lines where there is none; the exit status."""
     name = os.environ.get("ENV", "")
     path = Path("config", name, "config.env")
-    front = Terminal() if sys.stdin.isatty() and sys.stdout.isatty() else PlainLines(sys.stdin)
+    front = Terminal() if sys.stdin.isatty() and sys.stdout.isatty() else PlainPrompts(sys.stdin)
     try:
         command = f"ENV={name} bash train.sh" if name else "bash train.sh"
         return configure(path, machine=machine, front=front, command=command)
     except (KeyboardInterrupt, EOFError):
         print("\nLeft; nothing was written.", file=sys.stderr)
         return INTERRUPTED
-    except LinesEnded as ended:
+    except InputEnded as ended:
         print(f"\nThe input ended before this was answered, so nothing was written: {ended}", file=sys.stderr)
     except UserError as error:
         print(f"\n{error}", file=sys.stderr)
@@ -83,7 +83,7 @@ def configure(path: Path, *, machine: Machine, front: FrontEnd, command: str) ->
     if not settings and path.parent.name != "config":
         settings["output_dir"] = f"output/{path.parent.name}"
     chapters = (*CHAPTERS, _the_end(path, before=before))
-    draft = interview(chapters, draft=Draft(machine=machine, said=settings), ask=front.ask)
+    draft = ask_all(chapters, draft=Draft(machine=machine, said=settings), ask=front.ask)
     if draft["write"] != "yes":
         front.tell("\nNothing was written.")
         return 0
@@ -93,7 +93,7 @@ def configure(path: Path, *, machine: Machine, front: FrontEnd, command: str) ->
     return 0
 
 
-CHAPTERS: tuple[Chapter, ...] = (THE_RUN, IMAGES, LENGTH, VALIDATION, MEMORY, LEARNING, REPORTS, MACHINE)
+CHAPTERS: tuple[Chapter, ...] = (RUN, IMAGES, LENGTH, VALIDATION, MEMORY, LEARNING, REPORTS, MACHINE)
 
 
 def read_before(path: Path) -> Before:

@@ -6,14 +6,14 @@ that will not do is told of, and the next line is another try; where the lines e
 
 from typing import TextIO
 
-from helpers.config.wizard.flow import Posed
+from helpers.config.wizard.flow import Prompt
 
 
-class LinesEnded(Exception):
+class InputEnded(Exception):
     """The input ended before the last question was answered."""
 
 
-class PlainLines:
+class PlainPrompts:
     """A front end for pipes and files."""
 
     def __init__(self, lines: TextIO) -> None:
@@ -23,7 +23,7 @@ class PlainLines:
         """Show a text."""
         print(text)
 
-    def ask(self, question: Posed) -> str | None:
+    def ask(self, question: Prompt) -> str | None:
         """The answer in the next line; None for `<`, which goes back."""
         if question.shows:
             print(f"\n{question.shows}")
@@ -35,7 +35,7 @@ class PlainLines:
             print(f"    default: {_called(question)}\n> ", end="", flush=True)
             line = self._lines.readline()
             if not line:
-                raise LinesEnded(question.title)
+                raise InputEnded(question.title)
             print(line.rstrip("\n"))
             line = line.strip()
             if line == "<":
@@ -47,12 +47,12 @@ class PlainLines:
             print(f"    {text or 'nothing'} will not do: {problem}")
 
 
-def _called(question: Posed) -> str:
+def _called(question: Prompt) -> str:
     labels = {choice.value: choice.label for choice in question.choices}
     return labels.get(question.default) or question.default or "nothing"
 
 
-def _meant(line: str, question: Posed) -> str:
+def _meant(line: str, question: Prompt) -> str:
     """The answer that a line stands for: a value or its name before a number of the list."""
     if not line:
         return question.default

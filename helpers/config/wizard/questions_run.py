@@ -46,7 +46,7 @@ def several(values: str) -> tuple[Choice, ...]:
     return tuple(Choice(value=value) for value in values.split())
 
 
-THE_RUN = Chapter(
+RUN = Chapter(
     title="The run",
     questions=(
         Question(

@@ -1,7 +1,7 @@
 """The wizard's questions about how the model learns, and who is told; names, bounds, choices are the declarations'."""
 
 from helpers.config.checks.warnings import remarks
-from helpers.config.optimizers import FINDING_THEIR_RATE, KINDS
+from helpers.config.optimizers import KINDS, LEARNING_RATE_FREE
 from helpers.config.wizard.flow import Chapter, Choice, Draft, Question, options_by_name
 from helpers.config.wizard.memory import memory_note, precision_that_fits
 from helpers.config.wizard.questions_run import YES_NO, trains_lora
@@ -16,7 +16,7 @@ def proposed_rate(draft: Draft) -> str:
     An adapter's strength is alpha / rank = 1 here, so a wider one moves the model further at the same rate: the rate
     falls with the fourth root of the rank, through 1e-4 at rank 16.
     """
-    if draft["optimizer"] in FINDING_THEIR_RATE:
+    if draft["optimizer"] in LEARNING_RATE_FREE:
         return "1.0"
     narrower = (USUAL_RANK / int(draft["lora_rank"])) ** 0.25
     rate = USUAL_RATE * narrower if trains_lora(draft) else FULL_RATE

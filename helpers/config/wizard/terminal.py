@@ -7,7 +7,7 @@ import shutil
 import textwrap
 from typing import TYPE_CHECKING, Any
 
-from helpers.config.wizard.flow import Choice, Posed
+from helpers.config.wizard.flow import Choice, Prompt
 
 if TYPE_CHECKING:
     from questionary import Question, Style
@@ -19,7 +19,7 @@ ESCAPE_SECONDS = 0.15
 LIST_KEYS = "↑↓ choose · enter take · esc back · ctrl-c leave"
 TEXT_KEYS = "enter take · esc back · ctrl-c leave"
 OTHER = "\0other"
-GONE_BACK = "\0back"
+BACK = "\0back"
 
 BOLD, DIM, RED, ACCENT, PLAIN = "\033[1m", "\033[2m", "\033[31m", "\033[36m", "\033[0m"
 
@@ -36,7 +36,7 @@ class Terminal:
         for line in text.splitlines():
             print(f"{BOLD}{line[2:]}{PLAIN}" if line.startswith("# ") else line)
 
-    def ask(self, question: Posed) -> str | None:
+    def ask(self, question: Prompt) -> str | None:
         """The answer, checked; None for Escape, which goes back; raises KeyboardInterrupt for Ctrl-C."""
         if question.chapter != self._chapter:
             self._chapter, self._answers_above = question.chapter, 0
@@ -49,7 +49,7 @@ class Terminal:
         self._shrink(question, text, height=height)
         return text
 
-    def _shrink(self, question: Posed, text: str | None, *, height: int) -> None:
+    def _shrink(self, question: Prompt, text: str | None, *, height: int) -> None:
         """Put one line in the question's place; going back, take away the line of the question before as well."""
         if text is None:
             again = min(1, self._answers_above)
@@ -65,7 +65,7 @@ class Terminal:
             self._answers_above += 1
 
 
-def _answered(question: Posed) -> str | None:
+def _answered(question: Prompt) -> str | None:
     """An answer that will do, from the list or typed in its place; what is wrong with another is told above it."""
     offered = [choice.value for choice in question.choices]
     default, typing, complaint = question.default, not offered, 0
@@ -83,7 +83,7 @@ def _answered(question: Posed) -> str | None:
             default, complaint = text, _complain(problem)
 
 
-def _problem(question: Posed, text: str) -> str:
+def _problem(question: Prompt, text: str) -> str:
     """What is wrong with an answer; looking at a large folder takes its time."""
     if not question.folder:
         return question.problem(text)
@@ -111,7 +111,7 @@ def _erase(lines: int) -> None:
         print(f"\033[{lines}F\033[J", end="", flush=True)
 
 
-def _head(question: Posed) -> int:
+def _head(question: Prompt) -> int:
     """Show the question and why it is asked; the number of lines that takes."""
     why = textwrap.wrap(question.why, _columns())
     print(f"\n   {BOLD}{question.title}{PLAIN}  {DIM}{question.progress}{PLAIN}")
@@ -121,7 +121,7 @@ def _head(question: Posed) -> int:
     return len(why) + 3
 
 
-def _pick(question: Posed, *, default: str) -> str | None:
+def _pick(question: Prompt, *, default: str) -> str | None:
     import questionary
 
     choices = [_entry(choice, width=_widest(question)) for choice in question.choices]
@@ -151,11 +151,11 @@ def _entry(choice: Choice, *, width: int) -> Any:
     return questionary.Choice(title=title, value=choice.value)
 
 
-def _widest(question: Posed) -> int:
+def _widest(question: Prompt) -> int:
     return max(len(choice.label or choice.value) for choice in question.choices)
 
 
-def _write(question: Posed, *, default: str) -> str | None:
+def _write(question: Prompt, *, default: str) -> str | None:
     import questionary
     from prompt_toolkit.completion import PathCompleter
 
@@ -182,17 +182,17 @@ def _answer(asked: "Question") -> str | None:
 
     @bindings.add("escape")
     def _(event: Any) -> None:
-        event.app.exit(result=GONE_BACK)
+        event.app.exit(result=BACK)
 
     application = asked.application
     own = [application.key_bindings] if application.key_bindings else []
     application.key_bindings = merge_key_bindings([*own, bindings])
     application.ttimeoutlen = application.timeoutlen = ESCAPE_SECONDS
     text = asked.unsafe_ask()
-    return None if text == GONE_BACK else text
+    return None if text == BACK else text
 
 
-def _called(question: Posed, text: str) -> str:
+def _called(question: Prompt, text: str) -> str:
     labels = {choice.value: choice.label for choice in question.choices if choice.label}
     return labels.get(text, text) or "nothing"
 

@@ -13,19 +13,19 @@ from helpers.config.datasets.types import ImageDataset
 from helpers.data.caption_words import CaptionFilter
 from helpers.data.captions import (
     CaptionRules,
-    NoCaption,
-    PromptForAll,
+    ConstantCaption,
+    MissingCaption,
     caption_column,
     caption_rules,
     captions_for,
-    spoken_lines,
+    captions_from_lines,
 )
-from helpers.data.catalog.face_crops import middles_of_faces
-from helpers.data.catalog.from_table import Told, told_by
+from helpers.data.catalog.face_crops import face_centers
+from helpers.data.catalog.from_table import Told, match_table
 from helpers.data.catalog.known_files import Remembered, file_keys
 from helpers.data.catalog.scan import HEADERS, FileReader, Found, find_files, header
-from helpers.data.images.geometry import cut_around, cut_rules, draw, draw_of_epoch, geometries, measure
-from helpers.data.rejections import NOTHING_LEFT_TO_SAY, TOO_LONG, TOO_SMALL, describe_rejected, nothing_left
+from helpers.data.images.geometry import crop_around, cut_rules, draw, draw_of_epoch, geometries, measure
+from helpers.data.rejections import NOTHING_LEFT_TO_SAY, TOO_LONG, TOO_SMALL, describe_rejected, empty_dataset_error
 from helpers.data.sources.image_table import ImageTable
 from helpers.data.types import Catalog, Rejected
 from helpers.reporting.events import Notice
@@ -63,7 +63,7 @@ def open_catalog(
     reader = FileReader(
         dataset_id=dataset.id, found=found, source=source, metadata=metadata, workers=workers, reporter=reporter
     )
-    told = told_by(table, reader) if table is not None else None
+    told = match_table(table, reader) if table is not None else None
     sizes, rejected, ignored = _sizes(dataset, reader, told)
     cuts = _cut(dataset, found, sizes, seed=seed)
     rejected |= _of_unfit_size(dataset, sizes, cuts, longest_edge_px=longest_edge_px)
@@ -92,7 +92,7 @@ def open_catalog(
     return catalog
 
 
-def recut(catalog: Catalog, *, dataset: ImageDataset, seed: int, epoch: int) -> Catalog:
+def recrop(catalog: Catalog, *, dataset: ImageDataset, seed: int, epoch: int) -> Catalog:
     """The catalog with the random crops of `epoch` (from 0); every image stays in its bucket."""
     draws = draw_of_epoch(catalog.paths, seed=seed, dataset_id=dataset.id, epoch=epoch)
     return replace(catalog, geometries=geometries(catalog.sizes, rules=cut_rules(dataset), draws=draws))
@@ -155,8 +155,8 @@ def _cut_around_faces(
     """Move the crops of images `rows` to their faces, if that is asked for; why some cannot be read, by row."""
     if not (dataset.crop and dataset.crop_style == "face"):
         return {}
-    middles, unreadable = middles_of_faces(reader, rows, sizes=sizes)
-    cuts[rows] = cut_around(cuts[rows], middles=middles)
+    middles, unreadable = face_centers(reader, rows, sizes=sizes)
+    cuts[rows] = crop_around(cuts[rows], middles=middles)
     return unreadable
 
 
@@ -193,13 +193,13 @@ def _captions(
 ) -> tuple[Callable[[int], tuple[str, ...]], dict[int, str]]:
     """The captions of the images of `rows` that have any, in their order, and why the others have none, by row."""
     if rules.strategy == "instanceprompt":
-        return PromptForAll(rules.prompt), {}
+        return ConstantCaption(rules.prompt), {}
     speechless: dict[int, str] = {}
     if rules.strategy in FROM_TABLES:
         assert told is not None, "a dataset that wants a table's captions has a table"
         texts, speechless = told.captions(rows, fallback=rules.fallback)
         if not rules.filters and not rules.fallback:
-            return spoken_lines(texts.take(np.flatnonzero(texts.encoded.lengths)), rules=rules), speechless
+            return captions_from_lines(texts.take(np.flatnonzero(texts.encoded.lengths)), rules=rules), speechless
         notes: Iterable[bytes | None] = texts.encoded
     else:
         contents, speechless = reader.read_captions(rows) if rules.strategy == "textfile" else ({}, {})
@@ -210,12 +210,12 @@ def _captions(
             try:
                 left = words(captions_for(path, note, rules=rules))
                 if not left:
-                    raise NoCaption(NOTHING_LEFT_TO_SAY)
+                    raise MissingCaption(NOTHING_LEFT_TO_SAY)
                 captions.append(left)
-            except NoCaption as error:
+            except MissingCaption as error:
                 speechless[row] = error.reason
     if said := str(words):
-        reader.reporter.hear(Notice(text=f"dataset {reader.dataset_id}: {said}"))
+        reader.reporter.handle(Notice(text=f"dataset {reader.dataset_id}: {said}"))
     return caption_column(captions, rules=rules), speechless
 
 
@@ -226,15 +226,15 @@ def _tell(catalog: Catalog, reporter: Reporter, told: Told | None) -> None:
     """
     if not len(catalog):
         place = catalog.source.describe()
-        raise nothing_left(catalog.dataset_id, place=place, rejected=catalog.rejected, ignored=catalog.ignored)
+        raise empty_dataset_error(catalog.dataset_id, place=place, rejected=catalog.rejected, ignored=catalog.ignored)
     others = f"; {catalog.not_chosen} more are over max_num_samples" if catalog.not_chosen else ""
     others += f"; {catalog.ignored} other files ignored" if catalog.ignored else ""
     shapes = "1 size" if len(catalog.buckets) == 1 else f"{len(catalog.buckets)} sizes"
-    reporter.hear(Notice(text=f"dataset {catalog.dataset_id}: {len(catalog)} images in {shapes}{others}"))
+    reporter.handle(Notice(text=f"dataset {catalog.dataset_id}: {len(catalog)} images in {shapes}{others}"))
     if catalog.rejected:
         lines = "\n".join(f"  {line}" for line in describe_rejected(catalog.rejected))
         text = f"dataset {catalog.dataset_id}: {len(catalog.rejected)} images left out\n{lines}"
-        reporter.hear(Notice(text=text, level="warning"))
+        reporter.handle(Notice(text=text, level="warning"))
     if told is not None and (without := told.rows_without_files):
         what = f"{counted(without, 'rows')} of {told.table.place} without a file there"
-        reporter.hear(Notice(text=f"dataset {catalog.dataset_id}: {what}"))
+        reporter.handle(Notice(text=f"dataset {catalog.dataset_id}: {what}"))

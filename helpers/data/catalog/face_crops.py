@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from helpers.data.catalog.scan import FileReader
 from helpers.data.columns import printable
-from helpers.data.images.face_detector import largest_face, one_core_each, seen_size
+from helpers.data.images.face_detector import detector_size, largest_face, single_threaded
 from helpers.data.images.geometry import Floats
 from helpers.data.rejections import some_names
 from helpers.data.types import Box, Geometry, Size
@@ -19,7 +19,7 @@ FACE = struct.Struct("<4d")
 """Left, top, right and bottom of a face, as parts of the upright image's width and height."""
 
 
-def middles_of_faces(
+def face_centers(
     reader: FileReader, rows: NDArray[np.int64], *, sizes: NDArray[np.int32]
 ) -> tuple[Floats, dict[int, str]]:
     """Where the largest face of each image of `rows` [n] has its middle, and why others cannot be read, by row.
@@ -38,7 +38,7 @@ def middles_of_faces(
         table=FACES,
         what="looked for faces in images",
         unit="images",
-        meanwhile=one_core_each,
+        meanwhile=single_threaded,
     )
     middles = np.full((len(rows), 2), 0.5)
     with_face = faces.lengths > 0
@@ -54,7 +54,7 @@ def _face(content: bytes, *, size: Size) -> bytes:
     """The face of an image as it is remembered: nothing where there is none, or where the image is damaged."""
     from helpers.data.images.decode import UnreadableImage, decode
 
-    seen = seen_size(size)
+    seen = detector_size(size)
     try:
         pixels = decode(content, size=size, geometry=Geometry(resize=seen, crop=Box(0, 0, *seen)))
     except UnreadableImage:  # it is left out by name when it is to be encoded
@@ -67,4 +67,4 @@ def _tell(reader: FileReader, faceless: NDArray[np.int64], *, looked_at: int) ->
     if len(faceless):
         names = some_names([printable(path) for path in reader.found.paths.take(faceless)])
         text = f"no face was found in {len(faceless)} of {counted(looked_at, 'images')}, cut at their middle ({names})"
-        reader.reporter.hear(Notice(text=f"dataset {reader.dataset_id}: {text}"))
+        reader.reporter.handle(Notice(text=f"dataset {reader.dataset_id}: {text}"))

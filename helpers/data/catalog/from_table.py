@@ -55,7 +55,7 @@ class Told:
         return texts, {row: NOT_IN_TABLE if absent else NO_CAPTION_IN_TABLE for row, absent in reasons}
 
 
-def told_by(table: ImageTable, reader: FileReader) -> Told:
+def match_table(table: ImageTable, reader: FileReader) -> Told:
     """What `table` says of the files found; raises DataError where it says nothing of any of them."""
     rows = table.rows_of(reader.found.paths)
     if len(rows) and not (rows != NO_ROW).any():

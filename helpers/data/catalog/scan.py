@@ -15,7 +15,7 @@ from helpers.data.columns import BytesColumn, TextColumn
 from helpers.data.rejections import UNREADABLE
 from helpers.reporting.progress import stage
 from helpers.reporting.reporter import Reporter
-from helpers.storage.protocols import CacheStore, Listed, NotThere, SourceStore
+from helpers.storage.protocols import CacheStore, FileMissing, Listed, SourceStore
 
 LISTED_AT_ONCE = 65_536
 READ_AT_ONCE = 256
@@ -193,7 +193,7 @@ class FileReader:
                 for first in range(0, len(unknown), READ_AT_ONCE):
                     positions = unknown[first : first + READ_AT_ONCE].tolist()
                     for position, result in zip(positions, pool.map(attempt, positions), strict=True):
-                        if isinstance(result, NotThere):
+                        if isinstance(result, FileMissing):
                             failed[position] = str(result)
                         elif isinstance(result, OSError):
                             failed[position] = f"{UNREADABLE} ({result.strerror or result})"

@@ -22,7 +22,7 @@ EDGE_PX = 256
 """Width and height of what the network looks at: a whole image, with black where it has another shape."""
 
 SURE = 0.75
-SAME_FACE = 0.3
+IOU_THRESHOLD = 0.3
 BLOCKS, HALVING = 31, (7, 15, 23)
 ANCHORS = ((16, 2), (8, 6))
 """Cells along each edge of the two grids that faces are looked for in, and how many in each cell."""
@@ -30,14 +30,14 @@ ANCHORS = ((16, 2), (8, 6))
 Floats = NDArray[np.float32]
 
 
-def seen_size(size: Size) -> Size:
+def detector_size(size: Size) -> Size:
     """The size that an image has to have for `largest_face`: of the same shape, its longer edge EDGE_PX."""
     scale = EDGE_PX / max(size)
     return Size(max(1, round(size.width * scale)), max(1, round(size.height * scale)))
 
 
 def largest_face(pixels: NDArray[np.uint8]) -> Box | None:
-    """The box of the largest face in RGB pixels [H, W, 3] of `seen_size`, in their pixels; None where there is none."""
+    """The box of the largest face in RGB pixels [H, W, 3] of `detector_size`, in their pixels; None where there is none."""
     height, width = pixels.shape[:2]
     left, top = (EDGE_PX - width) // 2, (EDGE_PX - height) // 2
     square = np.zeros((EDGE_PX, EDGE_PX, 3), np.uint8)
@@ -51,7 +51,7 @@ def largest_face(pixels: NDArray[np.uint8]) -> Box | None:
 
 
 @contextmanager
-def one_core_each() -> Iterator[None]:
+def single_threaded() -> Iterator[None]:
     """Have threads begun meanwhile look at an image each: steps this small only lose by being shared among cores."""
     import torch
 
@@ -69,7 +69,7 @@ def _faces(sureness: Floats, boxes: Floats) -> Floats:
     sureness, boxes = sureness[sure], boxes[sure]
     faces = []
     while len(boxes):
-        same = _overlap(boxes, boxes[np.argmax(sureness)]) > SAME_FACE
+        same = _overlap(boxes, boxes[np.argmax(sureness)]) > IOU_THRESHOLD
         faces.append(np.average(boxes[same], axis=0, weights=sureness[same]))
         sureness, boxes = sureness[~same], boxes[~same]
     return np.array(faces, np.float32).reshape(-1, 4)

@@ -20,7 +20,7 @@ DRAW_BYTES = 24
 
 
 @dataclass(frozen=True, kw_only=True)
-class CutRules:
+class CropRules:
     """What decides how images are cut.
 
     resolution, maximum and downsample are in the unit of `resolution_type`: area megapixels, pixel the shorter edge,
@@ -46,9 +46,9 @@ class CutRules:
         return self.crop and (self.crop_style == "random" or self.crop_aspect == "random")
 
 
-def cut_rules(dataset: ImageDataset) -> CutRules:
+def cut_rules(dataset: ImageDataset) -> CropRules:
     """The rules a dataset states."""
-    return CutRules(
+    return CropRules(
         resolution=dataset.resolution,
         resolution_type=dataset.resolution_type,
         alignment=dataset.aspect_bucket_alignment,
@@ -92,7 +92,7 @@ def draw_of_epoch(paths: Sequence[str], *, seed: int, dataset_id: str, epoch: in
     return np.concatenate([first[:, :1], other[:, 1:]], axis=1)
 
 
-def geometries(sizes: NDArray[np.integer], *, rules: CutRules, draws: Floats) -> NDArray[np.int32]:
+def geometries(sizes: NDArray[np.integer], *, rules: CropRules, draws: Floats) -> NDArray[np.int32]:
     """The cuts [N, 6] (resize width and height, crop left, top, right and bottom) of upright images `sizes` [N, 2].
 
     draws: from `draw` [N, 3]; not looked at (and may be empty) where `rules.draws` is false.
@@ -107,7 +107,7 @@ def geometries(sizes: NDArray[np.integer], *, rules: CutRules, draws: Floats) ->
     return np.concatenate([resize, start, start + target], axis=1).astype(np.int32)
 
 
-def cut_around(cuts: NDArray[np.int32], *, middles: Floats) -> NDArray[np.int32]:
+def crop_around(cuts: NDArray[np.int32], *, middles: Floats) -> NDArray[np.int32]:
     """`cuts` [N, 6] with the crop's middle as near as there is image to `middles` [N, 2].
 
     middles: parts of the image's width and height; 0.5 is its own middle.
@@ -117,7 +117,7 @@ def cut_around(cuts: NDArray[np.int32], *, middles: Floats) -> NDArray[np.int32]
     return np.concatenate([resize, start, start + target], axis=1).astype(np.int32)
 
 
-def _targets(edges: Floats, rules: CutRules, draws: Floats) -> Floats:
+def _targets(edges: Floats, rules: CropRules, draws: Floats) -> Floats:
     """The size each image is trained on [N, 2]."""
     aspects = edges[:, 0] / edges[:, 1]
     if rules.crop and rules.crop_aspect == "square":
@@ -134,7 +134,7 @@ def _targets(edges: Floats, rules: CutRules, draws: Floats) -> Floats:
     return _sizes_of(np.where(aspects < 1, 1 / rounded, rounded), rules)
 
 
-def _sizes_of(aspects: Floats, rules: CutRules) -> Floats:
+def _sizes_of(aspects: Floats, rules: CropRules) -> Floats:
     """Widths and heights on the grid [N, 2] of the shapes `aspects` [N], width over height, at the resolution."""
     if rules.resolution_type == "pixel":
         shorter = _on_grid(np.full_like(aspects, rules.resolution), rules.alignment)
@@ -152,7 +152,7 @@ def _on_grid(edges: Floats, alignment: int) -> Floats:
     return np.maximum(np.rint(edges / alignment), 1) * alignment
 
 
-def _own_scale(sizes: NDArray[np.integer], rules: CutRules) -> Floats:
+def _own_scale(sizes: NDArray[np.integer], rules: CropRules) -> Floats:
     """The scale [N] that shrinks images over the maximum to `downsample`, and leaves the others as they are."""
     measured = measure(sizes, rules.resolution_type)
     scale = np.minimum(rules.downsample / measured, 1.0)
@@ -161,7 +161,7 @@ def _own_scale(sizes: NDArray[np.integer], rules: CutRules) -> Floats:
     return np.where(measured > rules.maximum, scale, 1.0)
 
 
-def _offsets(overhang: Floats, rules: CutRules, draws: Floats) -> Floats:
+def _offsets(overhang: Floats, rules: CropRules, draws: Floats) -> Floats:
     """Where the crop begins [N, 2], of images that are `overhang` [N, 2] pixels larger than it."""
     if rules.crop and rules.crop_style == "random":
         return np.floor(draws[:, 1:] * (overhang + 1))

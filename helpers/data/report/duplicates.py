@@ -33,7 +33,7 @@ def spread(total: int, most: int) -> NDArray[np.int64]:
     return np.unique(np.linspace(0, total - 1, min(total, most)).round().astype(np.int64))
 
 
-def found_twice(catalog: Catalog, each: Each) -> list[list[str]]:
+def exact_duplicates(catalog: Catalog, each: Each) -> list[list[str]]:
     """Groups of files of the same bytes, found among those of equal length."""
     lengths, first, counts = np.unique(catalog.size_bytes, return_inverse=True, return_counts=True)
     rows = np.flatnonzero(counts[first] > 1)
@@ -54,7 +54,7 @@ def found_twice(catalog: Catalog, each: Each) -> list[list[str]]:
     return [names for names in groups.values() if len(names) > 1][:GROUPS_SHOWN]
 
 
-def found_alike(catalog: Catalog, each: Each) -> tuple[int, list[list[str]]]:
+def near_duplicates(catalog: Catalog, each: Each) -> tuple[int, list[list[str]]]:
     """How many images were compared, and groups of those whose perceptual hashes are nearly the same.
 
     A DCT hash of 64 bits (Zauner 2010, section 3.2.1), as the imagehash library computes it.

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from helpers.data.columns import printable
-from helpers.data.report.duplicates import Each, found_alike, found_twice, small, spread
+from helpers.data.report.duplicates import Each, exact_duplicates, near_duplicates, small, spread
 from helpers.data.types import Box, Bucket, Catalog, Geometry, Rejected, Size
 from helpers.reporting.pages.datasets_page import (
     ASPECT_BARS,
@@ -45,7 +45,7 @@ def survey(
     rows = spread(len(catalog), SAMPLED)
     sizes = catalog.sizes[rows]
     with ThreadPoolExecutor(workers) as threads:
-        compared, alike = found_alike(catalog, threads.map)
+        compared, alike = near_duplicates(catalog, threads.map)
         return DatasetView(
             id=catalog.dataset_id,
             place=catalog.source.describe(),
@@ -58,7 +58,7 @@ def survey(
             words=_words(catalog, rows),
             looked_at=len(rows),
             compared=compared,
-            twins=found_twice(catalog, threads.map),
+            twins=exact_duplicates(catalog, threads.map),
             alike=alike,
             rejected=_by_reason(catalog.rejected),
         )

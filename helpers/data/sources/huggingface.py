@@ -14,7 +14,7 @@ from helpers.data.columns import TextColumn
 from helpers.data.sources.image_table import ImageTable, compute, from_arrow
 from helpers.data.sources.table_files import caption_lines, check_columns
 from helpers.errors import DataError
-from helpers.storage.protocols import SIZE_UNKNOWN, Listed, NotThere, SourceStore
+from helpers.storage.protocols import SIZE_UNKNOWN, FileMissing, Listed, SourceStore
 
 if TYPE_CHECKING:
     import pyarrow
@@ -147,9 +147,9 @@ class EmbeddedSource:
         try:
             content = self._walks[name].read(int(row))
         except (KeyError, ValueError, IndexError, pa.ArrowException) as error:
-            raise NotThere(f"cannot be read ({error})") from error
+            raise FileMissing(f"cannot be read ({error})") from error
         if content is None:
-            raise NotThere("has no image in its row")
+            raise FileMissing("has no image in its row")
         return content
 
     def read_start(self, path: str, length: int) -> bytes:

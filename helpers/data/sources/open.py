@@ -3,13 +3,13 @@
 from functools import partial
 
 from helpers.config.datasets.types import (
-    BucketKeys,
     CsvDataset,
     EmbedsStore,
     HuggingFaceDataset,
     ImageDataset,
     LocalDataset,
     S3Dataset,
+    S3Settings,
 )
 from helpers.config.env.aws import aws_environment
 from helpers.data.downloaded import open_downloaded
@@ -72,7 +72,7 @@ def source_of(dataset: ImageDataset) -> SourceStore:
 def cache_of(store: EmbedsStore, *within: str) -> CacheStore:
     """A place for what was encoded, or the part of it that `within` names."""
     folder = store.cache_dir.joinpath(*within)
-    if isinstance(store, BucketKeys):
+    if isinstance(store, S3Settings):
         return BucketCache(_address(store, entry=store.id).under(*within), mirror=folder)
     return LocalCache(folder)
 
@@ -87,7 +87,7 @@ def crops_of(dataset: ImageDataset, *, latents: EmbedsStore, seed: int, epoch: i
     return cache_of(latents, "epochs", dataset.id, f"seed-{seed}-epoch-{epoch}")
 
 
-def _address(said: BucketKeys, *, entry: str) -> BucketAddress:
+def _address(said: S3Settings, *, entry: str) -> BucketAddress:
     around = aws_environment()
     access, secret = said.aws_access_key_id, said.aws_secret_access_key
     own = (access.get_secret_value(), secret.get_secret_value(), None) if access and secret else None

@@ -10,7 +10,7 @@ from helpers.config.options.finetune import FullOptions
 from helpers.errors import ModelError
 from helpers.models.adapters.lora import listed, matching
 from helpers.models.adapters.trainable import Trained
-from helpers.models.family import ModelParts
+from helpers.models.family import ModelComponents
 from helpers.models.formats.safetensors import copy_tensors, write_tensors
 
 # In a checkpoint; with only what moves in it, so that biases do not take the room of all weights.
@@ -19,8 +19,8 @@ PIPELINE = "pipeline"
 WritePipeline = Callable[..., None]
 
 
-def trained_in_full(
-    denoiser: nn.Module, *, options: FullOptions, parts: ModelParts, write_pipeline: WritePipeline
+def make_full_finetune(
+    denoiser: nn.Module, *, options: FullOptions, parts: ModelComponents, write_pipeline: WritePipeline
 ) -> Trained:
     """Let the chosen weights of a loaded `denoiser` move, in the dtype that it was loaded in.
 

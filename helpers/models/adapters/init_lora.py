@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from helpers.config.options.model import LoraOptions
 from helpers.errors import ConfigError, ModelError, Problem
-from helpers.models.adapters.lora import listed, matching, ranks_of
+from helpers.models.adapters.lora import layer_ranks, listed, matching
 from helpers.models.family import AdapterLayers
 from helpers.models.formats.lora import TEXT_PREFIXES, Pair, of_transformer
 
@@ -93,7 +93,7 @@ def _differences(
         target = layers.sets.get(lora.lora_target) or matching(
             list(layers.shapes), listed(lora.lora_target), option="LORA_TARGET"
         )
-        ranks = ranks_of(list(layers.shapes), lora)
+        ranks = layer_ranks(list(layers.shapes), lora)
     except ModelError as error:
         yield "INIT_LORA", str(error), "leave LORA_TARGET and LORA_RANKS out: the file decides"
         return

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from helpers.config.options.model import LoraOptions
 from helpers.errors import ModelError
 from helpers.models.adapters.dora import learn_magnitudes
-from helpers.models.adapters.lora_init import OpenBase, start_from_base
+from helpers.models.adapters.lora_init import OpenBase, init_from_base
 from helpers.models.adapters.trainable import Trained
 from helpers.models.formats.lora import (
     DIFFUSERS_ENTRY,
@@ -28,7 +28,7 @@ from helpers.models.formats.lora import (
     of_one_rank,
 )
 from helpers.models.formats.safetensors import copy_tensors, write_tensors
-from helpers.models.unseen import without_bitsandbytes
+from helpers.models.unseen import hide_bitsandbytes
 
 ADAPTER = "default"
 LORA_FILE = "pytorch_lora_weights.safetensors"
@@ -59,7 +59,7 @@ def matching(names: Sequence[str], wanted: Iterable[str], *, option: str) -> lis
     return [each for each in names if each in chosen]
 
 
-def trained_lora(
+def make_lora(
     denoiser: nn.Module,
     *,
     modules: Sequence[str],
@@ -76,8 +76,8 @@ def trained_lora(
     weights = attach_lora(denoiser, lora=lora, modules=modules, seed=seed)
     if pairs:
         assert lora.init_file is not None, "the pairs are those of a file"
-        begin_from(lora.init_file, pairs, weights=weights, lora=lora)
-    start = start_from_base(denoiser, kind=lora.lora_init_type, base=base, adapter=ADAPTER, seed=seed)
+        load_initial_weights(lora.init_file, pairs, weights=weights, lora=lora)
+    start = init_from_base(denoiser, kind=lora.lora_init_type, base=base, adapter=ADAPTER, seed=seed)
 
     def save(folder: Path, *, metadata: Mapping[str, str]) -> None:
         save_lora(folder / LORA_FILE, weights, lora=lora, metadata=metadata)
@@ -103,7 +103,7 @@ def trained_lora(
         facts=_facts(lora),
         save=save,
         load=load,
-        as_base=without_lora,
+        as_base=lora_disabled,
         result=LORA_FILE,
         export=export,
     )
@@ -139,7 +139,7 @@ def attach_lora(
     from peft import LoraConfig, inject_adapter_in_model
 
     denoiser.requires_grad_(False)
-    ranks = ranks_of(modules, lora)
+    ranks = layer_ranks(modules, lora)
     config = LoraConfig(
         rank_pattern=ranks,
         alpha_pattern={name: alpha_of(rank, lora) for name, rank in ranks.items()},
@@ -150,7 +150,7 @@ def attach_lora(
         use_dora=lora.use_dora,
         target_modules=list(modules),
     )
-    with torch.random.fork_rng(devices=[]), without_bitsandbytes():
+    with torch.random.fork_rng(devices=[]), hide_bitsandbytes():
         inject_adapter_in_model(config, denoiser, adapter_name=ADAPTER)
     _leave_casting_to_autocast(denoiser)
     _draw_start(denoiser, kind=lora.lora_init_type, seed=seed)
@@ -198,7 +198,7 @@ def _adapter_weights(denoiser: nn.Module) -> dict[str, nn.Parameter]:
     return weights
 
 
-def ranks_of(modules: Sequence[str], lora: LoraOptions) -> dict[str, int]:
+def layer_ranks(modules: Sequence[str], lora: LoraOptions) -> dict[str, int]:
     """The ranks of those layers that have one of their own; raises ModelError where a name fits none."""
     return {layer: rank for name, rank in lora.ranks for layer in matching(modules, [name], option="lora_ranks")}
 
@@ -211,7 +211,7 @@ def alpha_of(rank: int, lora: LoraOptions) -> float:
 
 
 @contextmanager
-def without_lora(denoiser: nn.Module) -> Iterator[None]:
+def lora_disabled(denoiser: nn.Module) -> Iterator[None]:
     """Within it `denoiser`, or what wraps it, predicts what its frozen base alone does."""
     from peft.tuners.tuners_utils import BaseTunerLayer
 
@@ -277,7 +277,7 @@ def _with_start_taken_away(
     return content
 
 
-def begin_from(
+def load_initial_weights(
     path: Path,
     pairs: Mapping[str, Pair],
     *,

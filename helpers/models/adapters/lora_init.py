@@ -11,7 +11,7 @@ from helpers.models.formats.safetensors import Opened
 from helpers.models.quantization import dense, is_quantized
 
 START = "start"
-CUT_OUT = ("pissa", "olora")
+PISSA_LIKE = ("pissa", "olora")
 LOFTQ = "loftq"
 ITERATIONS = 16
 
@@ -19,18 +19,18 @@ OpenBase = Callable[[], AbstractContextManager[Opened]]
 """Opens the base's files: its tensors as they were before they were quantized, by the layers' names."""
 
 
-def start_from_base(
+def init_from_base(
     denoiser: nn.Module, *, kind: str, base: OpenBase | None, adapter: str, seed: int
 ) -> dict[str, nn.Parameter]:
     """Let an attached LoRA begin as a `lora_init_type` of the base's numbers says; nothing where it is another.
 
     Returns the tensors that it began at, frozen, by the names that the adapter's tensors have.
     """
-    if kind in CUT_OUT:
+    if kind in PISSA_LIKE:
         return _subtract_start(denoiser, kind=kind, adapter=adapter, seed=seed)
     if kind == LOFTQ:
         assert base is not None, "what quantizing took is found in the base's files"
-        return _give_back_what_was_lost(denoiser, base=base, adapter=adapter, seed=seed)
+        return _loftq_init(denoiser, base=base, adapter=adapter, seed=seed)
     return {}
 
 
@@ -63,9 +63,7 @@ def _subtract_start(denoiser: nn.Module, *, kind: str, adapter: str, seed: int) 
     return started
 
 
-def _give_back_what_was_lost(
-    denoiser: nn.Module, *, base: OpenBase, adapter: str, seed: int
-) -> dict[str, nn.Parameter]:
+def _loftq_init(denoiser: nn.Module, *, base: OpenBase, adapter: str, seed: int) -> dict[str, nn.Parameter]:
     """Let an attached LoRA begin at the largest singular parts of W - Q(W) of each quantized layer, one at a time.
 
     h = Q(W) x + s B A x, with s B0 A0 ≈ W - Q(W) at this rank: LoftQ (Li et al. 2023, algorithm 1) of one step. More

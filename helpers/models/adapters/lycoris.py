@@ -25,7 +25,7 @@ CONFIG_ENTRY = "lycoris_config"
 NAME = "lycoris"
 
 
-def trained_lycoris(denoiser: nn.Module, *, config: LycorisConfig, seed: int) -> Trained:
+def make_lycoris(denoiser: nn.Module, *, config: LycorisConfig, seed: int) -> Trained:
     """Attach what `config` asks for to a frozen denoiser, see `attach_lycoris`; it alone is trained."""
     network = attach_lycoris(denoiser, config=config, seed=seed)
     weights = dict(network.named_parameters())

@@ -8,22 +8,22 @@ from torch import nn
 from helpers.config.files.lycoris import needed_lycoris
 from helpers.config.options.finetune import FullOptions
 from helpers.config.options.model import LoraOptions
-from helpers.models.adapters.full import trained_in_full
-from helpers.models.adapters.lora import trained_lora
-from helpers.models.adapters.lycoris import trained_lycoris
+from helpers.models.adapters.full import make_full_finetune
+from helpers.models.adapters.lora import make_lora
+from helpers.models.adapters.lycoris import make_lycoris
 from helpers.models.adapters.trainable import Trained
-from helpers.models.family import ModelFamily, ModelParts
+from helpers.models.family import ModelComponents, ModelFamily
 from helpers.models.formats.lora import of_transformer
 
 
-def make_trained(
+def build_trainable(
     denoiser: nn.Module,
     *,
     model_type: str,
     lora: LoraOptions,
     full: FullOptions,
     family: ModelFamily,
-    parts: ModelParts,
+    parts: ModelComponents,
     seed: int,
 ) -> Trained:
     """What `model_type` trains of the loaded, frozen `denoiser`, which is changed in place.
@@ -32,14 +32,14 @@ def make_trained(
     """
     match model_type:
         case "lora" if lora.lora_type == "lycoris":
-            return trained_lycoris(denoiser, config=needed_lycoris(Path(lora.lycoris_config or "")), seed=seed)
+            return make_lycoris(denoiser, config=needed_lycoris(Path(lora.lycoris_config or "")), seed=seed)
         case "lora":
             modules = family.lora_modules(denoiser, lora.lora_target)
             base = partial(family.files.open_base, parts)
             pairs = of_transformer(family.files.read_lora(lora.init_file)) if lora.init_file else {}
-            return trained_lora(denoiser, modules=modules, lora=lora, seed=seed, base=base, pairs=pairs)
+            return make_lora(denoiser, modules=modules, lora=lora, seed=seed, base=base, pairs=pairs)
         case "full":
-            return trained_in_full(denoiser, options=full, write_pipeline=family.write_pipeline, parts=parts)
+            return make_full_finetune(denoiser, options=full, write_pipeline=family.write_pipeline, parts=parts)
         case unknown:
             raise AssertionError(f"model_type {unknown} is declared and not built")
 

@@ -8,9 +8,9 @@ from pathlib import Path
 from torch import Tensor, nn
 
 from helpers.config.options.model import LoraOptions
-from helpers.models.adapters.lora import attach_lora, begin_from, without_lora
+from helpers.models.adapters.lora import attach_lora, load_initial_weights, lora_disabled
 from helpers.models.adapters.trainable import Trained
-from helpers.models.family import LearningText
+from helpers.models.family import TrainableTextEncoders
 from helpers.models.formats.lora import DIFFUSERS_ENTRY, DOWN, EXPORT_PREFIX, UP, Pair, header_entry
 from helpers.models.formats.safetensors import copy_tensors, opened, with_hash_to_come, write_tensors
 
@@ -19,7 +19,12 @@ TEXT_ENCODERS_FILE = "text_encoders.safetensors"
 
 
 def with_text_encoders(
-    trained: Trained, *, text: LearningText, lora: LoraOptions, seed: int, pairs: Mapping[str, Pair] | None = None
+    trained: Trained,
+    *,
+    text: TrainableTextEncoders,
+    lora: LoraOptions,
+    seed: int,
+    pairs: Mapping[str, Pair] | None = None,
 ) -> Trained:
     """`trained` and a plain LoRA of the same rank, alpha and dropout on each of the text encoders, as one.
 
@@ -32,7 +37,7 @@ def with_text_encoders(
         weights |= {f"{prefix}.{name.removeprefix(EXPORT_PREFIX)}": weight for name, weight in attached.items()}
     if pairs:
         assert lora.init_file is not None, "the pairs are those of a file"
-        begin_from(lora.init_file, pairs, weights=weights, lora=plain, option="TRAIN_TEXT_ENCODER")
+        load_initial_weights(lora.init_file, pairs, weights=weights, lora=plain, option="TRAIN_TEXT_ENCODER")
 
     def save(folder: Path, *, metadata: Mapping[str, str]) -> None:
         trained.save(folder, metadata=metadata)
@@ -48,7 +53,7 @@ def with_text_encoders(
 
     @contextmanager
     def as_base(denoiser: nn.Module) -> Iterator[None]:
-        with trained.as_base(denoiser), without_lora(text.module):
+        with trained.as_base(denoiser), lora_disabled(text.module):
             yield
 
     layers = sum(name.endswith(DOWN) for name in weights)

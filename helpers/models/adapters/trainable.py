@@ -19,7 +19,7 @@ class Write(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class Trained:
-    """What moves in a loaded model, and how it is written down; see `kinds.make_trained`.
+    """What moves in a loaded model, and how it is written down; see `kinds.build_trainable`.
 
     what: in words, such as `a LoRA of rank 16 on 96 layers`.
     weights: by the names they have in their file; each requires gradients, and nothing else in the model does.

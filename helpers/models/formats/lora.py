@@ -171,7 +171,7 @@ def header_entry(
     return json.dumps({prefix + name: value for name, value in config.items()}, sort_keys=True)
 
 
-class Addition(Protocol):
+class WeightDelta(Protocol):
     """What an adapter of any kind adds to one tensor, of `shape`."""
 
     @property
@@ -183,11 +183,11 @@ class Addition(Protocol):
 
 
 def merged(base: Mapping[str, Planned], pairs: Mapping[str, Pair]) -> dict[str, Planned]:
-    """The base's tensors with a LoRA in them, see `with_additions`."""
-    return with_additions(base, {f"{layer}.weight": pair for layer, pair in pairs.items()})
+    """The base's tensors with a LoRA in them, see `apply_deltas`."""
+    return apply_deltas(base, {f"{layer}.weight": pair for layer, pair in pairs.items()})
 
 
-def with_additions(base: Mapping[str, Planned], additions: Mapping[str, Addition]) -> dict[str, Planned]:
+def apply_deltas(base: Mapping[str, Planned], additions: Mapping[str, WeightDelta]) -> dict[str, Planned]:
     """The base's tensors with what is added to some of them, estimated in fp32 and rounded once, to each one's format.
 
     Raises ModelError where the base has no such tensor.
@@ -204,7 +204,7 @@ def with_additions(base: Mapping[str, Planned], additions: Mapping[str, Addition
     return found
 
 
-def _merged_into(weight: Planned, pair: Addition) -> Planned:
+def _merged_into(weight: Planned, pair: WeightDelta) -> Planned:
     def make() -> Tensor:
         return pair.merged_into(weight.make()).to(weight.dtype)
 

@@ -92,7 +92,7 @@ def planned_from(file: Any, *, prefix: str = "", path: Path | None = None) -> di
 
 
 @contextmanager
-def all_opened(files: Iterable[Path], *, prefix: str = "") -> Iterator[Opened]:
+def open_all(files: Iterable[Path], *, prefix: str = "") -> Iterator[Opened]:
     """The tensors of several files whose names begin with `prefix`, see `planned_from`, and what their headers say."""
     with ExitStack() as stack:
         tensors: dict[str, Planned] = {}

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass, transform_subclass
 
-ROOMS = 2
+BUFFERS = 2
 ALIGNED_BYTES = 256
 """What CUDA's own allocator aligns to, which kernels rely on."""
 
@@ -44,27 +44,27 @@ class _Place:
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Guest:
+class _OffloadedBlock:
     """A block: its numbers at home in one piece, uint8 [bytes], and its parameters' places."""
 
     home: Tensor
     places: tuple[_Place, ...]
 
 
-class VisitingBlocks:
+class BlockOffloader:
     """Blocks of a denoiser whose frozen parameters are on `device` only while they visit; adapters stay there.
 
     Each comes before its forward pass by itself. residents: the blocks in the rooms, for whoever looks.
     """
 
     def __init__(self, blocks: Sequence[nn.Module], *, device: torch.device) -> None:
-        count = min(ROOMS, len(blocks))
+        count = min(BUFFERS, len(blocks))
         size = max(_bytes_of(block) for block in blocks)
         self._rooms = [torch.empty(size, dtype=torch.uint8, device=device) for _ in range(count)]
         self._guests = [_guest(block, rooms=self._rooms, device=device) for block in blocks]
         self.residents: list[int | None] = [None] * count
         self._previous: int | None = None
-        self._traffic = _Traffic(device, rooms=count)
+        self._traffic = _CopyStream(device, rooms=count)
         for index, block in enumerate(blocks):
             block.register_forward_pre_hook(partial(self._enter, index))
 
@@ -91,7 +91,7 @@ class VisitingBlocks:
         self.residents[room] = index
 
 
-class _Traffic:
+class _CopyStream:
     """Copies beside the device's other work, neither overtaking what still computes nor being overtaken."""
 
     def __init__(self, device: torch.device, *, rooms: int) -> None:
@@ -131,7 +131,7 @@ def _bytes_of(block: nn.Module) -> int:
     return sum(sizes)
 
 
-def _guest(block: nn.Module, *, rooms: Sequence[Tensor], device: torch.device) -> _Guest:
+def _guest(block: nn.Module, *, rooms: Sequence[Tensor], device: torch.device) -> _OffloadedBlock:
     """Take the frozen parameters of `block` home, laid out as they are on the device; the block's others go there."""
     block.to(device)
     home = torch.empty(_bytes_of(block), dtype=torch.uint8, pin_memory=device.type == "cuda")
@@ -143,7 +143,7 @@ def _guest(block: nn.Module, *, rooms: Sequence[Tensor], device: torch.device) -
         places.append(_Place(module=module, name=name, home=own, visiting=tuple(visiting)))
         module._parameters[name] = own
         start = at_home.end
-    return _Guest(home=home, places=tuple(places))
+    return _OffloadedBlock(home=home, places=tuple(places))
 
 
 class _Layout:

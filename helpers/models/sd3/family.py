@@ -1,8 +1,8 @@
 """Stable Diffusion 3 and 3.5 as one value, which is all that the rest of the program sees of it."""
 
-from helpers.models.family import AdapterLayers, FamilyFiles, ModelFamily, ModelParts
+from helpers.models.family import AdapterLayers, FamilyFormats, ModelComponents, ModelFamily
 from helpers.models.memory import MemoryEstimate, Workload
-from helpers.models.sd3.lora_targets import SETS, in_set
+from helpers.models.sd3.lora_targets import SETS, modules_in_set
 from helpers.models.sd3.memory.architecture import Architecture, text_encoder_of, transformer_of, vae_of
 from helpers.models.sd3.memory.estimate import estimate_memory
 from helpers.models.sd3.sampling import render
@@ -42,7 +42,7 @@ def sd3_family() -> ModelFamily:
         predict=predict,
         render=render,
         write_pipeline=write_pipeline,
-        files=FamilyFiles(
+        files=FamilyFormats(
             open_base=open_base,
             open_single_file=open_single_file,
             with_own_parts=with_own_parts,
@@ -58,7 +58,7 @@ def sd3_family() -> ModelFamily:
     )
 
 
-def _estimate_memory(parts: ModelParts, workload: Workload) -> MemoryEstimate:
+def _estimate_memory(parts: ModelComponents, workload: Workload) -> MemoryEstimate:
     architecture = Architecture(
         transformer=transformer_of(read_config(parts.transformer)),
         text_encoders=tuple(text_encoder_of(read_config(place)) for place in parts.text_encoders),
@@ -67,9 +67,9 @@ def _estimate_memory(parts: ModelParts, workload: Workload) -> MemoryEstimate:
     return estimate_memory(architecture, workload)
 
 
-def _adapter_layers(parts: ModelParts) -> AdapterLayers:
+def _adapter_layers(parts: ModelComponents) -> AdapterLayers:
     transformer = transformer_of(read_config(parts.transformer))
     shapes = {layer.name: (layer.outputs, layer.inputs) for layer in transformer.linears()}
     return AdapterLayers(
-        shapes=shapes, sets={word: tuple(in_set(shapes, word, layers=transformer.layers)) for word in SETS}
+        shapes=shapes, sets={word: tuple(modules_in_set(shapes, word, layers=transformer.layers)) for word in SETS}
     )

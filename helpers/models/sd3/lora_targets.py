@@ -18,7 +18,7 @@ def without_effect(layers: int) -> str:
     return f"transformer_blocks.{layers - 1}.attn.add_q_proj"
 
 
-def in_set(names: Iterable[str], target: str, *, layers: int) -> list[str]:
+def modules_in_set(names: Iterable[str], target: str, *, layers: int) -> list[str]:
     """The linear layers among `names` that one of the words of `SETS` means."""
     wanted = SETS[target]
     return [

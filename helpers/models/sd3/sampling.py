@@ -8,12 +8,12 @@ from torch import Tensor, nn
 
 from helpers.errors import ModelError
 from helpers.models.contexts import in_use
-from helpers.models.family import ModelParts, RenderRequest
+from helpers.models.family import ModelComponents, SampleRequest
 from helpers.models.sd3.weights.component_files import read_config
 
 
 @torch.no_grad()
-def render(denoiser: nn.Module, parts: ModelParts, request: RenderRequest) -> Tensor:
+def render(denoiser: nn.Module, parts: ModelComponents, request: SampleRequest) -> Tensor:
     """Raw latents [1, C, h, w] in fp32 on the denoiser's device, for the VAE to decode.
 
     Diffusers' StableDiffusion3Pipeline, given the same embeddings in the denoiser's dtype and a processor's
@@ -63,7 +63,7 @@ def render(denoiser: nn.Module, parts: ModelParts, request: RenderRequest) -> Te
     return (latents / vae["scaling_factor"] + (vae.get("shift_factor") or 0.0)).float()
 
 
-def _skips(number: int, request: RenderRequest) -> bool:
+def _skips(number: int, request: SampleRequest) -> bool:
     """Whether skip-layer guidance is on in denoising step `number`, from 0."""
     return request.steps * request.skip_start < number < request.steps * request.skip_stop
 

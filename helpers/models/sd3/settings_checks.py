@@ -9,10 +9,10 @@ from helpers.config.options.validation import ValidationOptions
 from helpers.config.sizes import parse_validation_sizes
 from helpers.config.train_config import RunConfig
 from helpers.errors import ModelError, Problem
-from helpers.models.adapters.lora import listed, matching, ranks_of
+from helpers.models.adapters.lora import layer_ranks, listed, matching
 from helpers.models.adapters.lycoris import refuse_unknown_targets
-from helpers.models.family import ModelParts
-from helpers.models.sd3.lora_targets import SETS, in_set
+from helpers.models.family import ModelComponents
+from helpers.models.sd3.lora_targets import SETS, modules_in_set
 from helpers.models.sd3.memory.architecture import Transformer, transformer_of
 from helpers.models.sd3.transformer import skeleton
 from helpers.models.sd3.weights.component_files import read_config
@@ -20,7 +20,7 @@ from helpers.models.sd3.weights.component_files import read_config
 NAMES = "name layers that the model has"
 
 
-def wrong_settings(parts: ModelParts, config: RunConfig) -> Iterator[Problem]:
+def wrong_settings(parts: ModelComponents, config: RunConfig) -> Iterator[Problem]:
     """Every setting that does not go with the model."""
     transformer = transformer_of(read_config(parts.transformer))
     yield from _validation(config.validation, transformer=transformer, longest_edge_px=parts.longest_edge_px)
@@ -75,19 +75,19 @@ def _lora(config: RunConfig, transformer: Transformer) -> Iterator[Problem]:
     layers = [layer.name for layer in transformer.linears()]
     try:
         if lora.lora_target in SETS:
-            modules = in_set(layers, lora.lora_target, layers=transformer.layers)
+            modules = modules_in_set(layers, lora.lora_target, layers=transformer.layers)
         else:
             modules = matching(layers, listed(lora.lora_target), option="lora_target")
     except ModelError as error:
         yield Problem(option="LORA_TARGET", value=lora.lora_target, reason=str(error), fix=NAMES)
         return
     try:
-        ranks_of(modules, lora)
+        layer_ranks(modules, lora)
     except ModelError as error:
         yield Problem(option="LORA_RANKS", value=lora.lora_ranks or "", reason=str(error), fix=NAMES)
 
 
-def _lycoris(config: RunConfig, parts: ModelParts) -> Iterator[Problem]:
+def _lycoris(config: RunConfig, parts: ModelComponents) -> Iterator[Problem]:
     path = Path(config.lora.lycoris_config or "")
     try:
         refuse_unknown_targets(skeleton(parts), needed_lycoris(path).preset)

@@ -11,10 +11,10 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from helpers.config.options.model import PrecisionOptions, TextOptions
-from helpers.models.family import ModelParts, TextEmbedding, TextPart, TokenLimit
+from helpers.models.family import ModelComponents, TextEmbedding, TextEncoderSpec, TokenLimit
 from helpers.models.formats.fingerprint import fingerprint
 from helpers.models.loading import Form, load
-from helpers.models.quantization import AS_IT_IS, encoder_dtype
+from helpers.models.quantization import UNQUANTIZED, encoder_dtype
 from helpers.models.sd3.assets import tokenizer_identity
 from helpers.models.sd3.memory.architecture import text_encoder_of
 from helpers.models.sd3.weights.component_files import is_in_file, part_identity, part_weights, read_config
@@ -27,7 +27,7 @@ BATCH_SIZE = 32
 
 
 @dataclass(frozen=True, kw_only=True)
-class WantedEncoder:
+class TextEncoderConfig:
     """All that a text encoder's outputs depend on, besides the caption."""
 
     name: str
@@ -43,11 +43,11 @@ class WantedEncoder:
 
 
 def text_parts(
-    parts: ModelParts, options: TextOptions, precision: PrecisionOptions, device: torch.device
-) -> tuple[TextPart, ...]:
+    parts: ModelComponents, options: TextOptions, precision: PrecisionOptions, device: torch.device
+) -> tuple[TextEncoderSpec, ...]:
     """CLIP-L, CLIP-G and T5, or zeros in its place; `precision` with its `mixed_precision` resolved for `device`."""
     found = tuple(
-        TextPart(
+        TextEncoderSpec(
             name=wanted.name,
             identity=_identity(wanted),
             batch_size=BATCH_SIZE,
@@ -62,12 +62,12 @@ def text_parts(
 
 
 def encoders_of(
-    parts: ModelParts, options: TextOptions, precision: PrecisionOptions, device: torch.device
-) -> tuple[WantedEncoder, ...]:
+    parts: ModelComponents, options: TextOptions, precision: PrecisionOptions, device: torch.device
+) -> tuple[TextEncoderConfig, ...]:
     """See `text_parts`."""
     places = zip(NAMES, parts.text_encoders, parts.tokenizers, strict=False)
     return tuple(
-        WantedEncoder(
+        TextEncoderConfig(
             name=name,
             folder=folder,
             tokenizer=tokenizer,
@@ -101,7 +101,7 @@ def assemble_text(outputs: Sequence[Mapping[str, Tensor]]) -> TextEmbedding:
     )
 
 
-def load_clip(wanted: WantedEncoder) -> Any:
+def load_clip(wanted: TextEncoderConfig) -> Any:
     """The model alone, frozen, in eval mode, on its device."""
     from transformers import CLIPTextModelWithProjection
 
@@ -117,7 +117,7 @@ def clip_outputs(model: Any, ids: Tensor) -> dict[str, Tensor]:
 class ClipEncoder:
     """A CLIP text encoder: `hidden` [B, 77, D] before its last layer, and its projection `pooled` [B, D]."""
 
-    def __init__(self, wanted: WantedEncoder) -> None:
+    def __init__(self, wanted: TextEncoderConfig) -> None:
         self._tokenizer = load_tokenizer(wanted)
         self._model = load_clip(wanted)
         self._device = wanted.device
@@ -134,7 +134,7 @@ class ClipEncoder:
 class T5Encoder:
     """A T5 encoder: `hidden` [B, L, D] of its last layer; padding is attended to, as SD3 was trained."""
 
-    def __init__(self, wanted: WantedEncoder) -> None:
+    def __init__(self, wanted: TextEncoderConfig) -> None:
         from transformers import T5EncoderModel
 
         self._tokenizer = load_tokenizer(wanted)
@@ -165,9 +165,9 @@ class NoT5:
         return {"hidden": self._zeros.expand(len(captions), -1, -1)}
 
 
-def _zeros_for_t5(parts: ModelParts, options: TextOptions) -> TextPart:
+def _zeros_for_t5(parts: ModelComponents, options: TextOptions) -> TextEncoderSpec:
     length, width = options.tokenizer_max_length, int(read_config(parts.transformer)["joint_attention_dim"])
-    return TextPart(
+    return TextEncoderSpec(
         name="no T5",
         identity=fingerprint("no T5", str(length), str(width)),
         batch_size=BATCH_SIZE,
@@ -177,11 +177,11 @@ def _zeros_for_t5(parts: ModelParts, options: TextOptions) -> TextPart:
     )
 
 
-def _load(wanted: WantedEncoder) -> ClipEncoder | T5Encoder:
+def _load(wanted: TextEncoderConfig) -> ClipEncoder | T5Encoder:
     return T5Encoder(wanted) if wanted.name == "t5" else ClipEncoder(wanted)
 
 
-def _load_model(model_class: Any, wanted: WantedEncoder) -> Any:
+def _load_model(model_class: Any, wanted: TextEncoderConfig) -> Any:
     """The frozen model on its device, read block by block, each of them quantized before the next is read."""
     kind = model_class.config_class
     inside = is_in_file(wanted.folder)
@@ -203,25 +203,25 @@ def _tokens(tokenizer: Any, captions: Sequence[str], *, length: int) -> Any:
     return tokenizer(filled, padding="max_length", max_length=length, truncation=True, return_tensors="pt")
 
 
-def _limit(wanted: WantedEncoder) -> TokenLimit:
+def _limit(wanted: TextEncoderConfig) -> TokenLimit:
     """CLIP's length is its tokenizer's own, the same for both CLIPs; T5's is an option."""
     name = "T5" if wanted.name == "t5" else "CLIP"
     identity = tokenizer_identity(wanted.tokenizer)
     return TokenLimit(name=name, tokens=_length(wanted), identity=identity, load=partial(_load_counter, wanted))
 
 
-def _length(wanted: WantedEncoder) -> int:
+def _length(wanted: TextEncoderConfig) -> int:
     if wanted.name == "t5":
         return wanted.t5_length
     return int(read_config(wanted.tokenizer, "tokenizer_config.json")["model_max_length"])
 
 
-def _load_counter(wanted: WantedEncoder) -> Callable[[Sequence[str]], list[int]]:
+def _load_counter(wanted: TextEncoderConfig) -> Callable[[Sequence[str]], list[int]]:
     tokenizer = load_tokenizer(wanted)
     return lambda captions: [len(ids) for ids in tokenizer(list(captions), verbose=False).input_ids]
 
 
-def load_tokenizer(wanted: WantedEncoder) -> Any:
+def load_tokenizer(wanted: TextEncoderConfig) -> Any:
     """Its own tokenizer."""
     from transformers import CLIPTokenizer, T5Tokenizer
 
@@ -229,7 +229,7 @@ def load_tokenizer(wanted: WantedEncoder) -> Any:
     return (T5Tokenizer if wanted.name == "t5" else CLIPTokenizer).from_pretrained(wanted.tokenizer)
 
 
-def _bytes_per_caption(wanted: WantedEncoder) -> int:
+def _bytes_per_caption(wanted: TextEncoderConfig) -> int:
     """Of the outputs in 16 bits: a state for each token, and CLIP's projection."""
     shape = text_encoder_of(read_config(wanted.folder))
     return 2 * (_length(wanted) * shape.width + shape.projection)
@@ -239,7 +239,7 @@ def _stored(tensor: Tensor, count: int) -> Tensor:
     return tensor[:count].to(device="cpu", dtype=torch.bfloat16)
 
 
-def _identity(wanted: WantedEncoder) -> str:
+def _identity(wanted: TextEncoderConfig) -> str:
     reading = f"length {wanted.t5_length}, mask {wanted.mask_padding}" if wanted.name == "t5" else ""
     # An accelerator may round the scales otherwise.
     on_accelerator = wanted.quantize_via == "accelerator" and wanted.device.type != "cpu"
@@ -251,5 +251,5 @@ def _identity(wanted: WantedEncoder) -> str:
         wanted.level,
         str(wanted.dtype),
         reading,
-        *((f"quantized on {wanted.device.type}",) if on_accelerator and wanted.level != AS_IT_IS else ()),
+        *((f"quantized on {wanted.device.type}",) if on_accelerator and wanted.level != UNQUANTIZED else ()),
     )

@@ -15,7 +15,7 @@ from typing import Any
 from helpers.errors import ModelError
 from helpers.models.sd3.assets import ASSETS, SMALL_PARTS
 from helpers.models.sd3.weights.pipeline import model_index
-from helpers.models.unseen import without_bitsandbytes
+from helpers.models.unseen import hide_bitsandbytes
 
 RECIPE_FILE = "small_pipeline.json"
 RECIPE_VERSION = 1
@@ -63,7 +63,7 @@ SHAPES = {
 }  # fmt: skip
 
 
-def make_small_pipeline(
+def make_tiny_pipeline(
     folder: Path, *, seed: int = 0, size: str = "tiny", dual_attention: bool = False, qk_norm: str | None = None
 ) -> Path:
     """Write a random SD3 of one of the sizes in `SHAPES` to `folder`, whole or not at all, and return the folder.
@@ -143,7 +143,7 @@ def _draw_weights(module: Any) -> None:
 
 
 def _transformer(shape: Shape, *, dual_attention: bool, qk_norm: str | None) -> Any:
-    with without_bitsandbytes():
+    with hide_bitsandbytes():
         from diffusers.models.transformers.transformer_sd3 import SD3Transformer2DModel
 
     width = shape.heads * shape.head_width
@@ -229,7 +229,7 @@ def main(arguments: list[str]) -> None:
     """Make the pipeline that the words FOLDER [SIZE] ask for."""
     if not 1 <= len(arguments) <= 2:
         raise ModelError(f"Say the folder to make, and if you like its size: FOLDER [{'|'.join(SHAPES)}]")
-    make_small_pipeline(Path(arguments[0]), size=arguments[1] if len(arguments) == 2 else "demo")
+    make_tiny_pipeline(Path(arguments[0]), size=arguments[1] if len(arguments) == 2 else "demo")
 
 
 if __name__ == "__main__":

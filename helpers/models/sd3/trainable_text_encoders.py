@@ -9,9 +9,9 @@ from torch import Tensor, nn
 
 from helpers.config.options.model import PrecisionOptions, TextOptions
 from helpers.models.adapters.lora import linear_modules
-from helpers.models.family import ModelParts, TextEmbedding
+from helpers.models.family import ModelComponents, TextEmbedding
 from helpers.models.sd3.text_encoders import (
-    WantedEncoder,
+    TextEncoderConfig,
     assemble_text,
     clip_outputs,
     encoders_of,
@@ -26,16 +26,16 @@ ATTENTION = ("q_proj", "k_proj", "v_proj", "out_proj")
 
 
 def learning_text(
-    parts: ModelParts, options: TextOptions, precision: PrecisionOptions, device: torch.device
+    parts: ModelComponents, options: TextOptions, precision: PrecisionOptions, device: torch.device
 ) -> "LearningClips":
     """Both CLIPs, frozen and in eval mode, as they would be loaded to fill the cache."""
     return LearningClips(encoders_of(parts, options, precision, device)[: len(CLIPS)])
 
 
 class LearningClips:
-    """See `LearningText`."""
+    """See `TrainableTextEncoders`."""
 
-    def __init__(self, wanted: Sequence[WantedEncoder]) -> None:
+    def __init__(self, wanted: Sequence[TextEncoderConfig]) -> None:
         self.module: nn.Module = nn.ModuleDict(
             {name: load_clip(each) for name, each in zip(CLIPS, wanted, strict=True)}
         )
@@ -43,7 +43,7 @@ class LearningClips:
         self._lock = Lock()  # a tokenizer that two threads call at once fails
 
     def tokens(self, caption: str) -> Tensor:
-        """See `LearningText`; longer captions are cut."""
+        """See `TrainableTextEncoders`; longer captions are cut."""
         with self._lock:
             rows = [
                 each([caption], padding="max_length", truncation=True, return_tensors="pt").input_ids
@@ -52,7 +52,7 @@ class LearningClips:
         return torch.cat(rows)
 
     def embeddings(self, tokens: Tensor, cached: Tensor) -> TextEmbedding:
-        """See `LearningText`."""
+        """See `TrainableTextEncoders`."""
         return _embeddings(self.module, tokens, cached)
 
     def lora_modules(self, encoder: nn.Module) -> list[str]:
@@ -60,11 +60,11 @@ class LearningClips:
         return [name for name in linear_modules(encoder) if name.rpartition(".")[2] in ATTENTION]
 
     def before(self, denoiser: nn.Module) -> nn.Module:
-        """See `LearningText`; it is called as the transformer is, with `tokens` besides."""
+        """See `TrainableTextEncoders`; it is called as the transformer is, with `tokens` besides."""
         return _WithClips(denoiser, self.module)
 
     def enable_checkpointing(self) -> None:
-        """See `LearningText`."""
+        """See `TrainableTextEncoders`."""
         clips: list[Any] = list(self.module.children())
         for clip in clips:
             clip.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})

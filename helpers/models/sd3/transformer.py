@@ -8,19 +8,19 @@ from torch.utils.checkpoint import checkpoint
 
 from helpers.config.options.model import PrecisionOptions
 from helpers.models.adapters.lora import linear_modules, listed, matching
-from helpers.models.family import ModelParts
+from helpers.models.family import ModelComponents
 from helpers.models.loading import Form, load
 from helpers.models.quantization import base_dtype
-from helpers.models.sd3.lora_targets import SETS, in_set
+from helpers.models.sd3.lora_targets import SETS, modules_in_set
 from helpers.models.sd3.weights.component_files import part_weights, read_config
-from helpers.models.unseen import without_bitsandbytes
+from helpers.models.unseen import hide_bitsandbytes
 
 # The network's two ends and its modulation of time: a small share of the weights, through which everything passes.
 NEVER_QUANTIZED = ("pos_embed.*", "time_text_embed.*", "context_embedder", "norm_out.*", "proj_out")
 
 
 def load_denoiser(
-    parts: ModelParts, precision: PrecisionOptions, device: torch.device, *, waiting: int = 0
+    parts: ModelComponents, precision: PrecisionOptions, device: torch.device, *, waiting: int = 0
 ) -> nn.Module:
     """The transformer, frozen, in eval mode, on `device`; `precision` with its `mixed_precision` resolved.
 
@@ -40,9 +40,9 @@ def load_denoiser(
     return load(denoiser, part_weights(parts.transformer, parts.weights_variant), form, name="transformer")
 
 
-def skeleton(parts: ModelParts) -> Any:
+def skeleton(parts: ModelComponents) -> Any:
     """The transformer on the meta device: all its modules, and no numbers."""
-    with without_bitsandbytes():
+    with hide_bitsandbytes():
         from diffusers.models.transformers.transformer_sd3 import SD3Transformer2DModel
 
     with torch.device("meta"):
@@ -68,7 +68,7 @@ def target_modules(denoiser: nn.Module, target: str) -> list[str]:
     """The layers that a `lora_target` means; raises ModelError for a name that the model lacks."""
     linear = linear_modules(denoiser)
     if target in SETS:
-        return in_set(linear, target, layers=len(denoiser.transformer_blocks))  # type: ignore[arg-type]
+        return modules_in_set(linear, target, layers=len(denoiser.transformer_blocks))  # type: ignore[arg-type]
     return matching(linear, listed(target), option="lora_target")
 
 

@@ -10,12 +10,12 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from helpers.config.options.model import PrecisionOptions
-from helpers.models.family import LatentPart, ModelParts
+from helpers.models.family import ModelComponents, VaeSpec
 from helpers.models.formats.fingerprint import fingerprint
 from helpers.models.loading import Form, load
 from helpers.models.quantization import vae_dtype
 from helpers.models.sd3.weights.component_files import part_identity, part_weights, read_config
-from helpers.models.unseen import without_bitsandbytes
+from helpers.models.unseen import hide_bitsandbytes
 
 # To be raised whenever the same settings begin to give other numbers.
 ENCODING_VERSION = "1"
@@ -35,8 +35,8 @@ class _Wanted:
 
 
 def latent_part(
-    parts: ModelParts, precision: PrecisionOptions, device: torch.device, *, vae_batch_size: int = 4
-) -> LatentPart:
+    parts: ModelComponents, precision: PrecisionOptions, device: torch.device, *, vae_batch_size: int = 4
+) -> VaeSpec:
     """The VAE; `precision` with its `mixed_precision` resolved for `device`.
 
     A convolution rounds otherwise when its batch is of another size, on processors too, so every call of the model is
@@ -54,7 +54,7 @@ def latent_part(
         images_at_once=1 if on_processor else vae_batch_size,
         downscale=2 ** (len(config["block_out_channels"]) - 1),
     )
-    return LatentPart(
+    return VaeSpec(
         identity=fingerprint(ENCODING_VERSION, part_identity(parts.vae, parts.weights_variant), str(dtype)),
         shift=float(config.get("shift_factor") or 0.0),
         scale=float(config["scaling_factor"]),
@@ -69,7 +69,7 @@ class KlEncoder:
     """A loaded AutoencoderKL; see `LatentEncoder`."""
 
     def __init__(self, wanted: _Wanted) -> None:
-        with without_bitsandbytes():
+        with hide_bitsandbytes():
             from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 
         with torch.device("meta"):

@@ -12,7 +12,6 @@ from helpers.reporting.events import (
     CheckpointSaved,
     Event,
     HeldOutLoss,
-    ImagesDrawn,
     MemoryUse,
     Notice,
     RunFinished,
@@ -21,8 +20,9 @@ from helpers.reporting.events import (
     StageStarted,
     StepFinished,
     TrainingStarted,
+    ValidationImagesSaved,
 )
-from helpers.reporting.pace import Pace, Smoothed
+from helpers.reporting.pace import Pace, RunningMean
 
 PATHS_NAMED = 3
 WARNINGS_REPEATED = 20
@@ -54,7 +54,7 @@ class Console:
         self._training: _Training | None = None
         self._warnings: dict[str, None] = {}
 
-    def hear(self, event: Event) -> None:
+    def handle(self, event: Event) -> None:
         """Show an event; raises OSError or ValueError where the stream is gone."""
         match event:
             case Notice():
@@ -66,7 +66,7 @@ class Console:
             case StepFinished():
                 assert self._training is not None, "training starts before its first step"
                 self._training.step(event)
-            case ImagesDrawn():
+            case ValidationImagesSaved():
                 of_what = f"at step {event.step:,}" if event.step else "of the base model"
                 self._display.line(f"images {of_what}: {_named(event.paths)}")
             case HeldOutLoss():
@@ -162,7 +162,7 @@ class _Training:
     def __init__(self, event: TrainingStarted, *, display: Display, clock: Callable[[], float]) -> None:
         self._event, self._display, self._clock = event, display, clock
         self._shown: float | None = None
-        self._loss = Smoothed()
+        self._loss = RunningMean()
         self._memory = MemoryUse()
         self._began = clock()
         self._pace = Pace(total=event.total_steps, done=event.first_step, now=self._began)

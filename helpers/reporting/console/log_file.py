@@ -34,12 +34,12 @@ class LogFile:
         self._console = Console(self._display)
         send_log_to(_ToDisplay(self._display))
 
-    def hear(self, event: Event) -> None:
+    def handle(self, event: Event) -> None:
         if isinstance(event, RunFailed):
             self._display.line(f"failed: {event.message}")
             self._display.line(event.traceback)
         else:
-            self._console.hear(event)
+            self._console.handle(event)
 
     def close(self) -> None:
         send_log_to(None)

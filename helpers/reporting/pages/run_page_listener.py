@@ -9,7 +9,6 @@ from helpers.reporting.events import (
     CheckpointSaved,
     Event,
     HeldOutLoss,
-    ImagesDrawn,
     Notice,
     RunFailed,
     RunFinished,
@@ -17,14 +16,15 @@ from helpers.reporting.events import (
     StageFinished,
     StageStarted,
     StepFinished,
+    ValidationImagesSaved,
 )
 from helpers.reporting.pace import Pace
 from helpers.reporting.pages.curve import Point
 from helpers.reporting.pages.run_history import Drawn, End, HeldOutPoint, HistoryFile, Saved, Start, Warned
 from helpers.reporting.pages.run_page import Moment, run_page
 from helpers.reporting.pages.run_page_images import SmallImages
-from helpers.reporting.trackers.metrics import scalars_of
-from helpers.reporting.whole_text import replace_text
+from helpers.reporting.trackers.metrics import step_metrics
+from helpers.reporting.whole_text import atomic_write_text
 
 PAGE = "run.html"
 HISTORY = Path("logs", "history.jsonl")
@@ -52,7 +52,7 @@ class RunPage:
         self._refreshed = 0.0
         self._ended = False
 
-    def hear(self, event: Event) -> None:
+    def handle(self, event: Event) -> None:
         if isinstance(event, RunStarted):
             self._begin(event)
         elif isinstance(event, Notice) and event.level == "warning" and self._file is None:
@@ -105,7 +105,7 @@ class RunPage:
             case RunFailed():
                 self._end(file, how="failed", message=event.message)
                 return
-            case ImagesDrawn():
+            case ValidationImagesSaved():
                 self._images(event, file=file)
             case HeldOutLoss():
                 file.take(_held_out(event))
@@ -121,12 +121,12 @@ class RunPage:
         now = time.monotonic()
         self._pace.reach(event.step, now=now)
         self._epoch = event.epoch
-        means = {name: (value, 1) for name, value in scalars_of(event).items() if name not in NOT_DRAWN}
+        means = {name: (value, 1) for name, value in step_metrics(event).items() if name not in NOT_DRAWN}
         file.take(Point(first=event.step, last=event.step, means=means))
         if now - self._refreshed >= self._refresh_seconds:
             self._refresh(file)
 
-    def _images(self, event: ImagesDrawn, *, file: HistoryFile) -> None:
+    def _images(self, event: ValidationImagesSaved, *, file: HistoryFile) -> None:
         captions = event.captions or ("",) * len(event.paths)
         for path, caption in zip(event.paths, captions, strict=True):
             drawn = Drawn(step=event.step, file=path.relative_to(self._folder).as_posix(), caption=self._clean(caption))
@@ -149,7 +149,7 @@ class RunPage:
             seconds_left=self._pace.seconds_left(),
             reload_seconds=self._refresh_seconds,
         )
-        replace_text(self._folder / PAGE, self._clean(run_page(file.history, moment=moment, small=self._small)))
+        atomic_write_text(self._folder / PAGE, self._clean(run_page(file.history, moment=moment, small=self._small)))
         self._refreshed = time.monotonic()
 
 

@@ -103,7 +103,7 @@ def _in_words(error: Any, *, name: str) -> tuple[str, str]:
 class HubUploader:
     """A listener that uploads checkpoints, where asked to, and a complete run's weights, card and images.
 
-    It waits for the network: see `InBackground`. Raises ReportingError at the end where something did not arrive.
+    It waits for the network: see `BackgroundListener`. Raises ReportingError at the end where something did not arrive.
     """
 
     name = "the hub"
@@ -116,7 +116,7 @@ class HubUploader:
         self._run: RunStarted | None = None
         self._waiting: list[Path] = []
 
-    def hear(self, event: Event) -> None:
+    def handle(self, event: Event) -> None:
         match event:
             case RunStarted():
                 self._run = event

@@ -8,7 +8,7 @@ from helpers.reporting.card_images import last_images
 from helpers.reporting.events import CheckpointSaved, Event, RunFinished, RunStarted
 from helpers.reporting.publish.card_text import WRITTEN_BY, Made, card_text
 from helpers.reporting.publish.license import license_of
-from helpers.reporting.whole_text import replace_text
+from helpers.reporting.whole_text import atomic_write_text
 
 logger = logging.getLogger(__name__)
 
@@ -28,7 +28,7 @@ class ModelCard:
         self._note, self._repository, self._clean = note, repository, clean
         self._run: RunStarted | None = None
 
-    def hear(self, event: Event) -> None:
+    def handle(self, event: Event) -> None:
         match event:
             case RunStarted():
                 self._run = event
@@ -53,7 +53,7 @@ class ModelCard:
             note=self._note,
             repository=self._repository,
         )
-        replace_text(run.output_dir / CARD, self._clean(card_text(made)))
+        atomic_write_text(run.output_dir / CARD, self._clean(card_text(made)))
 
 
 def _may_write(card: Path) -> bool:

@@ -5,7 +5,7 @@ from helpers.reporting.events import HeldOutLoss, StepFinished
 GIGABYTE = 1e9
 
 
-def scalars_of(step: StepFinished) -> dict[str, float]:
+def step_metrics(step: StepFinished) -> dict[str, float]:
     """The figures of a step by name; those that nobody measured, such as device memory on a processor, are left out."""
     found = {
         "train/loss": step.loss,

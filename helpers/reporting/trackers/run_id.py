@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from helpers.reporting.events import RunStarted
-from helpers.reporting.whole_text import replace_text
+from helpers.reporting.whole_text import atomic_write_text
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,4 +50,4 @@ class RunRecord:
 
     def _write(self, run: TrackedRun) -> None:
         self._path.parent.mkdir(parents=True, exist_ok=True)
-        replace_text(self._path, json.dumps(asdict(run)) + "\n")
+        atomic_write_text(self._path, json.dumps(asdict(run)) + "\n")

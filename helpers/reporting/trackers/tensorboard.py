@@ -6,8 +6,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-from helpers.reporting.events import Event, HeldOutLoss, ImagesDrawn, RunStarted, StepFinished
-from helpers.reporting.trackers.metrics import held_out_scalars, scalars_of
+from helpers.reporting.events import Event, HeldOutLoss, RunStarted, StepFinished, ValidationImagesSaved
+from helpers.reporting.trackers.metrics import held_out_scalars, step_metrics
 from helpers.reporting.trackers.run_id import RunRecord
 
 FILE_VERSION = "brain.Event:2"
@@ -23,15 +23,15 @@ class TensorboardTracker:
         self._record = RunRecord(folder / "tensorboard-run.json")
         self._writer: Any = None
 
-    def hear(self, event: Event) -> None:
+    def handle(self, event: Event) -> None:
         match event:
             case RunStarted():
                 self._begin(event)
             case StepFinished() if self._writer is not None:
-                self._write(event.step, [_scalar(name, value) for name, value in scalars_of(event).items()])
+                self._write(event.step, [_scalar(name, value) for name, value in step_metrics(event).items()])
             case HeldOutLoss() if self._writer is not None:
                 self._write(event.step, [_scalar(name, value) for name, value in held_out_scalars(event).items()])
-            case ImagesDrawn() if self._writer is not None:
+            case ValidationImagesSaved() if self._writer is not None:
                 captions = event.captions or ("",) * len(event.paths)
                 pairs = zip(event.paths, captions, strict=True)
                 self._write(event.step, [_image(path, caption=caption) for path, caption in pairs])

@@ -5,8 +5,16 @@ from pathlib import Path
 from typing import Any
 
 from helpers.errors import ReportingError
-from helpers.reporting.events import Event, HeldOutLoss, ImagesDrawn, RunFailed, RunFinished, RunStarted, StepFinished
-from helpers.reporting.trackers.metrics import held_out_scalars, scalars_of
+from helpers.reporting.events import (
+    Event,
+    HeldOutLoss,
+    RunFailed,
+    RunFinished,
+    RunStarted,
+    StepFinished,
+    ValidationImagesSaved,
+)
+from helpers.reporting.trackers.metrics import held_out_scalars, step_metrics
 from helpers.reporting.trackers.run_id import RunRecord, TrackedRun
 
 logger = logging.getLogger(__name__)
@@ -28,17 +36,17 @@ class WandbTracker:
         self._exit_code = 1
         _check_login()
 
-    def hear(self, event: Event) -> None:
+    def handle(self, event: Event) -> None:
         match event:
             case RunStarted():
                 self._begin(event)
             case StepFinished() if self._run is not None and event.step >= self._first:
                 assert self._tracked is not None, "a run that has begun is tracked"
-                self._run.log(scalars_of(event), step=event.step)
+                self._run.log(step_metrics(event), step=event.step)
                 self._tracked = self._record.note(self._tracked, told=event.step)
             case HeldOutLoss() if self._run is not None and event.step >= self._first:
                 self._run.log(held_out_scalars(event), step=event.step)
-            case ImagesDrawn() if self._run is not None:
+            case ValidationImagesSaved() if self._run is not None:
                 self._show(event)
             case RunFinished():
                 self._exit_code = 0
@@ -76,7 +84,7 @@ class WandbTracker:
         self._run.config.update(config_of(event), allow_val_change=True)
         logger.info(f"wandb: {self._run.dir if self._run.offline else self._run.url}")
 
-    def _show(self, event: ImagesDrawn) -> None:
+    def _show(self, event: ValidationImagesSaved) -> None:
         import wandb
 
         captions = event.captions or ("",) * len(event.paths)

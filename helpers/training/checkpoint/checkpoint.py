@@ -10,7 +10,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from helpers.errors import CheckpointError
-from helpers.files import clear_leftovers, remove_folder, whole_folder
+from helpers.files import atomic_folder, clear_leftovers, remove_folder
 from helpers.models.adapters.full import PIPELINE
 from helpers.models.adapters.trainable import Trained
 from helpers.models.formats.safetensors import write_tensors
@@ -72,11 +72,11 @@ class CheckpointWriter:
         before = complete_checkpoints(self.output_dir)
         serial = 1 + max((checkpoint.manifest.serial for checkpoint in before), default=0)
         try:
-            with whole_folder(folder) as partial:
+            with atomic_folder(folder) as partial:
                 self._write(partial, state=state, serial=serial)
         except OSError as error:
             raise CheckpointError(f"{folder} cannot be written: {error}. The checkpoints before it stand.") from error
-        self.reporter.hear(CheckpointSaved(step=state.step, path=folder))
+        self.reporter.handle(CheckpointSaved(step=state.step, path=folder))
         older = [checkpoint.folder for checkpoint in before if checkpoint.folder != folder]
         for leaving in () if keep_all else older[: max(0, len(older) - self.keep + 1)]:
             remove_folder(leaving)
@@ -84,7 +84,7 @@ class CheckpointWriter:
 
     def _write(self, folder: Path, *, state: TrainState, serial: int) -> None:
         content = self.content
-        with content.average.as_saved():
+        with content.average.applied_for_saving():
             content.trained.save(folder, metadata=content.metadata)
         tensors, rest = optimizer_state(content.optimizer, weights=content.trained.weights)
         write_tensors(folder / OPTIMIZER_TENSORS, tensors, metadata={})
@@ -113,7 +113,7 @@ def find_checkpoint(output_dir: Path, resume: str, *, reporter: Reporter) -> Che
             return found[-1] if found else None
         if found:
             names = ", ".join(checkpoint.folder.name for checkpoint in found)
-            reporter.hear(Notice(text=f"begins again, as asked; its checkpoints will take the place of {names}"))
+            reporter.handle(Notice(text=f"begins again, as asked; its checkpoints will take the place of {names}"))
         return None
     named = output_dir / resume if NAME.fullmatch(resume) else Path(resume).expanduser()
     if not named.is_dir():
@@ -134,16 +134,16 @@ def complete_checkpoints(output_dir: Path, *, reporter: Reporter | None = None) 
                 found.append(Checkpoint(folder=folder, manifest=read_manifest(folder)))
             except CheckpointError as error:
                 if reporter is not None:
-                    reporter.hear(Notice(level="warning", text=f"left out: {error}"))
+                    reporter.handle(Notice(level="warning", text=f"left out: {error}"))
     return sorted(found, key=lambda checkpoint: (checkpoint.manifest.serial, checkpoint.manifest.step))
 
 
 def clear_partial_checkpoints(output_dir: Path, *, reporter: Reporter) -> None:
     """Delete what a killed run left of a checkpoint or pipeline it was writing; only the first rank, at the start."""
     for folder in clear_leftovers(output_dir, name_pattern="checkpoint-*"):
-        reporter.hear(Notice(text=f"cleared away a checkpoint that was never finished: {folder.name}"))
+        reporter.handle(Notice(text=f"cleared away a checkpoint that was never finished: {folder.name}"))
     for folder in clear_leftovers(output_dir, name_pattern=PIPELINE):
-        reporter.hear(Notice(text=f"cleared away a pipeline that was never finished: {folder.name}"))
+        reporter.handle(Notice(text=f"cleared away a pipeline that was never finished: {folder.name}"))
 
 
 def restore_trained(checkpoint: Checkpoint, *, trained: Trained) -> None:
@@ -155,7 +155,9 @@ def restore_trained(checkpoint: Checkpoint, *, trained: Trained) -> None:
     trained.load(checkpoint.folder)
 
 
-def restore_memory(checkpoint: Checkpoint, *, weights: Mapping[str, nn.Parameter], optimizer: Optimizer) -> None:
+def restore_optimizer_state(
+    checkpoint: Checkpoint, *, weights: Mapping[str, nn.Parameter], optimizer: Optimizer
+) -> None:
     """Let a new optimizer over `weights`, of which `restore_trained` found the files whole, remember what it did."""
     from safetensors.torch import load_file
 

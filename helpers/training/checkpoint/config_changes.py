@@ -28,26 +28,26 @@ Said = Mapping[str, Mapping[str, Mapping[str, str]]]
 """Texts by kind (`settings`, `datasets`), group or dataset id, and name."""
 
 
-def look_back(config: RunConfig, files: DatasetFile, *, ranks: Ranks, reporter: Reporter) -> None:
+def compare_with_last_run(config: RunConfig, files: DatasetFile, *, ranks: Ranks, reporter: Reporter) -> None:
     """Tell what differs from the last run into this output folder, and remember this one, unless it is a dry run.
 
     Raises CheckpointError where the checkpoint to continue from belongs to other settings, before anything is encoded.
     """
     file = config.run.output_folder / FILE
-    now = what_was_said(config, files)
+    now = config_snapshot(config, files)
     if ranks.rank == 0:
         found = list(differences(_read(file), now))
         if found:
-            reporter.hear(Notice(text=f"since the last run into {config.run.output_dir}:"))
+            reporter.handle(Notice(text=f"since the last run into {config.run.output_dir}:"))
         for difference in found:
-            reporter.hear(Notice(text=f"  {difference}"))
+            reporter.handle(Notice(text=f"  {difference}"))
     refuse_other_settings(config)
     if ranks.rank == 0 and not config.run.dry_run:
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(json.dumps(now, indent=1) + "\n", encoding="utf-8")
 
 
-def what_was_said(config: RunConfig, files: DatasetFile) -> Said:
+def config_snapshot(config: RunConfig, files: DatasetFile) -> Said:
     """Every setting by group and every dataset's keys by its id, as texts without secrets."""
     settings: dict[str, dict[str, str]] = {}
     for option in all_options():
@@ -57,7 +57,7 @@ def what_was_said(config: RunConfig, files: DatasetFile) -> Said:
     return {SETTINGS: settings, DATASETS: {entry.id: _keys(entry) for entry in entries}}
 
 
-def what_decides(files: DatasetFile) -> Mapping[str, Mapping[str, str]]:
+def relevant_dataset_settings(files: DatasetFile) -> Mapping[str, Mapping[str, str]]:
     """The keys that decide what is trained on and how it is shown, by dataset id, for checkpoints to remember."""
     return {
         entry.id: {key: text for key, text in _keys(entry).items() if KEY_CHANGES[key].on_resume is not OnResume.IGNORE}

@@ -7,11 +7,11 @@ from pathlib import Path
 
 from helpers.config.options.export import COMFYUI_FILE, ExportOptions
 from helpers.errors import TrainingError
-from helpers.files import whole_folder, write_whole
+from helpers.files import atomic_folder, atomic_write
 from helpers.models.adapters.full import PIPELINE
 from helpers.models.adapters.trainable import Trained
 from helpers.models.conversions import add_comfyui_scales, loses_differences, opened_model, to_comfyui_lora
-from helpers.models.family import ModelFamily, ModelParts
+from helpers.models.family import ModelComponents, ModelFamily
 from helpers.reporting.progress import stage
 from helpers.reporting.reporter import Reporter
 
@@ -26,7 +26,7 @@ def export_result(
     trained: Trained,
     metadata: Mapping[str, str],
     more: ExportOptions,
-    parts: ModelParts,
+    parts: ModelComponents,
     family: ModelFamily,
     reporter: Reporter,
 ) -> Iterator[Path]:
@@ -68,9 +68,9 @@ def _written(path: Path, write: Callable[[Path], object], *, reporter: Reporter)
     try:
         with stage(reporter, f"write {path.name}", total=1, unit="files" if path.suffix else "folders") as advance:
             if path.suffix:
-                write_whole(path, write)
+                atomic_write(path, write)
             else:
-                with whole_folder(path) as folder:
+                with atomic_folder(path) as folder:
                     write(folder)
             advance()
     except OSError as error:

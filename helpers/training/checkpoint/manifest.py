@@ -24,7 +24,7 @@ MANIFEST = "manifest.json"
 class Foundations:
     """What a run stands on besides its settings.
 
-    base_identity: of the base model's weights (`ModelParts.identity`). datasets: a fingerprint by dataset id.
+    base_identity: of the base model's weights (`ModelComponents.identity`). datasets: a fingerprint by dataset id.
     dataset_settings: what else decides what is trained on, as texts by dataset id and key; empty in checkpoints of
     versions that did not keep it. quantized_layers: how they compute; checkpoints that do not keep it had quanto's
     kernels.

@@ -10,10 +10,10 @@ from pathlib import Path
 from helpers import __version__
 from helpers.config.options.data import DataOptions
 from helpers.config.options.model import TextOptions
-from helpers.config.recipe import DATASETS, PROCESSES, SETTINGS, settings_told
+from helpers.config.recipe import DATASETS, PROCESSES, SETTINGS, published_settings
 from helpers.config.train_config import RunConfig
 from helpers.models.adapters.trainable import Trained
-from helpers.models.family import ModelParts
+from helpers.models.family import ModelComponents
 from helpers.models.formats.modelspec import PREFIX, modelspec
 from helpers.reporting.publish.license import License, license_of
 from helpers.training.checkpoint.manifest import Foundations
@@ -21,7 +21,7 @@ from helpers.training.checkpoint.manifest import Foundations
 LIBRARIES = ("torch", "diffusers", "transformers", "peft", "accelerate")
 
 
-def provenance(parts: ModelParts, *, trained: Trained, text: TextOptions) -> dict[str, str]:
+def provenance(parts: ModelComponents, *, trained: Trained, text: TextOptions) -> dict[str, str]:
     """What a file's header says of its making, besides the step; free of paths on this machine.
 
     The prompt length matters to whoever draws with it: diffusers' own default of 256 is not what was trained. So does
@@ -42,7 +42,7 @@ def provenance(parts: ModelParts, *, trained: Trained, text: TextOptions) -> dic
 def provenance_of_result(
     config: RunConfig,
     *,
-    parts: ModelParts,
+    parts: ModelComponents,
     trained: Trained,
     foundations: Foundations,
     step: int,
@@ -66,7 +66,7 @@ def provenance_of_result(
         **spec,
         **provenance(parts, trained=trained, text=config.text),
         "step": str(step),
-        SETTINGS: json.dumps(settings_told(config, clean=clean)),
+        SETTINGS: json.dumps(published_settings(config, clean=clean)),
         DATASETS: json.dumps(dict(foundations.datasets)),
         PROCESSES: str(foundations.world_size),
         "versions": ", ".join(f"{name} {version(name)}" for name in LIBRARIES),

@@ -54,19 +54,19 @@ def starting_state(
     manifest = checkpoint.manifest
     folder = str(checkpoint.folder)
     continuation = compare(manifest, configuration=configuration, foundations=foundations, folder=folder)
-    reporter.hear(Notice(text=f"continues from {folder}"))
+    reporter.handle(Notice(text=f"continues from {folder}"))
     for difference in continuation.announced:
         text = f"changed since: {difference.name}: {difference.before} in the checkpoint, {difference.now} now"
-        reporter.hear(Notice(text=text))
+        reporter.handle(Notice(text=text))
     position = manifest.position
     if not continuation.same_order:
         if manifest.foundations.datasets == foundations.datasets:
             before = order.among(manifest.foundations.world_size)
-            position = order.position_showing(before.images_shown(position))
+            position = order.position_after_images(before.images_shown(position))
             where = f"goes on in epoch {position.epoch + 1} where no image is left out; some come again"
         else:
             position = order.position_after(order.batches_before(position.epoch))
             where = f"starts again at the beginning of epoch {position.epoch + 1}"
         text = f"so the order of images is another one, and {where}"
-        reporter.hear(Notice(level="warning", text=text))
+        reporter.handle(Notice(level="warning", text=text))
     return TrainState(step=manifest.step, position=position)

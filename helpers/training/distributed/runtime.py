@@ -14,12 +14,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from helpers.config.checks.launcher import divides_the_model, stage_of_zero, unheard_by_accelerate
+from helpers.config.checks.launcher import hide_deepspeed_from_accelerate, is_fsdp, zero_stage
 from helpers.config.options.model import PrecisionOptions
 from helpers.config.options.training import RunOptions
-from helpers.errors import ConfigError, OtherProcessError
+from helpers.errors import ConfigError, LostRankError
 from helpers.models.performance.attention import leave_out_cudnn
-from helpers.models.quantization import wrong_on
+from helpers.models.quantization import check_device_support
 from helpers.training.distributed.sharded_tensors import whole
 from helpers.training.distributed.unused_cards import check_no_card_is_unused
 
@@ -35,7 +35,7 @@ class Runtime:
 
     precision: with `mixed_precision` resolved for the device.
     divides: whether each process holds a part of the model's weights only, as FSDP2 has it.
-    stage_of_zero: of DeepSpeed's ZeRO, which divides the optimizer's memory (1) and the gradients (2); 0 for neither.
+    zero_stage: of DeepSpeed's ZeRO, which divides the optimizer's memory (1) and the gradients (2); 0 for neither.
     """
 
     device: torch.device
@@ -43,7 +43,7 @@ class Runtime:
     rank: int
     world_size: int
     divides: bool
-    stage_of_zero: int
+    zero_stage: int
     _accelerator: Any
 
     def wait(self) -> None:
@@ -104,7 +104,7 @@ class Runtime:
         """Within it, backward passes of the prepared `denoiser` add up gradients on each rank without sharing them."""
         if self.divides:
             return _keeping(denoiser.set_requires_gradient_sync)
-        if self.stage_of_zero:
+        if self.zero_stage:
             return _keeping(denoiser.set_gradient_accumulation_boundary)
         return nullcontext() if self.world_size == 1 else self._accelerator.no_sync(denoiser)
 
@@ -160,8 +160,8 @@ def open_runtime(precision: PrecisionOptions, run: RunOptions) -> Runtime:
     on_processor = run.force_cpu or not torch.accelerator.is_available()
     if on_processor and not run.force_cpu:
         check_no_card_is_unused()
-    plugin = _fsdp_plugin() if divides_the_model() else None
-    with unheard_by_accelerate():
+    plugin = _fsdp_plugin() if is_fsdp() else None
+    with hide_deepspeed_from_accelerate():
         accelerator = Accelerator(
             cpu=on_processor,  # without it, processes without a GPU would not find each other
             dynamo_backend="no",  # ours compiles block by block; accelerate would compile what is compiled once more
@@ -184,7 +184,7 @@ def open_runtime(precision: PrecisionOptions, run: RunOptions) -> Runtime:
         rank=accelerator.process_index,
         world_size=accelerator.num_processes,
         divides=plugin is not None and accelerator.num_processes > 1,
-        stage_of_zero=stage_of_zero() if accelerator.num_processes > 1 else 0,
+        zero_stage=zero_stage() if accelerator.num_processes > 1 else 0,
         _accelerator=accelerator,
     )
 
@@ -211,13 +211,13 @@ def _keeping(share: Callable[[bool], None]) -> Iterator[None]:
 
 @contextmanager
 def explain_lost_ranks() -> Iterator[None]:
-    """Within it, what fails because another process of the run has gone raises OtherProcessError."""
+    """Within it, what fails because another process of the run has gone raises LostRankError."""
     try:
         yield
     except RuntimeError as error:
         if not any(sign in str(error) for sign in SIGNS_OF_LOSS):
             raise
-        raise OtherProcessError(
+        raise LostRankError(
             "Another process of this run has ended, and so this one does. What it said stands above, with its number,"
             " or in its own file in OUTPUT_DIR/logs. The last checkpoint stands."
         ) from error
@@ -230,7 +230,7 @@ def resolved(precision: PrecisionOptions, device: torch.device) -> PrecisionOpti
     """
     if precision.mixed_precision is None:
         precision = replace(precision, mixed_precision="bf16" if computes_bf16(device) else "no")
-    if problems := wrong_on(device, precision):
+    if problems := check_device_support(device, precision):
         raise ConfigError(problems)
     return precision
 

@@ -10,17 +10,17 @@ from torch import Tensor
 
 def whole(tensor: Tensor) -> Tensor:
     """`tensor` itself or, of one in parts, all of it in the machine's memory; then all processes come here."""
-    return tensor.full_tensor().cpu() if is_in_parts(tensor) else tensor  # type: ignore[attr-defined]
+    return tensor.full_tensor().cpu() if is_sharded(tensor) else tensor  # type: ignore[attr-defined]
 
 
-def own_part(tensor: Any) -> Tensor:
+def local_shard(tensor: Any) -> Tensor:
     """`tensor` itself or, of one in parts, the part that this process holds; it shares the memory."""
-    return tensor.to_local() if is_in_parts(tensor) else tensor
+    return tensor.to_local() if is_sharded(tensor) else tensor
 
 
-def in_parts_like(value: Any, weight: Tensor) -> Any:
+def shard_like(value: Any, weight: Tensor) -> Any:
     """`value`; where it is as large as a `weight` that is in parts, which each process has whole, in such parts."""
-    if not is_in_parts(weight) or not isinstance(value, Tensor) or value.shape != weight.shape:
+    if not is_sharded(weight) or not isinstance(value, Tensor) or value.shape != weight.shape:
         return value
     from torch.distributed.tensor import DTensor, distribute_tensor
 
@@ -28,6 +28,6 @@ def in_parts_like(value: Any, weight: Tensor) -> Any:
     return distribute_tensor(value, weight.device_mesh, weight.placements, src_data_rank=None)
 
 
-def is_in_parts(tensor: Tensor) -> bool:
+def is_sharded(tensor: Tensor) -> bool:
     """Whether each process holds a part of it."""
     return hasattr(tensor, "full_tensor")

@@ -28,11 +28,11 @@ class Average(Protocol):
         """Take in the weights as optimizer step `step`, from 1, left them."""
         ...
 
-    def in_place(self) -> AbstractContextManager[None]:
+    def applied(self) -> AbstractContextManager[None]:
         """Within it the model has the average's numbers; afterwards its own again, to the bit."""
         ...
 
-    def as_saved(self) -> AbstractContextManager[None]:
+    def applied_for_saving(self) -> AbstractContextManager[None]:
         """Within it the model has the numbers that a checkpoint's own file of weights is to hold."""
         ...
 
@@ -53,10 +53,10 @@ class NoAverage:
     def update(self, step: int) -> None:
         """Nothing to take in."""
 
-    def in_place(self) -> AbstractContextManager[None]:
+    def applied(self) -> AbstractContextManager[None]:
         return nullcontext()
 
-    def as_saved(self) -> AbstractContextManager[None]:
+    def applied_for_saving(self) -> AbstractContextManager[None]:
         return nullcontext()
 
     def save(self, folder: Path) -> None:
@@ -95,12 +95,12 @@ class Ema:
             self._averages[name].lerp_(weight, share)
 
     @contextmanager
-    def in_place(self) -> Iterator[None]:
-        with put_back(self._weights):
+    def applied(self) -> Iterator[None]:
+        with restored_weights(self._weights):
             fill(self._weights, self._averages)
             yield
 
-    def as_saved(self) -> AbstractContextManager[None]:
+    def applied_for_saving(self) -> AbstractContextManager[None]:
         return nullcontext()
 
     def save(self, folder: Path) -> None:
@@ -137,7 +137,7 @@ def _at_once(group: Mapping[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
 
 
 @contextmanager
-def put_back(weights: Mapping[str, nn.Parameter]) -> Iterator[None]:
+def restored_weights(weights: Mapping[str, nn.Parameter]) -> Iterator[None]:
     """Afterwards the weights are again what they were, to the bit."""
     # They wait on the processor, so that a device never holds two copies of a large model.
     own = {name: weight.detach().to("cpu", copy=True) for name, weight in weights.items()}
@@ -161,6 +161,6 @@ def decay_at(step: int, *, decay: float) -> float:
     return min(decay, (1 + step) / (10 + step))
 
 
-def drawn_from(average: Average, options: EmaOptions) -> Callable[[], AbstractContextManager[None]]:
+def validation_weights(average: Average, options: EmaOptions) -> Callable[[], AbstractContextManager[None]]:
     """The context in which validation images are drawn."""
-    return average.in_place if options.ema_validation == "ema_only" else nullcontext
+    return average.applied if options.ema_validation == "ema_only" else nullcontext

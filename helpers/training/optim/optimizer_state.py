@@ -9,11 +9,11 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from helpers.errors import CheckpointError
-from helpers.training.distributed.sharded_tensors import in_parts_like, whole
+from helpers.training.distributed.sharded_tensors import shard_like, whole
 
-SHARE_OF_RATE = "share_of_rate"
+LR_SCALE = "share_of_rate"
 # Of a group's values: its weights are known by name, its learning rate is set at each step.
-NOT_SAVED = ("params", "lr", SHARE_OF_RATE)
+NOT_SAVED = ("params", "lr", LR_SCALE)
 STRIDE = "stride"
 
 
@@ -62,7 +62,7 @@ def restore_optimizer(
     counts_on = device if optimizer.param_groups[0].get("fused") else torch.device("cpu")
     for name, values in saved["weights"].items():
         optimizer.state[weights[name]] = {
-            key: in_parts_like(
+            key: shard_like(
                 _rebuilt(value, name=f"{name}/{key}", tensors=tensors, device=counts_on if key == "step" else device),
                 weights[name],
             )

@@ -38,16 +38,16 @@ class Stepping(Protocol):
         ...
 
 
-class AtTheEnd:
+class StandardStep:
     """Gathers all gradients, shortens them together, and moves all weights."""
 
     def __init__(
-        self, runtime: Runtime, *, weights: Mapping[str, nn.Parameter], optimizer: Optimizer, longest_gradient: float
+        self, runtime: Runtime, *, weights: Mapping[str, nn.Parameter], optimizer: Optimizer, max_grad_norm: float
     ) -> None:
         self._runtime = runtime
         self._weights = weights
         self._optimizer = optimizer
-        self._longest_gradient = longest_gradient
+        self._longest_gradient = max_grad_norm
 
     def begin(self, rate: float) -> None:
         set_learning_rate(self._optimizer, rate)
@@ -67,7 +67,7 @@ class AtTheEnd:
         self._optimizer.zero_grad(set_to_none=True)
 
 
-class ByZero:
+class ZeroStep:
     """Gathers all gradients, of which each process keeps a part, shortens them together, and moves all weights."""
 
     def __init__(self, optimizer: ZeroOptimizer) -> None:
@@ -90,7 +90,7 @@ class ByZero:
         self.optimizer.engine.step()  # which shortens and drops the gradients too
 
 
-class DuringBackward:
+class FusedBackwardStep:
     """Moves each weight, and drops its gradient, as soon as the backward pass has it: never are two of them held.
 
     For an optimizer that moves each weight by its own gradient alone, one backward pass to a step, and one process.
@@ -103,7 +103,7 @@ class DuringBackward:
         self._group_of = {weight: group for group in optimizer.param_groups for weight in group["params"]}
 
     @contextmanager
-    def hooked(self) -> Iterator["DuringBackward"]:
+    def hooked(self) -> Iterator["FusedBackwardStep"]:
         """Within it backward passes move the weights."""
         groups = self._optimizer.param_groups
         members = [group["params"] for group in groups]
@@ -148,19 +148,19 @@ class DuringBackward:
 
 
 @contextmanager
-def stepping_of(
+def make_optimizer_step(
     runtime: Runtime,
     *,
     weights: Mapping[str, nn.Parameter],
     optimizer: Optimizer,
-    longest_gradient: float,
+    max_grad_norm: float,
     fused_backward: bool,
 ) -> Iterator[Stepping]:
     """How the steps of a run are taken, for as long as this context lasts."""
     if isinstance(optimizer, ZeroOptimizer):
-        yield ByZero(optimizer)
+        yield ZeroStep(optimizer)
     elif fused_backward:
-        with DuringBackward(runtime, optimizer=optimizer).hooked() as during:
+        with FusedBackwardStep(runtime, optimizer=optimizer).hooked() as during:
             yield during
     else:
-        yield AtTheEnd(runtime, weights=weights, optimizer=optimizer, longest_gradient=longest_gradient)
+        yield StandardStep(runtime, weights=weights, optimizer=optimizer, max_grad_norm=max_grad_norm)

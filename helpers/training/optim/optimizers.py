@@ -11,7 +11,7 @@ from torch.optim import Optimizer
 from helpers.config.optimizers import KINDS
 from helpers.config.options.training import OptimizerOptions
 from helpers.errors import ConfigError, Problem
-from helpers.training.optim.optimizer_state import SHARE_OF_RATE
+from helpers.training.optim.optimizer_state import LR_SCALE
 
 FUSED_DEVICES = ("cpu", "cuda", "mps")
 TEXT_ENCODERS = "text_encoder"
@@ -21,12 +21,12 @@ def make_optimizer(options: OptimizerOptions, *, weights: Mapping[str, nn.Parame
     """The optimizer that `options` names, over `weights` by name; text encoders' have a learning rate of their own."""
     optimizer = _made(options, weights=weights, seed=seed)
     of_text = {weight for name, weight in weights.items() if name.startswith(TEXT_ENCODERS)}
-    if of_text and not KINDS[options.optimizer].finds_rate:
+    if of_text and not KINDS[options.optimizer].is_learning_rate_free:
         group = optimizer.param_groups[0]
         both, group["params"] = group["params"], [weight for weight in group["params"] if weight not in of_text]
         share = (options.text_encoder_lr or options.learning_rate) / options.learning_rate
         theirs = [weight for weight in both if weight in of_text]
-        optimizer.add_param_group({**group, "params": theirs, SHARE_OF_RATE: share})
+        optimizer.add_param_group({**group, "params": theirs, LR_SCALE: share})
     return optimizer
 
 
@@ -91,7 +91,7 @@ def check_optimizer_on(device: torch.device, options: OptimizerOptions) -> None:
 def set_learning_rate(optimizer: Optimizer, rate: float) -> None:
     """Let the next step move the weights at `rate`, or a group's own share of it."""
     for group in optimizer.param_groups:
-        group["lr"] = rate * group.get(SHARE_OF_RATE, 1.0)
+        group["lr"] = rate * group.get(LR_SCALE, 1.0)
 
 
 def _with_betas(settings: Mapping[str, Any]) -> dict[str, Any]:

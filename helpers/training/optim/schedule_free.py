@@ -12,7 +12,7 @@ from typing import Any
 from torch import nn
 
 from helpers.models.formats.safetensors import copy_tensors, write_tensors
-from helpers.training.optim.ema import put_back
+from helpers.training.optim.ema import restored_weights
 
 TRAINED_WITH = "trained_with.safetensors"
 
@@ -33,16 +33,16 @@ class ScheduleFreeAverage:
         """The optimizer's own step did it."""
 
     @contextmanager
-    def in_place(self) -> Iterator[None]:
-        with put_back(self._weights):  # the optimizer's own way back rounds
+    def applied(self) -> Iterator[None]:
+        with restored_weights(self._weights):  # the optimizer's own way back rounds
             self._optimizer.eval()
             try:
                 yield
             finally:
                 self._optimizer.train()
 
-    def as_saved(self) -> AbstractContextManager[None]:
-        return self.in_place()
+    def applied_for_saving(self) -> AbstractContextManager[None]:
+        return self.applied()
 
     def save(self, folder: Path) -> None:
         write_tensors(folder / TRAINED_WITH, self._weights, metadata=self.facts)

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from helpers.dataloader.rng import number
-from helpers.training.distributed.sharded_tensors import is_in_parts, own_part
+from helpers.training.distributed.sharded_tensors import is_sharded, local_shard
 
 # Bounds the working memory to 6 times 4 bytes for each of so many weights, whatever the model's size.
 WEIGHTS_AT_ONCE = 2**24
@@ -94,7 +94,7 @@ class StochasticAdamW(Optimizer):
 
     def _place(self, weight: Any) -> tuple[int, ...]:
         """Which weight it is and, of one in parts, which part."""
-        part = (weight.device_mesh.get_local_rank(),) if is_in_parts(weight) else ()
+        part = (weight.device_mesh.get_local_rank(),) if is_sharded(weight) else ()
         return (self._places[weight], *part)
 
     def _kind(self, weight: nn.Parameter) -> tuple[torch.dtype, int]:
@@ -103,12 +103,12 @@ class StochasticAdamW(Optimizer):
 
 def _flat(tensors: list[Any]) -> Tensor:
     """All numbers of `tensors` in one new fp32 vector."""
-    return torch.cat([own_part(tensor.detach()).reshape(-1) for tensor in tensors]).float()
+    return torch.cat([local_shard(tensor.detach()).reshape(-1) for tensor in tensors]).float()
 
 
 def _store(values: Tensor, into: list[Any], draws: list[torch.Generator]) -> None:
     """Put a vector's numbers where `_flat` took them from, rounded at random where bf16 is stored."""
-    into = [own_part(tensor) for tensor in into]
+    into = [local_shard(tensor) for tensor in into]
     lengths = [tensor.numel() for tensor in into]
     if into[0].dtype is torch.bfloat16:
         dither = [random_low_bits(length, draw) for length, draw in zip(lengths, draws, strict=True)]

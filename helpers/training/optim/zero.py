@@ -31,10 +31,10 @@ class ZeroOptimizer(Optimizer):
     def __init__(self, engine: Any, *, optimizer: Optimizer, group_of: dict[nn.Parameter, int]) -> None:
         self.engine = engine
         self.param_groups = optimizer.param_groups
-        self.state = WholeMemory(optimizer, group_of=group_of)  # type: ignore[assignment]
+        self.state = GatheredState(optimizer, group_of=group_of)  # type: ignore[assignment]
 
 
-class WholeMemory(MutableMapping[nn.Parameter, dict[str, Any]]):
+class GatheredState(MutableMapping[nn.Parameter, dict[str, Any]]):
     """What is remembered of each weight, put together from the parts of all processes where it is asked for.
 
     Its optimizer knows one flat tensor to a group, this process's part of the group's weights laid end to end;
@@ -98,7 +98,7 @@ def _lies_like(value: Any, other: Tensor) -> bool:
     return isinstance(value, Tensor) and value.shape == other.shape
 
 
-class InOurFormat(nn.Module):
+class AutocastModule(nn.Module):
     """A model that computes in the dtype it is told to, since DeepSpeed's forward pass turns autocast off."""
 
     def __init__(self, model: nn.Module, autocast: Callable[[], AbstractContextManager[Any]]) -> None:
@@ -124,7 +124,7 @@ def prepared(
     model: holds `weights`; the same in all processes.
     """
     optimizer = make_optimizer(options, weights=weights, seed=run.seed)
-    if not runtime.stage_of_zero:
+    if not runtime.zero_stage:
         return runtime.prepare(model), optimizer
     deepspeed: Any = import_module("deepspeed")  # which a person installs who wants it
     logging.getLogger("DeepSpeed").setLevel(logging.WARNING)  # it tells of every buffer
@@ -135,9 +135,9 @@ def prepared(
         "gradient_accumulation_steps": 1,  # `Runtime.keep_gradients` says which is the last
         "gradient_clipping": options.max_grad_norm,
         "zero_allow_untested_optimizer": True,
-        "zero_optimization": {"stage": runtime.stage_of_zero, "reduce_bucket_size": GRADIENTS_AT_ONCE},
+        "zero_optimization": {"stage": runtime.zero_stage, "reduce_bucket_size": GRADIENTS_AT_ONCE},
     }
     engine, *_ = deepspeed.initialize(
-        model=InOurFormat(model, runtime.autocast), optimizer=optimizer, config=settings, dist_init_required=False
+        model=AutocastModule(model, runtime.autocast), optimizer=optimizer, config=settings, dist_init_required=False
     )
     return engine, ZeroOptimizer(engine, optimizer=optimizer, group_of=group_of)

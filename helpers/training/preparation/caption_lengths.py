@@ -9,20 +9,20 @@ from helpers.data.columns import printable
 from helpers.data.report.duplicates import spread
 from helpers.data.report.survey import SAMPLED
 from helpers.data.types import Catalog
-from helpers.models.family import TextPart
+from helpers.models.family import TextEncoderSpec
 from helpers.reporting.events import Notice
 from helpers.reporting.pages.datasets_page import CaptionLengths
 from helpers.reporting.reporter import Reporter
 from helpers.storage.protocols import CacheStore
 
-IMAGES_NAMED = 3
+MAX_LISTED = 3
 
 
 def tell_long_captions(
     captions: Sequence[str],
     *,
     catalogs: Sequence[Catalog],
-    parts: Sequence[TextPart],
+    parts: Sequence[TextEncoderSpec],
     store: CacheStore,
     reporter: Reporter,
 ) -> None:
@@ -39,11 +39,11 @@ def tell_long_captions(
                 f"{len(long)} of {len(captions)} captions are longer than the {limit.tokens} tokens that {limit.name} "
                 f"reads, the longest of {counts.max()} tokens; it does not see the rest: {named}"
             )
-            reporter.hear(Notice(level="warning", text=text))
+            reporter.handle(Notice(level="warning", text=text))
 
 
 def lengths_by_tokenizer(
-    catalog: Catalog, *, parts: Sequence[TextPart], store: CacheStore
+    catalog: Catalog, *, parts: Sequence[TextEncoderSpec], store: CacheStore
 ) -> tuple[CaptionLengths, ...]:
     """How long the captions of some of a dataset's images are, evenly spread, as each tokenizer counts."""
     rows = spread(len(catalog), SAMPLED).tolist()
@@ -66,6 +66,6 @@ def _images(captions: Set[str], *, catalogs: Sequence[Catalog]) -> list[str]:
         for row in range(len(catalog)):
             if not captions.isdisjoint(catalog.captions_of(row)):
                 named.append(f"{catalog.dataset_id}: {printable(catalog.paths[row])}")
-                if len(named) > IMAGES_NAMED:
-                    return [*named[:IMAGES_NAMED], "…"]
+                if len(named) > MAX_LISTED:
+                    return [*named[:MAX_LISTED], "…"]
     return named

@@ -7,7 +7,7 @@ from helpers.data.report.survey import fingerprint, survey
 from helpers.data.types import Catalog
 from helpers.dataloader.epoch_plan import first_epoch
 from helpers.dataloader.sampler import Order
-from helpers.files import write_whole
+from helpers.files import atomic_write
 from helpers.reporting.events import Notice
 from helpers.reporting.pages.datasets_page import CaptionLengths, datasets_page
 from helpers.training.preparation.prepare import Workers
@@ -38,11 +38,11 @@ def report_datasets(
     ]
     content = reporter.clean(datasets_page(views, fingerprint=mark))
     try:
-        write_whole(path, lambda partial: partial.write_text(content, encoding="utf-8", errors="replace"))
+        atomic_write(path, lambda partial: partial.write_text(content, encoding="utf-8", errors="replace"))
     except OSError as error:
-        reporter.hear(Notice(text=f"{path} cannot be written: {error.strerror}", level="warning"))
+        reporter.handle(Notice(text=f"{path} cannot be written: {error.strerror}", level="warning"))
         return
-    reporter.hear(Notice(text=f"what is trained on can be looked at: {path}"))
+    reporter.handle(Notice(text=f"what is trained on can be looked at: {path}"))
 
 
 def _start(path: Path) -> str:

@@ -15,7 +15,7 @@ from helpers.data.sources import open as places
 from helpers.data.types import Catalog
 from helpers.dataloader.epoch_plan import first_epoch, mix
 from helpers.dataloader.sampler import Order
-from helpers.files import write_whole
+from helpers.files import atomic_write
 from helpers.models.memory import MemoryEstimate
 from helpers.reporting.events import Notice
 from helpers.reporting.format import counted, memory, significant
@@ -30,7 +30,7 @@ CAPTION_SHOWN_CHARACTERS = 60
 
 
 @dataclass(frozen=True, kw_only=True)
-class CutCaptions:
+class TruncatedCaptions:
     """The captions that a tokenizer does not pass on to their end: (tokens, caption), the longest first."""
 
     reader: str
@@ -39,7 +39,7 @@ class CutCaptions:
     cut: tuple[tuple[int, str], ...]
 
 
-def captions_cut(files: DatasetFile, *, site: Site) -> tuple[CutCaptions, ...]:
+def truncated_captions(files: DatasetFile, *, site: Site) -> tuple[TruncatedCaptions, ...]:
     """What each tokenizer cuts; loads the tokenizers and nothing else, and those only where a caption is new."""
     store = places.cache_of(files.text_embeds)
     found = []
@@ -47,16 +47,16 @@ def captions_cut(files: DatasetFile, *, site: Site) -> tuple[CutCaptions, ...]:
         counts = token_counts(site.captions, limit=limit, store=store).tolist()
         cut = [(n, said) for n, said in zip(counts, site.captions, strict=True) if n > limit.tokens]
         ordered = tuple(sorted(cut, key=lambda each: (-each[0], each[1])))
-        found.append(CutCaptions(reader=limit.name, length=limit.tokens, total=len(site.captions), cut=ordered))
+        found.append(TruncatedCaptions(reader=limit.name, length=limit.tokens, total=len(site.captions), cut=ordered))
     return tuple(found)
 
 
-def tell_plan(
+def log_plan(
     *,
     catalogs: Sequence[Catalog],
     order: Order,
     plan: LoopPlan,
-    cut: Sequence[CutCaptions],
+    cut: Sequence[TruncatedCaptions],
     needs: Sequence[CacheNeed],
     estimate: MemoryEstimate,
     device: torch.device,
@@ -73,8 +73,8 @@ def tell_plan(
         "Memory, estimated": [*_memory(estimate, device)],
     }
     for title, lines in sections.items():
-        reporter.hear(Notice(text="\n".join(["", title, *(f"  {line}" for line in lines)])))
-    reporter.hear(Notice(text="\nThis was a dry run: nothing was encoded or trained. Without --dry_run, it begins."))
+        reporter.handle(Notice(text="\n".join(["", title, *(f"  {line}" for line in lines)])))
+    reporter.handle(Notice(text="\nThis was a dry run: nothing was encoded or trained. Without --dry_run, it begins."))
 
 
 def _images(catalogs: Sequence[Catalog], output_dir: Path) -> Iterator[str]:
@@ -86,7 +86,7 @@ def _images(catalogs: Sequence[Catalog], output_dir: Path) -> Iterator[str]:
     lines = [f"{each.dataset_id}: {printable(p.path)} {p.reason}\n" for each in catalogs for p in each.rejected]
     if any(len(catalog.rejected) > NAMES_SHOWN for catalog in catalogs):
         path = output_dir / LEFT_OUT_FILE
-        write_whole(path, lambda partial: partial.write_text("".join(lines), encoding="utf-8"))
+        atomic_write(path, lambda partial: partial.write_text("".join(lines), encoding="utf-8"))
         yield f"all that are left out: {path}"
 
 
@@ -96,7 +96,7 @@ def _buckets(order: Order) -> Iterator[str]:
         yield mixed
 
 
-def _cut(found: CutCaptions) -> Iterator[str]:
+def _cut(found: TruncatedCaptions) -> Iterator[str]:
     if not found.cut:
         yield f"{found.reader} reads {found.length} tokens: none of {counted(found.total, 'captions')} is longer"
         return

@@ -6,7 +6,7 @@ from pathlib import Path
 from helpers.config.options.model import ModelOptions
 from helpers.config.train_config import RunConfig
 from helpers.errors import BrokenModelError, ConfigError, ModelError, Problem
-from helpers.models.family import ModelFamily, ModelParts
+from helpers.models.family import ModelComponents, ModelFamily
 from helpers.models.formats.header import BrokenFileError, read_header
 from helpers.training.checkpoint.checkpoint import NAME
 from helpers.wrong_files import is_lfs_pointer
@@ -15,7 +15,7 @@ RESUME = "RESUME_CHECKPOINT"
 TENSORS = "*.safetensors"
 
 
-def checked_parts(config: RunConfig, *, family: ModelFamily) -> ModelParts:
+def checked_parts(config: RunConfig, *, family: ModelFamily) -> ModelComponents:
     """Where the model's components are, once every file and setting that goes with the model has been checked.
 
     Raises ConfigError with all that is wrong. Nothing is downloaded for a run that cannot start without it already;

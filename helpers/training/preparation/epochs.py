@@ -7,37 +7,37 @@ from collections.abc import Generator, Sequence
 from contextlib import closing
 from dataclasses import replace
 
-from helpers.data.catalog.build import recut
+from helpers.data.catalog.build import recrop
 from helpers.data.sources import open as places
-from helpers.dataloader.loader import BatchSource, prefetched
+from helpers.dataloader.loader import BatchBuilder, prefetch
 from helpers.dataloader.types import Position, TrainBatch
 from helpers.errors import CacheError
-from helpers.training.preparation.prepare import Ground, PreparedDataset, encode_sides, open_sides
+from helpers.training.preparation.prepare import Ground, PreparedDataset, encode_flips, open_flips
 
 EPOCHS_KEPT = 2
 """The epoch that runs, and the one before, which a checkpoint may lie in."""
 
 
 def batches_from(
-    start: Position, *, source: BatchSource, ground: Ground, depth: int
+    start: Position, *, source: BatchBuilder, ground: Ground, depth: int
 ) -> Generator[TrainBatch, None, None]:
     """This rank's batches from `start` on, for ever, made `depth` ahead at the most; close it to stop making them."""
     pin_memory = ground.runtime.device.type == "cuda"
     changing = [prepared for prepared in ground.datasets if prepared.dataset.vae_cache_clear_each_epoch]
     if not changing:
-        yield from prefetched(source, start, depth=depth, pin_memory=pin_memory)
+        yield from prefetch(source, start, depth=depth, pin_memory=pin_memory)
     order = source.order
     while True:
         end = order.position_after(order.batches_before(start.epoch + 1))
         of_epoch = _with_crops_of(start.epoch, source=source, changing=changing, ground=ground)
-        with closing(prefetched(of_epoch, start, depth=depth, pin_memory=pin_memory, end=end)) as batches:
+        with closing(prefetch(of_epoch, start, depth=depth, pin_memory=pin_memory, end=end)) as batches:
             yield from batches
         start = end
 
 
 def _with_crops_of(
-    epoch: int, *, source: BatchSource, changing: Sequence[PreparedDataset], ground: Ground
-) -> BatchSource:
+    epoch: int, *, source: BatchBuilder, changing: Sequence[PreparedDataset], ground: Ground
+) -> BatchBuilder:
     """`source` with the latents of the crops of `epoch`, encoded where they are not cached; old ones go.
 
     The first epoch's are those that were encoded before training. Raises CacheError where an image cannot be read any
@@ -59,8 +59,8 @@ def _with_crops_of(
 def _cropped(prepared: PreparedDataset, *, epoch: int, seed: int, ground: Ground) -> PreparedDataset:
     dataset, place = prepared.dataset, prepared.place
     store = places.crops_of(dataset, latents=place, seed=seed, epoch=epoch)
-    catalog = recut(prepared.catalog, dataset=dataset, seed=seed, epoch=epoch)
-    rejected = encode_sides(
+    catalog = recrop(prepared.catalog, dataset=dataset, seed=seed, epoch=epoch)
+    rejected = encode_flips(
         dataset, catalog=catalog, place=place, store=store, part=ground.latent_part, workers=ground.workers
     )
     if rejected:
@@ -68,7 +68,7 @@ def _cropped(prepared: PreparedDataset, *, epoch: int, seed: int, ground: Ground
             f"{dataset.id}: {rejected[0].path} was trained on and {rejected[0].reason}. Put it back as it was, and the "
             "same command goes on from the last checkpoint."
         )
-    return open_sides(dataset, catalog=catalog, place=place, store=store, part=ground.latent_part)
+    return open_flips(dataset, catalog=catalog, place=place, store=store, part=ground.latent_part)
 
 
 def _remove_before(epoch: int, *, prepared: PreparedDataset, seed: int) -> None:

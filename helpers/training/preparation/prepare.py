@@ -12,12 +12,12 @@ from helpers.config.datasets.file import DatasetFile
 from helpers.config.datasets.types import EmbedsStore, ImageDataset, S3Dataset, TextEmbedsStore
 from helpers.config.options.data import CacheOptions, DataOptions
 from helpers.data.catalog.build import open_catalog, remember_rejected
-from helpers.data.kept_listing import KeptListing, forget_listing
+from helpers.data.kept_listing import CachedListing, clear_listing
 from helpers.data.sources import open as places
 from helpers.data.sources.image_table import ImageTable
 from helpers.data.types import Catalog, Rejected
 from helpers.dataloader.loader import EMPTY_CAPTION
-from helpers.models.family import LatentPart, ModelFamily, ModelParts, TextPart
+from helpers.models.family import ModelComponents, ModelFamily, TextEncoderSpec, VaeSpec
 from helpers.ranks import Ranks
 from helpers.reporting.events import Notice
 from helpers.reporting.pages.datasets_page import CaptionLengths
@@ -56,21 +56,21 @@ class Site:
     runtime: Runtime
     workers: Workers
     family: ModelFamily
-    parts: ModelParts
-    text_parts: tuple[TextPart, ...]
-    latent_part: LatentPart
+    parts: ModelComponents
+    text_parts: tuple[TextEncoderSpec, ...]
+    latent_part: VaeSpec
     vae_batch_size: int
     catalogs: tuple[Catalog, ...]
     captions: tuple[str, ...]
     drawn_captions: tuple[str, ...]
 
     @property
-    def frozen_text_parts(self) -> tuple[TextPart, ...]:
+    def frozen_text_parts(self) -> tuple[TextEncoderSpec, ...]:
         """The text encoders whose outputs for a caption stay the same."""
         return tuple(part for part in self.text_parts if not part.learns)
 
     @property
-    def cached_text_parts(self) -> tuple[TextPart, ...]:
+    def cached_text_parts(self) -> tuple[TextEncoderSpec, ...]:
         """The text encoders whose outputs are cached."""
         return tuple(part for part in self.frozen_text_parts if not part.is_constant)
 
@@ -100,8 +100,8 @@ class Ground:
     runtime: Runtime
     workers: Workers
     family: ModelFamily
-    parts: ModelParts
-    latent_part: LatentPart
+    parts: ModelComponents
+    latent_part: VaeSpec
     files: DatasetFile
     datasets: tuple[PreparedDataset, ...]
     text: TextCache
@@ -131,7 +131,7 @@ def workers_for(options: DataOptions, *, ranks: Ranks, reporter: Reporter) -> Wo
     return Workers(ranks=ranks, threads=threads, connections=connections, reporter=reporter)
 
 
-def open_catalogs(files: DatasetFile, *, parts: ModelParts, seed: int, workers: Workers) -> tuple[Catalog, ...]:
+def open_catalogs(files: DatasetFile, *, parts: ModelComponents, seed: int, workers: Workers) -> tuple[Catalog, ...]:
     """What each prepared dataset has; the first rank reads the headers, the others what it found.
 
     Raises DataError where a dataset has nothing to train on.
@@ -164,9 +164,9 @@ def _images(dataset: ImageDataset, *, files: DatasetFile, workers: Workers) -> t
     source, table = places.images_of(dataset, ask=is_first, threads=workers.threads, reporter=workers.reporter)
     metadata = places.metadata_of(dataset, latents=files.latents_of(dataset))
     if not dataset.trusted.isdisjoint(("aspect", "metadata")):
-        return KeptListing(source, metadata=metadata), table
+        return CachedListing(source, metadata=metadata), table
     if is_first:
-        forget_listing(metadata)
+        clear_listing(metadata)
     return source, table
 
 
@@ -184,7 +184,7 @@ def all_captions(files: DatasetFile, *, catalogs: Sequence[Catalog]) -> tuple[st
     return tuple(dict.fromkeys(itertools.chain.from_iterable(of_stores)))
 
 
-def tell_of_captions(files: DatasetFile, *, site: Site) -> None:
+def warn_long_captions(files: DatasetFile, *, site: Site) -> None:
     """Have the first rank say which captions are cut (see `tell_long_captions`)."""
     if site.workers.ranks.rank == 0:
         store = places.cache_of(files.text_embeds)
@@ -198,7 +198,7 @@ def lengths_of_captions(files: DatasetFile, *, site: Site) -> Callable[[Catalog]
     return partial(lengths_by_tokenizer, parts=site.text_parts, store=places.cache_of(files.text_embeds))
 
 
-def captions_kept_in(store: TextEmbedsStore, *, files: DatasetFile, site: Site) -> Iterator[str]:
+def captions_for_store(store: TextEmbedsStore, *, files: DatasetFile, site: Site) -> Iterator[str]:
     """Every caption that this place keeps, as often as it stands: of the images of datasets that name it.
 
     The default place keeps those of validation images too, and the empty one that caption dropout trains with.
@@ -212,7 +212,7 @@ def needs_of(files: DatasetFile, *, site: Site, options: CacheOptions, look: boo
     """What the caches of captions and of every dataset still lack; look: False tells the most that may be."""
     needs: list[CacheNeed] = []
     for place in files.text_stores:
-        captions = captions_kept_in(place, files=files, site=site)
+        captions = captions_for_store(place, files=files, site=site)
         needs += captions_needed(
             captions, parts=site.cached_text_parts, store=places.cache_of(place), options=options, look=look
         )
@@ -228,7 +228,7 @@ def prepare_text(files: DatasetFile, *, site: Site, options: CacheOptions) -> Te
     """Encode what is not cached yet of every image's captions, each in its dataset's place."""
     wanted = [
         Wanted(
-            captions=tuple(dict.fromkeys(captions_kept_in(place, files=files, site=site))),
+            captions=tuple(dict.fromkeys(captions_for_store(place, files=files, site=site))),
             store=places.cache_of(place),
             write_batch_size=place.write_batch_size,
         )
@@ -247,7 +247,7 @@ def prepare_text(files: DatasetFile, *, site: Site, options: CacheOptions) -> Te
 
 
 def prepare_latents(
-    dataset: ImageDataset, *, files: DatasetFile, catalog: Catalog, part: LatentPart, workers: Workers
+    dataset: ImageDataset, *, files: DatasetFile, catalog: Catalog, part: VaeSpec, workers: Workers
 ) -> PreparedDataset:
     """Encode the images that are not cached yet; those that turn out unreadable are left out, by name.
 
@@ -258,23 +258,23 @@ def prepare_latents(
     place = files.latents_of(dataset)
     store = places.cache_of(place)
     if "vae" in dataset.trusted:
-        return open_sides(dataset, catalog=catalog, place=place, store=store, part=part)
-    rejected = encode_sides(dataset, catalog=catalog, place=place, store=store, part=part, workers=workers)
+        return open_flips(dataset, catalog=catalog, place=place, store=store, part=part)
+    rejected = encode_flips(dataset, catalog=catalog, place=place, store=store, part=part, workers=workers)
     for image in rejected:
         text = f"{dataset.id}: {image.path} is left out: {image.reason}"
-        workers.reporter.hear(Notice(level="warning", text=text))
+        workers.reporter.handle(Notice(level="warning", text=text))
     if workers.ranks.rank == 0:
         remember_rejected(places.metadata_of(dataset, latents=place), catalog, rejected)
-    return open_sides(dataset, catalog=catalog.without(rejected), place=place, store=store, part=part)
+    return open_flips(dataset, catalog=catalog.without(rejected), place=place, store=store, part=part)
 
 
-def encode_sides(
+def encode_flips(
     dataset: ImageDataset,
     *,
     catalog: Catalog,
     place: EmbedsStore,
     store: CacheStore,
-    part: LatentPart,
+    part: VaeSpec,
     workers: Workers,
 ) -> tuple[Rejected, ...]:
     """Encode what `store` lacks of the images, and with `flip` of the same left for right; those unreadable."""
@@ -295,10 +295,10 @@ def encode_sides(
     return tuple(rejected.values())
 
 
-def open_sides(
-    dataset: ImageDataset, *, catalog: Catalog, place: EmbedsStore, store: CacheStore, part: LatentPart
+def open_flips(
+    dataset: ImageDataset, *, catalog: Catalog, place: EmbedsStore, store: CacheStore, part: VaeSpec
 ) -> PreparedDataset:
-    """The dataset with what `encode_sides` made of it."""
+    """The dataset with what `encode_flips` made of it."""
     caches = [LatentCache(store, catalog=side, part=part) for side in _sides(dataset, catalog)]
     return PreparedDataset(
         dataset=dataset, place=place, catalog=catalog, latents=caches[0], mirrored=caches[1] if dataset.flip else None

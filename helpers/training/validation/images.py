@@ -12,15 +12,15 @@ from torch import Tensor, nn
 
 from helpers.config.options.validation import ValidationOptions
 from helpers.device import release_device_memory
-from helpers.files import write_whole
-from helpers.models.family import LatentPart, ModelFamily, ModelParts, RenderRequest, TextEmbedding
+from helpers.files import atomic_write
+from helpers.models.family import ModelComponents, ModelFamily, SampleRequest, TextEmbedding, VaeSpec
 from helpers.reporting.card_images import PNG_ENTRY
-from helpers.reporting.events import ImagesDrawn
+from helpers.reporting.events import ValidationImagesSaved
 from helpers.reporting.progress import stage
 from helpers.reporting.reporter import Reporter
 from helpers.training.images import ValidationImage, images
 from helpers.training.memory import DRAWING, MemoryNeeds, explained
-from helpers.training.signals import StopRequest
+from helpers.training.signals import StopSignal
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,15 +34,15 @@ class Painter:
 
     options: ValidationOptions
     family: ModelFamily
-    parts: ModelParts
+    parts: ModelComponents
     denoiser: nn.Module
     weights: Callable[[], AbstractContextManager[None]]
     autocast: Callable[[], AbstractContextManager[Any]]
-    latent_part: LatentPart
+    latent_part: VaeSpec
     needs: Callable[[], MemoryNeeds]
     embedding: Callable[[str], TextEmbedding]
     output_dir: Path
-    stop: StopRequest
+    stop: StopSignal
     reporter: Reporter
 
     def draw(self, step: int, *, only_missing: bool = False) -> None:
@@ -64,7 +64,7 @@ class Painter:
         paths = tuple(_write(image, pixels, folder) for image, pixels in drawn)
         if paths:
             captions = tuple(image.prompt for image, _ in drawn)
-            self.reporter.hear(ImagesDrawn(step=step, paths=paths, captions=captions))
+            self.reporter.handle(ValidationImagesSaved(step=step, paths=paths, captions=captions))
 
     def _draw(self, wanted: tuple[ValidationImage, ...]) -> list[tuple[ValidationImage, Tensor]]:
         """uint8 RGB pixels [H, W, 3] of each image; the VAE is loaded once, after the denoiser has done its part."""
@@ -83,8 +83,8 @@ class Painter:
         release_device_memory()
         return list(zip(wanted, pixels, strict=True))
 
-    def _request(self, image: ValidationImage) -> RenderRequest:
-        return RenderRequest(
+    def _request(self, image: ValidationImage) -> SampleRequest:
+        return SampleRequest(
             prompt=self.embedding(image.prompt),
             negative=self.embedding(image.negative_prompt) if image.guidance > 1 else None,
             width=image.width,
@@ -105,4 +105,4 @@ def _write(image: ValidationImage, pixels: Tensor, folder: Path) -> Path:
     header = PngImagePlugin.PngInfo()
     header.add_itxt(PNG_ENTRY, json.dumps(asdict(image)))
     encoded = Image.fromarray(pixels.numpy())
-    return write_whole(folder / image.file_name, lambda path: encoded.save(path, format="PNG", pnginfo=header))
+    return atomic_write(folder / image.file_name, lambda path: encoded.save(path, format="PNG", pnginfo=header))

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from helpers.dataloader.loader import TextLookup
 from helpers.dataloader.rng import generator
-from helpers.files import write_whole
+from helpers.files import atomic_write
 from helpers.models.contexts import in_use
 from helpers.models.flow_matching import loss_per_sample, noisy_latents, velocity_target
 from helpers.reporting.events import HeldOutLoss, Notice, SigmaLoss
@@ -22,7 +22,7 @@ from helpers.reporting.progress import stage
 from helpers.reporting.reporter import Reporter
 from helpers.training.optim.ema import Average
 from helpers.training.preparation.prepare import PreparedDataset
-from helpers.training.signals import StopRequest
+from helpers.training.signals import StopSignal
 from helpers.training.step import Learner
 
 LOG = Path("logs", "held_out.jsonl")
@@ -52,7 +52,7 @@ class HeldOut:
     seed: int
     base_identity: str
     output_dir: Path
-    stop: StopRequest
+    stop: StopSignal
     reporter: Reporter
 
     def measure(self, step: int, *, only_missing: bool = False) -> None:
@@ -86,15 +86,15 @@ class HeldOut:
             ema_by_sigma=self._by_sigma(losses["ema"]) if "ema" in losses else (),
         )
         self._remember(event)
-        self.reporter.hear(event)
-        if said := over_fitting([*points, asdict(event)]):
-            self.reporter.hear(Notice(level="warning", text=said))
+        self.reporter.handle(event)
+        if said := detect_overfitting([*points, asdict(event)]):
+            self.reporter.handle(Notice(level="warning", text=said))
 
     def _contexts(self, points: Sequence[Any]) -> dict[str, AbstractContextManager[None]]:
         """What is to be measured by name, each with the weights to measure it with; the base once."""
         contexts: dict[str, AbstractContextManager[None]] = {"raw": nullcontext()}
         if self.average is not None:
-            contexts["ema"] = self.average.in_place()
+            contexts["ema"] = self.average.applied()
         if self.as_base is not None and not points:
             contexts["base"] = self.as_base(self.denoiser)
         return contexts
@@ -181,10 +181,10 @@ class HeldOut:
         kept = [line for line in self._lines() if line["measured"] != self._measured or line["step"] < event.step]
         lines = [*kept, {"measured": self._measured, **asdict(event)}]
         text = "".join(json.dumps(line) + "\n" for line in lines)
-        write_whole(self.output_dir / LOG, lambda path: path.write_text(text))
+        atomic_write(self.output_dir / LOG, lambda path: path.write_text(text))
 
 
-def over_fitting(points: Sequence[dict[str, Any]]) -> str:
+def detect_overfitting(points: Sequence[dict[str, Any]]) -> str:
     """What to say where the validation loss has just risen for good; nothing before, and nothing again.
 
     points: of all measurements so far, `step`, `mean` and `ema_mean`; what is averaged is judged by the average, which

@@ -11,10 +11,10 @@ from helpers.data.sources import open as places
 from helpers.data.types import Catalog
 from helpers.dataloader.rng import number
 from helpers.errors import DataError
-from helpers.models.family import LatentPart
+from helpers.models.family import VaeSpec
 from helpers.reporting.events import Notice
 from helpers.reporting.reporter import Reporter
-from helpers.training.preparation.prepare import PreparedDataset, open_sides
+from helpers.training.preparation.prepare import PreparedDataset, open_flips
 
 NAMED = 5
 Image = tuple[str, str]
@@ -50,8 +50,8 @@ def trained_on(catalogs: Sequence[Catalog], *, count: int, seed: int) -> tuple[C
     return tuple(catalog.only(np.flatnonzero(~each)) for catalog, each in zip(catalogs, held, strict=True))
 
 
-def split_off(
-    prepared: Sequence[PreparedDataset], *, count: int, seed: int, part: LatentPart, reporter: Reporter
+def split_validation(
+    prepared: Sequence[PreparedDataset], *, count: int, seed: int, part: VaeSpec, reporter: Reporter
 ) -> tuple[tuple[PreparedDataset, ...], tuple[PreparedDataset, ...]]:
     """What is trained on, and what is kept back, of which `reporter` is told; see `kept_back`."""
     if not count:
@@ -62,7 +62,7 @@ def split_off(
         trained.append(_only(each, ~is_held, part=part))
         if is_held.any() and not each.catalog.is_regularisation_data:
             split.append(_only(each, is_held, part=part))
-            reporter.hear(Notice(text=_in_words(split[-1])))
+            reporter.handle(Notice(text=_in_words(split[-1])))
     return tuple(trained), tuple(split)
 
 
@@ -74,10 +74,10 @@ def _smallest(catalog: Catalog, *, count: int, seed: int) -> list[Image]:
     return [image for _, image in nsmallest(count, ranked, key=itemgetter(0))]
 
 
-def _only(each: PreparedDataset, these: NDArray[np.bool_], *, part: LatentPart) -> PreparedDataset:
+def _only(each: PreparedDataset, these: NDArray[np.bool_], *, part: VaeSpec) -> PreparedDataset:
     catalog = each.catalog.only(np.flatnonzero(these))
     store = places.cache_of(each.place)
-    return open_sides(each.dataset, catalog=catalog, place=each.place, store=store, part=part)
+    return open_flips(each.dataset, catalog=catalog, place=each.place, store=store, part=part)
 
 
 def _in_words(kept: PreparedDataset) -> str:

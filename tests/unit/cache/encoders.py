@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from helpers.data.types import Catalog
-from helpers.models.family import LatentPart, TextEmbedding, TextPart
+from helpers.models.family import TextEmbedding, TextEncoderSpec, VaeSpec
 from helpers.reporting.events import Event, Notice
 from helpers.reporting.reporter import Reporter
 from helpers.storage.local import LocalSource
@@ -22,7 +22,7 @@ class Heard:
 
     events: list[Event] = field(default_factory=list)
 
-    def hear(self, event: Event) -> None:
+    def handle(self, event: Event) -> None:
         self.events.append(event)
 
     def close(self) -> None: ...
@@ -60,12 +60,12 @@ class Words:
     def captions(self) -> list[str]:
         return [caption for batch in self.batches for caption in batch]
 
-    def part(self, *, identity: str | None = None, batch_size: int = 4) -> TextPart:
+    def part(self, *, identity: str | None = None, batch_size: int = 4) -> TextEncoderSpec:
         def load() -> Words:
             self.loads += 1
             return self
 
-        return TextPart(
+        return TextEncoderSpec(
             name=self.name,
             identity=identity or self.name,
             batch_size=batch_size,
@@ -105,12 +105,12 @@ class Convolution:
     def encoded(self) -> int:
         return sum(self.batches)
 
-    def part(self, *, identity: str = "vae", parallel_encodes: int = 1) -> LatentPart:
+    def part(self, *, identity: str = "vae", parallel_encodes: int = 1) -> VaeSpec:
         def load() -> Convolution:
             self.loads += 1
             return self
 
-        return LatentPart(
+        return VaeSpec(
             identity=identity,
             shift=0.5,
             scale=2.0,

@@ -16,7 +16,7 @@ from helpers.cache.encode import read_pixels
 from helpers.cache.latents import LatentCache, fill_latent_cache
 from helpers.data.types import Catalog, Rejected
 from helpers.errors import CacheError
-from helpers.ranks import SingleRank
+from helpers.ranks import SingleProcess
 from helpers.reporting.events import StageAdvanced
 from helpers.storage.local import LocalCache
 from tests.unit.cache.encoders import Convolution, Heard, catalog_of, image
@@ -32,7 +32,7 @@ def fill(store: LocalCache, catalog: Catalog, vae: Convolution, **changes) -> tu
         "vae_batch_size": 4,
         "write_batch_size": 8,
         "workers": 2,
-        "ranks": SingleRank(),
+        "ranks": SingleProcess(),
         "reporter": heard.reporter(),
     }
     return fill_latent_cache(catalog, **(arguments | changes)), heard
@@ -184,7 +184,7 @@ def test_ranks_divide_the_images_and_agree_on_the_unreadable(store: LocalCache, 
     (photos / "5.png").unlink()
     meeting = threading.Barrier(2)
 
-    class Rank(SingleRank):
+    class Rank(SingleProcess):
         def wait(self) -> None:
             meeting.wait(timeout=30)
 

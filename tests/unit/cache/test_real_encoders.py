@@ -9,9 +9,9 @@ from helpers.cache.latents import LatentCache, fill_latent_cache
 from helpers.cache.text import TextCache, Wanted, fill_text_cache
 from helpers.config.options.data import CacheOptions
 from helpers.config.options.model import ModelOptions, PrecisionOptions, TextOptions
-from helpers.models.family import ModelParts
+from helpers.models.family import ModelComponents
 from helpers.models.registry import families
-from helpers.ranks import SingleRank
+from helpers.ranks import SingleProcess
 from helpers.reporting.reporter import Reporter
 from helpers.storage.local import LocalCache
 from tests.unit.cache.encoders import catalog_of, image
@@ -22,11 +22,13 @@ CPU = torch.device("cpu")
 
 
 @pytest.fixture
-def located(tiny_pipeline: Path) -> ModelParts:
+def located(tiny_pipeline: Path) -> ModelComponents:
     return FAMILY.locate(ModelOptions(pretrained_model_name_or_path=str(tiny_pipeline)))
 
 
-def test_a_caption_has_the_same_embedding_alone_in_a_crowd_and_compressed(located: ModelParts, tmp_path: Path) -> None:
+def test_a_caption_has_the_same_embedding_alone_in_a_crowd_and_compressed(
+    located: ModelComponents, tmp_path: Path
+) -> None:
     parts = FAMILY.text_parts(located, TextOptions(), PRECISION, CPU)
     captions = ["", "a red cat", *(f"an image of {number} houses" for number in range(40))]
 
@@ -37,7 +39,7 @@ def test_a_caption_has_the_same_embedding_alone_in_a_crowd_and_compressed(locate
                 [Wanted(captions=some, store=store, write_batch_size=16)],
                 parts=parts,
                 options=CacheOptions(compress_disk_cache=compress),
-                ranks=SingleRank(),
+                ranks=SingleProcess(),
                 reporter=Reporter(),
             )
         return TextCache([store], parts=parts, assemble=FAMILY.assemble_text)
@@ -54,7 +56,7 @@ def test_a_caption_has_the_same_embedding_alone_in_a_crowd_and_compressed(locate
             assert torch.equal(other.embedding(caption).pooled, wanted.pooled)
 
 
-def test_a_image_has_the_same_latents_alone_and_in_a_crowd(located: ModelParts, tmp_path: Path) -> None:
+def test_a_image_has_the_same_latents_alone_and_in_a_crowd(located: ModelComponents, tmp_path: Path) -> None:
     part = FAMILY.latent_part(located, PRECISION, CPU)
 
     def cached(name: str, *batch_sizes: int) -> LatentCache:
@@ -67,7 +69,7 @@ def test_a_image_has_the_same_latents_alone_and_in_a_crowd(located: ModelParts, 
                 vae_batch_size=size,
                 write_batch_size=4,
                 workers=2,
-                ranks=SingleRank(),
+                ranks=SingleProcess(),
                 reporter=Reporter(),
             )
         return LatentCache(store, catalog=catalog_of(tmp_path / "photos"), part=part)

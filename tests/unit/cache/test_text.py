@@ -10,7 +10,7 @@ import torch
 from helpers.cache.text import TextCache, Wanted, fill_text_cache
 from helpers.config.options.data import CacheOptions
 from helpers.errors import CacheError
-from helpers.ranks import SingleRank
+from helpers.ranks import SingleProcess
 from helpers.storage.local import LocalCache
 from tests.unit.cache.encoders import Heard, Words, assemble, drawn
 
@@ -20,7 +20,7 @@ def fill(store: LocalCache, captions, *encoders: Words, compress: bool = False, 
     arguments = {
         "parts": [encoder.part() for encoder in encoders],
         "options": CacheOptions(compress_disk_cache=compress),
-        "ranks": SingleRank(),
+        "ranks": SingleProcess(),
         "reporter": heard.reporter(),
     }
     wanted = Wanted(captions=tuple(dict.fromkeys(captions)), store=store, write_batch_size=8)
@@ -121,7 +121,7 @@ def test_ranks_divide_the_captions(store: LocalCache) -> None:
     captions = [f"caption {number}" for number in range(21)]
     meeting = threading.Barrier(2)
 
-    class Rank(SingleRank):
+    class Rank(SingleProcess):
         def wait(self) -> None:
             meeting.wait(timeout=30)
 

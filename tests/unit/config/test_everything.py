@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from helpers.config.everything import read_everything
+from helpers.config.everything import load_config
 from helpers.errors import ConfigError
 
 REPOSITORY = Path(__file__).resolve().parents[3]
@@ -28,12 +28,12 @@ def with_entry(output: Path, **more: object) -> Path:
 
 def told(*words: str) -> list[str]:
     with pytest.raises(ConfigError) as caught:
-        read_everything(words)
+        load_config(words)
     return [problem.option.removeprefix("multidatabackend.json: entry mine, key ") for problem in caught.value.problems]
 
 
 def test_what_is_right_comes_back_whole(output: Path) -> None:
-    config, files = read_everything([MODEL, f"--output_dir={output}", "--max_train_steps=3"])
+    config, files = load_config([MODEL, f"--output_dir={output}", "--max_train_steps=3"])
     assert (config.run.max_train_steps, [each.id for each in files.images]) == (3, ["mine"])
 
 

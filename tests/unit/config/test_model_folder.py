@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from helpers.config.cli import parse_arguments
-from helpers.config.model_folder import wrong_with_model
+from helpers.config.model_folder import check_model_folder
 from helpers.errors import ConfigError
 
 
@@ -25,8 +25,8 @@ XL = {"_class_name": "StableDiffusionXLPipeline"}
 
 
 def test_sd3_is_sd3(tmp_path: Path, tiny_pipeline: Path) -> None:
-    assert wrong_with_model(tiny_pipeline) is None
-    assert wrong_with_model(write(tmp_path, model_index={"_class_name": "StableDiffusion3Img2ImgPipeline"})) is None
+    assert check_model_folder(tiny_pipeline) is None
+    assert check_model_folder(write(tmp_path, model_index={"_class_name": "StableDiffusion3Img2ImgPipeline"})) is None
 
 
 @pytest.mark.parametrize(

@@ -95,7 +95,7 @@ def test_settings_that_are_seldom_meant_are_remarked_upon(words: list[str], rema
 def test_the_page_says_what_is_declared() -> None:
     text = PAGE.read_text()
     for kind in KINDS.values():
-        during = "yes" if kind.fusable else "no"
-        assert f"| `{kind.name}` | {kind.good_for} | {kind.bytes_per_number} bytes | {during} |" in text
+        during = "yes" if kind.supports_fused_backward else "no"
+        assert f"| `{kind.name}` | {kind.good_for} | {kind.state_bytes_per_param} bytes | {during} |" in text
         (row,) = re.findall(rf"^\| `{kind.name}` \| (`.*`) \|$", text, flags=re.MULTILINE)
         assert row == ", ".join(f"`{option.name}={written(option.default)}`" for option in kind.settings)

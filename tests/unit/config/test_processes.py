@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from helpers.config.checks.launcher import OTHER_ENGINES, divides_the_model, stage_of_zero
-from helpers.config.everything import read_everything
+from helpers.config.checks.launcher import OTHER_ENGINES, is_fsdp, zero_stage
+from helpers.config.everything import load_config
 from helpers.errors import ConfigError
 
 FSDP2 = {"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2"}
@@ -15,7 +15,7 @@ FILES = sorted(Path("config/accelerate").glob("*.yaml"))
 
 def said_of(*flags: str) -> str:
     with pytest.raises(ConfigError) as error:
-        read_everything(["--output_dir=somewhere", *flags])
+        load_config(["--output_dir=somewhere", *flags])
     return str(error.value)
 
 
@@ -145,8 +145,8 @@ def test_accelerate_takes_each_example_as_this_program_does(file: Path, monkeypa
     for name, value in told.items():
         if name.startswith(("FSDP_", "ACCELERATE_")):
             monkeypatch.setenv(name, value)
-    assert divides_the_model() == arguments.use_fsdp
-    assert stage_of_zero() == (2 if arguments.use_deepspeed else 0)
+    assert is_fsdp() == arguments.use_fsdp
+    assert zero_stage() == (2 if arguments.use_deepspeed else 0)
     said = said_of("--model_type=full")
     assert "FSDP" not in said
     assert "DeepSpeed" not in said

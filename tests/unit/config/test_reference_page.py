@@ -2,7 +2,7 @@
 
 from helpers.config.deprecated_options import OLD_NAMES
 from helpers.config.docs import COMMAND, PAGE, reference_page
-from helpers.config.optimizers import FINDING_THEIR_RATE
+from helpers.config.optimizers import LEARNING_RATE_FREE
 from helpers.config.option import options_in
 from helpers.config.options.launch import LaunchOptions
 from helpers.config.train_config import all_options
@@ -26,5 +26,5 @@ def test_a_row_tells_names_values_bounds_default_and_what_is_refused() -> None:
     assert "| `no`, `bf16` | none |" in rows["| `MIXED_PRECISION`"]
     assert "Refused: `fp16` (SD3's values grow too large" in rows["| `MIXED_PRECISION`"]
     assert "| required |" in rows["| `MODEL_NAME`"]
-    finding = f"1.0 with optimizer={', '.join(FINDING_THEIR_RATE)}"
+    finding = f"1.0 with optimizer={', '.join(LEARNING_RATE_FREE)}"
     assert f"| 0.0001; {finding}; 1e-05 with model_type=full |" in rows["| `LEARNING_RATE`"]

@@ -10,7 +10,7 @@ from helpers.config.env.env_file import read_env_file
 from helpers.config.env.gpus import Gpu
 from helpers.config.env.launch import translated
 from helpers.config.train_config import RunConfig
-from helpers.config.wizard.flow import Posed, options_by_name
+from helpers.config.wizard.flow import Prompt, options_by_name
 from helpers.config.wizard.machine import Machine
 from helpers.config.wizard.main import configure
 from helpers.data.report.preview import look_at
@@ -39,7 +39,7 @@ class Person:
     """
 
     answers: Mapping[str, str | Sequence[str | None] | None]
-    asked: list[Posed] = field(default_factory=list)
+    asked: list[Prompt] = field(default_factory=list)
     refused: dict[str, str] = field(default_factory=dict)
     told: list[str] = field(default_factory=list)
 
@@ -50,7 +50,7 @@ class Person:
     def tell(self, text: str) -> None:
         self.told.append(text)
 
-    def ask(self, question: Posed) -> str | None:
+    def ask(self, question: Prompt) -> str | None:
         self.asked.append(question)
         while self._left.get(question.name):
             text = self._left[question.name].pop(0)
@@ -62,7 +62,7 @@ class Person:
         assert not problem, f"{question.name}: what is proposed ({question.default!r}) will not do: {problem}"
         return question.default
 
-    def question(self, name: str) -> Posed:
+    def question(self, name: str) -> Prompt:
         """The question as it was last asked."""
         return [question for question in self.asked if question.name == name][-1]
 

@@ -34,7 +34,7 @@ class Listener:
     def __init__(self) -> None:
         self.heard: list[Event] = []
 
-    def hear(self, event: Event) -> None:
+    def handle(self, event: Event) -> None:
         self.heard.append(event)
 
     def close(self) -> None:

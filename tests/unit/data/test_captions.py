@@ -2,7 +2,14 @@
 
 import pytest
 
-from helpers.data.captions import CaptionRules, NoCaption, PromptForAll, caption_column, caption_from_name, captions_for
+from helpers.data.captions import (
+    CaptionRules,
+    ConstantCaption,
+    MissingCaption,
+    caption_column,
+    caption_from_name,
+    captions_for,
+)
 
 NAMES = CaptionRules(strategy="filename")
 TEXTS = CaptionRules(strategy="textfile")
@@ -41,7 +48,7 @@ def test_each_line_of_a_text_file_is_a_caption(note: bytes, captions: tuple[str,
     ("note", "reason"), [(None, "no caption file"), (b" \n\n", "empty caption file"), (b"caf\xe9", "not UTF-8")]
 )
 def test_a_text_file_without_captions_is_a_reason(note: bytes | None, reason: str) -> None:
-    with pytest.raises(NoCaption, match=reason):
+    with pytest.raises(MissingCaption, match=reason):
         captions_for("a.png", note, rules=TEXTS)
 
 
@@ -52,7 +59,7 @@ def test_the_fallback_is_the_file_name(note: bytes | None) -> None:
 
 
 def test_a_name_that_says_nothing_is_a_reason() -> None:
-    with pytest.raises(NoCaption, match="says nothing"):
+    with pytest.raises(MissingCaption, match="says nothing"):
         captions_for("_.png", None, rules=NAMES)
 
 
@@ -67,4 +74,4 @@ def test_a_prompt_not_to_be_put_before_is_not() -> None:
 
 
 def test_one_prompt_for_all() -> None:
-    assert PromptForAll("sks")(0) == PromptForAll("sks")(99) == ("sks",)
+    assert ConstantCaption("sks")(0) == ConstantCaption("sks")(99) == ("sks",)

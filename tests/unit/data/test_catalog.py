@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from helpers.config.datasets.types import LocalDataset
-from helpers.data.catalog.build import recut, remember_rejected
+from helpers.data.catalog.build import recrop, remember_rejected
 from helpers.data.types import Rejected, Size
 from helpers.errors import DataError
 from helpers.reporting.events import Notice, StageAdvanced, StageStarted
@@ -208,7 +208,7 @@ def test_each_epoch_has_its_own_random_crops_in_the_same_buckets(folder: Folder)
     catalog = folder.open(**said)
     said |= {"id": "pets", "instance_data_dir": folder.images, "cache_dir_vae": folder.metadata, "resolution": 0.01}
     dataset = LocalDataset(**said, aspect_bucket_alignment=16)
-    first, second, again = (recut(catalog, dataset=dataset, seed=0, epoch=epoch) for epoch in (0, 1, 1))
+    first, second, again = (recrop(catalog, dataset=dataset, seed=0, epoch=epoch) for epoch in (0, 1, 1))
     assert (first.geometries == catalog.geometries).all() and (second.geometries == again.geometries).all()
     assert (second.geometries != catalog.geometries).any(axis=1).sum() >= 6
     for one, other in zip(catalog.buckets, second.buckets, strict=True):

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
-from helpers.data.images.face_detector import EDGE_PX, largest_face, one_core_each, seen_size
-from helpers.data.images.geometry import cut_around
+from helpers.data.images.face_detector import EDGE_PX, detector_size, largest_face, single_threaded
+from helpers.data.images.geometry import crop_around
 from helpers.data.types import Size
 from helpers.reporting.events import Notice
 from helpers.storage.local import LocalSource
@@ -39,8 +39,8 @@ def beside(width: int, height: int, *, at: tuple[int, int]) -> Image.Image:
 
 def middle(image: Image.Image) -> tuple[float, float] | None:
     """The middle of the face found, in the image's pixels."""
-    seen = seen_size(Size(*image.size))
-    with one_core_each():
+    seen = detector_size(Size(*image.size))
+    with single_threaded():
         face = largest_face(np.asarray(image.resize(seen)))
     scale = max(image.size) / EDGE_PX
     return face and (scale * (face.left + face.right) / 2, scale * (face.top + face.bottom) / 2)
@@ -73,7 +73,7 @@ def test_no_face_is_found_where_there_is_none() -> None:
 def test_a_crop_stays_inside_the_image() -> None:
     cuts = np.array([[200, 100, 50, 0, 150, 100]] * 4, np.int32)
     middles = np.array([[0.5, 0.5], [0.6, 0.5], [0.0, 0.9], [1.0, 0.1]])
-    cut = cut_around(cuts, middles=middles)
+    cut = crop_around(cuts, middles=middles)
     assert cut[:, 2].tolist() == [50, 70, 0, 100] and not cut[:, 3].any()
     assert (cut[:, 4:6] - cut[:, 2:4] == 100).all() and (cut[:, :2] == cuts[:, :2]).all()
 

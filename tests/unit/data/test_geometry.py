@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from helpers.data.images.geometry import CutRules, draw, geometries, measure
+from helpers.data.images.geometry import CropRules, draw, geometries, measure
 from helpers.data.types import Box, Geometry, Size
 
-BASE = CutRules(
+BASE = CropRules(
     resolution=1.0,
     resolution_type="area",
     alignment=64,
@@ -23,7 +23,7 @@ BASE = CutRules(
 SQUARE = dataclasses.replace(BASE, crop=True)
 
 
-def cut(width: int, height: int, rules: CutRules, draws: tuple[float, float, float] = (0.5, 0.5, 0.5)) -> Geometry:
+def cut(width: int, height: int, rules: CropRules, draws: tuple[float, float, float] = (0.5, 0.5, 0.5)) -> Geometry:
     row = geometries(np.array([[width, height]]), rules=rules, draws=np.array([draws]))[0].tolist()
     return Geometry(resize=Size(*row[:2]), crop=Box(*row[2:]))
 
@@ -132,7 +132,7 @@ def test_chance_depends_on_seed_data_set_and_path_only() -> None:
 
 edges = st.one_of(st.integers(1, 8000), st.sampled_from([1, 2, 63, 64, 65, 65_535]))
 any_rules = st.builds(
-    CutRules,
+    CropRules,
     resolution=st.floats(0.02, 4.0),
     resolution_type=st.just("area"),
     alignment=st.sampled_from([16, 32, 64]),
@@ -157,7 +157,7 @@ any_draws = st.tuples(*[st.floats(0, 1, exclude_max=True)] * 3)
 @settings(max_examples=120, deadline=None)
 @given(width=edges, height=edges, rules=any_rules, draws=any_draws)
 def test_every_cut_is_possible_and_stretches_nothing(
-    width: int, height: int, rules: CutRules, draws: tuple[float, float, float]
+    width: int, height: int, rules: CropRules, draws: tuple[float, float, float]
 ) -> None:
     made = cut(width, height, rules, draws)
     left, top, right, bottom = made.crop
@@ -176,7 +176,7 @@ def test_every_cut_is_possible_and_stretches_nothing(
 
 @settings(max_examples=60, deadline=None)
 @given(width=st.integers(64, 8000), height=st.integers(64, 8000), rules=any_rules)
-def test_without_crop_shape_and_area_are_near(width: int, height: int, rules: CutRules) -> None:
+def test_without_crop_shape_and_area_are_near(width: int, height: int, rules: CropRules) -> None:
     rules = dataclasses.replace(rules, crop=False, resolution_type="area")
     target = cut(width, height, rules).target
     aspect = max(width, height) / min(width, height)
@@ -190,7 +190,7 @@ def test_without_crop_shape_and_area_are_near(width: int, height: int, rules: Cu
 
 @settings(max_examples=40, deadline=None)
 @given(width=edges, height=edges, rules=any_rules)
-def test_a_transposed_image_has_the_transposed_size(width: int, height: int, rules: CutRules) -> None:
+def test_a_transposed_image_has_the_transposed_size(width: int, height: int, rules: CropRules) -> None:
     rules = dataclasses.replace(rules, crop=False)
     target = cut(width, height, rules).target
     assert cut(height, width, rules).target == Size(target.height, target.width)

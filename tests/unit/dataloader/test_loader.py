@@ -14,7 +14,7 @@ import torch
 
 from helpers.config.options.training import ObjectiveOptions
 from helpers.data.types import Catalog, Size
-from helpers.dataloader.loader import BatchSource, prefetched
+from helpers.dataloader.loader import BatchBuilder, prefetch
 from helpers.dataloader.sampler import Order
 from helpers.dataloader.types import Position, TrainBatch
 from helpers.errors import CacheError
@@ -66,10 +66,10 @@ def make_source(
     dropout: float = 0.0,
     captions: int = 1,
     broken: int = -1,
-) -> BatchSource:
+) -> BatchBuilder:
     catalogs = {"one": make_catalog("one", 0, 11, captions), "two": make_catalog("two", 100, 5, captions)}
     buckets = [bucket for catalog in catalogs.values() for bucket in catalog.buckets]
-    return BatchSource(
+    return BatchBuilder(
         order=Order(buckets, seed=3, batch_size=batch_size, world_size=world_size),
         catalogs=catalogs,
         latents={"one": Latents(0, 4, broken), "two": Latents(100, 6)},
@@ -82,7 +82,7 @@ def make_source(
     )
 
 
-def positions(source: BatchSource, count: int) -> list[Position]:
+def positions(source: BatchBuilder, count: int) -> list[Position]:
     return [source.order.position_after(number) for number in range(count)]
 
 
@@ -189,7 +189,7 @@ def no_thread_is_left() -> Iterator[None]:
 def test_prefetched_batches_are_the_source_s_in_order_from_any_start(depth: int) -> None:
     source = make_source()
     expected = positions(source, 30)[7:]
-    with closing(prefetched(source, expected[0], depth=depth)) as batches:
+    with closing(prefetch(source, expected[0], depth=depth)) as batches:
         for position in expected:
             assert_same(next(batches), source.batch(position))
 
@@ -197,14 +197,14 @@ def test_prefetched_batches_are_the_source_s_in_order_from_any_start(depth: int)
 def test_prefetching_stays_within_its_depth() -> None:
     made: list[Position] = []
 
-    class Counting(BatchSource):
+    class Counting(BatchBuilder):
         def batch(self, position: Position) -> TrainBatch:
             made.append(position)
             return super().batch(position)
 
     source = make_source()
-    counting = Counting(**{name: getattr(source, name) for name in BatchSource.__dataclass_fields__})
-    with closing(prefetched(counting, Position(), depth=2)) as batches:
+    counting = Counting(**{name: getattr(source, name) for name in BatchBuilder.__dataclass_fields__})
+    with closing(prefetch(counting, Position(), depth=2)) as batches:
         next(batches)
         deadline = time.monotonic() + 5
         while len(made) < 3 and time.monotonic() < deadline:
@@ -215,7 +215,7 @@ def test_prefetching_stays_within_its_depth() -> None:
 
 def test_an_unreadable_image_is_named_where_its_batch_is_waited_for() -> None:
     source = make_source(broken=6)
-    batches = prefetched(source, Position(), depth=4)
+    batches = prefetch(source, Position(), depth=4)
     good = 0
     with pytest.raises(
         CacheError, match=r"latents of one: 6\.png cannot be read: the shard 0007\.safetensors is damaged"
@@ -227,18 +227,18 @@ def test_an_unreadable_image_is_named_where_its_batch_is_waited_for() -> None:
     assert good == of_broken[0]
 
 
-def has_image(source: BatchSource, position: Position, image: int) -> bool:
+def has_image(source: BatchBuilder, position: Position, image: int) -> bool:
     return any((s.dataset_id, s.image) == ("one", image) for s in source.order.batch_at(position))
 
 
 def test_a_mistake_of_ours_in_the_thread_is_raised_as_it_is() -> None:
     source = replace(make_source(), latents={})
     with pytest.raises(KeyError):
-        next(prefetched(source, Position(), depth=1))
+        next(prefetch(source, Position(), depth=1))
 
 
 def test_dropping_the_batches_stops_the_thread() -> None:
-    batches: Any = prefetched(make_source(), Position(), depth=2)
+    batches: Any = prefetch(make_source(), Position(), depth=2)
     next(batches)
     assert batch_threads()
     del batches
@@ -249,7 +249,7 @@ def test_dropping_the_batches_stops_the_thread() -> None:
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="page-locked memory is a CUDA device's")
 def test_batches_for_a_device_are_page_locked_and_otherwise_the_same() -> None:
     source = make_source()
-    with closing(prefetched(source, Position(), depth=1, pin_memory=True)) as batches:
+    with closing(prefetch(source, Position(), depth=1, pin_memory=True)) as batches:
         batch = next(batches)
     assert all(getattr(batch, name).is_pinned() for name in TENSORS)
     assert_same(batch, source.batch(Position()))
@@ -275,5 +275,5 @@ def test_both_sides_of_a_image_come_by_an_even_chance_for_each_pass() -> None:
 def test_batches_come_up_to_an_end() -> None:
     source = make_source()
     end = source.order.position_after(7)
-    batches = list(prefetched(source, source.order.position_after(2), depth=2, end=end))
+    batches = list(prefetch(source, source.order.position_after(2), depth=2, end=end))
     assert [batch.position for batch in batches] == positions(source, 7)[2:]

@@ -52,7 +52,7 @@ def test_another_number_of_ranks_goes_on_where_no_image_is_left_out(
     old = Order(buckets, seed=seed, batch_size=batch_size, world_size=before)
     new = old.among(now)
     stop = old.position_after(batches)
-    start = new.position_showing(old.images_shown(stop))
+    start = new.position_after_images(old.images_shown(stop))
     if before == now:
         assert start == stop
     end = max(stop.epoch, start.epoch) + 2

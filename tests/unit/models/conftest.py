@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from helpers.config.options.model import ModelOptions, PrecisionOptions
-from helpers.models.family import ModelParts
+from helpers.models.family import ModelComponents
 from helpers.models.sd3.weights.components import locate
 
 
@@ -32,7 +32,7 @@ def full_precision() -> PrecisionOptions:
 
 
 @pytest.fixture(scope="session")
-def parts(tiny_pipeline: Path) -> ModelParts:
+def parts(tiny_pipeline: Path) -> ModelComponents:
     return locate(ModelOptions(pretrained_model_name_or_path=str(tiny_pipeline)))
 
 

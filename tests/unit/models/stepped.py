@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from helpers.config.options.model import LoraOptions, PrecisionOptions
-from helpers.models.family import ModelParts
+from helpers.models.family import ModelComponents
 from helpers.models.sd3.transformer import enable_checkpointing, load_denoiser, predict
 from tests.unit.models.lora import attach
 
@@ -15,7 +15,7 @@ CPU = torch.device("cpu")
 
 
 def loaded(
-    parts: ModelParts, *changes: Change, waiting: int = 0, checkpointed: bool = True, **precision: str
+    parts: ModelComponents, *changes: Change, waiting: int = 0, checkpointed: bool = True, **precision: str
 ) -> tuple[nn.Module, list[nn.Parameter]]:
     """The denoiser with a LoRA that is not zero, changed, in training mode; and what is trained of it."""
     said = PrecisionOptions(**{"mixed_precision": "no", "base_model_default_dtype": "fp32", **precision})

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from helpers.config.options.model import LoraOptions, PrecisionOptions
 from helpers.models.adapters.lora import attach_lora
 from helpers.models.quantization import base_dtype, layers_to_quantize, quantize
-from helpers.models.sd3.memory.activations import Pass, kept_for_backward
+from helpers.models.sd3.memory.activations import Pass, saved_activation_bytes
 from helpers.models.sd3.memory.architecture import Transformer
 from helpers.models.sd3.memory.trainable_parameters import adapted_layers
 from helpers.models.sd3.transformer import NEVER_QUANTIZED, target_modules
@@ -141,4 +141,4 @@ def test_a_block_keeps_what_is_counted(
     )
     model = make(shape, precision, target=target, full=full)
     measured = really_kept(model, precision, block=1)
-    assert kept_for_backward(shape, counted, block=1) == pytest.approx(measured, rel=0.08)
+    assert saved_activation_bytes(shape, counted, block=1) == pytest.approx(measured, rel=0.08)

@@ -11,9 +11,9 @@ from torch import Tensor, nn
 
 from helpers.config.options.model import LoraOptions, PrecisionOptions
 from helpers.errors import ModelError
-from helpers.models.adapters.lora import trained_lora
+from helpers.models.adapters.lora import make_lora
 from helpers.models.adapters.trainable import Trained
-from helpers.models.family import ModelParts
+from helpers.models.family import ModelComponents
 from helpers.models.formats.lora import Pair
 from helpers.models.quantization import dense
 from helpers.models.sd3.transformer import load_denoiser, predict, target_modules
@@ -24,14 +24,14 @@ from tests.unit.models.lora import inputs_of, randomise
 
 
 @pytest.fixture(scope="module")
-def base(parts: ModelParts, full_precision: PrecisionOptions, cpu: torch.device) -> nn.Module:
+def base(parts: ModelComponents, full_precision: PrecisionOptions, cpu: torch.device) -> nn.Module:
     return load_denoiser(parts, full_precision, cpu)
 
 
 def train(denoiser: nn.Module, *, seed: int = 0, **options: Any) -> Trained:
     lora = LoraOptions(lora_rank=4, **options)
     pairs = read_lora(lora.init_file) if lora.init_file else None
-    return trained_lora(denoiser, modules=target_modules(denoiser, "attention"), lora=lora, seed=seed, pairs=pairs)
+    return make_lora(denoiser, modules=target_modules(denoiser, "attention"), lora=lora, seed=seed, pairs=pairs)
 
 
 def predicted(denoiser: nn.Module) -> Tensor:
@@ -85,7 +85,7 @@ def test_a_part_of_the_base_is_learnt_on_and_opens_on_the_whole_base(
     torch.testing.assert_close(theirs, ours, atol=1e-4, rtol=1e-4)
 
 
-def test_a_part_of_a_quantized_base_is_learnt_on(parts: ModelParts, cpu: torch.device) -> None:
+def test_a_part_of_a_quantized_base_is_learnt_on(parts: ModelComponents, cpu: torch.device) -> None:
     precision = PrecisionOptions(mixed_precision="no", base_model_precision="int8-quanto")
     denoiser = load_denoiser(parts, precision, cpu)
     plain = predicted(denoiser)
@@ -97,7 +97,7 @@ def test_a_part_of_a_quantized_base_is_learnt_on(parts: ModelParts, cpu: torch.d
 
 @pytest.mark.parametrize("level", ["int4-quanto", "int2-quanto"])
 def test_what_quantizing_took_is_given_back_and_is_no_part_of_the_finished_file(
-    level: str, base: nn.Module, parts: ModelParts, cpu: torch.device, diffusers_pipeline: Any, tmp_path: Path
+    level: str, base: nn.Module, parts: ModelComponents, cpu: torch.device, diffusers_pipeline: Any, tmp_path: Path
 ) -> None:
     precision = PrecisionOptions(mixed_precision="no", base_model_precision=level, base_model_default_dtype="fp32")
     lora = LoraOptions(lora_rank=8, lora_alpha=4.0, lora_init_type="loftq", lora_ranks="to_q=4")
@@ -105,7 +105,7 @@ def test_what_quantizing_took_is_given_back_and_is_no_part_of_the_finished_file(
     def loaded(seed: int) -> tuple[nn.Module, Trained]:
         rough = load_denoiser(parts, precision, cpu)
         modules = target_modules(rough, "attention+mlp")
-        return rough, trained_lora(rough, modules=modules, lora=lora, seed=seed, base=partial(open_base, parts))
+        return rough, make_lora(rough, modules=modules, lora=lora, seed=seed, base=partial(open_base, parts))
 
     rough, trained = loaded(0)
     whole, begun = predicted(base), predicted(rough)
@@ -178,7 +178,7 @@ def test_a_run_begins_at_another_program_s_file_of_several_ranks(base: nn.Module
     ranks = ",".join(f"{layer}={pair.rank}" for layer, pair in found.items())
     lora = LoraOptions(lora_rank=4, lora_alpha=12.0, lora_ranks=ranks, init_lora=str(theirs))
     denoiser = copy.deepcopy(base)
-    trained_lora(denoiser, modules=layers, lora=lora, seed=0, pairs=found)
+    make_lora(denoiser, modules=layers, lora=lora, seed=0, pairs=found)
     merged = copy.deepcopy(base)
     for layer, pair in pairs.items():
         weight: Any = merged.get_submodule(layer).weight
@@ -193,7 +193,7 @@ def test_a_file_that_does_not_fit_is_refused(base: nn.Module, tmp_path: Path) ->
         train(copy.deepcopy(base), use_dora=True, init_lora=str(file))
     with pytest.raises(ModelError, match="set lora_rank"):
         lora, modules = LoraOptions(lora_rank=8, init_lora=str(file)), target_modules(base, "attention")
-        trained_lora(copy.deepcopy(base), modules=modules, lora=lora, seed=0, pairs=read_lora(file))
+        make_lora(copy.deepcopy(base), modules=modules, lora=lora, seed=0, pairs=read_lora(file))
 
 
 @pytest.mark.parametrize("options", [{"lora_alpha": 2.0}, {"use_rslora": True}, {"lora_init_type": "pissa"}])

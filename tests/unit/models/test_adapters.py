@@ -15,9 +15,9 @@ from torch import Tensor, nn
 
 from helpers.config.options.model import LoraOptions, PrecisionOptions
 from helpers.errors import ModelError
-from helpers.models.adapters.lora import begin_from, load_lora, save_lora
-from helpers.models.family import ModelParts
-from helpers.models.sd3.tiny import make_small_pipeline
+from helpers.models.adapters.lora import load_initial_weights, load_lora, save_lora
+from helpers.models.family import ModelComponents
+from helpers.models.sd3.tiny import make_tiny_pipeline
 from helpers.models.sd3.transformer import load_denoiser, predict, target_modules
 from helpers.models.sd3.weights.lora_forms import read_lora
 from tests.unit.models.lora import attach, inputs_of, randomise
@@ -27,7 +27,7 @@ Inputs = tuple[Tensor, Tensor, Tensor, Tensor]
 
 
 @pytest.fixture(scope="module")
-def base(parts: ModelParts, full_precision: PrecisionOptions, cpu: torch.device) -> nn.Module:
+def base(parts: ModelComponents, full_precision: PrecisionOptions, cpu: torch.device) -> nn.Module:
     return load_denoiser(parts, full_precision, cpu)
 
 
@@ -41,7 +41,7 @@ def medium(tmp_path_factory: pytest.TempPathFactory) -> nn.Module:
     """A transformer in the shape of SD3.5 medium's."""
     from diffusers import SD3Transformer2DModel
 
-    folder = make_small_pipeline(tmp_path_factory.mktemp("sd35") / "m", dual_attention=True, qk_norm="rms_norm")
+    folder = make_tiny_pipeline(tmp_path_factory.mktemp("sd35") / "m", dual_attention=True, qk_norm="rms_norm")
     return SD3Transformer2DModel.from_pretrained(folder / "transformer")
 
 
@@ -115,7 +115,7 @@ def test_names_are_those_of_the_exported_file(denoiser: nn.Module) -> None:
     ]
 
 
-def test_the_start_depends_on_the_seed_alone(parts: ModelParts, base: nn.Module, cpu: torch.device) -> None:
+def test_the_start_depends_on_the_seed_alone(parts: ModelComponents, base: nn.Module, cpu: torch.device) -> None:
     def start(denoiser: nn.Module, seed: int) -> Mapping[str, Tensor]:
         torch.manual_seed(seed + 100)
         before = torch.get_rng_state()
@@ -223,7 +223,7 @@ def test_a_run_with_the_same_ranks_begins_from_a_file_of_one_rank(
     randomise(tensors)
     save_lora(tmp_path / "one.safetensors", tensors, lora=lora, metadata={}, portable=True)
     other = copy.deepcopy(base)
-    begin_from(
+    load_initial_weights(
         tmp_path / "one.safetensors",
         read_lora(tmp_path / "one.safetensors"),
         weights=attach(other, lora, seed=1),

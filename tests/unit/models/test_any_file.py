@@ -18,7 +18,7 @@ from helpers.convert import main
 from helpers.errors import ModelError, UserError
 from helpers.models.adapters.init_lora import options_from_file
 from helpers.models.conversions import opened_model, to_comfyui_lora, to_diffusers_lora
-from helpers.models.family import ModelParts
+from helpers.models.family import ModelComponents
 from helpers.models.formats.lora import Pair
 from helpers.models.sd3.family import sd3_family
 from helpers.models.sd3.weights.lora_forms import read_lora
@@ -118,7 +118,7 @@ def tensors(draw: st.DrawFn) -> dict[str, Tensor]:
     return found
 
 
-def all_uses(file: Path, *, parts: ModelParts, out: Path) -> Iterator[Any]:
+def all_uses(file: Path, *, parts: ModelComponents, out: Path) -> Iterator[Any]:
     """Everything that may be done with a file, each on its own."""
     family = sd3_family()
 
@@ -145,7 +145,7 @@ def all_uses(file: Path, *, parts: ModelParts, out: Path) -> Iterator[Any]:
 @settings(max_examples=250, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(content=tensors(), header=HEADERS)
 def test_no_tensors_lead_to_a_traceback(
-    content: dict[str, Tensor], header: dict[str, str] | None, parts: ModelParts, tmp_path: Path
+    content: dict[str, Tensor], header: dict[str, str] | None, parts: ModelComponents, tmp_path: Path
 ) -> None:
     file = tmp_path / "any.safetensors"
     save_file(content, file, metadata=header)
@@ -161,7 +161,7 @@ class Files(dict[str, dict[str, Tensor]]):
 
 
 @pytest.fixture(scope="module")
-def whole_files(parts: ModelParts, tmp_path_factory: pytest.TempPathFactory) -> Files:
+def whole_files(parts: ModelComponents, tmp_path_factory: pytest.TempPathFactory) -> Files:
     """The tensors of good files: a small LoRA in every form, a LyCORIS and a whole model."""
     folder, noise = tmp_path_factory.mktemp("whole"), torch.Generator().manual_seed(0)
     pairs = {
@@ -182,7 +182,7 @@ def whole_files(parts: ModelParts, tmp_path_factory: pytest.TempPathFactory) -> 
 @settings(max_examples=120, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_no_damage_to_a_good_file_leads_to_a_traceback(
-    data: st.DataObject, whole_files: Files, parts: ModelParts, tmp_path: Path
+    data: st.DataObject, whole_files: Files, parts: ModelComponents, tmp_path: Path
 ) -> None:
     content = dict(whole_files[data.draw(st.sampled_from(sorted(whole_files)))])
     for _ in range(data.draw(st.integers(0, 2))):
@@ -206,7 +206,7 @@ def test_no_damage_to_a_good_file_leads_to_a_traceback(
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(content=st.binary(max_size=64), declared=st.integers(min_value=0, max_value=2**63))
-def test_no_bytes_lead_to_a_traceback(content: bytes, declared: int, parts: ModelParts, tmp_path: Path) -> None:
+def test_no_bytes_lead_to_a_traceback(content: bytes, declared: int, parts: ModelComponents, tmp_path: Path) -> None:
     for text in (content, declared.to_bytes(8, "little") + content):
         (tmp_path / "any.safetensors").write_bytes(text)
         for use in all_uses(tmp_path / "any.safetensors", parts=parts, out=tmp_path):
@@ -300,7 +300,7 @@ def lycoris_on_a_convolution(kind: str, layer: torch.nn.Conv2d) -> dict[str, Ten
 
 
 @pytest.mark.parametrize("kind", ["lora", "loha", "lokr", "full"])
-def test_lycoris_on_a_convolution_is_merged(kind: str, parts: ModelParts, tmp_path: Path) -> None:
+def test_lycoris_on_a_convolution_is_merged(kind: str, parts: ModelComponents, tmp_path: Path) -> None:
     base = load_file(parts.transformer / "diffusion_pytorch_model.safetensors")
     before, bias = base["pos_embed.proj.weight"], base["pos_embed.proj.bias"]
     layer = torch.nn.Conv2d(*before.shape[1::-1], before.shape[2], stride=before.shape[2])

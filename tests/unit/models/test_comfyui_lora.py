@@ -17,7 +17,7 @@ from helpers.models.conversions import add_comfyui_scales
 from helpers.models.formats.lora import Pair, merged, write_diffusers_lora
 from helpers.models.formats.safetensors import planned
 from helpers.models.sd3.family import sd3_family
-from helpers.models.sd3.tiny import make_small_pipeline
+from helpers.models.sd3.tiny import make_tiny_pipeline
 from helpers.models.sd3.transformer import load_denoiser, predict
 from helpers.models.sd3.weights.comfyui_lora import write_comfyui_lora
 from helpers.models.sd3.weights.components import locate
@@ -36,7 +36,7 @@ LORAS: Mapping[str, dict[str, Any]] = {
 
 @pytest.fixture(scope="module", params=KINDS)
 def pipeline(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_small_pipeline(tmp_path_factory.mktemp("base") / "pipeline", **KINDS[request.param])
+    return make_tiny_pipeline(tmp_path_factory.mktemp("base") / "pipeline", **KINDS[request.param])
 
 
 @pytest.fixture

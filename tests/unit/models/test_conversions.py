@@ -12,10 +12,10 @@ from safetensors.torch import load_file, save_file
 from helpers.config.options.model import ModelOptions
 from helpers.errors import ModelError
 from helpers.models.conversions import opened_model
-from helpers.models.family import ModelParts
+from helpers.models.family import ModelComponents
 from helpers.models.formats.lora import Pair, write_diffusers_lora
 from helpers.models.sd3.family import sd3_family
-from helpers.models.sd3.tiny import make_small_pipeline
+from helpers.models.sd3.tiny import make_tiny_pipeline
 from helpers.models.sd3.weights.components import locate
 from tests.unit.models.lora import KINDS
 
@@ -24,12 +24,12 @@ FILE = "diffusion_pytorch_model.safetensors"
 
 
 @pytest.fixture(scope="module", params=KINDS)
-def base(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> ModelParts:
-    folder = make_small_pipeline(tmp_path_factory.mktemp("base") / "pipeline", **KINDS[request.param])
+def base(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> ModelComponents:
+    folder = make_tiny_pipeline(tmp_path_factory.mktemp("base") / "pipeline", **KINDS[request.param])
     return locate(ModelOptions(pretrained_model_name_or_path=str(folder)))
 
 
-def folder_of(base: ModelParts) -> Path:
+def folder_of(base: ModelComponents) -> Path:
     return Path(base.name)
 
 
@@ -43,7 +43,7 @@ def assert_same(first: Any, second: Any) -> None:
     assert all(torch.equal(first[name], second[name]) for name in first)
 
 
-def test_diffusers_opens_the_single_file_offline_and_it_goes_back(base: ModelParts, tmp_path: Path) -> None:
+def test_diffusers_opens_the_single_file_offline_and_it_goes_back(base: ModelComponents, tmp_path: Path) -> None:
     from diffusers.pipelines.stable_diffusion_3.pipeline_stable_diffusion_3 import StableDiffusion3Pipeline
 
     family, folder, single = sd3_family(), folder_of(base), tmp_path / "sd3.safetensors"
@@ -65,7 +65,7 @@ def test_diffusers_opens_the_single_file_offline_and_it_goes_back(base: ModelPar
     assert StableDiffusion3Pipeline.from_pretrained(tmp_path / "back")
 
 
-def test_a_lora_is_merged_in_the_base_s_own_number_format(base: ModelParts, tmp_path: Path) -> None:
+def test_a_lora_is_merged_in_the_base_s_own_number_format(base: ModelComponents, tmp_path: Path) -> None:
     before = {name: each.half() for name, each in load_file(base.transformer / FILE).items()}
     shutil.copytree(folder_of(base), tmp_path / "base")
     save_file(before, tmp_path / "base/transformer" / FILE)
@@ -90,7 +90,7 @@ def test_a_lora_is_merged_in_the_base_s_own_number_format(base: ModelParts, tmp_
 
 def test_what_does_not_go_together_is_refused(tiny_pipeline: Path, tmp_path: Path) -> None:
     parts, family = locate(ModelOptions(pretrained_model_name_or_path=str(tiny_pipeline))), sd3_family()
-    other = make_small_pipeline(tmp_path / "large", qk_norm="rms_norm")
+    other = make_tiny_pipeline(tmp_path / "large", qk_norm="rms_norm")
     with opened_model(other, base=None, family=family) as model:
         model.write_single_file(tmp_path / "large.safetensors", family=family)
     save_file({"something": torch.ones(1)}, tmp_path / "something.safetensors")

@@ -12,8 +12,8 @@ from safetensors import safe_open
 from torch import Tensor, nn
 
 from helpers.config.options.model import LoraOptions, PrecisionOptions
-from helpers.models.adapters.lora import load_lora, save_lora, without_lora
-from helpers.models.family import ModelParts
+from helpers.models.adapters.lora import load_lora, lora_disabled, save_lora
+from helpers.models.family import ModelComponents
 from helpers.models.quantization import dense
 from helpers.models.sd3.transformer import load_denoiser, predict
 from helpers.models.sd3.weights.lora_forms import read_lora
@@ -24,7 +24,7 @@ Inputs = tuple[Tensor, Tensor, Tensor, Tensor]
 
 
 @pytest.fixture(scope="module")
-def base(parts: ModelParts, full_precision: PrecisionOptions, cpu: torch.device) -> nn.Module:
+def base(parts: ModelComponents, full_precision: PrecisionOptions, cpu: torch.device) -> nn.Module:
     return load_denoiser(parts, full_precision, cpu)
 
 
@@ -49,7 +49,7 @@ def of_diffusers(pipeline: Any, inputs: Inputs) -> Tensor:
 @pytest.mark.parametrize("level", ["no_change", "int8-quanto", "fp8-quanto"])
 @pytest.mark.parametrize("dropout", [0.0, 0.3])
 def test_lengths_are_learnt_on_a_base_of_every_precision(
-    level: str, dropout: float, parts: ModelParts, cpu: torch.device, inputs: Inputs
+    level: str, dropout: float, parts: ModelComponents, cpu: torch.device, inputs: Inputs
 ) -> None:
     precision = PrecisionOptions(mixed_precision="bf16", base_model_precision=level)
     denoiser = load_denoiser(parts, precision, cpu)
@@ -73,7 +73,7 @@ def test_lengths_are_learnt_on_a_base_of_every_precision(
     denoiser.train()
     predicted().square().mean().backward()
     assert all(tensor.grad is not None and tensor.grad.abs().sum() > 0 for tensor in tensors.values())
-    with without_lora(denoiser), torch.no_grad():
+    with lora_disabled(denoiser), torch.no_grad():
         assert torch.equal(predicted(), plain)
 
 

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from helpers.config.options.model import PrecisionOptions, TextOptions
-from helpers.models.family import ModelParts
+from helpers.models.family import ModelComponents
 from helpers.models.sd3.text_encoders import text_parts
 from helpers.models.sd3.transformer import load_denoiser, predict
 
@@ -15,7 +15,7 @@ from helpers.models.sd3.transformer import load_denoiser, predict
 BOUNDS = {"int8-quanto": 0.03, "fp8-quanto": 0.08}
 
 
-def outputs(parts: ModelParts, level: str) -> dict[str, Tensor]:
+def outputs(parts: ModelComponents, level: str) -> dict[str, Tensor]:
     cpu = torch.device("cpu")
     precision = PrecisionOptions(mixed_precision="no", base_model_precision=level)
     noise = torch.Generator().manual_seed(0)
@@ -35,7 +35,7 @@ def outputs(parts: ModelParts, level: str) -> dict[str, Tensor]:
     return found | {name: each["hidden"] for name, each in encoded.items()}
 
 
-def test_each_8_bit_level_keeps_its_bound_and_int8_is_the_finer(parts: ModelParts) -> None:
+def test_each_8_bit_level_keeps_its_bound_and_int8_is_the_finer(parts: ModelComponents) -> None:
     exact = outputs(parts, "no_change")
     rough = {level: outputs(parts, level) for level in BOUNDS}
     for name, want in exact.items():

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from helpers.config.options.model import ModelOptions, PrecisionOptions, TextOptions
-from helpers.models.family import ModelParts
+from helpers.models.family import ModelComponents
 from helpers.models.registry import families
 from helpers.models.sd3.text_encoders import text_parts
 from helpers.models.sd3.transformer import load_denoiser, predict
@@ -33,11 +33,11 @@ def precision(level: str) -> PrecisionOptions:
 
 
 @pytest.fixture(scope="module")
-def demo() -> ModelParts:
+def demo() -> ModelComponents:
     return families()["sd3"].locate(ModelOptions(pretrained_model_name_or_path=str(DEMO)))
 
 
-def predicted(parts: ModelParts, level: str) -> Tensor:
+def predicted(parts: ModelComponents, level: str) -> Tensor:
     """The transformer's velocity at three noise levels."""
     denoiser = load_denoiser(parts, precision(level), torch.device("cpu"))
     config: Any = denoiser.config
@@ -49,7 +49,7 @@ def predicted(parts: ModelParts, level: str) -> Tensor:
         return predict(denoiser, noisy, torch.tensor([0.2, 0.5, 0.9]), text, pooled).float()
 
 
-def encoded(parts: ModelParts, level: str) -> list[Tensor]:
+def encoded(parts: ModelComponents, level: str) -> list[Tensor]:
     """What each text encoder says of the captions."""
     found = text_parts(parts, TextOptions(), precision(level), torch.device("cpu"))
     return [part.load().encode(CAPTIONS)["hidden"].float() for part in found]
@@ -60,13 +60,13 @@ def error(rough: Tensor, exact: Tensor) -> float:
 
 
 @pytest.fixture(scope="module")
-def exact(demo: ModelParts) -> list[Tensor]:
+def exact(demo: ModelComponents) -> list[Tensor]:
     return [predicted(demo, "no_change"), *encoded(demo, "no_change")]
 
 
 @pytest.mark.parametrize(("level", "bounds"), BOUNDS.items())
 def test_a_level_s_error_is_what_its_bits_come_to(
-    demo: ModelParts, exact: list[Tensor], level: str, bounds: tuple[float, float]
+    demo: ModelComponents, exact: list[Tensor], level: str, bounds: tuple[float, float]
 ) -> None:
     rough = [predicted(demo, level), *encoded(demo, level)]
     errors = {part: error(*pair) for part, *pair in zip(PARTS, rough, exact, strict=True)}

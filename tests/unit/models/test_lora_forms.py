@@ -13,9 +13,9 @@ from torch import Tensor, nn
 from helpers.config.options.model import LoraOptions, PrecisionOptions
 from helpers.errors import ConfigError, ModelError
 from helpers.models.adapters.init_lora import options_from_file
-from helpers.models.adapters.lora import trained_lora
+from helpers.models.adapters.lora import make_lora
 from helpers.models.conversions import opened_model, to_comfyui_lora, to_diffusers_lora
-from helpers.models.family import ModelParts
+from helpers.models.family import ModelComponents
 from helpers.models.formats.lora import Pair, of_transformer
 from helpers.models.quantization import dense
 from helpers.models.sd3.family import sd3_family
@@ -36,7 +36,7 @@ TEXT_LAYER = "text_encoder.text_model.encoder.layers.1.self_attn.q_proj"
 
 
 @pytest.fixture(scope="module")
-def base(parts: ModelParts, full_precision: PrecisionOptions, cpu: torch.device) -> nn.Module:
+def base(parts: ModelComponents, full_precision: PrecisionOptions, cpu: torch.device) -> nn.Module:
     return load_denoiser(parts, full_precision, cpu)
 
 
@@ -67,7 +67,9 @@ def predicted(denoiser: nn.Module) -> Tensor:
         return predict(denoiser, *inputs_of())
 
 
-def begun(base: nn.Module, parts: ModelParts, file: Path, *, given: Mapping[str, Any]) -> tuple[nn.Module, LoraOptions]:
+def begun(
+    base: nn.Module, parts: ModelComponents, file: Path, *, given: Mapping[str, Any]
+) -> tuple[nn.Module, LoraOptions]:
     """A denoiser with an adapter that begins at a file, by the options that a run takes from it."""
     pairs = read_lora(file)
     lora = options_from_file(
@@ -80,7 +82,7 @@ def begun(base: nn.Module, parts: ModelParts, file: Path, *, given: Mapping[str,
     )
     denoiser = copy.deepcopy(base)
     modules = target_modules(denoiser, lora.lora_target)
-    trained_lora(denoiser, modules=modules, lora=lora, seed=0, pairs=of_transformer(pairs))
+    make_lora(denoiser, modules=modules, lora=lora, seed=0, pairs=of_transformer(pairs))
     return denoiser, lora
 
 
@@ -95,7 +97,7 @@ def merged(base: nn.Module, pairs: Mapping[str, Pair]) -> nn.Module:
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("is_dora", [False, True], ids=["LoRA", "DoRA"])
 def test_every_form_is_read_as_the_same_pairs_and_begun_at(
-    form: str, is_dora: bool, base: nn.Module, parts: ModelParts, tmp_path: Path
+    form: str, is_dora: bool, base: nn.Module, parts: ModelComponents, tmp_path: Path
 ) -> None:
     if is_dora and form in WITHOUT_DORA:
         return
@@ -122,7 +124,7 @@ def test_text_encoders_are_read_from_every_form(form: str, base: nn.Module, tmp_
 
 
 def test_the_file_s_settings_are_taken_unless_others_are_given(
-    base: nn.Module, parts: ModelParts, tmp_path: Path
+    base: nn.Module, parts: ModelComponents, tmp_path: Path
 ) -> None:
     pairs = pairs_on(base, names=())
     narrow = {
@@ -148,14 +150,14 @@ def test_the_file_s_settings_are_taken_unless_others_are_given(
     ],
 )
 def test_settings_that_differ_from_the_file_are_refused(
-    given: dict[str, Any], told: str, base: nn.Module, parts: ModelParts, tmp_path: Path
+    given: dict[str, Any], told: str, base: nn.Module, parts: ModelComponents, tmp_path: Path
 ) -> None:
     file = onetrainer_legacy(tmp_path / "lora.safetensors", pairs_on(base, names=()))
     with pytest.raises(ConfigError, match=rf"(?s){told}"):
         begun(base, parts, file, given=given)
 
 
-def test_a_lora_for_another_sd3_is_refused(base: nn.Module, parts: ModelParts, tmp_path: Path) -> None:
+def test_a_lora_for_another_sd3_is_refused(base: nn.Module, parts: ModelComponents, tmp_path: Path) -> None:
     pairs = pairs_on(base, names=())
     more = pairs | {"transformer_blocks.30.attn.to_q": next(iter(pairs.values()))}
     wide = {name: Pair(down=torch.ones(3, 64), up=torch.ones(64, 3), alpha=3) for name in pairs}
@@ -164,7 +166,7 @@ def test_a_lora_for_another_sd3_is_refused(base: nn.Module, parts: ModelParts, t
             begun(base, parts, onetrainer_legacy(tmp_path / "lora.safetensors", other), given={})
 
 
-def test_text_encoders_that_would_be_lost_are_told_of(base: nn.Module, parts: ModelParts, tmp_path: Path) -> None:
+def test_text_encoders_that_would_be_lost_are_told_of(base: nn.Module, parts: ModelComponents, tmp_path: Path) -> None:
     pairs = pairs_on(base) | {TEXT_LAYER: Pair(down=torch.ones(3, 24), up=torch.ones(24, 3), alpha=3)}
     with pytest.raises(ConfigError, match="set TRAIN_TEXT_ENCODER=true"):
         begun(base, parts, onetrainer_legacy(tmp_path / "lora.safetensors", pairs), given={})
@@ -172,7 +174,7 @@ def test_text_encoders_that_would_be_lost_are_told_of(base: nn.Module, parts: Mo
 
 @pytest.mark.parametrize(("rank", "dora", "told"), [(2, None, "its rank is 2"), (3, torch.ones(24), "not a plain one")])
 def test_a_lora_on_text_encoders_that_is_not_trained_so_is_refused(
-    rank: int, dora: Tensor | None, told: str, base: nn.Module, parts: ModelParts
+    rank: int, dora: Tensor | None, told: str, base: nn.Module, parts: ModelComponents
 ) -> None:
     text = Pair(down=torch.ones(rank, 24), up=torch.ones(24, rank), alpha=rank, magnitude=dora)
     layers_there = sd3_family().adapter_layers(parts)
@@ -198,7 +200,9 @@ def test_no_two_layers_have_one_name() -> None:
     assert all(len(meant) == 1 for meant in spelled.values())
 
 
-def test_a_dora_that_normalizes_inputs_can_only_be_merged(base: nn.Module, parts: ModelParts, tmp_path: Path) -> None:
+def test_a_dora_that_normalizes_inputs_can_only_be_merged(
+    base: nn.Module, parts: ModelComponents, tmp_path: Path
+) -> None:
     """OneTrainer's own way: W' = (W + B A) m / |W + B A|, the length of each column of the sum."""
     pairs, file = pairs_on(base, names=()), tmp_path / "lora.safetensors"
     tensors = load_file(onetrainer_legacy(file, pairs))
@@ -218,7 +222,7 @@ def test_a_dora_that_normalizes_inputs_can_only_be_merged(base: nn.Module, parts
 
 
 def test_kohya_s_lora_on_the_embedder_of_patches_is_converted_and_merged(
-    base: nn.Module, parts: ModelParts, tmp_path: Path, diffusers_pipeline: Any
+    base: nn.Module, parts: ModelComponents, tmp_path: Path, diffusers_pipeline: Any
 ) -> None:
     """`emb_dims`: a convolution, as is the layer that it sits on."""
     noise, start = torch.Generator().manual_seed(2), "lora_unet_x_embedder_proj"
@@ -281,7 +285,7 @@ def test_a_header_that_names_another_model_is_believed(tmp_path: Path) -> None:
 
 
 def test_its_own_dora_for_comfyui_is_not_taken_for_another_program_s(
-    base: nn.Module, parts: ModelParts, tmp_path: Path
+    base: nn.Module, parts: ModelComponents, tmp_path: Path
 ) -> None:
     file = FORMS["diffusers"](tmp_path / "dora.safetensors", pairs_on(base, names=(), is_dora=True))
     to_comfyui_lora(file, tmp_path / "comfyui.safetensors", base=parts, family=sd3_family())

@@ -12,9 +12,9 @@ from torch import Tensor, nn
 from helpers.config.files.lycoris import LycorisConfig, needed_lycoris
 from helpers.config.options.model import ModelOptions, PrecisionOptions
 from helpers.errors import ModelError
-from helpers.models.adapters.lycoris import trained_lycoris
-from helpers.models.family import ModelParts
-from helpers.models.sd3.tiny import make_small_pipeline
+from helpers.models.adapters.lycoris import make_lycoris
+from helpers.models.family import ModelComponents
+from helpers.models.sd3.tiny import make_tiny_pipeline
 from helpers.models.sd3.transformer import load_denoiser, predict
 from helpers.models.sd3.weights.components import locate
 from tests.unit.models.lora import KINDS, inputs_of, randomise
@@ -23,7 +23,7 @@ TARGETS = {"target_module": ["Attention", "FeedForward"]}
 
 
 @pytest.fixture(scope="module")
-def base(parts: ModelParts, full_precision: PrecisionOptions, cpu: torch.device) -> nn.Module:
+def base(parts: ModelComponents, full_precision: PrecisionOptions, cpu: torch.device) -> nn.Module:
     return load_denoiser(parts, full_precision, cpu)
 
 
@@ -59,7 +59,7 @@ def opened_by_lycoris(file: Path, denoiser: nn.Module) -> Tensor:
 )
 def test_each_algorithm_learns_and_opens_in_lycoris(said: dict[str, Any], base: nn.Module, tmp_path: Path) -> None:
     denoiser, plain = copy.deepcopy(base), predicted(base)
-    trained = trained_lycoris(denoiser, config=config_of(tmp_path, **said), seed=0)
+    trained = make_lycoris(denoiser, config=config_of(tmp_path, **said), seed=0)
     assert torch.allclose(predicted(denoiser), plain, atol=1e-6)
     assert {id(each) for each in denoiser.parameters() if each.requires_grad} == set(map(id, trained.weights.values()))
     randomise(trained.weights)
@@ -76,10 +76,10 @@ def test_each_algorithm_learns_and_opens_in_lycoris(said: dict[str, Any], base: 
 
 @pytest.mark.parametrize("kind", ["SD3.5 medium", "SD3.5 large"])
 def test_a_lokr_sits_on_each_sd3_5(kind: str, tmp_path: Path, full_precision: PrecisionOptions, cpu: Any) -> None:
-    folder = make_small_pipeline(tmp_path / "pipeline", **KINDS[kind])
+    folder = make_tiny_pipeline(tmp_path / "pipeline", **KINDS[kind])
     denoiser = load_denoiser(locate(ModelOptions(pretrained_model_name_or_path=str(folder))), full_precision, cpu)
     base = copy.deepcopy(denoiser)
-    trained = trained_lycoris(denoiser, config=config_of(tmp_path, algo="lokr", factor=4), seed=0)
+    trained = make_lycoris(denoiser, config=config_of(tmp_path, algo="lokr", factor=4), seed=0)
     assert any("attn2_to_q" in name for name in trained.weights) == (kind == "SD3.5 medium")
     randomise(trained.weights)
     trained.export(tmp_path / "lora.safetensors", metadata={})
@@ -87,11 +87,11 @@ def test_a_lokr_sits_on_each_sd3_5(kind: str, tmp_path: Path, full_precision: Pr
     torch.testing.assert_close(opened, predicted(denoiser), atol=1e-4, rtol=1e-4)
 
 
-def test_small_steps_are_not_rounded_away_beside_bf16_weights(parts: ModelParts, tmp_path: Path) -> None:
+def test_small_steps_are_not_rounded_away_beside_bf16_weights(parts: ModelComponents, tmp_path: Path) -> None:
     precision = PrecisionOptions(mixed_precision="bf16")
     denoiser = load_denoiser(parts, precision, torch.device("cpu"))
     config = config_of(tmp_path, algo="lokr", factor=4, apply_preset={"target_module": ["Attention"]})
-    trained = trained_lycoris(denoiser, config=config, seed=0)
+    trained = make_lycoris(denoiser, config=config, seed=0)
     layer: Any = denoiser.get_submodule("transformer_blocks.0.attn.to_q")
     x = torch.randn(4, 32, generator=torch.Generator().manual_seed(1)).bfloat16()
     module = layer._lycoris_wrappers[0]
@@ -108,7 +108,7 @@ def test_the_start_depends_on_the_seed_alone(base: nn.Module, tmp_path: Path) ->
     def start(seed: int) -> dict[str, Tensor]:
         torch.manual_seed(seed + 100)
         before = torch.get_rng_state()
-        trained = trained_lycoris(copy.deepcopy(base), config=config_of(tmp_path, algo="loha"), seed=seed)
+        trained = make_lycoris(copy.deepcopy(base), config=config_of(tmp_path, algo="loha"), seed=seed)
         assert torch.equal(torch.get_rng_state(), before)
         return dict(trained.weights)
 
@@ -118,13 +118,13 @@ def test_the_start_depends_on_the_seed_alone(base: nn.Module, tmp_path: Path) ->
 
 
 def test_a_checkpoint_comes_back_and_another_file_s_is_refused(base: nn.Module, tmp_path: Path) -> None:
-    trained = trained_lycoris(copy.deepcopy(base), config=config_of(tmp_path, algo="loha"), seed=0)
+    trained = make_lycoris(copy.deepcopy(base), config=config_of(tmp_path, algo="loha"), seed=0)
     randomise(trained.weights)
     trained.save(tmp_path, metadata={})
-    again = trained_lycoris(copy.deepcopy(base), config=config_of(tmp_path, algo="loha"), seed=1)
+    again = make_lycoris(copy.deepcopy(base), config=config_of(tmp_path, algo="loha"), seed=1)
     again.load(tmp_path)
     assert all(torch.equal(again.weights[name], weight) for name, weight in trained.weights.items())
-    other = trained_lycoris(copy.deepcopy(base), config=config_of(tmp_path, algo="loha", linear_alpha=4), seed=0)
+    other = make_lycoris(copy.deepcopy(base), config=config_of(tmp_path, algo="loha", linear_alpha=4), seed=0)
     with pytest.raises(ModelError, match="another lycoris_config"):
         other.load(tmp_path)
 
@@ -142,10 +142,12 @@ def test_targets_that_are_nowhere_are_refused(
     preset: dict[str, Any], hint: str, base: nn.Module, tmp_path: Path
 ) -> None:
     with pytest.raises(ModelError, match=hint):
-        trained_lycoris(copy.deepcopy(base), config=config_of(tmp_path, algo="lokr", apply_preset=preset), seed=0)
+        make_lycoris(copy.deepcopy(base), config=config_of(tmp_path, algo="lokr", apply_preset=preset), seed=0)
 
 
-def test_full_differences_of_quantized_layers_are_refused(parts: ModelParts, cpu: torch.device, tmp_path: Path) -> None:
+def test_full_differences_of_quantized_layers_are_refused(
+    parts: ModelComponents, cpu: torch.device, tmp_path: Path
+) -> None:
     denoiser = load_denoiser(parts, PrecisionOptions(mixed_precision="no", base_model_precision="int8-quanto"), cpu)
     with pytest.raises(ModelError, match="algo=full needs base_model_precision=no_change"):
-        trained_lycoris(denoiser, config=config_of(tmp_path, algo="full"), seed=0)
+        make_lycoris(denoiser, config=config_of(tmp_path, algo="full"), seed=0)

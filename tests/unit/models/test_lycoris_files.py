@@ -10,10 +10,10 @@ from torch import Tensor
 
 from helpers.errors import ModelError
 from helpers.models.conversions import opened_model, to_comfyui_lora
-from helpers.models.family import ModelParts
+from helpers.models.family import ModelComponents
 from helpers.models.formats.safetensors import planned
 from helpers.models.sd3.family import sd3_family
-from helpers.models.sd3.tiny import make_small_pipeline
+from helpers.models.sd3.tiny import make_tiny_pipeline
 from helpers.models.sd3.weights.original_keys import to_diffusers, to_original
 from tests.unit.models.lora import KINDS as VARIANTS
 
@@ -46,7 +46,7 @@ def library_s(kind: str, layer: torch.nn.Linear) -> dict[str, Tensor]:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_it_is_merged_as_the_library_merges_it(kind: str, parts: ModelParts, tmp_path: Path) -> None:
+def test_it_is_merged_as_the_library_merges_it(kind: str, parts: ModelComponents, tmp_path: Path) -> None:
     base = load_file(parts.transformer / WEIGHTS)
     layer = torch.nn.Linear(32, 32)
     layer.weight.data, layer.bias.data = base[f"{LAYER}.weight"].clone(), base[f"{LAYER}.bias"].clone()
@@ -71,7 +71,7 @@ def test_it_is_merged_as_the_library_merges_it(kind: str, parts: ModelParts, tmp
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_comfyui_adds_full_differences_to_the_original_weights(variant: str, tmp_path: Path) -> None:
     """Every layer of the model, but for one of queries, keys and values, which has no difference."""
-    base = make_small_pipeline(tmp_path / "pipeline", **VARIANTS[variant])
+    base = make_tiny_pipeline(tmp_path / "pipeline", **VARIANTS[variant])
     weights = load_file(base / "transformer" / WEIGHTS)
     generator = torch.Generator().manual_seed(0)
     without = f"{LAYER}."
@@ -100,7 +100,7 @@ def test_comfyui_adds_full_differences_to_the_original_weights(variant: str, tmp
     assert all(torch.equal(found[name], tensor) for name, tensor in expected.items())
 
 
-def test_what_is_not_known_is_refused(parts: ModelParts, tmp_path: Path) -> None:
+def test_what_is_not_known_is_refused(parts: ModelComponents, tmp_path: Path) -> None:
     name = f"lycoris_{LAYER.replace('.', '_')}"
     for key, told in ((f"{name}.oft_blocks", "cannot be merged yet"), ("lycoris_nowhere.diff", "has not")):
         save_file({key: torch.ones(2, 2)}, tmp_path / "lycoris.safetensors")

@@ -13,7 +13,7 @@ from torch import Tensor
 from helpers import convert
 from helpers.config.options.model import ModelOptions, PrecisionOptions, TextOptions
 from helpers.errors import ModelError
-from helpers.models.family import ModelParts
+from helpers.models.family import ModelComponents
 from helpers.models.sd3.text_encoders import text_parts
 from helpers.models.sd3.weights.component_files import part_identity, read_config
 from helpers.models.sd3.weights.components import locate
@@ -34,7 +34,7 @@ def whole(tiny_pipeline: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
     return file
 
 
-def found(file: Path, rest: Path, **more: str) -> ModelParts:
+def found(file: Path, rest: Path, **more: str) -> ModelComponents:
     said = {"pretrained_parts_model_name_or_path": str(rest), **more}
     return locate(ModelOptions(pretrained_model_name_or_path=str(file), **said))  # type: ignore[arg-type]
 
@@ -55,7 +55,7 @@ def test_each_part_comes_from_who_is_named_for_it_then_the_file_then_the_rest(
 ) -> None:
     parts = found(whole, tiny_pipeline)
     assert (parts.vae, parts.text_encoders[2]) == (whole / "vae", whole / "text_encoder_3")
-    assert parts.told_sources().endswith(f"tokenizers and scheduler from {tiny_pipeline}")
+    assert parts.describe_sources().endswith(f"tokenizers and scheduler from {tiny_pipeline}")
     named = found(whole, tiny_pipeline, pretrained_vae_model_name_or_path=str(tiny_pipeline / "vae"))
     assert (named.vae, named.transformer) == (tiny_pipeline / "vae", whole / "transformer")
     with edited(whole, tmp_path / "less.safetensors") as tensors:

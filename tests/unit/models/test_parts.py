@@ -11,7 +11,7 @@ import pytest
 
 from helpers.config.options.model import ModelOptions
 from helpers.errors import ModelError
-from helpers.models.family import ModelParts
+from helpers.models.family import ModelComponents
 from helpers.models.sd3.weights.components import locate
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"
@@ -22,7 +22,7 @@ def folder(tiny_pipeline: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(tiny_pipeline, tmp_path / "a copy"))
 
 
-def found(folder: Path, **options: Any) -> ModelParts:
+def found(folder: Path, **options: Any) -> ModelComponents:
     return locate(ModelOptions(pretrained_model_name_or_path=str(folder), **options))
 
 
@@ -30,7 +30,7 @@ def edit(file: Path, **changes: Any) -> None:
     file.write_text(json.dumps({**json.loads(file.read_text()), **changes}))
 
 
-def test_a_copy_elsewhere_is_the_same_model(parts: ModelParts, folder: Path) -> None:
+def test_a_copy_elsewhere_is_the_same_model(parts: ModelComponents, folder: Path) -> None:
     copy = found(folder)
     assert copy.identity == parts.identity
     assert copy.flow_shift == 3.0
@@ -38,7 +38,7 @@ def test_a_copy_elsewhere_is_the_same_model(parts: ModelParts, folder: Path) -> 
     assert [path.name for path in copy.tokenizers] == ["tokenizer", "tokenizer_2", "tokenizer_3"]
 
 
-def test_a_trained_transformer_is_another_model(parts: ModelParts, folder: Path) -> None:
+def test_a_trained_transformer_is_another_model(parts: ModelComponents, folder: Path) -> None:
     weights = folder / "transformer" / WEIGHTS
     content = bytearray(weights.read_bytes())
     content[-1] ^= 1
@@ -141,7 +141,7 @@ def test_what_is_no_whole_sd3_is_refused(folder: Path, spoil: Callable[[Path], N
         found(folder)
 
 
-def test_the_vae_and_t5_may_come_from_elsewhere(parts: ModelParts, folder: Path, tiny_pipeline: Path) -> None:
+def test_the_vae_and_t5_may_come_from_elsewhere(parts: ModelComponents, folder: Path, tiny_pipeline: Path) -> None:
     remove_t5(folder)
     shutil.rmtree(folder / "vae")
     both = found(
@@ -154,7 +154,9 @@ def test_the_vae_and_t5_may_come_from_elsewhere(parts: ModelParts, folder: Path,
     assert both.identity == parts.identity
 
 
-def test_all_but_the_transformer_may_come_from_elsewhere(parts: ModelParts, folder: Path, tiny_pipeline: Path) -> None:
+def test_all_but_the_transformer_may_come_from_elsewhere(
+    parts: ModelComponents, folder: Path, tiny_pipeline: Path
+) -> None:
     shutil.rmtree(folder / "vae")
     shutil.rmtree(folder / "tokenizer")
     both = found(folder, pretrained_parts_model_name_or_path=str(tiny_pipeline))
@@ -162,7 +164,7 @@ def test_all_but_the_transformer_may_come_from_elsewhere(parts: ModelParts, fold
     assert replace(both, transformer=parts.transformer, name=parts.name) == parts
 
 
-def test_a_weights_variant_is_taken_where_a_part_has_it(parts: ModelParts, folder: Path) -> None:
+def test_a_weights_variant_is_taken_where_a_part_has_it(parts: ModelComponents, folder: Path) -> None:
     plain = folder / "transformer" / WEIGHTS
     (folder / "transformer" / "diffusion_pytorch_model.fp16.safetensors").write_bytes(plain.read_bytes())
     assert found(folder).identity == parts.identity

@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from helpers.config.options.model import LoraOptions, PrecisionOptions
-from helpers.models.family import ModelParts
-from helpers.models.quantization import is_quantized, wrong_on
+from helpers.models.family import ModelComponents
+from helpers.models.quantization import check_device_support, is_quantized
 from helpers.models.sd3.transformer import load_denoiser, predict
 from tests.unit.models.lora import attach
 
@@ -26,7 +26,7 @@ LEVELS = ("int8-quanto", "int4-quanto", "int2-quanto", "fp8-quanto")
     ],
 )
 def test_the_base_is_held_as_asked(
-    parts: ModelParts, cpu: torch.device, precision: PrecisionOptions, dtype: torch.dtype
+    parts: ModelComponents, cpu: torch.device, precision: PrecisionOptions, dtype: torch.dtype
 ) -> None:
     denoiser = load_denoiser(parts, precision, cpu)
     assert {parameter.dtype for parameter in denoiser.parameters()} == {dtype}
@@ -36,7 +36,7 @@ def test_the_base_is_held_as_asked(
 
 @pytest.mark.parametrize("level", LEVELS)
 def test_a_quantized_base_predicts_nearly_the_same_and_passes_gradients_to_lora_only(
-    parts: ModelParts, cpu: torch.device, full_precision: PrecisionOptions, level: str
+    parts: ModelComponents, cpu: torch.device, full_precision: PrecisionOptions, level: str
 ) -> None:
     exact = load_denoiser(parts, full_precision, cpu)
     rough = load_denoiser(parts, PrecisionOptions(mixed_precision="no", base_model_precision=level), cpu)
@@ -63,7 +63,7 @@ def test_a_quantized_base_predicts_nearly_the_same_and_passes_gradients_to_lora_
     assert all(parameter.grad is None for parameter in rough.parameters() if id(parameter) not in trained)
 
 
-def test_the_ends_of_the_network_stay_whole(parts: ModelParts, cpu: torch.device) -> None:
+def test_the_ends_of_the_network_stay_whole(parts: ModelComponents, cpu: torch.device) -> None:
     denoiser = load_denoiser(parts, PrecisionOptions(mixed_precision="bf16", base_model_precision="int8-quanto"), cpu)
     quantized = {
         name
@@ -77,7 +77,7 @@ def test_the_ends_of_the_network_stay_whole(parts: ModelParts, cpu: torch.device
 def test_what_a_device_cannot_compute_is_told_with_what_to_take_instead() -> None:
     apple, processor = torch.device("mps"), torch.device("cpu")
     fp8 = PrecisionOptions(base_model_precision="fp8-quanto", text_encoder_3_precision="fp8-quanto")
-    told = wrong_on(apple, fp8)
+    told = check_device_support(apple, fp8)
     assert [problem.option for problem in told] == ["BASE_MODEL_PRECISION", "TEXT_ENCODER_3_PRECISION"]
     assert all("say int8-quanto" in problem.fix for problem in told)
-    assert not wrong_on(processor, fp8)
+    assert not check_device_support(processor, fp8)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from helpers.config.options.model import LoraOptions, PrecisionOptions, TextOptions
-from helpers.models.family import ModelParts
+from helpers.models.family import ModelComponents
 from helpers.models.quantized_weight import LEVELS, QuantizedWeight, group_size, quantized
 from helpers.models.sd3.text_encoders import text_parts
 from helpers.models.sd3.transformer import load_denoiser, predict
@@ -125,7 +125,7 @@ def test_rows_of_equal_weights_stay_numbers(level: str) -> None:
 
 @pytest.mark.parametrize("level", LEVELS)
 def test_no_code_of_quanto_s_is_loaded_so_that_none_is_ever_compiled(
-    level: str, parts: ModelParts, cpu: torch.device, monkeypatch: pytest.MonkeyPatch
+    level: str, parts: ModelComponents, cpu: torch.device, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Importing it is refused here; what PyTorch compiles with, too."""
     for name in [name for name in sys.modules if name.partition(".")[0] == "optimum"]:

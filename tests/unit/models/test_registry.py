@@ -11,7 +11,7 @@ import sys
 import torch
 from helpers.config.options.model import LoraOptions, ModelOptions, PrecisionOptions, TextOptions
 from helpers.config.options.finetune import FullOptions
-from helpers.models.adapters.registry import make_trained
+from helpers.models.adapters.registry import build_trainable
 from helpers.models.registry import families
 
 family = families()["sd3"]
@@ -23,7 +23,7 @@ family.latent_part(parts, precision, device)
 assert "diffusers" not in sys.modules and "huggingface_hub" not in sys.modules
 denoiser = family.load_denoiser(parts, precision, device)
 options = {"model_type": "lora", "lora": LoraOptions(), "full": FullOptions()}
-make_trained(denoiser, family=family, parts=parts, seed=0, **options)
+build_trainable(denoiser, family=family, parts=parts, seed=0, **options)
 unused = ["optimum.quanto", "transformers.models.clip", "transformers.models.t5", "torchvision"]
 unused += ["diffusers.pipelines", "diffusers.models.autoencoders.autoencoder_kl", "bitsandbytes"]
 print([name for name in unused if name in sys.modules])

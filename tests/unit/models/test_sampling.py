@@ -9,7 +9,7 @@ from torch import nn
 
 from helpers.config.options.model import LoraOptions, PrecisionOptions, TextOptions
 from helpers.errors import ModelError
-from helpers.models.family import ModelParts, RenderRequest, TextEmbedding
+from helpers.models.family import ModelComponents, SampleRequest, TextEmbedding
 from helpers.models.sd3.sampling import render
 from helpers.models.sd3.text_encoders import assemble_text, text_parts
 from helpers.models.sd3.transformer import enable_checkpointing, load_denoiser, predict
@@ -20,12 +20,12 @@ PROMPT, NEGATIVE = "a red fox in the snow", "blurry"
 
 
 @pytest.fixture
-def denoiser(parts: ModelParts, full_precision: PrecisionOptions, cpu: torch.device) -> nn.Module:
+def denoiser(parts: ModelComponents, full_precision: PrecisionOptions, cpu: torch.device) -> nn.Module:
     return load_denoiser(parts, full_precision, cpu)
 
 
 @pytest.fixture(scope="module")
-def texts(parts: ModelParts, full_precision: PrecisionOptions, cpu: torch.device) -> dict[str, TextEmbedding]:
+def texts(parts: ModelComponents, full_precision: PrecisionOptions, cpu: torch.device) -> dict[str, TextEmbedding]:
     outputs = [part.load().encode([PROMPT, NEGATIVE]) for part in text_parts(parts, TextOptions(), full_precision, cpu)]
     return {
         caption: assemble_text([{name: rows[number] for name, rows in output.items()} for output in outputs])
@@ -33,9 +33,9 @@ def texts(parts: ModelParts, full_precision: PrecisionOptions, cpu: torch.device
     }
 
 
-def request(texts: dict[str, TextEmbedding], *, guidance: float = 3.0, seed: int = 5) -> RenderRequest:
+def request(texts: dict[str, TextEmbedding], *, guidance: float = 3.0, seed: int = 5) -> SampleRequest:
     negative = texts[NEGATIVE] if guidance > 1 else None
-    return RenderRequest(
+    return SampleRequest(
         prompt=texts[PROMPT], negative=negative, width=96, height=64, steps=6, guidance=guidance, seed=seed
     )
 
@@ -68,7 +68,7 @@ def by_diffusers(
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("guidance", [1.0, 3.0])
 def test_the_latents_are_those_of_diffusers_pipeline(
-    parts: ModelParts,
+    parts: ModelComponents,
     cpu: torch.device,
     texts: dict[str, TextEmbedding],
     diffusers_pipeline: Any,
@@ -82,7 +82,7 @@ def test_the_latents_are_those_of_diffusers_pipeline(
 
 
 def test_under_autocast_only_predictions_are_in_bf16(
-    parts: ModelParts, cpu: torch.device, denoiser: nn.Module, texts: dict[str, TextEmbedding]
+    parts: ModelComponents, cpu: torch.device, denoiser: nn.Module, texts: dict[str, TextEmbedding]
 ) -> None:
     """Latents and guidance stay in fp32, so that the many small moves of an image are not rounded away."""
     plain = render(denoiser, parts, request(texts))
@@ -96,7 +96,7 @@ def test_under_autocast_only_predictions_are_in_bf16(
 
 
 def test_the_image_is_that_of_diffusers_pipeline(
-    parts: ModelParts,
+    parts: ModelComponents,
     cpu: torch.device,
     denoiser: nn.Module,
     full_precision: PrecisionOptions,
@@ -109,7 +109,7 @@ def test_the_image_is_that_of_diffusers_pipeline(
 
 
 def test_from_the_words_on_the_image_differs_only_by_the_embeddings_rounding(
-    parts: ModelParts,
+    parts: ModelComponents,
     cpu: torch.device,
     denoiser: nn.Module,
     full_precision: PrecisionOptions,
@@ -133,7 +133,7 @@ def test_from_the_words_on_the_image_differs_only_by_the_embeddings_rounding(
 
 
 def test_seed_prompt_and_guidance_are_seen(
-    parts: ModelParts, denoiser: nn.Module, texts: dict[str, TextEmbedding]
+    parts: ModelComponents, denoiser: nn.Module, texts: dict[str, TextEmbedding]
 ) -> None:
     image = render(denoiser, parts, request(texts))
     assert image.shape == (1, 16, 8, 12)
@@ -142,7 +142,9 @@ def test_seed_prompt_and_guidance_are_seen(
         assert not torch.equal(render(denoiser, parts, other), image)
 
 
-def test_training_is_left_as_it_was(parts: ModelParts, denoiser: nn.Module, texts: dict[str, TextEmbedding]) -> None:
+def test_training_is_left_as_it_was(
+    parts: ModelComponents, denoiser: nn.Module, texts: dict[str, TextEmbedding]
+) -> None:
     tensors = attach(denoiser, LoraOptions(lora_rank=4, lora_dropout=0.5), seed=0)
     enable_checkpointing(denoiser)
     denoiser.train()
@@ -158,7 +160,7 @@ def test_training_is_left_as_it_was(parts: ModelParts, denoiser: nn.Module, text
 
 
 def test_checkpointing_changes_memory_not_gradients(
-    parts: ModelParts, denoiser: nn.Module, texts: dict[str, TextEmbedding]
+    parts: ModelComponents, denoiser: nn.Module, texts: dict[str, TextEmbedding]
 ) -> None:
     tensors = attach(denoiser, LoraOptions(lora_rank=4, lora_dropout=0.5), seed=0)
     for parameter in tensors.values():
@@ -181,7 +183,7 @@ def test_checkpointing_changes_memory_not_gradients(
 def test_skip_layer_guidance_is_that_of_diffusers(
     layers: tuple[int, ...],
     denoiser: nn.Module,
-    parts: ModelParts,
+    parts: ModelComponents,
     texts: dict[str, TextEmbedding],
     diffusers_pipeline: Any,
 ) -> None:
@@ -204,7 +206,7 @@ def test_skip_layer_guidance_is_that_of_diffusers(
 
 
 def test_a_block_to_skip_that_is_not_there_is_named(
-    denoiser: nn.Module, parts: ModelParts, texts: dict[str, TextEmbedding]
+    denoiser: nn.Module, parts: ModelComponents, texts: dict[str, TextEmbedding]
 ) -> None:
     with pytest.raises(ModelError, match="block 99"):
         render(denoiser, parts, replace(request(texts), skip_layers=(0, 99)))

@@ -14,7 +14,7 @@ from torch import Tensor
 from helpers import convert
 from helpers.config.options.model import ModelOptions, PrecisionOptions, TextOptions
 from helpers.errors import ModelError
-from helpers.models.family import ModelParts, TextPart
+from helpers.models.family import ModelComponents, TextEncoderSpec
 from helpers.models.formats.safetensors import planned
 from helpers.models.sd3.assets import ASSETS
 from helpers.models.sd3.memory.architecture import KNOWN, text_encoder_of
@@ -48,20 +48,20 @@ def named(tiny_pipeline: Path, tmp_path_factory: pytest.TempPathFactory) -> dict
     return all_component_files(tiny_pipeline, tmp_path_factory.mktemp("components"))
 
 
-def found(base: Path, **options: Any) -> ModelParts:
+def found(base: Path, **options: Any) -> ModelComponents:
     return locate(ModelOptions(pretrained_model_name_or_path=str(base), **options))
 
 
-def encoders(parts: ModelParts, **options: Any) -> tuple[TextPart, ...]:
+def encoders(parts: ModelComponents, **options: Any) -> tuple[TextEncoderSpec, ...]:
     return text_parts(parts, TextOptions(tokenizer_max_length=12, **options), WHOLE, CPU)
 
 
-def keys(parts: ModelParts) -> list[str]:
+def keys(parts: ModelComponents) -> list[str]:
     """All that the caches' keys take from the model."""
     return [*(part.identity for part in encoders(parts)), latent_part(parts, WHOLE, CPU).identity]
 
 
-def test_files_alone_are_the_folder(base: Path, named: dict[str, str], parts: ModelParts) -> None:
+def test_files_alone_are_the_folder(base: Path, named: dict[str, str], parts: ModelComponents) -> None:
     alone = found(base, **named)
     assert keys(alone) == keys(parts)
     for ours, theirs in zip(encoders(alone), encoders(parts), strict=True):
@@ -75,7 +75,7 @@ def test_files_alone_are_the_folder(base: Path, named: dict[str, str], parts: Mo
 def test_what_comes_with_the_program_and_from_where_is_told(base: Path, named: dict[str, str]) -> None:
     alone = found(base, **named)
     assert (alone.flow_shift, alone.scheduler.parent) == (3.0, ASSETS)
-    told = alone.told_sources()
+    told = alone.describe_sources()
     assert "text_encoder_3 from t5xxl_fp16.safetensors" in told
     assert "tokenizers and scheduler from this program" in told
 
@@ -91,7 +91,7 @@ def test_each_component_s_files_are_told(base: Path, named: dict[str, str], tiny
 
 
 def test_a_vae_in_diffusers_names_is_the_same(
-    base: Path, named: dict[str, str], parts: ModelParts, tiny_pipeline: Path, tmp_path: Path
+    base: Path, named: dict[str, str], parts: ModelComponents, tiny_pipeline: Path, tmp_path: Path
 ) -> None:
     for edit in (None, with_prefix):
         file = component_file(tiny_pipeline, "vae", tmp_path / "vae.safetensors", original=edit is not None, edit=edit)
@@ -229,7 +229,7 @@ def test_what_a_file_lacks_is_listed_with_its_settings(base: Path, named: dict[s
 
 
 def test_a_folder_s_missing_tokenizer_comes_with_the_program(
-    parts: ModelParts, tiny_pipeline: Path, tmp_path: Path
+    parts: ModelComponents, tiny_pipeline: Path, tmp_path: Path
 ) -> None:
     folder = Path(shutil.copytree(tiny_pipeline, tmp_path / "less", ignore=shutil.ignore_patterns("tokenizer_2")))
     less = found(folder)
@@ -238,7 +238,7 @@ def test_a_folder_s_missing_tokenizer_comes_with_the_program(
 
 
 def test_t5_s_other_tokenizer_file_counts_only_where_it_is_another(
-    parts: ModelParts, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    parts: ModelComponents, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from hashlib import sha256
 

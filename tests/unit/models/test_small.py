@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from helpers.errors import ModelError
-from helpers.models.sd3.tiny import RECIPE_FILE, main, make_small_pipeline
+from helpers.models.sd3.tiny import RECIPE_FILE, main, make_tiny_pipeline
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -43,22 +43,22 @@ def test_it_has_the_shape_of_sd3(tiny_pipeline: Path) -> None:
 
 
 def test_the_variants_of_sd3_5_are_made_on_request(tmp_path: Path) -> None:
-    folder = make_small_pipeline(tmp_path / "medium", dual_attention=True, qk_norm="rms_norm")
+    folder = make_tiny_pipeline(tmp_path / "medium", dual_attention=True, qk_norm="rms_norm")
     config = json.loads((folder / "transformer" / "config.json").read_text())
     assert config["dual_attention_layers"]
     assert config["qk_norm"] == "rms_norm"
 
 
 def test_a_seed_makes_the_same_pipeline_and_another_seed_another(tiny_pipeline: Path, tmp_path: Path) -> None:
-    assert contents(make_small_pipeline(tmp_path / "again", seed=0)) == contents(tiny_pipeline)
-    other = contents(make_small_pipeline(tmp_path / "other", seed=1))
+    assert contents(make_tiny_pipeline(tmp_path / "again", seed=0)) == contents(tiny_pipeline)
+    other = contents(make_tiny_pipeline(tmp_path / "other", seed=1))
     weights = "transformer/diffusion_pytorch_model.safetensors"
     assert other[weights] != contents(tiny_pipeline)[weights]
 
 
 def test_the_caller_s_random_numbers_are_left_alone(tmp_path: Path) -> None:
     before = torch.get_rng_state()
-    make_small_pipeline(tmp_path / "small")
+    make_tiny_pipeline(tmp_path / "small")
     assert torch.equal(torch.get_rng_state(), before)
 
 
@@ -68,7 +68,7 @@ def test_one_that_is_there_is_left_and_one_of_another_recipe_replaced(tmp_path: 
     made = (folder / "model_index.json").stat().st_mtime_ns
     main([str(folder), "tiny"])
     assert (folder / "model_index.json").stat().st_mtime_ns == made
-    make_small_pipeline(folder, seed=5)
+    make_tiny_pipeline(folder, seed=5)
     assert json.loads((folder / RECIPE_FILE).read_text())["seed"] == 5
     assert [file.name for file in tmp_path.iterdir()] == ["small"]
 
@@ -76,10 +76,10 @@ def test_one_that_is_there_is_left_and_one_of_another_recipe_replaced(tmp_path: 
 def test_a_folder_that_holds_something_else_is_never_touched(tmp_path: Path) -> None:
     (tmp_path / "diary.txt").write_text("mine")
     with pytest.raises(ModelError, match="holds something else"):
-        make_small_pipeline(tmp_path)
+        make_tiny_pipeline(tmp_path)
     assert contents(tmp_path) == {"diary.txt": b"mine"}
 
 
 def test_an_unknown_size_names_those_there_are(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="tiny, demo, bench"):
-        make_small_pipeline(tmp_path / "small", size="huge")
+        make_tiny_pipeline(tmp_path / "small", size="huge")

@@ -11,11 +11,11 @@ from torch._dynamo.utils import counters
 from torch.nn.attention import sdpa_kernel
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from helpers.models.family import ModelParts
-from helpers.models.kept_away import activations_away
+from helpers.models.family import ModelComponents
+from helpers.models.kept_away import offload_saved_tensors
 from helpers.models.performance.attention import KERNELS, can_attend, leave_out_cudnn, use_attention
 from helpers.models.performance.compile import compile_blocks
-from helpers.models.performance.offload import VisitingBlocks
+from helpers.models.performance.offload import BlockOffloader
 from helpers.models.sd3.transformer import blocks, enable_checkpointing, predict
 from tests.unit.models.stepped import CPU, Change, given, gradients, loaded, same
 
@@ -35,7 +35,9 @@ class Operations(TorchDispatchMode):
 
 
 @pytest.mark.parametrize(("attention", "flash"), [("auto", True), ("flash", True), ("math", False)])
-def test_attention_is_computed_by_the_kernel_that_was_asked_for(attention: str, flash: bool, parts: ModelParts) -> None:
+def test_attention_is_computed_by_the_kernel_that_was_asked_for(
+    attention: str, flash: bool, parts: ModelComponents
+) -> None:
     """In the backward pass's recomputation, too; nothing else's attention is touched."""
     denoiser, weights = loaded(parts, lambda each: use_attention(each, attention))
     with Operations() as asked:
@@ -76,7 +78,7 @@ def test_cudnns_kernel_is_left_out_on_hopper_unless_asked_for(
 
 @pytest.mark.parametrize(("interval", "again"), [(1, [0, 1, 2]), (2, [0, 2]), (3, [0])])
 def test_every_nth_block_is_computed_again_and_the_numbers_stay(
-    interval: int, again: list[int], parts: ModelParts
+    interval: int, again: list[int], parts: ModelComponents
 ) -> None:
     plain = gradients(*loaded(parts, checkpointed=False))
     denoiser, weights = loaded(parts, lambda each: enable_checkpointing(each, interval=interval))
@@ -88,10 +90,10 @@ def test_every_nth_block_is_computed_again_and_the_numbers_stay(
 
 
 @pytest.mark.parametrize("checkpointed", [True, False])
-def test_activations_that_are_away_come_back_the_same(checkpointed: bool, parts: ModelParts) -> None:
+def test_activations_that_are_away_come_back_the_same(checkpointed: bool, parts: ModelComponents) -> None:
     denoiser, weights = loaded(parts, checkpointed=checkpointed)
     plain = gradients(denoiser, weights)
-    with activations_away(denoiser, least_bytes=1), Operations() as asked:
+    with offload_saved_tensors(denoiser, least_bytes=1), Operations() as asked:
         predicted = predict(denoiser, *given())
     assert "aten.copy_.default" in asked.names
     assert same([predicted.detach(), *torch.autograd.grad(predicted.square().mean(), weights)], plain)
@@ -99,7 +101,7 @@ def test_activations_that_are_away_come_back_the_same(checkpointed: bool, parts:
 
 def test_what_is_away_is_held_nowhere_else_and_parameters_stay() -> None:
     layer = nn.Linear(8, 8).requires_grad_(False)
-    with activations_away(layer, least_bytes=1):
+    with offload_saved_tensors(layer, least_bytes=1):
         hidden = torch.ones(1, 8, requires_grad=True).exp()
         kept = weakref.ref(hidden)
         result = layer(hidden.square())
@@ -108,7 +110,7 @@ def test_what_is_away_is_held_nowhere_else_and_parameters_stay() -> None:
     assert result.grad_fn._saved_mat2.data_ptr() == layer.weight.data_ptr()
 
 
-def test_a_lora_takes_bf16_inputs_as_they_are_and_the_numbers_stay(parts: ModelParts) -> None:
+def test_a_lora_takes_bf16_inputs_as_they_are_and_the_numbers_stay(parts: ModelComponents) -> None:
     """peft would make an fp32 copy of each, and autocast a bf16 one of that."""
     from peft.tuners.tuners_utils import BaseTunerLayer
 
@@ -124,7 +126,7 @@ def test_a_lora_takes_bf16_inputs_as_they_are_and_the_numbers_stay(parts: ModelP
     assert copies[0] < copies[1] - 2 * len(adapted)
 
 
-def test_compiled_code_is_for_all_buckets_and_names_stay(parts: ModelParts, compiling: None) -> None:
+def test_compiled_code_is_for_all_buckets_and_names_stay(parts: ModelComponents, compiling: None) -> None:
     """One compilation for each kind of block: the first, whose input needs no gradient, those between, and the last.
 
     With the compiler's last stage left out, which alone may round otherwise, every number is the same to the bit; here
@@ -134,14 +136,14 @@ def test_compiled_code_is_for_all_buckets_and_names_stay(parts: ModelParts, comp
     denoiser, weights = loaded(
         parts,
         lambda each: use_attention(each, "math"),
-        lambda each: VisitingBlocks(blocks(each), device=CPU),
+        lambda each: BlockOffloader(blocks(each), device=CPU),
         lambda each: compile_blocks(blocks(each), backend="aot_eager"),
         waiting=3,
         base_model_precision="int8-quanto",
     )
     use_attention(plain[0], "math")
     for height, width in BUCKETS:
-        with activations_away(denoiser, least_bytes=1):
+        with offload_saved_tensors(denoiser, least_bytes=1):
             found = gradients(denoiser, weights, height=height, width=width)
         assert same(found, gradients(*plain, height=height, width=width))
     assert counters["stats"]["unique_graphs"] == 3
@@ -154,7 +156,7 @@ def test_compiled_code_is_for_all_buckets_and_names_stay(parts: ModelParts, comp
 
 @pytest.mark.parametrize("level", ["no_change", "int8-quanto"])
 def test_compiled_gradients_in_bf16_are_as_near_to_the_true_ones(
-    level: str, compiler: str, parts: ModelParts, compiling: None
+    level: str, compiler: str, parts: ModelComponents, compiling: None
 ) -> None:
     """Both are rounded, each in its way; the truth is computed in fp32, of the same frozen weights."""
     if compiler != "inductor":

@@ -14,11 +14,11 @@ from torch import Tensor, nn
 from helpers.config.options.model import ModelOptions, PrecisionOptions, TextOptions
 from helpers.errors import ModelError
 from helpers.models import loading as streaming
-from helpers.models.formats.safetensors import all_opened
+from helpers.models.formats.safetensors import open_all
 from helpers.models.loading import Form, load, weights_of
 from helpers.models.quantization import layers_to_quantize, quantize
 from helpers.models.sd3.text_encoders import text_parts
-from helpers.models.sd3.tiny import make_small_pipeline
+from helpers.models.sd3.tiny import make_tiny_pipeline
 from helpers.models.sd3.transformer import NEVER_QUANTIZED, load_denoiser
 from helpers.models.sd3.vae import latent_part
 from helpers.models.sd3.weights.components import locate
@@ -67,7 +67,7 @@ def bits(tensor: Tensor) -> Tensor:
     [*zip(("SD3", "SD3", "SD3.5 medium", "SD3.5 large", "SD3.5 medium"), LEVELS, strict=True)],
 )
 def test_every_part_is_bit_for_bit_what_it_is_at_once(tmp_path: Path, cpu: torch.device, kind: str, level: str) -> None:
-    folder = make_small_pipeline(tmp_path / "tiny", **VARIANTS[kind])
+    folder = make_tiny_pipeline(tmp_path / "tiny", **VARIANTS[kind])
     parts = locate(ModelOptions(pretrained_model_name_or_path=str(folder)))
     precision = PrecisionOptions(mixed_precision="bf16", base_model_precision=level, quantize_via="accelerator")
     encoders: list[Any] = [part.load() for part in text_parts(parts, TextOptions(), precision, cpu)]
@@ -108,7 +108,7 @@ def test_the_peak_is_what_is_held_and_one_block(tmp_path: Path, cpu: torch.devic
         gc.collect()
         peak = PeakMemory()
         before = peak.resident_bytes()
-        load(model, weights_of(partial(all_opened, [file])), form, name="deep")
+        load(model, weights_of(partial(open_all, [file])), form, name="deep")
     block_bytes, allowance_bytes = 6 << 20, 8 << 20
     assert peak.resident_bytes() - before < held_bytes + 2 * block_bytes + allowance_bytes
 
@@ -120,10 +120,10 @@ def test_weights_of_another_shape_or_too_few_are_refused(tmp_path: Path, cpu: to
     del tensors["blocks.7.weight"]
     save_file(tensors, file)
     with pytest.raises(ModelError, match=r"of the deep lack the tensor blocks\.7\.weight"):
-        load(model, weights_of(partial(all_opened, [file])), form, name="deep")
+        load(model, weights_of(partial(open_all, [file])), form, name="deep")
     save_file({**tensors, "blocks.7.weight": torch.zeros(2, 1024)}, file)
     with pytest.raises(ModelError, match=r"blocks\.7\.weight is of the shape \[2, 1024\], but by its config"):
-        load(model, weights_of(partial(all_opened, [file])), form, name="deep")
+        load(model, weights_of(partial(open_all, [file])), form, name="deep")
 
 
 @pytest.mark.parametrize("via", ["cpu", "accelerator"])
@@ -140,7 +140,7 @@ def test_each_block_is_quantized_where_it_was_asked_for(
     monkeypatch.setattr(streaming, "quantize", watched)
     model, file = deep(tmp_path, kept_as=torch.bfloat16)
     form = Form(dtype=torch.bfloat16, device=torch.device("meta"), level="int8-quanto", quantize_via=via)
-    load(model, weights_of(partial(all_opened, [file])), form, name="deep")
+    load(model, weights_of(partial(open_all, [file])), form, name="deep")
     assert seen == ["cpu" if via == "cpu" else "meta"] * 16
     assert {parameter.device.type for parameter in model.parameters()} == {"meta"}
 

@@ -9,18 +9,20 @@ import pytest
 import torch
 
 from helpers.config.options.model import PrecisionOptions, TextOptions
-from helpers.models.family import ModelParts, TextEmbedding, TextPart
+from helpers.models.family import ModelComponents, TextEmbedding, TextEncoderSpec
 from helpers.models.sd3.text_encoders import assemble_text, text_parts
 
 CAPTIONS = ["a red fox in the snow", "", "Two GREEN apples, painted; on wood — no. 7", "word " * 120]
 
 
 @pytest.fixture(scope="module")
-def encoders(parts: ModelParts, full_precision: PrecisionOptions, cpu: torch.device) -> tuple[TextPart, ...]:
+def encoders(
+    parts: ModelComponents, full_precision: PrecisionOptions, cpu: torch.device
+) -> tuple[TextEncoderSpec, ...]:
     return text_parts(parts, TextOptions(), full_precision, cpu)
 
 
-def embed(encoders: Sequence[TextPart], captions: Sequence[str]) -> list[TextEmbedding]:
+def embed(encoders: Sequence[TextEncoderSpec], captions: Sequence[str]) -> list[TextEmbedding]:
     outputs = [part.load().encode(captions) for part in encoders]
     return [
         assemble_text([{name: rows[number] for name, rows in output.items()} for output in outputs])
@@ -30,7 +32,7 @@ def embed(encoders: Sequence[TextPart], captions: Sequence[str]) -> list[TextEmb
 
 @pytest.mark.parametrize("length", [77, 20])
 def test_the_conditioning_is_that_of_diffusers_pipeline(
-    parts: ModelParts, full_precision: PrecisionOptions, cpu: torch.device, diffusers_pipeline: Any, length: int
+    parts: ModelComponents, full_precision: PrecisionOptions, cpu: torch.device, diffusers_pipeline: Any, length: int
 ) -> None:
     ours = embed(text_parts(parts, TextOptions(tokenizer_max_length=length), full_precision, cpu), CAPTIONS)
     with torch.no_grad():
@@ -42,7 +44,7 @@ def test_the_conditioning_is_that_of_diffusers_pipeline(
         assert torch.equal(embedding.pooled, pooled[number].bfloat16())
 
 
-def test_a_caption_s_numbers_do_not_depend_on_its_company(encoders: tuple[TextPart, ...]) -> None:
+def test_a_caption_s_numbers_do_not_depend_on_its_company(encoders: tuple[TextEncoderSpec, ...]) -> None:
     company = [f"image number {number}" for number in range(encoders[0].batch_size - 1)]
     for part in encoders:
         encoder = part.load()
@@ -56,7 +58,7 @@ def test_a_caption_s_numbers_do_not_depend_on_its_company(encoders: tuple[TextPa
 
 
 def test_masking_zeroes_what_t5_says_of_padding_and_nothing_else(
-    parts: ModelParts, full_precision: PrecisionOptions, cpu: torch.device, encoders: tuple[TextPart, ...]
+    parts: ModelComponents, full_precision: PrecisionOptions, cpu: torch.device, encoders: tuple[TextEncoderSpec, ...]
 ) -> None:
     masked = text_parts(parts, TextOptions(sd3_t5_mask_behaviour="mask"), full_precision, cpu)
     with_padding, without = encoders[2].load(), masked[2].load()
@@ -68,30 +70,30 @@ def test_masking_zeroes_what_t5_says_of_padding_and_nothing_else(
     assert before[tokens:].count_nonzero() > 0
 
 
-def test_tokens_are_counted_before_the_cut(encoders: tuple[TextPart, ...]) -> None:
+def test_tokens_are_counted_before_the_cut(encoders: tuple[TextEncoderSpec, ...]) -> None:
     assert [count(encoders[0], caption) for caption in ("a fox", "word " * 120)] == [4, 122]
     assert count(encoders[2], "word " * 120) > 77
     limits = [(part.limit.name, part.limit.tokens) for part in encoders if part.limit]
     assert limits == [("CLIP", 77), ("T5", 77)], "both CLIPs cut alike"
 
 
-def count(part: TextPart, caption: str) -> int:
+def count(part: TextEncoderSpec, caption: str) -> int:
     assert part.limit is not None
     return part.limit.load()([caption])[0]
 
 
-def test_a_caption_s_bytes_are_known_before_it_is_encoded(encoders: tuple[TextPart, ...]) -> None:
+def test_a_caption_s_bytes_are_known_before_it_is_encoded(encoders: tuple[TextEncoderSpec, ...]) -> None:
     for part in encoders:
         outputs = part.load().encode(["a fox"])
         assert part.bytes_per_caption == sum(tensor[0].nbytes for tensor in outputs.values())
 
 
-def identities(parts: ModelParts, precision: PrecisionOptions, **options: Any) -> list[str]:
+def identities(parts: ModelComponents, precision: PrecisionOptions, **options: Any) -> list[str]:
     return [part.identity for part in text_parts(parts, TextOptions(**options), precision, torch.device("cpu"))]
 
 
 def test_what_changes_the_numbers_changes_the_identity_of_its_encoder_only(
-    parts: ModelParts, full_precision: PrecisionOptions
+    parts: ModelComponents, full_precision: PrecisionOptions
 ) -> None:
     base = identities(parts, full_precision)
     assert len(set(base)) == 3
@@ -108,7 +110,7 @@ def test_what_changes_the_numbers_changes_the_identity_of_its_encoder_only(
 
 
 def test_another_vocabulary_is_another_identity(
-    parts: ModelParts, full_precision: PrecisionOptions, tmp_path: Path
+    parts: ModelComponents, full_precision: PrecisionOptions, tmp_path: Path
 ) -> None:
     for file in parts.tokenizers[0].iterdir():
         (tmp_path / file.name).write_bytes(file.read_bytes() + (b"\n" if file.name == "merges.txt" else b""))
@@ -119,7 +121,7 @@ def test_another_vocabulary_is_another_identity(
 
 @pytest.mark.parametrize("level", ["int8-quanto", "int4-quanto", "int2-quanto", "fp8-quanto"])
 def test_quantized_encoders_say_nearly_the_same(
-    parts: ModelParts, cpu: torch.device, encoders: tuple[TextPart, ...], level: str
+    parts: ModelComponents, cpu: torch.device, encoders: tuple[TextEncoderSpec, ...], level: str
 ) -> None:
     rough = text_parts(parts, TextOptions(), PrecisionOptions(mixed_precision="no", base_model_precision=level), cpu)
     ours, exact = embed(rough, ["a red fox"])[0], embed(encoders, ["a red fox"])[0]

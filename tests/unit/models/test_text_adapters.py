@@ -4,9 +4,9 @@ import pytest
 import torch
 
 from helpers.config.options.model import LoraOptions, PrecisionOptions, TextOptions
-from helpers.models.adapters.lora import trained_lora
+from helpers.models.adapters.lora import make_lora
 from helpers.models.adapters.text_encoders import with_text_encoders
-from helpers.models.family import ModelParts
+from helpers.models.family import ModelComponents
 from helpers.models.sd3.trainable_text_encoders import learning_text
 from helpers.models.sd3.transformer import load_denoiser, predict, target_modules
 
@@ -14,7 +14,7 @@ LORA = LoraOptions(lora_rank=2, lora_alpha=3.0)
 
 
 @pytest.mark.parametrize("level", ["no_change", "int8-quanto"])
-def test_the_base_is_what_is_left_without_any_adapter(level: str, parts: ModelParts, cpu: torch.device) -> None:
+def test_the_base_is_what_is_left_without_any_adapter(level: str, parts: ModelComponents, cpu: torch.device) -> None:
     precision = PrecisionOptions(mixed_precision="bf16", base_model_precision=level)
     denoiser = load_denoiser(parts, precision, cpu)
     learning = learning_text(parts, TextOptions(train_text_encoder=True), precision, cpu)
@@ -26,7 +26,7 @@ def test_the_base_is_what_is_left_without_any_adapter(level: str, parts: ModelPa
 
     with torch.no_grad():
         base = predict(both, *inputs, tokens)
-    trained = trained_lora(denoiser, modules=target_modules(denoiser, LORA.lora_target), lora=LORA, seed=0)
+    trained = make_lora(denoiser, modules=target_modules(denoiser, LORA.lora_target), lora=LORA, seed=0)
     trained = with_text_encoders(trained, text=learning, lora=LORA, seed=0)
     assert {id(weight) for weight in both.parameters() if weight.requires_grad} == set(
         map(id, trained.weights.values())

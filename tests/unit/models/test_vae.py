@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from helpers.config.options.model import PrecisionOptions
-from helpers.models.family import LatentEncoder, ModelParts
+from helpers.models.family import LatentEncoder, ModelComponents
 from helpers.models.sd3 import vae
 from helpers.models.sd3.vae import latent_part
 
@@ -22,7 +22,7 @@ def pixels() -> Tensor:
 
 
 @pytest.fixture(scope="module")
-def encoder(parts: ModelParts, full_precision: PrecisionOptions, cpu: torch.device) -> LatentEncoder:
+def encoder(parts: ModelComponents, full_precision: PrecisionOptions, cpu: torch.device) -> LatentEncoder:
     return latent_part(parts, full_precision, cpu).load()
 
 
@@ -41,7 +41,7 @@ def test_latents_are_the_mean_that_diffusers_finds(
 @pytest.mark.parametrize("images_at_once", [1, 4])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_a_latent_does_not_depend_on_its_company(
-    parts: ModelParts,
+    parts: ModelComponents,
     full_precision: PrecisionOptions,
     cpu: torch.device,
     pixels: Tensor,
@@ -60,7 +60,7 @@ def test_a_latent_does_not_depend_on_its_company(
 
 
 def test_an_accelerator_is_filled_and_a_processor_shared_among_threads(
-    parts: ModelParts, full_precision: PrecisionOptions, cpu: torch.device
+    parts: ModelComponents, full_precision: PrecisionOptions, cpu: torch.device
 ) -> None:
     on_gpu = latent_part(parts, full_precision, torch.device("cuda"), vae_batch_size=6)
     assert isinstance(on_gpu.load, partial)
@@ -92,13 +92,13 @@ def test_a_large_image_is_decoded_in_tiles(encoder: LatentEncoder, monkeypatch: 
 
 
 def test_the_part_says_what_the_model_s_config_says(
-    parts: ModelParts, full_precision: PrecisionOptions, cpu: torch.device
+    parts: ModelComponents, full_precision: PrecisionOptions, cpu: torch.device
 ) -> None:
     part = latent_part(parts, full_precision, cpu)
     assert (part.shift, part.scale, part.channels, part.downscale) == (0.0609, 1.5305, 16, 8)
 
 
-def test_the_number_format_is_part_of_the_identity(parts: ModelParts, cpu: torch.device) -> None:
+def test_the_number_format_is_part_of_the_identity(parts: ModelComponents, cpu: torch.device) -> None:
     plain = latent_part(parts, PrecisionOptions(mixed_precision="no"), cpu)
     mixed = latent_part(parts, PrecisionOptions(mixed_precision="bf16"), cpu)
     kept = latent_part(parts, PrecisionOptions(mixed_precision="bf16", vae_dtype="fp32"), cpu)

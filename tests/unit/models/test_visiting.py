@@ -7,8 +7,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from helpers.models.family import ModelParts
-from helpers.models.performance.offload import VisitingBlocks, upcoming
+from helpers.models.family import ModelComponents
+from helpers.models.performance.offload import BlockOffloader, upcoming
 from helpers.models.sd3.transformer import blocks, predict
 from tests.unit.models.stepped import CPU, given, gradients, loaded, same
 
@@ -24,12 +24,12 @@ from tests.unit.models.stepped import CPU, given, gradients, loaded, same
         ("int2-quanto", False),
     ],
 )
-def test_gradients_are_the_same_to_the_bit(level: str, bf16: bool, parts: ModelParts) -> None:
+def test_gradients_are_the_same_to_the_bit(level: str, bf16: bool, parts: ModelComponents) -> None:
     precision = {"base_model_precision": level}
     if bf16:
         precision |= {"mixed_precision": "bf16", "base_model_default_dtype": "bf16"}
     plain = gradients(*loaded(parts, **precision), bf16=bf16)
-    denoiser, weights = loaded(parts, lambda each: VisitingBlocks(blocks(each), device=CPU), waiting=3, **precision)
+    denoiser, weights = loaded(parts, lambda each: BlockOffloader(blocks(each), device=CPU), waiting=3, **precision)
     for _ in range(2):
         assert same(gradients(denoiser, weights, bf16=bf16), plain)
 
@@ -40,7 +40,7 @@ class Row(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.blocks = [nn.Linear(4, 4).requires_grad_(False) for _ in range(5)]
-        visiting = VisitingBlocks(self.blocks, device=CPU)
+        visiting = BlockOffloader(self.blocks, device=CPU)
         self.seen: list[set[int | None]] = []
         for block in self.blocks:
             block.register_forward_pre_hook(lambda *_: self.seen.append(set(visiting.residents)))
@@ -84,9 +84,9 @@ def test_a_block_that_nobody_expected_comes_too() -> None:
     assert upcoming(0, previous=None, count=1, learning=True) == 0
 
 
-def test_names_frozen_numbers_and_adapters_are_where_they_were(parts: ModelParts) -> None:
+def test_names_frozen_numbers_and_adapters_are_where_they_were(parts: ModelComponents) -> None:
     plain, _ = loaded(parts)
-    denoiser, weights = loaded(parts, lambda each: VisitingBlocks(blocks(each)[-2:], device=CPU), waiting=2)
+    denoiser, weights = loaded(parts, lambda each: BlockOffloader(blocks(each)[-2:], device=CPU), waiting=2)
     predict(denoiser, *given())
     assert denoiser.state_dict().keys() == plain.state_dict().keys()
     assert all(torch.equal(denoiser.state_dict()[name], tensor) for name, tensor in plain.state_dict().items())

@@ -9,8 +9,8 @@ import torch
 from helpers.config.cli import parse_arguments
 from helpers.config.options.model import ModelOptions, PrecisionOptions, TextOptions
 from helpers.errors import ConfigError
-from helpers.models.family import ModelParts, RenderRequest, TextEmbedding
-from helpers.models.formats.safetensors import all_opened
+from helpers.models.family import ModelComponents, SampleRequest, TextEmbedding
+from helpers.models.formats.safetensors import open_all
 from helpers.models.memory import Workload
 from helpers.models.registry import families
 from helpers.models.sd3.text_encoders import assemble_text, text_parts
@@ -21,12 +21,12 @@ WHOLE = PrecisionOptions(mixed_precision="no")
 
 
 @pytest.fixture(scope="module")
-def without(tiny_pipeline: Path) -> ModelParts:
+def without(tiny_pipeline: Path) -> ModelComponents:
     options = ModelOptions(pretrained_model_name_or_path=str(tiny_pipeline), pretrained_t5_model_name_or_path="none")
     return FAMILY.locate(options)
 
 
-def embed(parts: ModelParts, caption: str) -> TextEmbedding:
+def embed(parts: ModelComponents, caption: str) -> TextEmbedding:
     encoders = text_parts(parts, TextOptions(tokenizer_max_length=LENGTH), WHOLE, torch.device("cpu"))
     outputs = [part.load().encode([caption]) for part in encoders]
     return assemble_text([{name: rows[0] for name, rows in output.items()} for output in outputs])
@@ -42,7 +42,7 @@ def theirs(tiny_pipeline: Path) -> Any:
     return pipeline
 
 
-def test_the_conditioning_and_the_image_are_those_of_diffusers(without: ModelParts, theirs: Any) -> None:
+def test_the_conditioning_and_the_image_are_those_of_diffusers(without: ModelComponents, theirs: Any) -> None:
     ours, negative = embed(without, "a red fox"), embed(without, "")
     with torch.no_grad():
         prompt_embeds, _, pooled, _ = theirs.encode_prompt(
@@ -52,7 +52,7 @@ def test_the_conditioning_and_the_image_are_those_of_diffusers(without: ModelPar
     assert torch.equal(ours.prompt_embeds, prompt_embeds[0].bfloat16())
     assert torch.equal(ours.pooled, pooled[0].bfloat16())
     denoiser = FAMILY.load_denoiser(without, WHOLE, torch.device("cpu"))
-    request = RenderRequest(prompt=ours, negative=negative, width=64, height=64, steps=2, guidance=4.0, seed=3)
+    request = SampleRequest(prompt=ours, negative=negative, width=64, height=64, steps=2, guidance=4.0, seed=3)
     latents = FAMILY.render(denoiser, without, request)
     expected = theirs(
         prompt_embeds=ours.prompt_embeds[None].float(),
@@ -70,7 +70,7 @@ def test_the_conditioning_and_the_image_are_those_of_diffusers(without: ModelPar
     assert torch.allclose(latents, raw, atol=1e-5)
 
 
-def test_the_clips_keep_their_cache_keys(without: ModelParts, parts: ModelParts) -> None:
+def test_the_clips_keep_their_cache_keys(without: ModelComponents, parts: ModelComponents) -> None:
     options, device = TextOptions(tokenizer_max_length=LENGTH), torch.device("cpu")
     ours, whole = (text_parts(each, options, WHOLE, device) for each in (without, parts))
     assert [part.identity for part in ours[:2]] == [part.identity for part in whole[:2]]
@@ -79,14 +79,14 @@ def test_the_clips_keep_their_cache_keys(without: ModelParts, parts: ModelParts)
     assert ours[2].bytes_per_caption == 0
 
 
-def test_less_memory_is_needed_to_encode(without: ModelParts, parts: ModelParts) -> None:
+def test_less_memory_is_needed_to_encode(without: ModelComponents, parts: ModelComponents) -> None:
     small = Workload(device="cuda", precision=PrecisionOptions(mixed_precision="bf16"), width=16, height=16)
     ours, whole = (FAMILY.estimate_memory(each, small) for each in (without, parts))
     assert ours.caching_bytes < whole.caching_bytes
     assert ours.training_bytes == whole.training_bytes
 
 
-def test_what_is_written_holds_the_clips_alone(without: ModelParts, theirs: Any, tmp_path: Path) -> None:
+def test_what_is_written_holds_the_clips_alone(without: ModelComponents, theirs: Any, tmp_path: Path) -> None:
     from diffusers import StableDiffusion3Pipeline
 
     with FAMILY.files.open_base(without) as (weights, _):
@@ -98,7 +98,7 @@ def test_what_is_written_holds_the_clips_alone(without: ModelParts, theirs: Any,
     opened: Any = StableDiffusion3Pipeline.from_pretrained(tmp_path, text_encoder_3=None, tokenizer_3=None)
     held, before = (each.text_encoder_2.state_dict() for each in (opened, theirs))
     assert all(torch.equal(held[name], tensor) for name, tensor in before.items())
-    with all_opened([tmp_path / "file.safetensors"]) as (tensors, _):
+    with open_all([tmp_path / "file.safetensors"]) as (tensors, _):
         assert not [name for name in tensors if "t5xxl" in name]
         assert [name for name in tensors if "clip_g" in name]
 

@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from helpers.reporting.background import InBackground
+from helpers.reporting.background import BackgroundListener
 from helpers.reporting.events import Event, Notice, StepFinished
 from helpers.reporting.reporter import Reporter
 
@@ -23,7 +23,7 @@ class Slow:
         self.heard: list[Event] = []
         self.closed = False
 
-    def hear(self, event: Event) -> None:
+    def handle(self, event: Event) -> None:
         self.let.wait(20)
         if isinstance(event, Notice) and event.text == "fail":
             raise OSError("the disk is full")
@@ -35,10 +35,10 @@ class Slow:
 
 def test_all_is_told_in_order_by_the_end() -> None:
     slow = Slow()
-    listener = InBackground(slow, name="slow")
+    listener = BackgroundListener(slow, name="slow")
     events = [step(number) for number in range(50)]
     for event in events:
-        listener.hear(event)
+        listener.handle(event)
     assert not slow.heard
     slow.let.set()
     listener.close()
@@ -48,10 +48,10 @@ def test_all_is_told_in_order_by_the_end() -> None:
 
 def test_one_that_lags_far_behind_loses_steps_and_nothing_else(caplog: pytest.LogCaptureFixture) -> None:
     slow = Slow()
-    listener = InBackground(slow, name="the tracker", capacity=10)
+    listener = BackgroundListener(slow, name="the tracker", capacity=10)
     for number in range(30):
-        listener.hear(step(number))
-        listener.hear(Notice(text=str(number)))
+        listener.handle(step(number))
+        listener.handle(Notice(text=str(number)))
     slow.let.set()
     listener.close()
     assert [event.text for event in slow.heard if isinstance(event, Notice)] == [str(number) for number in range(30)]
@@ -63,8 +63,8 @@ def test_one_that_lags_far_behind_loses_steps_and_nothing_else(caplog: pytest.Lo
 
 def test_one_that_never_ends_is_left(caplog: pytest.LogCaptureFixture) -> None:
     slow = Slow()
-    listener = InBackground(slow, name="the tracker", close_seconds=0.1)
-    listener.hear(step(1))
+    listener = BackgroundListener(slow, name="the tracker", close_seconds=0.1)
+    listener.handle(step(1))
     begin = time.monotonic()
     listener.close()
     assert time.monotonic() - begin < 2
@@ -75,15 +75,15 @@ def test_one_that_never_ends_is_left(caplog: pytest.LogCaptureFixture) -> None:
 @pytest.mark.parametrize("at_the_end", [False, True])
 def test_what_it_raises_is_told_by_the_reporter(at_the_end: bool, caplog: pytest.LogCaptureFixture) -> None:
     slow = Slow()
-    listener = InBackground(slow, name="the tracker")
+    listener = BackgroundListener(slow, name="the tracker")
     reporter = Reporter([listener])
-    reporter.hear(Notice(text="fail"))
+    reporter.handle(Notice(text="fail"))
     slow.let.set()
     with caplog.at_level(logging.WARNING):
         if not at_the_end:
             listener._thread.join(5)
-            reporter.hear(step(1))
-            reporter.hear(step(2))
+            reporter.handle(step(1))
+            reporter.handle(step(2))
         reporter.close()
     what = "did not close" if at_the_end else "stopped reporting"
     assert set(caplog.messages) == {f"the tracker {what}: OSError('the disk is full')"}

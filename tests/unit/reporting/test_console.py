@@ -15,7 +15,6 @@ from helpers.reporting.console.console import Console, display_for
 from helpers.reporting.console.displays import PlainDisplay
 from helpers.reporting.events import (
     CheckpointSaved,
-    ImagesDrawn,
     MemoryUse,
     Notice,
     RunFinished,
@@ -24,6 +23,7 @@ from helpers.reporting.events import (
     StageStarted,
     StepFinished,
     TrainingStarted,
+    ValidationImagesSaved,
 )
 from helpers.reporting.reporter import Reporter
 
@@ -50,11 +50,11 @@ def logged() -> tuple[Console, Clock, io.StringIO]:
 
 def test_a_log_shows_a_stage_s_beginning_progress_and_end() -> None:
     console, clock, stream = logged()
-    console.hear(StageStarted(name="encode images", total=1000, unit="images"))
+    console.handle(StageStarted(name="encode images", total=1000, unit="images"))
     for _ in range(100):
         clock.now += 0.5
-        console.hear(StageAdvanced(name="encode images", count=10))
-    console.hear(StageFinished(name="encode images", seconds=50, peak_memory_bytes=1_240_000_000))
+        console.handle(StageAdvanced(name="encode images", count=10))
+    console.handle(StageFinished(name="encode images", seconds=50, peak_memory_bytes=1_240_000_000))
     lines = stream.getvalue().splitlines()
     assert lines[0] == "encode images: 1,000 images"
     assert lines[1] == "encode images: 200 of 1,000 images (20 %), 20 images/s, 40 s left"
@@ -64,9 +64,9 @@ def test_a_log_shows_a_stage_s_beginning_progress_and_end() -> None:
 
 def test_a_stage_of_unknown_length_shows_its_speed_and_device_memory() -> None:
     console, clock, stream = logged()
-    console.hear(StageStarted(name="look for images", total=0, unit="files"))
+    console.handle(StageStarted(name="look for images", total=0, unit="files"))
     clock.now = 12
-    console.hear(StageAdvanced(name="look for images", count=2400))
+    console.handle(StageAdvanced(name="look for images", count=2400))
     finished = StageFinished(
         name="look for images",
         seconds=12,
@@ -74,7 +74,7 @@ def test_a_stage_of_unknown_length_shows_its_speed_and_device_memory() -> None:
         peak_device_memory_bytes=2_000_000_000,
         peak_reserved_memory_bytes=3_100_000_000,
     )
-    console.hear(finished)
+    console.handle(finished)
     assert stream.getvalue().splitlines() == [
         "look for images: started",
         "look for images: 2,400 files, 200 files/s",
@@ -84,17 +84,17 @@ def test_a_stage_of_unknown_length_shows_its_speed_and_device_memory() -> None:
 
 def test_a_stage_that_finds_nothing_to_do_says_so_briefly() -> None:
     console, _, stream = logged()
-    console.hear(StageStarted(name="encode captions", total=0, unit="captions"))
-    console.hear(StageFinished(name="encode captions", seconds=0.1, peak_memory_bytes=90_000_000))
+    console.handle(StageStarted(name="encode captions", total=0, unit="captions"))
+    console.handle(StageFinished(name="encode captions", seconds=0.1, peak_memory_bytes=90_000_000))
     assert stream.getvalue().splitlines()[-1] == "encode captions: done in 0.1 s, peak memory 90 MB"
 
 
 def test_a_log_shows_the_first_step_the_last_and_some_between() -> None:
     console, clock, stream = logged()
-    console.hear(TRAINING)
+    console.handle(TRAINING)
     for number in range(1, 61):
         clock.now += 1.0
-        console.hear(step(number, loss=0.25 if number < 60 else 0.75))
+        console.handle(step(number, loss=0.25 if number < 60 else 0.75))
     lines = stream.getvalue().splitlines()
     assert lines[0] == "training: 60 steps of 4 images, 12.5 an epoch"
     assert [line.split(",")[0] for line in lines[1:]] == [
@@ -111,9 +111,9 @@ def test_a_log_shows_the_first_step_the_last_and_some_between() -> None:
 
 def test_the_time_left_of_a_run_that_was_continued_counts_its_own_steps_only() -> None:
     console, clock, stream = logged()
-    console.hear(TrainingStarted(first_step=5000, total_steps=5100, steps_per_epoch=10, images_per_step=1))
+    console.handle(TrainingStarted(first_step=5000, total_steps=5100, steps_per_epoch=10, images_per_step=1))
     clock.now = 2.0
-    console.hear(step(5001))
+    console.handle(step(5001))
     lines = stream.getvalue().splitlines()
     assert lines[1] == "training: continues after step 5,000"
     assert "step 5,001 of 5,100" in lines[2] and "30 images/min, 3 min 18 s left" in lines[2]
@@ -121,22 +121,22 @@ def test_the_time_left_of_a_run_that_was_continued_counts_its_own_steps_only() -
 
 def test_the_speed_is_that_of_the_last_half_minute() -> None:
     console, clock, stream = logged()
-    console.hear(StageStarted(name="encode", total=10_000, unit="images"))
+    console.handle(StageStarted(name="encode", total=10_000, unit="images"))
     clock.now = 600
-    console.hear(StageAdvanced(name="encode", count=1))
+    console.handle(StageAdvanced(name="encode", count=1))
     for _ in range(60):
         clock.now += 1
-        console.hear(StageAdvanced(name="encode", count=10))
+        console.handle(StageAdvanced(name="encode", count=10))
     assert "10 images/s" in stream.getvalue().splitlines()[-1]
 
 
 def test_notices_images_and_checkpoints_are_told() -> None:
     console, _, stream = logged()
-    console.hear(Notice(text="3 images were left out"))
-    console.hear(Notice(text="the disk is nearly full", level="warning"))
-    console.hear(ImagesDrawn(step=0, paths=(Path("out/a.png"),)))
-    console.hear(ImagesDrawn(step=1500, paths=tuple(Path(f"out/{n}.png") for n in range(5))))
-    console.hear(CheckpointSaved(step=1500, path=Path("out/checkpoint-1500")))
+    console.handle(Notice(text="3 images were left out"))
+    console.handle(Notice(text="the disk is nearly full", level="warning"))
+    console.handle(ValidationImagesSaved(step=0, paths=(Path("out/a.png"),)))
+    console.handle(ValidationImagesSaved(step=1500, paths=tuple(Path(f"out/{n}.png") for n in range(5))))
+    console.handle(CheckpointSaved(step=1500, path=Path("out/checkpoint-1500")))
     assert stream.getvalue().splitlines() == [
         "3 images were left out",
         "warning: the disk is nearly full",
@@ -149,15 +149,15 @@ def test_notices_images_and_checkpoints_are_told() -> None:
 @pytest.mark.parametrize("interrupted", [False, True])
 def test_the_end_names_what_was_written_and_how_to_continue(interrupted: bool) -> None:
     console, clock, stream = logged()
-    console.hear(TRAINING)
+    console.handle(TRAINING)
     warning = Notice(text="2 images were left out", level="warning")
-    console.hear(warning)
+    console.handle(warning)
     clock.now = 10
     memory = MemoryUse(peak_bytes=1_200_000_000, peak_device_bytes=7_000_000_000, peak_reserved_bytes=7_500_000_000)
-    console.hear(replace(step(20, loss=0.25), memory=memory))
-    console.hear(warning)
+    console.handle(replace(step(20, loss=0.25), memory=memory))
+    console.handle(warning)
     written = (Path("out/pytorch_lora_weights.safetensors"), Path("out/validation_images"))
-    console.hear(RunFinished(step=20, seconds=725, written=written, interrupted=interrupted))
+    console.handle(RunFinished(step=20, seconds=725, written=written, interrupted=interrupted))
     lines = stream.getvalue().splitlines()[4:]
     assert lines[:6] == [
         f"{'stopped' if interrupted else 'finished'} after step 20, in 12 min 05 s, 8 images/s, mean loss 0.2500,"
@@ -173,19 +173,19 @@ def test_the_end_names_what_was_written_and_how_to_continue(interrupted: bool) -
 
 def test_the_memory_of_training_includes_what_came_before_a_stage_within_it() -> None:
     console, _, stream = logged()
-    console.hear(TRAINING)
+    console.handle(TRAINING)
     for first, second in ((900, 300), (300, 800)):
-        console.hear(replace(step(1), memory=MemoryUse(peak_bytes=first * 10**6)))
-        console.hear(StageStarted(name="validation", total=1, unit="images"))
-        console.hear(StageFinished(name="validation", seconds=1, peak_memory_bytes=second * 10**6))
-    console.hear(RunFinished(step=1, seconds=1, written=()))
+        console.handle(replace(step(1), memory=MemoryUse(peak_bytes=first * 10**6)))
+        console.handle(StageStarted(name="validation", total=1, unit="images"))
+        console.handle(StageFinished(name="validation", seconds=1, peak_memory_bytes=second * 10**6))
+    console.handle(RunFinished(step=1, seconds=1, written=()))
     assert stream.getvalue().splitlines()[-1].endswith("peak memory 900 MB")
 
 
 def test_a_name_that_the_stream_cannot_show_is_escaped() -> None:
     content = io.BytesIO()
     console = Console(display_for(io.TextIOWrapper(content, encoding="ascii")))
-    console.hear(Notice(text="left out: pictüre\udce9.png"))
+    console.handle(Notice(text="left out: pictüre\udce9.png"))
     assert content.getvalue() == b"left out: pict\\xfcre\\udce9.png\n"
 
 
@@ -194,7 +194,7 @@ def test_a_stream_that_is_closed_does_not_end_the_run() -> None:
     reporter = Reporter([console])
     stream.close()
     for _ in range(3):
-        reporter.hear(Notice(text="still here"))
+        reporter.handle(Notice(text="still here"))
     reporter.close()
 
 
@@ -211,14 +211,14 @@ with stage(reporter, "encode [images]", total=8, unit="images") as advance:
     for _ in range(8):
         time.sleep(0.06)
         advance()
-reporter.hear(TrainingStarted(first_step=0, total_steps=5, steps_per_epoch=5, images_per_step=2))
+reporter.handle(TrainingStarted(first_step=0, total_steps=5, steps_per_epoch=5, images_per_step=2))
 for step in range(1, 6):
     time.sleep(0.06)
-    reporter.hear(StepFinished(step=step, epoch=0, loss=0.5, learning_rate=1e-4, gradient_norm=1.0, images=2))
+    reporter.handle(StepFinished(step=step, epoch=0, loss=0.5, learning_rate=1e-4, gradient_norm=1.0, images=2))
 with stage(reporter, "draw images", total=1, unit="images") as advance:
     advance()
-reporter.hear(Notice(text="careful [now]", level="warning"))
-reporter.hear(RunFinished(step=5, seconds=3, written=(Path("out/" + "long_" * 30 + "name.safetensors"),)))
+reporter.handle(Notice(text="careful [now]", level="warning"))
+reporter.handle(RunFinished(step=5, seconds=3, written=(Path("out/" + "long_" * 30 + "name.safetensors"),)))
 reporter.close()
 """
 
@@ -284,10 +284,10 @@ def test_a_log_needs_no_rich() -> None:
 def test_a_level_leaves_out_what_is_below_it(level: str, shown: int) -> None:
     stream = io.StringIO()
     console = Console(display_for(stream, level=level))
-    console.hear(Notice(text="the disk is nearly full", level="warning"))
-    console.hear(Notice(text="3 images were left out"))
+    console.handle(Notice(text="the disk is nearly full", level="warning"))
+    console.handle(Notice(text="3 images were left out"))
     if level in ("warning", "error"):
-        console.hear(StageStarted(name="encode", total=1, unit="images"))
-        console.hear(StageAdvanced(name="encode", count=1))
-        console.hear(StageFinished(name="encode", seconds=0.1, peak_memory_bytes=90_000_000))
+        console.handle(StageStarted(name="encode", total=1, unit="images"))
+        console.handle(StageAdvanced(name="encode", count=1))
+        console.handle(StageFinished(name="encode", seconds=0.1, peak_memory_bytes=90_000_000))
     assert len(stream.getvalue().splitlines()) == shown

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from helpers.reporting.events import StageFinished, StepFinished
-from helpers.reporting.gauge import StepGauge
+from helpers.reporting.gauge import StepTimer
 from helpers.reporting.progress import stage
 from helpers.reporting.reporter import Reporter
 from tests.unit.reporting.test_stages import Notebook
@@ -15,7 +15,7 @@ STEP = StepFinished(step=1, epoch=0, loss=0.5, learning_rate=1e-4, gradient_norm
 
 
 def test_a_step_is_measured_without_what_is_done_between_steps() -> None:
-    gauge = StepGauge()
+    gauge = StepTimer()
     time.sleep(0.2)
     gauge.begin()
     time.sleep(0.05)
@@ -23,7 +23,7 @@ def test_a_step_is_measured_without_what_is_done_between_steps() -> None:
 
 
 def test_memory_is_the_highest_also_where_a_stage_starts_the_mark_anew() -> None:
-    gauge = StepGauge()
+    gauge = StepTimer()
     low = gauge.measured(STEP).memory.peak_bytes
     block = bytearray(300_000_000)
     high = gauge.measured(STEP).memory.peak_bytes
@@ -41,7 +41,7 @@ def test_memory_of_a_device_is_told_as_used_and_as_reserved(monkeypatch: pytest.
         monkeypatch.setattr(torch.cuda, name, lambda name=name: marks[name])
     monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
     monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", lambda: marks.update(max_memory_reserved=5))
-    gauge = StepGauge()
+    gauge = StepTimer()
     marks["max_memory_reserved"] = 6
     first = gauge.measured(STEP).memory
     assert (first.device_bytes, first.peak_device_bytes, first.peak_reserved_bytes) == (3, 4, 6)

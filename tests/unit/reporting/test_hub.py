@@ -78,9 +78,9 @@ def same_as_here(hub: LoopbackHub, output: Path, *paths: str) -> bool:
 def test_what_arrives_is_what_was_written_and_nothing_else(hub: LoopbackHub, output: Path) -> None:
     upload = uploader(hub)
     assert hub.private == {"painter/colors": True}
-    upload.hear(started(output))
-    upload.hear(checkpoint(output, 2))
-    upload.hear(finished(output))
+    upload.handle(started(output))
+    upload.handle(checkpoint(output, 2))
+    upload.handle(finished(output))
     paths = {WEIGHTS, "README.md", IMAGE, "checkpoint-2/optimizer.safetensors", "checkpoint-2/manifest.json"}
     assert hub.files("colors").keys() == paths
     assert same_as_here(hub, output, *paths)
@@ -92,8 +92,8 @@ def test_a_pipeline_is_the_repository_itself(hub: LoopbackHub, output: Path) -> 
     (output / "pipeline" / "model_index.json").write_text("{}")
     (output / "pipeline" / "transformer" / "config.json").write_text("{}")
     upload = uploader(hub)
-    upload.hear(RunStarted(**{**vars(started(output)), "result": "pipeline"}))
-    upload.hear(finished(output, "pipeline"))
+    upload.handle(RunStarted(**{**vars(started(output)), "result": "pipeline"}))
+    upload.handle(finished(output, "pipeline"))
     assert {"model_index.json", "transformer/config.json", "README.md"} <= hub.files("colors").keys()
 
 
@@ -102,24 +102,24 @@ def test_every_form_of_the_weights_is_published(hub: LoopbackHub, output: Path) 
     (output / "pipeline" / "model_index.json").write_text("{}")
     (output / "comfyui_lora.safetensors").write_bytes(b"the same")
     upload = uploader(hub)
-    upload.hear(started(output))
-    upload.hear(finished(output, WEIGHTS, "comfyui_lora.safetensors", "pipeline"))
+    upload.handle(started(output))
+    upload.handle(finished(output, WEIGHTS, "comfyui_lora.safetensors", "pipeline"))
     assert same_as_here(hub, output, WEIGHTS, "comfyui_lora.safetensors", "pipeline/model_index.json")
 
 
 def test_checkpoints_stay_here_unless_asked_for(hub: LoopbackHub, output: Path) -> None:
     upload = uploader(hub, checkpoints=False)
-    upload.hear(started(output))
-    upload.hear(checkpoint(output, 2))
-    upload.hear(finished(output))
+    upload.handle(started(output))
+    upload.handle(checkpoint(output, 2))
+    upload.handle(finished(output))
     assert not [path for path in hub.files("colors") if path.startswith("checkpoint-")]
 
 
 def test_a_hub_that_fails_now_and_then_is_asked_again(hub: LoopbackHub, output: Path) -> None:
     upload = uploader(hub)
     hub.refuses.append(["/commit/", 500, 2])
-    upload.hear(started(output))
-    upload.hear(finished(output))
+    upload.handle(started(output))
+    upload.handle(finished(output))
     assert same_as_here(hub, output, WEIGHTS, "README.md")
 
 
@@ -127,46 +127,46 @@ def test_a_checkpoint_that_did_not_arrive_goes_with_the_next(
     hub: LoopbackHub, output: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     upload = uploader(hub)
-    upload.hear(started(output))
+    upload.handle(started(output))
     hub.refuses.append(["/commit/", 500, 3])
-    upload.hear(checkpoint(output, 2))
+    upload.handle(checkpoint(output, 2))
     assert not hub.files("colors")
     assert "checkpoint-2 is not on the hub yet, because the hub answered with status 500" in caplog.text
-    upload.hear(checkpoint(output, 4))
+    upload.handle(checkpoint(output, 4))
     assert same_as_here(hub, output, "checkpoint-2/optimizer.safetensors", "checkpoint-4/optimizer.safetensors")
 
 
 def test_the_next_start_uploads_what_is_missing_and_only_that(hub: LoopbackHub, output: Path) -> None:
     first = uploader(hub)
-    first.hear(started(output))
-    first.hear(checkpoint(output, 2))
+    first.handle(started(output))
+    first.handle(checkpoint(output, 2))
     hub.refuses.append(["/commit/", 500, 3])
-    first.hear(checkpoint(output, 4))
+    first.handle(checkpoint(output, 4))
     assert hub.commits == ["Add checkpoint-2"]
-    uploader(hub).hear(started(output))
+    uploader(hub).handle(started(output))
     assert hub.commits == ["Add checkpoint-2", "Add checkpoint-4"]
 
 
 def test_a_checkpoint_of_another_run_under_the_same_name_is_replaced(hub: LoopbackHub, output: Path) -> None:
     upload = uploader(hub)
-    upload.hear(started(output))
+    upload.handle(started(output))
     saved = checkpoint(output, 2)
-    upload.hear(saved)
+    upload.handle(saved)
     (saved.path / "manifest.json").write_text('{"step": 9}')
-    uploader(hub).hear(started(output))
+    uploader(hub).handle(started(output))
     assert hub.files("colors")["checkpoint-2/manifest.json"] == b'{"step": 9}'
 
 
 def test_a_checkpoint_deleted_meanwhile_is_no_failure(hub: LoopbackHub, output: Path) -> None:
     upload = uploader(hub)
-    upload.hear(started(output))
+    upload.handle(started(output))
     hub.refuses.append(["/commit/", 500, 3])
     saved = checkpoint(output, 2)
-    upload.hear(saved)
+    upload.handle(saved)
     for file in saved.path.iterdir():
         file.unlink()
     saved.path.rmdir()
-    upload.hear(finished(output))
+    upload.handle(finished(output))
     assert same_as_here(hub, output, WEIGHTS)
 
 
@@ -179,9 +179,9 @@ def test_a_hub_that_goes_away_is_told_of_at_the_end_and_holds_nobody_up(
     monkeypatch.setattr("huggingface_hub.utils._http.time.sleep", lambda seconds: None)  # the client's own pauses
     background = Uploads(upload)
     began = time.monotonic()
-    background.hear(started(output))
-    background.hear(checkpoint(output, 2))
-    background.hear(finished(output))
+    background.handle(started(output))
+    background.handle(checkpoint(output, 2))
+    background.handle(finished(output))
     assert time.monotonic() - began < 1
     with pytest.raises(ReportingError, match="not everything is on the hub, because of Connect"):
         background.close()
@@ -191,9 +191,9 @@ def test_a_slow_hub_never_keeps_the_run_waiting(hub: LoopbackHub, output: Path) 
     background = Uploads(uploader(hub))
     hub.held.clear()
     began = time.monotonic()
-    background.hear(started(output))
-    background.hear(checkpoint(output, 2))
-    background.hear(finished(output))
+    background.handle(started(output))
+    background.handle(checkpoint(output, 2))
+    background.handle(finished(output))
     assert time.monotonic() - began < 1
     assert not hub.files("colors")
     hub.held.set()

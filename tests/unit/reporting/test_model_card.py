@@ -53,8 +53,8 @@ def started(output: Path, **more: object) -> RunStarted:
 
 def card(output: Path, *, repository: str = "", note: str = "", complete: bool = True, **more: object) -> HubCard:
     listener = ModelCard(note=note, repository=repository, clean=lambda text: text.replace("PassWord", "(hidden)"))
-    listener.hear(started(output, **more))
-    listener.hear(RunFinished(step=40 if complete else 20, seconds=1.0, written=(), interrupted=not complete))
+    listener.handle(started(output, **more))
+    listener.handle(RunFinished(step=40 if complete else 20, seconds=1.0, written=(), interrupted=not complete))
     return HubCard.load(output / "README.md")
 
 
@@ -120,16 +120,16 @@ def test_a_run_that_is_not_over_promises_nothing(tmp_path: Path) -> None:
     assert "at step 20 of 40: the finished weights are not here yet" in text
     assert "```python" not in text
     listener = ModelCard(note="", repository="", clean=str)
-    listener.hear(started(tmp_path))
-    listener.hear(CheckpointSaved(step=30, path=tmp_path / "checkpoint-30"))
+    listener.handle(started(tmp_path))
+    listener.handle(CheckpointSaved(step=30, path=tmp_path / "checkpoint-30"))
     assert "at step 30 of 40" in (tmp_path / "README.md").read_text()
 
 
 def test_somebody_elses_readme_stays(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     (tmp_path / "README.md").write_text("# Mine\n")
     listener = ModelCard(note="", repository="", clean=str)
-    listener.hear(started(tmp_path))
-    listener.hear(RunFinished(step=40, seconds=1.0, written=()))
+    listener.handle(started(tmp_path))
+    listener.handle(RunFinished(step=40, seconds=1.0, written=()))
     assert (tmp_path / "README.md").read_text() == "# Mine\n"
     assert "no model card is written" in caplog.text
 

@@ -12,7 +12,6 @@ from helpers.reporting.events import (
     CheckpointSaved,
     Event,
     HeldOutLoss,
-    ImagesDrawn,
     MemoryUse,
     Notice,
     RunFailed,
@@ -20,6 +19,7 @@ from helpers.reporting.events import (
     RunStarted,
     SigmaLoss,
     StepFinished,
+    ValidationImagesSaved,
 )
 from helpers.reporting.pages.run_history import Drawn
 from helpers.reporting.pages.run_page_images import SmallImages, evenly, image_grid, rows_of
@@ -52,18 +52,18 @@ def told(folder: Path, *events: Event, refresh_seconds: float = 30.0, close: boo
     """The page after these events."""
     page = RunPage(folder, clean=lambda text: text.replace(SECRET, "(hidden)"), refresh_seconds=refresh_seconds)
     for event in events:
-        page.hear(event)
+        page.handle(event)
     if close:
         page.close()
     file = folder / "run.html"
     return file.read_text(encoding="utf-8") if file.exists() else ""
 
 
-def drawn(folder: Path, at: int, *, name: str = "a_64x64_seed42.png", caption: str = "a fox") -> ImagesDrawn:
+def drawn(folder: Path, at: int, *, name: str = "a_64x64_seed42.png", caption: str = "a fox") -> ValidationImagesSaved:
     path = folder / "validation_images" / f"step_{at}" / name
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.new("RGB", (640, 320), (at, 90, 90)).save(path)
-    return ImagesDrawn(step=at, paths=(path,), captions=(caption,))
+    return ValidationImagesSaved(step=at, paths=(path,), captions=(caption,))
 
 
 def test_nothing_of_a_persons_is_taken_for_html_and_no_secret_is_told(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ class Notebook:
     def __init__(self) -> None:
         self.events: list[Event] = []
 
-    def hear(self, event: Event) -> None:
+    def handle(self, event: Event) -> None:
         self.events.append(event)
 
     def close(self) -> None:
@@ -83,11 +83,11 @@ def test_threads_may_advance_a_stage_at_once() -> None:
     inside, overlaps = 0, 0
 
     class Counter(Notebook):
-        def hear(self, event: Event) -> None:
+        def handle(self, event: Event) -> None:
             nonlocal inside, overlaps
             inside += 1
             overlaps += inside > 1
-            super().hear(event)
+            super().handle(event)
             inside -= 1
 
     counter = Counter()

@@ -16,7 +16,7 @@ from helpers.reporting.events import (
     SigmaLoss,
     StepFinished,
 )
-from helpers.reporting.trackers.metrics import held_out_scalars, scalars_of
+from helpers.reporting.trackers.metrics import held_out_scalars, step_metrics
 from helpers.reporting.trackers.run_id import RunRecord
 from helpers.reporting.trackers.tensorboard import TensorboardTracker
 from helpers.reporting.trackers.wandb import WandbTracker
@@ -58,7 +58,7 @@ def test_the_figures_of_a_step() -> None:
         peak_device_bytes=2_000_000_000,
         peak_reserved_bytes=2_500_000_000,
     )
-    assert scalars_of(replace(step(2), by_sigma=parts, seconds=0.5, memory=memory)) == {
+    assert step_metrics(replace(step(2), by_sigma=parts, seconds=0.5, memory=memory)) == {
         "train/loss": 0.25,
         "train/learning_rate": 0.1,
         "train/gradient_norm": 1.0,
@@ -115,7 +115,7 @@ def test_tensorboard_shows_the_steps_that_were_taken_last(tmp_path: Path) -> Non
     for begin in ([started(0), *steps(1, 4), HELD_OUT, *steps(5, 6)], [started(4, changes=CHANGED), *steps(5, 8)]):
         tracker = TensorboardTracker(tmp_path, name="a/b")
         for event in begin:
-            tracker.hear(event)
+            tracker.handle(event)
         tracker.close()
     expected = [(number, number / 8) for number in range(1, 9)]
     folder = tmp_path / "tensorboard" / "a-b"
@@ -132,7 +132,7 @@ def test_wandb_s_offline_runs_are_joined(tmp_path: Path, monkeypatch: pytest.Mon
     for begin in starts:
         tracker = WandbTracker(tmp_path, project="p", name="n")
         for event in begin:
-            tracker.hear(event)
+            tracker.handle(event)
         tracker.close()
     first, second = wandb_files(tmp_path)
     assert (first.id, first.exit_code) == (second.id, 1)

@@ -11,15 +11,15 @@ from PIL import Image
 
 from helpers.config.files.webhook import Webhook
 from helpers.errors import ReportingError
-from helpers.reporting.background import InBackground
+from helpers.reporting.background import BackgroundListener
 from helpers.reporting.events import (
     CheckpointSaved,
     Event,
-    ImagesDrawn,
     RunFailed,
     RunFinished,
     RunStarted,
     StepFinished,
+    ValidationImagesSaved,
 )
 from helpers.reporting.reporter import Reporter
 from helpers.reporting.webhook import WebhookSender
@@ -57,7 +57,7 @@ def whole_run(folder: Path) -> list[Event]:
     return [
         started(),
         *(step(number) for number in range(1, 301)),
-        ImagesDrawn(step=300, paths=paths, captions=("a red square", "@everyone look")),
+        ValidationImagesSaved(step=300, paths=paths, captions=("a red square", "@everyone look")),
         CheckpointSaved(step=300, path=folder / "checkpoint-300"),
         RunFinished(step=300, seconds=30, written=()),
         RunFailed(message="the disk is full"),
@@ -68,7 +68,7 @@ def test_anyone_is_told_of_a_run_in_fields(tmp_path: Path) -> None:
     with loopback_webhook() as webhook:
         listener = sender(webhook, message_prefix="lab:")
         for event in whole_run(tmp_path):
-            listener.hear(event)
+            listener.handle(event)
         listener.close()
     kinds = [payload["event"] for payload in webhook.payloads]
     assert kinds == ["start", "progress", "progress", "progress", "images", "checkpoints", "end", "errors"]
@@ -85,8 +85,8 @@ def test_discord_is_told_in_words_with_the_images_attached(tmp_path: Path) -> No
     with loopback_webhook() as webhook:
         listener = sender(webhook, kind="discord", events=("start", "images", "errors"), message_prefix="lab")
         for event in whole_run(tmp_path):
-            listener.hear(event)
-        listener.hear(RunFailed(message="x" * 5000))
+            listener.handle(event)
+        listener.handle(RunFailed(message="x" * 5000))
         listener.close()
     start, images, _, long = webhook.heard
     assert start.payload["content"].startswith("lab [cats] training a lora of stabilityai")
@@ -102,7 +102,7 @@ def test_more_images_than_a_message_holds_come_in_several(tmp_path: Path) -> Non
         Image.new("RGB", (8, 8)).save(path)
     with loopback_webhook() as webhook:
         listener = sender(webhook, kind="discord")
-        listener.hear(ImagesDrawn(step=0, paths=paths, captions=("a cat",) * 12))
+        listener.handle(ValidationImagesSaved(step=0, paths=paths, captions=("a cat",) * 12))
         listener.close()
     assert [len(each.files) for each in webhook.heard] == [10, 2]
     assert webhook.payloads[0]["content"] == "[cats] images of the base model:\na cat"
@@ -114,7 +114,7 @@ def test_more_images_than_a_message_holds_come_in_several(tmp_path: Path) -> Non
 def test_a_message_that_comes_too_soon_waits_as_long_as_it_is_told(too_many: Answer) -> None:
     with loopback_webhook(too_many, Answer()) as webhook:
         listener = sender(webhook, kind="discord")
-        listener.hear(started())
+        listener.handle(started())
         listener.close()
     first, second = webhook.heard
     assert second.at - first.at >= 0.4
@@ -125,8 +125,8 @@ def test_the_last_message_that_is_allowed_for_now_is_followed_by_a_wait() -> Non
     used_up = Answer(headers={"X-RateLimit-Remaining": "0", "X-RateLimit-Reset-After": "0.4"})
     with loopback_webhook(used_up, Answer()) as webhook:
         listener = sender(webhook, kind="discord")
-        listener.hear(started())
-        listener.hear(RunFailed(message="x"))
+        listener.handle(started())
+        listener.handle(RunFailed(message="x"))
         listener.close()
     first, second = webhook.heard
     assert second.at - first.at >= 0.4
@@ -136,7 +136,7 @@ def test_a_server_in_trouble_is_tried_again(caplog: pytest.LogCaptureFixture) ->
     trouble = [Answer(500)] * 3
     with loopback_webhook(*trouble, Answer()) as webhook:
         listener = sender(webhook)
-        listener.hear(started())
+        listener.handle(started())
         listener.close()
     assert len(webhook.heard) == 4
     gaps = [later.at - one.at for one, later in zip(webhook.heard, webhook.heard[1:], strict=False)]
@@ -148,7 +148,7 @@ def test_an_address_that_is_gone_is_not_tried_again() -> None:
     with loopback_webhook(Answer(404)) as webhook:
         listener = sender(webhook)
         with pytest.raises(ReportingError, match="status 404"):
-            listener.hear(started())
+            listener.handle(started())
         listener.close()
     assert len(webhook.heard) == 1
 
@@ -158,10 +158,10 @@ def test_nobody_at_the_address_is_told_once_and_given_up_without_the_address(cap
         unused.bind(("127.0.0.1", 0))
         url = f"http://127.0.0.1:{unused.getsockname()[1]}{SECRET_PATH}"
     listener = WebhookSender(Webhook(kind="raw", url=url), run_name="cats", back_off_seconds=0.001)
-    reporter = Reporter([InBackground(listener, name="the webhook", close_seconds=5)])
+    reporter = Reporter([BackgroundListener(listener, name="the webhook", close_seconds=5)])
     with caplog.at_level(logging.INFO):
         for number in range(100, 600, 100):
-            reporter.hear(step(number))
+            reporter.handle(step(number))
         reporter.close()
     said = "\n".join(caplog.messages)
     assert "the webhook" in said and "3 messages in a row did not arrive" in said
@@ -170,11 +170,11 @@ def test_nobody_at_the_address_is_told_once_and_given_up_without_the_address(cap
 
 def test_a_webhook_that_hangs_costs_a_run_no_time_and_its_end_a_little() -> None:
     with loopback_webhook(Answer(after_seconds=30)) as webhook:
-        listener = InBackground(sender(webhook), name="the webhook", close_seconds=0.3)
+        listener = BackgroundListener(sender(webhook), name="the webhook", close_seconds=0.3)
         reporter = Reporter([listener])
         begin = time.monotonic()
         for number in range(1, 2001):
-            reporter.hear(step(number))
+            reporter.handle(step(number))
         told = time.monotonic() - begin
         reporter.close()
         closed = time.monotonic() - begin - told

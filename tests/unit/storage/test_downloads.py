@@ -14,7 +14,7 @@ import pytest
 from helpers.errors import CacheError, DataError
 from helpers.storage.downloads import FAILED, DownloadedSource, Downloads, name_of
 from helpers.storage.http import FetchLimits
-from helpers.storage.protocols import NotThere
+from helpers.storage.protocols import FileMissing
 from tests.runs.web_server import Site, serving
 
 LIMITS = FetchLimits(seconds=0.6, size_bytes=100_000, redirects=3, per_host=4, pause_seconds=0.01)
@@ -41,7 +41,7 @@ def download(root: Path, *urls: str, at_once: int = 8, retry_failed: bool = Fals
 
 
 def reason(source: DownloadedSource, url: str) -> str:
-    with pytest.raises(NotThere) as caught:
+    with pytest.raises(FileMissing) as caught:
         source.read(name_of(url))
     return str(caught.value)
 

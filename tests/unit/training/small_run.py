@@ -22,7 +22,7 @@ from helpers.data.types import Bucket, Size
 from helpers.dataloader.rng import generator
 from helpers.dataloader.sampler import Order
 from helpers.dataloader.types import Position, TrainBatch
-from helpers.models.adapters.lora import LORA_FILE, load_lora, save_lora, without_lora
+from helpers.models.adapters.lora import LORA_FILE, load_lora, lora_disabled, save_lora
 from helpers.models.adapters.trainable import Trained
 from helpers.reporting.events import Event
 from helpers.reporting.reporter import Reporter
@@ -31,7 +31,7 @@ from helpers.training.checkpoint.checkpoint import (
     CheckpointWriter,
     clear_partial_checkpoints,
     find_checkpoint,
-    restore_memory,
+    restore_optimizer_state,
     restore_trained,
 )
 from helpers.training.checkpoint.manifest import Foundations
@@ -42,7 +42,7 @@ from helpers.training.moments import Moment
 from helpers.training.optim.ema import NoAverage
 from helpers.training.optim.optimizers import make_optimizer
 from helpers.training.plan import plan_run
-from helpers.training.signals import Interrupted, StopRequest, handle_signals
+from helpers.training.signals import Interrupted, StopSignal, handle_signals
 from helpers.training.state import TrainState
 from helpers.training.step import Learner
 
@@ -97,7 +97,7 @@ def small_trained(denoiser: SmallDenoiser, *, kill_at_save: int = 0) -> Trained:
         facts={},
         save=save,
         load=lambda folder: load_lora(folder / LORA_FILE, into=weights),
-        as_base=without_lora,
+        as_base=lora_disabled,
         result=LORA_FILE,
         export=lambda file, *, metadata: save_lora(file, weights, lora=LORA, metadata=metadata),
     )
@@ -142,7 +142,7 @@ def batches_from(
 class Events(list[Event]):
     """A listener that remembers."""
 
-    def hear(self, event: Event) -> None:
+    def handle(self, event: Event) -> None:
         self.append(event)
 
     def close(self) -> None:
@@ -166,7 +166,7 @@ def small_learner(denoiser: SmallDenoiser, *, mixed_precision: str = "no", **obj
         denoiser=runtime.prepare(denoiser),
         weights=denoiser.weights(),
         predict=predict,
-        as_base=without_lora,
+        as_base=lora_disabled,
         objective=ObjectiveOptions(**objective),
         sigma_edges=(0.0, 0.5, 1.0),
     )
@@ -174,7 +174,7 @@ def small_learner(denoiser: SmallDenoiser, *, mixed_precision: str = "no", **obj
 
 @dataclasses.dataclass(kw_only=True)
 class SavingOnly:
-    """Duties of a run that draws nothing."""
+    """TrainingHooks of a run that draws nothing."""
 
     writer: CheckpointWriter
 
@@ -206,7 +206,7 @@ class SmallRun:
     fused_backward: bool = False
     learning_rate: float = 0.1
 
-    def run(self, stop: StopRequest, events: Events) -> dict[str, Tensor]:
+    def run(self, stop: StopSignal, events: Events) -> dict[str, Tensor]:
         """Continue from the latest checkpoint and train; the final weights."""
         reporter = Reporter([events])
         denoiser = SmallDenoiser(dropout=self.dropout)
@@ -223,7 +223,7 @@ class SmallRun:
         )
         if checkpoint is not None:
             restore_trained(checkpoint, trained=trained)
-            restore_memory(checkpoint, weights=trained.weights, optimizer=optimizer)
+            restore_optimizer_state(checkpoint, weights=trained.weights, optimizer=optimizer)
         writer = CheckpointWriter(
             output_dir=self.output,
             keep=self.keep,
@@ -259,7 +259,7 @@ class SmallRun:
 class Lines(Events):
     """A listener that prints each event's name, for whoever watches the process."""
 
-    def hear(self, event: Event) -> None:
+    def handle(self, event: Event) -> None:
         sys.stdout.write(f"{type(event).__name__} {getattr(event, 'step', '')}\n")
         sys.stdout.flush()
 

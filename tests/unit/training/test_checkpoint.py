@@ -20,19 +20,19 @@ from helpers.reporting.reporter import Reporter
 from helpers.training.checkpoint.checkpoint import (
     complete_checkpoints,
     find_checkpoint,
-    restore_memory,
+    restore_optimizer_state,
     restore_trained,
 )
 from helpers.training.checkpoint.manifest import read_manifest
 from helpers.training.optim.optimizers import OptimizerOptions, make_optimizer
-from helpers.training.signals import StopRequest
+from helpers.training.signals import StopSignal
 from tests.unit.training.small_run import Events, SmallDenoiser, SmallRun, small_trained
 
 
 def saved_run(output: Path, *, steps: int = 6, keep: int = 9) -> Events:
     """Checkpoints 2, 4 … of a run in `output`."""
     events = Events()
-    SmallRun(output=output, steps=steps, keep=keep).run(StopRequest(), events)
+    SmallRun(output=output, steps=steps, keep=keep).run(StopSignal(), events)
     return events
 
 
@@ -108,7 +108,7 @@ def test_one_flipped_bit_is_an_error_that_names_the_file(tmp_path: Path) -> None
     optimizer = make_optimizer(OptimizerOptions(), weights=trained.weights, seed=0)
     with pytest.raises(CheckpointError, match=r"optimizer\.safetensors is damaged"):
         restore_trained(checkpoint, trained=trained)
-        restore_memory(checkpoint, weights=trained.weights, optimizer=optimizer)
+        restore_optimizer_state(checkpoint, weights=trained.weights, optimizer=optimizer)
 
 
 def test_a_newer_format_is_not_guessed_at(tmp_path: Path) -> None:
@@ -123,7 +123,7 @@ def test_the_latest_ones_are_kept_after_the_new_one_stands(tmp_path: Path) -> No
     saved_run(tmp_path, steps=10, keep=3)
     (tmp_path / "checkpoint-1").mkdir()  # incomplete ones do not count
     (tmp_path / "checkpoint-1" / LORA_FILE).touch()
-    SmallRun(output=tmp_path, steps=12, keep=3).run(StopRequest(), Events())
+    SmallRun(output=tmp_path, steps=12, keep=3).run(StopSignal(), Events())
     names = sorted(path.name for path in tmp_path.iterdir())
     assert names == ["checkpoint-1", "checkpoint-10", "checkpoint-12", "checkpoint-8"]
 
@@ -138,24 +138,24 @@ def test_a_run_begun_anew_keeps_its_own_checkpoints_and_they_are_the_latest(tmp_
     # Continue from step 4, saving 5, by making 4 the only one, then bring 6 of the older run back.
     older = with_old / "checkpoint-6"
     older.rename(tmp_path / "aside")
-    dataclasses.replace(branch, steps=5).run(StopRequest(), Events())
+    dataclasses.replace(branch, steps=5).run(StopSignal(), Events())
     (tmp_path / "aside").rename(older)
     manifest = json.loads((older / "manifest.json").read_text())
     (older / "manifest.json").write_text(json.dumps(manifest | {"serial": 1}))
     assert [each.folder.name for each in complete_checkpoints(with_old)][-1] == "checkpoint-5"
-    branch.run(StopRequest(), Events())
+    branch.run(StopSignal(), Events())
     assert sorted(path.name for path in with_old.iterdir()) == ["checkpoint-5", "checkpoint-6"]
     assert read_manifest(older).serial > 1
 
 
 def test_a_run_killed_while_a_checkpoint_is_written_continues_exactly(tmp_path: Path) -> None:
-    expected = SmallRun(output=tmp_path / "straight").run(StopRequest(), Events())
+    expected = SmallRun(output=tmp_path / "straight").run(StopSignal(), Events())
     broken = tmp_path / "broken"
     killed_run(broken, at_save=4)
     assert [path.name for path in broken.iterdir() if not path.name.startswith(".")] == ["checkpoint-2"]
     assert list(broken.glob(".checkpoint-4.partial-*"))
     events = Events()
-    found = SmallRun(output=broken).run(StopRequest(), events)
+    found = SmallRun(output=broken).run(StopSignal(), events)
     assert all(torch.equal(found[name], weight) for name, weight in expected.items())
     assert any("never finished" in event.text for event in events if isinstance(event, Notice))
     assert not list(broken.glob(".*"))
@@ -186,13 +186,13 @@ def test_kills_at_any_moment_leave_a_checkpoint_that_can_be_read(tmp_path: Path)
         trained = small_trained(SmallDenoiser())
         optimizer = make_optimizer(OptimizerOptions(), weights=trained.weights, seed=0)
         restore_trained(complete[-1], trained=trained)
-        restore_memory(complete[-1], weights=trained.weights, optimizer=optimizer)
+        restore_optimizer_state(complete[-1], weights=trained.weights, optimizer=optimizer)
 
 
 def test_a_replaced_checkpoint_is_put_back_where_the_new_one_never_came(tmp_path: Path) -> None:
     saved_run(tmp_path, steps=2)
     (tmp_path / "checkpoint-2").rename(tmp_path / ".checkpoint-2.replaced")
-    SmallRun(output=tmp_path, steps=2).run(StopRequest(), Events())
+    SmallRun(output=tmp_path, steps=2).run(StopSignal(), Events())
     assert [path.name for path in tmp_path.iterdir()] == ["checkpoint-2"]
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from helpers.errors import CacheError
-from helpers.training.disk_space import CacheNeed, check_disk, free_bytes
+from helpers.training.disk_space import CacheNeed, check_cache_space, free_bytes
 
 
 def need(folder: Path, *, size_bytes: int, name: str = "cats") -> CacheNeed:
@@ -14,9 +14,9 @@ def need(folder: Path, *, size_bytes: int, name: str = "cats") -> CacheNeed:
 
 def test_two_caches_on_one_disk_share_its_room(tmp_path: Path) -> None:
     needs = [need(tmp_path / "vae", size_bytes=6_000_000), need(tmp_path / "text", size_bytes=5_000_000, name="t5")]
-    check_disk(lambda look: needs, free=lambda folder: 11_000_000)
+    check_cache_space(lambda look: needs, free=lambda folder: 11_000_000)
     with pytest.raises(CacheError) as told:
-        check_disk(lambda look: needs, free=lambda folder: 10_000_000)
+        check_cache_space(lambda look: needs, free=lambda folder: 10_000_000)
     said = str(told.value)
     assert "need 11 MB more (cats 6 MB, t5 5 MB), but only 10 MB are free" in said
     assert str(tmp_path / "vae") in said
@@ -31,12 +31,12 @@ def test_what_the_caches_hold_already_is_looked_up_only_where_it_decides(tmp_pat
         looks.append(look)
         return [need(tmp_path, size_bytes=2_000_000 if look else 9_000_000)]
 
-    check_disk(needs, free=lambda folder: 9_000_000)
+    check_cache_space(needs, free=lambda folder: 9_000_000)
     assert looks == [False]
-    check_disk(needs, free=lambda folder: 3_000_000)
+    check_cache_space(needs, free=lambda folder: 3_000_000)
     assert looks == [False, False, True]
     with pytest.raises(CacheError, match="need 2 MB more"):
-        check_disk(needs, free=lambda folder: 1_000_000)
+        check_cache_space(needs, free=lambda folder: 1_000_000)
 
 
 def test_the_room_of_a_folder_to_be_is_that_of_the_folder_it_will_be_in(tmp_path: Path) -> None:

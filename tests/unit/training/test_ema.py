@@ -15,7 +15,7 @@ def weights_of(dtype: torch.dtype = torch.float32) -> dict[str, nn.Parameter]:
 
 
 def drawn(average: Ema, weights: dict[str, nn.Parameter]) -> dict[str, torch.Tensor]:
-    with average.in_place():
+    with average.applied():
         return {name: weight.detach().clone() for name, weight in weights.items()}
 
 

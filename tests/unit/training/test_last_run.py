@@ -9,12 +9,12 @@ import pytest
 from helpers.config.datasets.file import DatasetFile
 from helpers.config.datasets.key_changes import KEY_CHANGES, ORDER
 from helpers.config.datasets.types import KINDS_OF_DATASET, KINDS_OF_IMAGE_STORE, KINDS_OF_TEXT_STORE
-from helpers.config.everything import read_everything
+from helpers.config.everything import load_config
 from helpers.config.train_config import RunConfig, all_options
-from helpers.ranks import SingleRank
+from helpers.ranks import SingleProcess
 from helpers.reporting.events import Notice
 from helpers.reporting.reporter import Reporter
-from helpers.training.checkpoint.config_changes import FILE, look_back, what_decides
+from helpers.training.checkpoint.config_changes import FILE, compare_with_last_run, relevant_dataset_settings
 from tests.runs.harness import image_dataset
 from tests.unit.training.small_run import Events
 
@@ -28,7 +28,7 @@ def told(output: Path, *words: str, entries: list[dict[str, Any]] | None = None,
     """What a start with these settings tells of the one before."""
     config, files = said(output, *words, entries=entries)
     events = Events()
-    look_back(config, files, ranks=SingleRank(rank=rank), reporter=Reporter([events]))
+    compare_with_last_run(config, files, ranks=SingleProcess(rank=rank), reporter=Reporter([events]))
     return [event.text.strip() for event in events if isinstance(event, Notice)]
 
 
@@ -36,7 +36,7 @@ def said(output: Path, *words: str, entries: list[dict[str, Any]] | None = None)
     (output / "datasets" / "colors").mkdir(parents=True, exist_ok=True)
     (output / "multidatabackend.json").write_text(json.dumps(entries or [image_dataset()]))
     least = ("--pretrained_model_name_or_path=some/model", f"--output_dir={output}", "--max_train_steps=5")
-    return read_everything([*least, *words])
+    return load_config([*least, *words])
 
 
 def test_each_difference_is_told_once_with_what_follows(tmp_path: Path) -> None:
@@ -113,7 +113,7 @@ def test_a_checkpoint_remembers_what_decides_and_neither_places_nor_keys(tmp_pat
     texts = {"id": "texts", "type": "local", "dataset_type": "text_embeds", "cache_dir": "PLANTED-folder"}
     kept_back = image_dataset(id="kept-back", dataset_type="eval", cache_dir_vae="cache/kept-back")
     entries = [image_dataset(caption_shuffle=True), bucket, {**texts, "caption_filter_list": ["a"]}, kept_back]
-    decides = what_decides(said(tmp_path, entries=entries)[1])
+    decides = relevant_dataset_settings(said(tmp_path, entries=entries)[1])
     assert "PLANTED" not in json.dumps(decides) and str(tmp_path) not in json.dumps(decides)
     assert decides.keys() == {"colors", "bucket", "texts"}, "what is kept back decides nothing"
     assert decides["colors"]["caption_shuffle"] == "true" and decides["bucket"]["instance_prompt"] == "a dog"

@@ -19,9 +19,9 @@ from helpers.reporting.events import CheckpointSaved, StepFinished, TrainingStar
 from helpers.reporting.reporter import Reporter
 from helpers.training.loop import take_step, train
 from helpers.training.moments import Moment
-from helpers.training.optim.optimizer_step import AtTheEnd
+from helpers.training.optim.optimizer_step import StandardStep
 from helpers.training.optim.optimizers import make_optimizer
-from helpers.training.signals import StopRequest
+from helpers.training.signals import StopSignal
 from helpers.training.state import TrainState
 from tests.unit.training.small_run import (
     Events,
@@ -56,7 +56,7 @@ def train_small(denoiser: SmallDenoiser, *, batches: Iterator[TrainBatch], steps
         batches=batches,
         plan=small_plan(small_order(), steps=steps, accumulation=accumulation, learning_rate=0.1),
         duties=NoDuties(),
-        stop=StopRequest(),
+        stop=StopSignal(),
         reporter=Reporter([events]),
     )
     return events
@@ -132,13 +132,13 @@ def test_a_gradient_that_is_no_number_ends_the_run_before_the_weights_change() -
 
 def test_what_was_learnt_before_a_loss_that_is_no_number_is_saved_and_goes_on_exactly(tmp_path: Path) -> None:
     straight = SmallRun(output=tmp_path / "straight", steps=6, keep=1)
-    expected = straight.run(StopRequest(), Events())
+    expected = straight.run(StopSignal(), Events())
     broken = SmallRun(output=tmp_path / "broken", steps=6, keep=1, spoilt_batch="2-1")
     with pytest.raises(TrainingError, match=r"step 4 the loss[\s\S]*a: 2-1-0\.png[\s\S]*checkpoint-3 holds them"):
-        broken.run(StopRequest(), Events())
+        broken.run(StopSignal(), Events())
     # The one from long before stays, in case that the last one was on the way to no good.
     assert sorted(folder.name for folder in broken.output.iterdir()) == ["checkpoint-2", "checkpoint-3"]
-    found = SmallRun(output=tmp_path / "broken", steps=6, keep=1).run(StopRequest(), Events())
+    found = SmallRun(output=tmp_path / "broken", steps=6, keep=1).run(StopSignal(), Events())
     assert all(torch.equal(found[name], weight) for name, weight in expected.items())
 
 
@@ -154,15 +154,15 @@ def test_weights_that_move_during_the_backward_pass_are_saved_as_they_were_or_no
     scale: float, what: str, stand: list[str], tmp_path: Path
 ) -> None:
     run = SmallRun(output=tmp_path, steps=6, accumulation=1, fused_backward=True)
-    expected = run.run(StopRequest(), Events())
+    expected = run.run(StopSignal(), Events())
     for later in (4, 6):
         shutil.rmtree(tmp_path / f"checkpoint-{later}")
     broken = dataclasses.replace(run, spoilt_batch="1-0", spoilt_by=scale)
     with pytest.raises(TrainingError, match=rf"step 4 {what}[\s\S]*a: 1-0-0\.png") as error:
-        broken.run(StopRequest(), Events())
+        broken.run(StopSignal(), Events())
     assert ("spoilt already" in str(error.value)) == (what != "the loss")
     assert sorted(folder.name for folder in tmp_path.iterdir()) == stand
-    found = run.run(StopRequest(), Events())
+    found = run.run(StopSignal(), Events())
     assert all(torch.equal(found[name], weight) for name, weight in expected.items())
 
 
@@ -170,7 +170,7 @@ def test_weights_that_are_no_numbers_are_not_saved(tmp_path: Path) -> None:
     """A step that makes them so cannot be told beforehand; checkpoints before it stand."""
     run = SmallRun(output=tmp_path, steps=6, save_every=4, learning_rate=1e39)
     with pytest.raises(TrainingError, match=r"step 2 the loss[\s\S]*spoilt already"):
-        run.run(StopRequest(), Events())
+        run.run(StopSignal(), Events())
     assert not any(tmp_path.iterdir())
 
 
@@ -189,7 +189,7 @@ def test_the_position_moves_with_every_batch() -> None:
     optimizer = make_optimizer(OptimizerOptions(), weights=learner.weights, seed=0)
     take_step(
         learner,
-        stepping=AtTheEnd(learner.runtime, weights=learner.weights, optimizer=optimizer, longest_gradient=1.0),
+        stepping=StandardStep(learner.runtime, weights=learner.weights, optimizer=optimizer, max_grad_norm=1.0),
         state=state,
         batches=batches_from(state.position, order=order),
         plan=small_plan(order, steps=9, accumulation=4),
@@ -203,21 +203,21 @@ def test_the_position_moves_with_every_batch() -> None:
 )
 def test_a_continued_run_is_the_run_that_was_not_interrupted(tmp_path: Path, optimizer: str, dropout: float) -> None:
     straight = SmallRun(output=tmp_path / "straight", steps=6, optimizer=optimizer, dropout=dropout)
-    expected = straight.run(StopRequest(), Events())
+    expected = straight.run(StopSignal(), Events())
 
     class StopAfterStep(Events):
-        def hear(self, event: object) -> None:
-            super().hear(event)  # type: ignore[arg-type]
+        def handle(self, event: object) -> None:
+            super().handle(event)  # type: ignore[arg-type]
             if isinstance(event, StepFinished) and event.step == 3:
                 stop._signal_number = 15
 
-    stop = StopRequest()
+    stop = StopSignal()
     broken = SmallRun(output=tmp_path / "broken", steps=6, optimizer=optimizer, dropout=dropout)
     events = StopAfterStep()
     broken.run(stop, events)
     assert [event.step for event in events if isinstance(event, CheckpointSaved)] == [2, 3]
     torch.manual_seed(999)  # nothing may depend on what else drew numbers
-    found = broken.run(StopRequest(), Events())
+    found = broken.run(StopSignal(), Events())
     assert found.keys() == expected.keys()
     for name, weight in expected.items():
         assert torch.equal(found[name], weight)
@@ -226,7 +226,7 @@ def test_a_continued_run_is_the_run_that_was_not_interrupted(tmp_path: Path, opt
 def test_dropout_has_an_effect_that_does_not_depend_on_what_else_is_drawn(tmp_path: Path) -> None:
     def final(dropout: float, name: str) -> torch.Tensor:
         run = SmallRun(output=tmp_path / name, steps=2, dropout=dropout)
-        return run.run(StopRequest(), Events())["transformer.a.lora_B.weight"]
+        return run.run(StopSignal(), Events())["transformer.a.lora_B.weight"]
 
     without, first = final(0.0, "without"), final(0.5, "first")
     torch.manual_seed(7)
@@ -236,8 +236,8 @@ def test_dropout_has_an_effect_that_does_not_depend_on_what_else_is_drawn(tmp_pa
 
 def test_a_finished_run_takes_no_further_step(tmp_path: Path) -> None:
     run = SmallRun(output=tmp_path, steps=2)
-    expected = run.run(StopRequest(), Events())
+    expected = run.run(StopSignal(), Events())
     events = Events()
-    again = run.run(StopRequest(), events)
+    again = run.run(StopSignal(), events)
     assert not [event for event in events if isinstance(event, StepFinished | CheckpointSaved)]
     assert all(torch.equal(again[name], weight) for name, weight in expected.items())

@@ -3,7 +3,7 @@
 import pytest
 
 from helpers.config.options.data import DataOptions
-from helpers.ranks import SingleRank
+from helpers.ranks import SingleProcess
 from helpers.reporting.reporter import Reporter
 from helpers.training.preparation.prepare import workers_for
 from tests.unit.training.small_run import small_order, small_plan
@@ -11,7 +11,7 @@ from tests.unit.training.small_run import small_order, small_plan
 
 def test_the_longest_gradient_is_the_one_that_was_said() -> None:
     order = small_order()
-    assert [small_plan(order, steps=1, max_grad_norm=norm).longest_gradient for norm in (0.0, 0.25)] == [0.0, 0.25]
+    assert [small_plan(order, steps=1, max_grad_norm=norm).max_grad_norm for norm in (0.0, 0.25)] == [0.0, 0.25]
 
 
 @pytest.mark.parametrize(
@@ -19,9 +19,9 @@ def test_the_longest_gradient_is_the_one_that_was_said() -> None:
 )
 def test_the_last_step_is_always_saved(steps: int, step: int, saves: int) -> None:
     plan = small_plan(small_order(), steps=steps, save_every=3)
-    assert plan.saves_after(step) == saves
+    assert plan.remaining_saves(step) == saves
 
 
 def test_as_many_threads_prepare_as_were_asked_for() -> None:
-    assert workers_for(DataOptions(max_workers=3), ranks=SingleRank(), reporter=Reporter()).threads == 3
-    assert workers_for(DataOptions(), ranks=SingleRank(), reporter=Reporter()).threads >= 1
+    assert workers_for(DataOptions(max_workers=3), ranks=SingleProcess(), reporter=Reporter()).threads == 3
+    assert workers_for(DataOptions(), ranks=SingleProcess(), reporter=Reporter()).threads >= 1

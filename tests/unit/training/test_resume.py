@@ -120,7 +120,7 @@ def test_a_checkpoint_of_quanto_s_kernels_continues_and_that_is_announced(level:
 def test_another_number_of_processes_is_announced_and_leaves_no_image_out() -> None:
     state, notices = start(foundations=dataclasses.replace(FOUNDATIONS, world_size=2), ranks=2)
     order = small_order(world_size=2)
-    assert state.position == order.position_showing(order.among(1).images_shown(SAVED_AT)) != SAVED_AT
+    assert state.position == order.position_after_images(order.among(1).images_shown(SAVED_AT)) != SAVED_AT
     assert "changed since: the number of processes: 1 in the checkpoint, 2 now" in notices
     assert "no image is left out; some come again" in notices[-1]
 

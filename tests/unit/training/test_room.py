@@ -6,12 +6,12 @@ import pytest
 import torch
 
 from helpers.errors import CheckpointError
-from helpers.training.room import check_room, checkpoint_bytes
+from helpers.training.room import check_checkpoint_space, checkpoint_bytes
 
 
 def test_the_latest_is_complete_before_the_oldest_goes(tmp_path: Path) -> None:
     def check(*, saves: int, free: int) -> None:
-        check_room(tmp_path, each_bytes=10_000_000, saves=saves, keep=3, free=lambda folder: free)
+        check_checkpoint_space(tmp_path, each_bytes=10_000_000, saves=saves, keep=3, free=lambda folder: free)
 
     check(saves=9, free=40_000_000)
     check(saves=2, free=20_000_000)

@@ -13,7 +13,7 @@ from helpers.config.options.training import OptimizerOptions, RunOptions
 from helpers.dataloader.types import Position
 from helpers.training.distributed.runtime import computes_bf16, open_runtime, resolved
 from helpers.training.loop import take_step
-from helpers.training.optim.optimizer_step import AtTheEnd
+from helpers.training.optim.optimizer_step import StandardStep
 from helpers.training.optim.optimizers import make_optimizer
 from helpers.training.state import TrainState
 from tests.unit.training.small_run import SmallDenoiser, batches_from, small_learner, small_order, small_plan
@@ -69,7 +69,7 @@ def three_steps(*, batch_size: int, rank: int = 0, world_size: int = 1) -> dict[
     plan = small_plan(order, steps=3, accumulation=2, learning_rate=0.1)
     batches = batches_from(Position(), order=order, rank=rank)
     state = TrainState()
-    stepping = AtTheEnd(learner.runtime, weights=learner.weights, optimizer=optimizer, longest_gradient=1.0)
+    stepping = StandardStep(learner.runtime, weights=learner.weights, optimizer=optimizer, max_grad_norm=1.0)
     for _ in range(3):
         take_step(learner, stepping=stepping, state=state, batches=batches, plan=plan, seeded=False)
     assert learner.runtime.on_any_rank(rank == world_size - 1)

@@ -9,17 +9,17 @@ from torch import Tensor, nn
 from helpers.config.optimizers import KINDS
 from helpers.config.options.finetune import EmaOptions
 from helpers.config.options.training import OptimizerOptions
-from helpers.training.averages import make_average
+from helpers.training.averages import make_weight_average
 from helpers.training.optim.ema import Average
 from helpers.training.optim.optimizers import make_optimizer
 
 
 def begun(name: str) -> tuple[dict[str, nn.Parameter], torch.optim.Optimizer, Average]:
-    options = OptimizerOptions(optimizer=name, learning_rate=1.0 if KINDS[name].finds_rate else 0.01)
+    options = OptimizerOptions(optimizer=name, learning_rate=1.0 if KINDS[name].is_learning_rate_free else 0.01)
     draw = torch.Generator().manual_seed(0)
     weights = {"a": nn.Parameter(torch.randn(6, 4, generator=draw)), "b": nn.Parameter(torch.randn(3, generator=draw))}
     optimizer = make_optimizer(options, weights=weights, seed=0)
-    return weights, optimizer, make_average(EmaOptions(), options, weights=weights, optimizer=optimizer)
+    return weights, optimizer, make_weight_average(EmaOptions(), options, weights=weights, optimizer=optimizer)
 
 
 def take_steps(weights: dict[str, nn.Parameter], optimizer: torch.optim.Optimizer, steps: range) -> None:
@@ -43,9 +43,9 @@ def test_the_average_is_lent_saved_and_taken_back_to_the_bit(name: str, tmp_path
     take_steps(plain, plainly, range(4))
     take_steps(weights, optimizer, range(4))
     learning = numbers(weights)
-    with average.in_place():
+    with average.applied():
         lent = numbers(weights)
-    with average.as_saved():
+    with average.applied_for_saving():
         average_too = numbers(weights)
     assert all(torch.equal(lent[key], tensor) for key, tensor in average_too.items())
     assert not any(torch.equal(lent[key], tensor) for key, tensor in learning.items())

@@ -8,7 +8,7 @@ from helpers.config.optimizers import FUSABLE_OPTIMIZERS
 from helpers.config.options.model import PrecisionOptions
 from helpers.config.options.training import OptimizerOptions, RunOptions
 from helpers.training.distributed.runtime import open_runtime
-from helpers.training.optim.optimizer_step import stepping_of
+from helpers.training.optim.optimizer_step import make_optimizer_step
 from helpers.training.optim.optimizers import make_optimizer
 
 LAYERS = 6
@@ -30,8 +30,8 @@ def three_steps(name: str, *, dtype: torch.dtype, fused_backward: bool) -> tuple
     for weight in weights.values():
         weight.register_post_accumulate_grad_hook(count)
     norms = []
-    steps = stepping_of(
-        runtime, weights=weights, optimizer=optimizer, longest_gradient=0.0, fused_backward=fused_backward
+    steps = make_optimizer_step(
+        runtime, weights=weights, optimizer=optimizer, max_grad_norm=0.0, fused_backward=fused_backward
     )
     with steps as stepping:
         for step in range(3):
@@ -58,8 +58,8 @@ def test_a_loss_that_is_no_number_moves_nothing() -> None:
     weights = {"a": nn.Parameter(torch.ones(3))}
     runtime = open_runtime(PrecisionOptions(mixed_precision="no"), RunOptions(torch_num_threads=1))
     optimizer = make_optimizer(OptimizerOptions(), weights=weights, seed=0)
-    with stepping_of(
-        runtime, weights=weights, optimizer=optimizer, longest_gradient=0.0, fused_backward=True
+    with make_optimizer_step(
+        runtime, weights=weights, optimizer=optimizer, max_grad_norm=0.0, fused_backward=True
     ) as stepping:
         stepping.begin(0.1)
         stepping.backward((weights["a"] * torch.nan).sum())

@@ -77,7 +77,7 @@ def test_before_the_loop_a_signal_ends_the_work_at_hand() -> None:
 
 def test_handlers_are_as_before_afterwards() -> None:
     before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
-    with handle_signals() as stop, stop.finishing_steps():
+    with handle_signals() as stop, stop.deferred():
         os.kill(os.getpid(), signal.SIGINT)
         assert stop.requested
     assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == before
@@ -86,7 +86,7 @@ def test_handlers_are_as_before_afterwards() -> None:
 
 
 def test_a_run_asked_to_stop_before_its_first_step_saves_nothing(tmp_path: Path) -> None:
-    with handle_signals() as stop, stop.finishing_steps():
+    with handle_signals() as stop, stop.deferred():
         os.kill(os.getpid(), signal.SIGINT)
         SmallRun(output=tmp_path).run(stop, Events())
     assert not complete_checkpoints(tmp_path)

@@ -19,16 +19,16 @@ from helpers.config.options.export import ExportOptions
 from helpers.config.options.finetune import FullOptions
 from helpers.config.options.model import LoraOptions, ModelOptions, PrecisionOptions, TextOptions
 from helpers.config.options.validation import ValidationOptions
-from helpers.models.adapters.registry import make_trained
+from helpers.models.adapters.registry import build_trainable
 from helpers.models.adapters.trainable import Trained
-from helpers.models.family import ModelFamily, ModelParts, RenderRequest, TextEmbedding
+from helpers.models.family import ModelComponents, ModelFamily, SampleRequest, TextEmbedding
 from helpers.models.registry import families
-from helpers.reporting.events import ImagesDrawn
+from helpers.reporting.events import ValidationImagesSaved
 from helpers.reporting.reporter import Reporter
 from helpers.training.checkpoint.export import export_result
 from helpers.training.checkpoint.provenance import provenance
-from helpers.training.images import validation_captions
-from helpers.training.signals import StopRequest
+from helpers.training.images import validation_prompts
+from helpers.training.signals import StopSignal
 from helpers.training.validation.images import Painter
 from tests.unit.training.small_run import Events
 
@@ -43,7 +43,7 @@ OPTIONS = ValidationOptions(
     validation_seed="7",
 )
 
-Model = tuple[ModelFamily, ModelParts, nn.Module, Trained]
+Model = tuple[ModelFamily, ModelComponents, nn.Module, Trained]
 PainterWith = Callable[..., tuple[Painter, Events]]
 
 
@@ -53,7 +53,7 @@ def model(tiny_pipeline: Path) -> Model:
     family = families()["sd3"]
     parts = family.locate(ModelOptions(pretrained_model_name_or_path=str(tiny_pipeline)))
     denoiser = family.load_denoiser(parts, PRECISION, CPU)
-    trained = make_trained(
+    trained = build_trainable(
         denoiser, model_type="lora", lora=LORA, full=FullOptions(), family=family, parts=parts, seed=0
     )
     with torch.no_grad():
@@ -80,7 +80,7 @@ def painter_with(model: Model, tmp_path: Path) -> PainterWith:
             needs=lambda: pytest.fail("memory sufficed"),
             embedding=embedding,
             output_dir=tmp_path,
-            stop=StopRequest(),
+            stop=StopSignal(),
             reporter=Reporter([events]),
         )
         return replace(painter, **changes), events
@@ -94,7 +94,7 @@ def embedding(caption: str) -> TextEmbedding:
 
 
 def names(events: Events) -> list[list[str]]:
-    return [[path.name for path in event.paths] for event in events if isinstance(event, ImagesDrawn)]
+    return [[path.name for path in event.paths] for event in events if isinstance(event, ValidationImagesSaved)]
 
 
 def test_each_size_has_its_own_file_that_says_what_it_shows(painter_with: PainterWith, tmp_path: Path) -> None:
@@ -162,9 +162,9 @@ def test_only_missing_ones_are_drawn_again(painter_with: PainterWith, tmp_path: 
 
 
 def test_guidance_of_one_or_less_needs_no_negative_prompt(model: Model, painter_with: PainterWith) -> None:
-    asked: list[RenderRequest] = []
+    asked: list[SampleRequest] = []
 
-    def render(denoiser: nn.Module, parts: ModelParts, request: RenderRequest) -> torch.Tensor:
+    def render(denoiser: nn.Module, parts: ModelComponents, request: SampleRequest) -> torch.Tensor:
         asked.append(request)
         return model[0].render(denoiser, parts, request)
 
@@ -172,8 +172,8 @@ def test_guidance_of_one_or_less_needs_no_negative_prompt(model: Model, painter_
         options = replace(OPTIONS, validation_guidance=guidance, validation_resolution="64")
         painter_with(options, family=replace(model[0], render=render))[0].draw(1)
     assert [request.negative is None for request in asked] == [True, False]
-    assert validation_captions(replace(OPTIONS, validation_guidance=1.0)) == ("a cat",)
-    assert validation_captions(OPTIONS) == ("a cat", "blur")
+    assert validation_prompts(replace(OPTIONS, validation_guidance=1.0)) == ("a cat",)
+    assert validation_prompts(OPTIONS) == ("a cat", "blur")
 
 
 def test_the_denoiser_computes_under_trainings_autocast_and_the_vae_does_not(
@@ -209,13 +209,13 @@ def test_without_a_prompt_nothing_is_drawn_or_encoded(painter_with: PainterWith,
     options = replace(OPTIONS, validation_prompt=None)
     painter_with(options)[0].draw(1)
     assert not list(tmp_path.iterdir())
-    assert validation_captions(options) == ()
+    assert validation_prompts(options) == ()
 
 
 def test_a_requested_stop_ends_drawing_early(painter_with: PainterWith, tmp_path: Path) -> None:
     painter, _ = painter_with()
-    with painter.stop.finishing_steps():
-        painter.stop.hear(signal.SIGINT, None)
+    with painter.stop.deferred():
+        painter.stop.handle(signal.SIGINT, None)
     painter.draw(1)
     assert not list(tmp_path.rglob("*.png"))
 

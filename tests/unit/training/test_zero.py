@@ -3,10 +3,10 @@
 import torch
 from torch import nn
 
-from helpers.training.optim.zero import InOurFormat
+from helpers.training.optim.zero import AutocastModule
 
 
 def test_a_model_computes_as_told_where_autocast_was_turned_off_around_it() -> None:
-    model = InOurFormat(nn.Linear(2, 2), lambda: torch.autocast("cpu", dtype=torch.bfloat16))
+    model = AutocastModule(nn.Linear(2, 2), lambda: torch.autocast("cpu", dtype=torch.bfloat16))
     with torch.autocast("cpu", enabled=False):
         assert model(torch.ones(1, 2)).dtype == torch.bfloat16

@@ -59,7 +59,7 @@ class Pass:
         return self.images * (self.image_tokens + self.text_tokens)
 
 
-def kept_for_backward(transformer: Transformer, run: Pass, *, block: int) -> int:
+def saved_activation_bytes(transformer: Transformer, run: Pass, *, block: int) -> int:
     """Bytes that autograd keeps of one block."""
     last = block == transformer.layers - 1
     image = _attention(run, at=f"transformer_blocks.{block}.attn", names=("to_q", "to_k", "to_v", "to_out.0"))

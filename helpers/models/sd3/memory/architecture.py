@@ -319,4 +319,4 @@ KNOWN: Mapping[str, Architecture] = {
         Transformer(layers=38, heads=38, head_width=64, text_width=4096, pooled_width=2048, qk_norm=True)
     ),
 }
-"""The published models, by the names that `ModelParts.variant` has for them."""
+"""The published models, by the names that `ModelComponents.variant` has for them."""

@@ -159,7 +159,7 @@ def training_memory(architecture: Architecture, workload: Workload) -> TrainingM
         weights=beside + (_still_bytes(transformer, workload) if full else frozen_bytes(transformer, workload)),
         trained=moving * moving_bytes,
         gradients=gradients,
-        optimizer=KINDS[workload.optimizer].bytes_per_number * moving + _directions(transformer, workload),
+        optimizer=KINDS[workload.optimizer].state_bytes_per_param * moving + _directions(transformer, workload),
         activations=highest - gradients,
     )
 
@@ -213,7 +213,7 @@ def _activations(architecture: Architecture, workload: Workload) -> tuple[int, i
     """Bytes that are held at the end of the forward pass, and at that of the backward pass."""
     transformer = architecture.transformer
     run = _pass(architecture, workload, width=workload.width, height=workload.height, images=workload.batch_size)
-    kept = [activations.kept_for_backward(transformer, run, block=index) for index in range(transformer.layers)]
+    kept = [activations.saved_activation_bytes(transformer, run, block=index) for index in range(transformer.layers)]
     under_way = activations.backward_transient(transformer, run)
     batches = BATCHES_HELD if workload.device == "cpu" else 1
     read = batches * workload.batch_size * run.text_tokens * transformer.text_width * activations.BF16

@@ -3,7 +3,7 @@
 from fnmatch import fnmatchcase
 
 from helpers.models.memory import Workload
-from helpers.models.sd3.lora_targets import SETS, in_set
+from helpers.models.sd3.lora_targets import SETS, modules_in_set
 from helpers.models.sd3.memory.architecture import Linear, Transformer
 
 
@@ -11,7 +11,7 @@ def adapted_layers(transformer: Transformer, target: str) -> list[Linear]:
     """The linear layers that `lora_target` means; names that the model lacks are passed over."""
     layers = {layer.name: layer for layer in transformer.linears()}
     if target in SETS:
-        return [layers[name] for name in in_set(layers, target, layers=transformer.layers)]
+        return [layers[name] for name in modules_in_set(layers, target, layers=transformer.layers)]
     return [layer for name, layer in layers.items() if _lies_at_one(name, target)]
 
 

@@ -20,7 +20,7 @@ from helpers.models.formats.fingerprint import (
     fingerprint,
     tensors_fingerprint,
 )
-from helpers.models.formats.safetensors import Opened, all_opened
+from helpers.models.formats.safetensors import Opened, open_all
 from helpers.models.hub import weight_patterns
 from helpers.models.loading import Weights, weights_of
 from helpers.models.sd3.weights.component_identity import facts_for_identity, without_copies
@@ -39,9 +39,7 @@ def is_in_file(place: Path) -> bool:
 def open_part(place: Path, variant: str | None) -> Iterator[Opened]:
     """A part's tensors by diffusers' names, none of them read yet, and what the files' headers say."""
     with (
-        open_in_file(place.parent, place.name)
-        if is_in_file(place)
-        else all_opened(weight_files(place, variant)) as found
+        open_in_file(place.parent, place.name) if is_in_file(place) else open_all(weight_files(place, variant)) as found
     ):
         yield found
 
@@ -91,7 +89,7 @@ def part_identity(place: Path, variant: str | None) -> str:
     config = config_fingerprint(read_config(place))
     if not is_in_file(place):
         return fingerprint(config, files_fingerprint(weight_files(place, variant)))
-    with all_opened([place.parent]) as (tensors, _):
+    with open_all([place.parent]) as (tensors, _):
         names = names_of_part(tensors, place.name)
     return fingerprint(config, tensors_fingerprint(place.parent, names))
 

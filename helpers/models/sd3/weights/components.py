@@ -4,10 +4,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from helpers.config.model_folder import wrong_with_model
+from helpers.config.model_folder import check_model_folder
 from helpers.config.options.model import ModelOptions
 from helpers.errors import BrokenModelError, ModelError
-from helpers.models.family import ModelParts
+from helpers.models.family import ModelComponents
 from helpers.models.hub import download, is_hub_id
 from helpers.models.sd3.assets import ASSETS, SMALL_PARTS, TOKENIZERS
 from helpers.models.sd3.weights.component_checks import Components, option_of, wrong_with_components
@@ -29,7 +29,7 @@ REST = "tokenizers and scheduler"
 OURS = "this program"
 
 
-def locate(options: ModelOptions) -> ModelParts:
+def locate(options: ModelOptions) -> ModelComponents:
     """Where the model's components are, downloaded first where a hub id is given; raises ModelError."""
     name = options.pretrained_model_name_or_path
     found = _Found(absent=(T5,) if options.without_t5 else ())
@@ -49,7 +49,7 @@ def locate(options: ModelOptions) -> ModelParts:
     check_parts_fit(found.places, served=[part for part, place in small.items() if place.is_relative_to(ASSETS)])
     transformer = read_config(found.places[TRANSFORMER])
     encoders = [part for part in TEXT_ENCODERS if part in found.places]
-    return ModelParts(
+    return ModelComponents(
         name=name,
         variant=variant_of(transformer),
         identity=part_identity(found.places[TRANSFORMER], options.variant),
@@ -66,7 +66,7 @@ def locate(options: ModelOptions) -> ModelParts:
     )
 
 
-def component_files(parts: ModelParts) -> dict[str, tuple[Path, ...]]:
+def component_files(parts: ModelComponents) -> dict[str, tuple[Path, ...]]:
     """The files that each component is read from, by its name in a folder of diffusers layout; raises ModelError.
 
     Of those in one file that file; none is opened.
@@ -131,7 +131,7 @@ def _add_folder(found: _Found, options: ModelOptions) -> Path:
 def _add_from(found: _Found, name: str, parts: Sequence[str], options: ModelOptions, *, option: str) -> Path:
     revision = options.revision if option == BASE else None
     root = _root(name, parts, revision=revision, variant=options.variant, option=option)
-    if wrong := wrong_with_model(root):
+    if wrong := check_model_folder(root):
         raise ModelError(f"{name}: {wrong[0]}; {wrong[1]}.")
     for part in parts:
         if (root / part / "config.json").is_file():

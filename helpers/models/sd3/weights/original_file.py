@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from helpers.errors import ModelError
-from helpers.models.formats.safetensors import Opened, Planned, all_opened
+from helpers.models.formats.safetensors import Opened, Planned, open_all
 from helpers.models.sd3.weights import original_keys as original_layout
 from helpers.models.sd3.weights import original_text, original_vae
 
@@ -45,7 +45,7 @@ def is_single_file(names: Iterable[str]) -> bool:
 
 def parts_in(path: Path) -> tuple[str, ...]:
     """The parts that a file holds; raises ModelError where it holds no SD3, or what no SD3 has."""
-    with all_opened([path]) as (tensors, _):
+    with open_all([path]) as (tensors, _):
         names = sorted(tensors)
     if not is_single_file(names):
         raise ModelError(f"{path} holds no SD3 in the original layout{_what_else(names)}.")
@@ -59,7 +59,7 @@ def parts_in(path: Path) -> tuple[str, ...]:
 
 def check_component(path: Path, part: str) -> None:
     """Raise ModelError where a file does not hold that component, with what it holds instead."""
-    with all_opened([path]) as (tensors, _):
+    with open_all([path]) as (tensors, _):
         shapes = {name: each.shape for name, each in tensors.items()}
     inside = _components(shapes)
     if part in inside:
@@ -86,7 +86,7 @@ def open_in_file(path: Path, part: str) -> Iterator[Opened]:
 
     Weights of 8 bits are there in bfloat16, which holds them exactly; a scale is multiplied in, rounding once.
     """
-    with all_opened([path]) as (tensors, said):
+    with open_all([path]) as (tensors, said):
         names = names_of_part(tensors, part)
         try:
             mine = in_sixteen_bits({ours: tensors[theirs] for theirs, ours in names.items()})

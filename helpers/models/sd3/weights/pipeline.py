@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
-from helpers.models.family import ModelParts
+from helpers.models.family import ModelComponents
 from helpers.models.formats.lora import Pair, merged, of_text_encoder
 from helpers.models.formats.safetensors import Planned, write_tensors
 from helpers.models.sd3.assets import TOKENIZERS
@@ -20,7 +20,7 @@ from helpers.models.sd3.weights.original_text import T5
 
 def write_pipeline(
     weights: Mapping[str, Tensor | Planned],
-    parts: ModelParts,
+    parts: ModelComponents,
     folder: Path,
     *,
     text: Mapping[str, Pair],

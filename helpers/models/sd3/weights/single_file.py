@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from helpers.models.family import ModelParts
+from helpers.models.family import ModelComponents
 from helpers.models.formats.lora import Pair, merged, of_text_encoder
 from helpers.models.formats.safetensors import Opened, Planned, write_tensors
 from helpers.models.sd3.weights import original_keys as original_layout
@@ -19,18 +19,18 @@ from helpers.models.sd3.weights.original_file import PREFIXES, TRANSFORMER, VAE,
 from helpers.models.sd3.weights.original_text import T5
 
 
-def open_base(parts: ModelParts) -> AbstractContextManager[Opened]:
-    """See `FamilyFiles`: the transformer in a folder of diffusers layout, or in one file."""
+def open_base(parts: ModelComponents) -> AbstractContextManager[Opened]:
+    """See `FamilyFormats`: the transformer in a folder of diffusers layout, or in one file."""
     return open_part(parts.transformer, parts.weights_variant)
 
 
 def open_single_file(path: Path) -> AbstractContextManager[Opened]:
-    """See `FamilyFiles`. Some files hold nothing but the transformer, without a prefix."""
+    """See `FamilyFormats`. Some files hold nothing but the transformer, without a prefix."""
     return open_in_file(path, TRANSFORMER)
 
 
-def with_own_parts(path: Path, base: ModelParts) -> ModelParts:
-    """See `FamilyFiles`."""
+def with_own_parts(path: Path, base: ModelComponents) -> ModelComponents:
+    """See `FamilyFormats`."""
     inside = parts_in(path)
     encoders = zip(TEXT_ENCODERS, base.text_encoders, strict=False)
     return replace(
@@ -42,14 +42,14 @@ def with_own_parts(path: Path, base: ModelParts) -> ModelParts:
 
 def write_single_file(
     weights: Mapping[str, Planned],
-    parts: ModelParts,
+    parts: ModelComponents,
     path: Path,
     *,
     text: Mapping[str, Pair],
     metadata: Mapping[str, str],
     with_text_encoders: bool = False,
 ) -> None:
-    """See `FamilyFiles`; each tensor in the dtype that it has, of 8 bits in bfloat16.
+    """See `FamilyFormats`; each tensor in the dtype that it has, of 8 bits in bfloat16.
 
     The text encoders are in it only where they are asked for, or a LoRA is merged into the CLIPs: else they are the
     same for every SD3.
