@@ -21,17 +21,17 @@ def main() -> int:
     try:
         from helpers.config.env.gpus import find_gpus
         from helpers.config.wizard import main as wizard
-        from helpers.config.wizard.machine import Machine, log_in
-        from helpers.data.report.preview import look_at
+        from helpers.config.wizard.machine import SystemInfo, log_in
+        from helpers.data.report.preview import preview_folder
         from helpers.models.hub import is_logged_in
         from helpers.models.sd3.memory.forecast import forecast
     except ModuleNotFoundError as error:
         print(NO_ENVIRONMENT.format(name=error.name), file=sys.stderr)
         return 1
-    machine = Machine(
+    machine = SystemInfo(
         gpus=find_gpus(),
         is_mac=sys.platform == "darwin",
-        look_at=cache(look_at),
+        look_at=cache(preview_folder),
         memory=forecast,
         logged_in=is_logged_in,
         log_in=log_in if sys.stdin.isatty() else None,

@@ -47,9 +47,9 @@ def main(argv: Sequence[str]) -> int:
     finally:
         reporter.close()
     if failure is not None and rank == 0:
-        print(reporter.clean(f"\n{failure}"), file=sys.stderr)
+        print(reporter.redact(f"\n{failure}"), file=sys.stderr)
     elif failure is not None and not failure.on_every_rank:
-        print(reporter.clean(f"\nprocess {rank}: {failure}"), file=sys.stderr)
+        print(reporter.redact(f"\nprocess {rank}: {failure}"), file=sys.stderr)
     return status
 
 
@@ -78,16 +78,16 @@ def run(config: RunConfig, files: DatasetFile, reporter: Reporter, *, given: Col
             with chapters.explain_lost_ranks():
                 config = chapters.with_init_lora(config, reporter, given=given)
                 config = chapters.with_settings_kept(config, reporter, given=given)
-                site = chapters.look(config, files, reporter)
+                site = chapters.open_run(config, files, reporter)
                 if config.run.dry_run:
                     chapters.preview(config, files, site, reporter)
                 else:
-                    ground = chapters.prepare(config, files, site)
+                    ground = chapters.fill_caches(config, files, site)
                     if config.cache.cache_only:
                         reporter.handle(Notice(text="the caches are filled; `cache_only` asks for nothing more"))
                     else:
-                        chapters.learn(config, ground, stop, reporter)
-                site.runtime.leave()
+                        chapters.run_training(config, ground, stop, reporter)
+                site.runtime.shutdown()
             stop.raise_if_requested()
     except Interrupted as interrupted:
         return interrupted.exit_status

@@ -75,7 +75,7 @@ def write(folder: Path, entries: dict[str, dict[str, Tensor]], *, compress: bool
     with ShardWriter(store, rank=0, write_batch_size=128, compress=compress) as writer:
         for key, tensors in entries.items():
             writer.add({key: tensors})
-    open_tensors(store).tidy()
+    open_tensors(store).compact()
     return folder_bytes(folder)
 
 
@@ -129,7 +129,7 @@ def opening(root: Path) -> None:
         opened = time.perf_counter()
         assert not tensors.missing(keys).any()
         asked = time.perf_counter()
-        tensors.tidy()
+        tensors.compact()
         print(f"{ENTRIES} entries {state}: opened in {opened - started:.3f} s, all looked up in {asked - opened:.3f} s")
     chosen = [key.decode() for key in np.random.default_rng(0).choice(keys, 2000).tolist()]
     started = time.perf_counter()

@@ -20,11 +20,11 @@ import numpy as np
 from helpers.config.dataset_tables import TableColumns
 from helpers.config.datasets.types import LocalDataset
 from helpers.data.catalog.build import open_catalog
-from helpers.data.catalog.known_files import Remembered
+from helpers.data.catalog.known_files import FileMetadataCache
 from helpers.data.catalog.scan import HEADERS, find_files, header
 from helpers.data.sources.image_table import ImageTable
 from helpers.data.sources.table_files import read_table
-from helpers.dataloader.sampler import Order
+from helpers.dataloader.sampler import SampleOrder
 from helpers.dataloader.types import Position
 from helpers.reporting.reporter import Reporter
 from helpers.storage.local import LocalCache, LocalSource
@@ -79,7 +79,7 @@ def open_and_plan(source: SourceStore, metadata: Path, *, table: ImageTable | No
         reporter=Reporter([]),
         table=table,
     )
-    order = Order(catalog.buckets, seed=0, batch_size=4, world_size=1)
+    order = SampleOrder(catalog.buckets, seed=0, batch_size=4, world_size=1)
     order.batch_at(Position(epoch=0, batch=order.batches_in_epoch(0) - 1))
     return len(catalog)
 
@@ -87,7 +87,7 @@ def open_and_plan(source: SourceStore, metadata: Path, *, table: ImageTable | No
 def know(folder: Path) -> None:
     """Remember the headers of the made-up files."""
     found = find_files(MadeUp(KNOWN), want_notes=False)
-    remembered = Remembered(LocalCache(folder / "known"), name=HEADERS)
+    remembered = FileMetadataCache(LocalCache(folder / "known"), name=HEADERS)
     for key, (width, height) in zip(found.keys, sizes(KNOWN).tolist(), strict=True):
         remembered.add(key, header((width, height)))
     remembered.flush()

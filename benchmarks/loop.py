@@ -23,7 +23,7 @@ from helpers.config.options.model import LoraOptions, ModelOptions, PrecisionOpt
 from helpers.config.options.training import CheckpointOptions, ObjectiveOptions, OptimizerOptions, RunOptions
 from helpers.data.types import Bucket, Catalog, Size
 from helpers.dataloader.loader import BatchBuilder, prefetch
-from helpers.dataloader.sampler import Order
+from helpers.dataloader.sampler import SampleOrder
 from helpers.dataloader.types import Position, TrainBatch
 from helpers.models.adapters.lora import attach_lora, lora_disabled
 from helpers.models.family import TextEmbedding
@@ -34,12 +34,12 @@ from helpers.reporting.console.displays import PlainDisplay
 from helpers.reporting.reporter import Reporter
 from helpers.training.distributed.runtime import open_runtime
 from helpers.training.loop import train
-from helpers.training.moments import Moment
+from helpers.training.moments import StepInfo
 from helpers.training.optim.optimizers import make_optimizer
 from helpers.training.plan import plan_run
 from helpers.training.signals import StopSignal
 from helpers.training.state import TrainState
-from helpers.training.step import Learner
+from helpers.training.step import StepContext
 
 SHAPE = SHAPES["bench"]
 WARM_UP_STEPS = 6
@@ -86,7 +86,7 @@ def now() -> Spent:
 class TakingTurns:
     """Hands the loop its batches, and takes a bare step on each before or after the loop's own."""
 
-    learner: Learner
+    learner: StepContext
     optimizer: torch.optim.Optimizer
     bare: list[Spent] = field(default_factory=list)
     ours: list[Spent] = field(default_factory=list)
@@ -135,7 +135,7 @@ def source_of(images: int, *, batch_size: int, objective: ObjectiveOptions) -> B
         captions_of=lambda index: ("a caption",),
     )
     return BatchBuilder(
-        order=Order([bucket], seed=0, batch_size=batch_size, world_size=1),
+        order=SampleOrder([bucket], seed=0, batch_size=batch_size, world_size=1),
         catalogs={"a": catalog},
         latents={"a": CachedLatents()},
         text=CachedText(),
@@ -156,11 +156,11 @@ class NoDuties:
     def stepped(self, step: int) -> None:
         """Nothing to average."""
 
-    def look(self, moment: Moment) -> None:
+    def look(self, moment: StepInfo) -> None:
         """Nothing is drawn."""
 
 
-def measure(learner: Learner, *, images: int, steps: int, batch_size: int) -> TakingTurns:
+def measure(learner: StepContext, *, images: int, steps: int, batch_size: int) -> TakingTurns:
     """Seconds of each step, bare and the loop's, without those that warm up."""
     optimizer = OptimizerOptions()
     source = source_of(images, batch_size=batch_size, objective=learner.objective)
@@ -178,7 +178,7 @@ def measure(learner: Learner, *, images: int, steps: int, batch_size: int) -> Ta
                 optimizer=optimizer,
                 checkpoint=CheckpointOptions(checkpointing_steps=NEVER),
             ),
-            duties=NoDuties(),
+            hooks=NoDuties(),
             stop=StopSignal(),
             reporter=Reporter([Console(PlainDisplay(stream))]),
         )
@@ -208,7 +208,7 @@ def main() -> None:
         parts = family.locate(ModelOptions(pretrained_model_name_or_path=str(pipeline)))
         denoiser = family.load_denoiser(parts, runtime.precision, runtime.device)
     weights = attach_lora(denoiser, lora=LoraOptions(), modules=family.lora_modules(denoiser, "attention"), seed=0)
-    learner = Learner(
+    learner = StepContext(
         runtime=runtime,
         denoiser=runtime.prepare(denoiser),
         weights=weights,

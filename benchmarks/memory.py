@@ -171,7 +171,7 @@ def estimate_of(folder: Path, settings: Mapping[str, Any]) -> MemoryEstimate:
 
     from helpers.config.cli import parse_arguments
     from helpers.models.memory import workload_of
-    from helpers.training.distributed.runtime import resolved
+    from helpers.training.distributed.runtime import resolve_precision
 
     model = folder / "memory"
     config = parse_arguments(arguments_of(settings, model=model, output=folder))
@@ -179,7 +179,7 @@ def estimate_of(folder: Path, settings: Mapping[str, Any]) -> MemoryEstimate:
     edge = int(config.data.resolution)
     workload = workload_of(
         device=device.type,
-        precision=resolved(config.precision, device),
+        precision=resolve_precision(config.precision, device),
         model=config.model,
         lora=config.lora,
         full=config.full,

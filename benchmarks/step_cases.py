@@ -21,7 +21,7 @@ from helpers.models.sd3.transformer import NEVER_QUANTIZED, predict, target_modu
 from helpers.training.distributed.runtime import Runtime
 from helpers.training.optim.optimizer_step import StandardStep
 from helpers.training.performance import apply_performance_options
-from helpers.training.step import Learner, forward_backward
+from helpers.training.step import StepContext, forward_backward
 
 SMALL = Transformer(layers=4, heads=6, head_width=64, text_width=512, pooled_width=256, positions_per_edge=64)
 MODELS = {
@@ -123,7 +123,7 @@ def our_step(case: Case, runtime: Runtime) -> Callable[[], object]:
     run = RunOptions(gradient_checkpointing=case.interval > 0)
     apply_performance_options(denoiser, speed, run=run, family=family, device=runtime.device)
     optimizer = make_optimizer(options, weights=trained.weights, seed=0)
-    learner = Learner(
+    learner = StepContext(
         runtime=runtime,
         denoiser=runtime.prepare(denoiser.train()),
         weights=trained.weights,

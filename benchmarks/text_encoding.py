@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from helpers.cache.text import Wanted, fill_text_cache
+from helpers.cache.text import CaptionJob, fill_text_cache
 from helpers.config.options.data import CacheOptions
 from helpers.config.options.model import ModelOptions, PrecisionOptions, TextOptions
 from helpers.models.family import TextEncoderSpec
@@ -67,7 +67,7 @@ def one_at_a_time(texts: Sequence[str], parts: Sequence[TextEncoderSpec], folder
 
 def ours(texts: Sequence[str], parts: Sequence[TextEncoderSpec], folder: Path) -> None:
     fill_text_cache(
-        [Wanted(captions=texts, store=LocalCache(folder), write_batch_size=128)],
+        [CaptionJob(captions=texts, store=LocalCache(folder), write_batch_size=128)],
         parts=parts,
         options=CacheOptions(),
         ranks=SingleProcess(),

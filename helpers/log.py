@@ -29,11 +29,11 @@ class RedactFilter(logging.Filter):
         self._secrets = secrets
 
     def filter(self, record: logging.LogRecord) -> bool:
-        record.msg, record.args = hide(record.getMessage(), secrets=self._secrets), ()
+        record.msg, record.args = redact(record.getMessage(), secrets=self._secrets), ()
         return True
 
 
-def hide(text: str, *, secrets: Sequence[str]) -> str:
+def redact(text: str, *, secrets: Sequence[str]) -> str:
     """`text` without `secrets`, the longest of which come first."""
     for secret in secrets:
         text = text.replace(secret, HIDDEN)

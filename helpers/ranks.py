@@ -13,7 +13,7 @@ class Ranks(Protocol):
     @property
     def world_size(self) -> int: ...
 
-    def wait(self) -> None:
+    def barrier(self) -> None:
         """Return once every process has come here."""
         ...
 
@@ -25,5 +25,5 @@ class SingleProcess:
     rank: int = 0
     world_size: int = 1
 
-    def wait(self) -> None:
+    def barrier(self) -> None:
         """Nobody to wait for."""

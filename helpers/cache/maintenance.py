@@ -43,18 +43,18 @@ def open_and_check(
         reporter.handle(Notice(text=problem, level="warning"))
     if not scan_for_errors:
         return tensors
-    ranks.wait()  # what one rank takes out must not look lost to another
+    ranks.barrier()  # what one rank takes out must not look lost to another
     verify(tensors, share=slice(ranks.rank, None, ranks.world_size), describe=describe, reporter=reporter)
-    ranks.wait()
+    ranks.barrier()
     return open_tensors(store)
 
 
 def finalize(store: CacheStore, *, ranks: Ranks) -> TensorStore:
     """Wait for all ranks' entries, have one of them tidy up, and open what is now there."""
-    ranks.wait()
+    ranks.barrier()
     if ranks.rank == 0:
-        open_tensors(store).tidy()
-    ranks.wait()
+        open_tensors(store).compact()
+    ranks.barrier()
     return open_tensors(store)
 
 
@@ -70,7 +70,7 @@ def download_missing(tensors: TensorStore, keys: Keys, *, ranks: Ranks, reporter
         ):
             for _ in pool.map(tensors.store.local_path, absent):
                 advance()
-    ranks.wait()
+    ranks.barrier()
 
 
 def verify(tensors: TensorStore, *, share: slice, describe: Describe, reporter: Reporter) -> tuple[str, ...]:

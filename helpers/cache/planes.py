@@ -8,7 +8,7 @@ from torch import Tensor
 COMPRESSION_LEVEL = 3
 
 
-def pack(tensor: Tensor) -> bytes:
+def compress_planes(tensor: Tensor) -> bytes:
     """A bf16 tensor as bytes: the 8 exponent bits of every value, then sign and mantissa, each through zstd.
 
     The first 8 bytes hold the length of the first part. Every bit pattern survives, NaNs included.
@@ -24,7 +24,7 @@ def pack(tensor: Tensor) -> bytes:
     return len(exponents).to_bytes(8, "little") + exponents + rest
 
 
-def unpack(content: bytes | memoryview, *, shape: tuple[int, ...]) -> Tensor:
+def decompress_planes(content: bytes | memoryview, *, shape: tuple[int, ...]) -> Tensor:
     """The bf16 tensor of this shape that `pack` was given."""
     import zstandard
 

@@ -15,7 +15,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from helpers.cache.planes import pack, unpack
+from helpers.cache.planes import compress_planes, decompress_planes
 
 SUFFIX = ".safetensors"
 FORMATS = {"F16": torch.float16, "BF16": torch.bfloat16, "U8": torch.uint8}
@@ -68,7 +68,7 @@ def raw_tensors(key: str, tensors: Mapping[str, Tensor], *, compress: bool) -> l
     raw = []
     for output, tensor in tensors.items():
         if compress:
-            content = pack(tensor)
+            content = compress_planes(tensor)
             shape = "x".join(map(str, tensor.shape))
             raw.append(RawTensor(f"{key}/{output}/planes/{shape}", "U8", (len(content),), content))
         else:
@@ -150,7 +150,7 @@ def read_tensor(path: Path, *, start: int, length: int, layout: Layout) -> Tenso
     with path.open("rb") as file:
         mapped = mmap.mmap(file.fileno(), start - first_page + length, access=mmap.ACCESS_COPY, offset=first_page)
     if layout.packed:
-        return unpack(mapped[start - first_page :], shape=layout.shape)
+        return decompress_planes(mapped[start - first_page :], shape=layout.shape)
     dtype = FORMATS[layout.dtype]
     count = length // dtype.itemsize
     return torch.frombuffer(mapped, dtype=dtype, count=count, offset=start - first_page).reshape(layout.shape)

@@ -66,7 +66,7 @@ class TensorStore:
         for name in self.gone:
             yield f"The cache file {name} is gone from {self.store.describe()}; what it held is encoded again."
 
-    def tidy(self) -> None:
+    def compact(self) -> None:
         """Remove damaged shards and bring the index up to date; for one process, once all entries are made again."""
         for name in self.damaged:
             self.store.remove(name)

@@ -28,7 +28,7 @@ NO_KEYS: Keys = np.array([], dtype=KEY_DTYPE)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Wanted:
+class CaptionJob:
     """Captions that are to be in a store, each once; `write_batch_size`: entries of one file of it."""
 
     captions: Sequence[str]
@@ -75,7 +75,7 @@ def _first(outputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def fill_text_cache(
-    wanted: Sequence[Wanted],
+    wanted: Sequence[CaptionJob],
     *,
     parts: Sequence[TextEncoderSpec],
     options: CacheOptions,
@@ -99,7 +99,7 @@ def fill_text_cache(
                     return f"{_shown(each.captions[hits[0]])} ({part.name})"
         return None
 
-    def opened(each: Wanted) -> TensorStore:
+    def opened(each: CaptionJob) -> TensorStore:
         return open_and_check(
             each.store, scan_for_errors=scan_for_errors, describe=describe, ranks=ranks, reporter=reporter
         )
@@ -127,7 +127,7 @@ def _missing(captions: Sequence[str], tensors: TensorStore, *, keys: Keys, ranks
 
 
 def _encode(
-    wanted: Sequence[Wanted],
+    wanted: Sequence[CaptionJob],
     missing: Sequence[Sequence[str]],
     *,
     part: TextEncoderSpec,

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from helpers.cache.keys import text_keys
-from helpers.data.catalog.known_files import UNKNOWN, Remembered
+from helpers.data.catalog.known_files import UNKNOWN, FileMetadataCache
 from helpers.models.family import TokenLimit
 from helpers.storage.protocols import CacheStore
 
@@ -20,7 +20,7 @@ def token_counts(captions: Sequence[str], *, limit: TokenLimit, store: CacheStor
 
     store: the text cache.
     """
-    remembered = Remembered(store, name=TABLE)
+    remembered = FileMetadataCache(store, name=TABLE)
     hashes = text_keys(captions, part_identity=limit.identity).tolist()
     keys = np.frombuffer(bytes.fromhex(b"".join(hashes).decode()), "<u8").reshape(-1, 2)
     rows = remembered.find(keys)

@@ -4,9 +4,9 @@ import logging
 from collections.abc import Sequence
 
 from helpers.config.checks.config import check
-from helpers.config.checks.warnings import remarks
+from helpers.config.checks.warnings import warnings
 from helpers.config.option import FALSE, TRUE
-from helpers.config.parse import Names, Reading, Said, known_names, read_settings
+from helpers.config.parse import OptionNames, ParseResult, RawSetting, known_names, read_settings
 from helpers.config.train_config import RunConfig
 from helpers.errors import ConfigError, Problem
 
@@ -23,18 +23,18 @@ def parse_arguments(argv: Sequence[str]) -> RunConfig:
     return config
 
 
-def problems_of(reading: Reading) -> list[Problem]:
+def problems_of(reading: ParseResult) -> list[Problem]:
     """Everything wrong with what was said, and with the options that it comes to."""
     return [*reading.problems, *check(reading.config(), unless=reading.wrong)]
 
 
-def log_warnings(reading: Reading) -> None:
+def log_warnings(reading: ParseResult) -> None:
     """Log the lines that stop nothing."""
-    for line in (*reading.remarks, *remarks(reading.config())):
+    for line in (*reading.remarks, *warnings(reading.config())):
         log.warning(line)
 
 
-def read_arguments(argv: Sequence[str]) -> Reading:
+def read_arguments(argv: Sequence[str]) -> ParseResult:
     """What the words of a command line say; every problem is listed, none raised."""
     said, problems = split_arguments(argv)
     reading = read_settings(said)
@@ -47,10 +47,10 @@ def given_options(argv: Sequence[str]) -> frozenset[str]:
     return frozenset(read_arguments(argv).values)
 
 
-def split_arguments(argv: Sequence[str], *, place: str = "") -> tuple[list[Said], list[Problem]]:
+def split_arguments(argv: Sequence[str], *, place: str = "") -> tuple[list[RawSetting], list[Problem]]:
     """The flags and values in `argv`, and the words that are neither; `place` says where the words stood."""
     names = known_names()
-    said: list[Said] = []
+    said: list[RawSetting] = []
     problems: list[Problem] = []
     words = list(argv)
     while words:
@@ -60,15 +60,15 @@ def split_arguments(argv: Sequence[str], *, place: str = "") -> tuple[list[Said]
         if not word.startswith("--") or not name:
             problems.append(_stray(word, place=place, before=said, names=names))
         elif equals:
-            said.append(Said(name=name, text=text, spelled=spelled))
+            said.append(RawSetting(name=name, text=text, spelled=spelled))
         elif names.stands_alone(name):
-            said.append(Said(name=name, text="true", spelled=spelled))
+            said.append(RawSetting(name=name, text="true", spelled=spelled))
         elif words and not words[0].startswith("--"):
-            said.append(Said(name=name, text=words.pop(0), spelled=spelled))
+            said.append(RawSetting(name=name, text=words.pop(0), spelled=spelled))
         elif name in names.options or name in names.old:
             problems.append(Problem(option=spelled, value="", reason="it needs a value", fix=f"write --{name}=…"))
         else:
-            said.append(Said(name=name, text="", spelled=spelled))
+            said.append(RawSetting(name=name, text="", spelled=spelled))
     return said, problems
 
 
@@ -77,7 +77,7 @@ def wants_help(argv: Sequence[str]) -> bool:
     return any(word in ("-h", "--help") for word in argv)
 
 
-def _stray(word: str, *, place: str, before: list[Said], names: Names) -> Problem:
+def _stray(word: str, *, place: str, before: list[RawSetting], names: OptionNames) -> Problem:
     if before and names.stands_alone(before[-1].name) and word.lower() in TRUE + FALSE:
         fix = f"did you mean --{before[-1].name}={word}?"
     elif word.startswith("-") and len(word) > 1:

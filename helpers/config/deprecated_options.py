@@ -1,4 +1,4 @@
-"""Names that old files say and that are no options here: replaced, without meaning, or refused with a reason."""
+"""Names in old files that are not options here: replaced, without effect, or refused with a reason."""
 
 from dataclasses import dataclass
 
@@ -7,16 +7,21 @@ EVERY_VALUE: tuple[str, ...] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
+<<<<<<< HEAD
 class DeprecatedOption:
     """A name that is no option of ours.
+=======
+class OldName:
+    """A name that is not an option here.
+>>>>>>> h-docsb
 
-    name: the flag without dashes, in the spelling of `train.py`.
-    env: its name in the env file; empty where it is the flag's in capitals.
-    stands_for: the option, and the value, that took its place.
-    harmless: the values that ask for nothing, in small letters; None where every value does.
-    remark: what is said of it where it is harmless, and worth a line.
-    reason, fix: what is said of a value that is not harmless.
-    switch: whether the flag may stand alone.
+    name: the flag without dashes.
+    env: its name in the env file; empty if it is the flag in capitals.
+    stands_for: the option and the value that replace it.
+    harmless: the values without effect, in lower case; None if no value has an effect.
+    remark: a line to report where it is harmless; empty for none.
+    reason, fix: the error for a value that is not harmless.
+    switch: whether the flag may be given without a value.
     """
 
     name: str
@@ -25,7 +30,7 @@ class DeprecatedOption:
     harmless: tuple[str, ...] | None = OFF
     remark: str = ""
     reason: str = ""
-    fix: str = "leave it out"
+    fix: str = "remove it"
     switch: bool = False
 
     @property
@@ -42,6 +47,7 @@ def _meaningless(name: str, remark: str, *, env: str = "", switch: bool = False)
     return DeprecatedOption(name=name, env=env, harmless=EVERY_VALUE, remark=remark, switch=switch)
 
 
+<<<<<<< HEAD
 def _family(env: str) -> DeprecatedOption:
     reason = "Stable Diffusion 3 and 3.5 are all that this program trains so far"
     return DeprecatedOption(
@@ -52,10 +58,22 @@ def _family(env: str) -> DeprecatedOption:
 def _deleting(env: str, *, name: str) -> DeprecatedOption:
     reason = "this program does not delete anybody's images; those it leaves out are listed by name, with the reason"
     return DeprecatedOption(name=name, env=env, switch=True, reason=reason, fix="say 0, or leave it out")
+=======
+def _family(env: str) -> OldName:
+    reason = "only Stable Diffusion 3 and 3.5 are supported so far"
+    return OldName(
+        name=env.lower(), env=env, switch=True, reason=reason, fix="set it to false, and STABLE_DIFFUSION_3=true"
+    )
 
 
-NOT_SD3 = "has no meaning for SD3"
-NOT_HERE = "has no meaning here"
+def _deleting(env: str, *, name: str) -> OldName:
+    reason = "this program does not delete your images; it lists those that it leaves out by name, with the reason"
+    return OldName(name=name, env=env, switch=True, reason=reason, fix="set it to 0, or remove it")
+>>>>>>> h-docsb
+
+
+NOT_SD3 = "has no effect for SD3"
+NOT_HERE = "has no effect here"
 
 OLD_NAMES: tuple[DeprecatedOption, ...] = (
     _replaced("adam_bfloat16", option="optimizer", value="adamw_bf16"),
@@ -64,7 +82,7 @@ OLD_NAMES: tuple[DeprecatedOption, ...] = (
     _replaced("use_8bit_adam", option="optimizer", value="adamw8bit"),
     _replaced("use_dadapt_optimizer", option="optimizer", value="dadaptation"),
     _replaced("use_bitfit", option="layer_freeze_strategy", value="bitfit"),
-    _meaningless("pure_bf16", "is not needed: OPTIMIZER=adamw_bf16 decides", switch=True),
+    _meaningless("pure_bf16", "is not needed: OPTIMIZER=adamw_bf16 sets it", switch=True),
     _meaningless("validation_guidance_real", NOT_SD3),
     _meaningless("validation_guidance_rescale", NOT_SD3),
     _meaningless("validation_no_cfg_until_timestep", NOT_SD3),
@@ -77,8 +95,8 @@ OLD_NAMES: tuple[DeprecatedOption, ...] = (
     _meaningless("read_batch_size", NOT_HERE),
     _meaningless("image_processing_batch_size", NOT_HERE),
     _meaningless("metadata_update_interval", NOT_HERE),
-    _meaningless("disable_bucket_pruning", "is not needed: no bucket is ever pruned", switch=True),
-    _meaningless("vae_cache_scan_behaviour", "is not needed: what a setting changes is encoded again, and only that"),
+    _meaningless("disable_bucket_pruning", "is not needed: buckets are never pruned", switch=True),
+    _meaningless("vae_cache_scan_behaviour", "is not needed: only what a setting changes is encoded again"),
     _family("FLUX"),
     _family("PIXART_SIGMA"),
     _family("KOLORS"),

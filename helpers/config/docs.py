@@ -1,4 +1,4 @@
-"""Writes documentation/OPTIONS.md from the declarations: `python -m helpers.config.docs`; a test compares."""
+"""Writes documentation/OPTIONS.md from the declarations: `python -m helpers.config.docs`."""
 
 from collections.abc import Iterable, Iterator
 from dataclasses import fields
@@ -15,16 +15,16 @@ COMMAND = "python -m helpers.config.docs"
 OPENING = f"""\
 # Every setting
 
-Made from the declarations in `helpers/config/options/`; `{COMMAND}` writes it again.
+Generated from the declarations in `helpers/config/options/` with `{COMMAND}`.
 
-A setting has a name in `config/config.env` and a flag: `export LORA_RANK=16`, or `bash train.sh --lora_rank=16`. A flag
-on the command line wins over one in `TRAINER_EXTRA_ARGS`, that over the name in the file, and that over the default. A
-switch may stand alone (`--allow_tf32`) or say true or false. Keys of the dataset file: [DATALOADER](DATALOADER.md).
+Each setting has a name in `config/config.env` and a flag: `export LORA_RANK=16` or `bash train.sh --lora_rank=16`. If a
+setting is given more than once, the command line wins, then `TRAINER_EXTRA_ARGS`, then the name in the file. For a
+switch, `--allow_tf32` is the same as `--allow_tf32=true`. For the dataset file, see [DATALOADER](DATALOADER.md).
 """
 
 
 def reference_page() -> str:
-    """Every setting by group, then the old names: replaced, without meaning, and refused."""
+    """Every setting by group, then the old names: replaced, without effect, and refused."""
     groups = [(group.name, group.type) for group in fields(RunConfig)]
     titles = [_title(name) for name, _ in groups]
     contents = " · ".join(
@@ -37,7 +37,7 @@ def reference_page() -> str:
 def _group(name: str, *, options: type) -> str:
     about = (options.__doc__ or "").partition("\n")[0]
     rows = [_row(option, flag=options is not LaunchOptions) for option in options_in(name, options)]
-    return f"## {_title(name)}\n\n{about}\n\n" + _table("setting", "values", "default", "what it does", rows=rows)
+    return f"## {_title(name)}\n\n{about}\n\n" + _table("setting", "values", "default", "description", rows=rows)
 
 
 def _row(option: Option, *, flag: bool) -> tuple[str, ...]:
@@ -58,11 +58,11 @@ def _old_names() -> str:
     replaced = [old for old in OLD_NAMES if old.stands_for is not None]
     silent = [old for old in OLD_NAMES if old.remark]
     refused = [old for old in OLD_NAMES if old.reason]
-    parts = ["## Old names\n", "Names that files written for SimpleTuner in 2024 say. What took their place:\n"]
+    parts = ["## Old names\n", "Names from SimpleTuner's config files of 2024. Replaced:\n"]
     parts.append(_table("name", "now", rows=((_names(old), _now(old)) for old in replaced)))
-    parts.append("Accepted, with a line that says:\n")
-    parts.append(_table("name", "what is said", rows=((_names(old), f"{old.remark}.") for old in silent)))
-    parts.append("Refused, unless they ask for nothing:\n")
+    parts.append("Accepted without effect; the run reports why:\n")
+    parts.append(_table("name", "message", rows=((_names(old), f"{old.remark}.") for old in silent)))
+    parts.append("Refused, unless they are off (`false`, `0` or empty):\n")
     parts.append(_table("name", "why", rows=((_names(old), f"{old.reason}.") for old in refused)))
     return "\n".join(parts)
 

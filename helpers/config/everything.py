@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from helpers.config.checks.launcher import check_launcher, rank_of_process
 from helpers.config.cli import log_warnings, problems_of, read_arguments
 from helpers.config.datasets.file import DatasetFile, read_datasets
-from helpers.config.parse import Reading
+from helpers.config.parse import ParseResult
 from helpers.config.train_config import RunConfig
 from helpers.errors import ConfigError, Problem
 
@@ -29,7 +29,7 @@ def load_config(argv: Sequence[str]) -> tuple[RunConfig, DatasetFile]:
     return config, files
 
 
-def files_of(reading: Reading) -> tuple[DatasetFile | None, list[Problem]]:
+def files_of(reading: ParseResult) -> tuple[DatasetFile | None, list[Problem]]:
     """The datasets, or None and what is wrong with them: nothing, where nobody can know yet where the file is."""
     if reading.wrong & WHERE_IT_IS - reading.values.keys():
         return None, []

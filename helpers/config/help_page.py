@@ -12,10 +12,10 @@ WIDTH = 100
 def help_page() -> str:
     """Every flag by group: what it does, its values, its default, and its name in config.env."""
     lines = [
-        "usage: bash train.sh [--name=value ...]      settings from config/config.env; flags win over it",
-        "       python train.py --name=value ...      settings from flags alone",
+        "usage: bash train.sh [--name=value ...]      settings from config/config.env; flags override them",
+        "       python train.py --name=value ...      settings from flags only",
         "",
-        "A switch may stand alone (--allow_tf32) or say true or false (--allow_tf32=false).",
+        "For a switch, --allow_tf32 is the same as --allow_tf32=true.",
     ]
     for group in fields(RunConfig):
         assert isinstance(group.type, type)

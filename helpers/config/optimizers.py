@@ -1,4 +1,4 @@
-"""Every optimizer that can be asked for: what may be set of it, and what must be known of it before it is built."""
+"""Every supported optimizer: its settings, and what the program must know before it builds one."""
 
 import math
 from collections.abc import Iterator
@@ -16,27 +16,38 @@ LARGEST_BETA = 0.999999
 class OptimizerSpec:
     """One optimizer.
 
+<<<<<<< HEAD
     good_for: in a few words.
     settings: what `optimizer_config` may say of it, with what holds where nothing is said.
     state_bytes_per_param: of what it remembers for each trained number.
     is_learning_rate_free: whether it multiplies a rate that it finds itself by the learning rate.
     averages: whether the weights to hand on are an average that it keeps, instead of those it trains with.
-    supports_fused_backward: whether it moves each weight by its own gradient and memory alone, and counts its steps one by one.
+    supports_fused_backward: whether it updates each weight from that weight's gradient
+    and state alone, and counts steps one at a time.
     package, module: what else must be installed, as pip and as Python call it; empty for none.
+=======
+    good_for: what to use it for, in a few words.
+    settings: what `optimizer_config` can set, with the defaults.
+    bytes_per_number: optimizer state per trainable parameter.
+    finds_rate: whether it finds a learning rate itself and multiplies it by the option's.
+    averages: whether the result is an average of the weights that it keeps, instead of the weights it trains with.
+    fusable: whether it updates each weight from that weight's gradient and state alone, and counts steps per weight.
+    package, module: the package to install and the module to import, if it needs one; else empty.
+>>>>>>> h-docsb
     """
 
     name: str
-    good_for: str
+    summary: str
     settings: tuple[Option, ...]
     state_bytes_per_param: int
     is_learning_rate_free: bool = False
-    averages: bool = False
+    is_schedule_free: bool = False
     supports_fused_backward: bool = False
     package: str = ""
     module: str = ""
 
     @property
-    def is_here(self) -> bool:
+    def is_installed(self) -> bool:
         """Whether all that it needs is installed."""
         return not self.module or find_spec(self.module) is not None
 
@@ -57,11 +68,11 @@ def _key(name: str, default: float | bool, *, help: str, minimum: float | None =
 
 
 def _decay(default: float = 0.01) -> Option:
-    return _key("weight_decay", default, help="how fast weights shrink, times the rate")
+    return _key("weight_decay", default, help="weight decay, times the learning rate")
 
 
 def _betas(*defaults: float) -> tuple[Option, ...]:
-    what = ("how much of the mean gradient stays", "of the mean square", "of the mean square of what is left")
+    what = ("share of the mean gradient that stays", "of the mean square", "of the mean square of what is left")
     return tuple(
         _key(f"beta{number}", default, help=f"{what[number - 1]} at each step", maximum=LARGEST_BETA)
         for number, default in enumerate(defaults, 1)
@@ -69,129 +80,190 @@ def _betas(*defaults: float) -> tuple[Option, ...]:
 
 
 def _eps(default: float = 1e-8) -> Option:
-    return _key("eps", default, help="keeps small divisors from nothing")
+    return _key("eps", default, help="added to divisors, so that none is zero")
 
 
 _ADAM = (_decay(), *_betas(0.9, 0.999), _eps())
-_FIRST_GUESS = _key("d0", 1e-6, help="the rate that it begins with", minimum=None, above=0.0)
-_GROWTH = _key("growth_rate", math.inf, help="how many times the rate may grow in one step", minimum=1.0)
+_FIRST_GUESS = _key("d0", 1e-6, help="the learning rate to start with", minimum=None, above=0.0)
+_GROWTH = _key(
+    "growth_rate", math.inf, help="maximum growth of the learning rate in one step, as a factor", minimum=1.0
+)
 
 KINDS = {
     kind.name: kind
     for kind in (
         OptimizerSpec(
             name="adamw",
-            good_for="the usual choice, which recipes are written for",
+<<<<<<< HEAD
+            summary="the usual choice, which recipes are written for",
+=======
+            good_for="the default, which most recipes are written for",
+>>>>>>> h-docsb
             settings=_ADAM,
             state_bytes_per_param=8,
             supports_fused_backward=True,
         ),
         OptimizerSpec(
             name="adamw_bf16",
-            good_for="the least memory for a whole model: weights and memory in bf16, rounded at random",
+<<<<<<< HEAD
+            summary="the least memory for a whole model: weights and memory in bf16, rounded at random",
+=======
+            good_for="full fine-tuning with little memory: weights and state in bf16, with stochastic rounding",
+>>>>>>> h-docsb
             settings=_ADAM,
             state_bytes_per_param=4,
             supports_fused_backward=True,
         ),
         OptimizerSpec(
             name="adamw8bit",
-            good_for="AdamW that remembers 8 bits of each number, through bitsandbytes",
+<<<<<<< HEAD
+            summary="AdamW that remembers 8 bits of each number, through bitsandbytes",
             settings=(*_ADAM, _key("min_8bit_size", 4096, help="weights of fewer numbers are remembered in 32 bits")),
             state_bytes_per_param=2,
+=======
+            good_for="AdamW with 8-bit state, from bitsandbytes",
+            settings=(*_ADAM, _key("min_8bit_size", 4096, help="smaller weights keep 32-bit state")),
+            bytes_per_number=2,
+>>>>>>> h-docsb
             package="bitsandbytes",
             module="bitsandbytes",
         ),
         OptimizerSpec(
             name="adafactor",
-            good_for="next to no memory: a row and a column for each matrix",
+<<<<<<< HEAD
+            summary="next to no memory: a row and a column for each matrix",
+=======
+            good_for="almost no memory: keeps one row and one column per matrix",
+>>>>>>> h-docsb
             settings=(
                 _decay(0.0),
-                _key("beta2_decay", -0.8, help="how the mean square's memory grows", minimum=-1.0, maximum=0.0),
-                _key("d", 1.0, help="the longest step, before the rate", minimum=1.0),
+                _key(
+                    "beta2_decay",
+                    -0.8,
+                    help="exponent by which the mean square covers more steps over time",
+                    minimum=-1.0,
+                    maximum=0.0,
+                ),
+                _key("d", 1.0, help="largest step, before the learning rate", minimum=1.0),
             ),
             state_bytes_per_param=0,
             supports_fused_backward=True,
         ),
         OptimizerSpec(
             name="prodigy",
-            good_for="finds the learning rate itself",
+            summary="finds the learning rate itself",
             settings=(
                 *_ADAM,
                 _FIRST_GUESS,
-                _key("d_coef", 1.0, help="times the rate that it finds: 0.5 to 2", minimum=None, above=0.0),
+                _key(
+                    "d_coef", 1.0, help="factor for the learning rate that it finds: 0.5 to 2", minimum=None, above=0.0
+                ),
                 _GROWTH,
-                _key("bias_correction", True, help="longer first steps, as Adam's"),
-                _key("safeguard_warmup", True, help="do not mistake a warm-up for a small rate"),
+                _key("bias_correction", True, help="larger first steps, as in Adam"),
+                _key("safeguard_warmup", True, help="do not mistake a warm-up for a small learning rate"),
             ),
             state_bytes_per_param=16,
             is_learning_rate_free=True,
         ),
         OptimizerSpec(
             name="dadaptation",
-            good_for="finds the learning rate itself, more slowly than Prodigy",
+<<<<<<< HEAD
+            summary="finds the learning rate itself, more slowly than Prodigy",
             settings=(*_ADAM, _FIRST_GUESS, _GROWTH, _key("bias_correction", False, help="longer first steps")),
             state_bytes_per_param=12,
             is_learning_rate_free=True,
+=======
+            good_for="finds the learning rate itself, more slowly than Prodigy",
+            settings=(*_ADAM, _FIRST_GUESS, _GROWTH, _key("bias_correction", False, help="larger first steps")),
+            bytes_per_number=12,
+            finds_rate=True,
+>>>>>>> h-docsb
         ),
         OptimizerSpec(
             name="lion",
-            good_for="half of AdamW's memory; wants a third to a tenth of its rate",
+<<<<<<< HEAD
+            summary="half of AdamW's memory; wants a third to a tenth of its rate",
+=======
+            good_for="half of AdamW's memory; needs a third to a tenth of its learning rate",
+>>>>>>> h-docsb
             settings=(_decay(), *_betas(0.9, 0.99)),
             state_bytes_per_param=4,
             supports_fused_backward=True,
         ),
         OptimizerSpec(
             name="came",
-            good_for="half of AdamW's memory, with Adafactor's rows and columns made surer",
+<<<<<<< HEAD
+            summary="half of AdamW's memory, with Adafactor's rows and columns made surer",
+=======
+            good_for="half of AdamW's memory: Adafactor's rows and columns with a confidence estimate",
+>>>>>>> h-docsb
             settings=(
                 _decay(),
                 *_betas(0.9, 0.999, 0.9999),
-                _key("clip_threshold", 1.0, help="the longest step, before the rate", minimum=None, above=0.0),
+                _key("clip_threshold", 1.0, help="largest step, before the learning rate", minimum=None, above=0.0),
             ),
             state_bytes_per_param=4,
             supports_fused_backward=True,
         ),
         OptimizerSpec(
             name="soap",
-            good_for="Adam along each matrix's own directions: fewer steps, each slower",
+<<<<<<< HEAD
+            summary="Adam along each matrix's own directions: fewer steps, each slower",
+=======
+            good_for="Adam in the eigenbasis of each matrix: fewer, slower steps",
+>>>>>>> h-docsb
             settings=(
                 _decay(),
                 *_betas(0.95, 0.95),
                 _eps(),
-                _key("precondition_frequency", 10, help="steps between new directions", minimum=1),
-                _key("max_precondition_dim", 1024, help="longer sides of matrices stay as they are", minimum=1),
+                _key("precondition_frequency", 10, help="steps between updates of the eigenbasis", minimum=1),
+                _key("max_precondition_dim", 1024, help="longer sides of matrices are not rotated", minimum=1),
             ),
             state_bytes_per_param=8,
         ),
         OptimizerSpec(
             name="adamw_schedulefree",
-            good_for="needs no schedule: keeps an average as it goes, and that is the result",
+<<<<<<< HEAD
+            summary="needs no schedule: keeps an average as it goes, and that is the result",
+=======
+            good_for="needs no schedule: averages the weights during training, and the average is the result",
+>>>>>>> h-docsb
             settings=(
                 _decay(),
-                _key("beta1", 0.9, help="how near to the average gradients are taken", minimum=0.001, maximum=0.999),
-                _key("beta2", 0.999, help="how much of the mean square stays at each step", maximum=LARGEST_BETA),
+                _key(
+                    "beta1", 0.9, help="how close to the average gradients are computed", minimum=0.001, maximum=0.999
+                ),
+                _key("beta2", 0.999, help="share of the mean square that stays at each step", maximum=LARGEST_BETA),
                 _eps(),
                 _key("r", 0.0, help="how much more later steps count in the average"),
-                _key("weight_lr_power", 2.0, help="how much more steps at a high rate count in it"),
+                _key("weight_lr_power", 2.0, help="how much more steps at a high learning rate count in the average"),
             ),
             state_bytes_per_param=8,
-            averages=True,
+            is_schedule_free=True,
         ),
         OptimizerSpec(
             name="prodigy_schedulefree",
-            good_for="both: finds the learning rate and needs no schedule, in half of Prodigy's memory",
+<<<<<<< HEAD
+            summary="both: finds the learning rate and needs no schedule, in half of Prodigy's memory",
+=======
+            good_for="finds the learning rate itself and needs no schedule, with half of Prodigy's memory",
+>>>>>>> h-docsb
             settings=(
                 _decay(0.0),
-                _key("beta1", 0.9, help="how near to the average gradients are taken", minimum=0.001, maximum=0.999),
-                _key("beta2", 0.99, help="how much of the mean square stays at each step", maximum=LARGEST_BETA),
+                _key(
+                    "beta1", 0.9, help="how close to the average gradients are computed", minimum=0.001, maximum=0.999
+                ),
+                _key("beta2", 0.99, help="share of the mean square that stays at each step", maximum=LARGEST_BETA),
                 _eps(),
                 _FIRST_GUESS,
-                _key("d_coef", 1.0, help="times the rate that it finds: 0.5 to 2", minimum=None, above=0.0),
-                _key("prodigy_steps", 0, help="steps after which the rate stays as it is; 0 for never"),
+                _key(
+                    "d_coef", 1.0, help="factor for the learning rate that it finds: 0.5 to 2", minimum=None, above=0.0
+                ),
+                _key("prodigy_steps", 0, help="steps after which the learning rate is fixed; 0 for never"),
             ),
             state_bytes_per_param=8,
             is_learning_rate_free=True,
-            averages=True,
+            is_schedule_free=True,
             package="prodigy-plus-schedule-free",
             module="prodigyplus",
         ),
@@ -211,7 +283,7 @@ def settings_of(optimizer: str, *, config: str) -> dict[str, Any]:
     return settings
 
 
-def wrong_settings(optimizer: str, *, config: str) -> Iterator[tuple[str, str, str]]:
+def check_optimizer_settings(optimizer: str, *, config: str) -> Iterator[tuple[str, str, str]]:
     """What is wrong with `config`: the words, why, and the fix."""
     options = _options(optimizer)
     seen: set[str] = set()

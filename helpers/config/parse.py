@@ -13,7 +13,7 @@ from helpers.errors import Problem
 
 
 @dataclass(frozen=True, kw_only=True)
-class Said:
+class RawSetting:
     """A setting as somebody said it: the flag's `name` without dashes, the value's text, and how it was spelled."""
 
     name: str
@@ -22,7 +22,7 @@ class Said:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Names:
+class OptionNames:
     """Every name that may be said on the command line, and what it is."""
 
     options: dict[str, Option]
@@ -33,19 +33,19 @@ class Names:
         option, old = self.options.get(name), self.old.get(name)
         return (option is not None and option.kind is bool) or (old is not None and old.switch)
 
-    def meant(self, name: str) -> str | None:
+    def closest(self, name: str) -> str | None:
         """The flag that an unknown one is a slip of, or whose env name it is."""
         env_names = {option.env.lower(): option.name for option in self.options.values()}
         return env_names.get(name.lower()) or nearest(name, (*self.options, *self.old))
 
     def suggest(self, name: str) -> str:
         """The fix for an unknown flag."""
-        meant = self.meant(name)
+        meant = self.closest(name)
         return f"did you mean --{meant}?" if meant else "`python train.py --help` lists every flag"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Reading:
+class ParseResult:
     """What became of what was said.
 
     values: by option name, the last that was said of it.
@@ -72,19 +72,19 @@ class Reading:
         return RunConfig(**{group.name: group.type(**said[group.name]) for group in fields(RunConfig)})  # type: ignore[operator]
 
 
-def known_names() -> Names:
+def known_names() -> OptionNames:
     """Every option and every old name, by flag."""
-    return Names(options={o.name: o for o in all_options()}, old={old.name: old for old in OLD_NAMES})
+    return OptionNames(options={o.name: o for o in all_options()}, old={old.name: old for old in OLD_NAMES})
 
 
-def read_settings(said: Iterable[Said], *, meant: Iterable[Said] = ()) -> Reading:
+def read_settings(said: Iterable[RawSetting], *, meant: Iterable[RawSetting] = ()) -> ParseResult:
     """The values of everything said, the last of each; every problem is listed, none raised.
 
     `meant` is what was said wrongly, and has been told of, under the names that it was meant for.
     """
-    names, reading = known_names(), Reading()
+    names, reading = known_names(), ParseResult()
     guesses = {each.name: each for each in meant}
-    last: dict[str, Said] = {}
+    last: dict[str, RawSetting] = {}
     for each in said:
         name = each.name
         if name in names.options:
@@ -96,7 +96,7 @@ def read_settings(said: Iterable[Said], *, meant: Iterable[Said] = ()) -> Readin
                 option=each.spelled, value=each.text, reason="there is no such setting", fix=names.suggest(name)
             )
             reading.problems.append(problem)
-            guess = names.meant(name) or ""
+            guess = names.closest(name) or ""
             guesses[guess] = replace(each, name=guess)
     for name, each in last.items():
         _read_last(names.options[name], said=each, reading=reading)
@@ -109,7 +109,7 @@ def read_settings(said: Iterable[Said], *, meant: Iterable[Said] = ()) -> Readin
     return reading
 
 
-def _read_last(option: Option, *, said: Said, reading: Reading) -> None:
+def _read_last(option: Option, *, said: RawSetting, reading: ParseResult) -> None:
     try:
         value = read_value(option, text=said.text)
     except WrongValue as wrong:
@@ -120,18 +120,18 @@ def _read_last(option: Option, *, said: Said, reading: Reading) -> None:
         reading.values[option.name] = value
 
 
-def _read_guess(option: Option, *, said: Said, reading: Reading) -> None:
+def _read_guess(option: Option, *, said: RawSetting, reading: ParseResult) -> None:
     reading.wrong.add(option.name)
     with suppress(WrongValue):
         reading.values[option.name] = read_value(option, text=said.text)
 
 
-def _read_old(old: DeprecatedOption, *, said: Said, last: dict[str, Said], reading: Reading) -> None:
+def _read_old(old: DeprecatedOption, *, said: RawSetting, last: dict[str, RawSetting], reading: ParseResult) -> None:
     text = said.text.strip().lower()
     if old.stands_for is not None:
         name, value = old.stands_for
         if text not in ("false", "0", "no", ""):
-            last[name] = Said(name=name, text=value, spelled=said.spelled)
+            last[name] = RawSetting(name=name, text=value, spelled=said.spelled)
             reading.remarks.append(f"{said.spelled} is now --{name}={value}")
     elif old.harmless is None:
         reading.remarks.append(f"{said.spelled} {old.remark}")

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from helpers.data.types import Size
-from helpers.dataloader.sampler import Order
+from helpers.dataloader.sampler import SampleOrder
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,7 +51,7 @@ class BucketPlan:
         return ""
 
 
-def first_epoch(order: Order) -> tuple[BucketPlan, ...]:
+def first_epoch(order: SampleOrder) -> tuple[BucketPlan, ...]:
     """The plan of each bucket, in the order's own order."""
     return tuple(
         BucketPlan(
@@ -68,7 +68,7 @@ def first_epoch(order: Order) -> tuple[BucketPlan, ...]:
     )
 
 
-def mix(order: Order) -> str:
+def mix(order: SampleOrder) -> str:
     """The mix of the datasets over an epoch, in words, as the long run shows it; empty where there is only one."""
     due: dict[str, float] = {}
     for bucket, images in zip(order.buckets, order.bucket_images_per_epoch, strict=True):

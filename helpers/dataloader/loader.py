@@ -16,8 +16,8 @@ from torch import Tensor
 
 from helpers.config.options.training import ObjectiveOptions
 from helpers.data.types import Catalog
-from helpers.dataloader.rng import chance, generator, number
-from helpers.dataloader.sampler import Order, Sample
+from helpers.dataloader.rng import generator, seeded_int, seeded_uniform
+from helpers.dataloader.sampler import Sample, SampleOrder
 from helpers.dataloader.types import Position, TrainBatch
 from helpers.errors import CacheError, UserError
 from helpers.models.family import TextEmbedding
@@ -52,7 +52,7 @@ class BatchBuilder:
     tokens: of a caption [encoders, n], where text encoders learn.
     """
 
-    order: Order
+    order: SampleOrder
     catalogs: Mapping[str, Catalog]
     latents: Mapping[str, LatentLookup]
     text: TextLookup
@@ -77,17 +77,17 @@ class BatchBuilder:
             prompt_embeds=torch.stack([text.prompt_embeds for text in texts]),
             pooled=torch.stack([text.pooled for text in texts]),
             paths=tuple(self._name(sample) for sample in samples),
-            dropout_seed=number(*self._seed("forward pass", samples[0])),
+            dropout_seed=seeded_int(*self._seed("forward pass", samples[0])),
             tokens=torch.stack([self.tokens(self.caption(sample)) for sample in samples]) if self.tokens else None,
             prior_preservation=self.catalogs[samples[0].dataset_id].is_regularisation_data,
         )
 
     def caption(self, sample: Sample) -> str:
         """The caption that is learned: of several, another one each pass, beginning anywhere; or none, by chance."""
-        if chance(*self._seed("caption dropout", sample)) < self.caption_dropout_probability:
+        if seeded_uniform(*self._seed("caption dropout", sample)) < self.caption_dropout_probability:
             return EMPTY_CAPTION
         captions = self.catalogs[sample.dataset_id].captions_of(sample.image)
-        first = number(self.seed, "first caption", sample.dataset_id, sample.image)
+        first = seeded_int(self.seed, "first caption", sample.dataset_id, sample.image)
         return captions[(first + sample.pass_number) % len(captions)]
 
     def _latents(self, sample: Sample) -> Tensor:
@@ -98,7 +98,7 @@ class BatchBuilder:
     def _is_mirrored(self, sample: Sample) -> bool:
         if sample.dataset_id not in self.mirrored:
             return False
-        return chance(self.seed, "flip", sample.dataset_id, sample.image, sample.pass_number) < 0.5
+        return seeded_uniform(self.seed, "flip", sample.dataset_id, sample.image, sample.pass_number) < 0.5
 
     def _text(self, sample: Sample) -> TextEmbedding:
         with self._reading("encoded caption", sample):
@@ -149,7 +149,7 @@ def prefetch(
                     return made.put(None)
                 batch = source.batch(position)
                 made.put(_pinned(batch) if pin_memory else batch)
-                position = source.order.following(position)
+                position = source.order.next_position(position)
         except Exception as error:  # raised again where the batch is waited for
             made.put(error)
 

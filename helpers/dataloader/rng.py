@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 
-def number(seed: int, purpose: str, *parts: int | str) -> int:
+def seeded_int(seed: int, purpose: str, *parts: int | str) -> int:
     """A whole number in [0, 2⁶⁴) that is always the same for the same arguments, on every machine."""
     text = ascii((seed, purpose, *parts)).encode("ascii")
     return int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "little")
@@ -18,12 +18,12 @@ def number(seed: int, purpose: str, *parts: int | str) -> int:
 
 def generator(seed: int, purpose: str, *parts: int | str) -> torch.Generator:
     """A new generator on the CPU, seeded by `number`."""
-    return torch.Generator().manual_seed(number(seed, purpose, *parts))
+    return torch.Generator().manual_seed(seeded_int(seed, purpose, *parts))
 
 
-def chance(seed: int, purpose: str, *parts: int | str) -> float:
+def seeded_uniform(seed: int, purpose: str, *parts: int | str) -> float:
     """One uniform draw in [0, 1)."""
-    return (number(seed, purpose, *parts) >> 11) / 2**53
+    return (seeded_int(seed, purpose, *parts) >> 11) / 2**53
 
 
 def permutation(length: int, *, seed: int, purpose: str, parts: tuple[int | str, ...]) -> np.ndarray:
@@ -31,5 +31,5 @@ def permutation(length: int, *, seed: int, purpose: str, parts: tuple[int | str,
 
     Sorted from raw bits, which numpy promises never to change, unlike what its `permutation` makes of them.
     """
-    bits = np.random.Philox(key=number(seed, purpose, *parts)).random_raw(length)
+    bits = np.random.Philox(key=seeded_int(seed, purpose, *parts)).random_raw(length)
     return np.argsort(bits, kind="stable").astype(np.int32)

@@ -47,7 +47,7 @@ class _Epoch:
     number: NDArray[np.int64]
 
 
-class Order:
+class SampleOrder:
     """The order of all samples of all epochs; two orders of equal arguments are equal.
 
     Looking up a batch costs the same however many images there are; only the first batch of an epoch, and the first of
@@ -96,13 +96,13 @@ class Order:
         epoch = bisect_right(range(last + 1), batches, key=self.batches_before) - 1
         return Position(epoch=epoch, batch=batches - self.batches_before(epoch))
 
-    def following(self, position: Position) -> Position:
+    def next_position(self, position: Position) -> Position:
         """The position one batch further."""
         return self.position_after(self.batches_done(position) + 1)
 
-    def among(self, world_size: int) -> "Order":
+    def for_world_size(self, world_size: int) -> "SampleOrder":
         """The order of the same images among so many ranks."""
-        return Order(self.buckets, seed=self._seed, batch_size=self.batch_size, world_size=world_size)
+        return SampleOrder(self.buckets, seed=self._seed, batch_size=self.batch_size, world_size=world_size)
 
     def images_shown(self, position: Position) -> list[int]:
         """Images that each bucket has given before `position`."""

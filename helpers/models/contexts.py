@@ -7,7 +7,7 @@ from torch import nn
 
 
 @contextmanager
-def in_use(denoiser: nn.Module) -> Iterator[None]:
+def eval_mode(denoiser: nn.Module) -> Iterator[None]:
     """Every module in eval mode, and afterwards each in the mode it was in."""
     training = [module for module in denoiser.modules() if module.training]
     denoiser.eval()

@@ -22,7 +22,7 @@ from helpers.models.formats.lora_file import is_lora
 from helpers.models.formats.lycoris import is_lycoris, read_lycoris
 from helpers.models.formats.modelspec import DIFFUSERS, ORIGINAL, carried_over
 from helpers.models.formats.safetensors import (
-    Planned,
+    LazyTensor,
     open_all,
     opened,
     planned_from,
@@ -32,13 +32,13 @@ from helpers.models.formats.safetensors import (
 
 
 @dataclass(frozen=True, kw_only=True)
-class Model:
+class ConvertibleModel:
     """A whole model that is open: a denoiser's tensors by diffusers' names, the other parts, and its header.
 
     text: a LoRA that is still to be merged into the text encoders.
     """
 
-    weights: Mapping[str, Planned]
+    weights: Mapping[str, LazyTensor]
     parts: ModelComponents
     header: Mapping[str, str]
     text: Mapping[str, Pair] = field(default_factory=dict)
@@ -51,49 +51,50 @@ class Model:
     def write_single_file(self, path: Path, *, family: ModelFamily, with_text_encoders: bool = False) -> None:
         """As one file in the original layout."""
         header = carried_over(self.header, implementation=ORIGINAL, is_adapter=False)
-        family.files.write_single_file(
+        family.formats.write_single_file(
             self.weights, self.parts, path, text=self.text, metadata=header, with_text_encoders=with_text_encoders
         )
 
 
 @contextmanager
-def opened_model(source: Path, *, base: ModelComponents | None, family: ModelFamily) -> Iterator[Model]:
+def opened_model(source: Path, *, base: ModelComponents | None, family: ModelFamily) -> Iterator[ConvertibleModel]:
     """A folder in diffusers layout; a file in the original one, `base` lending what it lacks; or a LoRA and its base.
 
     Raises ModelError for anything else, and where a base is needed or does not fit.
     """
     if source.is_dir():
         parts = family.locate(ModelOptions(pretrained_model_name_or_path=str(source)))
-        with family.files.open_base(parts) as (weights, header):
-            yield Model(weights=weights, parts=parts, header=header)
+        with family.formats.open_base(parts) as (weights, header):
+            yield ConvertibleModel(weights=weights, parts=parts, header=header)
         return
     names = _names(source)
-    is_model = not is_lora(names) and family.files.is_single_file(names)
+    is_model = not is_lora(names) and family.formats.is_single_file(names)
     if not (is_model or is_lora(names) or is_lycoris(names)):
         raise ModelError(
-            f"{source} is neither an adapter nor an SD3 in the original layout: it is {family.files.what_it_is(names)}."
+            f"{source} is neither an adapter nor an SD3 in the original layout: it is"
+            f" {family.formats.what_it_is(names)}."
         )
     if base is None:
         raise ModelError(f"{source} is not a whole model: name the base model that goes with it.")
     if is_model:
-        with family.files.open_single_file(source) as (weights, header), family.files.open_base(base) as (own, _):
+        with family.formats.open_single_file(source) as (weights, header), family.formats.open_base(base) as (own, _):
             _same_shapes(source, weights, own, base=base)
-            yield Model(weights=weights, parts=family.files.with_own_parts(source, base), header=header)
+            yield ConvertibleModel(weights=weights, parts=family.formats.with_own_parts(source, base), header=header)
     elif is_lycoris(names):
-        with family.files.open_base(base) as (weights, _), opened(source) as file:
+        with family.formats.open_base(base) as (weights, _), opened(source) as file:
             adapter = read_lycoris(source, base=weights)
-            yield Model(weights=apply_deltas(weights, adapter), parts=base, header=file.metadata() or {})
+            yield ConvertibleModel(weights=apply_deltas(weights, adapter), parts=base, header=file.metadata() or {})
     else:
-        pairs = family.files.read_lora(source)
-        with family.files.open_base(base) as (weights, _):
+        pairs = family.formats.read_lora(source)
+        with family.formats.open_base(base) as (weights, _):
             mine = of_transformer(pairs)
             text = {layer: pair for layer, pair in pairs.items() if layer not in mine}
-            yield Model(weights=merged(weights, mine), parts=base, header=_header(source), text=text)
+            yield ConvertibleModel(weights=merged(weights, mine), parts=base, header=_header(source), text=text)
 
 
 def to_diffusers_lora(source: Path, path: Path, *, base: ModelComponents | None, family: ModelFamily) -> None:
     """Write a LoRA as diffusers opens it; a DoRA as ComfyUI does as well, where its base is given."""
-    pairs = _plain(source, family.files.read_lora(source))
+    pairs = _plain(source, family.formats.read_lora(source))
     metadata = carried_over(_header(source), implementation=DIFFUSERS, is_adapter=True)
     write_diffusers_lora(path, pairs, metadata=metadata)
     if base:
@@ -105,14 +106,14 @@ def to_comfyui_lora(source: Path, path: Path, *, base: ModelComponents | None, f
     if is_lycoris(_names(source)):
         with open_all([source]) as (tensors, said):
             metadata = carried_over(said, implementation=DIFFUSERS, is_adapter=True)
-            write_tensors(path, family.files.to_comfyui_lycoris(tensors), metadata=metadata)
+            write_tensors(path, family.formats.to_comfyui_lycoris(tensors), metadata=metadata)
         return
-    pairs = _plain(source, family.files.read_lora(source))
+    pairs = _plain(source, family.formats.read_lora(source))
     metadata = carried_over(_header(source), implementation=ORIGINAL, is_adapter=True)
-    with family.files.open_base(base) if base else nullcontext(({}, {})) as (weights, _):
+    with family.formats.open_base(base) if base else nullcontext(({}, {})) as (weights, _):
         if base:
             merged(weights, of_transformer(pairs))  # which refuses a LoRA for another model
-        family.files.write_comfyui_lora(path, pairs, base=weights, metadata=metadata)
+        family.formats.write_comfyui_lora(path, pairs, base=weights, metadata=metadata)
 
 
 def add_comfyui_scales(path: Path, *, base: ModelComponents, family: ModelFamily) -> None:
@@ -123,10 +124,10 @@ def add_comfyui_scales(path: Path, *, base: ModelComponents, family: ModelFamily
     """
     if not any(name.endswith(MAGNITUDE) for name in _names(path)):
         return
-    pairs = family.files.read_lora(path)
-    with family.files.open_base(base) as (weights, _):
+    pairs = family.formats.read_lora(path)
+    with family.formats.open_base(base) as (weights, _):
         merged(weights, of_transformer(pairs))  # which refuses a LoRA for another model
-        scales = family.files.comfyui_scales(of_transformer(pairs), base=weights)
+        scales = family.formats.comfyui_scales(of_transformer(pairs), base=weights)
     more = {f"{EXPORT_PREFIX}{layer}{COMFYUI_SCALE}": scale for layer, scale in scales.items()}
     with opened(path) as file:
         # Copies, as what is read is a map of the file, which is about to be written.
@@ -137,7 +138,7 @@ def add_comfyui_scales(path: Path, *, base: ModelComponents, family: ModelFamily
 
 def loses_differences(path: Path, *, family: ModelFamily) -> bool:
     """Whether ComfyUI reads a finished adapter whole only once it has gone through `to_comfyui_lora`."""
-    return family.files.has_full_differences(_names(path))
+    return family.formats.has_full_differences(_names(path))
 
 
 def _plain(source: Path, pairs: dict[str, Pair]) -> dict[str, Pair]:
@@ -161,7 +162,7 @@ def _names(path: Path) -> list[str]:
 
 
 def _same_shapes(
-    source: Path, weights: Mapping[str, Planned], own: Mapping[str, Planned], *, base: ModelComponents
+    source: Path, weights: Mapping[str, LazyTensor], own: Mapping[str, LazyTensor], *, base: ModelComponents
 ) -> None:
     """Raise ModelError where a file is of another kind of model than the base whose configuration it would be given."""
     odd = sorted(weights.keys() ^ own.keys()) or [name for name in weights if weights[name].shape != own[name].shape]

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from helpers.config.options.model import ModelOptions, PrecisionOptions, TextOptions
 from helpers.errors import Problem
 from helpers.models.formats.lora import Pair
-from helpers.models.formats.safetensors import Opened, Planned
+from helpers.models.formats.safetensors import LazyTensor, Opened
 from helpers.models.memory import MemoryEstimate, Workload
 
 
@@ -84,7 +84,7 @@ class TextEncoderSpec:
     bytes_per_caption: int
     load: Callable[[], TextEncoder]
     limit: TokenLimit | None = None
-    learns: bool = False
+    trains: bool = False
     is_constant: bool = False
 
 
@@ -105,7 +105,7 @@ class VaeSpec:
     parallel_encodes: int = 1
     load: Callable[[], LatentEncoder]
 
-    def kept(self) -> "VaeSpec":
+    def cached(self) -> "VaeSpec":
         """The same, which once loaded stays in memory."""
         return replace(self, load=cache(self.load))
 
@@ -182,7 +182,7 @@ class Predict(Protocol):
     ) -> Tensor:
         """The predicted velocity [B, C, h, w] of `noisy` [B, C, h, w] at `sigmas` [B] in (0, 1].
 
-        tokens: of the captions [B, encoders, n], for a denoiser that `TrainableTextEncoders.before` has encoders put before.
+        tokens: of the captions [B, encoders, n], for a denoiser from `TrainableTextEncoders.wrap`.
         """
         ...
 
@@ -207,7 +207,7 @@ class TrainableTextEncoders(Protocol):
         """The layers of one of the children that a LoRA sits on."""
         ...
 
-    def before(self, denoiser: nn.Module) -> nn.Module:
+    def wrap(self, denoiser: nn.Module) -> nn.Module:
         """One module of both, which predicts from `tokens` and what is cached."""
         ...
 
@@ -241,7 +241,7 @@ class FamilyFormats:
     what_it_is: Callable[[Sequence[str]], str]
     write_comfyui_lora: Callable[..., None]
     comfyui_scales: Callable[..., dict[str, Tensor]]
-    to_comfyui_lycoris: Callable[[Mapping[str, Planned]], dict[str, Planned]]
+    to_comfyui_lycoris: Callable[[Mapping[str, LazyTensor]], dict[str, LazyTensor]]
     has_full_differences: Callable[[Iterable[str]], bool]
 
 
@@ -270,8 +270,8 @@ class ModelFamily:
     learning_text: the text encoders that learn, as `text_parts` says, loaded with the same arguments.
     latent_part: the VAE (ModelComponents, PrecisionOptions, device; vae_batch_size: images at once on an accelerator).
     estimate_memory: the peaks that the workload will need, from the parts' configs alone.
-    load_denoiser: the frozen base on a device, quantized as asked, in eval mode (ModelComponents, PrecisionOptions, device;
-    waiting: blocks at its end that stay in the processor's memory).
+    load_denoiser: the frozen base on a device, quantized as set, in eval mode (ModelComponents, PrecisionOptions,
+        device; offloaded: blocks at its end that stay in the processor's memory).
     blocks: its transformer blocks, first to last.
     enable_checkpointing: recompute the activations of every `interval`-th block (denoiser; interval).
     adapter_layers: see `AdapterLayers`, of the parts' denoiser.
@@ -279,7 +279,7 @@ class ModelFamily:
     render: raw latents [1, C, h, w] of an image, from the denoiser as it is (see SampleRequest); the same
     image as the family's diffusers pipeline draws from the same seed.
     write_pipeline: fill an empty folder with a denoiser's tensors and the base's other parts (tensors by diffusers'
-    names, ModelComponents, folder; text: a LoRA of the text encoders' to merge into them; metadata), from which the family's
+    names, ModelComponents, folder; text: a text encoder LoRA to merge; metadata), from which the family's
     diffusers pipeline opens.
     files: see `FamilyFormats`.
     """
@@ -287,7 +287,7 @@ class ModelFamily:
     name: str
     locate: Callable[[ModelOptions], ModelComponents]
     component_files: Callable[[ModelComponents], dict[str, tuple[Path, ...]]]
-    wrong_settings: Callable[..., Iterable[Problem]]
+    check_settings: Callable[..., Iterable[Problem]]
     text_parts: Callable[[ModelComponents, TextOptions, PrecisionOptions, torch.device], tuple[TextEncoderSpec, ...]]
     assemble_text: Callable[[Sequence[Mapping[str, Tensor]]], TextEmbedding]
     learning_text: Callable[[ModelComponents, TextOptions, PrecisionOptions, torch.device], TrainableTextEncoders]
@@ -301,4 +301,4 @@ class ModelFamily:
     predict: Predict
     render: Callable[[nn.Module, ModelComponents, SampleRequest], Tensor]
     write_pipeline: Callable[..., None]
-    files: FamilyFormats
+    formats: FamilyFormats

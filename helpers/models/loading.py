@@ -8,15 +8,15 @@ import torch
 from torch import Tensor, nn
 
 from helpers.errors import ModelError
-from helpers.models.formats.safetensors import Opened, Planned
+from helpers.models.formats.safetensors import LazyTensor, Opened
 from helpers.models.quantization import UNQUANTIZED, layers_to_quantize, quantize
 
-Weights = Callable[[], AbstractContextManager[Mapping[str, Planned]]]
+Weights = Callable[[], AbstractContextManager[Mapping[str, LazyTensor]]]
 """Opens a part's files: its tensors by name, mapped into memory until they are closed again."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Form:
+class WeightFormat:
     """How a part is held: its dtype, quantized to `level` except for the layers in `keep` (shell patterns).
 
     device: where the part is to be, and computes. quantize_via: `cpu`, or `accelerator` for that device.
@@ -25,10 +25,10 @@ class Form:
 
     dtype: torch.dtype
     device: torch.device
-    level: str = UNQUANTIZED
+    precision: str = UNQUANTIZED
     quantize_via: str = "cpu"
     keep: tuple[str, ...] = ()
-    waiting: tuple[str, ...] = ()
+    offloaded: tuple[str, ...] = ()
 
     @property
     def quantized_on(self) -> torch.device:
@@ -40,14 +40,14 @@ def weights_of(open_part: Callable[[], AbstractContextManager[Opened]]) -> Weigh
     """The tensors of what `open_part` opens, without what its header says."""
 
     @contextmanager
-    def weights() -> Iterator[Mapping[str, Planned]]:
+    def weights() -> Iterator[Mapping[str, LazyTensor]]:
         with open_part() as (tensors, _):
             yield tensors
 
     return weights
 
 
-def load(model: nn.Module, weights: Weights, form: Form, *, name: str) -> nn.Module:
+def load_weights(model: nn.Module, weights: Weights, form: WeightFormat, *, name: str) -> nn.Module:
     """Fill a model on the meta device, frozen, in eval mode; raises ModelError for a tensor that is not there.
 
     The files are opened again for each block: what was read of a mapped file counts as the process's memory until it is
@@ -55,9 +55,9 @@ def load(model: nn.Module, weights: Weights, form: Form, *, name: str) -> nn.Mod
     """
     unkept = [each for each, buffer in model.named_buffers() if buffer.is_meta and each not in model.state_dict()]
     assert not unkept, f"{unkept[0]} of the {name} is kept in no file"
-    quantized = set(layers_to_quantize(model, form.level, keep=form.keep))
+    quantized = set(layers_to_quantize(model, form.precision, keep=form.keep))
     for block, tensors in _blocks(model).items():
-        home = torch.device("cpu") if block in form.waiting else form.device
+        home = torch.device("cpu") if block in form.offloaded else form.device
         with weights() as found:
             for names in tensors:
                 tensor = _read(found, names, part=name)
@@ -65,7 +65,7 @@ def load(model: nn.Module, weights: Weights, form: Form, *, name: str) -> nn.Mod
                 to_quantize = _layer_of(names[0]) in quantized
                 _put(model, names, tensor.to(form.quantized_on if to_quantize else home))
         layers = list(dict.fromkeys(_layer_of(names[0]) for names in tensors if _layer_of(names[0]) in quantized))
-        quantize(model, form.level, layers=layers)
+        quantize(model, form.precision, layers=layers)
         for layer in layers:
             model.get_submodule(layer).to(home)
     return model.eval().requires_grad_(False)
@@ -91,7 +91,7 @@ def _layer_of(name: str) -> str:
     return name.rpartition(".")[0]
 
 
-def _read(found: Mapping[str, Planned], names: Sequence[str], *, part: str) -> Tensor:
+def _read(found: Mapping[str, LazyTensor], names: Sequence[str], *, part: str) -> Tensor:
     stored = next((found[name] for name in names if name in found), None)
     if stored is None:
         raise ModelError(f"The weights of the {part} lack the tensor {names[0]}; is the download whole?")

@@ -57,14 +57,14 @@ def layers_to_quantize(module: nn.Module, level: str, *, keep: Sequence[str] = (
 def quantize(module: nn.Module, level: str, *, layers: Sequence[str]) -> None:
     """Quantize the weights of some of `module`'s linear layers in place, for good, on the device where they are.
 
-    level: `int8-quanto`, `int4-quanto`, `int2-quanto` or `fp8-quanto`. `check_device_support` says which a device cannot compute.
+    level: `int8-quanto`, `int4-quanto`, `int2-quanto` or `fp8-quanto`. See `check_device_support`.
     """
     for name in layers:
         layer: Any = module.get_submodule(name)
         layer.weight = nn.Parameter(quantized(layer.weight, level=level), requires_grad=False)
 
 
-def dense(layer: nn.Module) -> Tensor:
+def dequantize(layer: nn.Module) -> Tensor:
     """The weights [outputs, inputs] that a linear layer computes with, quantized or not, in fp32."""
     weight: Any = layer.weight
     return (weight.dequantize() if is_quantized(layer) else weight).detach().float()

@@ -71,7 +71,7 @@ class RunStarted:
 
     base_model: str
     model_type: str
-    trained_numbers: int
+    trainable_parameters: int
     settings: Mapping[str, Mapping[str, Any]]
     datasets: Mapping[str, int]
     output_dir: Path

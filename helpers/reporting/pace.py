@@ -7,7 +7,7 @@ MARKS = 30
 SMOOTHING = 0.98
 
 
-class Pace:
+class Throughput:
     """Counts units done; times are the caller's, in seconds of any one clock."""
 
     def __init__(self, *, total: int, done: int, now: float) -> None:
@@ -17,7 +17,7 @@ class Pace:
         self._now = now
         self._marks = deque([(now, done)])
 
-    def reach(self, done: int, *, now: float) -> None:
+    def update(self, done: int, *, now: float) -> None:
         """`done` units in all are done."""
         if now - self._marks[-1][0] >= WINDOW_SECONDS / MARKS:
             self._marks.append((now, done))

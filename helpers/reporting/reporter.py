@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Protocol
 
 from helpers.errors import UserError
-from helpers.log import hide
+from helpers.log import redact
 from helpers.reporting.events import Event, Notice, RunFailed
 
 logger = logging.getLogger(__name__)
@@ -34,7 +34,7 @@ class Reporter:
         self._failures: list[str] = []
         self._secrets: Sequence[str] = ()
 
-    def invite(self, make: Callable[[], Listener]) -> None:
+    def add(self, make: Callable[[], Listener]) -> None:
         """Let one more listen; one that cannot even begin is reported, and the run goes on.
 
         Raises UserError where the person can fix it, which is best done before the run.
@@ -50,9 +50,9 @@ class Reporter:
         """From now on no listener is told any of `secrets`, the longest of which come first."""
         self._secrets = secrets
 
-    def clean(self, text: str) -> str:
+    def redact(self, text: str) -> str:
         """`text` without secrets."""
-        return hide(text, secrets=self._secrets)
+        return redact(text, secrets=self._secrets)
 
     def handle(self, event: Event) -> None:
         event = self._without_secrets(event)
@@ -82,9 +82,9 @@ class Reporter:
         """Texts that the program makes up may hold what it was given, such as an address in an error."""
         match event:
             case Notice():
-                return replace(event, text=self.clean(event.text))
+                return replace(event, text=self.redact(event.text))
             case RunFailed():
-                return replace(event, message=self.clean(event.message), traceback=self.clean(event.traceback))
+                return replace(event, message=self.redact(event.message), traceback=self.redact(event.traceback))
             case _:
                 return event
 

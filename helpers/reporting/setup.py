@@ -39,18 +39,18 @@ def add_listeners(
     name = f"{started:%Y-%m-%d_%H-%M-%S}"
     process = f"_process_{rank}" if rank else ""
     if rank == 0:
-        reporter.invite(lambda: Console(display_for(sys.stdout, level=options.log_level)))
-    reporter.invite(lambda: LogFile(folder / f"{name}{process}.log"))
+        reporter.add(lambda: Console(display_for(sys.stdout, level=options.log_level)))
+    reporter.add(lambda: LogFile(folder / f"{name}{process}.log"))
     if rank == 0:
         _publish(reporter, publishing)
-        reporter.invite(lambda: _run_page(Path(output_dir).expanduser(), clean=reporter.clean))
+        reporter.add(lambda: _run_page(Path(output_dir).expanduser(), clean=reporter.redact))
         run_name = options.tracker_run_name or name
         if "tensorboard" in options.trackers:
-            reporter.invite(lambda: _tensorboard(folder, name=run_name))
+            reporter.add(lambda: _tensorboard(folder, name=run_name))
         if "wandb" in options.trackers:
-            reporter.invite(lambda: _wandb(folder, project=options.tracker_project_name, name=run_name))
+            reporter.add(lambda: _wandb(folder, project=options.tracker_project_name, name=run_name))
         if options.webhook_config:
-            reporter.invite(lambda: _webhook(Path(options.webhook_config or ""), name=run_name))
+            reporter.add(lambda: _webhook(Path(options.webhook_config or ""), name=run_name))
 
 
 def _publish(reporter: Reporter, options: PublishingOptions) -> None:
@@ -62,12 +62,12 @@ def _publish(reporter: Reporter, options: PublishingOptions) -> None:
         repository = open_repository(options)
         logger.info(f"publishes to {repository.address}, {'private' if options.hub_private else 'public'}")
     name, note = repository.name if repository else "", options.model_card_note or ""
-    reporter.invite(lambda: ModelCard(note=note, repository=name, clean=reporter.clean))
+    reporter.add(lambda: ModelCard(note=note, repository=name, clean=reporter.redact))
     if repository is not None:
         from helpers.reporting.publish.hub import HubUploader
 
         uploader = HubUploader(repository, checkpoints=options.push_checkpoints_to_hub)
-        reporter.invite(lambda: Uploads(uploader))
+        reporter.add(lambda: Uploads(uploader))
 
 
 def _run_page(output_dir: Path, *, clean: Callable[[str], str]) -> Listener:

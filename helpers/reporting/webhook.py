@@ -1,4 +1,4 @@
-"""Sends messages about a run to a webhook; run on a thread of its own by `BackgroundListener`, since networks are slow."""
+"""Sends messages about a run to a webhook, on a `BackgroundListener` thread, since networks are slow."""
 
 import json
 import logging

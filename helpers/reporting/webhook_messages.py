@@ -34,7 +34,7 @@ class Message:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Told:
+class WebhookEvent:
     """An event in words and in fields. kind: one of `webhook_file.EVENTS`."""
 
     kind: str
@@ -56,7 +56,7 @@ def messages_of(event: Event, *, webhook: Webhook, run_name: str) -> Iterator[Me
             yield _raw(told, images=images, prefix=webhook.message_prefix, run_name=run_name)
 
 
-def _told(event: Event, *, progress_steps: int) -> Told | None:
+def _told(event: Event, *, progress_steps: int) -> WebhookEvent | None:
     match event:
         case RunStarted():
             image_count = sum(event.datasets.values())
@@ -67,32 +67,32 @@ def _told(event: Event, *, progress_steps: int) -> Told | None:
             words += f", going on after step {event.first_step:,}" if event.first_step else ""
             fields = {"base_model": event.base_model, "model_type": event.model_type, "images": image_count}
             fields |= {"first_step": event.first_step, "total_steps": event.total_steps}
-            return Told(kind="start", words=words, fields=fields)
+            return WebhookEvent(kind="start", words=words, fields=fields)
         case StepFinished() if event.step % progress_steps == 0:
             fields = {"step": event.step, "epoch": event.epoch + 1, "loss": event.loss}
             fields |= {"learning_rate": event.learning_rate, "seconds_per_step": event.seconds}
             words = f"step {event.step:,}, epoch {event.epoch + 1:,}: loss {event.loss:.4f}"
-            return Told(kind="progress", words=words, fields=fields)
+            return WebhookEvent(kind="progress", words=words, fields=fields)
         case HeldOutLoss():
             fields = {"step": event.step, "held_out_loss": event.mean, "held_out_loss_of_base": event.base_mean}
             words = f"validation loss after step {event.step:,}: {event.mean:.4f}"
-            return Told(kind="progress", words=words, fields=fields)
+            return WebhookEvent(kind="progress", words=words, fields=fields)
         case ValidationImagesSaved():
             of_what = f"at step {event.step:,}" if event.step else "of the base model"
             captions = event.captions or ("",) * len(event.paths)
             words = "\n".join([f"images {of_what}:", *dict.fromkeys(captions)])
             images = tuple(zip(event.paths, captions, strict=True))
-            return Told(kind="images", words=words, fields={"step": event.step}, images=images)
+            return WebhookEvent(kind="images", words=words, fields={"step": event.step}, images=images)
         case CheckpointSaved():
             fields = {"step": event.step, "checkpoint": event.path.name}
-            return Told(kind="checkpoints", words=f"checkpoint at step {event.step:,}", fields=fields)
+            return WebhookEvent(kind="checkpoints", words=f"checkpoint at step {event.step:,}", fields=fields)
         case RunFailed():
-            return Told(kind="errors", words=f"failed: {event.message}", fields={"text": event.message})
+            return WebhookEvent(kind="errors", words=f"failed: {event.message}", fields={"text": event.message})
         case RunFinished():
             how = "stopped" if event.interrupted else "finished"
             words = f"{how} after step {event.step:,}, in {figures.duration(event.seconds)}"
             fields = {"step": event.step, "seconds": round(event.seconds, 1), "interrupted": event.interrupted}
-            return Told(kind="end", words=words, fields=fields)
+            return WebhookEvent(kind="end", words=words, fields=fields)
         case _:
             return None
 
@@ -127,7 +127,7 @@ def _discord(words: str, *, images: Sequence[tuple[Path, str]], prefix: str, run
     return Message(payload=payload, files=tuple(path for path, _ in images))
 
 
-def _raw(told: Told, *, images: Sequence[tuple[Path, str]], prefix: str, run_name: str) -> Message:
+def _raw(told: WebhookEvent, *, images: Sequence[tuple[Path, str]], prefix: str, run_name: str) -> Message:
     text = " ".join(filter(None, [prefix, told.words]))
     payload = {"event": told.kind, "run": run_name, "text": text, **told.fields}
     if images:

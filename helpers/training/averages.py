@@ -7,13 +7,13 @@ from torch.optim import Optimizer
 
 from helpers.config.options.finetune import EmaOptions
 from helpers.config.options.training import OptimizerOptions
-from helpers.training.optim.ema import Average, Ema, NoAverage
+from helpers.training.optim.ema import Ema, NoAverage, WeightAverage
 from helpers.training.optim.schedule_free import ScheduleFreeAverage
 
 
 def make_weight_average(
     ema: EmaOptions, options: OptimizerOptions, *, weights: Mapping[str, nn.Parameter], optimizer: Optimizer
-) -> Average:
+) -> WeightAverage:
     """The average that is configured, starting at the current weights. optimizer: the one that `options` describes."""
     if options.averages:
         return ScheduleFreeAverage(weights, optimizer=optimizer)

@@ -4,11 +4,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from helpers.training.checkpoint.checkpoint import CheckpointWriter
-from helpers.training.moments import Moment, Rhythm
-from helpers.training.optim.ema import Average
+from helpers.training.moments import Interval, StepInfo
+from helpers.training.optim.ema import WeightAverage
 from helpers.training.state import TrainState
-from helpers.training.validation.images import Painter
-from helpers.training.validation.loss import HeldOut
+from helpers.training.validation.images import ImageValidator
+from helpers.training.validation.loss import LossValidator
 
 VALIDATE_NOW = "validate_now"
 
@@ -21,29 +21,29 @@ class MainRankHooks:
     """
 
     writer: CheckpointWriter
-    painter: Painter
-    draws: Rhythm
-    held_out: HeldOut
-    measures: Rhythm
-    average: Average
+    painter: ImageValidator
+    image_interval: Interval
+    held_out: LossValidator
+    loss_interval: Interval
+    average: WeightAverage
     trigger_file: Path
 
-    def stepped(self, step: int) -> None:
+    def on_step_end(self, step: int) -> None:
         self.average.update(step)
 
     def save(self, state: TrainState, *, keep_all: bool = False) -> None:
         self.writer.save(state, keep_all=keep_all)
 
-    def look(self, moment: Moment) -> None:
+    def validate(self, moment: StepInfo) -> None:
         asked = self._was_asked()
-        if asked or self.measures.includes(moment):
-            self.held_out.measure(moment.step, only_missing=moment.is_begin)
-        if asked or self.draws.includes(moment):
-            self.painter.draw(moment.step, only_missing=moment.is_begin)
+        if asked or self.loss_interval.includes(moment):
+            self.held_out.evaluate(moment.step, only_missing=moment.is_begin)
+        if asked or self.image_interval.includes(moment):
+            self.painter.generate(moment.step, only_missing=moment.is_begin)
 
-    def wants(self, moment: Moment) -> bool:
+    def is_due(self, moment: StepInfo) -> bool:
         """Whether `look` would have something to do."""
-        return self.trigger_file.exists() or self.measures.includes(moment) or self.draws.includes(moment)
+        return self.trigger_file.exists() or self.loss_interval.includes(moment) or self.image_interval.includes(moment)
 
     def _was_asked(self) -> bool:
         """Whether a person put the file there, which is gone afterwards."""
@@ -58,14 +58,14 @@ class MainRankHooks:
 class NoHooks:
     """Nothing: one rank's files are enough, and the weights of all are the same."""
 
-    def stepped(self, step: int) -> None:
+    def on_step_end(self, step: int) -> None:
         """The first rank keeps the average."""
 
     def save(self, state: TrainState, *, keep_all: bool = False) -> None:
         """The first rank saves."""
 
-    def look(self, moment: Moment) -> None:
+    def validate(self, moment: StepInfo) -> None:
         """The first rank draws and measures."""
 
-    def wants(self, moment: Moment) -> bool:
+    def is_due(self, moment: StepInfo) -> bool:
         return False

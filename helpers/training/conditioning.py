@@ -10,17 +10,17 @@ from helpers.config.options.model import LoraOptions, TextOptions
 from helpers.config.options.training import RunOptions
 from helpers.dataloader.loader import TextLookup
 from helpers.models.adapters.text_encoders import with_text_encoders
-from helpers.models.adapters.trainable import Trained
-from helpers.models.contexts import in_use
+from helpers.models.adapters.trainable import Trainable
+from helpers.models.contexts import eval_mode
 from helpers.models.family import TextEmbedding, TrainableTextEncoders
 from helpers.models.formats.lora import TEXT_PREFIXES
 from helpers.reporting.progress import stage
 from helpers.reporting.reporter import Reporter
-from helpers.training.preparation.prepare import Ground
+from helpers.training.preparation.prepare import PreparedRun
 
 
 @dataclass(frozen=True, kw_only=True)
-class Conditioning:
+class TextConditioning:
     """lookup: captions as the model stands now, to draw and to measure with. tokens: see `BatchBuilder`.
 
     module: what predicts from a batch, the denoiser or one that has text encoders before it.
@@ -31,33 +31,33 @@ class Conditioning:
     module: nn.Module
 
 
-def conditioned(
+def build_conditioning(
     denoiser: nn.Module,
     *,
-    trained: Trained,
-    ground: Ground,
+    trained: Trainable,
+    ground: PreparedRun,
     text: TextOptions,
     lora: LoraOptions,
     run: RunOptions,
     reporter: Reporter,
-) -> tuple[Conditioning, Trained]:
+) -> tuple[TextConditioning, Trainable]:
     """How `denoiser` is told of captions, and all that is trained: what it was, and text encoders where that is asked.
 
     Without them nothing is loaded, and nothing changes.
     """
     if not text.train_text_encoder:
-        return Conditioning(lookup=ground.text, tokens=None, module=denoiser), trained
+        return TextConditioning(lookup=ground.text, tokens=None, module=denoiser), trained
     device = ground.runtime.device
     with stage(reporter, "load CLIP-L and CLIP-G", total=1, unit="pairs") as advance:
         learning = ground.family.learning_text(ground.parts, text, ground.runtime.precision, device)
         advance()
-    pairs = ground.family.files.read_lora(lora.init_file) if lora.init_file else {}
+    pairs = ground.family.formats.read_lora(lora.init_file) if lora.init_file else {}
     of_text = {layer: pair for layer, pair in pairs.items() if layer.startswith(TEXT_PREFIXES)}
     trained = with_text_encoders(trained, text=learning, lora=lora, seed=run.seed, pairs=of_text)
     if run.gradient_checkpointing:
         learning.enable_checkpointing()
     lookup = TrainableTextLookup(cached=ground.text, learning=learning, device=device)
-    return Conditioning(lookup=lookup, tokens=learning.tokens, module=learning.before(denoiser)), trained
+    return TextConditioning(lookup=lookup, tokens=learning.tokens, module=learning.wrap(denoiser)), trained
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,6 +73,6 @@ class TrainableTextLookup:
         """See `TextLookup`."""
         cached = self.cached.embedding(caption).prompt_embeds.to(self.device)
         tokens = self.learning.tokens(caption).to(self.device)
-        with in_use(self.learning.module):
+        with eval_mode(self.learning.module):
             found = self.learning.embeddings(tokens.unsqueeze(0), cached.unsqueeze(0))
         return TextEmbedding(prompt_embeds=found.prompt_embeds[0].cpu(), pooled=found.pooled[0].cpu())

@@ -10,19 +10,19 @@ from dataclasses import dataclass, replace
 from torch import nn
 from torch.optim import Optimizer
 
-from helpers.models.adapters.trainable import Trained
+from helpers.models.adapters.trainable import Trainable
 from helpers.training.callbacks import MainRankHooks, NoHooks
 from helpers.training.distributed.runtime import Runtime
-from helpers.training.moments import Moment
+from helpers.training.moments import StepInfo
 from helpers.training.optim.optimizer_state import optimizer_state
 from helpers.training.state import TrainState
 
 
-def divided(denoiser: nn.Module, *, trained: Trained, runtime: Runtime) -> Trained:
+def shard_weights(denoiser: nn.Module, *, trained: Trainable, runtime: Runtime) -> Trainable:
     """`trained`, with this process's parts of its weights where the engine divides the model, as it does here."""
-    if not runtime.divides:
+    if not runtime.is_sharded:
         return trained
-    runtime.divide(denoiser)
+    runtime.shard(denoiser)
     parts = dict(denoiser.named_parameters())
     return replace(trained, weights={name: parts[name] for name in trained.weights})
 
@@ -36,24 +36,24 @@ class ShardedHooks:
     denoiser: the bare module. weights: that the optimizer moves, by name.
     """
 
-    duties: MainRankHooks | NoHooks
+    hooks: MainRankHooks | NoHooks
     runtime: Runtime
     denoiser: nn.Module
     optimizer: Optimizer
     weights: Mapping[str, nn.Parameter]
 
-    def stepped(self, step: int) -> None:
-        self.duties.stepped(step)
+    def on_step_end(self, step: int) -> None:
+        self.hooks.on_step_end(step)
 
     def save(self, state: TrainState, *, keep_all: bool = False) -> None:
-        with self.runtime.whole(self.denoiser):
-            self.duties.save(state, keep_all=keep_all)
+        with self.runtime.gathered_weights(self.denoiser):
+            self.hooks.save(state, keep_all=keep_all)
             if self.runtime.rank != 0:
                 optimizer_state(self.optimizer, weights=self.weights)  # gives its parts to the first rank
-        self.runtime.wait()
+        self.runtime.barrier()
 
-    def look(self, moment: Moment) -> None:
-        if self.runtime.on_any_rank(self.duties.wants(moment)):
-            with self.runtime.whole(self.denoiser):
-                self.duties.look(moment)
-            self.runtime.wait()
+    def validate(self, moment: StepInfo) -> None:
+        if self.runtime.on_any_rank(self.hooks.is_due(moment)):
+            with self.runtime.gathered_weights(self.denoiser):
+                self.hooks.validate(moment)
+            self.runtime.barrier()

@@ -9,16 +9,16 @@ from helpers.reporting.reporter import Reporter
 from helpers.training.checkpoint.export import export_result
 from helpers.training.checkpoint.provenance import provenance_of_result
 from helpers.training.loop import LoopPlan
-from helpers.training.preparation.prepare import Ground
-from helpers.training.setup import Model, run_inputs
+from helpers.training.preparation.prepare import PreparedRun
+from helpers.training.setup import TrainingSetup, run_inputs
 from helpers.training.state import TrainState
 
 
 def finish(
     config: RunConfig,
     *,
-    ground: Ground,
-    model: Model,
+    ground: PreparedRun,
+    model: TrainingSetup,
     state: TrainState,
     plan: LoopPlan,
     reporter: Reporter,
@@ -28,7 +28,7 @@ def finish(
     exported: list[Path] = []
     complete = state.step >= plan.total_steps
     if complete:
-        with ground.runtime.whole(model.denoiser):
+        with ground.runtime.gathered_weights(model.denoiser):
             if ground.runtime.rank == 0:
                 exported = _exported(config, ground=ground, model=model, step=state.step, reporter=reporter)
     written = [*exported, output_dir / f"checkpoint-{state.step}"]
@@ -46,14 +46,16 @@ def finish(
     )
 
 
-def _exported(config: RunConfig, *, ground: Ground, model: Model, step: int, reporter: Reporter) -> list[Path]:
+def _exported(
+    config: RunConfig, *, ground: PreparedRun, model: TrainingSetup, step: int, reporter: Reporter
+) -> list[Path]:
     metadata = provenance_of_result(
         config,
         parts=ground.parts,
         trained=model.trained,
         foundations=run_inputs(ground),
         step=step,
-        clean=reporter.clean,
+        clean=reporter.redact,
     )
     with model.average.applied():
         written = export_result(

@@ -54,12 +54,12 @@ class ValidationImage:
 
 def validation_prompts(options: ValidationOptions) -> tuple[str, ...]:
     """The texts that must be encoded for the validation images."""
-    wanted = images(options, step=0, base_model="")
+    wanted = validation_images(options, step=0, base_model="")
     said = [text for each in wanted for text in (each.prompt, each.negative_prompt if each.guidance > 1 else None)]
     return tuple(dict.fromkeys(text for text in said if text is not None))
 
 
-def images(options: ValidationOptions, *, step: int, base_model: str) -> tuple[ValidationImage, ...]:
+def validation_images(options: ValidationOptions, *, step: int, base_model: str) -> tuple[ValidationImage, ...]:
     """Each prompt in each of its sizes and seeds; without a seed, new ones each time."""
     prompts = _prompts(options)
     named = zip(file_names(prompts), prompts.values(), strict=True)

@@ -13,13 +13,13 @@ from helpers.dataloader.types import Position, TrainBatch
 from helpers.reporting.events import StepFinished, TrainingStarted
 from helpers.reporting.gauge import StepTimer
 from helpers.reporting.reporter import Reporter
-from helpers.training.moments import Moment
+from helpers.training.moments import StepInfo
 from helpers.training.nan_guard import check_finite, checkpoint_on_failure
-from helpers.training.optim.optimizer_step import Stepping, make_optimizer_step
+from helpers.training.optim.optimizer_step import OptimizerStep, make_optimizer_step
 from helpers.training.sigma_losses import losses_by_sigma, sums_by_sigma
 from helpers.training.signals import StopSignal
 from helpers.training.state import TrainState
-from helpers.training.step import Learner, draws_random_numbers, forward_backward
+from helpers.training.step import StepContext, draws_random_numbers, forward_backward
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,7 +37,7 @@ class LoopPlan:
     max_grad_norm: float
     fused_backward: bool
     learning_rate: Callable[[int], float]
-    following: Callable[[Position], Position]
+    next_position: Callable[[Position], Position]
     steps_per_epoch: float
     images_per_step: int
 
@@ -50,7 +50,7 @@ class LoopPlan:
 class TrainingHooks(Protocol):
     """What is done between steps."""
 
-    def stepped(self, step: int) -> None:
+    def on_step_end(self, step: int) -> None:
         """Optimizer step `step`, from 1, has moved the weights."""
         ...
 
@@ -58,19 +58,19 @@ class TrainingHooks(Protocol):
         """Let a complete checkpoint stand, on the first rank; older ones go, unless `keep_all`."""
         ...
 
-    def look(self, moment: Moment) -> None:
+    def validate(self, moment: StepInfo) -> None:
         """Draw and measure what is due, leaving training as it is; at the beginning only what is not there yet."""
         ...
 
 
 def train(
-    learner: Learner,
+    learner: StepContext,
     *,
     optimizer: Optimizer,
     state: TrainState,
     batches: Iterator[TrainBatch],
     plan: LoopPlan,
-    duties: TrainingHooks,
+    hooks: TrainingHooks,
     stop: StopSignal,
     reporter: Reporter,
 ) -> None:
@@ -96,31 +96,29 @@ def train(
         fused_backward=plan.fused_backward,
     )
     with stop.deferred(), steps as stepping:
-        duties.look(Moment(step=state.step, is_begin=True, is_end=state.step >= plan.total_steps))
+        hooks.validate(StepInfo(step=state.step, is_begin=True, is_end=state.step >= plan.total_steps))
         learner.denoiser.train()
         seeded = draws_random_numbers(learner.denoiser)
         while state.step < plan.total_steps and not learner.runtime.on_any_rank(stop.requested):
             gauge.begin()
             epoch = state.position.epoch
-            with checkpoint_on_failure(
-                learner, stepping=stepping, state=state, saved_step=saved_step, save=duties.save
-            ):
+            with checkpoint_on_failure(learner, stepping=stepping, state=state, saved_step=saved_step, save=hooks.save):
                 taken = take_step(learner, stepping=stepping, state=state, batches=batches, plan=plan, seeded=seeded)
             reporter.handle(gauge.measured(taken))
-            duties.stepped(state.step)
+            hooks.on_step_end(state.step)
             is_last = state.step == plan.total_steps
             if is_last or state.step % plan.checkpoint_every == 0:
-                duties.save(state)
+                hooks.save(state)
                 saved_step = state.step
-            duties.look(Moment(step=state.step, epochs=range(epoch + 1, state.position.epoch + 1), is_end=is_last))
+            hooks.validate(StepInfo(step=state.step, epochs=range(epoch + 1, state.position.epoch + 1), is_end=is_last))
         if saved_step != state.step:
-            duties.save(state)
+            hooks.save(state)
 
 
 def take_step(
-    learner: Learner,
+    learner: StepContext,
     *,
-    stepping: Stepping,
+    stepping: OptimizerStep,
     state: TrainState,
     batches: Iterator[TrainBatch],
     plan: LoopPlan,
@@ -135,13 +133,13 @@ def take_step(
     stepping.begin(rate)
     for left in reversed(range(plan.accumulation)):
         batch = next(batches)
-        with learner.runtime.keep_gradients(learner.denoiser) if left else nullcontext():
+        with learner.runtime.no_sync(learner.denoiser) if left else nullcontext():
             share = 1 / plan.accumulation
             losses.append(forward_backward(learner, batch, share=share, seeded=seeded, backward=stepping.backward))
         sigmas.append(batch.sigmas)
         images.extend(batch.paths)
         position = batch.position
-        state.position = plan.following(position)
+        state.position = plan.next_position(position)
 
     all_losses = torch.cat(losses)
     norm = stepping.gradient_norm()

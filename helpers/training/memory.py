@@ -14,14 +14,14 @@ from helpers.data.types import Catalog
 from helpers.errors import TrainingError
 from helpers.models.memory import MemoryEstimate, Workload, workload_of
 from helpers.reporting.format import memory
-from helpers.training.preparation.prepare import Ground, Site
+from helpers.training.preparation.prepare import PreparedRun, RunContext
 
 ALL_BLOCKS = 38
 """As many as the largest model has; fewer there are no harm."""
 
 ENCODING = "encoding images and captions"
 TRAINING = "training"
-DRAWING = "drawing validation images"
+VALIDATING = "drawing validation images"
 FIXES_NAMED = 6
 MOST_LETTERS = 200
 COARSER = {"no_change": "int8-quanto", "int8-quanto": "int4-quanto"}
@@ -46,7 +46,7 @@ class MemoryNeeds:
     def estimate(self) -> MemoryEstimate:
         return self.estimate_for(self.workload)
 
-    def fixes(self, doing: str) -> list[str]:
+    def suggestions(self, doing: str) -> list[str]:
         """A line for each setting that takes less while `doing`, the one that saves most first."""
         needed = _peak(self.estimate, doing)
         saved = [
@@ -56,8 +56,8 @@ class MemoryNeeds:
         return [f"{words}: about {memory(size)} less" for size, words in worth[:FIXES_NAMED]]
 
 
-def needs_of(
-    config: RunConfig, files: DatasetFile, *, place: Site | Ground, catalogs: Iterable[Catalog]
+def memory_needs(
+    config: RunConfig, files: DatasetFile, *, place: RunContext | PreparedRun, catalogs: Iterable[Catalog]
 ) -> MemoryNeeds:
     """The needs of a run over `catalogs`, on the device that `place` knows."""
     sizes = [bucket.size for catalog in catalogs for bucket in catalog.buckets]
@@ -77,7 +77,7 @@ def needs_of(
         threads=torch.get_num_threads(),
         width=largest.width,
         height=largest.height,
-        vae_batch_size=max(dataset.vae_batch_size for dataset in files.prepared),
+        vae_batch_size=max(dataset.vae_batch_size for dataset in files.all_images),
         keeps_vae=config.cache.keep_vae_loaded,
     )
     family, parts = place.family, place.parts
@@ -85,7 +85,7 @@ def needs_of(
 
 
 @contextmanager
-def explained(doing: str, needs: Callable[[], MemoryNeeds]) -> Iterator[None]:
+def explain_out_of_memory(doing: str, needs: Callable[[], MemoryNeeds]) -> Iterator[None]:
     """Within it, where memory does not suffice a TrainingError is raised that says what takes less.
 
     doing: `ENCODING`, `TRAINING` or `DRAWING`.
@@ -95,7 +95,7 @@ def explained(doing: str, needs: Callable[[], MemoryNeeds]) -> Iterator[None]:
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):
             raise
-        fixes = needs().fixes(doing)
+        fixes = needs().suggestions(doing)
         lines = "\n".join(f"  {line}" for line in fixes)
         words = f"Each of these takes less, the most first:\n{lines}" if fixes else "No setting takes much less of it."
         said = shorten(str(error), MOST_LETTERS, placeholder=" …") or "none is left"
@@ -179,6 +179,6 @@ def _peak(estimate: MemoryEstimate, doing: str) -> int:
     peaks = {
         ENCODING: estimate.caching_bytes,
         TRAINING: estimate.training_bytes,
-        DRAWING: estimate.validation_bytes,
+        VALIDATING: estimate.validation_bytes,
     }
     return peaks[doing] - estimate.overhead_bytes

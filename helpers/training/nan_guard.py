@@ -15,9 +15,9 @@ from torch import Tensor
 from helpers.errors import NonFiniteLossError
 from helpers.training.distributed.runtime import Runtime
 from helpers.training.distributed.sharded_tensors import local_shard
-from helpers.training.optim.optimizer_step import Stepping
+from helpers.training.optim.optimizer_step import OptimizerStep
 from helpers.training.state import TrainState
-from helpers.training.step import Learner
+from helpers.training.step import StepContext
 
 MAX_LISTED = 8
 
@@ -44,7 +44,7 @@ def check_finite(
     values = torch.cat(losses).tolist()
     named = [f"{name}, at σ = {sigma:.3f}" for name, sigma in zip(images, torch.cat(sigmas).tolist(), strict=True)]
     spoilt = [name for name, each in zip(named, values, strict=True) if not math.isfinite(each)]
-    suspects = runtime.gathered(spoilt) or runtime.gathered(named)
+    suspects = runtime.gather_objects(spoilt) or runtime.gather_objects(named)
     what = "length of the gradient" if math.isfinite(loss) else "loss"
     more = f"\n  and {len(suspects) - MAX_LISTED} more" if len(suspects) > MAX_LISTED else ""
     listed = "\n".join(f"  {name}" for name in suspects[:MAX_LISTED])
@@ -53,7 +53,7 @@ def check_finite(
 
 @contextmanager
 def checkpoint_on_failure(
-    learner: Learner, *, stepping: Stepping, state: TrainState, saved_step: int, save: Callable[..., None]
+    learner: StepContext, *, stepping: OptimizerStep, state: TrainState, saved_step: int, save: Callable[..., None]
 ) -> Iterator[None]:
     """Where the step taken within it comes to NonFiniteStep, save what was before it, and raise TrainingError.
 
@@ -65,10 +65,10 @@ def checkpoint_on_failure(
     except NonFiniteStep as error:
         state.position = position
         wrong = not all(local_shard(weight).isfinite().all() for weight in learner.weights.values())
-        spoilt = learner.runtime.on_any_rank(stepping.moved or wrong)
+        spoilt = learner.runtime.on_any_rank(stepping.has_updated or wrong)
         if not spoilt and saved_step != state.step:
             save(state, keep_all=True)
-        learner.runtime.wait()
+        learner.runtime.barrier()
         raise NonFiniteLossError(
             f"At optimizer step {state.step + 1} {error}\n{_what_to_do(state.step, spoilt=spoilt)}"
         ) from None

@@ -22,7 +22,7 @@ from helpers.reporting.events import Notice
 from helpers.reporting.progress import stage
 from helpers.reporting.reporter import Reporter
 from helpers.training.distributed.runtime import Runtime
-from helpers.training.step import Learner, draws_random_numbers, forward_backward
+from helpers.training.step import StepContext, draws_random_numbers, forward_backward
 
 NOT_COMPILED = "no"
 
@@ -55,7 +55,7 @@ def apply_performance_options(
         offload_activations(denoiser)
 
 
-def warm_up_compile(options: SpeedOptions, *, learner: Learner, source: BatchBuilder, reporter: Reporter) -> None:
+def warm_up_compile(options: SpeedOptions, *, learner: StepContext, source: BatchBuilder, reporter: Reporter) -> None:
     """Let everything be compiled that training needs, where it is asked for; no weight, gradient or mode changes.
 
     By the run's very first batch, wherever the run goes on from: compiled code depends a little on the sizes that it
@@ -79,7 +79,7 @@ def warm_up_compile(options: SpeedOptions, *, learner: Learner, source: BatchBui
         with (
             stage(reporter, "compile the model", total=1, unit="models") as advance,
             torch.random.fork_rng(devices=[runtime.device] if runtime.device.type == "cuda" else []),
-            runtime.keep_gradients(denoiser),
+            runtime.no_sync(denoiser),
             _dropping_gradients(learner),
         ):
             forward_backward(learner, batch, share=1.0, seeded=seeded, backward=runtime.backward)
@@ -93,7 +93,7 @@ def warm_up_compile(options: SpeedOptions, *, learner: Learner, source: BatchBui
 
 
 @contextmanager
-def _dropping_gradients(learner: Learner) -> Iterator[None]:
+def _dropping_gradients(learner: StepContext) -> Iterator[None]:
     """Within it a backward pass leaves no gradient, and never holds more than one."""
 
     def drop(weight: Tensor) -> None:

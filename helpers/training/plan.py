@@ -3,14 +3,14 @@
 from functools import partial
 
 from helpers.config.options.training import CheckpointOptions, OptimizerOptions, RunOptions
-from helpers.dataloader.sampler import Order
+from helpers.dataloader.sampler import SampleOrder
 from helpers.training.loop import LoopPlan
 from helpers.training.optim.lr_schedules import learning_rate
 from helpers.training.state import TrainState
 
 
 def plan_run(
-    order: Order,
+    order: SampleOrder,
     *,
     run: RunOptions,
     optimizer: OptimizerOptions,
@@ -34,7 +34,7 @@ def plan_run(
         max_grad_norm=optimizer.max_grad_norm,
         fused_backward=optimizer.fused_backward,
         learning_rate=partial(learning_rate, options=optimizer, total_steps=total),
-        following=order.following,
+        next_position=order.next_position,
         steps_per_epoch=sum(order.bucket_images_per_epoch) / images_per_step,
         images_per_step=images_per_step,
     )

@@ -22,7 +22,7 @@ from helpers.training.distributed.runtime import open_runtime
 from helpers.training.finish import finish
 from helpers.training.images import validation_prompts
 from helpers.training.loop import train
-from helpers.training.memory import ENCODING, TRAINING, explained, needs_of
+from helpers.training.memory import ENCODING, TRAINING, explain_out_of_memory, memory_needs
 from helpers.training.optim.optimizers import check_optimizer_on
 from helpers.training.performance import check_attention, warm_up_compile
 from helpers.training.preparation import dry_run
@@ -30,10 +30,10 @@ from helpers.training.preparation import prepare as road
 from helpers.training.preparation.dataset_report import report_datasets
 from helpers.training.preparation.early_check import checked_parts
 from helpers.training.preparation.epochs import batches_from
-from helpers.training.preparation.prepare import Ground, Site
+from helpers.training.preparation.prepare import PreparedRun, RunContext
 from helpers.training.sigma_losses import shift_in_words
 from helpers.training.signals import StopSignal
-from helpers.training.validation.split import split_validation, trained_on
+from helpers.training.validation.split import split_validation, training_split
 
 FAMILY = "sd3"
 BATCHES_AHEAD = 4
@@ -50,7 +50,7 @@ def with_init_lora(config: RunConfig, reporter: Reporter, *, given: Collection[s
     family = families()[FAMILY]
     parts = checked_parts(config, family=family)
     try:
-        pairs = family.files.read_lora(path)
+        pairs = family.formats.read_lora(path)
     except ModelError as error:
         fix = "name a LoRA for SD3 or SD3.5, or leave it out"
         raise ConfigError([Problem(option="INIT_LORA", value=str(path), reason=str(error), fix=fix)]) from error
@@ -62,7 +62,7 @@ def with_init_lora(config: RunConfig, reporter: Reporter, *, given: Collection[s
         base=parts.variant,
         trains_text=config.text.train_text_encoder,
     )
-    shape = f"a {lora.kind} of rank {lora.lora_rank} and alpha {lora.alpha:g} on {len(pairs)} layers"
+    shape = f"a {lora.adapter_name} of rank {lora.lora_rank} and alpha {lora.alpha:g} on {len(pairs)} layers"
     reporter.handle(Notice(text=f"begins at {path}: {shape}"))
     return replace(config, lora=lora)
 
@@ -81,12 +81,12 @@ def with_settings_kept(config: RunConfig, reporter: Reporter, *, given: Collecti
         kept = recorded(option, checkpoint.manifest.configuration, otherwise=value)
         if option.unrecorded is not None and option.name not in given and kept != value:
             config = replace(config, **{option.group: replace(group, **{option.name: kept})})
-            told = f"{option.env} is not set: it stays {written(kept)}, as in {checkpoint.folder}"
-            reporter.handle(Notice(text=f"{told} (for a new run the default is {written(value)})"))
+            text = f"{option.env} is not set: it stays {written(kept)}, as in {checkpoint.folder}"
+            reporter.handle(Notice(text=f"{text} (the default of a new run is {written(value)})"))
     return config
 
 
-def look(config: RunConfig, files: DatasetFile, reporter: Reporter) -> Site:
+def open_run(config: RunConfig, files: DatasetFile, reporter: Reporter) -> RunContext:
     """Chapter 1: find the engine, the model's parts and the images, check their files, and load none of them."""
     runtime = open_runtime(config.precision, config.run)
     check_attention(config.speed, runtime=runtime)
@@ -100,15 +100,15 @@ def look(config: RunConfig, files: DatasetFile, reporter: Reporter) -> Site:
         reporter.handle(Notice(text=f"trained without {', '.join(parts.absent)} (T5): zeros in its place"))
     workers = road.workers_for(config.data, ranks=runtime, reporter=reporter)
     catalogs = road.open_catalogs(files, parts=parts, seed=config.run.seed, workers=workers)
-    vae_batch_size = max(dataset.vae_batch_size for dataset in files.prepared)
+    vae_batch_size = max(dataset.vae_batch_size for dataset in files.all_images)
     latent_part = family.latent_part(parts, runtime.precision, runtime.device, vae_batch_size=vae_batch_size)
-    return road.Site(
+    return road.RunContext(
         runtime=runtime,
         workers=workers,
         family=family,
         parts=parts,
         text_parts=family.text_parts(parts, config.text, runtime.precision, runtime.device),
-        latent_part=latent_part.kept() if config.cache.keep_vae_loaded else latent_part,
+        latent_part=latent_part.cached() if config.cache.keep_vae_loaded else latent_part,
         vae_batch_size=vae_batch_size,
         catalogs=catalogs,
         captions=road.all_captions(files, catalogs=catalogs),
@@ -116,14 +116,14 @@ def look(config: RunConfig, files: DatasetFile, reporter: Reporter) -> Site:
     )
 
 
-def preview(config: RunConfig, files: DatasetFile, site: Site, reporter: Reporter) -> None:
+def preview(config: RunConfig, files: DatasetFile, site: RunContext, reporter: Reporter) -> None:
     """Chapter 2 of a dry run, and its last: say what a run would do and need."""
     if site.runtime.rank != 0:
         return
-    catalogs = trained_on(
+    catalogs = training_split(
         site.catalogs[: len(files.images)], count=config.held_out.num_eval_images, seed=config.run.seed
     )
-    order = assemble.order_of(catalogs, run=config.run, world_size=site.runtime.world_size)
+    order = assemble.make_sampler(catalogs, run=config.run, world_size=site.runtime.world_size)
     report_datasets(
         config.run.output_folder,
         catalogs=catalogs,
@@ -134,29 +134,29 @@ def preview(config: RunConfig, files: DatasetFile, site: Site, reporter: Reporte
     dry_run.log_plan(
         catalogs=site.catalogs,
         order=order,
-        plan=assemble.plan_of(config, order=order),
+        plan=assemble.make_plan(config, order=order),
         cut=dry_run.truncated_captions(files, site=site),
-        needs=road.needs_of(files, site=site, options=config.cache),
-        estimate=needs_of(config, files, place=site, catalogs=catalogs).estimate,
+        needs=road.cache_needs(files, site=site, options=config.cache),
+        estimate=memory_needs(config, files, place=site, catalogs=catalogs).estimate,
         device=site.runtime.device,
         output_dir=config.run.output_folder,
         reporter=reporter,
     )
 
 
-def prepare(config: RunConfig, files: DatasetFile, site: Site) -> Ground:
+def fill_caches(config: RunConfig, files: DatasetFile, site: RunContext) -> PreparedRun:
     """Chapter 2: encode what no cache holds yet, if the disk has room for it."""
-    with explained(ENCODING, lambda: needs_of(config, files, place=site, catalogs=site.catalogs)):
+    with explain_out_of_memory(ENCODING, lambda: memory_needs(config, files, place=site, catalogs=site.catalogs)):
         return _encode(config, files, site)
 
 
-def _encode(config: RunConfig, files: DatasetFile, site: Site) -> Ground:
+def _encode(config: RunConfig, files: DatasetFile, site: RunContext) -> PreparedRun:
     road.warn_long_captions(files, site=site)
-    check_cache_space(partial(road.needs_of, files, site=site, options=config.cache))
+    check_cache_space(partial(road.cache_needs, files, site=site, options=config.cache))
     text = road.prepare_text(files, site=site, options=config.cache)
     prepared = tuple(
         road.prepare_latents(dataset, files=files, catalog=catalog, part=site.latent_part, workers=site.workers)
-        for dataset, catalog in zip(files.prepared, site.catalogs, strict=True)
+        for dataset, catalog in zip(files.all_images, site.catalogs, strict=True)
     )
     trained, split = split_validation(
         prepared[: len(files.images)],
@@ -165,7 +165,7 @@ def _encode(config: RunConfig, files: DatasetFile, site: Site) -> Ground:
         part=site.latent_part,
         reporter=site.workers.reporter,
     )
-    return road.Ground(
+    return road.PreparedRun(
         runtime=site.runtime,
         workers=site.workers,
         family=site.family,
@@ -179,18 +179,20 @@ def _encode(config: RunConfig, files: DatasetFile, site: Site) -> Ground:
     )
 
 
-def learn(config: RunConfig, ground: Ground, stop: StopSignal, reporter: Reporter) -> None:
+def run_training(config: RunConfig, ground: PreparedRun, stop: StopSignal, reporter: Reporter) -> None:
     """Chapter 3: order the images, go on where a checkpoint left off, train, and write what was learned."""
-    with explained(TRAINING, lambda: needs_of(config, ground.files, place=ground, catalogs=ground.catalogs.values())):
+    with explain_out_of_memory(
+        TRAINING, lambda: memory_needs(config, ground.files, place=ground, catalogs=ground.catalogs.values())
+    ):
         _learn(config, ground, stop, reporter)
 
 
-def _learn(config: RunConfig, ground: Ground, stop: StopSignal, reporter: Reporter) -> None:
+def _learn(config: RunConfig, ground: PreparedRun, stop: StopSignal, reporter: Reporter) -> None:
     catalogs = tuple(ground.catalogs.values())
-    order = assemble.order_of(catalogs, run=config.run, world_size=ground.runtime.world_size)
+    order = assemble.make_sampler(catalogs, run=config.run, world_size=ground.runtime.world_size)
     assemble.log_buckets(order, reporter)
-    if told := shift_in_words(config.objective, order=order, model_shift=ground.parts.flow_shift):
-        reporter.handle(Notice(text=told))
+    if text := shift_in_words(config.objective, order=order, model_shift=ground.parts.flow_shift):
+        reporter.handle(Notice(text=text))
     report_datasets(
         config.run.output_folder,
         catalogs=catalogs,
@@ -199,7 +201,7 @@ def _learn(config: RunConfig, ground: Ground, stop: StopSignal, reporter: Report
         workers=ground.workers,
     )
     checkpoint, state = assemble.starting_point(config, ground=ground, order=order, reporter=reporter)
-    plan = assemble.plan_of(config, order=order, start=state)
+    plan = assemble.make_plan(config, order=order, start=state)
     if state.step >= plan.total_steps:
         text = f"this run is finished, all {plan.total_steps} steps of it; a larger max_train_steps goes on from here"
         reporter.handle(Notice(text=text))
@@ -208,7 +210,7 @@ def _learn(config: RunConfig, ground: Ground, stop: StopSignal, reporter: Report
         assemble.run_started(config, ground=ground, model=model, checkpoint=checkpoint, state=state, plan=plan)
     )
     if ground.runtime.rank == 0:
-        assemble.check_room_of(config, model=model, saves=plan.remaining_saves(state.step))
+        assemble.check_space_for_checkpoints(config, model=model, saves=plan.remaining_saves(state.step))
     source = assemble.batch_source(config, ground=ground, model=model, order=order)
     warm_up_compile(config.speed, learner=model.learner, source=source, reporter=reporter)
     with closing(batches_from(state.position, source=source, ground=ground, depth=BATCHES_AHEAD)) as batches:
@@ -218,7 +220,7 @@ def _learn(config: RunConfig, ground: Ground, stop: StopSignal, reporter: Report
             state=state,
             batches=batches,
             plan=plan,
-            duties=assemble.make_hooks(config, ground=ground, model=model, stop=stop, reporter=reporter),
+            hooks=assemble.make_hooks(config, ground=ground, model=model, stop=stop, reporter=reporter),
             stop=stop,
             reporter=reporter,
         )

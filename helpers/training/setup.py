@@ -16,10 +16,10 @@ from helpers.config.train_config import RunConfig
 from helpers.data.types import Catalog
 from helpers.dataloader.epoch_plan import first_epoch, mix
 from helpers.dataloader.loader import BatchBuilder
-from helpers.dataloader.sampler import Order
+from helpers.dataloader.sampler import SampleOrder
 from helpers.errors import TrainingError
-from helpers.models.adapters.registry import build_trainable, in_words
-from helpers.models.adapters.trainable import Trained
+from helpers.models.adapters.registry import build_trainable, describe
+from helpers.models.adapters.trainable import Trainable
 from helpers.models.quantized_weight import ARITHMETIC
 from helpers.reporting.events import Change, Notice, RunStarted
 from helpers.reporting.progress import stage
@@ -37,50 +37,50 @@ from helpers.training.checkpoint.checkpoint import (
 )
 from helpers.training.checkpoint.compatibility import compare
 from helpers.training.checkpoint.config_changes import relevant_dataset_settings
-from helpers.training.checkpoint.manifest import Foundations, configuration_of, dataset_fingerprints
+from helpers.training.checkpoint.manifest import RunInputs, configuration_of, dataset_fingerprints
 from helpers.training.checkpoint.provenance import provenance
 from helpers.training.checkpoint.resume import starting_state
-from helpers.training.conditioning import Conditioning, conditioned
-from helpers.training.divided import ShardedHooks, divided
+from helpers.training.conditioning import TextConditioning, build_conditioning
+from helpers.training.divided import ShardedHooks, shard_weights
 from helpers.training.loop import LoopPlan, TrainingHooks
-from helpers.training.memory import needs_of
-from helpers.training.moments import Rhythm
-from helpers.training.optim.ema import Average, validation_weights
-from helpers.training.optim.zero import prepared
+from helpers.training.memory import memory_needs
+from helpers.training.moments import Interval
+from helpers.training.optim.ema import WeightAverage, validation_weights
+from helpers.training.optim.zero import wrap_model_and_optimizer
 from helpers.training.performance import apply_performance_options
 from helpers.training.plan import plan_run
-from helpers.training.preparation.prepare import Ground
+from helpers.training.preparation.prepare import PreparedRun
 from helpers.training.room import check_checkpoint_space, checkpoint_bytes
 from helpers.training.sigma_losses import sigma_quantiles
 from helpers.training.signals import StopSignal
 from helpers.training.state import TrainState
-from helpers.training.step import Learner
-from helpers.training.validation.images import Painter
-from helpers.training.validation.loss import HeldOut
+from helpers.training.step import StepContext
+from helpers.training.validation.images import ImageValidator
+from helpers.training.validation.loss import LossValidator
 
 BUCKETS_NAMED = 12
 
 
 @dataclass(frozen=True, kw_only=True)
-class Model:
+class TrainingSetup:
     """What learns; `denoiser` is the bare module, which the learner's may wrap. started: by `time.monotonic`."""
 
-    learner: Learner
-    trained: Trained
+    learner: StepContext
+    trained: Trainable
     denoiser: nn.Module
-    text: Conditioning
+    text: TextConditioning
     optimizer: Optimizer
-    average: Average
+    average: WeightAverage
     started: float
 
 
-def order_of(catalogs: Iterable[Catalog], *, run: RunOptions, world_size: int) -> Order:
+def make_sampler(catalogs: Iterable[Catalog], *, run: RunOptions, world_size: int) -> SampleOrder:
     """The order of all images."""
     buckets = [bucket for catalog in catalogs for bucket in catalog.buckets]
-    return Order(buckets, seed=run.seed, batch_size=run.train_batch_size, world_size=world_size)
+    return SampleOrder(buckets, seed=run.seed, batch_size=run.train_batch_size, world_size=world_size)
 
 
-def log_buckets(order: Order, reporter: Reporter) -> None:
+def log_buckets(order: SampleOrder, reporter: Reporter) -> None:
     """A line for each bucket that says what it gives, and one for what they make together."""
     plans = first_epoch(order)
     for each in plans[:BUCKETS_NAMED]:
@@ -91,13 +91,13 @@ def log_buckets(order: Order, reporter: Reporter) -> None:
         reporter.handle(Notice(text=mixed))
 
 
-def plan_of(config: RunConfig, *, order: Order, start: TrainState | None = None) -> LoopPlan:
+def make_plan(config: RunConfig, *, order: SampleOrder, start: TrainState | None = None) -> LoopPlan:
     """How long the run over `order` is, and when its duties are due; see `plan_run`."""
     return plan_run(order, run=config.run, optimizer=config.optimizer, checkpoint=config.checkpoint, start=start)
 
 
 def starting_point(
-    config: RunConfig, *, ground: Ground, order: Order, reporter: Reporter
+    config: RunConfig, *, ground: PreparedRun, order: SampleOrder, reporter: Reporter
 ) -> tuple[Checkpoint | None, TrainState]:
     """What the run continues from, and where that stands; None and the beginning for a new one.
 
@@ -106,7 +106,7 @@ def starting_point(
     output_dir = config.run.output_folder
     if ground.runtime.rank == 0:
         clear_partial_checkpoints(output_dir, reporter=reporter)
-    ground.runtime.wait()
+    ground.runtime.barrier()
     checkpoint = find_checkpoint(output_dir, config.checkpoint.resume_from_checkpoint, reporter=reporter)
     state = starting_state(
         checkpoint,
@@ -118,7 +118,7 @@ def starting_point(
     return checkpoint, state
 
 
-def batch_source(config: RunConfig, *, ground: Ground, model: Model, order: Order) -> BatchBuilder:
+def batch_source(config: RunConfig, *, ground: PreparedRun, model: TrainingSetup, order: SampleOrder) -> BatchBuilder:
     """What makes this rank's batches."""
     return BatchBuilder(
         order=order,
@@ -135,7 +135,9 @@ def batch_source(config: RunConfig, *, ground: Ground, model: Model, order: Orde
     )
 
 
-def load_model(config: RunConfig, *, ground: Ground, checkpoint: Checkpoint | None, reporter: Reporter) -> Model:
+def load_model(
+    config: RunConfig, *, ground: PreparedRun, checkpoint: Checkpoint | None, reporter: Reporter
+) -> TrainingSetup:
     """Load the base, let move what is trained, and put the checkpoint's numbers in, where there is one."""
     started = time.monotonic()
     family, runtime = ground.family, ground.runtime
@@ -152,23 +154,25 @@ def load_model(config: RunConfig, *, ground: Ground, checkpoint: Checkpoint | No
         parts=ground.parts,
         seed=config.run.seed,
     )
-    text, trained = conditioned(
+    text, trained = build_conditioning(
         denoiser, trained=trained, ground=ground, text=config.text, lora=config.lora, run=config.run, reporter=reporter
     )
-    reporter.handle(Notice(text=in_words(trained)))
+    reporter.handle(Notice(text=describe(trained)))
     apply_performance_options(denoiser, config.speed, run=config.run, family=family, device=runtime.device)
     if config.optimizer.fused_backward and runtime.world_size > 1:
         raise TrainingError("fused_backward=true moves weights before processes have shared gradients: say false.")
     if checkpoint is not None:
         restore_trained(checkpoint, trained=trained)
-    trained = divided(denoiser, trained=trained, runtime=runtime)
-    ready, optimizer = prepared(text.module, config.optimizer, weights=trained.weights, run=config.run, runtime=runtime)
+    trained = shard_weights(denoiser, trained=trained, runtime=runtime)
+    ready, optimizer = wrap_model_and_optimizer(
+        text.module, config.optimizer, weights=trained.weights, run=config.run, runtime=runtime
+    )
     if checkpoint is not None:
         restore_optimizer_state(checkpoint, weights=trained.weights, optimizer=optimizer)
     average = make_weight_average(config.ema, config.optimizer, weights=trained.weights, optimizer=optimizer)
     if checkpoint is not None:
         average.load(checkpoint.folder)
-    return Model(
+    return TrainingSetup(
         learner=_learner(config, ground=ground, denoiser=ready, trained=trained),
         trained=trained,
         denoiser=denoiser,
@@ -179,9 +183,9 @@ def load_model(config: RunConfig, *, ground: Ground, checkpoint: Checkpoint | No
     )
 
 
-def _learner(config: RunConfig, *, ground: Ground, denoiser: nn.Module, trained: Trained) -> Learner:
-    order = order_of(ground.catalogs.values(), run=config.run, world_size=ground.runtime.world_size)
-    return Learner(
+def _learner(config: RunConfig, *, ground: PreparedRun, denoiser: nn.Module, trained: Trainable) -> StepContext:
+    order = make_sampler(ground.catalogs.values(), run=config.run, world_size=ground.runtime.world_size)
+    return StepContext(
         runtime=ground.runtime,
         denoiser=denoiser,
         weights=trained.weights,
@@ -192,7 +196,7 @@ def _learner(config: RunConfig, *, ground: Ground, denoiser: nn.Module, trained:
     )
 
 
-def check_room_of(config: RunConfig, *, model: Model, saves: int) -> None:
+def check_space_for_checkpoints(config: RunConfig, *, model: TrainingSetup, saves: int) -> None:
     """See `check_checkpoint_space`; saves: how often the run will still save."""
     size = checkpoint_bytes(
         model.learner.weights.values(), optimizer=config.optimizer.optimizer, keeps_average=config.ema.use_ema
@@ -202,14 +206,14 @@ def check_room_of(config: RunConfig, *, model: Model, saves: int) -> None:
 
 
 def make_hooks(
-    config: RunConfig, *, ground: Ground, model: Model, stop: StopSignal, reporter: Reporter
+    config: RunConfig, *, ground: PreparedRun, model: TrainingSetup, stop: StopSignal, reporter: Reporter
 ) -> TrainingHooks:
     """What this rank does between steps."""
     duties = _duties_of(config, ground=ground, model=model, stop=stop, reporter=reporter)
-    if not ground.runtime.divides and not ground.runtime.zero_stage:
+    if not ground.runtime.is_sharded and not ground.runtime.zero_stage:
         return duties
     return ShardedHooks(
-        duties=duties,
+        hooks=duties,
         runtime=ground.runtime,
         denoiser=model.denoiser,
         optimizer=model.optimizer,
@@ -218,7 +222,7 @@ def make_hooks(
 
 
 def _duties_of(
-    config: RunConfig, *, ground: Ground, model: Model, stop: StopSignal, reporter: Reporter
+    config: RunConfig, *, ground: PreparedRun, model: TrainingSetup, stop: StopSignal, reporter: Reporter
 ) -> MainRankHooks | NoHooks:
     if ground.runtime.rank != 0:
         return NoHooks()
@@ -237,7 +241,7 @@ def _duties_of(
         foundations=run_inputs(ground),
         reporter=reporter,
     )
-    painter = Painter(
+    painter = ImageValidator(
         options=config.validation,
         family=ground.family,
         parts=ground.parts,
@@ -245,7 +249,7 @@ def _duties_of(
         weights=validation_weights(model.average, config.ema),
         autocast=ground.runtime.autocast,
         latent_part=ground.latent_part,
-        needs=partial(needs_of, config, ground.files, place=ground, catalogs=ground.catalogs.values()),
+        needs=partial(memory_needs, config, ground.files, place=ground, catalogs=ground.catalogs.values()),
         embedding=model.text.lookup.embedding,
         output_dir=output_dir,
         stop=stop,
@@ -255,17 +259,19 @@ def _duties_of(
     return MainRankHooks(
         writer=writer,
         painter=painter,
-        draws=Rhythm(steps=draw_every, epochs=config.validation.validation_epochs),
+        image_interval=Interval(steps=draw_every, epochs=config.validation.validation_epochs),
         held_out=_held_out(config, ground=ground, model=model, stop=stop, reporter=reporter),
-        measures=Rhythm(steps=config.held_out.eval_steps_interval or draw_every),
+        loss_interval=Interval(steps=config.held_out.eval_steps_interval or draw_every),
         average=model.average,
         trigger_file=output_dir / VALIDATE_NOW,
     )
 
 
-def _held_out(config: RunConfig, *, ground: Ground, model: Model, stop: StopSignal, reporter: Reporter) -> HeldOut:
+def _held_out(
+    config: RunConfig, *, ground: PreparedRun, model: TrainingSetup, stop: StopSignal, reporter: Reporter
+) -> LossValidator:
     keeps_base = config.model.model_type != "full"
-    return HeldOut(
+    return LossValidator(
         datasets=ground.kept_back,
         text=model.text.lookup,
         learner=model.learner,
@@ -282,7 +288,13 @@ def _held_out(config: RunConfig, *, ground: Ground, model: Model, stop: StopSign
 
 
 def run_started(
-    config: RunConfig, *, ground: Ground, model: Model, checkpoint: Checkpoint | None, state: TrainState, plan: LoopPlan
+    config: RunConfig,
+    *,
+    ground: PreparedRun,
+    model: TrainingSetup,
+    checkpoint: Checkpoint | None,
+    state: TrainState,
+    plan: LoopPlan,
 ) -> RunStarted:
     """What this run is, and what has changed since `checkpoint`, for whoever listens."""
     configuration = configuration_of(config)
@@ -298,7 +310,7 @@ def run_started(
     return RunStarted(
         base_model=ground.parts.name,
         model_type=config.model.model_type,
-        trained_numbers=sum(weight.numel() for weight in model.learner.weights.values()),
+        trainable_parameters=sum(weight.numel() for weight in model.learner.weights.values()),
         settings=configuration,
         datasets={dataset_id: len(catalog) for dataset_id, catalog in ground.catalogs.items()},
         output_dir=config.run.output_folder,
@@ -307,14 +319,14 @@ def run_started(
         changes=changes,
         base_variant=ground.parts.variant,
         base_folder=ground.parts.transformer.parent,
-        trained=model.trained.what,
-        result=model.trained.result,
+        trained=model.trained.summary,
+        result=model.trained.output_name,
     )
 
 
-def run_inputs(ground: Ground) -> Foundations:
+def run_inputs(ground: PreparedRun) -> RunInputs:
     """What a checkpoint of this run stands on."""
-    return Foundations(
+    return RunInputs(
         base_model=ground.parts.name,
         base_identity=ground.parts.identity,
         world_size=ground.runtime.world_size,

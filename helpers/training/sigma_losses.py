@@ -8,7 +8,7 @@ from torch import Tensor
 
 from helpers.config.options.training import ObjectiveOptions
 from helpers.dataloader.rng import generator
-from helpers.dataloader.sampler import Order
+from helpers.dataloader.sampler import SampleOrder
 from helpers.models.flow_matching import flow_shift, sample_sigma
 from helpers.reporting.events import SigmaLoss
 
@@ -17,7 +17,7 @@ DRAWS = 2**16
 COLUMNS = 3
 
 
-def shift_in_words(objective: ObjectiveOptions, *, order: Order, model_shift: float) -> str:
+def shift_in_words(objective: ObjectiveOptions, *, order: SampleOrder, model_shift: float) -> str:
     """What the shift of noise levels comes to where the option names no number; otherwise empty."""
     if not isinstance(objective.flow_shift, str):
         return ""
@@ -26,7 +26,7 @@ def shift_in_words(objective: ObjectiveOptions, *, order: Order, model_shift: fl
     return f"noise levels: {objective.timestep_sampling}, shifted by {numbers} (FLOW_SHIFT={objective.flow_shift})"
 
 
-def sigma_quantiles(objective: ObjectiveOptions, *, order: Order, model_shift: float) -> tuple[float, ...]:
+def sigma_quantiles(objective: ObjectiveOptions, *, order: SampleOrder, model_shift: float) -> tuple[float, ...]:
     """The edges, from 0 to 1, of ranges of σ that have equally many of a run's samples; to two decimals.
 
     model_shift: of the model's scheduler. Measured on draws of the run's own distribution, always the same ones. Fewer
@@ -40,7 +40,7 @@ def sigma_quantiles(objective: ObjectiveOptions, *, order: Order, model_shift: f
     return tuple(sorted({0.0, *(round(edge, 2) for edge in inner), 1.0}))
 
 
-def _shifts(objective: ObjectiveOptions, *, order: Order, model_shift: float) -> list[float]:
+def _shifts(objective: ObjectiveOptions, *, order: SampleOrder, model_shift: float) -> list[float]:
     """The shift of each bucket."""
     sizes = [bucket.size for bucket in order.buckets]
     return [flow_shift(objective, model_shift=model_shift, pixels=size.width * size.height) for size in sizes]

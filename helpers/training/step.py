@@ -15,7 +15,7 @@ from helpers.training.distributed.runtime import Runtime
 
 
 @dataclass(frozen=True, kw_only=True)
-class Learner:
+class StepContext:
     """What learns: the denoiser as `runtime` prepared it, and the weights in it that move, by exported name.
 
     as_base: see `Trained`. sigma_edges: of the ranges of σ by which losses are told, from 0 to 1.
@@ -36,11 +36,11 @@ def draws_random_numbers(denoiser: nn.Module) -> bool:
 
 
 def forward_backward(
-    learner: Learner, batch: TrainBatch, *, share: float, seeded: bool, backward: Callable[[Tensor], None]
+    learner: StepContext, batch: TrainBatch, *, share: float, seeded: bool, backward: Callable[[Tensor], None]
 ) -> Tensor:
     """Add the gradients of `share` times the batch's mean loss; the loss of each sample, fp32 [B], on the device.
 
-    Samples `prior_preservation` are to be predicted as the base alone does (prior preservation, in the manner of Ruiz et al.
+    Samples `prior_preservation` are to be predicted as the base alone does (prior preservation, Ruiz et al.
     2022, section 3.3, with the base's prediction in the place of images that it drew).
     Nothing here waits for the device. backward: computes the gradients of a loss. seeded: seed what the forward pass
     draws itself, for batches that `draws_random_numbers`.

@@ -15,7 +15,7 @@ from helpers.config.options.finetune import FullOptions
 from helpers.config.options.model import LoraOptions, ModelOptions, PrecisionOptions, TextOptions
 from helpers.models.adapters.registry import build_trainable
 from helpers.models.adapters.text_encoders import with_text_encoders
-from helpers.models.adapters.trainable import Trained
+from helpers.models.adapters.trainable import Trainable
 from helpers.models.conversions import to_diffusers_lora
 from helpers.models.family import TextEmbedding
 from helpers.models.sd3.family import sd3_family
@@ -149,7 +149,7 @@ def _written(place: Path, kind: Kind, *, base: Path, inputs: Mapping[str, Tensor
         return {"prediction": predicted(), "before": before}
 
 
-def _learn(trained: Trained) -> None:
+def _learn(trained: Trainable) -> None:
     """Move every number that is trained, as a run would, but further."""
     generator = torch.Generator().manual_seed(7)
     for weight in trained.weights.values():
@@ -157,7 +157,7 @@ def _learn(trained: Trained) -> None:
         weight.data.add_(moved)
 
 
-def _export(place: Path, kind: Kind, *, trained: Trained, base: Any) -> None:
+def _export(place: Path, kind: Kind, *, trained: Trainable, base: Any) -> None:
     family = sd3_family()
     if kind.checkpoint:
         trained.save(place, metadata={})

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from helpers.config.options.model import LoraOptions, ModelOptions, PrecisionOptions
 from helpers.models.performance.attention import use_attention
-from helpers.models.quantization import dense, is_quantized, quantize
+from helpers.models.quantization import dequantize, is_quantized, quantize
 from helpers.models.quantized_weight import LEVELS
 from helpers.models.sd3.transformer import load_denoiser, predict
 from helpers.models.sd3.weights.components import locate
@@ -48,10 +48,10 @@ def test_a_linear_layer_computes_as_on_a_processor(level: str, outputs: int, inp
         result = network.to(device)(hidden)
         return result.detach(), *torch.autograd.grad(result, hidden, gradient.to(device))
 
-    on_cpu, weight = computed(CPU), dense(layer)
+    on_cpu, weight = computed(CPU), dequantize(layer)
     for found, wanted in zip(computed(CUDA), on_cpu, strict=True):
         assert_same(found, wanted)
-    assert is_quantized(layer) and torch.equal(dense(layer).cpu(), weight)
+    assert is_quantized(layer) and torch.equal(dequantize(layer).cpu(), weight)
 
 
 @pytest.mark.parametrize("via", ["cpu", "accelerator"])

@@ -31,7 +31,7 @@ from helpers.config.parse import known_names
 from helpers.config.train_config import all_options
 from helpers.data.images.geometry import cut_rules, geometries
 from helpers.data.types import Bucket, Size
-from helpers.dataloader.sampler import Order
+from helpers.dataloader.sampler import SampleOrder
 from helpers.training.checkpoint.compatibility import must_agree
 from tests.project.documents import Block, anchors, blocks, documents, inline_code, links, section, table
 from tests.project.sources import ROOT, name_of
@@ -81,7 +81,7 @@ def test_dataset_files_are_read_as_they_stand(block: Block, tmp_path: Path) -> N
     (tmp_path / "multidatabackend.json").write_text(block.text)
     read = load_datasets(configured(tmp_path))
     images = [each["id"] for each in entries if each.get("dataset_type", "image") in ("image", "eval")]
-    assert [dataset.id for dataset in read.prepared] == images
+    assert [dataset.id for dataset in read.all_images] == images
 
 
 @pytest.mark.parametrize("block", [each for each in blocks("json") if each.text.startswith("{")], ids=str)
@@ -272,7 +272,7 @@ def test_the_example_of_small_buckets_is_true() -> None:
     for bucket, batches, _ in table(DATALOADER, "Small buckets"):
         count, width, height = map(int, re.findall(r"\d+", bucket))
         images = Bucket(dataset_id="example", size=Size(width, height), images=np.arange(count), repeats=0)
-        order = Order([images], seed=42, batch_size=4, world_size=1)
+        order = SampleOrder([images], seed=42, batch_size=4, world_size=1)
         assert ", ".join(str(order.batches_in_epoch(epoch)) for epoch in range(4)) == batches
 
 

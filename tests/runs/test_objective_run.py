@@ -11,7 +11,7 @@ from torch import Tensor
 
 import helpers.training.loop
 from helpers.dataloader.types import TrainBatch
-from helpers.training.step import Learner
+from helpers.training.step import StepContext
 from tests.runs.harness import COLORS, SmallRun, draw, draw_set, image_dataset
 
 ALPHA, RANK = 8, 4
@@ -28,7 +28,7 @@ OBJECTIVE = {
 class Seen:
     """What a run's steps were given and made; weights as they were before the step, gradients of that step alone."""
 
-    learner: Learner | None = None
+    learner: StepContext | None = None
     batches: list[TrainBatch] = field(default_factory=list)
     weights: list[dict[str, Tensor]] = field(default_factory=list)
     gradients: list[dict[str, Tensor]] = field(default_factory=list)
@@ -41,7 +41,7 @@ def watch(monkeypatch: pytest.MonkeyPatch) -> Seen:
     seen = Seen()
     real: Callable[..., Tensor] = helpers.training.loop.forward_backward
 
-    def looked_at(learner: Learner, batch: TrainBatch, **how: Any) -> Tensor:
+    def looked_at(learner: StepContext, batch: TrainBatch, **how: Any) -> Tensor:
         seen.learner = learner
         seen.batches.append(batch)
         seen.weights.append({name: weight.detach().clone() for name, weight in learner.weights.items()})

@@ -68,7 +68,7 @@ def test_presets_for_every_model_and_card_are_there() -> None:
 @pytest.mark.parametrize("preset", PRESETS)
 def test_a_preset_fits_the_card_it_is_for(preset: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     config = config_of(preset, tmp_path, monkeypatch)
-    (card,) = re.findall(r"card of (\d+) GB", (FOLDER / preset / "config.env").read_text(encoding="utf-8"))
+    (card,) = re.findall(r"GPU with (\d+) GB", (FOLDER / preset / "config.env").read_text(encoding="utf-8"))
     peaks = forecast(config)
     assert peaks is not None
     assert max(peaks.encoding, peaks.training) < 0.92 * int(card) * 1e9

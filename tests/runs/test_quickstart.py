@@ -12,7 +12,7 @@ import pytest
 import helpers.training.loop
 import helpers.training.run
 from helpers.models.quantized_weight import LEVELS, QuantizedWeight
-from helpers.training.step import Learner
+from helpers.training.step import StepContext
 from tests.runs.harness import REPOSITORY, draw, encoded
 
 DATASET_FILE = """\
@@ -170,7 +170,7 @@ def test_every_level_of_quantizing_runs(
     quantized = []
     real = helpers.training.loop.train
 
-    def looked_at(learner: Learner, **how: Any) -> None:
+    def looked_at(learner: StepContext, **how: Any) -> None:
         weights = learner.denoiser.parameters()
         quantized.extend((each.bits, each.codes.dtype) for each in weights if isinstance(each, QuantizedWeight))
         real(learner, **how)

@@ -12,7 +12,7 @@ import torch
 from helpers.dataloader.types import TrainBatch
 from helpers.reporting.events import StepFinished
 from helpers.training import loop
-from helpers.training.step import Learner
+from helpers.training.step import StepContext
 from tests.runs.harness import SmallRun, copied, draw, draw_set, image_dataset, same
 from tests.runs.ranks import run_ranks
 
@@ -47,7 +47,7 @@ def two(tmp_path_factory: pytest.TempPathFactory, tiny_pipeline: Path) -> SmallR
 def write_weights_down(rank: int, *, folder: Path) -> None:
     """Have a process leave a hash of its weights after each step."""
 
-    def taken(learner: Learner, **named: Any) -> StepFinished:
+    def taken(learner: StepContext, **named: Any) -> StepFinished:
         step = take_step(learner, **named)
         held = b"".join(weight.detach().view(torch.uint8).numpy().tobytes() for weight in learner.weights.values())
         with (folder / f"weights-{rank}.txt").open("a") as file:

@@ -190,7 +190,7 @@ def test_what_differs_is_told_and_what_cannot_be_continued_is_refused_before_any
     capsys.readouterr()
     assert run.start(lora_rank=8, lr_end=0.001, resolution=80) == 1
     said, refusal = capsys.readouterr()
-    assert "LR_END: 0.0 before, 0.001 now; the learning rate follows it" in said
+    assert "LR_END: 0.0 before, 0.001 now; the learning rate follows the new value" in said
     assert "dataset colors, resolution: 64.0 before, 80.0 now; affected images are encoded again" in said
     assert "LORA_RANK: 4 before, 8 now; checkpoints saved with the other value cannot be resumed" in said
     assert "lora_rank: 4 in the checkpoint, 8 now" in refusal
@@ -211,12 +211,12 @@ def test_other_keys_of_a_data_set_are_told_and_the_order_goes_on(
     said = capsys.readouterr().out
     assert "changed since: dataset colors, flip: false in the checkpoint, true now" in said
     assert "changed since: dataset colors, instance_prompt: none in the checkpoint, an image of now" in said
-    assert "the order of images is another one" not in said
+    assert "the order of images changes" not in said
     run.datasets = [{**run.datasets[0], "repeats": 1}]
     assert run.start(max_train_steps=4) == 0
     said = capsys.readouterr().out
     assert "changed since: dataset colors, repeats: 0 in the checkpoint, 1 now" in said
-    assert "flip: false" not in said and "the order of images is another one" in said
+    assert "flip: false" not in said and "the order of images changes" in said
 
 
 def test_the_latest_checkpoints_are_kept(cached: SmallRun, tmp_path: Path) -> None:

@@ -35,7 +35,7 @@ def test_blocks_and_activations_that_wait_elsewhere_change_nothing(
     monkeypatch.setattr(speed, "BlockOffloader", lambda *a, **b: visitors.append(made(*a, **b)))
     run = copied(plain, tmp_path, **SAVING)
     assert run.start(resume_from_checkpoint="none") == 0
-    assert set(visitors[0].residents) == {0, 1}
+    assert set(visitors[0].resident_blocks) == {0, 1}
     assert same(run.weights(), plain.weights())
 
 

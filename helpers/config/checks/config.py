@@ -8,7 +8,7 @@ from helpers.config.checks.training import check_training
 from helpers.config.files.lycoris import read_lycoris
 from helpers.config.files.prompt_library import read_prompts
 from helpers.config.files.webhook import read_webhook
-from helpers.config.optimizers import LEARNING_RATE_FREE, wrong_settings
+from helpers.config.optimizers import LEARNING_RATE_FREE, check_optimizer_settings
 from helpers.config.options.reporting import TRACKERS
 from helpers.config.publishing_checks import check_publishing
 from helpers.config.sizes import parse_validation_sizes
@@ -65,7 +65,7 @@ def _rates(config: RunConfig) -> Iterator[tuple[str, Problem]]:
 
 def _optimizer_settings(config: RunConfig) -> Iterator[tuple[str, Problem]]:
     said = config.optimizer
-    for value, reason, fix in wrong_settings(said.optimizer, config=said.optimizer_config):
+    for value, reason, fix in check_optimizer_settings(said.optimizer, config=said.optimizer_config):
         yield _problem("optimizer_config", value=value, reason=reason, fix=fix)
 
 

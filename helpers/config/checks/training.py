@@ -78,10 +78,10 @@ def _lycoris(config: RunConfig) -> Iterator[Wrong]:
 
 def _optimizer(config: RunConfig) -> Iterator[Wrong]:
     kind = KINDS[config.optimizer.optimizer]
-    if not kind.is_here:
+    if not kind.is_installed:
         reason = f"it needs {kind.package}, which is not installed here"
         yield "optimizer", kind.name, reason, f"run: pip install {kind.package}; or say OPTIMIZER=adamw"
-    if kind.averages and config.ema.use_ema:
+    if kind.is_schedule_free and config.ema.use_ema:
         reason = f"{kind.name} keeps an average of the weights already, and that is the result"
         yield "use_ema", "true", reason, "leave it out, or say OPTIMIZER=adamw"
 

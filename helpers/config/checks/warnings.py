@@ -13,7 +13,7 @@ OTHERS_MOST_RATE = 0.01
 LIONS_MOST_RATE = 1e-4
 
 
-def remarks(config: RunConfig) -> list[str]:
+def warnings(config: RunConfig) -> list[str]:
     """Lines about settings that are allowed but seldom meant."""
     return [*_without_effect(config), *_odd_rates(config), *_odd_optimizers(config)]
 
@@ -47,7 +47,7 @@ def _odd_optimizers(config: RunConfig) -> Iterator[str]:
     if kind.name == "lion" and said.learning_rate >= LIONS_MOST_RATE:
         rate = f"LEARNING_RATE={said.learning_rate:g}"
         yield f"{rate} moves every weight by as much with lion: a third to a tenth of adamw's rate is usual"
-    if kind.averages and said.lr_scheduler in DECAYING_SCHEDULES:
+    if kind.is_schedule_free and said.lr_scheduler in DECAYING_SCHEDULES:
         schedule = f"LR_SCHEDULE={said.lr_scheduler}"
         yield f"{schedule} does what {kind.name} does by averaging; constant_with_warmup is meant for it"
     if (

@@ -43,7 +43,7 @@ class DatasetFile:
     image_embeds: tuple[EmbedsStore, ...] = ()
 
     @property
-    def prepared(self) -> tuple[ImageDataset, ...]:
+    def all_images(self) -> tuple[ImageDataset, ...]:
         """Every dataset whose images are encoded."""
         return (*self.images, *self.eval)
 

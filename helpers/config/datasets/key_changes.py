@@ -1,4 +1,4 @@
-"""What a changed key of a dataset entry means for a run that resumes; for options, their declarations say it."""
+"""What a changed key of a dataset entry means for a run that resumes; options declare this themselves."""
 
 from collections.abc import Mapping
 
@@ -11,13 +11,11 @@ _OTHER_IMAGES = ChangeRule(on_resume=OnResume.ANNOUNCE, effect="other images may
 _OTHER_PLACE = ChangeRule(
     on_resume=OnResume.IGNORE, effect="images are read from there; those with another name or size are encoded again"
 )
-_OTHER_CACHE = ChangeRule(
-    on_resume=OnResume.IGNORE, effect="the cache is looked for there, and filled where it is not there"
-)
+_OTHER_CACHE = ChangeRule(on_resume=OnResume.IGNORE, effect="the cache is read from there, and filled if it is empty")
 ORDER = ChangeRule(
-    on_resume=OnResume.ANNOUNCE, effect="the order of images is another one, and starts at the beginning of an epoch"
+    on_resume=OnResume.ANNOUNCE, effect="the order of images changes, and starts at the beginning of an epoch"
 )
-"""Of a dataset that is added, removed, or given another weight."""
+"""For a dataset that is added, removed, or given another weight."""
 
 KEY_CHANGES: Mapping[str, ChangeRule] = {
     "id": _NOTHING,

@@ -27,7 +27,7 @@ def main(words: Sequence[str]) -> int:
         extra = shlex.split(translation.launch.accelerate_extra_args)
         remarks = remarks_on(translation.launch, extra=extra, environment=environment)
         sys.stderr.writelines(f"{line}\n" for line in (*translation.remarks, *remarks))
-        become(translation, environment=environment)
+        exec_trainer(translation, environment=environment)
     except UserError as error:
         sys.stderr.write(f"{error}\n")
         return 1
@@ -53,7 +53,7 @@ def translated(path: Path, *, flags: Sequence[str]) -> Translation:
     return translation
 
 
-def become(translation: Translation, *, environment: Mapping[str, str]) -> NoReturn:
+def exec_trainer(translation: Translation, *, environment: Mapping[str, str]) -> NoReturn:
     """Put the trainer in this process's place, so that signals reach it and its exit status is ours."""
     command = [sys.executable, *command_line(translation, environment=environment)]
     sys.stderr.flush()

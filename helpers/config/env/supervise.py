@@ -34,7 +34,7 @@ def main() -> int:
         runpy.run_module(LAUNCHER, run_name="__main__", alter_sys=True)
     except Exception as error:
         if failures := getattr(error, "failures", None):
-            return status_of(failures)
+            return exit_status(failures)
         if isinstance(error, subprocess.CalledProcessError):  # of one process, which told itself
             return error.returncode if error.returncode > 0 else EXIT_STATUS_OF_SIGNAL - error.returncode
         reason = f"accelerate cannot start the run: {error}"
@@ -61,7 +61,7 @@ def children() -> Iterator[int]:
                 yield int(file.parent.name)
 
 
-def status_of(failures: dict[int, Any]) -> int:
+def exit_status(failures: dict[int, Any]) -> int:
     """The exit status of the process that failed first; what the launcher ended itself came after it."""
     first = min(failures.values(), key=lambda failure: (failure.exitcode < 0, failure.timestamp))
     return first.exitcode if first.exitcode > 0 else EXIT_STATUS_OF_SIGNAL - first.exitcode

@@ -9,7 +9,7 @@ from helpers.config.deprecated_options import OLD_NAMES
 from helpers.config.env.accelerate_file import EXTRA_ARGS, problems_with_named_file
 from helpers.config.option import WrongValue, options_in, read_value, written
 from helpers.config.options.launch import LaunchOptions
-from helpers.config.parse import Reading, Said, known_names, read_settings
+from helpers.config.parse import ParseResult, RawSetting, known_names, read_settings
 from helpers.config.suggestions import nearest
 from helpers.config.train_config import all_options
 from helpers.errors import Problem
@@ -32,15 +32,15 @@ class Translation:
     exports: Mapping[str, str] = field(default_factory=dict)
     remarks: tuple[str, ...] = ()
     problems: tuple[Problem, ...] = ()
-    reading: Reading = field(default_factory=Reading)
+    reading: ParseResult = field(default_factory=ParseResult)
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Sorted:
     """The variables of an env file, by what they are."""
 
-    said: list[Said] = field(default_factory=list)
-    meant: list[Said] = field(default_factory=list)
+    said: list[RawSetting] = field(default_factory=list)
+    meant: list[RawSetting] = field(default_factory=list)
     launch: dict[str, str] = field(default_factory=dict)
     exports: dict[str, str] = field(default_factory=dict)
     problems: list[Problem] = field(default_factory=list)
@@ -62,10 +62,12 @@ def translate(
     sorted_ = _sort(variables, file=file)
     options = {option.env: option.name for option in all_options()}
     tried = [
-        Said(name=options[env], text=text, spelled=env) for env, text in (attempts or {}).items() if env in options
+        RawSetting(name=options[env], text=text, spelled=env)
+        for env, text in (attempts or {}).items()
+        if env in options
     ]
     launch = _launch_options(sorted_, file=file)
-    extra: list[Said] = []
+    extra: list[RawSetting] = []
     problems = list(sorted_.problems)
     for name in EXTRA:
         flags = _split(getattr(launch, name.lower()), name=name, problems=problems)
@@ -99,18 +101,18 @@ def _sort(variables: Mapping[str, str], *, file: str) -> _Sorted:
         spelled = f"{name} in {file}"
         if name in options:
             if text or options[name].empty_means:
-                found.said.append(Said(name=options[name].name, text=text, spelled=spelled))
+                found.said.append(RawSetting(name=options[name].name, text=text, spelled=spelled))
         elif name in launch:
             if text:
                 found.launch[launch[name]] = text
         elif name in old:
             if text:
-                found.said.append(Said(name=old[name], text=text, spelled=spelled))
+                found.said.append(RawSetting(name=old[name], text=text, spelled=spelled))
         elif meant := _meant(name):
             fix = f"did you mean {meant}?"
             found.problems.append(Problem(option=spelled, value=text, reason="there is no such setting", fix=fix))
             if meant in options:
-                found.meant.append(Said(name=options[meant].name, text=text, spelled=spelled))
+                found.meant.append(RawSetting(name=options[meant].name, text=text, spelled=spelled))
         else:
             found.exports[name] = text
     return found
@@ -150,7 +152,7 @@ def _split(text: str, *, name: str, problems: list[Problem]) -> list[str]:
         return []
 
 
-def _overruled(said: Iterable[Said], *, extra: Iterable[Said]) -> list[str]:
+def _overruled(said: Iterable[RawSetting], *, extra: Iterable[RawSetting]) -> list[str]:
     """A line for each option to which the extra words give another value than its name in the file."""
     named = {each.name: each for each in said}
     options, old = known_names().options, known_names().old

@@ -1,1 +1,1 @@
-"""The option groups: each setting declared once, each group handed only to what it steers."""
+"""The option groups: each setting is declared once, and each group goes only to the code that uses it."""

@@ -1,4 +1,4 @@
-"""In which forms a finished run hands on its weights, beside its own."""
+"""Additional formats in which a finished run writes its weights."""
 
 from dataclasses import dataclass
 
@@ -9,23 +9,23 @@ COMFYUI_FILE = "comfyui_lora.safetensors"
 
 @dataclass(frozen=True, kw_only=True)
 class ExportOptions:
-    """What a finished run writes besides its LoRA or its pipeline; `python -m helpers.convert` makes the same later."""
+    """Additional files to write at the end of a run; `python -m helpers.convert` makes the same files later."""
 
     export_comfyui: bool = option(
         False,
         on_resume=OnResume.IGNORE,
-        help="Write the LoRA once more, as `comfyui_lora.safetensors`: in the names of the original layout, which "
-        "ComfyUI and kohya's programs use, with alpha. ComfyUI needs it for LyCORIS's full differences.",
+        help="Also write the LoRA as `comfyui_lora.safetensors`, with alpha and with the key names of the original "
+        "layout, which ComfyUI and kohya's tools use. ComfyUI needs this file for full differences from LyCORIS.",
     )
     export_merged: bool = option(
         False,
         on_resume=OnResume.IGNORE,
-        help="Write the base with the LoRA merged in, as the folder `pipeline`, which diffusers opens. As large as the "
-        "base, and in its dtype.",
+        help="Also write the base model with the LoRA merged in, as the folder `pipeline`, which diffusers opens. It "
+        "has the size and dtype of the base model.",
     )
     export_single_file: bool = option(
         False,
         on_resume=OnResume.IGNORE,
-        help="Write the whole model as `single_file.safetensors`: transformer, the LoRA merged in, and VAE in the "
-        "original layout, which ComfyUI and diffusers' `from_single_file` open.",
+        help="Also write the model as `single_file.safetensors`: transformer, with the LoRA merged in, and VAE, in "
+        "the original layout that ComfyUI and diffusers' `from_single_file` open.",
     )

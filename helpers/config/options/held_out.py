@@ -1,4 +1,4 @@
-"""Which images are kept back from training, so that their loss shows what is learned and what is only remembered."""
+"""Images to hold out from training; their validation loss shows whether the model learns or only memorizes."""
 
 from dataclasses import dataclass
 
@@ -6,25 +6,30 @@ from helpers.config.option import OnResume, option
 
 
 @dataclass(frozen=True, kw_only=True)
+<<<<<<< HEAD
 class EvalOptions:
     """The images that are never trained on, and when their loss is measured."""
+=======
+class HeldOutOptions:
+    """Images that are never trained on, and when to measure the validation loss on them."""
+>>>>>>> h-docsb
 
     num_eval_images: int = option(
         0,
         minimum=0,
         on_resume=OnResume.IGNORE,
         effect="other images are held out from training",
-        help="Images of each dataset that are kept back from training, always the same ones for a seed; their loss "
-        "is measured besides that of datasets of `dataset_type` eval.",
+        help="Images per dataset to hold out from training and measure the validation loss on, in addition to "
+        "datasets of `dataset_type` eval. The same seed holds out the same images.",
     )
     eval_dataset_id: str | None = option(
         None,
         on_resume=OnResume.IGNORE,
-        help="The one dataset of `dataset_type` eval whose loss is measured; without it, that of all of them.",
+        help="Measure the validation loss on this dataset of `dataset_type` eval only. If not set: on all of them.",
     )
     eval_steps_interval: int | None = option(
         None,
         minimum=1,
         on_resume=OnResume.IGNORE,
-        help="Optimizer steps between measurements of the validation loss; without it, as `validation_steps`.",
+        help="Optimizer steps between measurements of the validation loss. If not set: `validation_steps`.",
     )

@@ -1,4 +1,4 @@
-"""How `train.sh` starts the trainer: settings of the env file that are no flags of `train.py`."""
+"""How `train.sh` starts the trainer: settings of the env file that are not flags of `train.py`."""
 
 from dataclasses import dataclass
 
@@ -7,37 +7,38 @@ from helpers.config.option import OnResume, option
 
 @dataclass(frozen=True, kw_only=True)
 class LaunchOptions:
-    """Processes, machines, and words that are handed on."""
+    """Processes, machines, and arguments to pass on."""
 
     training_num_processes: int | None = option(
         None,
         on_resume=OnResume.IGNORE,
         minimum=1,
-        help="Processes in all, one per GPU; without it, 1, or what the file named in `accelerate_extra_args` has.",
+        help="Total number of processes, one per GPU. If not set: the number in the file named in "
+        "`accelerate_extra_args`, else 1.",
     )
     training_num_machines: int | None = option(
         None,
         on_resume=OnResume.IGNORE,
         minimum=1,
-        help="Machines that train together; without it, 1, or what the file named in `accelerate_extra_args` has.",
+        help="Number of machines. If not set: the number in the file named in `accelerate_extra_args`, else 1.",
     )
     accelerate_extra_args: str = option(
         "",
         on_resume=OnResume.IGNORE,
-        help="More words for `accelerate launch`.",
+        help="More arguments for `accelerate launch`.",
     )
     trainer_extra_args: str = option(
         "",
         on_resume=OnResume.IGNORE,
-        help="More flags for `train.py`, which win over the names of this file.",
+        help="More flags for `train.py`. They override the other settings in `config.env`.",
     )
     debug_extra_args: str = option(
         "",
         on_resume=OnResume.IGNORE,
-        help="More flags for `train.py`; TRAINER_EXTRA_ARGS wins over them.",
+        help="More flags for `train.py`. TRAINER_EXTRA_ARGS overrides them.",
     )
     venv_path: str = option(
         "",
         on_resume=OnResume.IGNORE,
-        help="The Python environment; without it, the active one, else `.venv`.",
+        help="Python environment. If not set: the active one, else `.venv`.",
     )

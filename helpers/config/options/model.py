@@ -1,4 +1,4 @@
-"""Which model is trained, in which precision, and what is attached to it."""
+"""Which model to train, in which precision, and with which adapter."""
 
 import math
 from dataclasses import dataclass, replace
@@ -15,20 +15,21 @@ LORA_TARGETS = ("image-attention", "attention", "attention+mlp")
 
 @dataclass(frozen=True, kw_only=True)
 class ModelOptions:
-    """The base model and where its parts come from."""
+    """The base model and where its components come from."""
 
     model_type: str = option(
         "lora",
         choices=("lora", "full"),
         on_resume=OnResume.REFUSE,
-        help="What is trained: `lora`, a small adapter beside the frozen model, or `full`, the transformer itself.",
+        help="What to train: `lora` is a small adapter on the frozen model, `full` is the transformer itself.",
     )
     sd3: bool = option(
         True,
         env="STABLE_DIFFUSION_3",
-        refused=(("false", "Stable Diffusion 3 and 3.5 are all that this program trains so far"),),
+        refused=(("false", "only Stable Diffusion 3 and 3.5 are supported so far"),),
         on_resume=OnResume.IGNORE,
-        help="Train Stable Diffusion 3 or 3.5, the only family so far; which one is read from the model's own config.",
+        help="Train Stable Diffusion 3 or 3.5, the only model family so far. The version is read from the model's "
+        "config.",
     )
     pretrained_model_name_or_path: str = option(
         "",
@@ -36,51 +37,51 @@ class ModelOptions:
         required=True,
         on_resume=OnResume.IGNORE,
         effect="a checkpoint resumes only if the model's weights are the same",
-        help="The base model: a Hugging Face hub id, a folder in diffusers layout, or one `.safetensors` file in the "
+        help="Base model: a Hugging Face hub id, a folder in diffusers layout, or one `.safetensors` file in the "
         "original layout.",
     )
     pretrained_parts_model_name_or_path: str | None = option(
         None,
         on_resume=OnResume.IGNORE,
-        help="A folder in diffusers layout, or a hub id, to take all but the transformer from; where the base model is "
-        "one file, what that lacks. Without it, they are the base's own.",
+        help="Folder in diffusers layout or hub id to load every component but the transformer from. If the base "
+        "model is one file: only the components that it lacks. If not set: the base model's own.",
     )
     pretrained_vae_model_name_or_path: str | None = option(
         None,
         on_resume=OnResume.ANNOUNCE,
         invalidates=(LATENTS,),
-        help="A folder, hub id or `.safetensors` file to take the VAE from; without it, the base model's own.",
+        help="Folder, hub id or `.safetensors` file of the VAE. If not set: the base model's own.",
     )
     pretrained_clip_l_model_name_or_path: str | None = option(
         None,
         on_resume=OnResume.ANNOUNCE,
         invalidates=(EMBEDDINGS,),
-        help="A folder, hub id or `.safetensors` file, such as `clip_l.safetensors`, to take the CLIP-L text encoder from; "
-        "without it, the base model's own.",
+        help="Folder, hub id or `.safetensors` file of the CLIP-L text encoder, such as `clip_l.safetensors`. If not "
+        "set: the base model's own.",
     )
     pretrained_clip_g_model_name_or_path: str | None = option(
         None,
         on_resume=OnResume.ANNOUNCE,
         invalidates=(EMBEDDINGS,),
-        help="A folder, hub id or `.safetensors` file, such as `clip_g.safetensors`, to take the CLIP-G text encoder from; "
-        "without it, the base model's own.",
+        help="Folder, hub id or `.safetensors` file of the CLIP-G text encoder, such as `clip_g.safetensors`. If not "
+        "set: the base model's own.",
     )
     pretrained_t5_model_name_or_path: str | None = option(
         None,
         on_resume=OnResume.ANNOUNCE,
         invalidates=(EMBEDDINGS,),
-        help="A folder, hub id or `.safetensors` file, such as `t5xxl_fp16.safetensors`, to take the T5 text encoder from, or "
-        "`none` to train without it, with zeros in its place; without this setting, the base model's own.",
+        help="Folder, hub id or `.safetensors` file of the T5 text encoder, such as `t5xxl_fp16.safetensors`; `none` "
+        "trains without T5, with zeros in place of its output. If not set: the base model's own.",
     )
     revision: str | None = option(
         None,
         on_resume=OnResume.IGNORE,
-        help="The branch, tag or commit of the base model on the hub.",
+        help="Branch, tag or commit of the base model on the hub.",
     )
     variant: str | None = option(
         None,
         on_resume=OnResume.IGNORE,
-        help="The variant of the weight files, such as `fp16`.",
+        help="Variant of the weight files, such as `fp16`.",
     )
 
     @property
@@ -91,7 +92,7 @@ class ModelOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class PrecisionOptions:
-    """Dtypes: of the frozen base, of the arithmetic, and of the encoders."""
+    """Dtypes and quantization of the base model, the computation and the encoders."""
 
     mixed_precision: str | None = option(
         None,
@@ -99,22 +100,22 @@ class PrecisionOptions:
         refused=(("fp16", "SD3's values grow too large for fp16 and become NaN; bf16 holds them and is as fast"),),
         on_resume=OnResume.ANNOUNCE,
         invalidates=(LATENTS, EMBEDDINGS),
-        effect="latents and embeddings are cached for each dtype, and the arithmetic rounds differently",
-        help="The dtype of the arithmetic; without it, `bf16` where the device can and `no` elsewhere.",
+        effect="latents and embeddings are cached for each dtype, and results round differently",
+        help="Compute dtype. If not set: `bf16` if the device supports it, else `no`.",
     )
     base_model_precision: str = option(
         "no_change",
         choices=QUANTO_LEVELS,
         on_resume=OnResume.ANNOUNCE,
         invalidates=(EMBEDDINGS,),
-        effect="the frozen weights differ; captions are encoded again where text encoders follow it",
-        help="How far the frozen base's weights are quantized.",
+        effect="the frozen weights change; captions are encoded again if the text encoders follow this setting",
+        help="Quantization of the frozen base model.",
     )
     base_model_default_dtype: str | None = option(
         None,
         choices=("bf16", "fp32"),
         on_resume=OnResume.ANNOUNCE,
-        help="The format of base weights that are not quantized; without it, `bf16` when quantized, else as "
+        help="Dtype of base weights that are not quantized. If not set: `bf16` if the base is quantized, else as "
         "`mixed_precision`.",
     )
     text_encoder_1_precision: str | None = option(
@@ -122,41 +123,41 @@ class PrecisionOptions:
         choices=QUANTO_LEVELS,
         on_resume=OnResume.ANNOUNCE,
         invalidates=(EMBEDDINGS,),
-        help="How far CLIP-L is quantized while captions are encoded; without it, as the base model.",
+        help="Quantization of CLIP-L while captions are encoded. If not set: as `base_model_precision`.",
     )
     text_encoder_2_precision: str | None = option(
         None,
         choices=QUANTO_LEVELS,
         on_resume=OnResume.ANNOUNCE,
         invalidates=(EMBEDDINGS,),
-        help="How far CLIP-G is quantized while captions are encoded; without it, as the base model.",
+        help="Quantization of CLIP-G while captions are encoded. If not set: as `base_model_precision`.",
     )
     text_encoder_3_precision: str | None = option(
         None,
         choices=QUANTO_LEVELS,
         on_resume=OnResume.ANNOUNCE,
         invalidates=(EMBEDDINGS,),
-        help="How far T5 is quantized while captions are encoded; without it, as the base model.",
+        help="Quantization of T5 while captions are encoded. If not set: as `base_model_precision`.",
     )
     quantize_via: str = option(
         "cpu",
         choices=("cpu", "accelerator"),
         on_resume=OnResume.ANNOUNCE,
         invalidates=(EMBEDDINGS,),
-        effect="the frozen weights may be rounded differently; captions too where text encoders are quantized",
-        help="Where weights are quantized, block by block: `cpu`, or the `accelerator` that computes with them.",
+        effect="the frozen weights may round differently, and so may captions if text encoders are quantized",
+        help="Device that quantizes the weights, block by block: the `cpu`, or the `accelerator` that trains.",
     )
     vae_dtype: str | None = option(
         None,
         choices=("bf16", "fp32"),
         on_resume=OnResume.ANNOUNCE,
         invalidates=(LATENTS,),
-        help="The VAE's dtype; without it, as `mixed_precision`.",
+        help="Dtype of the VAE. If not set: as `mixed_precision`.",
     )
     allow_tf32: bool = option(
         True,
         on_resume=OnResume.ANNOUNCE,
-        help="Let NVIDIA GPUs round 32-bit matrix products to TF32, which is faster.",
+        help="Let NVIDIA GPUs round fp32 matrix products to TF32, which is faster.",
     )
 
     def for_training(self, *, model_type: str, optimizer: str) -> "PrecisionOptions":
@@ -176,21 +177,21 @@ class PrecisionOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class LoraOptions:
-    """The adapter's shape and place."""
+    """Size, layers and kind of the adapter."""
 
     lora_rank: int = option(
         16,
         minimum=1,
         on_resume=OnResume.REFUSE,
         requires=("model_type", ("lora",)),
-        help="The adapter's rank: its width, and so its capacity and size.",
+        help="Rank of the LoRA. A higher rank can learn more and makes a larger file.",
     )
     lora_alpha: float | None = option(
         None,
         above=0.0,
         on_resume=OnResume.REFUSE,
         requires=("model_type", ("lora",)),
-        help="The adapter's strength is alpha / rank; without it, alpha is the rank. Saved in the file.",
+        help="Alpha of the LoRA, which is scaled by alpha / rank. If not set: the rank. Saved in the file.",
     )
     lora_dropout: float = option(
         0.0,
@@ -198,66 +199,67 @@ class LoraOptions:
         maximum=0.99,
         on_resume=OnResume.ANNOUNCE,
         requires=("model_type", ("lora",)),
-        help="The share of the adapter's inputs dropped at each training step.",
+        help="Share of the LoRA's inputs to drop at each training step.",
     )
     lora_target: str = option(
         "attention",
         on_resume=OnResume.REFUSE,
         requires=("model_type", ("lora",)),
-        help="Where it is attached: `image-attention`, `attention` (both streams), `attention+mlp`, or a comma "
-        "list of module names.",
+        help="Layers to train a LoRA on: `image-attention`, `attention` (both streams), `attention+mlp`, or a "
+        "comma-separated list of module names.",
     )
     use_dora: bool = option(
         False,
         on_resume=OnResume.REFUSE,
         requires=("model_type", ("lora",)),
-        help="DoRA: learn the length of each row of the weights apart from its direction. Closer to full tuning at small "
-        "ranks, slower and larger in memory.",
+        help="Train a DoRA, which learns the magnitude of each row of the weights apart from its direction. Closer to "
+        "full fine-tuning at small ranks, but slower and needs more memory.",
     )
     use_rslora: bool = option(
         False,
         on_resume=OnResume.REFUSE,
         requires=("model_type", ("lora",)),
-        help="rsLoRA: the adapter's strength is alpha / sqrt(rank), so that large ranks learn as fast as small ones.",
+        help="Train a rank-stabilized LoRA (rsLoRA), which is scaled by alpha / sqrt(rank), so that large ranks learn "
+        "as fast as small ones.",
     )
 
     lora_ranks: str = option(
         "",
         on_resume=OnResume.REFUSE,
         requires=("lora_type", ("standard",)),
-        help="Other ranks for some layers, such as `attn.to_q=32,transformer_blocks.0=8`: names or shell patterns as in "
-        "`lora_target`, of which the last that fits counts. All layers keep the strength that `lora_rank` and "
-        "`lora_alpha` say.",
+        help="Other ranks for some layers, such as `attn.to_q=32,transformer_blocks.0=8`: names or shell patterns as "
+        "in `lora_target`. The last match counts. All layers keep the scale set by `lora_rank` and `lora_alpha`.",
     )
     lora_init_type: str = option(
         "default",
         choices=("default", "gaussian", "pissa", "olora", "loftq"),
         on_resume=OnResume.REFUSE,
         requires=("model_type", ("lora",)),
-        help="Where a LoRA begins: `default` and `gaussian` at nothing, drawn differently; `pissa` at the largest parts of "
-        "the frozen weights, `olora` at an orthogonal piece of them, which both learn faster at first; `loftq` at the largest "
-        "parts of what `base_model_precision` took from the weights, so that the model begins nearer to the whole one.",
+        help="Initialization of the LoRA. `default` and `gaussian` start with no change to the model and differ in "
+        "their random numbers. `pissa` starts at the largest singular values of the frozen weights and `olora` at an "
+        "orthogonal part of them; both learn faster at first. `loftq` starts at the largest singular values of the "
+        "quantization error of `base_model_precision`, so that the model starts closer to the unquantized one.",
     )
     init_lora: str | None = option(
         None,
         on_resume=OnResume.IGNORE,
         requires=("model_type", ("lora",)),
-        help="A LoRA file that a new run begins at, of this program, diffusers, ComfyUI, kohya, OneTrainer or peft. Rank, "
-        "alpha, target and kind are the file's, where the settings here leave them out.",
+        help="LoRA file to start a new run from, written by this program, diffusers, ComfyUI, kohya, OneTrainer or "
+        "peft. Rank, alpha, target and kind come from the file if they are not set here.",
     )
     lora_type: str = option(
         "standard",
         choices=("standard", "lycoris"),
         on_resume=OnResume.REFUSE,
         requires=("model_type", ("lora",)),
-        help="`standard`: a LoRA or DoRA, as the settings here say. `lycoris`: LoKr, LoHa and others, as the file "
-        "`lycoris_config` says.",
+        help="`standard` trains a LoRA or DoRA with the settings here. `lycoris` trains LoKr, LoHa and others, set in "
+        "the file `lycoris_config`.",
     )
     lycoris_config: str | None = option(
         None,
         on_resume=OnResume.IGNORE,
         requires=("lora_type", ("lycoris",)),
-        help="The JSON file that says which of LyCORIS's algorithms sits where, such as a copy of "
+        help="JSON file with the LyCORIS algorithms and the layers to train them on, such as a copy of "
         "`config/lycoris_config.json.example`.",
     )
 
@@ -267,7 +269,7 @@ class LoraOptions:
         return Path(self.init_lora).expanduser() if self.init_lora else None
 
     @property
-    def kind(self) -> str:
+    def adapter_name(self) -> str:
         """What the adapter is called."""
         return ("rank-stabilised " if self.use_rslora else "") + ("DoRA" if self.use_dora else "LoRA")
 
@@ -281,7 +283,7 @@ class LoraOptions:
         return found
 
     @property
-    def strength(self) -> float:
+    def scaling(self) -> float:
         """What the adapter's product of matrices is multiplied by."""
         return self.alpha / (math.sqrt(self.lora_rank) if self.use_rslora else self.lora_rank)
 
@@ -293,7 +295,7 @@ class LoraOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class TextOptions:
-    """How captions become the model's conditioning."""
+    """How captions are encoded."""
 
     tokenizer_max_length: int = option(
         77,
@@ -301,18 +303,18 @@ class TextOptions:
         maximum=256,
         on_resume=OnResume.ANNOUNCE,
         invalidates=(EMBEDDINGS,),
-        help="T5's length in tokens; longer captions are cut.",
+        help="Maximum length for T5 in tokens. Longer captions are truncated.",
     )
     sd3_t5_mask_behaviour: str = option(
         "do-nothing",
         choices=("do-nothing", "mask"),
         on_resume=OnResume.ANNOUNCE,
         invalidates=(EMBEDDINGS,),
-        help="`mask` sets T5's padding positions to zero; `do-nothing` is what SD3 was trained with.",
+        help="`mask` sets the padding positions of T5 to zero. `do-nothing` keeps them, as in SD3's own training.",
     )
     train_text_encoder: bool = option(
         False,
         on_resume=OnResume.REFUSE,
-        help="Train a LoRA of the same rank on both CLIP text encoders too, which stay loaded; T5 is cached as ever. For "
-        "`model_type=lora`.",
+        help="Also train a LoRA of the same rank on both CLIP text encoders, which stay loaded. T5 stays frozen and "
+        "cached. For `model_type=lora`.",
     )

@@ -1,4 +1,4 @@
-"""Who is told of a run besides the console, and how much."""
+"""Where a run reports besides the console, and in how much detail."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,45 +11,45 @@ LOG_LEVELS = ("debug", "info", "warning", "error")
 
 @dataclass(frozen=True, kw_only=True)
 class ReportingOptions:
-    """Trackers, the log file, the console's detail and webhooks."""
+    """Trackers, log files, console output and webhooks."""
 
     report_to: str = option(
         "none",
         on_resume=OnResume.IGNORE,
         publish=False,
-        help="Trackers that are told of figures and images: `none`, `wandb`, `tensorboard`, or a comma list.",
+        help="Trackers to send metrics and images to: `none`, `wandb`, `tensorboard`, or a comma-separated list.",
     )
     tracker_project_name: str = option(
         "simpletuner",
         on_resume=OnResume.IGNORE,
         publish=False,
-        help="The project that runs are listed under in wandb.",
+        help="Project name in wandb.",
     )
     tracker_run_name: str | None = option(
         None,
         on_resume=OnResume.IGNORE,
         publish=False,
-        help="The run's name in trackers; without it, the start time.",
+        help="Name of the run in trackers. If not set: the start time.",
     )
     logging_dir: str | None = option(
         None,
         on_resume=OnResume.IGNORE,
         publish=False,
-        help="Where log files and the trackers' files are written, a relative path starting in the output folder; "
-        "without it, `logs` there.",
+        help="Folder for log files and the trackers' files. A relative path starts in the output folder. If not set: "
+        "`logs` in the output folder.",
     )
     log_level: str = option(
         "info",
         choices=LOG_LEVELS,
         on_resume=OnResume.IGNORE,
         publish=False,
-        help="The least that the console shows: `debug` (also what libraries say), `info`, `warning` or `error`.",
+        help="Lowest level to show on the console: `debug` (with messages of libraries), `info`, `warning` or `error`.",
     )
     webhook_config: str | None = option(
         None,
         on_resume=OnResume.IGNORE,
         publish=False,
-        help="A JSON file that says where messages about the run are sent, Discord or any address.",
+        help="JSON file that sets where to send messages about the run: Discord or any URL.",
     )
 
     @property

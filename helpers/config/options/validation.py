@@ -1,109 +1,110 @@
-"""Which images are drawn during a run, to see what it learns."""
+"""Images to generate during a run, which show what it learns."""
 
 from dataclasses import dataclass
 
 from helpers.config.option import OnResume, option
 
-IMAGES = "validation images differ for that reason too; training does not change"
+IMAGES = "validation images change with it; training does not change"
 
 
 @dataclass(frozen=True, kw_only=True)
 class ValidationOptions:
-    """The validation prompt and how it is drawn."""
+    """Validation images: prompts, seeds, sizes and guidance."""
 
     validation_prompt: str | None = option(
         None,
         on_resume=OnResume.IGNORE,
         effect=IMAGES,
-        help="The prompt drawn before the first step, every `validation_steps`, and at the end; without it or a "
-        "library of prompts, nothing is drawn.",
+        help="Prompt for validation images, generated before the first step, every `validation_steps`, and at the "
+        "end. Without a prompt or a prompt library, none are generated.",
     )
     user_prompt_library: str | None = option(
         None,
         on_resume=OnResume.IGNORE,
         effect=IMAGES,
-        help="A JSON file of more prompts to draw, by name, each with settings of its own if it likes.",
+        help="JSON file with more validation prompts, by name. Each can have settings of its own.",
     )
     validation_prompt_library: bool = option(
         False,
         on_resume=OnResume.IGNORE,
         effect=IMAGES,
-        help="Draw a dozen built-in prompts of many kinds, too.",
+        help="Also generate images for a dozen built-in prompts of many kinds.",
     )
     validation_disable_unconditional: bool = option(
         False,
         on_resume=OnResume.IGNORE,
         effect=IMAGES,
-        help="Leave out the image without a prompt, which is drawn beside a library's.",
+        help="Leave out the image without a prompt that a prompt library adds.",
     )
     num_validation_images: int = option(
         1,
         on_resume=OnResume.IGNORE,
         effect=IMAGES,
         minimum=1,
-        help="Images of each prompt and size: with the seed, the next number, and so on.",
+        help="Images per prompt and size. The seed increases by 1 for each.",
     )
     validation_negative_prompt: str = option(
         "",
         on_resume=OnResume.IGNORE,
         effect=IMAGES,
         empty_means=True,
-        help="What the validation images are steered away from.",
+        help="Negative prompt for validation images.",
     )
     validation_guidance: float = option(
         3.0,
         minimum=0.0,
         on_resume=OnResume.IGNORE,
         effect=IMAGES,
-        help="How strongly validation images follow the prompt (classifier-free guidance); 1 or less turns it off.",
+        help="Guidance scale of validation images (classifier-free guidance). 1 or less turns it off.",
     )
     validation_steps: int | None = option(
         None,
         minimum=1,
         on_resume=OnResume.IGNORE,
         effect=IMAGES,
-        help="Optimizer steps between validation images; without it, as `checkpointing_steps`.",
+        help="Optimizer steps between validation images. If not set: `checkpointing_steps`.",
     )
     validation_epochs: int | None = option(
         None,
         minimum=1,
         on_resume=OnResume.IGNORE,
         effect=IMAGES,
-        help="Draw validation images at the end of every so many epochs, too.",
+        help="Also generate validation images at the end of every n-th epoch.",
     )
     validation_num_inference_steps: int = option(
         28,
         minimum=1,
         on_resume=OnResume.IGNORE,
         effect=IMAGES,
-        help="Denoising steps of a validation image.",
+        help="Denoising steps per validation image.",
     )
     validation_seed: str = option(
         "42",
         empty_means=True,
         on_resume=OnResume.IGNORE,
         effect=IMAGES,
-        help="The validation images' seed, an integer; empty for a new one each time.",
+        help="Seed of the validation images, an integer. Empty for a new one each time.",
     )
     validation_resolution: str = option(
         "1024x1024",
         on_resume=OnResume.IGNORE,
         effect=IMAGES,
-        help="Sizes of the validation images in pixels: `1024`, `1280x768`, or a comma list of these.",
+        help="Sizes of the validation images in pixels: `1024`, `1280x768`, or a comma-separated list.",
     )
     validation_skip_layers: str = option(
         "",
         on_resume=OnResume.IGNORE,
         effect=IMAGES,
-        help="Blocks of the transformer for skip-layer guidance, a comma list of numbers from 0: `7,8,9` gives SD3.5 "
-        "medium better anatomy. Costs a third prediction in the steps where it is on.",
+        help="Transformer blocks for skip-layer guidance, a comma-separated list of numbers from 0: `7,8,9` gives "
+        "SD3.5 medium better anatomy. Needs a third prediction in the steps where it is on.",
     )
     validation_skip_layers_scale: float = option(
         2.8,
         on_resume=OnResume.IGNORE,
         effect=IMAGES,
         minimum=0.0,
-        help="How strongly images are led away from what the model draws without these blocks.",
+        help="Scale of skip-layer guidance: how far images are moved away from what the model generates without these "
+        "blocks.",
     )
     validation_skip_layers_start: float = option(
         0.01,
@@ -111,7 +112,7 @@ class ValidationOptions:
         effect=IMAGES,
         minimum=0.0,
         maximum=1.0,
-        help="The share of the denoising steps after which skip-layer guidance begins.",
+        help="Share of the denoising steps after which skip-layer guidance starts.",
     )
     validation_skip_layers_stop: float = option(
         0.2,
@@ -119,14 +120,14 @@ class ValidationOptions:
         effect=IMAGES,
         minimum=0.0,
         maximum=1.0,
-        help="The share of the denoising steps at which skip-layer guidance ends.",
+        help="Share of the denoising steps at which skip-layer guidance stops.",
     )
     vae_enable_tiling: bool = option(
         False,
         on_resume=OnResume.IGNORE,
         effect=IMAGES,
-        help="Decode validation images in tiles of 512 pixels, which saves memory; without it, images over a "
-        "megapixel in tiles of 1024, and smaller ones in tiles where the device's memory is too short.",
+        help="Decode validation images in tiles of 512 pixels to save memory. If not set, images over a megapixel are "
+        "decoded in tiles of 1024, and smaller ones in tiles if the device runs short of memory.",
     )
 
     @property

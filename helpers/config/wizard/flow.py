@@ -11,9 +11,9 @@ from functools import cache
 from helpers.config.checks.config import check
 from helpers.config.option import Option, WrongValue, options_in, read_value, written
 from helpers.config.options.launch import LaunchOptions
-from helpers.config.parse import Reading, Said, read_settings
+from helpers.config.parse import ParseResult, RawSetting, read_settings
 from helpers.config.train_config import RunConfig, all_options
-from helpers.config.wizard.machine import Machine
+from helpers.config.wizard.machine import SystemInfo
 from helpers.errors import Problem
 
 LAUNCH = "launch"
@@ -32,7 +32,7 @@ class Draft:
     said: what the old env file says of options; answers: what was answered; machine: what can be found out here.
     """
 
-    machine: Machine
+    machine: SystemInfo
     said: Mapping[str, str] = field(default_factory=dict)
     answers: Mapping[str, str] = field(default_factory=dict)
 
@@ -54,11 +54,11 @@ class Draft:
         """The options said or answered."""
         return {name: text for name, text in {**self.said, **self.answers}.items() if name in options_by_name()}
 
-    def read(self) -> Reading:
+    def read(self) -> ParseResult:
         """The same, as the trainer's own parser reads it."""
         names = ((options_by_name()[name], text) for name, text in self.settings().items())
         return read_settings(
-            Said(name=option.name, text=text, spelled=option.env)
+            RawSetting(name=option.name, text=text, spelled=option.env)
             for option, text in names
             if option.group != LAUNCH and (text or option.empty_means)
         )
@@ -143,11 +143,11 @@ def ask_all(chapters: Sequence[Chapter], *, draft: Draft, ask: Callable[[Prompt]
     place = 0
     while place < len(course):
         chapter, question = course[place]
-        now = settled(draft, chapters)
+        now = without_irrelevant(draft, chapters)
         if not is_asked(question, now):
             place += 1
             continue
-        text = ask(posed(question, now, chapter=chapter))
+        text = ask(make_prompt(question, now, chapter=chapter))
         if text is None:
             place = history.pop() if history else place
             continue
@@ -159,7 +159,7 @@ def ask_all(chapters: Sequence[Chapter], *, draft: Draft, ask: Callable[[Prompt]
     return draft
 
 
-def settled(draft: Draft, chapters: Iterable[Chapter]) -> Draft:
+def without_irrelevant(draft: Draft, chapters: Iterable[Chapter]) -> Draft:
     """The draft without what the answers have left no meaning, such as a rank where no LoRA is trained."""
     questions = [each for chapter in chapters for each in chapter.questions]
     moot = {each.name for each in questions if not each.stays and not each.when(draft)}
@@ -193,7 +193,7 @@ def _allowed(option: Option) -> tuple[str, ...]:
     return tuple(value for value in values if value not in refused)
 
 
-def posed(question: Question, draft: Draft, *, chapter: Chapter) -> Prompt:
+def make_prompt(question: Question, draft: Draft, *, chapter: Chapter) -> Prompt:
     """The question as it is asked of `draft`."""
     choices = offered(question, draft)
     if question.note is not None:

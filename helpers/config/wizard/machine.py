@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Sight:
+class FolderPreview:
     """What the headers of a folder's images tell.
 
     images: how many there are; where there are very many, as estimated from those looked at;
@@ -31,7 +31,7 @@ class Sight:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Peaks:
+class MemoryPeaks:
     """The most memory in bytes that encoding, and that training with its test images, take of a card."""
 
     encoding: int
@@ -39,7 +39,7 @@ class Peaks:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Machine:
+class SystemInfo:
     """What is here, and what the program can say of it.
 
     look_at: a look at a folder of images; raises UserError. memory: what a run takes, None where nobody knows.
@@ -48,8 +48,8 @@ class Machine:
 
     gpus: tuple[Gpu, ...]
     is_mac: bool
-    look_at: Callable[[Path], Sight]
-    memory: "Callable[[RunConfig], Peaks | None]"
+    look_at: Callable[[Path], FolderPreview]
+    memory: "Callable[[RunConfig], MemoryPeaks | None]"
     logged_in: Callable[[], bool]
     log_in: Callable[[], None] | None
 

@@ -15,8 +15,17 @@ from helpers.config.option import written
 from helpers.config.options.launch import LaunchOptions
 from helpers.config.wizard.dataset_file import dataset_text, new_file, new_path
 from helpers.config.wizard.files import NewFile, env_text, write
-from helpers.config.wizard.flow import Chapter, Choice, Draft, Prompt, Question, ask_all, options_by_name, settled
-from helpers.config.wizard.machine import Machine
+from helpers.config.wizard.flow import (
+    Chapter,
+    Choice,
+    Draft,
+    Prompt,
+    Question,
+    ask_all,
+    options_by_name,
+    without_irrelevant,
+)
+from helpers.config.wizard.machine import SystemInfo
 from helpers.config.wizard.plain import InputEnded, PlainPrompts
 from helpers.config.wizard.questions_images import IMAGES
 from helpers.config.wizard.questions_run import LENGTH, RUN, VALIDATION, is_on_hub, wants_hub
@@ -37,7 +46,7 @@ Enter takes what is proposed. Nothing is written before you have seen it all."""
 class FrontEnd(Protocol):
     """Who asks: a terminal, or plain lines."""
 
-    def tell(self, text: str) -> None:
+    def show(self, text: str) -> None:
         """Show a text."""
         ...
 
@@ -47,7 +56,7 @@ class FrontEnd(Protocol):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Before:
+class ExistingConfig:
     """What an env file says already: settings by name of option, other variables, and what to tell of it."""
 
     settings: Mapping[str, str] = field(default_factory=dict)
@@ -55,7 +64,7 @@ class Before:
     remarks: tuple[str, ...] = ()
 
 
-def main(machine: Machine) -> int:
+def main(machine: SystemInfo) -> int:
     """Ask in the terminal, or read plain lines where there is none; the exit status."""
     name = os.environ.get("ENV", "")
     path = Path("config", name, "config.env")
@@ -73,37 +82,37 @@ def main(machine: Machine) -> int:
     return 1
 
 
-def configure(path: Path, *, machine: Machine, front: FrontEnd, command: str) -> int:
+def configure(path: Path, *, machine: SystemInfo, front: FrontEnd, command: str) -> int:
     """Ask for everything, write the env file `path` and the dataset file, and say that `command` comes next."""
     before = read_before(path)
-    front.tell(WELCOME.format(path=path))
+    front.show(WELCOME.format(path=path))
     for remark in before.remarks:
-        front.tell(remark)
+        front.show(remark)
     settings = dict(before.settings)
     if not settings and path.parent.name != "config":
         settings["output_dir"] = f"output/{path.parent.name}"
     chapters = (*CHAPTERS, _the_end(path, before=before))
     draft = ask_all(chapters, draft=Draft(machine=machine, said=settings), ask=front.ask)
     if draft["write"] != "yes":
-        front.tell("\nNothing was written.")
+        front.show("\nNothing was written.")
         return 0
     files = new_files(draft, path, others=before.others)
     backups = write([file for file in files if not file.is_there], now=datetime.now())
-    front.tell(f"\n{_farewell(draft, files=files, backups=backups, command=command)}")
+    front.show(f"\n{_farewell(draft, files=files, backups=backups, command=command)}")
     return 0
 
 
 CHAPTERS: tuple[Chapter, ...] = (RUN, IMAGES, LENGTH, VALIDATION, MEMORY, LEARNING, REPORTS, MACHINE)
 
 
-def read_before(path: Path) -> Before:
+def read_before(path: Path) -> ExistingConfig:
     """What the env file at `path` says, as far as it can be read; nothing where there is none."""
     if not path.is_file():
-        return Before()
+        return ExistingConfig()
     try:
         variables = read_env_file(path, known=env_names())
     except ConfigError as error:
-        return Before(remarks=(f"\n{path} cannot be read, so everything is asked again:\n{error}",))
+        return ExistingConfig(remarks=(f"\n{path} cannot be read, so everything is asked again:\n{error}",))
     translation = translate(variables, file=str(path), words=[])
     flags = (word[2:].partition("=") for word in translation.arguments)
     settings = {name: _as_said(name, text, variables) for name, _, text in flags}
@@ -116,7 +125,7 @@ def read_before(path: Path) -> Before:
         remarks += ["These of them need a change:", *map(str, translation.problems)]
     if CALCULATED.search(path.read_text(encoding="utf-8", errors="replace")):
         remarks.append("Its $variables and $(commands) are written down as what they are now; the backup keeps them.")
-    return Before(settings=settings, others=translation.exports, remarks=tuple(remarks))
+    return ExistingConfig(settings=settings, others=translation.exports, remarks=tuple(remarks))
 
 
 def _as_said(name: str, text: str, variables: Mapping[str, str]) -> str:
@@ -131,14 +140,14 @@ def _as_said(name: str, text: str, variables: Mapping[str, str]) -> str:
 
 def new_files(draft: Draft, path: Path, *, others: Mapping[str, str]) -> list[NewFile]:
     """The files that the answers make: the env file at `path` and, where one is wanted, the dataset file."""
-    final = settled(draft, CHAPTERS)
+    final = without_irrelevant(draft, CHAPTERS)
     files = [NewFile(path=path, text=env_text(final, chapters=CHAPTERS, others=others))]
     if new_file(draft):
         files.append(NewFile(path=new_path(draft), text=dataset_text(final)))
     return files
 
 
-def _the_end(path: Path, *, before: Before) -> Chapter:
+def _the_end(path: Path, *, before: ExistingConfig) -> Chapter:
     """The last question, with what will be written before it."""
 
     def shows(draft: Draft) -> str:
@@ -172,7 +181,7 @@ def _settings_of(file: NewFile) -> str:
 
 def _what_is_wrong(draft: Draft) -> list[str]:
     """What the trainer would still refuse, such as a setting of the old file that was not asked."""
-    return [f"bash train.sh will refuse this:\n{problem}" for problem in settled(draft, CHAPTERS).problems()]
+    return [f"bash train.sh will refuse this:\n{problem}" for problem in without_irrelevant(draft, CHAPTERS).problems()]
 
 
 def _farewell(draft: Draft, *, files: list[NewFile], backups: list[Path], command: str) -> str:

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 
 from helpers.config.wizard.flow import Draft
-from helpers.config.wizard.machine import Peaks
+from helpers.config.wizard.machine import MemoryPeaks
 
 GIGABYTE = 1e9
 SPARE = 0.92
@@ -42,5 +42,5 @@ def precision_that_fits(draft: Draft) -> str:
     return BY_QUALITY[-1]
 
 
-def _fits(peaks: Peaks, room_bytes: int) -> bool:
+def _fits(peaks: MemoryPeaks, room_bytes: int) -> bool:
     return max(peaks.encoding, peaks.training) <= SPARE * room_bytes

@@ -19,7 +19,7 @@ class PlainPrompts:
     def __init__(self, lines: TextIO) -> None:
         self._lines = lines
 
-    def tell(self, text: str) -> None:
+    def show(self, text: str) -> None:
         """Show a text."""
         print(text)
 

@@ -15,7 +15,7 @@ from helpers.config.wizard.dataset_file import (
     proposed_cache,
 )
 from helpers.config.wizard.flow import Chapter, Choice, Draft, Question
-from helpers.config.wizard.machine import Sight
+from helpers.config.wizard.machine import FolderPreview
 from helpers.errors import UserError
 
 PLACES = (1.0, 0.5, 0.25)
@@ -29,7 +29,7 @@ LATENT_BYTES_PER_PIXEL = 16 * 2 / 64
 """Sixteen channels of two bytes for each 8x8 pixels."""
 
 
-def sight(draft: Draft) -> Sight:
+def sight(draft: Draft) -> FolderPreview:
     """What the folder looks like; remembered by the machine, so that each folder is looked at once."""
     return draft.machine.look_at(image_folder(draft))
 

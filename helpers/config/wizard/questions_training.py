@@ -1,6 +1,6 @@
 """The wizard's questions about how the model learns, and who is told; names, bounds, choices are the declarations'."""
 
-from helpers.config.checks.warnings import remarks
+from helpers.config.checks.warnings import warnings
 from helpers.config.optimizers import KINDS, LEARNING_RATE_FREE
 from helpers.config.wizard.flow import Chapter, Choice, Draft, Question, options_by_name
 from helpers.config.wizard.memory import memory_note, precision_that_fits
@@ -32,7 +32,7 @@ def _why_rate(draft: Draft) -> str:
 def _rate_problem(draft: Draft, text: str) -> str:
     """What the trainer would only remark: a rate of another order than the optimizer wants."""
     name = options_by_name()["learning_rate"].env
-    said = [line for line in remarks(draft.answered("learning_rate", text).config()) if line.startswith(name)]
+    said = [line for line in warnings(draft.answered("learning_rate", text).config()) if line.startswith(name)]
     return said[0] if said else ""
 
 
@@ -98,8 +98,8 @@ LEARNING = Chapter(
             name="optimizer",
             title="Which optimizer?",
             why="adamw is the one that recipes are written for.",
-            choices=lambda draft: tuple(Choice(value=kind.name) for kind in KINDS.values() if kind.is_here),
-            note=lambda draft, value: KINDS[value].good_for if value in KINDS else "",
+            choices=lambda draft: tuple(Choice(value=kind.name) for kind in KINDS.values() if kind.is_installed),
+            note=lambda draft, value: KINDS[value].summary if value in KINDS else "",
         ),
         Question(
             name="learning_rate",

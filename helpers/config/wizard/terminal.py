@@ -31,7 +31,7 @@ class Terminal:
         self._chapter = ""
         self._answers_above = 0
 
-    def tell(self, text: str) -> None:
+    def show(self, text: str) -> None:
         """Show a text, lines of a title (`# …`) in bold."""
         for line in text.splitlines():
             print(f"{BOLD}{line[2:]}{PLAIN}" if line.startswith("# ") else line)
@@ -43,7 +43,7 @@ class Terminal:
             print(f"\n{ACCENT}━━{PLAIN} {BOLD}{question.chapter}{PLAIN}")
         if question.shows:
             self._answers_above = 0
-            self.tell(f"\n{question.shows}")
+            self.show(f"\n{question.shows}")
         height = _head(question)
         text = _answered(question)
         self._shrink(question, text, height=height)

@@ -21,10 +21,10 @@ from helpers.data.captions import (
     captions_from_lines,
 )
 from helpers.data.catalog.face_crops import face_centers
-from helpers.data.catalog.from_table import Told, match_table
-from helpers.data.catalog.known_files import Remembered, file_keys
-from helpers.data.catalog.scan import HEADERS, FileReader, Found, find_files, header
-from helpers.data.images.geometry import crop_around, cut_rules, draw, draw_of_epoch, geometries, measure
+from helpers.data.catalog.from_table import TableMatch, match_table
+from helpers.data.catalog.known_files import FileMetadataCache, file_keys
+from helpers.data.catalog.scan import HEADERS, FileListing, FileReader, find_files, header
+from helpers.data.images.geometry import crop_around, cut_rules, draw_of_epoch, geometries, random_draws, size_metric
 from helpers.data.rejections import NOTHING_LEFT_TO_SAY, TOO_LONG, TOO_SMALL, describe_rejected, empty_dataset_error
 from helpers.data.sources.image_table import ImageTable
 from helpers.data.types import Catalog, Rejected
@@ -109,7 +109,7 @@ def remember_rejected(metadata: CacheStore, catalog: Catalog, rejected: Sequence
     rows = [row for row, path in enumerate(catalog.paths) if path in reasons]
     paths = [catalog.paths[row] for row in rows]
     keys = file_keys(paths, catalog.size_bytes[rows].tolist(), [catalog.tags[row] for row in rows])
-    remembered = Remembered(metadata, name=HEADERS)
+    remembered = FileMetadataCache(metadata, name=HEADERS)
     for key, path in zip(keys, paths, strict=True):
         remembered.add(key, header((0, 0), reason=reasons[path]))
     remembered.flush()
@@ -123,7 +123,7 @@ def _rows_left(sizes: NDArray[np.int32], rejected: dict[int, str]) -> NDArray[np
 
 
 def _choose(
-    dataset: ImageDataset, found: Found, sizes: NDArray[np.int32], rejected: dict[int, str], *, seed: int
+    dataset: ImageDataset, found: FileListing, sizes: NDArray[np.int32], rejected: dict[int, str], *, seed: int
 ) -> int:
     """Take the size off images that are too many for `max_num_samples`; how many they are.
 
@@ -132,15 +132,15 @@ def _choose(
     rows = _rows_left(sizes, rejected)
     if dataset.max_num_samples is None or len(rows) <= dataset.max_num_samples:
         return 0
-    draws = draw(found.paths.take(rows), seed=seed, dataset_id=dataset.id, purpose="sample")
+    draws = random_draws(found.paths.take(rows), seed=seed, dataset_id=dataset.id, purpose="sample")
     sizes[rows[np.argsort(draws[:, 0], kind="stable")[dataset.max_num_samples :]]] = 0
     return len(rows) - dataset.max_num_samples
 
 
-def _cut(dataset: ImageDataset, found: Found, sizes: NDArray[np.int32], *, seed: int) -> NDArray[np.int32]:
+def _cut(dataset: ImageDataset, found: FileListing, sizes: NDArray[np.int32], *, seed: int) -> NDArray[np.int32]:
     """The cut of each file found [N, 6]; of no use where it is no image."""
     rules = cut_rules(dataset)
-    draws = draw(found.paths, seed=seed, dataset_id=dataset.id) if rules.draws else np.zeros((0, 3))
+    draws = random_draws(found.paths, seed=seed, dataset_id=dataset.id) if rules.draws else np.zeros((0, 3))
     return geometries(np.maximum(sizes, 1), rules=rules, draws=draws)
 
 
@@ -166,7 +166,7 @@ def _of_unfit_size(
     """Why images are rejected that are too small, or would become too long, by row."""
     is_image = sizes[:, 0] > 0
     minimum = dataset.minimum_image_size or 0.0
-    too_small = is_image & (measure(sizes, dataset.resolution_type) < minimum)
+    too_small = is_image & (size_metric(sizes, dataset.resolution_type) < minimum)
     too_long = is_image & ((cuts[:, 4:6] - cuts[:, 2:4]).max(axis=1) > longest_edge_px)
     small = f"{TOO_SMALL} = {minimum:g} {UNITS[dataset.resolution_type]}"
     long = f"{TOO_LONG}, {longest_edge_px} pixels"
@@ -174,7 +174,7 @@ def _of_unfit_size(
 
 
 def _sizes(
-    dataset: ImageDataset, reader: FileReader, told: Told | None
+    dataset: ImageDataset, reader: FileReader, told: TableMatch | None
 ) -> tuple[NDArray[np.int32], dict[int, str], int]:
     """The upright size of each file [N, 2], 0 x 0 where it has none, why some are rejected, by row, and how many others
     are no images.
@@ -189,7 +189,7 @@ def _sizes(
 
 
 def _captions(
-    reader: FileReader, rows: NDArray[np.int64], rules: CaptionRules, told: Told | None
+    reader: FileReader, rows: NDArray[np.int64], rules: CaptionRules, told: TableMatch | None
 ) -> tuple[Callable[[int], tuple[str, ...]], dict[int, str]]:
     """The captions of the images of `rows` that have any, in their order, and why the others have none, by row."""
     if rules.strategy == "instanceprompt":
@@ -219,7 +219,7 @@ def _captions(
     return caption_column(captions, rules=rules), speechless
 
 
-def _tell(catalog: Catalog, reporter: Reporter, told: Told | None) -> None:
+def _tell(catalog: Catalog, reporter: Reporter, told: TableMatch | None) -> None:
     """Say in a line what a dataset holds, and in another for each reason what is left out.
 
     Raises DataError where that is all.

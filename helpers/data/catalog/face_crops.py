@@ -32,7 +32,7 @@ def face_centers(
         row = int(rows[position])
         return _face(reader.source.read(reader.found.paths[row]), size=Size(*sizes[row].tolist()))
 
-    known, faces, unreadable = reader.learn(
+    known, faces, unreadable = reader.read_missing(
         reader.found.keys[rows],
         read=look,
         table=FACES,

@@ -12,7 +12,7 @@ from helpers.data.sources.image_table import NO_ROW, ImageTable
 
 
 @dataclass(frozen=True, kw_only=True)
-class Told:
+class TableMatch:
     """What `table` says of the files found; rows: of the table, for each file [N], NO_ROW where it has none."""
 
     table: ImageTable
@@ -55,10 +55,10 @@ class Told:
         return texts, {row: NOT_IN_TABLE if absent else NO_CAPTION_IN_TABLE for row, absent in reasons}
 
 
-def match_table(table: ImageTable, reader: FileReader) -> Told:
+def match_table(table: ImageTable, reader: FileReader) -> TableMatch:
     """What `table` says of the files found; raises DataError where it says nothing of any of them."""
     rows = table.rows_of(reader.found.paths)
     if len(rows) and not (rows != NO_ROW).any():
         place = reader.source.describe()
         raise table.no_names_in_common(reader.found.paths, dataset_id=reader.dataset_id, source=place)
-    return Told(table=table, rows=rows)
+    return TableMatch(table=table, rows=rows)

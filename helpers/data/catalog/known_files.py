@@ -38,7 +38,7 @@ def file_keys(paths: Iterable[str], sizes_bytes: Iterable[int], tags: Iterable[s
     return np.frombuffer(b"".join(digests), "<u8").reshape(-1, 2)
 
 
-class Remembered:
+class FileMetadataCache:
     """A table of bytes by file key that only grows; of two values for one key the longer one holds."""
 
     def __init__(self, store: CacheStore, *, name: str) -> None:

@@ -10,7 +10,7 @@ from itertools import islice
 import numpy as np
 from numpy.typing import NDArray
 
-from helpers.data.catalog.known_files import UNKNOWN, Keys, Remembered, file_keys
+from helpers.data.catalog.known_files import UNKNOWN, FileMetadataCache, Keys, file_keys
 from helpers.data.columns import BytesColumn, TextColumn
 from helpers.data.rejections import UNREADABLE
 from helpers.reporting.progress import stage
@@ -35,7 +35,7 @@ NOT_IMAGES = frozenset((
 
 
 @dataclass(frozen=True, kw_only=True)
-class Found:
+class FileListing:
     """The files of a dataset: those that may be images by column [N], in the order of their paths, and the others.
 
     keys: see `file_keys`; notes: text files by their path without the ending; ignored: hidden files and no images.
@@ -55,7 +55,7 @@ def split_ending(path: str) -> tuple[str, str]:
     return (stem, f".{ending.lower()}") if dot and "/" not in ending else (path, "")
 
 
-def find_files(source: SourceStore, *, want_notes: bool) -> Found:
+def find_files(source: SourceStore, *, want_notes: bool) -> FileListing:
     """List `source`; raises DataError where it cannot be listed. `notes` stays empty unless wanted."""
     notes: dict[str, Listed] = {}
     listing, blocks, ignored = source.list(), [_columns(())], 0
@@ -71,7 +71,7 @@ def find_files(source: SourceStore, *, want_notes: bool) -> Found:
         ignored += len(few) - len(images)
         blocks.append(_columns(images))
     paths, sizes, tags, keys = zip(*blocks, strict=True)
-    return Found(
+    return FileListing(
         paths=TextColumn.joined(paths),
         size_bytes=np.concatenate(sizes),
         tags=TextColumn.joined(tags),
@@ -97,7 +97,7 @@ class FileReader:
     """Opens files of `found` in `workers` threads, and remembers in `metadata` what they said."""
 
     dataset_id: str
-    found: Found
+    found: FileListing
     source: SourceStore
     metadata: CacheStore
     workers: int
@@ -105,7 +105,7 @@ class FileReader:
 
     def read_headers(self) -> tuple[NDArray[np.int32], dict[int, str]]:
         """The upright sizes [N, 2] of all files found, 0 x 0 where there is none, and why some are rejected, by row."""
-        known, values, rejected = self.learn(
+        known, values, rejected = self.read_missing(
             self.found.keys, read=self._read_header, table=HEADERS, what="read image sizes", unit="images"
         )
         sizes = np.zeros((len(self.found.paths), 2), np.int32)
@@ -118,7 +118,7 @@ class FileReader:
 
     def known_rejections(self) -> dict[int, str]:
         """Why files are rejected as far as earlier runs have found out, by row; no file is opened."""
-        remembered = Remembered(self.metadata, name=HEADERS)
+        remembered = FileMetadataCache(self.metadata, name=HEADERS)
         rows = remembered.find(self.found.keys)
         known = np.flatnonzero(rows != UNKNOWN)
         values = remembered.values(rows[known])
@@ -145,7 +145,7 @@ class FileReader:
         notes = {row: note for row, note in beside if note is not None}
         listed = list(notes.values())
         keys = file_keys([n.path for n in listed], [n.size_bytes for n in listed], [n.tag for n in listed])
-        known, values, failed = self.learn(
+        known, values, failed = self.read_missing(
             keys,
             read=lambda position: self.source.read(listed[position].path),
             table=CAPTIONS,
@@ -156,7 +156,7 @@ class FileReader:
         contents = {rows_of_notes[position]: value for position, value in zip(known.tolist(), values, strict=True)}
         return contents, {rows_of_notes[position]: reason for position, reason in failed.items()}
 
-    def learn(
+    def read_missing(
         self,
         keys: Keys,
         *,
@@ -172,7 +172,7 @@ class FileReader:
         Returns the positions of which something is known, what it is, and why the others could not be read: an OSError
         is not remembered, for it may be over next time.
         """
-        remembered = Remembered(self.metadata, name=table)
+        remembered = FileMetadataCache(self.metadata, name=table)
         rows = remembered.find(keys)
         unknown = np.flatnonzero(rows == UNKNOWN)
         failed: dict[int, str] = {}

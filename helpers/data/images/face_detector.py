@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 EDGE_PX = 256
 """Width and height of what the network looks at: a whole image, with black where it has another shape."""
 
-SURE = 0.75
+SCORE_THRESHOLD = 0.75
 IOU_THRESHOLD = 0.3
 BLOCKS, HALVING = 31, (7, 15, 23)
 ANCHORS = ((16, 2), (8, 6))
@@ -37,7 +37,7 @@ def detector_size(size: Size) -> Size:
 
 
 def largest_face(pixels: NDArray[np.uint8]) -> Box | None:
-    """The box of the largest face in RGB pixels [H, W, 3] of `detector_size`, in their pixels; None where there is none."""
+    """The box of the largest face in RGB pixels [H, W, 3] of `detector_size`, in their pixels, or None."""
     height, width = pixels.shape[:2]
     left, top = (EDGE_PX - width) // 2, (EDGE_PX - height) // 2
     square = np.zeros((EDGE_PX, EDGE_PX, 3), np.uint8)
@@ -65,7 +65,7 @@ def single_threaded() -> Iterator[None]:
 
 def _faces(sureness: Floats, boxes: Floats) -> Floats:
     """The faces [N, 4] (centre x and y, width, height) among anchors' boxes [A, 4]; those of one face are averaged."""
-    sure = sureness > SURE
+    sure = sureness > SCORE_THRESHOLD
     sureness, boxes = sureness[sure], boxes[sure]
     faces = []
     while len(boxes):

@@ -62,7 +62,7 @@ def cut_rules(dataset: ImageDataset) -> CropRules:
     )
 
 
-def measure(sizes: NDArray[np.integer], resolution_type: str) -> Floats:
+def size_metric(sizes: NDArray[np.integer], resolution_type: str) -> Floats:
     """How large images of `sizes` [N, 2] are, in the unit of `resolution_type` [N]."""
     edges = sizes.astype(np.float64)
     if resolution_type == "pixel":
@@ -71,7 +71,7 @@ def measure(sizes: NDArray[np.integer], resolution_type: str) -> Floats:
     return area / 1e6 if resolution_type == "area" else np.sqrt(area)
 
 
-def draw(paths: Iterable[str], *, seed: int, dataset_id: str, purpose: str = "crop") -> Floats:
+def random_draws(paths: Iterable[str], *, seed: int, dataset_id: str, purpose: str = "crop") -> Floats:
     """Three numbers in [0, 1) for each image [N, 3]: of the seed, the purpose, the dataset and the path only."""
     start = hashlib.blake2b(f"{purpose}\0{seed}\0{dataset_id}\0".encode(), digest_size=DRAW_BYTES)
     digests = []
@@ -85,10 +85,10 @@ def draw(paths: Iterable[str], *, seed: int, dataset_id: str, purpose: str = "cr
 
 def draw_of_epoch(paths: Sequence[str], *, seed: int, dataset_id: str, epoch: int) -> Floats:
     """`draw` with new places for the crop in each epoch; shapes, and with them the buckets, stay as in the first."""
-    first = draw(paths, seed=seed, dataset_id=dataset_id)
+    first = random_draws(paths, seed=seed, dataset_id=dataset_id)
     if epoch == 0:
         return first
-    other = draw(paths, seed=seed, dataset_id=dataset_id, purpose=f"crop of epoch {epoch}")
+    other = random_draws(paths, seed=seed, dataset_id=dataset_id, purpose=f"crop of epoch {epoch}")
     return np.concatenate([first[:, :1], other[:, 1:]], axis=1)
 
 
@@ -154,7 +154,7 @@ def _on_grid(edges: Floats, alignment: int) -> Floats:
 
 def _own_scale(sizes: NDArray[np.integer], rules: CropRules) -> Floats:
     """The scale [N] that shrinks images over the maximum to `downsample`, and leaves the others as they are."""
-    measured = measure(sizes, rules.resolution_type)
+    measured = size_metric(sizes, rules.resolution_type)
     scale = np.minimum(rules.downsample / measured, 1.0)
     if rules.resolution_type == "area":
         scale = np.sqrt(scale)

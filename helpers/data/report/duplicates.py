@@ -28,7 +28,7 @@ Each = Callable[[Callable[[Any], Any], Sequence[Any]], Iterator[Any]]
 """Calls a function with each of many things, perhaps several at once: `map`, or a thread pool's."""
 
 
-def spread(total: int, most: int) -> NDArray[np.int64]:
+def evenly_spaced(total: int, most: int) -> NDArray[np.int64]:
     """At most `most` rows of `total`, evenly spread."""
     return np.unique(np.linspace(0, total - 1, min(total, most)).round().astype(np.int64))
 
@@ -59,7 +59,7 @@ def near_duplicates(catalog: Catalog, each: Each) -> tuple[int, list[list[str]]]
 
     A DCT hash of 64 bits (Zauner 2010, section 3.2.1), as the imagehash library computes it.
     """
-    rows = spread(len(catalog), COMPARED).tolist()
+    rows = evenly_spaced(len(catalog), COMPARED).tolist()
     found = [
         (row, bits)
         for row, bits in zip(rows, each(lambda row: _look(catalog, row), rows), strict=True)
@@ -87,11 +87,11 @@ def _look(catalog: Catalog, row: int) -> NDArray[np.bool_] | None:
     from PIL import Image
 
     whole = Geometry(resize=Size(COMPARED_PX, COMPARED_PX), crop=Box(0, 0, COMPARED_PX, COMPARED_PX))
-    pixels = small(catalog, row, whole)
+    pixels = thumbnail(catalog, row, whole)
     return None if pixels is None else phash(Image.fromarray(pixels)).hash.reshape(-1)
 
 
-def small(catalog: Catalog, row: int, geometry: Geometry) -> NDArray[np.uint8] | None:
+def thumbnail(catalog: Catalog, row: int, geometry: Geometry) -> NDArray[np.uint8] | None:
     """Image `row` cut by a `geometry` smaller than its own; None where it cannot be read."""
     from helpers.data.images.decode import UnreadableImage, decode
 

@@ -3,7 +3,7 @@
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from helpers.config.wizard.machine import Sight
+from helpers.config.wizard.machine import FolderPreview
 from helpers.data.captions import caption_from_name
 from helpers.data.catalog.scan import find_files, split_ending
 from helpers.data.columns import printable
@@ -15,7 +15,7 @@ WORKERS = 8
 LETTERS_OF_A_CAPTION, LEAST_SHARE = 3, 0.8
 
 
-def look_at(folder: Path) -> Sight:
+def preview_folder(folder: Path) -> FolderPreview:
     """What the images in `folder` look like; raises DataError where it cannot be listed.
 
     Of very many, an evenly spread sample is looked at.
@@ -29,7 +29,7 @@ def look_at(folder: Path) -> Sight:
     unreadable = sum(size is None for size in sizes)
     share = len(images) / max(1, len(paths))
     captioned = sum(split_ending(path)[0] in found.notes for path, _ in images)
-    return Sight(
+    return FolderPreview(
         images=round(share * len(found.paths)),
         sizes=tuple((size.width, size.height) for _, size in images),
         unreadable=unreadable,

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from helpers.data.columns import printable
-from helpers.data.report.duplicates import Each, exact_duplicates, near_duplicates, small, spread
+from helpers.data.report.duplicates import Each, evenly_spaced, exact_duplicates, near_duplicates, thumbnail
 from helpers.data.types import Box, Bucket, Catalog, Geometry, Rejected, Size
 from helpers.reporting.pages.datasets_page import (
     ASPECT_BARS,
@@ -42,7 +42,7 @@ def survey(
     catalog: Catalog, *, notes: Sequence[str], lengths: Sequence[CaptionLengths] = (), workers: int = 1
 ) -> DatasetView:
     """What a page shows of `catalog`. notes: by bucket, what the plan does with it; lengths: of its captions."""
-    rows = spread(len(catalog), SAMPLED)
+    rows = evenly_spaced(len(catalog), SAMPLED)
     sizes = catalog.sizes[rows]
     with ThreadPoolExecutor(workers) as threads:
         compared, alike = near_duplicates(catalog, threads.map)
@@ -68,7 +68,7 @@ def fingerprint(catalogs: Sequence[Catalog], *, notes: Sequence[Sequence[str]]) 
     """A hash of all that the surveys depend on: the files, how they are cut, some captions, the plan's words."""
     digest = hashlib.blake2b(digest_size=16)
     for catalog, said in zip(catalogs, notes, strict=True):
-        rows = spread(len(catalog), SAMPLED)
+        rows = evenly_spaced(len(catalog), SAMPLED)
         captions = [catalog.captions_of(int(row)) for row in rows]
         names = [(image.path, image.reason) for image in catalog.rejected]
         for part in (catalog.dataset_id, len(catalog), catalog.ignored, captions, names, list(said)):
@@ -126,7 +126,7 @@ def _buckets(catalog: Catalog, *, notes: Sequence[str], each: Each) -> list[Buck
 
 
 def _some(bucket: Bucket, most: int) -> list[int]:
-    return bucket.images[spread(len(bucket), most)].tolist()
+    return bucket.images[evenly_spaced(len(bucket), most)].tolist()
 
 
 def _thumbnail(catalog: Catalog, row: int) -> Thumbnail | None:
@@ -134,7 +134,7 @@ def _thumbnail(catalog: Catalog, row: int) -> Thumbnail | None:
     from PIL import Image
 
     geometry = catalog.geometry(row)
-    pixels = small(catalog, row, _shrunk(geometry, THUMBNAIL_PX))
+    pixels = thumbnail(catalog, row, _shrunk(geometry, THUMBNAIL_PX))
     if pixels is None:
         return None
     content = io.BytesIO()

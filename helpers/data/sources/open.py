@@ -26,7 +26,7 @@ LEAST_AT_ONCE = 16
 """Downloads at once, however few cores there are: they mostly wait."""
 
 
-def images_of(
+def open_images(
     dataset: ImageDataset, *, ask: bool, threads: int, reporter: Reporter
 ) -> tuple[SourceStore, ImageTable | None]:
     """Where the dataset's images and captions are, and the table that tells of them, where there is one.
@@ -42,7 +42,7 @@ def images_of(
             )
             return open_embedded(dataset, folder=folder)
         case _:
-            source = source_of(dataset)
+            source = open_source(dataset)
             return source, _table_of(dataset, source)
 
 
@@ -58,7 +58,7 @@ def _table_of(dataset: ImageDataset, source: SourceStore) -> ImageTable | None:
             return None
 
 
-def source_of(dataset: ImageDataset) -> SourceStore:
+def open_source(dataset: ImageDataset) -> SourceStore:
     """Where the dataset's images and captions are."""
     match dataset:
         case LocalDataset():
@@ -69,7 +69,7 @@ def source_of(dataset: ImageDataset) -> SourceStore:
             raise AssertionError(f"no place is known for a {type(unknown).__name__}")
 
 
-def cache_of(store: EmbedsStore, *within: str) -> CacheStore:
+def open_cache(store: EmbedsStore, *within: str) -> CacheStore:
     """A place for what was encoded, or the part of it that `within` names."""
     folder = store.cache_dir.joinpath(*within)
     if isinstance(store, S3Settings):
@@ -77,14 +77,14 @@ def cache_of(store: EmbedsStore, *within: str) -> CacheStore:
     return LocalCache(folder)
 
 
-def metadata_of(dataset: ImageDataset, *, latents: EmbedsStore) -> CacheStore:
+def metadata_store(dataset: ImageDataset, *, latents: EmbedsStore) -> CacheStore:
     """Where a dataset's headers and captions are remembered: beside its latents, under its own name."""
-    return cache_of(latents, "metadata", dataset.id)
+    return open_cache(latents, "metadata", dataset.id)
 
 
-def crops_of(dataset: ImageDataset, *, latents: EmbedsStore, seed: int, epoch: int) -> CacheStore:
+def epoch_crop_store(dataset: ImageDataset, *, latents: EmbedsStore, seed: int, epoch: int) -> CacheStore:
     """Where the random crops of one epoch are kept, for as long as they are of use."""
-    return cache_of(latents, "epochs", dataset.id, f"seed-{seed}-epoch-{epoch}")
+    return open_cache(latents, "epochs", dataset.id, f"seed-{seed}-epoch-{epoch}")
 
 
 def _address(said: S3Settings, *, entry: str) -> BucketAddress:

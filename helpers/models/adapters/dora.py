@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from helpers.models.quantization import dense
+from helpers.models.quantization import dequantize
 
 
 class Magnitude(nn.Module):
@@ -16,7 +16,7 @@ class Magnitude(nn.Module):
     def __init__(self, base_layer: nn.Module, *, lora_A: nn.Module, lora_B: nn.Module, scaling: float) -> None:
         super().__init__()
         self.row_squares: Tensor
-        self.register_buffer("row_squares", dense(base_layer).square().sum(dim=1), persistent=False)
+        self.register_buffer("row_squares", dequantize(base_layer).square().sum(dim=1), persistent=False)
         self.weight = nn.Parameter(self._norms(base_layer, down=lora_A, up=lora_B, scaling=scaling))
 
     def forward(
@@ -52,7 +52,7 @@ class Magnitude(nn.Module):
         assert isinstance(a, Tensor) and isinstance(b, Tensor)
         with torch.autocast(a.device.type, enabled=False):
             a, b = a.float(), b.float()
-            added = 2 * scaling * (dense(base_layer) @ a.T) * b + scaling**2 * (b @ (a @ a.T)) * b
+            added = 2 * scaling * (dequantize(base_layer) @ a.T) * b + scaling**2 * (b @ (a @ a.T)) * b
             return (self.row_squares + added.sum(dim=1)).clamp(min=0).sqrt()
 
 

@@ -8,20 +8,20 @@ from torch import Tensor, nn
 
 from helpers.config.options.finetune import FullOptions
 from helpers.errors import ModelError
-from helpers.models.adapters.lora import listed, matching
-from helpers.models.adapters.trainable import Trained
+from helpers.models.adapters.lora import match_modules, split_names
+from helpers.models.adapters.trainable import Trainable
 from helpers.models.family import ModelComponents
 from helpers.models.formats.safetensors import copy_tensors, write_tensors
 
 # In a checkpoint; with only what moves in it, so that biases do not take the room of all weights.
-MOVING = "transformer.safetensors"
+TRAINED_WEIGHTS_FILE = "transformer.safetensors"
 PIPELINE = "pipeline"
 WritePipeline = Callable[..., None]
 
 
 def make_full_finetune(
     denoiser: nn.Module, *, options: FullOptions, parts: ModelComponents, write_pipeline: WritePipeline
-) -> Trained:
+) -> Trainable:
     """Let the chosen weights of a loaded `denoiser` move, in the dtype that it was loaded in.
 
     write_pipeline: see `ModelFamily`. Raises ModelError where no weight is left, or a module is not there.
@@ -43,23 +43,23 @@ def make_full_finetune(
         return {name: now[name] for name in names}
 
     def save(folder: Path, *, metadata: Mapping[str, str]) -> None:
-        write_tensors(folder / MOVING, standing(moving), metadata=metadata)
+        write_tensors(folder / TRAINED_WEIGHTS_FILE, standing(moving), metadata=metadata)
 
     def load(folder: Path) -> None:
         fix = "Set model_type, optimizer, base_model_default_dtype and the modules back to what it was saved with."
-        copy_tensors(folder / MOVING, into=standing(moving), fix=fix)
+        copy_tensors(folder / TRAINED_WEIGHTS_FILE, into=standing(moving), fix=fix)
 
     def export(folder: Path, *, metadata: Mapping[str, str]) -> None:
         write_pipeline(standing(kept), parts, folder, text={}, metadata=metadata)
 
-    return Trained(
-        what=_in_words(options),
+    return Trainable(
+        summary=_in_words(options),
         weights={name: weights[name] for name in moving},
-        facts={name: str(value) for name, value in vars(options).items() if value},
+        metadata={name: str(value) for name, value in vars(options).items() if value},
         save=save,
         load=load,
         as_base=_no_base,
-        result=PIPELINE,
+        output_name=PIPELINE,
         export=export,
     )
 
@@ -72,9 +72,9 @@ def _chosen(names: list[str], options: FullOptions) -> list[str]:
     """The weights among `names` that move."""
     chosen = names
     if options.train_modules:
-        chosen = matching(names, listed(options.train_modules), option="train_modules")
+        chosen = match_modules(names, split_names(options.train_modules), option="train_modules")
     if options.freeze_modules:
-        frozen = set(matching(names, listed(options.freeze_modules), option="freeze_modules"))
+        frozen = set(match_modules(names, split_names(options.freeze_modules), option="freeze_modules"))
         chosen = [name for name in chosen if name not in frozen]
     if options.layer_freeze_strategy == "bitfit":
         chosen = [name for name in chosen if name.endswith(".bias")]

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from helpers.config.options.model import LoraOptions
 from helpers.errors import ConfigError, ModelError, Problem
-from helpers.models.adapters.lora import layer_ranks, listed, matching
+from helpers.models.adapters.lora import layer_ranks, match_modules, split_names
 from helpers.models.family import AdapterLayers
 from helpers.models.formats.lora import TEXT_PREFIXES, Pair, of_transformer
 
@@ -90,8 +90,8 @@ def _differences(
 ) -> Iterator[Misfit]:
     """Where an option that is given says otherwise than the file."""
     try:
-        target = layers.sets.get(lora.lora_target) or matching(
-            list(layers.shapes), listed(lora.lora_target), option="LORA_TARGET"
+        target = layers.sets.get(lora.lora_target) or match_modules(
+            list(layers.shapes), split_names(lora.lora_target), option="LORA_TARGET"
         )
         ranks = layer_ranks(list(layers.shapes), lora)
     except ModelError as error:
@@ -137,7 +137,7 @@ def target_of(names: Collection[str], *, layers: AdapterLayers) -> str:
 def _short(names: Collection[str], *, everything: Collection[str]) -> list[str]:
     """Names for exactly these layers: without the blocks' numbers where all blocks have them, else one by one."""
     ends = list(dict.fromkeys(_without_block(name) for name in names))
-    meant = matching(list(everything), ends, option="lora_target")
+    meant = match_modules(list(everything), ends, option="lora_target")
     return ends if set(meant) == set(names) else list(names)
 
 

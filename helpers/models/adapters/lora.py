@@ -15,7 +15,7 @@ from helpers.config.options.model import LoraOptions
 from helpers.errors import ModelError
 from helpers.models.adapters.dora import learn_magnitudes
 from helpers.models.adapters.lora_init import OpenBase, init_from_base
-from helpers.models.adapters.trainable import Trained
+from helpers.models.adapters.trainable import Trainable
 from helpers.models.formats.lora import (
     DIFFUSERS_ENTRY,
     DOWN,
@@ -36,12 +36,12 @@ LORA_FILE = "pytorch_lora_weights.safetensors"
 START_FILE = "lora_start.safetensors"
 
 
-def listed(text: str) -> list[str]:
+def split_names(text: str) -> list[str]:
     """The names in a comma list."""
     return [name.strip() for name in text.split(",") if name.strip()]
 
 
-def matching(names: Sequence[str], wanted: Iterable[str], *, option: str) -> list[str]:
+def match_modules(names: Sequence[str], wanted: Iterable[str], *, option: str) -> list[str]:
     """The layers or weights among `names` that lie at or under a wanted name or shell pattern, of whole segments.
 
     `to_q` is every layer called so; `transformer_blocks.0.attn` all of one attention; `transformer_blocks.1?` ten
@@ -67,7 +67,7 @@ def make_lora(
     seed: int,
     base: OpenBase | None = None,
     pairs: Mapping[str, Pair] | None = None,
-) -> Trained:
+) -> Trainable:
     """Attach a LoRA to the named layers of a frozen denoiser, see `attach_lora`; it alone is trained.
 
     base: the denoiser's files, for a LoRA that begins at what quantizing took from them. pairs: of the file
@@ -92,26 +92,26 @@ def make_lora(
     def export(file: Path, *, metadata: Mapping[str, str]) -> None:
         if start:
             twice = replace(lora, lora_rank=2 * lora.lora_rank, lora_alpha=2.0 * lora.lora_rank, use_rslora=False)
-            learned = _with_start_taken_away(weights, start, strength=lora.strength)
+            learned = _with_start_taken_away(weights, start, strength=lora.scaling)
             save_lora(file, learned, lora=twice, metadata=metadata, portable=True)
         else:
             save_lora(file, weights, lora=lora, metadata=metadata, portable=True)
 
-    return Trained(
-        what=f"a {lora.kind} of rank {lora.lora_rank} on {len(modules)} layers",
+    return Trainable(
+        summary=f"a {lora.adapter_name} of rank {lora.lora_rank} on {len(modules)} layers",
         weights=weights,
-        facts=_facts(lora),
+        metadata=_facts(lora),
         save=save,
         load=load,
         as_base=lora_disabled,
-        result=LORA_FILE,
+        output_name=LORA_FILE,
         export=export,
     )
 
 
 def _facts(lora: LoraOptions) -> dict[str, str]:
     return {
-        "adapter": lora.kind,
+        "adapter": lora.adapter_name,
         "lora_rank": str(lora.lora_rank),
         "lora_alpha": str(lora.alpha),
         "lora_target": lora.lora_target,
@@ -200,14 +200,14 @@ def _adapter_weights(denoiser: nn.Module) -> dict[str, nn.Parameter]:
 
 def layer_ranks(modules: Sequence[str], lora: LoraOptions) -> dict[str, int]:
     """The ranks of those layers that have one of their own; raises ModelError where a name fits none."""
-    return {layer: rank for name, rank in lora.ranks for layer in matching(modules, [name], option="lora_ranks")}
+    return {layer: rank for name, rank in lora.ranks for layer in match_modules(modules, [name], option="lora_ranks")}
 
 
 def alpha_of(rank: int, lora: LoraOptions) -> float:
     """The alpha with which a layer of this rank has the run's strength."""
     if rank == lora.lora_rank:
         return lora.alpha
-    return lora.strength * (math.sqrt(rank) if lora.use_rslora else rank)
+    return lora.scaling * (math.sqrt(rank) if lora.use_rslora else rank)
 
 
 @contextmanager
@@ -242,7 +242,7 @@ def save_lora(
     pads all layers to one rank, so that every program and every version of diffusers generates the same. Not for a file
     that training continues from, because the product is rounded.
     """
-    scale = lora.strength if portable else 1.0
+    scale = lora.scaling if portable else 1.0
     content = {
         name: (tensor.detach().float() * (scale if ".lora_B." in name else 1.0)).cpu()
         for name, tensor in tensors.items()
@@ -290,7 +290,7 @@ def load_initial_weights(
     for layer, pair in pairs.items():
         whole = layer if layer.startswith(TEXT_PREFIXES) else EXPORT_PREFIX + layer
         saved[whole + DOWN] = pair.down
-        saved[whole + UP] = pair.up.float() * (pair.alpha / pair.rank / lora.strength)
+        saved[whole + UP] = pair.up.float() * (pair.alpha / pair.rank / lora.scaling)
         if pair.magnitude is not None:
             saved[whole + MAGNITUDE] = pair.magnitude
     _copy_into(weights, saved, path=path, option=option)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from helpers.models.formats.safetensors import Opened
-from helpers.models.quantization import dense, is_quantized
+from helpers.models.quantization import dequantize, is_quantized
 
 START = "start"
 PISSA_LIKE = ("pissa", "olora")
@@ -52,7 +52,9 @@ def _subtract_start(denoiser: nn.Module, *, kind: str, adapter: str, seed: int) 
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             layer.update_layer(START, rank, rank, config=LoraConfig(r=rank))
-            down, up = _cut(dense(layer.get_base_layer()).cpu(), kind=kind, rank=rank, strength=strength)
+            down, up = _low_rank_factors(
+                dequantize(layer.get_base_layer()).cpu(), kind=kind, rank=rank, strength=strength
+            )
         layer.scaling[START] = -strength
         layer.set_adapter([adapter, START])
         frozen: Any = (layer.lora_A[START], layer.lora_B[START])
@@ -78,10 +80,10 @@ def _loftq_init(denoiser: nn.Module, *, base: OpenBase, adapter: str, seed: int)
         rough = layer.get_base_layer()
         if is_quantized(rough):
             with base() as (tensors, _):
-                lost = tensors[f"{name}.weight"].make().float() - dense(rough).cpu()
+                lost = tensors[f"{name}.weight"].make().float() - dequantize(rough).cpu()
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(seed)
-                down, up = _cut(lost, kind="pissa", rank=layer.r[adapter], strength=layer.scaling[adapter])
+                down, up = _low_rank_factors(lost, kind="pissa", rank=layer.r[adapter], strength=layer.scaling[adapter])
             _begin_at(begins, down=down, up=up)
         for part, each in zip("AB", begins, strict=True):
             started[f"{name}.lora_{part}.weight"] = nn.Parameter(each.weight.detach().clone(), requires_grad=False)
@@ -94,7 +96,7 @@ def _begin_at(pair: Any, *, down: Tensor, up: Tensor) -> None:
     pair[1].weight.data[:, : len(down)].copy_(up)
 
 
-def _cut(weight: Tensor, *, kind: str, rank: int, strength: float) -> tuple[Tensor, Tensor]:
+def _low_rank_factors(weight: Tensor, *, kind: str, rank: int, strength: float) -> tuple[Tensor, Tensor]:
     """A0 [rank, inputs] and B0 [outputs, rank] of a weight [outputs, inputs], whose smaller edge may be less than rank.
 
     pissa: the largest singular values with their vectors, s B0 A0 ≈ W at this rank. olora: the first of W = Q R.

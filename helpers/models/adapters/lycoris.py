@@ -16,7 +16,7 @@ from helpers.config.files.lycoris import LycorisConfig
 from helpers.config.suggestions import did_you_mean
 from helpers.errors import ModelError
 from helpers.models.adapters.lora import LORA_FILE
-from helpers.models.adapters.trainable import Trained
+from helpers.models.adapters.trainable import Trainable
 from helpers.models.formats.safetensors import copy_tensors, opened, write_tensors
 from helpers.models.quantization import is_quantized
 
@@ -25,7 +25,7 @@ CONFIG_ENTRY = "lycoris_config"
 NAME = "lycoris"
 
 
-def make_lycoris(denoiser: nn.Module, *, config: LycorisConfig, seed: int) -> Trained:
+def make_lycoris(denoiser: nn.Module, *, config: LycorisConfig, seed: int) -> Trainable:
     """Attach what `config` asks for to a frozen denoiser, see `attach_lycoris`; it alone is trained."""
     network = attach_lycoris(denoiser, config=config, seed=seed)
     weights = dict(network.named_parameters())
@@ -46,14 +46,14 @@ def make_lycoris(denoiser: nn.Module, *, config: LycorisConfig, seed: int) -> Tr
     def export(file: Path, *, metadata: Mapping[str, str]) -> None:
         write_tensors(file, exported(network), metadata=metadata)
 
-    return Trained(
-        what=f"a LyCORIS ({config.algo}) on {len(network.loras)} layers",
+    return Trainable(
+        summary=f"a LyCORIS ({config.algo}) on {len(network.loras)} layers",
         weights=weights,
-        facts=facts,
+        metadata=facts,
         save=save,
         load=load,
         as_base=without_lycoris,
-        result=LORA_FILE,
+        output_name=LORA_FILE,
         export=export,
     )
 

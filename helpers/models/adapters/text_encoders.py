@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from helpers.config.options.model import LoraOptions
 from helpers.models.adapters.lora import attach_lora, load_initial_weights, lora_disabled
-from helpers.models.adapters.trainable import Trained
+from helpers.models.adapters.trainable import Trainable
 from helpers.models.family import TrainableTextEncoders
 from helpers.models.formats.lora import DIFFUSERS_ENTRY, DOWN, EXPORT_PREFIX, UP, Pair, header_entry
 from helpers.models.formats.safetensors import copy_tensors, opened, with_hash_to_come, write_tensors
@@ -19,13 +19,13 @@ TEXT_ENCODERS_FILE = "text_encoders.safetensors"
 
 
 def with_text_encoders(
-    trained: Trained,
+    trained: Trainable,
     *,
     text: TrainableTextEncoders,
     lora: LoraOptions,
     seed: int,
     pairs: Mapping[str, Pair] | None = None,
-) -> Trained:
+) -> Trainable:
     """`trained` and a plain LoRA of the same rank, alpha and dropout on each of the text encoders, as one.
 
     pairs: of the file `init_lora`, which they begin at. Raises ModelError where they do not fit.
@@ -57,14 +57,14 @@ def with_text_encoders(
             yield
 
     layers = sum(name.endswith(DOWN) for name in weights)
-    return Trained(
-        what=f"{trained.what}, and one on {layers} layers of the text encoders",
+    return Trainable(
+        summary=f"{trained.summary}, and one on {layers} layers of the text encoders",
         weights={**trained.weights, **weights},
-        facts={**trained.facts, "text_encoders": ", ".join(name for name, _ in text.module.named_children())},
+        metadata={**trained.metadata, "text_encoders": ", ".join(name for name, _ in text.module.named_children())},
         save=save,
         load=load,
         as_base=as_base,
-        result=trained.result,
+        output_name=trained.output_name,
         export=export,
     )
 

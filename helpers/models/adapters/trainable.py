@@ -18,7 +18,7 @@ class Write(Protocol):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Trained:
+class Trainable:
     """What moves in a loaded model, and how it is written down; see `kinds.build_trainable`.
 
     what: in words, such as `a LoRA of rank 16 on 96 layers`.
@@ -31,11 +31,11 @@ class Trained:
     export: write it, as other programs open it.
     """
 
-    what: str
+    summary: str
     weights: Mapping[str, nn.Parameter]
-    facts: Mapping[str, str]
+    metadata: Mapping[str, str]
     save: Write
     load: Callable[[Path], None]
     as_base: Callable[[nn.Module], AbstractContextManager[None]]
-    result: str
+    output_name: str
     export: Write

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from helpers.models.formats.safetensors import Planned
+from helpers.models.formats.safetensors import LazyTensor
 
 HASH_BYTES = 16
 WHOLE_BELOW_BYTES = 32 << 20
@@ -56,7 +56,7 @@ def tensors_fingerprint(file: Path, names: Mapping[str, str]) -> str:
     return digest.hexdigest()
 
 
-def content_fingerprint(tensors: Mapping[str, Planned]) -> str:
+def content_fingerprint(tensors: Mapping[str, LazyTensor]) -> str:
     """The hash of tensors' names, shapes, dtypes and content, whatever files they lie in, and however they are split.
 
     Of more than 32 MiB in all, the first and last 16 KiB of each tensor are read.
@@ -109,7 +109,7 @@ class _Stored:
             yield self._stream.read(at_once)
 
 
-def _made(planned: Planned, *, whole: bool) -> bytes:
+def _made(planned: LazyTensor, *, whole: bool) -> bytes:
     """The same of a tensor that lies in no file."""
     content = planned.make().detach().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
     return content if whole else content[:TENSOR_SAMPLE_BYTES] + content[-TENSOR_SAMPLE_BYTES:]

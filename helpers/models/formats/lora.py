@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from helpers.errors import ModelError
-from helpers.models.formats.safetensors import Planned, write_tensors
+from helpers.models.formats.safetensors import LazyTensor, write_tensors
 
 # Diffusers reads the adapter's configuration from this entry of the file's header; keys of tensors it does not know,
 # such as `.alpha`, make it refuse the file.
@@ -182,12 +182,12 @@ class WeightDelta(Protocol):
         ...
 
 
-def merged(base: Mapping[str, Planned], pairs: Mapping[str, Pair]) -> dict[str, Planned]:
+def merged(base: Mapping[str, LazyTensor], pairs: Mapping[str, Pair]) -> dict[str, LazyTensor]:
     """The base's tensors with a LoRA in them, see `apply_deltas`."""
     return apply_deltas(base, {f"{layer}.weight": pair for layer, pair in pairs.items()})
 
 
-def apply_deltas(base: Mapping[str, Planned], additions: Mapping[str, WeightDelta]) -> dict[str, Planned]:
+def apply_deltas(base: Mapping[str, LazyTensor], additions: Mapping[str, WeightDelta]) -> dict[str, LazyTensor]:
     """The base's tensors with what is added to some of them, estimated in fp32 and rounded once, to each one's format.
 
     Raises ModelError where the base has no such tensor.
@@ -204,11 +204,11 @@ def apply_deltas(base: Mapping[str, Planned], additions: Mapping[str, WeightDelt
     return found
 
 
-def _merged_into(weight: Planned, pair: WeightDelta) -> Planned:
+def _merged_into(weight: LazyTensor, pair: WeightDelta) -> LazyTensor:
     def make() -> Tensor:
         return pair.merged_into(weight.make()).to(weight.dtype)
 
-    return Planned(dtype=weight.dtype, shape=weight.shape, make=make)
+    return LazyTensor(dtype=weight.dtype, shape=weight.shape, make=make)
 
 
 def columns_in_use(pieces: tuple[Tensor, ...]) -> Iterator[Tensor]:

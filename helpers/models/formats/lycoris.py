@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from helpers.errors import ModelError
-from helpers.models.formats.safetensors import Planned, opened, planned_from
+from helpers.models.formats.safetensors import LazyTensor, opened, planned_from
 
 PREFIX = "lycoris_"
 LOKR = frozenset({"lokr_w1", "lokr_w1_a", "lokr_w1_b", "lokr_w2", "lokr_w2_a", "lokr_w2_b"})
@@ -37,7 +37,7 @@ def is_lycoris(names: Iterable[str]) -> bool:
     return any(name.startswith(PREFIX) for name in names)
 
 
-def read_lycoris(path: Path, *, base: Mapping[str, Planned]) -> dict[str, Lycoris]:
+def read_lycoris(path: Path, *, base: Mapping[str, LazyTensor]) -> dict[str, Lycoris]:
     """What is added, by the names of `base`; raises ModelError for a layer, or a kind of adapter, that is not known."""
     by_flat_name = {
         PREFIX + name.removesuffix(".weight").replace(".", "_"): name.removesuffix(".weight") for name in base
@@ -68,7 +68,7 @@ def read_lycoris(path: Path, *, base: Mapping[str, Planned]) -> dict[str, Lycori
     return found
 
 
-def _of_shape(path: Path, name: str, tensors: Mapping[str, Tensor], *, base: Mapping[str, Planned]) -> Lycoris:
+def _of_shape(path: Path, name: str, tensors: Mapping[str, Tensor], *, base: Mapping[str, LazyTensor]) -> Lycoris:
     """What is added to one tensor of the base's; raises ModelError where it is of another shape, or not whole."""
     if name not in base:
         raise ModelError(f"{path} changes {name}, which the base model has not: name the base that it was trained on.")

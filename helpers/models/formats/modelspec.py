@@ -22,7 +22,7 @@ ADAPTER = "/lora"
 
 
 def modelspec(*, variant: str, title: str, is_adapter: bool, made: datetime, edge_px: int) -> dict[str, str]:
-    """The entries of a file in diffusers' names. variant: see `ModelComponents`. edge_px: of a square it was trained at."""
+    """The entries of a file in diffusers' names. variant: see `ModelComponents`. edge_px: of its training square."""
     said = {
         "sai_model_spec": "1.0.1",
         "architecture": ARCHITECTURES.get(variant, FAMILY) + (ADAPTER if is_adapter else ""),

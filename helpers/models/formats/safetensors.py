@@ -41,7 +41,7 @@ HASH_TO_COME = f"0x{'-' * 64}"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Planned:
+class LazyTensor:
     """A tensor of which shape and dtype are known, and which is made only when its turn has come.
 
     origin: the file in which its content lies as it is, and its name there. stored: the tensors that `make` computes it
@@ -52,26 +52,26 @@ class Planned:
     shape: tuple[int, ...]
     make: Callable[[], Tensor]
     origin: tuple[Path, str] | None = None
-    stored: tuple["Planned", ...] = ()
+    stored: tuple["LazyTensor", ...] = ()
 
     @property
     def size_bytes(self) -> int:
         return torch.Size(self.shape).numel() * self.dtype.itemsize
 
 
-Opened = tuple[dict[str, Planned], dict[str, str]]
+Opened = tuple[dict[str, LazyTensor], dict[str, str]]
 """The tensors of files by name, none of them read yet, and what the files' headers say."""
 
 
-def planned(tensors: Mapping[str, Tensor]) -> dict[str, Planned]:
+def lazy(tensors: Mapping[str, Tensor]) -> dict[str, LazyTensor]:
     """Tensors that are there already, as they stand when they are written."""
     return {
-        name: Planned(dtype=tensor.dtype, shape=tuple(tensor.shape), make=tensor.detach)
+        name: LazyTensor(dtype=tensor.dtype, shape=tuple(tensor.shape), make=tensor.detach)
         for name, tensor in tensors.items()
     }
 
 
-def planned_from(file: Any, *, prefix: str = "", path: Path | None = None) -> dict[str, Planned]:
+def planned_from(file: Any, *, prefix: str = "", path: Path | None = None) -> dict[str, LazyTensor]:
     """The tensors of an `opened` file whose names begin with `prefix`, by the rest of the name; none is read yet.
 
     path: where the file is, for tensors that are to know their origin.
@@ -82,7 +82,7 @@ def planned_from(file: Any, *, prefix: str = "", path: Path | None = None) -> di
             view = file.get_slice(name)
             if view.get_dtype() not in DTYPES:
                 raise ModelError(f"The tensor {name} is of the dtype {view.get_dtype()}, which is not known here.")
-            found[name.removeprefix(prefix)] = Planned(
+            found[name.removeprefix(prefix)] = LazyTensor(
                 dtype=DTYPES[view.get_dtype()],
                 shape=tuple(view.get_shape()),
                 make=partial(file.get_tensor, name),
@@ -95,7 +95,7 @@ def planned_from(file: Any, *, prefix: str = "", path: Path | None = None) -> di
 def open_all(files: Iterable[Path], *, prefix: str = "") -> Iterator[Opened]:
     """The tensors of several files whose names begin with `prefix`, see `planned_from`, and what their headers say."""
     with ExitStack() as stack:
-        tensors: dict[str, Planned] = {}
+        tensors: dict[str, LazyTensor] = {}
         said: dict[str, str] = {}
         for path in files:
             file = stack.enter_context(opened(path))
@@ -104,13 +104,13 @@ def open_all(files: Iterable[Path], *, prefix: str = "") -> Iterator[Opened]:
         yield tensors, said
 
 
-def write_tensors(path: Path, tensors: Mapping[str, Tensor | Planned], *, metadata: Mapping[str, str]) -> None:
+def write_tensors(path: Path, tensors: Mapping[str, Tensor | LazyTensor], *, metadata: Mapping[str, str]) -> None:
     """Write one safetensors file, holding one tensor at a time on the processor.
 
     Wide formats come first, so that each tensor begins at a multiple of its numbers' size; then by name.
     """
-    plans = planned({name: tensor for name, tensor in tensors.items() if isinstance(tensor, Tensor)})
-    plans |= {name: tensor for name, tensor in tensors.items() if isinstance(tensor, Planned)}
+    plans = lazy({name: tensor for name, tensor in tensors.items() if isinstance(tensor, Tensor)})
+    plans |= {name: tensor for name, tensor in tensors.items() if isinstance(tensor, LazyTensor)}
     ordered = sorted(plans.items(), key=lambda named: (-named[1].dtype.itemsize, named[0]))
     header: dict[str, Any] = {"__metadata__": {**metadata, "format": "pt"}}
     end = 0

@@ -20,7 +20,7 @@ ALIGNED_BYTES = 256
 """What CUDA's own allocator aligns to, which kernels rely on."""
 
 
-def upcoming(index: int, *, previous: int | None, count: int, learning: bool) -> int:
+def next_block(index: int, *, previous: int | None, count: int, learning: bool) -> int:
     """Which of `count` blocks is likely to follow `index`, the one before having been `previous`.
 
     learning: whether a backward pass follows the forward pass; else the next forward pass does.
@@ -34,7 +34,7 @@ def upcoming(index: int, *, previous: int | None, count: int, learning: bool) ->
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Place:
+class _Slot:
     """Where a frozen parameter hangs, and what hangs there: in turn its own at home, and one in each room."""
 
     module: nn.Module
@@ -48,7 +48,7 @@ class _OffloadedBlock:
     """A block: its numbers at home in one piece, uint8 [bytes], and its parameters' places."""
 
     home: Tensor
-    places: tuple[_Place, ...]
+    places: tuple[_Slot, ...]
 
 
 class BlockOffloader:
@@ -62,7 +62,7 @@ class BlockOffloader:
         size = max(_bytes_of(block) for block in blocks)
         self._rooms = [torch.empty(size, dtype=torch.uint8, device=device) for _ in range(count)]
         self._guests = [_guest(block, rooms=self._rooms, device=device) for block in blocks]
-        self.residents: list[int | None] = [None] * count
+        self.resident_blocks: list[int | None] = [None] * count
         self._previous: int | None = None
         self._traffic = _CopyStream(device, rooms=count)
         for index, block in enumerate(blocks):
@@ -70,25 +70,25 @@ class BlockOffloader:
 
     def _enter(self, index: int, *_: Any) -> None:
         learning = torch.is_grad_enabled()
-        following = upcoming(index, previous=self._previous, count=len(self._guests), learning=learning)
-        if index not in self.residents:
+        following = next_block(index, previous=self._previous, count=len(self._guests), learning=learning)
+        if index not in self.resident_blocks:
             self._bring(index, besides=following)
-        self._traffic.wait_for(self.residents.index(index))
-        if following not in self.residents:
+        self._traffic.wait_for(self.resident_blocks.index(index))
+        if following not in self.resident_blocks:
             self._bring(following, besides=index)
         self._previous = index
 
     def _bring(self, index: int, *, besides: int) -> None:
         """Copy a block into a room, in which `besides` is not."""
-        room = next(room for room, resident in enumerate(self.residents) if resident != besides)
-        if (leaving := self.residents[room]) is not None:
+        room = next(room for room, resident in enumerate(self.resident_blocks) if resident != besides)
+        if (leaving := self.resident_blocks[room]) is not None:
             for place in self._guests[leaving].places:
                 place.module._parameters[place.name] = place.home
         guest = self._guests[index]
         self._traffic.copy(guest.home, self._rooms[room], room=room)
         for place in guest.places:
             place.module._parameters[place.name] = place.visiting[room]
-        self.residents[room] = index
+        self.resident_blocks[room] = index
 
 
 class _CopyStream:
@@ -140,7 +140,7 @@ def _guest(block: nn.Module, *, rooms: Sequence[Tensor], device: torch.device) -
         at_home = _Layout(home, start=start)
         own = _parameter(parameter, lambda tensor, at=at_home: at.take(tensor).copy_(tensor))
         visiting = [_parameter(parameter, _Layout(room, start=start).take) for room in rooms]
-        places.append(_Place(module=module, name=name, home=own, visiting=tuple(visiting)))
+        places.append(_Slot(module=module, name=name, home=own, visiting=tuple(visiting)))
         module._parameters[name] = own
         start = at_home.end
     return _OffloadedBlock(home=home, places=tuple(places))

@@ -28,7 +28,7 @@ def sd3_family() -> ModelFamily:
         name="sd3",
         locate=locate,
         component_files=component_files,
-        wrong_settings=wrong_settings,
+        check_settings=wrong_settings,
         text_parts=text_parts,
         assemble_text=assemble_text,
         learning_text=learning_text,
@@ -42,7 +42,7 @@ def sd3_family() -> ModelFamily:
         predict=predict,
         render=render,
         write_pipeline=write_pipeline,
-        files=FamilyFormats(
+        formats=FamilyFormats(
             open_base=open_base,
             open_single_file=open_single_file,
             with_own_parts=with_own_parts,

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from helpers.errors import ModelError
-from helpers.models.contexts import in_use
+from helpers.models.contexts import eval_mode
 from helpers.models.family import ModelComponents, SampleRequest
 from helpers.models.sd3.weights.component_files import read_config
 
@@ -37,7 +37,7 @@ def render(denoiser: nn.Module, parts: ModelComponents, request: SampleRequest) 
     latents = torch.randn(shape, generator=generator, dtype=dtype).to(device)
     scheduler: Any = FlowMatchEulerDiscreteScheduler.from_pretrained(parts.scheduler)
     scheduler.set_timesteps(request.steps, device=device)
-    with in_use(denoiser):
+    with eval_mode(denoiser):
         for number, timestep in enumerate(scheduler.timesteps):
             velocity = denoiser(
                 hidden_states=latents.expand(len(texts), -1, -1, -1),

@@ -9,7 +9,7 @@ from helpers.config.options.validation import ValidationOptions
 from helpers.config.sizes import parse_validation_sizes
 from helpers.config.train_config import RunConfig
 from helpers.errors import ModelError, Problem
-from helpers.models.adapters.lora import layer_ranks, listed, matching
+from helpers.models.adapters.lora import layer_ranks, match_modules, split_names
 from helpers.models.adapters.lycoris import refuse_unknown_targets
 from helpers.models.family import ModelComponents
 from helpers.models.sd3.lora_targets import SETS, modules_in_set
@@ -63,9 +63,9 @@ def _resolutions(options: ValidationOptions) -> Iterator[tuple[str, str]]:
 def _modules(config: RunConfig, transformer: Transformer) -> Iterator[Problem]:
     names = [name for name, _ in transformer.weights()]
     for option in ("train_modules", "freeze_modules"):
-        if wanted := listed(getattr(config.full, option)):
+        if wanted := split_names(getattr(config.full, option)):
             try:
-                matching(names, wanted, option=option)
+                match_modules(names, wanted, option=option)
             except ModelError as error:
                 yield Problem(option=option.upper(), value=", ".join(wanted), reason=str(error), fix=NAMES)
 
@@ -77,7 +77,7 @@ def _lora(config: RunConfig, transformer: Transformer) -> Iterator[Problem]:
         if lora.lora_target in SETS:
             modules = modules_in_set(layers, lora.lora_target, layers=transformer.layers)
         else:
-            modules = matching(layers, listed(lora.lora_target), option="lora_target")
+            modules = match_modules(layers, split_names(lora.lora_target), option="lora_target")
     except ModelError as error:
         yield Problem(option="LORA_TARGET", value=lora.lora_target, reason=str(error), fix=NAMES)
         return

@@ -13,7 +13,7 @@ from torch.nn.functional import pad
 from helpers.config.options.model import PrecisionOptions, TextOptions
 from helpers.models.family import ModelComponents, TextEmbedding, TextEncoderSpec, TokenLimit
 from helpers.models.formats.fingerprint import fingerprint
-from helpers.models.loading import Form, load
+from helpers.models.loading import WeightFormat, load_weights
 from helpers.models.quantization import UNQUANTIZED, encoder_dtype
 from helpers.models.sd3.assets import tokenizer_identity
 from helpers.models.sd3.memory.architecture import text_encoder_of
@@ -54,7 +54,7 @@ def text_parts(
             bytes_per_caption=_bytes_per_caption(wanted),
             load=partial(_load, wanted),
             limit=None if wanted.name == "clip_g" else _limit(wanted),
-            learns=options.train_text_encoder and wanted.name != "t5",
+            trains=options.train_text_encoder and wanted.name != "t5",
         )
         for wanted in encoders_of(parts, options, precision, device)
     )
@@ -192,8 +192,10 @@ def _load_model(model_class: Any, wanted: TextEncoderConfig) -> Any:
         if name.endswith("position_ids"):  # CLIP's, which are in no file
             owner = model.get_submodule(name.rpartition(".")[0])
             owner.position_ids = torch.arange(buffer.shape[-1], device=wanted.device).expand(buffer.shape)
-    form = Form(dtype=wanted.dtype, device=wanted.device, level=wanted.level, quantize_via=wanted.quantize_via)
-    return load(model, part_weights(wanted.folder, wanted.variant), form, name=wanted.name)
+    form = WeightFormat(
+        dtype=wanted.dtype, device=wanted.device, precision=wanted.level, quantize_via=wanted.quantize_via
+    )
+    return load_weights(model, part_weights(wanted.folder, wanted.variant), form, name=wanted.name)
 
 
 def _tokens(tokenizer: Any, captions: Sequence[str], *, length: int) -> Any:

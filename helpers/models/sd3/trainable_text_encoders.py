@@ -59,7 +59,7 @@ class LearningClips:
         """The four projections of each attention."""
         return [name for name in linear_modules(encoder) if name.rpartition(".")[2] in ATTENTION]
 
-    def before(self, denoiser: nn.Module) -> nn.Module:
+    def wrap(self, denoiser: nn.Module) -> nn.Module:
         """See `TrainableTextEncoders`; it is called as the transformer is, with `tokens` besides."""
         return _WithClips(denoiser, self.module)
 

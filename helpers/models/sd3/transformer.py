@@ -7,9 +7,9 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from helpers.config.options.model import PrecisionOptions
-from helpers.models.adapters.lora import linear_modules, listed, matching
+from helpers.models.adapters.lora import linear_modules, match_modules, split_names
 from helpers.models.family import ModelComponents
-from helpers.models.loading import Form, load
+from helpers.models.loading import WeightFormat, load_weights
 from helpers.models.quantization import base_dtype
 from helpers.models.sd3.lora_targets import SETS, modules_in_set
 from helpers.models.sd3.weights.component_files import part_weights, read_config
@@ -29,15 +29,15 @@ def load_denoiser(
     """
     denoiser = skeleton(parts)
     count = len(denoiser.transformer_blocks)
-    form = Form(
+    form = WeightFormat(
         dtype=base_dtype(precision),
         device=device,
-        level=precision.base_model_precision,
+        precision=precision.base_model_precision,
         quantize_via=precision.quantize_via,
         keep=NEVER_QUANTIZED,
-        waiting=tuple(f"transformer_blocks.{block}" for block in range(count)[-waiting:]) if waiting else (),
+        offloaded=tuple(f"transformer_blocks.{block}" for block in range(count)[-waiting:]) if waiting else (),
     )
-    return load(denoiser, part_weights(parts.transformer, parts.weights_variant), form, name="transformer")
+    return load_weights(denoiser, part_weights(parts.transformer, parts.weights_variant), form, name="transformer")
 
 
 def skeleton(parts: ModelComponents) -> Any:
@@ -69,7 +69,7 @@ def target_modules(denoiser: nn.Module, target: str) -> list[str]:
     linear = linear_modules(denoiser)
     if target in SETS:
         return modules_in_set(linear, target, layers=len(denoiser.transformer_blocks))  # type: ignore[arg-type]
-    return matching(linear, listed(target), option="lora_target")
+    return match_modules(linear, split_names(target), option="lora_target")
 
 
 def predict(

@@ -12,7 +12,7 @@ from torch.nn.functional import pad
 from helpers.config.options.model import PrecisionOptions
 from helpers.models.family import ModelComponents, VaeSpec
 from helpers.models.formats.fingerprint import fingerprint
-from helpers.models.loading import Form, load
+from helpers.models.loading import WeightFormat, load_weights
 from helpers.models.quantization import vae_dtype
 from helpers.models.sd3.weights.component_files import part_identity, part_weights, read_config
 from helpers.models.unseen import hide_bitsandbytes
@@ -75,7 +75,9 @@ class KlEncoder:
         with torch.device("meta"):
             model: Any = AutoencoderKL.from_config(read_config(wanted.folder))
         weights = part_weights(wanted.folder, wanted.variant)
-        self._model: Any = load(model, weights, Form(dtype=wanted.dtype, device=wanted.device), name="VAE")
+        self._model: Any = load_weights(
+            model, weights, WeightFormat(dtype=wanted.dtype, device=wanted.device), name="VAE"
+        )
         self._wanted = wanted
 
     @torch.no_grad()

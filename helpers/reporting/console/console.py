@@ -22,7 +22,7 @@ from helpers.reporting.events import (
     TrainingStarted,
     ValidationImagesSaved,
 )
-from helpers.reporting.pace import Pace, RunningMean
+from helpers.reporting.pace import RunningMean, Throughput
 
 PATHS_NAMED = 3
 WARNINGS_REPEATED = 20
@@ -135,13 +135,13 @@ class _Stage:
     def __init__(self, event: StageStarted, *, display: Display, clock: Callable[[], float]) -> None:
         self._event, self._display, self._clock = event, display, clock
         self._shown = clock()
-        self._pace = Pace(total=event.total, done=0, now=self._shown)
+        self._pace = Throughput(total=event.total, done=0, now=self._shown)
         self.bar = display.bar(event.name, total=event.total)
         self.bar.show(figures.counted(event.total, event.unit) if event.total else "started", done=0)
 
     def advance(self, count: int) -> None:
         now = self._clock()
-        self._pace.reach(self._pace.done + count, now=now)
+        self._pace.update(self._pace.done + count, now=now)
         if now - self._shown >= self._display.seconds_between:
             self._shown = now
             done = figures.amount(self._pace.done, self._pace.total, self._event.unit)
@@ -165,7 +165,7 @@ class _Training:
         self._loss = RunningMean()
         self._memory = MemoryUse()
         self._began = clock()
-        self._pace = Pace(total=event.total_steps, done=event.first_step, now=self._began)
+        self._pace = Throughput(total=event.total_steps, done=event.first_step, now=self._began)
         images = "1 image" if event.images_per_step == 1 else f"{event.images_per_step:,} images"
         display.line(
             f"training: {event.total_steps:,} steps of {images}, {figures.significant(event.steps_per_epoch)} an epoch"
@@ -178,7 +178,7 @@ class _Training:
         now = self._clock()
         self._loss.add(event.loss)
         self.note_memory(event.memory)
-        self._pace.reach(event.step, now=now)
+        self._pace.update(event.step, now=now)
         is_last = event.step == self._event.total_steps
         if self._shown is None or is_last or now - self._shown >= self._display.seconds_between:
             self._shown = now
@@ -227,7 +227,7 @@ def _held_out(event: HeldOutLoss) -> str:
     return f"{line} ({', '.join(said)})" if said else line
 
 
-def _speed(pace: Pace, unit: str) -> str:
+def _speed(pace: Throughput, unit: str) -> str:
     """`, 20.1 images/s, 6 s left`, as far as they are known."""
     left = pace.seconds_left()
     speed = pace.per_second()

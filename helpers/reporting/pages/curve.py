@@ -14,7 +14,7 @@ class Point:
     last: int
     means: Mapping[str, tuple[float, int]]
 
-    def joined(self, later: "Point") -> "Point":
+    def merged(self, later: "Point") -> "Point":
         """Both in one; figures that only one of them has stay as they are."""
         means = dict(self.means)
         for name, (value, steps) in later.means.items():
@@ -32,8 +32,8 @@ class Curve:
 
     def add(self, point: Point) -> None:
         """Later steps than all before; costs the same however many there were, in the long run."""
-        if self.points and self.together(self.points[-1], point):
-            self.points[-1] = self.points[-1].joined(point)
+        if self.points and self.same_bin(self.points[-1], point):
+            self.points[-1] = self.points[-1].merged(point)
         else:
             self.points.append(point)
         if len(self.points) > self._limit:
@@ -42,7 +42,7 @@ class Curve:
             for each in points:
                 self.add(each)
 
-    def together(self, earlier: Point, later: Point) -> bool:
+    def same_bin(self, earlier: Point, later: Point) -> bool:
         """Whether the two are so near that they are one point here."""
         return (earlier.first - 1) // self._width == (later.first - 1) // self._width
 

@@ -22,7 +22,7 @@ class Start:
     total_steps: int
     base_model: str
     model_type: str
-    trained_numbers: int
+    trainable_parameters: int
     settings: Mapping[str, Mapping[str, str]]
     datasets: Mapping[str, int]
     changes: Sequence[Sequence[str]] = ()
@@ -89,7 +89,7 @@ class History:
     warnings: dict[str, Warned] = field(default_factory=dict)
     saved_step: int = 0
 
-    def take(self, record: Record) -> None:
+    def append(self, record: Record) -> None:
         """Add what came next; steps that are taken again take the place of what they were before."""
         match record:
             case Start():
@@ -136,22 +136,22 @@ class HistoryFile:
         known = path.read_bytes() if path.is_file() else b""
         for line in known.decode("utf-8", "replace").splitlines():
             if record := _read(line):
-                self.history.take(record)
+                self.history.append(record)
         self._stream = path.open("a", buffering=1, encoding="utf-8", errors="backslashreplace")
         if known and not known.endswith(b"\n"):
             self._stream.write("\n")
 
-    def take(self, record: Record) -> None:
+    def append(self, record: Record) -> None:
         """Add to the history and to the file; points that are one in the history are one line, once it is full."""
         if not isinstance(record, Point):
             self.flush()
             self._write(record)
-        elif self._pending is not None and self.history.curve.together(self._pending, record):
-            self._pending = self._pending.joined(record)
+        elif self._pending is not None and self.history.curve.same_bin(self._pending, record):
+            self._pending = self._pending.merged(record)
         else:
             self.flush()
             self._pending = record
-        self.history.take(record)
+        self.history.append(record)
 
     def flush(self) -> None:
         """Let all that was taken be in the file."""
@@ -173,6 +173,8 @@ class HistoryFile:
 def _read(line: str) -> Record | None:
     try:
         said = json.loads(line)
+        if "trained_numbers" in said:  # as written before December 2026
+            said["trainable_parameters"] = said.pop("trained_numbers")
         return KINDS[said.pop("kind")](**said)
     except (ValueError, KeyError, TypeError, AttributeError):
         return None

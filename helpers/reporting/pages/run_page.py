@@ -194,7 +194,7 @@ def _warnings(history: History) -> str:
 
 def _what(start: Start) -> str:
     kind = {"lora": "a LoRA", "full": "the whole model"}.get(start.model_type, start.model_type)
-    rows = [("base model", start.base_model), ("trained", f"{kind}, {start.trained_numbers:,} numbers")]
+    rows = [("base model", start.base_model), ("trained", f"{kind}, {start.trainable_parameters:,} numbers")]
     rows += [(f"dataset {name}", figures.counted(count, "images")) for name, count in start.datasets.items()]
     return _table(rows)
 

@@ -18,7 +18,7 @@ from helpers.reporting.events import (
     StepFinished,
     ValidationImagesSaved,
 )
-from helpers.reporting.pace import Pace
+from helpers.reporting.pace import Throughput
 from helpers.reporting.pages.curve import Point
 from helpers.reporting.pages.run_history import Drawn, End, HeldOutPoint, HistoryFile, Saved, Start, Warned
 from helpers.reporting.pages.run_page import Moment, run_page
@@ -45,7 +45,7 @@ class RunPage:
     ) -> None:
         self._folder, self._clean, self._refresh_seconds = output_dir, clean, refresh_seconds
         self._file: HistoryFile | None = None
-        self._pace = Pace(total=0, done=0, now=0.0)
+        self._pace = Throughput(total=0, done=0, now=0.0)
         self._early: list[str] = []
         self._epoch, self._doing = 0, ""
         self._small = SmallImages(output_dir)
@@ -69,15 +69,15 @@ class RunPage:
 
     def _begin(self, event: RunStarted) -> None:
         self._file = HistoryFile(self._folder / HISTORY)
-        self._pace = Pace(total=event.total_steps, done=event.first_step, now=time.monotonic())
-        self._file.take(
+        self._pace = Throughput(total=event.total_steps, done=event.first_step, now=time.monotonic())
+        self._file.append(
             Start(
                 at=time.time(),
                 first_step=event.first_step,
                 total_steps=event.total_steps,
                 base_model=event.base_model,
                 model_type=event.model_type,
-                trained_numbers=event.trained_numbers,
+                trainable_parameters=event.trainable_parameters,
                 settings={
                     group: {name: self._clean(written(value)) for name, value in values.items()}
                     for group, values in event.settings.items()
@@ -87,7 +87,7 @@ class RunPage:
             )
         )
         for text in self._early:
-            self._file.take(Warned(step=event.first_step, text=text))
+            self._file.append(Warned(step=event.first_step, text=text))
         self._refresh(self._file)
 
     def _go_on(self, event: Event, *, file: HistoryFile) -> None:
@@ -108,21 +108,21 @@ class RunPage:
             case ValidationImagesSaved():
                 self._images(event, file=file)
             case HeldOutLoss():
-                file.take(_held_out(event))
+                file.append(_held_out(event))
             case CheckpointSaved():
-                file.take(Saved(step=event.step))
+                file.append(Saved(step=event.step))
             case Notice(level="warning"):
-                file.take(Warned(step=step, text=event.text))
+                file.append(Warned(step=step, text=event.text))
             case _:
                 return
         self._refresh(file)
 
     def _step(self, event: StepFinished, *, file: HistoryFile) -> None:
         now = time.monotonic()
-        self._pace.reach(event.step, now=now)
+        self._pace.update(event.step, now=now)
         self._epoch = event.epoch
         means = {name: (value, 1) for name, value in step_metrics(event).items() if name not in NOT_DRAWN}
-        file.take(Point(first=event.step, last=event.step, means=means))
+        file.append(Point(first=event.step, last=event.step, means=means))
         if now - self._refreshed >= self._refresh_seconds:
             self._refresh(file)
 
@@ -131,12 +131,12 @@ class RunPage:
         for path, caption in zip(event.paths, captions, strict=True):
             drawn = Drawn(step=event.step, file=path.relative_to(self._folder).as_posix(), caption=self._clean(caption))
             self._small.forget(drawn.step, drawn.file)
-            file.take(drawn)
+            file.append(drawn)
 
     def _end(self, file: HistoryFile, *, how: str, message: str = "") -> None:
         if not self._ended:
             self._ended = True
-            file.take(End(at=time.time(), step=file.history.step, how=how, message=message))
+            file.append(End(at=time.time(), step=file.history.step, how=how, message=message))
             self._refresh(file)
 
     def _refresh(self, file: HistoryFile) -> None:

@@ -36,7 +36,7 @@ ONLY_FOR = {"lora": "lora", "full": "full"}
 
 
 @dataclass(frozen=True, kw_only=True)
-class Made:
+class CardContext:
     """What a card tells of. step: optimizer steps done. complete: whether the finished weights stand."""
 
     run: RunStarted
@@ -74,7 +74,7 @@ class Made:
         return self.is_lora and self.run.settings.get("lora", {}).get("lora_type") == "lycoris"
 
 
-def card_text(made: Made) -> str:
+def card_text(made: CardContext) -> str:
     """The whole card, as Markdown with metadata in front."""
     chapters = (
         f"# {made.title}",
@@ -90,7 +90,7 @@ def card_text(made: Made) -> str:
     return "\n\n".join((_metadata(made), WRITTEN_BY, *filter(None, chapters))) + "\n"
 
 
-def _metadata(made: Made) -> str:
+def _metadata(made: CardContext) -> str:
     """The front matter. A JSON text is also one of YAML, whatever it holds."""
     values: dict[str, Any] = {
         "license": made.license.identifier,
@@ -106,22 +106,20 @@ def _metadata(made: Made) -> str:
     return "\n".join(("---", *lines, "---"))
 
 
-def _what_it_is(made: Made) -> str:
+def _what_it_is(made: CardContext) -> str:
     base = f"`{made.base}`" if made.base_is_here else f"[{made.base}](https://huggingface.co/{made.base})"
     of = f", {made.run.base_variant}" if made.run.base_variant else ""
     trained = f"{made.run.trained}: " if made.run.trained else ""
-    return (
-        f"Trained from {base}{of}, with SimpleTuner. What was trained is {trained}{made.run.trained_numbers:,} numbers."
-    )
+    return f"Trained from {base}{of} with SimpleTuner: {trained}{made.run.trainable_parameters:,} trainable parameters."
 
 
-def _progress(made: Made) -> str:
+def _progress(made: CardContext) -> str:
     if made.complete:
         return f"The run took {made.step:,} steps."
     return f"The run is at step {made.step:,} of {made.run.total_steps:,}: the finished weights are not here yet."
 
 
-def _images(made: Made) -> str:
+def _images(made: CardContext) -> str:
     if not made.images:
         return ""
     rows = (f"| ![]({quote(each.path)}) | {_in_table(each.prompt) or '(no prompt)'} |" for each in made.images)
@@ -130,7 +128,7 @@ def _images(made: Made) -> str:
     )
 
 
-def _in_diffusers(made: Made) -> str:
+def _in_diffusers(made: CardContext) -> str:
     said = made.run.settings.get("validation", {})
     width, height = parse_validation_sizes(str(said.get("validation_resolution", "1024x1024")))[0]
     seed = str(said.get("validation_seed") or "42")
@@ -170,7 +168,7 @@ def _in_diffusers(made: Made) -> str:
     )
 
 
-def _imports(made: Made) -> Iterator[str]:
+def _imports(made: CardContext) -> Iterator[str]:
     """What is imported besides, for adapters that diffusers does not know (`pip install lycoris-lora`)."""
     if made.is_lycoris and made.repository:
         yield "from huggingface_hub import hf_hub_download"
@@ -178,7 +176,7 @@ def _imports(made: Made) -> Iterator[str]:
         yield "from lycoris import create_lycoris_from_weights"
 
 
-def _loading(made: Made) -> Iterator[str]:
+def _loading(made: CardContext) -> Iterator[str]:
     """The lines that load the pipeline: from the hub, or, where it is not published, from the folder of this card."""
     model = made.base if made.is_lora else made.repository or made.run.result
     if made.is_lora and made.base_is_here:
@@ -196,7 +194,7 @@ def _loading(made: Made) -> Iterator[str]:
         yield f"pipeline.load_lora_weights({made.repository or '.'!r}, weight_name={made.run.result!r})"
 
 
-def _in_comfyui(made: Made) -> str:
+def _in_comfyui(made: CardContext) -> str:
     if made.is_lora:
         exported = made.run.settings.get("export", {}).get("export_comfyui", False)
         file = COMFYUI_FILE if exported else made.run.result
@@ -212,12 +210,12 @@ def _in_comfyui(made: Made) -> str:
     return "\n".join(("## In ComfyUI", "", "```bash", copy, "```", "", how))
 
 
-def _data(made: Made) -> str:
+def _data(made: CardContext) -> str:
     rows = (f"| {_in_table(name)} | {count:,} |" for name, count in made.run.datasets.items())
     return "\n".join(("## Trained on", "", "| dataset | images |", "|---|---|", *rows))
 
 
-def _settings(made: Made) -> str:
+def _settings(made: CardContext) -> str:
     rows = (
         f"| {name} | {_in_table(written(said[name]))} |"
         for group, names in SETTINGS_SHOWN.items()
@@ -229,7 +227,7 @@ def _settings(made: Made) -> str:
     return "\n".join(("## Settings", "", "| setting | value |", "|---|---|", *rows))
 
 
-def _license(made: Made) -> str:
+def _license(made: CardContext) -> str:
     said = made.license
     if said.identifier == UNKNOWN_ID:
         words = "Its license is the base model's, which that does not state here: find it out before you pass this on."

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from helpers.reporting.card_images import last_images
 from helpers.reporting.events import CheckpointSaved, Event, RunFinished, RunStarted
-from helpers.reporting.publish.card_text import WRITTEN_BY, Made, card_text
+from helpers.reporting.publish.card_text import WRITTEN_BY, CardContext, card_text
 from helpers.reporting.publish.license import license_of
 from helpers.reporting.whole_text import atomic_write_text
 
@@ -44,7 +44,7 @@ class ModelCard:
         """Nothing is open."""
 
     def _write(self, run: RunStarted, *, step: int, complete: bool) -> None:
-        made = Made(
+        made = CardContext(
             run=run,
             license=license_of(run.base_model, folder=run.base_folder),
             step=step,

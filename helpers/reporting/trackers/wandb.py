@@ -97,7 +97,7 @@ def config_of(event: RunStarted) -> dict[str, Any]:
     """What is kept as the run's configuration: the settings by group, and what they were applied to."""
     about = {
         "base_model": event.base_model,
-        "trained_numbers": event.trained_numbers,
+        "trained_numbers": event.trainable_parameters,
         "datasets": dict(event.datasets),
         "total_steps": event.total_steps,
     }

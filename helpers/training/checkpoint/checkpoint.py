@@ -12,20 +12,20 @@ from torch.optim import Optimizer
 from helpers.errors import CheckpointError
 from helpers.files import atomic_folder, clear_leftovers, remove_folder
 from helpers.models.adapters.full import PIPELINE
-from helpers.models.adapters.trainable import Trained
+from helpers.models.adapters.trainable import Trainable
 from helpers.models.formats.safetensors import write_tensors
 from helpers.reporting.events import CheckpointSaved, Notice
 from helpers.reporting.reporter import Reporter
 from helpers.training.checkpoint.manifest import (
     MANIFEST,
     CheckpointManifest,
-    Foundations,
+    RunInputs,
     describe_files,
     read_manifest,
     to_json,
     verify_files,
 )
-from helpers.training.optim.ema import Average
+from helpers.training.optim.ema import WeightAverage
 from helpers.training.optim.optimizer_state import optimizer_state, restore_optimizer
 from helpers.training.state import TrainState
 
@@ -46,9 +46,9 @@ class Checkpoint:
 class CheckpointContent:
     """What a checkpoint is made of: what is trained, its optimizer and average, and what the files say of it all."""
 
-    trained: Trained
+    trained: Trainable
     optimizer: Optimizer
-    average: Average
+    average: WeightAverage
     metadata: Mapping[str, str]
 
 
@@ -60,7 +60,7 @@ class CheckpointWriter:
     keep: int
     content: CheckpointContent
     configuration: Mapping[str, Mapping[str, Any]]
-    foundations: Foundations
+    foundations: RunInputs
     reporter: Reporter
 
     def save(self, state: TrainState, *, keep_all: bool = False) -> Path:
@@ -146,7 +146,7 @@ def clear_partial_checkpoints(output_dir: Path, *, reporter: Reporter) -> None:
         reporter.handle(Notice(text=f"cleared away a pipeline that was never finished: {folder.name}"))
 
 
-def restore_trained(checkpoint: Checkpoint, *, trained: Trained) -> None:
+def restore_trained(checkpoint: Checkpoint, *, trained: Trainable) -> None:
     """Put the checkpoint's numbers into what is trained.
 
     Raises CheckpointError where any file is damaged, ModelError where something else was trained.

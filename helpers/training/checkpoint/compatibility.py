@@ -8,7 +8,7 @@ from helpers.config.option import OnResume, recorded
 from helpers.config.train_config import all_options
 from helpers.errors import CheckpointError
 from helpers.reporting.events import Change
-from helpers.training.checkpoint.manifest import CheckpointManifest, Foundations
+from helpers.training.checkpoint.manifest import CheckpointManifest, RunInputs
 
 BASE_MODEL = "the base model"
 WORLD_SIZE = "the number of processes"
@@ -22,7 +22,7 @@ def must_agree() -> tuple[str, ...]:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Continuation:
+class ResumeComparison:
     """How a run continues: what is announced, and whether the order of images is still the one it had."""
 
     announced: tuple[Change, ...]
@@ -33,9 +33,9 @@ def compare(
     manifest: CheckpointManifest,
     *,
     configuration: Mapping[str, Mapping[str, Any]],
-    foundations: Foundations,
+    foundations: RunInputs,
     folder: str,
-) -> Continuation:
+) -> ResumeComparison:
     """What differs; raises CheckpointError where the run would not be the one that was saved."""
     differences = [*_foundations(manifest.foundations, foundations)]
     same_order = not any(difference.name.startswith((WORLD_SIZE, DATASET)) for difference in differences)
@@ -49,10 +49,10 @@ def compare(
             f"{folder} cannot be continued with these settings:\n{listed}\n"
             "Set them back to continue it, or start a new run: another OUTPUT_DIR, or resume_from_checkpoint=none."
         )
-    return Continuation(announced=tuple(differences), same_order=same_order)
+    return ResumeComparison(announced=tuple(differences), same_order=same_order)
 
 
-def _foundations(saved: Foundations, current: Foundations) -> Iterator[Change]:
+def _foundations(saved: RunInputs, current: RunInputs) -> Iterator[Change]:
     if saved.base_identity != current.base_identity:
         yield Change(
             name=BASE_MODEL,
@@ -78,7 +78,7 @@ def _dataset_settings(
                 yield Change(name=f"{DATASET} {dataset}, {key}", before=before or "none", now=value or "none")
 
 
-def _quantized_layers(manifest: CheckpointManifest, current: Foundations) -> Iterator[Change]:
+def _quantized_layers(manifest: CheckpointManifest, current: RunInputs) -> Iterator[Change]:
     """How quantized layers compute, where the checkpoint's run had any: the same frozen weights, rounded otherwise."""
     saved = manifest.foundations.quantized_layers
     levels = [str(value) for value in manifest.configuration.get("precision", {}).values()]

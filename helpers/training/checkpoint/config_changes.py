@@ -24,7 +24,7 @@ NOT_THERE = "not there"
 SECRET_IN_ADDRESS = re.compile(r"(?<=://)[^/@\s]+@|\?\S*")
 """Who may fetch from an address: the name and password before its host, and what follows a question mark."""
 
-Said = Mapping[str, Mapping[str, Mapping[str, str]]]
+ConfigSnapshot = Mapping[str, Mapping[str, Mapping[str, str]]]
 """Texts by kind (`settings`, `datasets`), group or dataset id, and name."""
 
 
@@ -47,13 +47,13 @@ def compare_with_last_run(config: RunConfig, files: DatasetFile, *, ranks: Ranks
         file.write_text(json.dumps(now, indent=1) + "\n", encoding="utf-8")
 
 
-def config_snapshot(config: RunConfig, files: DatasetFile) -> Said:
+def config_snapshot(config: RunConfig, files: DatasetFile) -> ConfigSnapshot:
     """Every setting by group and every dataset's keys by its id, as texts without secrets."""
     settings: dict[str, dict[str, str]] = {}
     for option in all_options():
         value = getattr(getattr(config, option.group), option.name)
         settings.setdefault(option.group, {})[option.name] = _text(option.name, value)
-    entries = (*files.prepared, *files.text_stores, *files.image_embeds)
+    entries = (*files.all_images, *files.text_stores, *files.image_embeds)
     return {SETTINGS: settings, DATASETS: {entry.id: _keys(entry) for entry in entries}}
 
 
@@ -65,7 +65,7 @@ def relevant_dataset_settings(files: DatasetFile) -> Mapping[str, Mapping[str, s
     }
 
 
-def differences(before: Said, now: Said) -> Iterator[Change]:
+def differences(before: ConfigSnapshot, now: ConfigSnapshot) -> Iterator[Change]:
     """What differs, in the order of the declarations; a name that only one of the two knows can't be compared."""
     for option in all_options():
         text = now.get(SETTINGS, {}).get(option.group, {}).get(option.name, "")
@@ -103,7 +103,7 @@ def _text(name: str, value: Any) -> str:
     return SECRET_IN_ADDRESS.sub("", text) if "://" in text else text
 
 
-def _read(file: Path) -> Said:
+def _read(file: Path) -> ConfigSnapshot:
     """What the last run was told; nothing where there was none, or where it was stopped while writing this."""
     try:
         said = json.loads(file.read_text(encoding="utf-8"))

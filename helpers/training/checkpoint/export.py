@@ -9,7 +9,7 @@ from helpers.config.options.export import COMFYUI_FILE, ExportOptions
 from helpers.errors import TrainingError
 from helpers.files import atomic_folder, atomic_write
 from helpers.models.adapters.full import PIPELINE
-from helpers.models.adapters.trainable import Trained
+from helpers.models.adapters.trainable import Trainable
 from helpers.models.conversions import add_comfyui_scales, loses_differences, opened_model, to_comfyui_lora
 from helpers.models.family import ModelComponents, ModelFamily
 from helpers.reporting.progress import stage
@@ -23,7 +23,7 @@ SINGLE_FILE = "single_file.safetensors"
 def export_result(
     output_dir: Path,
     *,
-    trained: Trained,
+    trained: Trainable,
     metadata: Mapping[str, str],
     more: ExportOptions,
     parts: ModelComponents,
@@ -36,7 +36,7 @@ def export_result(
 
     Only the first rank may call it. Raises TrainingError where the disk has no room.
     """
-    result = output_dir / trained.result
+    result = output_dir / trained.output_name
     written = partial(_written, reporter=reporter)
 
     def export(path: Path) -> None:

@@ -21,7 +21,7 @@ MANIFEST = "manifest.json"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Foundations:
+class RunInputs:
     """What a run stands on besides its settings.
 
     base_identity: of the base model's weights (`ModelComponents.identity`). datasets: a fingerprint by dataset id.
@@ -57,7 +57,7 @@ class CheckpointManifest:
     serial: int
     step: int
     position: Position
-    foundations: Foundations
+    foundations: RunInputs
     configuration: Mapping[str, Mapping[str, Any]]
     files: Mapping[str, WrittenFile]
     format: int = FORMAT
@@ -114,7 +114,7 @@ def read_manifest(folder: Path) -> CheckpointManifest:
             raise CheckpointError(f"{folder} was written by version {content['program']}: use that one or a newer one.")
         files = {name: WrittenFile(**file) for name, file in content.pop("files").items()}
         position = Position(**content.pop("position"))
-        foundations = Foundations(**content.pop("foundations"))
+        foundations = RunInputs(**content.pop("foundations"))
         manifest = CheckpointManifest(files=files, position=position, foundations=foundations, **content)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise CheckpointError(f"{folder} is not a complete checkpoint: {MANIFEST} cannot be read: {error!r}") from error

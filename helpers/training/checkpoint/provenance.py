@@ -12,16 +12,16 @@ from helpers.config.options.data import DataOptions
 from helpers.config.options.model import TextOptions
 from helpers.config.recipe import DATASETS, PROCESSES, SETTINGS, published_settings
 from helpers.config.train_config import RunConfig
-from helpers.models.adapters.trainable import Trained
+from helpers.models.adapters.trainable import Trainable
 from helpers.models.family import ModelComponents
 from helpers.models.formats.modelspec import PREFIX, modelspec
 from helpers.reporting.publish.license import License, license_of
-from helpers.training.checkpoint.manifest import Foundations
+from helpers.training.checkpoint.manifest import RunInputs
 
 LIBRARIES = ("torch", "diffusers", "transformers", "peft", "accelerate")
 
 
-def provenance(parts: ModelComponents, *, trained: Trained, text: TextOptions) -> dict[str, str]:
+def provenance(parts: ModelComponents, *, trained: Trainable, text: TextOptions) -> dict[str, str]:
     """What a file's header says of its making, besides the step; free of paths on this machine.
 
     The prompt length matters to whoever draws with it: diffusers' own default of 256 is not what was trained. So does
@@ -32,7 +32,7 @@ def provenance(parts: ModelComponents, *, trained: Trained, text: TextOptions) -
         "base_model_variant": parts.variant,
         "base_model_identity": parts.identity,
         **dict.fromkeys(parts.absent, "none"),
-        **trained.facts,
+        **trained.metadata,
         "tokenizer_max_length": str(text.tokenizer_max_length),
         "sd3_t5_mask_behaviour": text.sd3_t5_mask_behaviour,
         "program": f"SimpleTuner {__version__}",
@@ -43,8 +43,8 @@ def provenance_of_result(
     config: RunConfig,
     *,
     parts: ModelComponents,
-    trained: Trained,
-    foundations: Foundations,
+    trained: Trainable,
+    foundations: RunInputs,
     step: int,
     clean: Callable[[str], str],
 ) -> dict[str, str]:
@@ -55,7 +55,7 @@ def provenance_of_result(
     spec = modelspec(
         variant=parts.variant,
         title=clean(config.run.output_folder.name),
-        is_adapter=bool(Path(trained.result).suffix),
+        is_adapter=bool(Path(trained.output_name).suffix),
         made=datetime.now(UTC),
         edge_px=edge_of(config.data),
     )

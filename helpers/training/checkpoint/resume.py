@@ -4,12 +4,12 @@ from collections.abc import Mapping
 from typing import Any
 
 from helpers.config.train_config import RunConfig
-from helpers.dataloader.sampler import Order
+from helpers.dataloader.sampler import SampleOrder
 from helpers.reporting.events import Notice
 from helpers.reporting.reporter import Reporter
 from helpers.training.checkpoint.checkpoint import Checkpoint, find_checkpoint
 from helpers.training.checkpoint.compatibility import compare
-from helpers.training.checkpoint.manifest import Foundations, configuration_of
+from helpers.training.checkpoint.manifest import RunInputs, configuration_of
 from helpers.training.state import TrainState
 
 
@@ -41,8 +41,8 @@ def starting_state(
     checkpoint: Checkpoint | None,
     *,
     configuration: Mapping[str, Mapping[str, Any]],
-    foundations: Foundations,
-    order: Order,
+    foundations: RunInputs,
+    order: SampleOrder,
     reporter: Reporter,
 ) -> TrainState:
     """Where the run starts, known before anything large is loaded (`checkpoint.restore` reads the numbers later).
@@ -61,12 +61,12 @@ def starting_state(
     position = manifest.position
     if not continuation.same_order:
         if manifest.foundations.datasets == foundations.datasets:
-            before = order.among(manifest.foundations.world_size)
+            before = order.for_world_size(manifest.foundations.world_size)
             position = order.position_after_images(before.images_shown(position))
             where = f"goes on in epoch {position.epoch + 1} where no image is left out; some come again"
         else:
             position = order.position_after(order.batches_before(position.epoch))
             where = f"starts again at the beginning of epoch {position.epoch + 1}"
-        text = f"so the order of images is another one, and {where}"
+        text = f"so the order of images changes, and {where}"
         reporter.handle(Notice(level="warning", text=text))
     return TrainState(step=manifest.step, position=position)

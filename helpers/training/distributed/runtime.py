@@ -20,7 +20,7 @@ from helpers.config.options.training import RunOptions
 from helpers.errors import ConfigError, LostRankError
 from helpers.models.performance.attention import leave_out_cudnn
 from helpers.models.quantization import check_device_support
-from helpers.training.distributed.sharded_tensors import whole
+from helpers.training.distributed.sharded_tensors import full_tensor
 from helpers.training.distributed.unused_cards import check_no_card_is_unused
 
 # What PyTorch's engines say where a process that they wait for is gone.
@@ -42,11 +42,11 @@ class Runtime:
     precision: PrecisionOptions
     rank: int
     world_size: int
-    divides: bool
+    is_sharded: bool
     zero_stage: int
     _accelerator: Any
 
-    def wait(self) -> None:
+    def barrier(self) -> None:
         """Return once every process has come here."""
         self._accelerator.wait_for_everyone()
 
@@ -55,14 +55,14 @@ class Runtime:
 
         Each rank has loaded the same frozen weights, which are not sent around (and, quantized, could not be).
         """
-        if self.world_size == 1 or self.divides:
+        if self.world_size == 1 or self.is_sharded:
             return denoiser
         frozen = [name for name, weight in denoiser.named_parameters() if not weight.requires_grad]
         buffers = [name for name, _ in denoiser.named_buffers()]
         DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(denoiser, frozen + buffers)
         return self._accelerator.prepare_model(denoiser, device_placement=False)  # it is where it should be
 
-    def divide(self, denoiser: nn.Module) -> None:
+    def shard(self, denoiser: nn.Module) -> None:
         """Leave this process its part of every weight; those of a block come together while the block computes.
 
         Its parameters are others afterwards. All processes hold the same whole weights before.
@@ -72,12 +72,12 @@ class Runtime:
         fsdp2_prepare_model(self._accelerator, denoiser)
 
     @contextmanager
-    def whole(self, denoiser: nn.Module) -> Iterator[None]:
+    def gathered_weights(self, denoiser: nn.Module) -> Iterator[None]:
         """Within it each process holds all weights, as plain tensors, and a forward pass needs no other process.
 
         All processes come here and leave; `denoiser` is the bare module. Not for backward passes.
         """
-        if not self.divides:
+        if not self.is_sharded:
             yield
             return
         from torch.distributed.fsdp import FSDPModule
@@ -100,9 +100,9 @@ class Runtime:
             return nullcontext()
         return torch.autocast(self.device.type, dtype=torch.bfloat16)
 
-    def keep_gradients(self, denoiser: Any) -> AbstractContextManager[Any]:
+    def no_sync(self, denoiser: Any) -> AbstractContextManager[Any]:
         """Within it, backward passes of the prepared `denoiser` add up gradients on each rank without sharing them."""
-        if self.divides:
+        if self.is_sharded:
             return _keeping(denoiser.set_requires_gradient_sync)
         if self.zero_stage:
             return _keeping(denoiser.set_gradient_accumulation_boundary)
@@ -116,13 +116,13 @@ class Runtime:
         """The mean of each rank's `values`, the same on all of them."""
         return values if self.world_size == 1 else self._accelerator.reduce(values, reduction="mean")
 
-    def leave(self) -> None:
+    def shutdown(self) -> None:
         """Return once every process is done with its work, which cannot speak to the others afterwards.
 
         Launchers end all processes where one has gone, and the first may still be writing.
         """
         if self.world_size > 1:
-            self.wait()
+            self.barrier()
             self._accelerator.end_training()
 
     def on_any_rank(self, flag: bool) -> bool:
@@ -131,7 +131,7 @@ class Runtime:
             return flag
         return bool(self._accelerator.reduce(torch.tensor(float(flag), device=self.device)).item())
 
-    def gathered(self, words: list[str]) -> list[str]:
+    def gather_objects(self, words: list[str]) -> list[str]:
         """The `words` of all ranks, the same on all of them."""
         if self.world_size == 1:
             return words
@@ -146,7 +146,7 @@ class Runtime:
             norm = self._accelerator.clip_grad_norm_(weights, longest)
         else:
             norm = nn.utils.get_total_norm([weight.grad for weight in weights if weight.grad is not None])
-        return whole(norm).to(self.device)
+        return full_tensor(norm).to(self.device)
 
 
 def open_runtime(precision: PrecisionOptions, run: RunOptions) -> Runtime:
@@ -180,10 +180,10 @@ def open_runtime(precision: PrecisionOptions, run: RunOptions) -> Runtime:
         torch.backends.cudnn.allow_tf32 = True
     return Runtime(
         device=accelerator.device,
-        precision=resolved(precision, accelerator.device),
+        precision=resolve_precision(precision, accelerator.device),
         rank=accelerator.process_index,
         world_size=accelerator.num_processes,
-        divides=plugin is not None and accelerator.num_processes > 1,
+        is_sharded=plugin is not None and accelerator.num_processes > 1,
         zero_stage=zero_stage() if accelerator.num_processes > 1 else 0,
         _accelerator=accelerator,
     )
@@ -223,7 +223,7 @@ def explain_lost_ranks() -> Iterator[None]:
         ) from error
 
 
-def resolved(precision: PrecisionOptions, device: torch.device) -> PrecisionOptions:
+def resolve_precision(precision: PrecisionOptions, device: torch.device) -> PrecisionOptions:
     """`precision` with `mixed_precision` said: as asked, else bf16 where `device` computes it natively.
 
     Raises ConfigError where `device` cannot compute what is asked for.

@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor
 
 
-def whole(tensor: Tensor) -> Tensor:
+def full_tensor(tensor: Tensor) -> Tensor:
     """`tensor` itself or, of one in parts, all of it in the machine's memory; then all processes come here."""
     return tensor.full_tensor().cpu() if is_sharded(tensor) else tensor  # type: ignore[attr-defined]
 

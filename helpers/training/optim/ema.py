@@ -16,7 +16,7 @@ DOWNLOAD_NUMBERS = 2**24
 """Weights that are copied to an average on the processor at once, for each of which the device is waited for once."""
 
 
-class Average(Protocol):
+class WeightAverage(Protocol):
     """An average of the trained weights, or none."""
 
     @property
@@ -97,7 +97,7 @@ class Ema:
     @contextmanager
     def applied(self) -> Iterator[None]:
         with restored_weights(self._weights):
-            fill(self._weights, self._averages)
+            copy_weights(self._weights, self._averages)
             yield
 
     def applied_for_saving(self) -> AbstractContextManager[None]:
@@ -144,10 +144,10 @@ def restored_weights(weights: Mapping[str, nn.Parameter]) -> Iterator[None]:
     try:
         yield
     finally:
-        fill(weights, own)
+        copy_weights(weights, own)
 
 
-def fill(weights: Mapping[str, nn.Parameter], values: Mapping[str, Tensor]) -> None:
+def copy_weights(weights: Mapping[str, nn.Parameter], values: Mapping[str, Tensor]) -> None:
     """Give the weights these numbers."""
     for name, weight in weights.items():
         weight.detach().copy_(values[name])
@@ -161,6 +161,6 @@ def decay_at(step: int, *, decay: float) -> float:
     return min(decay, (1 + step) / (10 + step))
 
 
-def validation_weights(average: Average, options: EmaOptions) -> Callable[[], AbstractContextManager[None]]:
+def validation_weights(average: WeightAverage, options: EmaOptions) -> Callable[[], AbstractContextManager[None]]:
     """The context in which validation images are drawn."""
     return average.applied if options.ema_validation == "ema_only" else nullcontext

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from helpers.errors import CheckpointError
-from helpers.training.distributed.sharded_tensors import shard_like, whole
+from helpers.training.distributed.sharded_tensors import full_tensor, shard_like
 
 LR_SCALE = "share_of_rate"
 # Of a group's values: its weights are known by name, its learning rate is set at each step.
@@ -74,7 +74,7 @@ def _described(value: Any, *, name: str, tensors: dict[str, Tensor]) -> Any:
     """`value` as JSON can hold it; the tensors in it are put in `tensors`, named after `name` and their place."""
     if isinstance(value, Tensor):
         # A single number may lie at any stride, as a cut of a longer tensor does; a file's has to be 1.
-        value = whole(value)
+        value = full_tensor(value)
         tensors[name] = value if value.numel() > 1 else value.clone(memory_format=torch.contiguous_format)
         return {STRIDE: value.stride()}
     if isinstance(value, list | tuple):

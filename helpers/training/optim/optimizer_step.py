@@ -13,7 +13,7 @@ from helpers.training.optim.optimizers import set_learning_rate
 from helpers.training.optim.zero import ZeroOptimizer
 
 
-class Stepping(Protocol):
+class OptimizerStep(Protocol):
     """What `take_step` asks for, in this order."""
 
     def begin(self, rate: float) -> None:
@@ -29,7 +29,7 @@ class Stepping(Protocol):
         ...
 
     @property
-    def moved(self) -> bool:
+    def has_updated(self) -> bool:
         """Whether some weights have moved since the step began."""
         ...
 
@@ -59,7 +59,7 @@ class StandardStep:
         return self._runtime.clip_gradients(self._weights.values(), longest=self._longest_gradient)
 
     @property
-    def moved(self) -> bool:
+    def has_updated(self) -> bool:
         return False  # as `finish` ends the step
 
     def finish(self) -> None:
@@ -83,7 +83,7 @@ class ZeroStep:
         return self.optimizer.engine.optimizer.scaled_global_norm()  # infinite where it is no number
 
     @property
-    def moved(self) -> bool:
+    def has_updated(self) -> bool:
         return False  # as `finish` ends the step
 
     def finish(self) -> None:
@@ -103,7 +103,7 @@ class FusedBackwardStep:
         self._group_of = {weight: group for group in optimizer.param_groups for weight in group["params"]}
 
     @contextmanager
-    def hooked(self) -> Iterator["FusedBackwardStep"]:
+    def registered(self) -> Iterator["FusedBackwardStep"]:
         """Within it backward passes move the weights."""
         groups = self._optimizer.param_groups
         members = [group["params"] for group in groups]
@@ -131,7 +131,7 @@ class FusedBackwardStep:
         return torch.stack(squares).sum().sqrt()
 
     @property
-    def moved(self) -> bool:
+    def has_updated(self) -> bool:
         return bool(self._squares)
 
     def finish(self) -> None:
@@ -155,12 +155,12 @@ def make_optimizer_step(
     optimizer: Optimizer,
     max_grad_norm: float,
     fused_backward: bool,
-) -> Iterator[Stepping]:
+) -> Iterator[OptimizerStep]:
     """How the steps of a run are taken, for as long as this context lasts."""
     if isinstance(optimizer, ZeroOptimizer):
         yield ZeroStep(optimizer)
     elif fused_backward:
-        with FusedBackwardStep(runtime, optimizer=optimizer).hooked() as during:
+        with FusedBackwardStep(runtime, optimizer=optimizer).registered() as during:
             yield during
     else:
         yield StandardStep(runtime, weights=weights, optimizer=optimizer, max_grad_norm=max_grad_norm)

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from helpers.dataloader.rng import number
+from helpers.dataloader.rng import seeded_int
 from helpers.training.distributed.sharded_tensors import is_sharded, local_shard
 
 # Bounds the working memory to 6 times 4 bytes for each of so many weights, whatever the model's size.
@@ -61,7 +61,7 @@ class StochasticAdamW(Optimizer):
             state["step"] += 1
         step = states[0]["step"]
         draws = [
-            torch.Generator(weight.device).manual_seed(number(self._seed, "rounding", *self._place(weight), step))
+            torch.Generator(weight.device).manual_seed(seeded_int(self._seed, "rounding", *self._place(weight), step))
             for weight in weights
         ]
 

@@ -111,7 +111,7 @@ class AutocastModule(nn.Module):
             return self.model(*values, **named)
 
 
-def prepared(
+def wrap_model_and_optimizer(
     model: nn.Module,
     options: OptimizerOptions,
     *,

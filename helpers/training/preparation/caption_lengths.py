@@ -6,7 +6,7 @@ import numpy as np
 
 from helpers.cache.token_counts import token_counts
 from helpers.data.columns import printable
-from helpers.data.report.duplicates import spread
+from helpers.data.report.duplicates import evenly_spaced
 from helpers.data.report.survey import SAMPLED
 from helpers.data.types import Catalog
 from helpers.models.family import TextEncoderSpec
@@ -46,7 +46,7 @@ def lengths_by_tokenizer(
     catalog: Catalog, *, parts: Sequence[TextEncoderSpec], store: CacheStore
 ) -> tuple[CaptionLengths, ...]:
     """How long the captions of some of a dataset's images are, evenly spread, as each tokenizer counts."""
-    rows = spread(len(catalog), SAMPLED).tolist()
+    rows = evenly_spaced(len(catalog), SAMPLED).tolist()
     captions = tuple(dict.fromkeys(caption for row in rows for caption in catalog.captions_of(row)))
     return tuple(
         CaptionLengths(

@@ -6,11 +6,11 @@ from pathlib import Path
 from helpers.data.report.survey import fingerprint, survey
 from helpers.data.types import Catalog
 from helpers.dataloader.epoch_plan import first_epoch
-from helpers.dataloader.sampler import Order
+from helpers.dataloader.sampler import SampleOrder
 from helpers.files import atomic_write
 from helpers.reporting.events import Notice
 from helpers.reporting.pages.datasets_page import CaptionLengths, datasets_page
-from helpers.training.preparation.prepare import Workers
+from helpers.training.preparation.prepare import CacheWorkers
 
 PAGE = "datasets.html"
 FIRST_BYTES = 256
@@ -20,7 +20,7 @@ LengthsOf = Callable[[Catalog], Sequence[CaptionLengths]]
 
 
 def report_datasets(
-    output_dir: Path, *, catalogs: Sequence[Catalog], order: Order, lengths_of: LengthsOf, workers: Workers
+    output_dir: Path, *, catalogs: Sequence[Catalog], order: SampleOrder, lengths_of: LengthsOf, workers: CacheWorkers
 ) -> None:
     """Let the page show `catalogs` as `order` trains on them; the first rank writes it. A full disk costs a warning."""
     if workers.ranks.rank != 0:
@@ -36,7 +36,7 @@ def report_datasets(
         survey(each, notes=said, lengths=lengths_of(each), workers=workers.threads)
         for each, said in zip(catalogs, notes, strict=True)
     ]
-    content = reporter.clean(datasets_page(views, fingerprint=mark))
+    content = reporter.redact(datasets_page(views, fingerprint=mark))
     try:
         atomic_write(path, lambda partial: partial.write_text(content, encoding="utf-8", errors="replace"))
     except OSError as error:

@@ -14,7 +14,7 @@ from helpers.data.rejections import NAMES_SHOWN
 from helpers.data.sources import open as places
 from helpers.data.types import Catalog
 from helpers.dataloader.epoch_plan import first_epoch, mix
-from helpers.dataloader.sampler import Order
+from helpers.dataloader.sampler import SampleOrder
 from helpers.files import atomic_write
 from helpers.models.memory import MemoryEstimate
 from helpers.reporting.events import Notice
@@ -22,7 +22,7 @@ from helpers.reporting.format import counted, memory, significant
 from helpers.reporting.reporter import Reporter
 from helpers.training.disk_space import CacheNeed, free_bytes
 from helpers.training.loop import LoopPlan
-from helpers.training.preparation.prepare import Site
+from helpers.training.preparation.prepare import RunContext
 
 LEFT_OUT_FILE = "left_out.txt"
 CUT_NAMED = 3
@@ -39,9 +39,9 @@ class TruncatedCaptions:
     cut: tuple[tuple[int, str], ...]
 
 
-def truncated_captions(files: DatasetFile, *, site: Site) -> tuple[TruncatedCaptions, ...]:
+def truncated_captions(files: DatasetFile, *, site: RunContext) -> tuple[TruncatedCaptions, ...]:
     """What each tokenizer cuts; loads the tokenizers and nothing else, and those only where a caption is new."""
-    store = places.cache_of(files.text_embeds)
+    store = places.open_cache(files.text_embeds)
     found = []
     for limit in (part.limit for part in site.text_parts if part.limit is not None):
         counts = token_counts(site.captions, limit=limit, store=store).tolist()
@@ -54,7 +54,7 @@ def truncated_captions(files: DatasetFile, *, site: Site) -> tuple[TruncatedCapt
 def log_plan(
     *,
     catalogs: Sequence[Catalog],
-    order: Order,
+    order: SampleOrder,
     plan: LoopPlan,
     cut: Sequence[TruncatedCaptions],
     needs: Sequence[CacheNeed],
@@ -90,7 +90,7 @@ def _images(catalogs: Sequence[Catalog], output_dir: Path) -> Iterator[str]:
         yield f"all that are left out: {path}"
 
 
-def _buckets(order: Order) -> Iterator[str]:
+def _buckets(order: SampleOrder) -> Iterator[str]:
     yield from map(str, first_epoch(order))
     if mixed := mix(order):
         yield mixed

@@ -36,7 +36,7 @@ def checked_parts(config: RunConfig, *, family: ModelFamily) -> ModelComponents:
         name = config.model.pretrained_model_name_or_path
         fix = "change what is wrong with the model, too"
         raise ConfigError([Problem(option="MODEL_NAME", value=name, reason=str(error), fix=fix), *problems]) from error
-    if found := [*problems, *family.wrong_settings(parts, config)]:
+    if found := [*problems, *family.check_settings(parts, config)]:
         raise ConfigError(found)
     return parts
 

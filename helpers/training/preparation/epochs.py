@@ -12,14 +12,14 @@ from helpers.data.sources import open as places
 from helpers.dataloader.loader import BatchBuilder, prefetch
 from helpers.dataloader.types import Position, TrainBatch
 from helpers.errors import CacheError
-from helpers.training.preparation.prepare import Ground, PreparedDataset, encode_flips, open_flips
+from helpers.training.preparation.prepare import PreparedDataset, PreparedRun, encode_flips, open_flips
 
 EPOCHS_KEPT = 2
 """The epoch that runs, and the one before, which a checkpoint may lie in."""
 
 
 def batches_from(
-    start: Position, *, source: BatchBuilder, ground: Ground, depth: int
+    start: Position, *, source: BatchBuilder, ground: PreparedRun, depth: int
 ) -> Generator[TrainBatch, None, None]:
     """This rank's batches from `start` on, for ever, made `depth` ahead at the most; close it to stop making them."""
     pin_memory = ground.runtime.device.type == "cuda"
@@ -36,7 +36,7 @@ def batches_from(
 
 
 def _with_crops_of(
-    epoch: int, *, source: BatchBuilder, changing: Sequence[PreparedDataset], ground: Ground
+    epoch: int, *, source: BatchBuilder, changing: Sequence[PreparedDataset], ground: PreparedRun
 ) -> BatchBuilder:
     """`source` with the latents of the crops of `epoch`, encoded where they are not cached; old ones go.
 
@@ -46,7 +46,7 @@ def _with_crops_of(
     if epoch == 0:
         return source
     crops = [_cropped(prepared, epoch=epoch, seed=source.seed, ground=ground) for prepared in changing]
-    ground.workers.ranks.wait()
+    ground.workers.ranks.barrier()
     for prepared in changing if ground.workers.ranks.rank == 0 else ():
         _remove_before(epoch - EPOCHS_KEPT + 1, prepared=prepared, seed=source.seed)
     return replace(
@@ -56,9 +56,9 @@ def _with_crops_of(
     )
 
 
-def _cropped(prepared: PreparedDataset, *, epoch: int, seed: int, ground: Ground) -> PreparedDataset:
-    dataset, place = prepared.dataset, prepared.place
-    store = places.crops_of(dataset, latents=place, seed=seed, epoch=epoch)
+def _cropped(prepared: PreparedDataset, *, epoch: int, seed: int, ground: PreparedRun) -> PreparedDataset:
+    dataset, place = prepared.dataset, prepared.latent_store
+    store = places.epoch_crop_store(dataset, latents=place, seed=seed, epoch=epoch)
     catalog = recrop(prepared.catalog, dataset=dataset, seed=seed, epoch=epoch)
     rejected = encode_flips(
         dataset, catalog=catalog, place=place, store=store, part=ground.latent_part, workers=ground.workers
@@ -74,7 +74,7 @@ def _cropped(prepared: PreparedDataset, *, epoch: int, seed: int, ground: Ground
 def _remove_before(epoch: int, *, prepared: PreparedDataset, seed: int) -> None:
     """Remove what this program wrote for the epochs before `epoch`, back to one of which nothing is there."""
     for over in range(epoch - 1, 0, -1):
-        store = places.crops_of(prepared.dataset, latents=prepared.place, seed=seed, epoch=over)
+        store = places.epoch_crop_store(prepared.dataset, latents=prepared.latent_store, seed=seed, epoch=over)
         names = list(store.sizes())
         for name in names:
             store.remove(name)

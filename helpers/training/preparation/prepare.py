@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 
 from helpers.cache.latents import LatentCache, fill_latent_cache
-from helpers.cache.text import TextCache, Wanted, fill_text_cache
+from helpers.cache.text import CaptionJob, TextCache, fill_text_cache
 from helpers.config.datasets.file import DatasetFile
 from helpers.config.datasets.types import EmbedsStore, ImageDataset, S3Dataset, TextEmbedsStore
 from helpers.config.options.data import CacheOptions, DataOptions
@@ -29,7 +29,7 @@ from helpers.training.preparation.caption_lengths import lengths_by_tokenizer, t
 
 
 @dataclass(frozen=True, kw_only=True)
-class Workers:
+class CacheWorkers:
     """Who prepares: this process among its ranks, with so many threads, and who is told of it.
 
     connections: threads for images that are far away, which mostly wait.
@@ -46,7 +46,7 @@ class Workers:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Site:
+class RunContext:
     """What a run finds before it encodes anything: the engine, the model's places, and all images and captions.
 
     catalogs: of every dataset, also of those kept back. captions: of all of them, each once. drawn_captions: of
@@ -54,7 +54,7 @@ class Site:
     """
 
     runtime: Runtime
-    workers: Workers
+    workers: CacheWorkers
     family: ModelFamily
     parts: ModelComponents
     text_parts: tuple[TextEncoderSpec, ...]
@@ -67,7 +67,7 @@ class Site:
     @property
     def frozen_text_parts(self) -> tuple[TextEncoderSpec, ...]:
         """The text encoders whose outputs for a caption stay the same."""
-        return tuple(part for part in self.text_parts if not part.learns)
+        return tuple(part for part in self.text_parts if not part.trains)
 
     @property
     def cached_text_parts(self) -> tuple[TextEncoderSpec, ...]:
@@ -83,14 +83,14 @@ class PreparedDataset:
     """
 
     dataset: ImageDataset
-    place: EmbedsStore
+    latent_store: EmbedsStore
     catalog: Catalog
     latents: LatentCache
     mirrored: LatentCache | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
-class Ground:
+class PreparedRun:
     """All that a run stands on before its model is loaded: the engine, the model's places, and filled caches.
 
     files: what was asked for. datasets: what is trained on. kept_back: what never is, by whose loss others see what
@@ -98,7 +98,7 @@ class Ground:
     """
 
     runtime: Runtime
-    workers: Workers
+    workers: CacheWorkers
     family: ModelFamily
     parts: ModelComponents
     latent_part: VaeSpec
@@ -124,45 +124,49 @@ class Ground:
         return {dataset.catalog.dataset_id: dataset.mirrored for dataset in self.datasets if dataset.mirrored}
 
 
-def workers_for(options: DataOptions, *, ranks: Ranks, reporter: Reporter) -> Workers:
+def workers_for(options: DataOptions, *, ranks: Ranks, reporter: Reporter) -> CacheWorkers:
     """As many threads as asked for, else one for each of the machine's processor cores."""
     threads = options.max_workers or os.cpu_count() or 1
     connections = options.aws_max_pool_connections or max(places.LEAST_AT_ONCE, threads)
-    return Workers(ranks=ranks, threads=threads, connections=connections, reporter=reporter)
+    return CacheWorkers(ranks=ranks, threads=threads, connections=connections, reporter=reporter)
 
 
-def open_catalogs(files: DatasetFile, *, parts: ModelComponents, seed: int, workers: Workers) -> tuple[Catalog, ...]:
+def open_catalogs(
+    files: DatasetFile, *, parts: ModelComponents, seed: int, workers: CacheWorkers
+) -> tuple[Catalog, ...]:
     """What each prepared dataset has; the first rank reads the headers, the others what it found.
 
     Raises DataError where a dataset has nothing to train on.
     """
     if workers.ranks.rank != 0:
-        workers.ranks.wait()
+        workers.ranks.barrier()
     catalogs = tuple(
         open_catalog(
             dataset,
             source=source,
             table=table,
-            metadata=places.metadata_of(dataset, latents=files.latents_of(dataset)),
+            metadata=places.metadata_store(dataset, latents=files.latents_of(dataset)),
             seed=seed,
             workers=workers.threads_for(dataset),
             reporter=workers.reporter,
             longest_edge_px=parts.longest_edge_px,
             filters=files.text_store_of(dataset).caption_filter_list,
         )
-        for dataset in files.prepared
+        for dataset in files.all_images
         for source, table in [_images(dataset, files=files, workers=workers)]
     )
     if workers.ranks.rank == 0:
-        workers.ranks.wait()
+        workers.ranks.barrier()
     return catalogs
 
 
-def _images(dataset: ImageDataset, *, files: DatasetFile, workers: Workers) -> tuple[SourceStore, ImageTable | None]:
+def _images(
+    dataset: ImageDataset, *, files: DatasetFile, workers: CacheWorkers
+) -> tuple[SourceStore, ImageTable | None]:
     """Where the images are, listed again unless that is to be skipped, and the table about them, if any."""
     is_first = workers.ranks.rank == 0
-    source, table = places.images_of(dataset, ask=is_first, threads=workers.threads, reporter=workers.reporter)
-    metadata = places.metadata_of(dataset, latents=files.latents_of(dataset))
+    source, table = places.open_images(dataset, ask=is_first, threads=workers.threads, reporter=workers.reporter)
+    metadata = places.metadata_store(dataset, latents=files.latents_of(dataset))
     if not dataset.trusted.isdisjoint(("aspect", "metadata")):
         return CachedListing(source, metadata=metadata), table
     if is_first:
@@ -172,7 +176,7 @@ def _images(dataset: ImageDataset, *, files: DatasetFile, workers: Workers) -> t
 
 def captions_of(files: DatasetFile, *, catalogs: Iterable[Catalog], store: TextEmbedsStore) -> Iterator[str]:
     """Every caption that `store` may lack, as often as it stands: not of datasets that say it is to be trusted."""
-    for dataset, catalog in zip(files.prepared, catalogs, strict=True):
+    for dataset, catalog in zip(files.all_images, catalogs, strict=True):
         if files.text_store_of(dataset) is store and "text" not in dataset.trusted:
             for index in range(len(catalog)):
                 yield from catalog.captions_of(index)
@@ -184,21 +188,21 @@ def all_captions(files: DatasetFile, *, catalogs: Sequence[Catalog]) -> tuple[st
     return tuple(dict.fromkeys(itertools.chain.from_iterable(of_stores)))
 
 
-def warn_long_captions(files: DatasetFile, *, site: Site) -> None:
+def warn_long_captions(files: DatasetFile, *, site: RunContext) -> None:
     """Have the first rank say which captions are cut (see `tell_long_captions`)."""
     if site.workers.ranks.rank == 0:
-        store = places.cache_of(files.text_embeds)
+        store = places.open_cache(files.text_embeds)
         tell_long_captions(
             site.captions, catalogs=site.catalogs, parts=site.text_parts, store=store, reporter=site.workers.reporter
         )
 
 
-def lengths_of_captions(files: DatasetFile, *, site: Site) -> Callable[[Catalog], tuple[CaptionLengths, ...]]:
+def lengths_of_captions(files: DatasetFile, *, site: RunContext) -> Callable[[Catalog], tuple[CaptionLengths, ...]]:
     """What tells how long a dataset's captions are; a tokenizer is loaded only where it has to count."""
-    return partial(lengths_by_tokenizer, parts=site.text_parts, store=places.cache_of(files.text_embeds))
+    return partial(lengths_by_tokenizer, parts=site.text_parts, store=places.open_cache(files.text_embeds))
 
 
-def captions_for_store(store: TextEmbedsStore, *, files: DatasetFile, site: Site) -> Iterator[str]:
+def captions_for_store(store: TextEmbedsStore, *, files: DatasetFile, site: RunContext) -> Iterator[str]:
     """Every caption that this place keeps, as often as it stands: of the images of datasets that name it.
 
     The default place keeps those of validation images too, and the empty one that caption dropout trains with.
@@ -208,28 +212,30 @@ def captions_for_store(store: TextEmbedsStore, *, files: DatasetFile, site: Site
     yield from captions_of(files, catalogs=site.catalogs, store=store)
 
 
-def needs_of(files: DatasetFile, *, site: Site, options: CacheOptions, look: bool = True) -> tuple[CacheNeed, ...]:
+def cache_needs(
+    files: DatasetFile, *, site: RunContext, options: CacheOptions, look: bool = True
+) -> tuple[CacheNeed, ...]:
     """What the caches of captions and of every dataset still lack; look: False tells the most that may be."""
     needs: list[CacheNeed] = []
     for place in files.text_stores:
         captions = captions_for_store(place, files=files, site=site)
         needs += captions_needed(
-            captions, parts=site.cached_text_parts, store=places.cache_of(place), options=options, look=look
+            captions, parts=site.cached_text_parts, store=places.open_cache(place), options=options, look=look
         )
-    for dataset, catalog in zip(files.prepared, site.catalogs, strict=True):
-        store = places.cache_of(files.latents_of(dataset))
+    for dataset, catalog in zip(files.all_images, site.catalogs, strict=True):
+        store = places.open_cache(files.latents_of(dataset))
         if "vae" not in dataset.trusted:
             sides = _sides(dataset, catalog)
             needs += [latents_needed(side, part=site.latent_part, store=store, look=look) for side in sides]
     return tuple(needs)
 
 
-def prepare_text(files: DatasetFile, *, site: Site, options: CacheOptions) -> TextCache:
+def prepare_text(files: DatasetFile, *, site: RunContext, options: CacheOptions) -> TextCache:
     """Encode what is not cached yet of every image's captions, each in its dataset's place."""
     wanted = [
-        Wanted(
+        CaptionJob(
             captions=tuple(dict.fromkeys(captions_for_store(place, files=files, site=site))),
-            store=places.cache_of(place),
+            store=places.open_cache(place),
             write_batch_size=place.write_batch_size,
         )
         for place in files.text_stores
@@ -240,14 +246,14 @@ def prepare_text(files: DatasetFile, *, site: Site, options: CacheOptions) -> Te
         options=options,
         ranks=site.workers.ranks,
         reporter=site.workers.reporter,
-        scan_for_errors=any(dataset.scan_for_errors for dataset in files.prepared),
+        scan_for_errors=any(dataset.scan_for_errors for dataset in files.all_images),
     )
     stores = [each.store for each in wanted]
     return TextCache(stores, parts=site.frozen_text_parts, assemble=site.family.assemble_text)
 
 
 def prepare_latents(
-    dataset: ImageDataset, *, files: DatasetFile, catalog: Catalog, part: VaeSpec, workers: Workers
+    dataset: ImageDataset, *, files: DatasetFile, catalog: Catalog, part: VaeSpec, workers: CacheWorkers
 ) -> PreparedDataset:
     """Encode the images that are not cached yet; those that turn out unreadable are left out, by name.
 
@@ -256,7 +262,7 @@ def prepare_latents(
     Raises DataError where none is left.
     """
     place = files.latents_of(dataset)
-    store = places.cache_of(place)
+    store = places.open_cache(place)
     if "vae" in dataset.trusted:
         return open_flips(dataset, catalog=catalog, place=place, store=store, part=part)
     rejected = encode_flips(dataset, catalog=catalog, place=place, store=store, part=part, workers=workers)
@@ -264,7 +270,7 @@ def prepare_latents(
         text = f"{dataset.id}: {image.path} is left out: {image.reason}"
         workers.reporter.handle(Notice(level="warning", text=text))
     if workers.ranks.rank == 0:
-        remember_rejected(places.metadata_of(dataset, latents=place), catalog, rejected)
+        remember_rejected(places.metadata_store(dataset, latents=place), catalog, rejected)
     return open_flips(dataset, catalog=catalog.without(rejected), place=place, store=store, part=part)
 
 
@@ -275,7 +281,7 @@ def encode_flips(
     place: EmbedsStore,
     store: CacheStore,
     part: VaeSpec,
-    workers: Workers,
+    workers: CacheWorkers,
 ) -> tuple[Rejected, ...]:
     """Encode what `store` lacks of the images, and with `flip` of the same left for right; those unreadable."""
     rejected: dict[str, Rejected] = {}
@@ -301,7 +307,11 @@ def open_flips(
     """The dataset with what `encode_flips` made of it."""
     caches = [LatentCache(store, catalog=side, part=part) for side in _sides(dataset, catalog)]
     return PreparedDataset(
-        dataset=dataset, place=place, catalog=catalog, latents=caches[0], mirrored=caches[1] if dataset.flip else None
+        dataset=dataset,
+        latent_store=place,
+        catalog=catalog,
+        latents=caches[0],
+        mirrored=caches[1] if dataset.flip else None,
     )
 
 

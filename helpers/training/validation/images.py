@@ -18,13 +18,13 @@ from helpers.reporting.card_images import PNG_ENTRY
 from helpers.reporting.events import ValidationImagesSaved
 from helpers.reporting.progress import stage
 from helpers.reporting.reporter import Reporter
-from helpers.training.images import ValidationImage, images
-from helpers.training.memory import DRAWING, MemoryNeeds, explained
+from helpers.training.images import ValidationImage, validation_images
+from helpers.training.memory import VALIDATING, MemoryNeeds, explain_out_of_memory
 from helpers.training.signals import StopSignal
 
 
 @dataclass(frozen=True, kw_only=True)
-class Painter:
+class ImageValidator:
     """Draws the validation images of a run; nothing where there is no prompt.
 
     denoiser: the bare module, not as prepared for several processes. embedding: a caption as the model is given it.
@@ -45,13 +45,13 @@ class Painter:
     stop: StopSignal
     reporter: Reporter
 
-    def draw(self, step: int, *, only_missing: bool = False) -> None:
+    def generate(self, step: int, *, only_missing: bool = False) -> None:
         """Write the images of `step`; `only_missing`: those that are not there, drawn as they would be now.
 
         Training's modes, gradients and random state are afterwards what they were. A requested stop ends it early.
         """
         folder = self.output_dir / "validation_images" / f"step_{step}"
-        wanted = images(self.options, step=step, base_model=self.parts.identity)
+        wanted = validation_images(self.options, step=step, base_model=self.parts.identity)
         if only_missing:
             wanted = tuple(image for image in wanted if not image.is_drawn(folder))
         if not wanted or self.stop.requested:
@@ -59,7 +59,7 @@ class Painter:
         device = next(self.denoiser.parameters()).device
         # Training seeds what it draws at each step, so it would not notice; whoever else draws does not either.
         undisturbed = torch.random.fork_rng(devices=[device] if device.type == "cuda" else [])
-        with explained(DRAWING, self.needs), torch.no_grad(), undisturbed, self.weights():
+        with explain_out_of_memory(VALIDATING, self.needs), torch.no_grad(), undisturbed, self.weights():
             drawn = self._draw(wanted)
         paths = tuple(_write(image, pixels, folder) for image, pixels in drawn)
         if paths:

@@ -15,15 +15,15 @@ from torch import Tensor, nn
 from helpers.dataloader.loader import TextLookup
 from helpers.dataloader.rng import generator
 from helpers.files import atomic_write
-from helpers.models.contexts import in_use
+from helpers.models.contexts import eval_mode
 from helpers.models.flow_matching import loss_per_sample, noisy_latents, velocity_target
 from helpers.reporting.events import HeldOutLoss, Notice, SigmaLoss
 from helpers.reporting.progress import stage
 from helpers.reporting.reporter import Reporter
-from helpers.training.optim.ema import Average
+from helpers.training.optim.ema import WeightAverage
 from helpers.training.preparation.prepare import PreparedDataset
 from helpers.training.signals import StopSignal
-from helpers.training.step import Learner
+from helpers.training.step import StepContext
 
 LOG = Path("logs", "held_out.jsonl")
 RANGES = 4
@@ -35,7 +35,7 @@ RISEN_TIMES, RISEN_BY = 3, 1.02
 
 
 @dataclass(frozen=True, kw_only=True)
-class HeldOut:
+class LossValidator:
     """The images that are kept back, and what their loss is measured with; the first rank measures alone.
 
     denoiser: the bare module. average: None where none is kept. as_base: see `Trained`; None where the base is what
@@ -44,9 +44,9 @@ class HeldOut:
 
     datasets: Sequence[PreparedDataset]
     text: TextLookup
-    learner: Learner
+    learner: StepContext
     denoiser: nn.Module
-    average: Average | None
+    average: WeightAverage | None
     as_base: Callable[[nn.Module], AbstractContextManager[None]] | None
     batch_size: int
     seed: int
@@ -55,7 +55,7 @@ class HeldOut:
     stop: StopSignal
     reporter: Reporter
 
-    def measure(self, step: int, *, only_missing: bool = False) -> None:
+    def evaluate(self, step: int, *, only_missing: bool = False) -> None:
         """Tell the loss after `step`, and write it to the log; `only_missing`: unless the log has it.
 
         Training's modes, weights, gradients and random state are afterwards what they were.
@@ -103,7 +103,7 @@ class HeldOut:
     def _losses(self, advance: Callable[..., None]) -> list[float]:
         """The mean loss over all images by σ, unweighted; the device is waited for once."""
         sums = torch.zeros(len(SIGMAS), dtype=torch.float64)
-        with in_use(self.denoiser):
+        with eval_mode(self.denoiser):
             for dataset, indices in self._batches():
                 if self.stop.requested:
                     break

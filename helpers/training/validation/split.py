@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from helpers.data.sources import open as places
 from helpers.data.types import Catalog
-from helpers.dataloader.rng import number
+from helpers.dataloader.rng import seeded_int
 from helpers.errors import DataError
 from helpers.models.family import VaeSpec
 from helpers.reporting.events import Notice
@@ -21,7 +21,7 @@ Image = tuple[str, str]
 """Where an image lies: its source, and its path there."""
 
 
-def kept_back(catalogs: Sequence[Catalog], *, count: int, seed: int) -> tuple[NDArray[np.bool_], ...]:
+def held_out_mask(catalogs: Sequence[Catalog], *, count: int, seed: int) -> tuple[NDArray[np.bool_], ...]:
     """Which images of each catalog are not trained on: `count` of each but regularization data, and their like.
 
     They are those whose hash of (seed, path) is smallest, so that one more image moves one at the most. What one data
@@ -42,11 +42,11 @@ def kept_back(catalogs: Sequence[Catalog], *, count: int, seed: int) -> tuple[ND
     return tuple(found)
 
 
-def trained_on(catalogs: Sequence[Catalog], *, count: int, seed: int) -> tuple[Catalog, ...]:
+def training_split(catalogs: Sequence[Catalog], *, count: int, seed: int) -> tuple[Catalog, ...]:
     """The catalogs without what is kept back of them."""
     if not count:
         return tuple(catalogs)
-    held = kept_back(catalogs, count=count, seed=seed)
+    held = held_out_mask(catalogs, count=count, seed=seed)
     return tuple(catalog.only(np.flatnonzero(~each)) for catalog, each in zip(catalogs, held, strict=True))
 
 
@@ -56,7 +56,7 @@ def split_validation(
     """What is trained on, and what is kept back, of which `reporter` is told; see `kept_back`."""
     if not count:
         return tuple(prepared), ()
-    held = kept_back([each.catalog for each in prepared], count=count, seed=seed)
+    held = held_out_mask([each.catalog for each in prepared], count=count, seed=seed)
     trained, split = [], []
     for each, is_held in zip(prepared, held, strict=True):
         trained.append(_only(each, ~is_held, part=part))
@@ -70,14 +70,14 @@ def _smallest(catalog: Catalog, *, count: int, seed: int) -> list[Image]:
     if catalog.is_regularisation_data:
         return []
     source = catalog.source.describe()
-    ranked = ((number(seed, "held out", path), (source, path)) for path in catalog.paths)
+    ranked = ((seeded_int(seed, "held out", path), (source, path)) for path in catalog.paths)
     return [image for _, image in nsmallest(count, ranked, key=itemgetter(0))]
 
 
 def _only(each: PreparedDataset, these: NDArray[np.bool_], *, part: VaeSpec) -> PreparedDataset:
     catalog = each.catalog.only(np.flatnonzero(these))
-    store = places.cache_of(each.place)
-    return open_flips(each.dataset, catalog=catalog, place=each.place, store=store, part=part)
+    store = places.open_cache(each.latent_store)
+    return open_flips(each.dataset, catalog=catalog, place=each.latent_store, store=store, part=part)
 
 
 def _in_words(kept: PreparedDataset) -> str:

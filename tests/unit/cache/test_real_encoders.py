@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from helpers.cache.latents import LatentCache, fill_latent_cache
-from helpers.cache.text import TextCache, Wanted, fill_text_cache
+from helpers.cache.text import CaptionJob, TextCache, fill_text_cache
 from helpers.config.options.data import CacheOptions
 from helpers.config.options.model import ModelOptions, PrecisionOptions, TextOptions
 from helpers.models.family import ModelComponents
@@ -36,7 +36,7 @@ def test_a_caption_has_the_same_embedding_alone_in_a_crowd_and_compressed(
         store = LocalCache(tmp_path / name)
         for some in rounds:
             fill_text_cache(
-                [Wanted(captions=some, store=store, write_batch_size=16)],
+                [CaptionJob(captions=some, store=store, write_batch_size=16)],
                 parts=parts,
                 options=CacheOptions(compress_disk_cache=compress),
                 ranks=SingleProcess(),

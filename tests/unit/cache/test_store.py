@@ -136,7 +136,7 @@ def test_an_error_of_the_writing_thread_is_raised_where_the_work_is(tmp_path: Pa
 
 def test_the_index_tells_what_the_headers_tell(store: LocalCache, folder: Path) -> None:
     fill(store, range(10))
-    open_tensors(store).tidy()
+    open_tensors(store).compact()
     for shard in shards(folder):  # headers are not read again: only lengths are still right
         length = 8 + int.from_bytes(shard.read_bytes()[:8], "little")
         shard.write_bytes(b"\0" * length + shard.read_bytes()[length:])
@@ -145,10 +145,10 @@ def test_the_index_tells_what_the_headers_tell(store: LocalCache, folder: Path) 
 
 def test_adding_entries_adds_to_the_index_without_rewriting_it(store: LocalCache, folder: Path) -> None:
     fill(store, range(10))
-    open_tensors(store).tidy()
+    open_tensors(store).compact()
     (first,) = folder.glob("index-*")
     fill(store, range(10, 12))
-    open_tensors(store).tidy()
+    open_tensors(store).compact()
     assert first in folder.glob("index-*")
     assert same(open_tensors(store), range(12))
     assert not open_tensors(store).unindexed
@@ -157,7 +157,7 @@ def test_adding_entries_adds_to_the_index_without_rewriting_it(store: LocalCache
 def test_many_additions_keep_the_index_in_few_files(store: LocalCache, folder: Path) -> None:
     for number in range(30):
         fill(store, range(number, number + 1))
-        open_tensors(store).tidy()
+        open_tensors(store).compact()
     assert len(list(folder.glob("index-*"))) <= 9
     assert same(open_tensors(store), range(30))
 
@@ -165,7 +165,7 @@ def test_many_additions_keep_the_index_in_few_files(store: LocalCache, folder: P
 @pytest.mark.parametrize("harm", ["lost", "cut", "flipped"])
 def test_a_lost_or_damaged_index_is_made_again(store: LocalCache, folder: Path, harm: str) -> None:
     fill(store, range(10))
-    open_tensors(store).tidy()
+    open_tensors(store).compact()
     (index,) = folder.glob("index-*")
     content = bytearray(index.read_bytes())
     content[len(content) // 2] ^= 1
@@ -177,13 +177,13 @@ def test_a_lost_or_damaged_index_is_made_again(store: LocalCache, folder: Path, 
     tensors = open_tensors(store)
     assert same(tensors, range(10))
     assert not tensors.gone and not tensors.damaged
-    tensors.tidy()
+    tensors.compact()
     assert not open_tensors(store).unindexed and not open_tensors(store).stale
 
 
 def test_a_damaged_index_of_a_store_without_shards_is_removed(store: LocalCache, folder: Path) -> None:
     store.write("index-lost.npz", b"no index")
-    open_tensors(store).tidy()
+    open_tensors(store).compact()
     assert not list(folder.iterdir())
 
 
@@ -197,7 +197,7 @@ def test_a_shard_cut_short_is_named_and_only_its_entries_are_missing(
 ) -> None:
     fill(store, range(12))
     if indexed:
-        open_tensors(store).tidy()
+        open_tensors(store).compact()
     cut = shards(folder)[1]
     held = [number for number in range(12) if key(number).encode() in cut.read_bytes()]
     cut.write_bytes(cut.read_bytes()[:left])
@@ -205,7 +205,7 @@ def test_a_shard_cut_short_is_named_and_only_its_entries_are_missing(
     assert tensors.missing(keys(*range(12))).nonzero()[0].tolist() == held
     assert any(cut.name in line and "cut short" in line for line in tensors.problems())
     fill(store, range(held[0], held[-1] + 1))
-    open_tensors(store).tidy()
+    open_tensors(store).compact()
     assert not cut.exists()
     assert not list(open_tensors(store).problems())
     assert same(open_tensors(store), range(12))
@@ -213,13 +213,13 @@ def test_a_shard_cut_short_is_named_and_only_its_entries_are_missing(
 
 def test_a_shard_that_is_gone_is_named(store: LocalCache, folder: Path) -> None:
     fill(store, range(12))
-    open_tensors(store).tidy()
+    open_tensors(store).compact()
     gone = shards(folder)[2]
     gone.unlink()
     tensors = open_tensors(store)
     assert tensors.missing(keys(*range(12))).sum() == 4
     assert [gone.name in line for line in tensors.problems()] == [True]
-    tensors.tidy()
+    tensors.compact()
     assert not list(open_tensors(store).problems())
 
 
@@ -237,7 +237,7 @@ def test_any_one_flipped_bit_is_harmless_or_found_and_what_is_left_is_right(
     store: LocalCache, folder: Path, compress: bool
 ) -> None:
     fill(store, range(4), compress=compress)
-    open_tensors(store).tidy()
+    open_tensors(store).compact()
     (shard,) = shards(folder)
     whole, data = shard.read_bytes(), read_header(shard)[0].start
     for position in [*range(0, data, 7), *range(data, len(whole), 11), len(whole) - 1]:
@@ -268,7 +268,7 @@ def test_an_undamaged_store_passes_and_stays_as_it_is(store: LocalCache, folder:
 
 def test_unused_entries_are_counted_and_removed_only_on_request(store: LocalCache, folder: Path) -> None:
     fill(store, range(10))
-    open_tensors(store).tidy()
+    open_tensors(store).compact()
     wanted = keys(0, 1, 2, 8)
     found = unused(store, wanted=wanted)
     assert found.entries == 6 and found.size_bytes > 0

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from helpers.cache.text import TextCache, Wanted, fill_text_cache
+from helpers.cache.text import CaptionJob, TextCache, fill_text_cache
 from helpers.config.options.data import CacheOptions
 from helpers.errors import CacheError
 from helpers.ranks import SingleProcess
@@ -23,7 +23,7 @@ def fill(store: LocalCache, captions, *encoders: Words, compress: bool = False, 
         "ranks": SingleProcess(),
         "reporter": heard.reporter(),
     }
-    wanted = Wanted(captions=tuple(dict.fromkeys(captions)), store=store, write_batch_size=8)
+    wanted = CaptionJob(captions=tuple(dict.fromkeys(captions)), store=store, write_batch_size=8)
     fill_text_cache([wanted], **(arguments | changes))
     return heard
 

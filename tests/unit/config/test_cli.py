@@ -205,8 +205,8 @@ def test_everything_wrong_is_told_at_once() -> None:
     ("word", "reason"),
     [
         ("--mixed_precision=fp16", "NaN"),
-        ("--sd3=false", "all that this program trains"),
-        ("--flux", "all that this program trains"),
+        ("--sd3=false", "only Stable Diffusion 3 and 3.5 are supported"),
+        ("--flux", "only Stable Diffusion 3 and 3.5 are supported"),
         ("--lora_type=lycoris", "needs a file"),
         ("--delete_unwanted_images=1", "does not delete"),
         ("--lora_init_type=loftq", "BASE_MODEL_PRECISION=no_change takes nothing"),
@@ -249,7 +249,7 @@ def test_old_spellings_say_what_replaced_them(caplog: pytest.LogCaptureFixture) 
     assert config.optimizer.optimizer == "adamw_bf16"
     assert caplog.messages == [
         "--adam_bfloat16 is now --optimizer=adamw_bf16",
-        "--snr_gamma has no meaning for SD3",
+        "--snr_gamma has no effect for SD3",
     ]
 
 

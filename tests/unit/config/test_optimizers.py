@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from helpers.config.checks.warnings import remarks
+from helpers.config.checks.warnings import warnings
 from helpers.config.cli import parse_arguments
 from helpers.config.optimizers import KINDS
 from helpers.config.option import written
@@ -86,16 +86,16 @@ def test_an_average_of_an_average_is_refused() -> None:
     ],
 )
 def test_settings_that_are_seldom_meant_are_remarked_upon(words: list[str], remark: str) -> None:
-    assert any(remark in line for line in remarks(parse_arguments([*LEAST, *words])))
+    assert any(remark in line for line in warnings(parse_arguments([*LEAST, *words])))
     optimizer = words[0].partition("=")[2]
     usual = ["--learning_rate=1e-5"] if optimizer == "lion" else []
-    assert not any(remark in line for line in remarks(parse_arguments([*LEAST, words[0], *usual])))
+    assert not any(remark in line for line in warnings(parse_arguments([*LEAST, words[0], *usual])))
 
 
 def test_the_page_says_what_is_declared() -> None:
     text = PAGE.read_text()
     for kind in KINDS.values():
         during = "yes" if kind.supports_fused_backward else "no"
-        assert f"| `{kind.name}` | {kind.good_for} | {kind.state_bytes_per_param} bytes | {during} |" in text
+        assert f"| `{kind.name}` | {kind.summary} | {kind.state_bytes_per_param} bytes | {during} |" in text
         (row,) = re.findall(rf"^\| `{kind.name}` \| (`.*`) \|$", text, flags=re.MULTILINE)
         assert row == ", ".join(f"`{option.name}={written(option.default)}`" for option in kind.settings)

@@ -13,7 +13,7 @@ from helpers.config.env.translate import env_names, translate
 from helpers.config.option import Option, options_in
 from helpers.config.options.launch import LaunchOptions
 from helpers.config.options.training import RunOptions
-from helpers.config.parse import Said, read_settings
+from helpers.config.parse import RawSetting, read_settings
 from helpers.config.train_config import RunConfig, all_options
 from helpers.errors import Problem
 
@@ -46,7 +46,7 @@ def test_every_flag_misspelt() -> None:
     known = {option.name for option in OPTIONS}
     for name in sorted(known):
         slip = slip_of(name, known)
-        told = read_settings([Said(name=slip, text="", spelled=f"--{slip}")]).problems[0]
+        told = read_settings([RawSetting(name=slip, text="", spelled=f"--{slip}")]).problems[0]
         assert (told.option, told.fix) == (f"--{slip}", f"did you mean --{name}?")
 
 
@@ -61,7 +61,7 @@ def test_every_env_name_misspelt() -> None:
 def test_every_flag_with_a_value_of_the_wrong_kind() -> None:
     for option in OPTIONS:
         for text in wrong_texts(option):
-            told = read_settings([Said(name=option.name, text=text, spelled=f"--{option.name}")]).problems[0]
+            told = read_settings([RawSetting(name=option.name, text=text, spelled=f"--{option.name}")]).problems[0]
             assert (told.option, told.value) == (f"--{option.name}", text)
             assert told.reason
             assert told.fix

@@ -3,15 +3,15 @@
 import pytest
 
 from helpers.config.checks.config import check
-from helpers.config.checks.warnings import remarks
-from helpers.config.parse import Said, read_settings
+from helpers.config.checks.warnings import warnings
+from helpers.config.parse import RawSetting, read_settings
 from helpers.config.train_config import RunConfig
 
 BASE = {"max_train_steps": "1"}
 
 
 def config(**said: str) -> RunConfig:
-    reading = read_settings([Said(name=name, text=text, spelled=name) for name, text in {**BASE, **said}.items()])
+    reading = read_settings([RawSetting(name=name, text=text, spelled=name) for name, text in {**BASE, **said}.items()])
     return reading.config()
 
 
@@ -34,4 +34,4 @@ def test_blocks_can_wait_elsewhere_only_where_they_come_back_to_be_computed_agai
 
 def test_an_interval_of_nothing_is_remarked() -> None:
     said = config(gradient_checkpointing_interval="2", gradient_checkpointing="false")
-    assert any("GRADIENT_CHECKPOINTING_INTERVAL=2 has no effect" in line for line in remarks(said))
+    assert any("GRADIENT_CHECKPOINTING_INTERVAL=2 has no effect" in line for line in warnings(said))

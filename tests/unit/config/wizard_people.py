@@ -11,20 +11,20 @@ from helpers.config.env.gpus import Gpu
 from helpers.config.env.launch import translated
 from helpers.config.train_config import RunConfig
 from helpers.config.wizard.flow import Prompt, options_by_name
-from helpers.config.wizard.machine import Machine
+from helpers.config.wizard.machine import SystemInfo
 from helpers.config.wizard.main import configure
-from helpers.data.report.preview import look_at
+from helpers.data.report.preview import preview_folder
 from helpers.models.sd3.memory.forecast import forecast
 
 GIGABYTE = 1024**3
 
 
-def machine(*cards_gigabytes: int, is_mac: bool = False, log_in: Callable[[], None] | None = None) -> Machine:
+def machine(*cards_gigabytes: int, is_mac: bool = False, log_in: Callable[[], None] | None = None) -> SystemInfo:
     """A machine with these graphics cards, of which nobody is logged in at the hub."""
-    return Machine(
+    return SystemInfo(
         gpus=tuple(Gpu(name=f"a card of {size} GB", memory_bytes=size * GIGABYTE) for size in cards_gigabytes),
         is_mac=is_mac,
-        look_at=cache(look_at),
+        look_at=cache(preview_folder),
         memory=forecast,
         logged_in=lambda: False,
         log_in=log_in,
@@ -47,7 +47,7 @@ class Person:
         lists = {name: [said] if said is None or isinstance(said, str) else said for name, said in self.answers.items()}
         self._left = {name: list(said) for name, said in lists.items()}
 
-    def tell(self, text: str) -> None:
+    def show(self, text: str) -> None:
         self.told.append(text)
 
     def ask(self, question: Prompt) -> str | None:

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from helpers.data.images.geometry import CropRules, draw, geometries, measure
+from helpers.data.images.geometry import CropRules, geometries, random_draws, size_metric
 from helpers.data.types import Box, Geometry, Size
 
 BASE = CropRules(
@@ -116,18 +116,18 @@ def test_the_quickstart_covers_its_square() -> None:
 
 def test_sizes_are_measured_in_each_unit() -> None:
     sizes = np.array([[2000, 500]])
-    assert [measure(sizes, kind)[0] for kind in ("area", "pixel", "pixel_area")] == [1.0, 500.0, 1000.0]
+    assert [size_metric(sizes, kind)[0] for kind in ("area", "pixel", "pixel_area")] == [1.0, 500.0, 1000.0]
 
 
 def test_chance_depends_on_seed_data_set_and_path_only() -> None:
     paths = ["a.png", "b/a.png", "caf\udce9.png"]
-    draws = draw(paths, seed=1, dataset_id="x")
+    draws = random_draws(paths, seed=1, dataset_id="x")
     assert draws.shape == (3, 3)
     assert ((draws >= 0) & (draws < 1)).all()
     assert len(np.unique(draws)) == 9
-    assert (draw(paths[::-1], seed=1, dataset_id="x")[::-1] == draws).all()
-    assert not (draw(paths, seed=2, dataset_id="x") == draws).any()
-    assert not (draw(paths, seed=1, dataset_id="y") == draws).any()
+    assert (random_draws(paths[::-1], seed=1, dataset_id="x")[::-1] == draws).all()
+    assert not (random_draws(paths, seed=2, dataset_id="x") == draws).any()
+    assert not (random_draws(paths, seed=1, dataset_id="y") == draws).any()
 
 
 edges = st.one_of(st.integers(1, 8000), st.sampled_from([1, 2, 63, 64, 65, 65_535]))

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from helpers.data.catalog import known_files as metadata
-from helpers.data.catalog.known_files import MOST_PARTS, UNKNOWN, Remembered, file_keys
+from helpers.data.catalog.known_files import MOST_PARTS, UNKNOWN, FileMetadataCache, file_keys
 from helpers.storage.local import LocalCache
 
 
@@ -15,13 +15,13 @@ def keys_of(*paths: str) -> metadata.Keys:
 
 
 def told(store: LocalCache, *paths: str) -> list[bytes | None]:
-    remembered = Remembered(store, name="facts")
+    remembered = FileMetadataCache(store, name="facts")
     rows = remembered.find(keys_of(*paths))
     return [remembered.values(rows[i : i + 1])[0] if row != UNKNOWN else None for i, row in enumerate(rows.tolist())]
 
 
 def tell(store: LocalCache, **facts: bytes) -> None:
-    remembered = Remembered(store, name="facts")
+    remembered = FileMetadataCache(store, name="facts")
     for path, fact in facts.items():
         remembered.add(keys_of(path)[0], fact)
     remembered.flush()
@@ -51,7 +51,7 @@ def test_the_longer_of_two_values_holds_whichever_came_first(tmp_path: Path) -> 
 def test_parts_are_written_on_the_way(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     store = LocalCache(tmp_path)
     monkeypatch.setattr(metadata, "ROWS_PER_PART", 10)
-    remembered = Remembered(store, name="facts")
+    remembered = FileMetadataCache(store, name="facts")
     for number in range(25):
         remembered.add(keys_of(f"{number}")[0], b"x")
     # Killed here: nothing was flushed, and what was written before is known.
@@ -61,7 +61,7 @@ def test_parts_are_written_on_the_way(tmp_path: Path, monkeypatch: pytest.Monkey
 def test_a_slow_scan_is_written_every_few_seconds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(metadata, "SECONDS_PER_PART", 0.0)
     store = LocalCache(tmp_path)
-    Remembered(store, name="facts").add(keys_of("a")[0], b"x")
+    FileMetadataCache(store, name="facts").add(keys_of("a")[0], b"x")
     assert told(store, "a") == [b"x"]
 
 
@@ -115,5 +115,5 @@ def test_parts_merged_by_another_process_are_found_again(tmp_path: Path) -> None
 def test_tables_of_other_names_stay_apart(tmp_path: Path) -> None:
     store = LocalCache(tmp_path)
     tell(store, a=b"1")
-    rows = Remembered(store, name="other").find(keys_of("a"))
+    rows = FileMetadataCache(store, name="other").find(keys_of("a"))
     assert rows.tolist() == [UNKNOWN]

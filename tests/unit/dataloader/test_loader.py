@@ -15,7 +15,7 @@ import torch
 from helpers.config.options.training import ObjectiveOptions
 from helpers.data.types import Catalog, Size
 from helpers.dataloader.loader import BatchBuilder, prefetch
-from helpers.dataloader.sampler import Order
+from helpers.dataloader.sampler import SampleOrder
 from helpers.dataloader.types import Position, TrainBatch
 from helpers.errors import CacheError
 from helpers.models.family import TextEmbedding
@@ -70,7 +70,7 @@ def make_source(
     catalogs = {"one": make_catalog("one", 0, 11, captions), "two": make_catalog("two", 100, 5, captions)}
     buckets = [bucket for catalog in catalogs.values() for bucket in catalog.buckets]
     return BatchBuilder(
-        order=Order(buckets, seed=3, batch_size=batch_size, world_size=world_size),
+        order=SampleOrder(buckets, seed=3, batch_size=batch_size, world_size=world_size),
         catalogs=catalogs,
         latents={"one": Latents(0, 4, broken), "two": Latents(100, 6)},
         text=Words(),
@@ -146,7 +146,7 @@ def test_each_image_s_noise_level_is_shifted_by_its_own_resolution() -> None:
     larger = [replace(one, size=Size(512, 512)), replace(two, size=Size(1024, 1024))]
     shifted = replace(
         shifted,
-        order=Order(larger, seed=3, batch_size=2, world_size=1),
+        order=SampleOrder(larger, seed=3, batch_size=2, world_size=1),
         objective=ObjectiveOptions(flow_shift="auto"),
     )
     met = set()

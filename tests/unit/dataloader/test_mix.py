@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from helpers.data.types import Bucket, Size
 from helpers.dataloader.epoch_plan import first_epoch, mix
 from helpers.dataloader.mix import PARTS, parts_per_epoch
-from helpers.dataloader.sampler import Order
+from helpers.dataloader.sampler import SampleOrder
 from helpers.dataloader.types import Position
 
 PROBABILITIES = st.sampled_from([0.05, 0.1, 0.3, 0.5, 1.0, 1.5, 3.0])
@@ -38,7 +38,7 @@ def mixed_buckets(draw: st.DrawFn) -> list[Bucket]:
 def test_after_any_number_of_epochs_each_bucket_is_within_a_batch_of_its_share(
     buckets: list[Bucket], seed: int, batch_size: int, epochs: int
 ) -> None:
-    order = Order(buckets, seed=seed, batch_size=batch_size, world_size=1)
+    order = SampleOrder(buckets, seed=seed, batch_size=batch_size, world_size=1)
     shown: Counter[int] = Counter()
     by_image: dict[int, Counter[int]] = {number: Counter() for number in range(len(buckets))}
     for epoch in range(epochs):
@@ -55,7 +55,7 @@ def test_after_any_number_of_epochs_each_bucket_is_within_a_batch_of_its_share(
 @given(mixed_buckets(), st.integers(1, 6), st.integers(0, 200))
 @settings(max_examples=100, deadline=None)
 def test_any_position_is_found_again(buckets: list[Bucket], batch_size: int, done: int) -> None:
-    order = Order(buckets, seed=0, batch_size=batch_size, world_size=1)
+    order = SampleOrder(buckets, seed=0, batch_size=batch_size, world_size=1)
     position = order.position_after(done)
     assert order.batches_done(position) == done
     assert position.batch < order.batches_in_epoch(position.epoch)
@@ -64,7 +64,7 @@ def test_any_position_is_found_again(buckets: list[Bucket], batch_size: int, don
 def test_a_probability_is_of_the_data_sets_own_size() -> None:
     buckets = [bucket("large", 900, probability=0.1), bucket("small", 30, repeats=2), bucket("small", 10, edge=80)]
     assert parts_per_epoch(buckets).tolist() == [90 * PARTS, 90 * PARTS, 10 * PARTS]
-    order = Order(buckets, seed=0, batch_size=10, world_size=1)
+    order = SampleOrder(buckets, seed=0, batch_size=10, world_size=1)
     seen = Counter(order.batch_at(Position(0, batch))[0].dataset_id for batch in range(order.batches_in_epoch(0)))
     assert seen == {"large": 9, "small": 10}
     assert mix(order) == "an epoch is large 47.4% (90 images), small 52.6% (100 images)"
@@ -84,4 +84,4 @@ def test_a_data_set_without_epochs_gives_its_share_however_large_it_is(images: i
 
 
 def test_one_data_set_needs_no_word_about_its_mix() -> None:
-    assert mix(Order([bucket("mine", 4)], seed=0, batch_size=1, world_size=1)) == ""
+    assert mix(SampleOrder([bucket("mine", 4)], seed=0, batch_size=1, world_size=1)) == ""

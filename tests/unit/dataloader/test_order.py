@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from helpers.data.types import Bucket, Size
-from helpers.dataloader.sampler import Order, Sample
+from helpers.dataloader.sampler import Sample, SampleOrder
 from helpers.dataloader.types import Position
 
 
@@ -34,12 +34,12 @@ START = Position()
 seeds, epochs = st.integers(0, 2**32), st.integers(1, 5)
 
 
-def walk(order: Order, batches: int, start: Position = START) -> list[tuple[Sample, ...]]:
+def walk(order: SampleOrder, batches: int, start: Position = START) -> list[tuple[Sample, ...]]:
     """The next `batches` batches of all ranks, one position after the other."""
     position, found = start, []
     for _ in range(batches):
         found.append(order.batch_at(position))
-        position = order.following(position)
+        position = order.next_position(position)
     return found
 
 
@@ -49,8 +49,8 @@ def test_another_number_of_ranks_goes_on_where_no_image_is_left_out(
     buckets: list[Bucket], seed: int, batch_size: int, before: int, now: int, batches: int
 ) -> None:
     """Every showing that one number of ranks owed and had not given yet comes with the other."""
-    old = Order(buckets, seed=seed, batch_size=batch_size, world_size=before)
-    new = old.among(now)
+    old = SampleOrder(buckets, seed=seed, batch_size=batch_size, world_size=before)
+    new = old.for_world_size(now)
     stop = old.position_after(batches)
     start = new.position_after_images(old.images_shown(stop))
     if before == now:
@@ -72,7 +72,7 @@ def test_another_number_of_ranks_goes_on_where_no_image_is_left_out(
 def test_no_image_is_lost_and_none_is_favored(
     buckets: list[Bucket], seed: int, batch_size: int, accumulation: int, world_size: int, epochs: int
 ) -> None:
-    order = Order(buckets, seed=seed, batch_size=batch_size, world_size=world_size)
+    order = SampleOrder(buckets, seed=seed, batch_size=batch_size, world_size=world_size)
     batches = -(-order.batches_before(epochs) // accumulation) * accumulation
     assert order.batches_before(epochs) <= batches < order.batches_before(epochs) + accumulation
     seen: Counter[tuple[int, int]] = Counter()
@@ -92,8 +92,8 @@ def test_no_image_is_lost_and_none_is_favored(
 def test_any_position_continues_as_if_never_left(
     buckets: list[Bucket], seed: int, batch_size: int, world_size: int, done: int
 ) -> None:
-    straight = walk(Order(buckets, seed=seed, batch_size=batch_size, world_size=world_size), done + 12)
-    resumed = Order(buckets, seed=seed, batch_size=batch_size, world_size=world_size)
+    straight = walk(SampleOrder(buckets, seed=seed, batch_size=batch_size, world_size=world_size), done + 12)
+    resumed = SampleOrder(buckets, seed=seed, batch_size=batch_size, world_size=world_size)
     start = resumed.position_after(done)
     assert resumed.batches_done(start) == done
     assert walk(resumed, 12, start) == straight[done:]
@@ -103,8 +103,8 @@ def test_any_position_continues_as_if_never_left(
 @settings(max_examples=100, deadline=None)
 @given(buckets_of_any_size(), seeds, batch_sizes)
 def test_two_ranks_see_what_one_sees_with_twice_the_batch(buckets: list[Bucket], seed: int, batch_size: int) -> None:
-    one = Order(buckets, seed=seed, batch_size=2 * batch_size, world_size=1)
-    two = Order(buckets, seed=seed, batch_size=batch_size, world_size=2)
+    one = SampleOrder(buckets, seed=seed, batch_size=2 * batch_size, world_size=1)
+    two = SampleOrder(buckets, seed=seed, batch_size=batch_size, world_size=2)
     for number in range(20):
         position = one.position_after(number)
         assert two.position_after(number) == position
@@ -115,7 +115,7 @@ def test_two_ranks_see_what_one_sees_with_twice_the_batch(buckets: list[Bucket],
 @settings(max_examples=100, deadline=None)
 @given(buckets_of_any_size(), seeds, batch_sizes)
 def test_a_stream_goes_through_its_bucket_again_and_again(buckets: list[Bucket], seed: int, batch_size: int) -> None:
-    order = Order(buckets, seed=seed, batch_size=batch_size, world_size=1)
+    order = SampleOrder(buckets, seed=seed, batch_size=batch_size, world_size=1)
     streams: dict[int, list[Sample]] = {number: [] for number in range(len(buckets))}
     for sample in itertools.chain.from_iterable(walk(order, order.batches_before(3))):
         streams[sample.bucket].append(sample)
@@ -131,7 +131,7 @@ def test_epochs_seeds_and_buckets_are_shuffled_differently() -> None:
     buckets = make_buckets([40, 40], [0, 0])
 
     def images(seed: int, epoch: int) -> list[int]:
-        order = Order(buckets, seed=seed, batch_size=1, world_size=1)
+        order = SampleOrder(buckets, seed=seed, batch_size=1, world_size=1)
         return [order.batch_at(Position(epoch, batch))[0].image for batch in range(80)]
 
     first = images(1, 0)
@@ -143,7 +143,7 @@ def test_epochs_seeds_and_buckets_are_shuffled_differently() -> None:
 
 
 def test_the_order_is_the_same_on_every_machine_and_version() -> None:
-    order = Order(make_buckets([7, 2], [0, 1]), seed=42, batch_size=2, world_size=1)
+    order = SampleOrder(make_buckets([7, 2], [0, 1]), seed=42, batch_size=2, world_size=1)
     assert [[sample.image for sample in batch] for batch in walk(order, 6)] == [
         [5, 6],
         [0, 2],
@@ -156,7 +156,7 @@ def test_the_order_is_the_same_on_every_machine_and_version() -> None:
 
 def test_looking_up_a_batch_does_not_grow_with_the_images() -> None:
     def bytes_of_a_lookup(images: int) -> int:
-        order = Order(make_buckets([images // 2, images // 2], [0, 0]), seed=0, batch_size=4, world_size=1)
+        order = SampleOrder(make_buckets([images // 2, images // 2], [0, 0]), seed=0, batch_size=4, world_size=1)
         walk(order, 20)
         tracemalloc.start()
         walk(order, 20)

@@ -6,13 +6,13 @@ from hypothesis import strategies as st
 
 from helpers.data.types import Bucket, Size
 from helpers.dataloader.epoch_plan import first_epoch
-from helpers.dataloader.sampler import Order
+from helpers.dataloader.sampler import SampleOrder
 from helpers.dataloader.types import Position
 
 
-def order_of(*buckets: tuple[int, int], batch_size: int) -> Order:
+def order_of(*buckets: tuple[int, int], batch_size: int) -> SampleOrder:
     made = [Bucket("photos", Size(512, 64 * number), np.arange(n), r) for number, (n, r) in enumerate(buckets, 1)]
-    return Order(made, seed=0, batch_size=batch_size, world_size=1)
+    return SampleOrder(made, seed=0, batch_size=batch_size, world_size=1)
 
 
 def test_the_plan_names_each_bucket_and_how_its_batches_are_filled() -> None:

@@ -3,11 +3,11 @@
 import numpy as np
 import torch
 
-from helpers.dataloader.rng import chance, generator, number, permutation
+from helpers.dataloader.rng import generator, permutation, seeded_int, seeded_uniform
 
 
 def test_numbers_are_the_same_in_every_process_and_differ_by_every_argument() -> None:
-    assert number(42, "noise", 3, "set: pictüre.png") == 11_914_567_631_254_889_698
+    assert seeded_int(42, "noise", 3, "set: pictüre.png") == 11_914_567_631_254_889_698
     alike = [
         (42, "noise", 3),
         (43, "noise", 3),
@@ -16,7 +16,7 @@ def test_numbers_are_the_same_in_every_process_and_differ_by_every_argument() ->
         (42, "noise", 3, 0),
         (42, "noise", "3"),
     ]
-    assert len({number(seed, purpose, *parts) for seed, purpose, *parts in alike}) == len(alike)
+    assert len({seeded_int(seed, purpose, *parts) for seed, purpose, *parts in alike}) == len(alike)
 
 
 def test_generators_give_the_same_tensors_again_and_touch_no_other() -> None:
@@ -28,7 +28,7 @@ def test_generators_give_the_same_tensors_again_and_touch_no_other() -> None:
 
 
 def test_chances_are_uniform() -> None:
-    draws = np.array([chance(0, "drop", sample) for sample in range(4000)])
+    draws = np.array([seeded_uniform(0, "drop", sample) for sample in range(4000)])
     assert draws.min() >= 0 and draws.max() < 1
     for share in (0.1, 0.5, 0.9):
         assert abs((draws < share).mean() - share) < 0.03

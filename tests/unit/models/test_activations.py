@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from helpers.config.options.model import LoraOptions, PrecisionOptions
 from helpers.models.adapters.lora import attach_lora
 from helpers.models.quantization import base_dtype, layers_to_quantize, quantize
-from helpers.models.sd3.memory.activations import Pass, saved_activation_bytes
+from helpers.models.sd3.memory.activations import ForwardShape, saved_activation_bytes
 from helpers.models.sd3.memory.architecture import Transformer
 from helpers.models.sd3.memory.trainable_parameters import adapted_layers
 from helpers.models.sd3.transformer import NEVER_QUANTIZED, target_modules
@@ -128,7 +128,7 @@ def test_a_block_keeps_what_is_counted(
     precision: PrecisionOptions, target: str, full: bool, as_medium_3_5: bool
 ) -> None:
     shape = shape_of(as_medium_3_5=as_medium_3_5)
-    counted = Pass(
+    counted = ForwardShape(
         image_tokens=(EDGE // 2) ** 2,
         text_tokens=TEXT,
         images=IMAGES,

@@ -12,10 +12,10 @@ from torch import Tensor, nn
 from helpers.config.options.model import LoraOptions, PrecisionOptions
 from helpers.errors import ModelError
 from helpers.models.adapters.lora import make_lora
-from helpers.models.adapters.trainable import Trained
+from helpers.models.adapters.trainable import Trainable
 from helpers.models.family import ModelComponents
 from helpers.models.formats.lora import Pair
-from helpers.models.quantization import dense
+from helpers.models.quantization import dequantize
 from helpers.models.sd3.transformer import load_denoiser, predict, target_modules
 from helpers.models.sd3.weights.comfyui_lora import write_comfyui_lora
 from helpers.models.sd3.weights.lora_forms import read_lora
@@ -28,7 +28,7 @@ def base(parts: ModelComponents, full_precision: PrecisionOptions, cpu: torch.de
     return load_denoiser(parts, full_precision, cpu)
 
 
-def train(denoiser: nn.Module, *, seed: int = 0, **options: Any) -> Trained:
+def train(denoiser: nn.Module, *, seed: int = 0, **options: Any) -> Trainable:
     lora = LoraOptions(lora_rank=4, **options)
     pairs = read_lora(lora.init_file) if lora.init_file else None
     return make_lora(denoiser, modules=target_modules(denoiser, "attention"), lora=lora, seed=seed, pairs=pairs)
@@ -54,7 +54,7 @@ def test_a_part_of_the_base_is_learnt_on_and_opens_on_the_whole_base(
     weight: Any = base.get_submodule("transformer_blocks.0.attn.to_q").weight
     up, down = trained.weights[f"{name}B.weight"].detach(), trained.weights[f"{name}A.weight"].detach()
     if kind == "pissa":
-        strength = LoraOptions(lora_rank=4, **options).strength
+        strength = LoraOptions(lora_rank=4, **options).scaling
         u, s, v = torch.linalg.svd(weight.detach())
         torch.testing.assert_close(strength * up @ down, u[:, :4] * s[:4] @ v[:4], atol=2e-3, rtol=2e-3)
     else:
@@ -102,7 +102,7 @@ def test_what_quantizing_took_is_given_back_and_is_no_part_of_the_finished_file(
     precision = PrecisionOptions(mixed_precision="no", base_model_precision=level, base_model_default_dtype="fp32")
     lora = LoraOptions(lora_rank=8, lora_alpha=4.0, lora_init_type="loftq", lora_ranks="to_q=4")
 
-    def loaded(seed: int) -> tuple[nn.Module, Trained]:
+    def loaded(seed: int) -> tuple[nn.Module, Trainable]:
         rough = load_denoiser(parts, precision, cpu)
         modules = target_modules(rough, "attention+mlp")
         return rough, make_lora(rough, modules=modules, lora=lora, seed=seed, base=partial(open_base, parts))
@@ -169,7 +169,7 @@ def test_a_run_begins_at_another_program_s_file_of_several_ranks(base: nn.Module
 
     pairs: dict[str, Pair] = {}
     for layer in layers:
-        rank, weight = (2 if layer.endswith("to_out.0") else 4), dense(base.get_submodule(layer))
+        rank, weight = (2 if layer.endswith("to_out.0") else 4), dequantize(base.get_submodule(layer))
         down, up = drawn(rank, weight.shape[1]), drawn(weight.shape[0], rank)
         pairs[layer] = Pair(down=down, up=up, alpha=rank / (4 if rank == 2 else 2))
     theirs = tmp_path / "theirs.safetensors"

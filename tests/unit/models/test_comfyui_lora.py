@@ -15,7 +15,7 @@ from helpers.errors import ModelError
 from helpers.models.adapters.lora import save_lora
 from helpers.models.conversions import add_comfyui_scales
 from helpers.models.formats.lora import Pair, merged, write_diffusers_lora
-from helpers.models.formats.safetensors import planned
+from helpers.models.formats.safetensors import lazy
 from helpers.models.sd3.family import sd3_family
 from helpers.models.sd3.tiny import make_tiny_pipeline
 from helpers.models.sd3.transformer import load_denoiser, predict
@@ -87,15 +87,15 @@ def test_the_original_weights_with_it_are_the_trainer_s_model(lora: str, base: n
     before = prediction(base)
     pairs = read_lora(trained_file(base, tmp_path / "ours.safetensors", **LORAS[lora]))
     ours = prediction(base)
-    write_comfyui_lora(tmp_path / "comfyui.safetensors", pairs, base=planned(weights), metadata={})
-    original = {name: each.make() for name, each in to_original(planned(weights)).items()}
+    write_comfyui_lora(tmp_path / "comfyui.safetensors", pairs, base=lazy(weights), metadata={})
+    original = {name: each.make() for name, each in to_original(lazy(weights)).items()}
     total = merged_by_original_names(original, tmp_path / "comfyui.safetensors")
     plain: Any = type(base)(**{k: v for k, v in base.config.items() if not k.startswith("_")})  # type: ignore[attr-defined,union-attr]
     plain.load_state_dict(convert_sd3_transformer_checkpoint_to_diffusers(total))
     assert (ours - before).abs().max() > 0.01
     torch.testing.assert_close(prediction(plain.eval()), ours, atol=1e-4, rtol=1e-4)
 
-    plain.load_state_dict({name: each.make() for name, each in merged(planned(weights), pairs).items()})
+    plain.load_state_dict({name: each.make() for name, each in merged(lazy(weights), pairs).items()})
     torch.testing.assert_close(prediction(plain), ours, atol=1e-4, rtol=1e-4)
 
 
@@ -132,7 +132,7 @@ def test_comfyui_reads_all_of_a_file_in_diffusers_names(
     add_comfyui_scales(file, base=parts, family=sd3_family())
     assert any(name.endswith(".dora_scale") for name in load_file(file)) is (lora == "DoRA")
     assert all(torch.equal(pair.delta(), before[name]) for name, pair in read_lora(file).items())
-    original = {name: each.make() for name, each in to_original(planned(weights)).items()}
+    original = {name: each.make() for name, each in to_original(lazy(weights)).items()}
     plain: Any = type(base)(**{k: v for k, v in base.config.items() if not k.startswith("_")})  # type: ignore[attr-defined,union-attr]
     total = merged_by_diffusers_names(original, file)
     plain.load_state_dict(convert_sd3_transformer_checkpoint_to_diffusers(total))
@@ -190,4 +190,4 @@ def test_what_cannot_be_converted_is_refused_and_not_left_out(tmp_path: Path) ->
     with pytest.raises(ModelError, match="depends on the base: name that"):
         write_comfyui_lora(tmp_path / "dora.safetensors", dora, base={}, metadata={})
     with pytest.raises(ModelError, match="Name the base model"):
-        merged(planned({f"{layer}.weight": torch.ones(64, 64)}), pair)
+        merged(lazy({f"{layer}.weight": torch.ones(64, 64)}), pair)

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from helpers.config.options.model import LoraOptions, PrecisionOptions
 from helpers.models.adapters.lora import load_lora, lora_disabled, save_lora
 from helpers.models.family import ModelComponents
-from helpers.models.quantization import dense
+from helpers.models.quantization import dequantize
 from helpers.models.sd3.transformer import load_denoiser, predict
 from helpers.models.sd3.weights.lora_forms import read_lora
 from tests.unit.models.lora import attach, inputs_of, randomise
@@ -65,7 +65,7 @@ def test_lengths_are_learnt_on_a_base_of_every_precision(
     rows = {name: tensor for name, tensor in tensors.items() if name.endswith("attn.to_q.lora_magnitude_vector")}
     assert len(rows) == 3 and len(tensors) == 9
     layer: Any = denoiser.get_submodule("transformer_blocks.0.attn.to_q")
-    lengths = dense(layer.base_layer).norm(dim=1)
+    lengths = dequantize(layer.base_layer).norm(dim=1)
     torch.testing.assert_close(rows["transformer.transformer_blocks.0.attn.to_q.lora_magnitude_vector"].data, lengths)
     with torch.no_grad():
         torch.testing.assert_close(predicted(), plain, atol=0.05, rtol=0.05)

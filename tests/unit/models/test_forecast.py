@@ -7,13 +7,13 @@ import pytest
 
 from helpers import convert
 from helpers.config.cli import parse_arguments
-from helpers.config.wizard.machine import Peaks
+from helpers.config.wizard.machine import MemoryPeaks
 from helpers.models.sd3.memory.forecast import forecast
 
 MEDIUM = "stabilityai/stable-diffusion-3.5-medium"
 
 
-def peaks(model: str | Path = MEDIUM, **said: Any) -> Peaks:
+def peaks(model: str | Path = MEDIUM, **said: Any) -> MemoryPeaks:
     words = [f"--{name}={value}" for name, value in said.items()]
     found = forecast(parse_arguments([f"--pretrained_model_name_or_path={model}", "--max_train_steps=1", *words]))
     assert found is not None

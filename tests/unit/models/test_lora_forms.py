@@ -17,7 +17,7 @@ from helpers.models.adapters.lora import make_lora
 from helpers.models.conversions import opened_model, to_comfyui_lora, to_diffusers_lora
 from helpers.models.family import ModelComponents
 from helpers.models.formats.lora import Pair, of_transformer
-from helpers.models.quantization import dense
+from helpers.models.quantization import dequantize
 from helpers.models.sd3.family import sd3_family
 from helpers.models.sd3.transformer import load_denoiser, predict, target_modules
 from helpers.models.sd3.weights.comfyui_lora import MOST_BLOCKS
@@ -45,7 +45,7 @@ def pairs_on(base: nn.Module, *, names: tuple[str, ...] = MORE_LAYERS, is_dora: 
     noise = torch.Generator().manual_seed(5)
     found = {}
     for name in (*target_modules(base, "attention"), *names):
-        weight = dense(base.get_submodule(name))
+        weight = dequantize(base.get_submodule(name))
         down, up = (0.2 * torch.randn(shape, generator=noise) for shape in ((3, weight.shape[1]), (weight.shape[0], 3)))
         lengths = weight.norm(dim=1) * (1 + 0.3 * torch.rand(len(weight), generator=noise)) if is_dora else None
         found[name] = Pair(down=down, up=up, alpha=2.0, magnitude=lengths)
@@ -211,7 +211,7 @@ def test_a_dora_that_normalizes_inputs_can_only_be_merged(
     save_file({name: each.clone() for name, each in tensors.items()} | scales, file)
     with opened_model(file, base=parts, family=sd3_family()) as model:
         for name, pair in pairs.items():
-            total = dense(base.get_submodule(name)) + pair.delta()
+            total = dequantize(base.get_submodule(name)) + pair.delta()
             wanted = total * lengths[name] / total.norm(dim=0, keepdim=True)
             torch.testing.assert_close(model.weights[f"{name}.weight"].make(), wanted, atol=1e-5, rtol=1e-5)
     with pytest.raises(ConfigError, match="normalizes inputs"):

@@ -11,7 +11,7 @@ from torch import Tensor
 from helpers.errors import ModelError
 from helpers.models.conversions import opened_model, to_comfyui_lora
 from helpers.models.family import ModelComponents
-from helpers.models.formats.safetensors import planned
+from helpers.models.formats.safetensors import lazy
 from helpers.models.sd3.family import sd3_family
 from helpers.models.sd3.tiny import make_tiny_pipeline
 from helpers.models.sd3.weights.original_keys import to_diffusers, to_original
@@ -88,7 +88,7 @@ def test_comfyui_adds_full_differences_to_the_original_weights(variant: str, tmp
     to_comfyui_lora(tmp_path / "lycoris.safetensors", tmp_path / "comfyui.safetensors", base=None, family=sd3_family())
     comfyui = load_file(tmp_path / "comfyui.safetensors")
 
-    original = {name: each.make().clone() for name, each in to_original(planned(weights)).items()}
+    original = {name: each.make().clone() for name, each in to_original(lazy(weights)).items()}
     for name, tensor in original.items():
         layer, _, kind = name.rpartition(".")
         added = comfyui.pop(f"lora_unet_{layer.replace('.', '_')}.{'diff' if kind == 'weight' else 'diff_b'}", None)
@@ -96,7 +96,7 @@ def test_comfyui_adds_full_differences_to_the_original_weights(variant: str, tmp
             tensor.add_(added)
     assert not comfyui
     expected = {name: tensor + differences.get(name, 0) for name, tensor in weights.items()}
-    found = {name: each.make() for name, each in to_diffusers(planned(original)).items()}
+    found = {name: each.make() for name, each in to_diffusers(lazy(original)).items()}
     assert all(torch.equal(found[name], tensor) for name, tensor in expected.items())
 
 

@@ -9,7 +9,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from helpers.errors import ModelError
-from helpers.models.formats.safetensors import Planned, planned
+from helpers.models.formats.safetensors import LazyTensor, lazy
 from helpers.models.sd3.weights.original_keys import PREFIX, to_diffusers, to_original
 
 KINDS: dict[str, dict[str, Any]] = {
@@ -39,7 +39,7 @@ def random_transformer(**kind: Any) -> Any:
     return model
 
 
-def made(tensors: dict[str, Planned]) -> dict[str, Tensor]:
+def made(tensors: dict[str, LazyTensor]) -> dict[str, Tensor]:
     found = {name: each.make() for name, each in tensors.items()}
     assert {name: (tuple(each.shape), each.dtype) for name, each in found.items()} == {
         name: (each.shape, each.dtype) for name, each in tensors.items()
@@ -57,9 +57,9 @@ def test_diffusers_converts_it_back_to_the_same_numbers(kind: str) -> None:
     from diffusers.loaders.single_file_utils import convert_sd3_transformer_checkpoint_to_diffusers
 
     tensors = random_transformer(**KINDS[kind]).state_dict()
-    original = made(to_original(planned(tensors)))
+    original = made(to_original(lazy(tensors)))
     assert_same(convert_sd3_transformer_checkpoint_to_diffusers(dict(original)), tensors)
-    assert_same(made(to_diffusers(planned(original))), tensors)
+    assert_same(made(to_diffusers(lazy(original))), tensors)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -68,7 +68,7 @@ def test_diffusers_loads_it_as_a_single_file(kind: str, tmp_path: Path) -> None:
 
     model = random_transformer(**KINDS[kind])
     model.save_config(tmp_path / "transformer")
-    original = made(to_original(planned(model.state_dict())))
+    original = made(to_original(lazy(model.state_dict())))
     save_file({PREFIX + name: each.contiguous() for name, each in original.items()}, tmp_path / "sd3.safetensors")
     assert len(load_file(tmp_path / "sd3.safetensors")) == len(original)
     found: Any = SD3Transformer2DModel.from_single_file(
@@ -78,7 +78,7 @@ def test_diffusers_loads_it_as_a_single_file(kind: str, tmp_path: Path) -> None:
 
 
 def test_what_is_no_sd3_is_refused() -> None:
-    tensors = planned(random_transformer().state_dict())
+    tensors = lazy(random_transformer().state_dict())
     with pytest.raises(ModelError, match=r"has a tensor single_blocks\.0\.weight"):
         to_original({**tensors, "single_blocks.0.weight": tensors["proj_out.weight"]})
     del tensors["transformer_blocks.1.attn.to_k.weight"]

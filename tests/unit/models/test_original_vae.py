@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import load_file
 
 from helpers.errors import ModelError
-from helpers.models.formats.safetensors import planned
+from helpers.models.formats.safetensors import lazy
 from helpers.models.sd3.weights.components import read_config
 from helpers.models.sd3.weights.original_vae import PREFIX, vae_to_diffusers, vae_to_original
 
@@ -16,17 +16,17 @@ def test_diffusers_converts_it_back_to_the_same_numbers(tiny_pipeline: Path) -> 
     from diffusers.loaders.single_file_utils import convert_ldm_vae_checkpoint
 
     tensors = load_file(tiny_pipeline / "vae" / "diffusion_pytorch_model.safetensors")
-    original = {name: each.make() for name, each in vae_to_original(planned(tensors)).items()}
+    original = {name: each.make() for name, each in vae_to_original(lazy(tensors)).items()}
     theirs = convert_ldm_vae_checkpoint(
         {PREFIX + name: tensor for name, tensor in original.items()}, read_config(tiny_pipeline / "vae")
     )
-    ours = {name: each.make() for name, each in vae_to_diffusers(planned(original)).items()}
+    ours = {name: each.make() for name, each in vae_to_diffusers(lazy(original)).items()}
     for found in (theirs, ours):
         assert found.keys() == tensors.keys()
         assert all(torch.equal(found[name], tensors[name]) for name in tensors)
 
 
 def test_what_is_no_vae_of_sd3_is_refused(tiny_pipeline: Path) -> None:
-    tensors = planned(load_file(tiny_pipeline / "vae" / "diffusion_pytorch_model.safetensors"))
+    tensors = lazy(load_file(tiny_pipeline / "vae" / "diffusion_pytorch_model.safetensors"))
     with pytest.raises(ModelError, match="quant_conv"):
         vae_to_original({**tensors, "quant_conv.weight": tensors["encoder.conv_in.weight"]})

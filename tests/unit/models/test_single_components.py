@@ -15,7 +15,7 @@ from helpers import convert
 from helpers.config.options.model import ModelOptions, PrecisionOptions, TextOptions
 from helpers.errors import ModelError
 from helpers.models.family import ModelComponents, TextEncoderSpec
-from helpers.models.formats.safetensors import planned
+from helpers.models.formats.safetensors import lazy
 from helpers.models.sd3.assets import ASSETS
 from helpers.models.sd3.memory.architecture import KNOWN, text_encoder_of
 from helpers.models.sd3.text_encoders import text_parts
@@ -285,7 +285,7 @@ def test_the_files_that_people_have_are_the_published_text_encoders() -> None:
         t5 = {"d_model": 4096, "d_kv": 64, "d_ff": 10240, "num_layers": 24, "num_heads": 64}
         models.append(T5EncoderModel(T5Config(**t5, feed_forward_proj="gated-gelu")))
     for part, model, known in zip(TEXT_ENCODERS, models, KNOWN["SD3 medium"].text_encoders, strict=True):
-        tensors = planned(model.state_dict())
+        tensors = lazy(model.state_dict())
         if part == "text_encoder":
             del tensors["text_projection.weight"]
         config = config_of(text_to_diffusers(tensors, part), part)

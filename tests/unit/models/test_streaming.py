@@ -15,7 +15,7 @@ from helpers.config.options.model import ModelOptions, PrecisionOptions, TextOpt
 from helpers.errors import ModelError
 from helpers.models import loading as streaming
 from helpers.models.formats.safetensors import open_all
-from helpers.models.loading import Form, load, weights_of
+from helpers.models.loading import WeightFormat, load_weights, weights_of
 from helpers.models.quantization import layers_to_quantize, quantize
 from helpers.models.sd3.text_encoders import text_parts
 from helpers.models.sd3.tiny import make_tiny_pipeline
@@ -101,29 +101,29 @@ def deep(folder: Path, *, kept_as: torch.dtype) -> tuple[nn.Module, Path]:
 @pytest.mark.parametrize(("level", "held_bytes"), [("no_change", 2 << 24), ("int8-quanto", 1 << 24)])
 def test_the_peak_is_what_is_held_and_one_block(tmp_path: Path, cpu: torch.device, level: str, held_bytes: int) -> None:
     """A file of 64 MiB, held in 32 or 16: at once, its mapped pages and a copy of 32 MiB were there together."""
-    form = Form(dtype=torch.bfloat16, device=cpu, level=level)
+    form = WeightFormat(dtype=torch.bfloat16, device=cpu, precision=level)
     (tmp_path / "warm").mkdir()
     for folder in (tmp_path / "warm", tmp_path):  # the first time, libraries are loaded too
         model, file = deep(folder, kept_as=torch.float32)
         gc.collect()
         peak = PeakMemory()
         before = peak.resident_bytes()
-        load(model, weights_of(partial(open_all, [file])), form, name="deep")
+        load_weights(model, weights_of(partial(open_all, [file])), form, name="deep")
     block_bytes, allowance_bytes = 6 << 20, 8 << 20
     assert peak.resident_bytes() - before < held_bytes + 2 * block_bytes + allowance_bytes
 
 
 def test_weights_of_another_shape_or_too_few_are_refused(tmp_path: Path, cpu: torch.device) -> None:
     model, file = deep(tmp_path, kept_as=torch.bfloat16)
-    form = Form(dtype=torch.bfloat16, device=cpu)
+    form = WeightFormat(dtype=torch.bfloat16, device=cpu)
     tensors = load_file(file)
     del tensors["blocks.7.weight"]
     save_file(tensors, file)
     with pytest.raises(ModelError, match=r"of the deep lack the tensor blocks\.7\.weight"):
-        load(model, weights_of(partial(open_all, [file])), form, name="deep")
+        load_weights(model, weights_of(partial(open_all, [file])), form, name="deep")
     save_file({**tensors, "blocks.7.weight": torch.zeros(2, 1024)}, file)
     with pytest.raises(ModelError, match=r"blocks\.7\.weight is of the shape \[2, 1024\], but by its config"):
-        load(model, weights_of(partial(open_all, [file])), form, name="deep")
+        load_weights(model, weights_of(partial(open_all, [file])), form, name="deep")
 
 
 @pytest.mark.parametrize("via", ["cpu", "accelerator"])
@@ -139,8 +139,8 @@ def test_each_block_is_quantized_where_it_was_asked_for(
 
     monkeypatch.setattr(streaming, "quantize", watched)
     model, file = deep(tmp_path, kept_as=torch.bfloat16)
-    form = Form(dtype=torch.bfloat16, device=torch.device("meta"), level="int8-quanto", quantize_via=via)
-    load(model, weights_of(partial(open_all, [file])), form, name="deep")
+    form = WeightFormat(dtype=torch.bfloat16, device=torch.device("meta"), precision="int8-quanto", quantize_via=via)
+    load_weights(model, weights_of(partial(open_all, [file])), form, name="deep")
     assert seen == ["cpu" if via == "cpu" else "meta"] * 16
     assert {parameter.device.type for parameter in model.parameters()} == {"meta"}
 

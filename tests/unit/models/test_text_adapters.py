@@ -18,7 +18,7 @@ def test_the_base_is_what_is_left_without_any_adapter(level: str, parts: ModelCo
     precision = PrecisionOptions(mixed_precision="bf16", base_model_precision=level)
     denoiser = load_denoiser(parts, precision, cpu)
     learning = learning_text(parts, TextOptions(train_text_encoder=True), precision, cpu)
-    both = learning.before(denoiser)
+    both = learning.wrap(denoiser)
     generator = torch.Generator().manual_seed(1)
     noisy, cached = torch.randn((2, 16, 8, 8), generator=generator), torch.randn((2, 20, 48), generator=generator)
     inputs = (noisy, torch.tensor([0.3, 0.8]), cached, cached.new_zeros(2, 0))

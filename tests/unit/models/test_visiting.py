@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from helpers.models.family import ModelComponents
-from helpers.models.performance.offload import BlockOffloader, upcoming
+from helpers.models.performance.offload import BlockOffloader, next_block
 from helpers.models.sd3.transformer import blocks, predict
 from tests.unit.models.stepped import CPU, given, gradients, loaded, same
 
@@ -43,7 +43,7 @@ class Row(nn.Module):
         visiting = BlockOffloader(self.blocks, device=CPU)
         self.seen: list[set[int | None]] = []
         for block in self.blocks:
-            block.register_forward_pre_hook(lambda *_: self.seen.append(set(visiting.residents)))
+            block.register_forward_pre_hook(lambda *_: self.seen.append(set(visiting.resident_blocks)))
 
     def forward(self, hidden: Tensor) -> Tensor:
         for block in self.blocks:
@@ -80,8 +80,8 @@ def test_only_residents_take_the_rooms_and_the_others_are_at_home() -> None:
 
 def test_a_block_that_nobody_expected_comes_too() -> None:
     for learning, previous, index in itertools.product((True, False), (None, 0, 1, 2, 3), range(4)):
-        assert 0 <= upcoming(index, previous=previous, count=4, learning=learning) < 4
-    assert upcoming(0, previous=None, count=1, learning=True) == 0
+        assert 0 <= next_block(index, previous=previous, count=4, learning=learning) < 4
+    assert next_block(0, previous=None, count=1, learning=True) == 0
 
 
 def test_names_frozen_numbers_and_adapters_are_where_they_were(parts: ModelComponents) -> None:

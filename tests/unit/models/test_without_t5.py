@@ -89,9 +89,9 @@ def test_less_memory_is_needed_to_encode(without: ModelComponents, parts: ModelC
 def test_what_is_written_holds_the_clips_alone(without: ModelComponents, theirs: Any, tmp_path: Path) -> None:
     from diffusers import StableDiffusion3Pipeline
 
-    with FAMILY.files.open_base(without) as (weights, _):
+    with FAMILY.formats.open_base(without) as (weights, _):
         FAMILY.write_pipeline(weights, without, tmp_path, text={}, metadata={})
-        FAMILY.files.write_single_file(
+        FAMILY.formats.write_single_file(
             weights, without, tmp_path / "file.safetensors", text={}, metadata={}, with_text_encoders=True
         )
     # As the model card says: diffusers wants to be told, whatever model_index.json says.

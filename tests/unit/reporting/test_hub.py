@@ -52,7 +52,7 @@ def started(output: Path) -> RunStarted:
     return RunStarted(
         base_model="some/base",
         model_type="lora",
-        trained_numbers=10,
+        trainable_parameters=10,
         settings={},
         datasets={"colors": 7},
         output_dir=output,

@@ -29,7 +29,7 @@ def test_every_line_is_kept(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
     reporter = Reporter()
     set_level("error", secrets=[SECRET])
     reporter.redact_secrets([SECRET])
-    reporter.invite(lambda: LogFile(tmp_path / "logs" / "a.log"))
+    reporter.add(lambda: LogFile(tmp_path / "logs" / "a.log"))
     reporter.handle(Notice(text="3 images were left out", level="warning"))
     logging.getLogger("helpers.training").info(f"careful with {SECRET}")
     logging.getLogger("httpx").info(f"POST https://host/{SECRET}")
@@ -60,7 +60,7 @@ def test_debug_shows_what_libraries_say(capsys: pytest.CaptureFixture[str]) -> N
 def test_a_log_that_cannot_be_written_does_not_end_the_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "logs").touch()
     reporter = Reporter()
-    reporter.invite(lambda: LogFile(tmp_path / "logs" / "a.log"))
+    reporter.add(lambda: LogFile(tmp_path / "logs" / "a.log"))
     reporter.handle(Notice(text="on we go"))
     reporter.close()
     assert "a listener could not begin" in capsys.readouterr().err

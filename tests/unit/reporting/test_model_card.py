@@ -38,7 +38,7 @@ def started(output: Path, **more: object) -> RunStarted:
     run = RunStarted(
         base_model=BASE,
         model_type="lora",
-        trained_numbers=1_500_000,
+        trainable_parameters=1_500_000,
         settings=SETTINGS,
         datasets={"my|cats": 1200, "dogs": 7},
         output_dir=output,

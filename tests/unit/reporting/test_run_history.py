@@ -19,7 +19,7 @@ def start(first_step: int) -> Start:
         total_steps=100,
         base_model="a/model",
         model_type="lora",
-        trained_numbers=10,
+        trainable_parameters=10,
         settings={},
         datasets={},
     )
@@ -29,7 +29,7 @@ def told(path: Path, *records: Record) -> History:
     """What the next start finds of these records."""
     file = HistoryFile(path)
     for record in records:
-        file.take(record)
+        file.append(record)
     file.close()
     return HistoryFile(path).history
 
@@ -46,7 +46,7 @@ def test_a_long_curve_is_thinned_to_means_over_neighbors() -> None:
 
 def test_figures_that_some_steps_lack_are_means_of_those_that_have_them() -> None:
     first = Point(first=1, last=1, means={"a": (1.0, 1)})
-    both = first.joined(Point(first=2, last=3, means={"a": (4.0, 2), "b": (5.0, 1)}))
+    both = first.merged(Point(first=2, last=3, means={"a": (4.0, 2), "b": (5.0, 1)}))
     assert both == Point(first=1, last=3, means={"a": (3.0, 3), "b": (5.0, 1)})
 
 
@@ -86,7 +86,7 @@ def test_the_file_of_a_long_run_is_short_and_says_what_the_run_showed(tmp_path: 
     path = tmp_path / "history.jsonl"
     file = HistoryFile(path)
     for step in range(1, 20_001):
-        file.take(point(step))
+        file.append(point(step))
     file.close()
     assert len(path.read_text().splitlines()) < 5000
     read = HistoryFile(path).history.curve.points

@@ -34,7 +34,7 @@ def started(first_step: int, *, changes: tuple[Change, ...] = ()) -> RunStarted:
     return RunStarted(
         base_model=SCRIPT,
         model_type="lora",
-        trained_numbers=1234,
+        trainable_parameters=1234,
         settings={"model": {"revision": SCRIPT, "address": f"at {SECRET}"}},
         datasets={SCRIPT: 20},
         output_dir=Path("output"),

@@ -29,7 +29,7 @@ def started(first_step: int, *, changes: tuple[Change, ...] = ()) -> RunStarted:
     return RunStarted(
         base_model="a/model",
         model_type="lora",
-        trained_numbers=10,
+        trainable_parameters=10,
         settings={"optimizer": {"learning_rate": 0.1}},
         datasets={"cats": 20},
         output_dir=Path("output"),

@@ -41,7 +41,7 @@ def started(first_step: int = 0) -> RunStarted:
     return RunStarted(
         base_model="stabilityai/stable-diffusion-3.5-medium",
         model_type="lora",
-        trained_numbers=1_000_000,
+        trainable_parameters=1_000_000,
         settings={"lora": {"lora_rank": 16}},
         datasets={"cats": 20, "dogs": 5},
         output_dir=Path("output"),

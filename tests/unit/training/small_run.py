@@ -20,10 +20,10 @@ from helpers.config.options.model import LoraOptions, PrecisionOptions
 from helpers.config.options.training import CheckpointOptions, ObjectiveOptions, OptimizerOptions, RunOptions
 from helpers.data.types import Bucket, Size
 from helpers.dataloader.rng import generator
-from helpers.dataloader.sampler import Order
+from helpers.dataloader.sampler import SampleOrder
 from helpers.dataloader.types import Position, TrainBatch
 from helpers.models.adapters.lora import LORA_FILE, load_lora, lora_disabled, save_lora
-from helpers.models.adapters.trainable import Trained
+from helpers.models.adapters.trainable import Trainable
 from helpers.reporting.events import Event
 from helpers.reporting.reporter import Reporter
 from helpers.training.checkpoint.checkpoint import (
@@ -34,21 +34,21 @@ from helpers.training.checkpoint.checkpoint import (
     restore_optimizer_state,
     restore_trained,
 )
-from helpers.training.checkpoint.manifest import Foundations
+from helpers.training.checkpoint.manifest import RunInputs
 from helpers.training.checkpoint.resume import starting_state
 from helpers.training.distributed.runtime import open_runtime
 from helpers.training.loop import LoopPlan, train
-from helpers.training.moments import Moment
+from helpers.training.moments import StepInfo
 from helpers.training.optim.ema import NoAverage
 from helpers.training.optim.optimizers import make_optimizer
 from helpers.training.plan import plan_run
 from helpers.training.signals import Interrupted, StopSignal, handle_signals
 from helpers.training.state import TrainState
-from helpers.training.step import Learner
+from helpers.training.step import StepContext
 
 CHANNELS = 16
 LORA = LoraOptions(lora_rank=2)
-FOUNDATIONS = Foundations(base_model="small", base_identity="0", world_size=1, datasets={"a": "5 images, 0"})
+FOUNDATIONS = RunInputs(base_model="small", base_identity="0", world_size=1, datasets={"a": "5 images, 0"})
 
 
 class SmallDenoiser(nn.Module):
@@ -82,7 +82,7 @@ def predict(
     return denoiser(noisy)
 
 
-def small_trained(denoiser: SmallDenoiser, *, kill_at_save: int = 0) -> Trained:
+def small_trained(denoiser: SmallDenoiser, *, kill_at_save: int = 0) -> Trainable:
     """The adapter of `denoiser`, which kills the process after it was written at the step named."""
     weights = denoiser.weights()
 
@@ -91,21 +91,21 @@ def small_trained(denoiser: SmallDenoiser, *, kill_at_save: int = 0) -> Trained:
         if kill_at_save and folder.name.startswith(f".checkpoint-{kill_at_save}."):
             os.kill(os.getpid(), signal.SIGKILL)
 
-    return Trained(
-        what="an adapter",
+    return Trainable(
+        summary="an adapter",
         weights=weights,
-        facts={},
+        metadata={},
         save=save,
         load=lambda folder: load_lora(folder / LORA_FILE, into=weights),
         as_base=lora_disabled,
-        result=LORA_FILE,
+        output_name=LORA_FILE,
         export=lambda file, *, metadata: save_lora(file, weights, lora=LORA, metadata=metadata),
     )
 
 
-def small_order(*, batch_size: int = 2, world_size: int = 1) -> Order:
+def small_order(*, batch_size: int = 2, world_size: int = 1) -> SampleOrder:
     bucket = Bucket(dataset_id="a", size=Size(64, 64), images=np.arange(5), repeats=0)
-    return Order([bucket], seed=0, batch_size=batch_size, world_size=world_size)
+    return SampleOrder([bucket], seed=0, batch_size=batch_size, world_size=world_size)
 
 
 def batch_at(
@@ -129,14 +129,20 @@ def batch_at(
 
 
 def batches_from(
-    position: Position, *, order: Order, seconds: float = 0.0, rank: int = 0, spoilt: str = "", by: float = math.nan
+    position: Position,
+    *,
+    order: SampleOrder,
+    seconds: float = 0.0,
+    rank: int = 0,
+    spoilt: str = "",
+    by: float = math.nan,
 ) -> Iterator[TrainBatch]:
     """spoilt: epoch and batch of one whose latents are multiplied `by` that."""
     while True:
         time.sleep(seconds)
         is_spoilt = f"{position.epoch}-{position.batch}" == spoilt
         yield batch_at(position, batch_size=order.batch_size, rank=rank, spoilt=is_spoilt, by=by)
-        position = order.following(position)
+        position = order.next_position(position)
 
 
 class Events(list[Event]):
@@ -149,7 +155,9 @@ class Events(list[Event]):
         """Nothing to close."""
 
 
-def small_plan(order: Order, *, steps: int, accumulation: int = 1, save_every: int = 2, **options: Any) -> LoopPlan:
+def small_plan(
+    order: SampleOrder, *, steps: int, accumulation: int = 1, save_every: int = 2, **options: Any
+) -> LoopPlan:
     run = RunOptions(max_train_steps=steps, gradient_accumulation_steps=accumulation)
     return plan_run(
         order,
@@ -159,9 +167,9 @@ def small_plan(order: Order, *, steps: int, accumulation: int = 1, save_every: i
     )
 
 
-def small_learner(denoiser: SmallDenoiser, *, mixed_precision: str = "no", **objective: Any) -> Learner:
+def small_learner(denoiser: SmallDenoiser, *, mixed_precision: str = "no", **objective: Any) -> StepContext:
     runtime = open_runtime(PrecisionOptions(mixed_precision=mixed_precision), RunOptions(torch_num_threads=1))
-    return Learner(
+    return StepContext(
         runtime=runtime,
         denoiser=runtime.prepare(denoiser),
         weights=denoiser.weights(),
@@ -184,7 +192,7 @@ class SavingOnly:
     def stepped(self, step: int) -> None:
         """Nothing to average."""
 
-    def look(self, moment: Moment) -> None:
+    def look(self, moment: StepInfo) -> None:
         """Nothing to draw."""
 
 
@@ -249,7 +257,7 @@ class SmallRun:
                 fused_backward=self.fused_backward,
                 max_grad_norm=0.0 if self.fused_backward else 1.0,
             ),
-            duties=SavingOnly(writer=writer),
+            hooks=SavingOnly(writer=writer),
             stop=stop,
             reporter=reporter,
         )

@@ -18,7 +18,7 @@ from helpers.models.flow_matching import noisy_latents, velocity_target
 from helpers.reporting.events import CheckpointSaved, StepFinished, TrainingStarted
 from helpers.reporting.reporter import Reporter
 from helpers.training.loop import take_step, train
-from helpers.training.moments import Moment
+from helpers.training.moments import StepInfo
 from helpers.training.optim.optimizer_step import StandardStep
 from helpers.training.optim.optimizers import make_optimizer
 from helpers.training.signals import StopSignal
@@ -42,7 +42,7 @@ class NoDuties:
     def stepped(self, step: int) -> None:
         """Nothing to average."""
 
-    def look(self, moment: Moment) -> None:
+    def look(self, moment: StepInfo) -> None:
         """Nothing is drawn."""
 
 
@@ -55,7 +55,7 @@ def train_small(denoiser: SmallDenoiser, *, batches: Iterator[TrainBatch], steps
         state=TrainState(),
         batches=batches,
         plan=small_plan(small_order(), steps=steps, accumulation=accumulation, learning_rate=0.1),
-        duties=NoDuties(),
+        hooks=NoDuties(),
         stop=StopSignal(),
         reporter=Reporter([events]),
     )
@@ -199,7 +199,7 @@ def test_the_position_moves_with_every_batch() -> None:
 
 
 @pytest.mark.parametrize(
-    ("optimizer", "dropout"), [("adamw", 0.5), *((name, 0.0) for name, kind in KINDS.items() if kind.is_here)]
+    ("optimizer", "dropout"), [("adamw", 0.5), *((name, 0.0) for name, kind in KINDS.items() if kind.is_installed)]
 )
 def test_a_continued_run_is_the_run_that_was_not_interrupted(tmp_path: Path, optimizer: str, dropout: float) -> None:
     straight = SmallRun(output=tmp_path / "straight", steps=6, optimizer=optimizer, dropout=dropout)

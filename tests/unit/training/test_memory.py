@@ -10,7 +10,7 @@ from helpers.errors import TrainingError
 from helpers.models.memory import MemoryEstimate, Workload
 from helpers.models.sd3.memory.architecture import KNOWN
 from helpers.models.sd3.memory.estimate import estimate_memory
-from helpers.training.memory import DRAWING, ENCODING, TRAINING, MemoryNeeds, explained
+from helpers.training.memory import ENCODING, TRAINING, VALIDATING, MemoryNeeds, explain_out_of_memory
 
 BF16 = PrecisionOptions(mixed_precision="bf16")
 
@@ -21,7 +21,7 @@ def estimate(workload: Workload) -> MemoryEstimate:
 
 def settings_named(doing: str, **more: object) -> list[str]:
     workload = replace(Workload(device="cuda", precision=BF16), **more)  # type: ignore[arg-type]
-    return [line.partition("=")[0] for line in MemoryNeeds(workload=workload, estimate_for=estimate).fixes(doing)]
+    return [line.partition("=")[0] for line in MemoryNeeds(workload=workload, estimate_for=estimate).suggestions(doing)]
 
 
 def test_training_names_what_takes_less_the_most_first() -> None:
@@ -48,8 +48,8 @@ def test_a_whole_model_can_be_trained_with_less() -> None:
 def test_each_part_of_a_run_names_its_own() -> None:
     assert "TEXT_ENCODER_3_PRECISION" in settings_named(ENCODING)
     assert "TEXT_ENCODER_3_PRECISION" not in settings_named(TRAINING)
-    assert "VALIDATION_RESOLUTION" in settings_named(DRAWING)
-    assert "TRAIN_BATCH_SIZE" not in settings_named(DRAWING, batch_size=4)
+    assert "VALIDATION_RESOLUTION" in settings_named(VALIDATING)
+    assert "TRAIN_BATCH_SIZE" not in settings_named(VALIDATING, batch_size=4)
 
 
 def test_memory_that_is_not_there_is_explained_and_other_errors_are_themselves() -> None:
@@ -58,13 +58,13 @@ def test_memory_that_is_not_there_is_explained_and_other_errors_are_themselves()
         pytest.raises(
             TrainingError, match=r"while training: .*allocate memory[\s\S]*\n  BASE_MODEL_PRECISION=int8-quanto: about"
         ),
-        explained(TRAINING, lambda: needs),
+        explain_out_of_memory(TRAINING, lambda: needs),
     ):
         torch.empty(2**50)
-    with pytest.raises(TrainingError, match="while encoding"), explained(ENCODING, lambda: needs):
+    with pytest.raises(TrainingError, match="while encoding"), explain_out_of_memory(ENCODING, lambda: needs):
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB.")
     for said in ("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate`", "MPS backend out of memory"):
-        with pytest.raises(TrainingError, match="while drawing"), explained(DRAWING, lambda: needs):
+        with pytest.raises(TrainingError, match="while drawing"), explain_out_of_memory(VALIDATING, lambda: needs):
             raise RuntimeError(said)
-    with pytest.raises(RuntimeError, match="shapes"), explained(TRAINING, lambda: needs):
+    with pytest.raises(RuntimeError, match="shapes"), explain_out_of_memory(TRAINING, lambda: needs):
         raise RuntimeError("shapes do not agree")

@@ -18,21 +18,21 @@ from helpers.models.quantized_weight import ARITHMETIC
 from helpers.reporting.events import Notice
 from helpers.reporting.reporter import Reporter
 from helpers.training.checkpoint.checkpoint import Checkpoint
-from helpers.training.checkpoint.manifest import CheckpointManifest, Foundations, configuration_of, dataset_fingerprints
+from helpers.training.checkpoint.manifest import CheckpointManifest, RunInputs, configuration_of, dataset_fingerprints
 from helpers.training.checkpoint.resume import starting_state
 from helpers.training.state import TrainState
 from tests.unit.training.small_run import Events, small_order
 
 SAVED = RunConfig(lora=LoraOptions(lora_rank=8))
-FOUNDATIONS = Foundations(base_model="sd3", base_identity="aa", world_size=1, datasets={"a": "5 images, 01"})
+FOUNDATIONS = RunInputs(base_model="sd3", base_identity="aa", world_size=1, datasets={"a": "5 images, 01"})
 SAVED_AT = Position(3, 1)
 
 
 def start(
     config: RunConfig = SAVED,
-    foundations: Foundations = FOUNDATIONS,
+    foundations: RunInputs = FOUNDATIONS,
     *,
-    before: Foundations = FOUNDATIONS,
+    before: RunInputs = FOUNDATIONS,
     saved: RunConfig = SAVED,
     ranks: int = 1,
 ) -> tuple[TrainState, list[str]]:
@@ -84,9 +84,9 @@ def test_what_must_agree_is_refused_by_name_with_both_values(
 
 
 def test_another_base_model_is_refused_and_the_same_one_elsewhere_is_not() -> None:
-    same = Foundations(base_model="/moved/sd3", base_identity="aa", world_size=1, datasets=FOUNDATIONS.datasets)
+    same = RunInputs(base_model="/moved/sd3", base_identity="aa", world_size=1, datasets=FOUNDATIONS.datasets)
     assert start(foundations=same)[0].step == 7
-    other = Foundations(base_model="sd3.5", base_identity="bb", world_size=1, datasets=FOUNDATIONS.datasets)
+    other = RunInputs(base_model="sd3.5", base_identity="bb", world_size=1, datasets=FOUNDATIONS.datasets)
     with pytest.raises(CheckpointError, match=r"the base model: sd3 \(aa\) in the checkpoint, sd3\.5 \(bb\) now"):
         start(foundations=other)
 
@@ -120,7 +120,7 @@ def test_a_checkpoint_of_quanto_s_kernels_continues_and_that_is_announced(level:
 def test_another_number_of_processes_is_announced_and_leaves_no_image_out() -> None:
     state, notices = start(foundations=dataclasses.replace(FOUNDATIONS, world_size=2), ranks=2)
     order = small_order(world_size=2)
-    assert state.position == order.position_after_images(order.among(1).images_shown(SAVED_AT)) != SAVED_AT
+    assert state.position == order.position_after_images(order.for_world_size(1).images_shown(SAVED_AT)) != SAVED_AT
     assert "changed since: the number of processes: 1 in the checkpoint, 2 now" in notices
     assert "no image is left out; some come again" in notices[-1]
 
@@ -128,12 +128,12 @@ def test_another_number_of_processes_is_announced_and_leaves_no_image_out() -> N
 @pytest.mark.parametrize(
     "foundations",
     [
-        Foundations(base_model="sd3", base_identity="aa", world_size=1, datasets={"a": "6 images, 02"}),
-        Foundations(base_model="sd3", base_identity="aa", world_size=1, datasets={**FOUNDATIONS.datasets, "b": "1"}),
+        RunInputs(base_model="sd3", base_identity="aa", world_size=1, datasets={"a": "6 images, 02"}),
+        RunInputs(base_model="sd3", base_identity="aa", world_size=1, datasets={**FOUNDATIONS.datasets, "b": "1"}),
     ],
     ids=["images", "dataset"],
 )
-def test_another_order_starts_the_epoch_anew_and_says_so(foundations: Foundations) -> None:
+def test_another_order_starts_the_epoch_anew_and_says_so(foundations: RunInputs) -> None:
     state, notices = start(foundations=foundations)
     assert state == TrainState(step=7, position=Position(3, 0))
     assert "again at the beginning of epoch 4" in notices[-1]

@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 from helpers.config.options.model import PrecisionOptions
 from helpers.config.options.training import OptimizerOptions, RunOptions
 from helpers.dataloader.types import Position
-from helpers.training.distributed.runtime import computes_bf16, open_runtime, resolved
+from helpers.training.distributed.runtime import computes_bf16, open_runtime, resolve_precision
 from helpers.training.loop import take_step
 from helpers.training.optim.optimizer_step import StandardStep
 from helpers.training.optim.optimizers import make_optimizer
@@ -21,11 +21,11 @@ from tests.unit.training.small_run import SmallDenoiser, batches_from, small_lea
 
 def test_what_was_asked_for_is_kept_and_the_rest_is_resolved() -> None:
     device = torch.device("cpu")
-    assert resolved(PrecisionOptions(mixed_precision="bf16"), device).mixed_precision == "bf16"
-    assert resolved(PrecisionOptions(mixed_precision="no"), device).mixed_precision == "no"
+    assert resolve_precision(PrecisionOptions(mixed_precision="bf16"), device).mixed_precision == "bf16"
+    assert resolve_precision(PrecisionOptions(mixed_precision="no"), device).mixed_precision == "no"
     expected = "bf16" if computes_bf16(device) else "no"
-    assert resolved(PrecisionOptions(), device).mixed_precision == expected
-    assert resolved(PrecisionOptions(), torch.device("mps")).mixed_precision == "no"
+    assert resolve_precision(PrecisionOptions(), device).mixed_precision == expected
+    assert resolve_precision(PrecisionOptions(), torch.device("mps")).mixed_precision == "no"
 
 
 def test_one_process_wraps_nothing() -> None:
@@ -33,7 +33,7 @@ def test_one_process_wraps_nothing() -> None:
     denoiser = SmallDenoiser()
     assert (runtime.rank, runtime.world_size) == (0, 1)
     assert runtime.prepare(denoiser) is denoiser
-    runtime.wait()
+    runtime.barrier()
 
 
 def test_the_environment_does_not_divide_the_loss(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -92,7 +92,7 @@ def one_of_two(folder: Path) -> None:
     assert runtime.world_size == 2
     weights = three_steps(batch_size=2, rank=runtime.rank, world_size=2)
     save_file(weights, folder / f"{runtime.rank}.safetensors")
-    runtime.leave()
+    runtime.shutdown()
 
 
 if __name__ == "__main__":

@@ -10,11 +10,11 @@ from helpers.config.optimizers import KINDS
 from helpers.config.options.finetune import EmaOptions
 from helpers.config.options.training import OptimizerOptions
 from helpers.training.averages import make_weight_average
-from helpers.training.optim.ema import Average
+from helpers.training.optim.ema import WeightAverage
 from helpers.training.optim.optimizers import make_optimizer
 
 
-def begun(name: str) -> tuple[dict[str, nn.Parameter], torch.optim.Optimizer, Average]:
+def begun(name: str) -> tuple[dict[str, nn.Parameter], torch.optim.Optimizer, WeightAverage]:
     options = OptimizerOptions(optimizer=name, learning_rate=1.0 if KINDS[name].is_learning_rate_free else 0.01)
     draw = torch.Generator().manual_seed(0)
     weights = {"a": nn.Parameter(torch.randn(6, 4, generator=draw)), "b": nn.Parameter(torch.randn(3, generator=draw))}
@@ -34,7 +34,7 @@ def numbers(weights: dict[str, nn.Parameter]) -> dict[str, Tensor]:
     return {name: weight.detach().clone() for name, weight in weights.items()}
 
 
-@pytest.mark.parametrize("name", [name for name, kind in KINDS.items() if kind.averages])
+@pytest.mark.parametrize("name", [name for name, kind in KINDS.items() if kind.is_schedule_free])
 def test_the_average_is_lent_saved_and_taken_back_to_the_bit(name: str, tmp_path: Path) -> None:
     if KINDS[name].module:
         pytest.importorskip(KINDS[name].module)

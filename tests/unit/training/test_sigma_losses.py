@@ -10,7 +10,7 @@ import torch
 
 from helpers.config.options.training import ObjectiveOptions
 from helpers.data.types import Bucket, Size
-from helpers.dataloader.sampler import Order
+from helpers.dataloader.sampler import SampleOrder
 from helpers.models.flow_matching import sample_sigma
 from helpers.reporting.events import SigmaLoss
 from helpers.training.sigma_losses import losses_by_sigma, shift_in_words, sigma_quantiles, sums_by_sigma
@@ -20,11 +20,11 @@ SIGMAS = torch.tensor([0.1, 0.2, 0.3, 0.9, 1.0])
 LOSSES = torch.tensor([1.0, 3.0, 5.0, 7.0, 8.0])
 
 
-def order_of(edges_px: Sequence[int]) -> Order:
+def order_of(edges_px: Sequence[int]) -> SampleOrder:
     """Square images, 100 of each size."""
     images = np.arange(100)
     buckets = [Bucket(dataset_id=f"{edge}", size=Size(edge, edge), images=images, repeats=0) for edge in edges_px]
-    return Order(buckets, seed=0, batch_size=1, world_size=1)
+    return SampleOrder(buckets, seed=0, batch_size=1, world_size=1)
 
 
 def quantiles(*, edges_px: Sequence[int] = (512,), **objective: Any) -> tuple[float, ...]:

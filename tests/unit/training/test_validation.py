@@ -20,7 +20,7 @@ from helpers.config.options.finetune import FullOptions
 from helpers.config.options.model import LoraOptions, ModelOptions, PrecisionOptions, TextOptions
 from helpers.config.options.validation import ValidationOptions
 from helpers.models.adapters.registry import build_trainable
-from helpers.models.adapters.trainable import Trained
+from helpers.models.adapters.trainable import Trainable
 from helpers.models.family import ModelComponents, ModelFamily, SampleRequest, TextEmbedding
 from helpers.models.registry import families
 from helpers.reporting.events import ValidationImagesSaved
@@ -29,7 +29,7 @@ from helpers.training.checkpoint.export import export_result
 from helpers.training.checkpoint.provenance import provenance
 from helpers.training.images import validation_prompts
 from helpers.training.signals import StopSignal
-from helpers.training.validation.images import Painter
+from helpers.training.validation.images import ImageValidator
 from tests.unit.training.small_run import Events
 
 CPU = torch.device("cpu")
@@ -43,8 +43,8 @@ OPTIONS = ValidationOptions(
     validation_seed="7",
 )
 
-Model = tuple[ModelFamily, ModelComponents, nn.Module, Trained]
-PainterWith = Callable[..., tuple[Painter, Events]]
+Model = tuple[ModelFamily, ModelComponents, nn.Module, Trainable]
+PainterWith = Callable[..., tuple[ImageValidator, Events]]
 
 
 @pytest.fixture(scope="module")
@@ -67,9 +67,9 @@ def painter_with(model: Model, tmp_path: Path) -> PainterWith:
     """A painter of the small model, and what it tells."""
     family, parts, denoiser, _ = model
 
-    def make(options: ValidationOptions = OPTIONS, **changes: Any) -> tuple[Painter, Events]:
+    def make(options: ValidationOptions = OPTIONS, **changes: Any) -> tuple[ImageValidator, Events]:
         events = Events()
-        painter = Painter(
+        painter = ImageValidator(
             options=options,
             family=family,
             parts=parts,
@@ -99,7 +99,7 @@ def names(events: Events) -> list[list[str]]:
 
 def test_each_size_has_its_own_file_that_says_what_it_shows(painter_with: PainterWith, tmp_path: Path) -> None:
     painter, events = painter_with()
-    painter.draw(12)
+    painter.generate(12)
     assert names(events) == [["validation_64x64_seed7.png", "validation_64x128_seed7.png"]]
     with Image.open(tmp_path / "validation_images" / "step_12" / "validation_64x128_seed7.png") as image:
         assert image.size == (64, 128)
@@ -118,7 +118,7 @@ def test_training_is_left_as_it_was(model: Model, painter_with: PainterWith) -> 
     for weight in weights.values():
         weight.grad = torch.ones_like(weight)
     state = torch.get_rng_state()
-    painter_with()[0].draw(1)
+    painter_with()[0].generate(1)
     assert torch.equal(torch.get_rng_state(), state)
     assert [module.training for module in denoiser.modules()] == modes
     assert all(weight.grad is not None and weight.grad.eq(1).all() for weight in weights.values())
@@ -130,9 +130,9 @@ def test_training_is_left_as_it_was(model: Model, painter_with: PainterWith) -> 
 
 def test_one_seed_draws_one_image_and_dropout_is_off(painter_with: PainterWith, tmp_path: Path) -> None:
     painter, _ = painter_with(replace(OPTIONS, validation_resolution="64"))
-    painter.draw(1)
+    painter.generate(1)
     torch.manual_seed(5)
-    painter.draw(2)
+    painter.generate(2)
     first, second = (tmp_path / "validation_images" / f"step_{step}" for step in (1, 2))
     pixels = [Image.open(folder / "validation_64x64_seed7.png").tobytes() for folder in (first, second)]
     assert pixels[0] == pixels[1]
@@ -140,24 +140,24 @@ def test_one_seed_draws_one_image_and_dropout_is_off(painter_with: PainterWith, 
 
 def test_without_a_seed_every_time_is_another(painter_with: PainterWith) -> None:
     painter, events = painter_with(replace(OPTIONS, validation_seed="", validation_resolution="64"))
-    painter.draw(1)
-    painter.draw(2)
+    painter.generate(1)
+    painter.generate(2)
     (first,), (second,) = names(events)
     assert first != second
-    painter.draw(2, only_missing=True)
+    painter.generate(2, only_missing=True)
     assert len(names(events)) == 2
 
 
 def test_only_missing_ones_are_drawn_again(painter_with: PainterWith, tmp_path: Path) -> None:
     painter, events = painter_with()
-    painter.draw(0, only_missing=True)
-    painter.draw(0, only_missing=True)
+    painter.generate(0, only_missing=True)
+    painter.generate(0, only_missing=True)
     assert len(names(events)) == 1
     (tmp_path / "validation_images" / "step_0" / "validation_64x64_seed7.png").unlink()
-    painter.draw(0, only_missing=True)
+    painter.generate(0, only_missing=True)
     assert names(events)[1:] == [["validation_64x64_seed7.png"]]
     other, told = painter_with(replace(OPTIONS, validation_prompt="a dog"))
-    other.draw(0, only_missing=True)
+    other.generate(0, only_missing=True)
     assert len(names(told)[0]) == 2
 
 
@@ -170,7 +170,7 @@ def test_guidance_of_one_or_less_needs_no_negative_prompt(model: Model, painter_
 
     for guidance in (1.0, 1.1):
         options = replace(OPTIONS, validation_guidance=guidance, validation_resolution="64")
-        painter_with(options, family=replace(model[0], render=render))[0].draw(1)
+        painter_with(options, family=replace(model[0], render=render))[0].generate(1)
     assert [request.negative is None for request in asked] == [True, False]
     assert validation_prompts(replace(OPTIONS, validation_guidance=1.0)) == ("a cat",)
     assert validation_prompts(OPTIONS) == ("a cat", "blur")
@@ -197,7 +197,7 @@ def test_the_denoiser_computes_under_trainings_autocast_and_the_vae_does_not(
     try:
         watched: Any = replace(part, load=Watched)
         painter, events = painter_with(replace(OPTIONS, validation_resolution="64"), autocast=bf16, latent_part=watched)
-        painter.draw(1)
+        painter.generate(1)
     finally:
         for handle in handles:
             handle.remove()
@@ -207,7 +207,7 @@ def test_the_denoiser_computes_under_trainings_autocast_and_the_vae_does_not(
 
 def test_without_a_prompt_nothing_is_drawn_or_encoded(painter_with: PainterWith, tmp_path: Path) -> None:
     options = replace(OPTIONS, validation_prompt=None)
-    painter_with(options)[0].draw(1)
+    painter_with(options)[0].generate(1)
     assert not list(tmp_path.iterdir())
     assert validation_prompts(options) == ()
 
@@ -216,7 +216,7 @@ def test_a_requested_stop_ends_drawing_early(painter_with: PainterWith, tmp_path
     painter, _ = painter_with()
     with painter.stop.deferred():
         painter.stop.handle(signal.SIGINT, None)
-    painter.draw(1)
+    painter.generate(1)
     assert not list(tmp_path.rglob("*.png"))
 
 
@@ -227,8 +227,8 @@ def test_the_exported_file_tells_where_it_comes_from_and_holds_alpha(model: Mode
     (path,) = export_result(
         tmp_path, trained=trained, metadata=metadata, more=more, parts=parts, family=family, reporter=Reporter()
     )
-    assert path == tmp_path / trained.result
-    assert [file.name for file in tmp_path.iterdir()] == [trained.result]
+    assert path == tmp_path / trained.output_name
+    assert [file.name for file in tmp_path.iterdir()] == [trained.output_name]
     with safe_open(path, framework="pt") as file:
         said = file.metadata()
         assert sorted(file.keys()) == sorted(trained.weights)
@@ -260,7 +260,7 @@ def test_images_hold_no_more_than_their_latents_and_the_vae(painter_with: Painte
         return part.load()
 
     before = held_bytes()
-    replace(painter, latent_part=replace(part, load=load)).draw(1)
+    replace(painter, latent_part=replace(part, load=load)).generate(1)
     latents = 4 * 16 * 3 * (8 * 8 + 8 * 16)
     # When the VAE comes all but the latents is gone: no activations, no copy of weights (a hundred times as much).
     assert latents <= found[0] - before < 2 * latents

@@ -14,7 +14,7 @@ TEXT_ROWS = 32
 
 
 @dataclass(frozen=True, kw_only=True)
-class Pass:
+class ForwardShape:
     """One forward pass of the transformer.
 
     image_tokens, text_tokens: of one image. base: bytes of a number of the base. autocast: whether matrices are
@@ -40,12 +40,12 @@ class Pass:
         return BF16 if self.autocast else self.base
 
     @property
-    def normed(self) -> int:
+    def norm_bytes(self) -> int:
         """Bytes of a number in a layer norm."""
         return FP32 if self.autocast and self.norms_in_fp32 else self.number
 
     @property
-    def weighed(self) -> int:
+    def weight_bytes(self) -> int:
         """Bytes of a number as the matrix product of a trained weight wants it; adapters are fp32."""
         return self.number if self.autocast or self.full else FP32
 
@@ -59,7 +59,7 @@ class Pass:
         return self.images * (self.image_tokens + self.text_tokens)
 
 
-def saved_activation_bytes(transformer: Transformer, run: Pass, *, block: int) -> int:
+def saved_activation_bytes(transformer: Transformer, run: ForwardShape, *, block: int) -> int:
     """Bytes that autograd keeps of one block."""
     last = block == transformer.layers - 1
     image = _attention(run, at=f"transformer_blocks.{block}.attn", names=("to_q", "to_k", "to_v", "to_out.0"))
@@ -67,7 +67,7 @@ def saved_activation_bytes(transformer: Transformer, run: Pass, *, block: int) -
     image += _mlp(run, at=f"transformer_blocks.{block}.ff")
     if block in transformer.dual_attention_layers:
         names = ("to_q", "to_k", "to_v", "to_out.0")
-        image += _attention(run, at=f"transformer_blocks.{block}.attn2", names=names) - run.normed
+        image += _attention(run, at=f"transformer_blocks.{block}.attn2", names=names) - run.norm_bytes
         image += _query_norms(run) if transformer.qk_norm else 0
     names = ("add_q_proj", "add_k_proj", "add_v_proj", "to_add_out")
     text = _attention(run, at=f"transformer_blocks.{block}.attn", names=names)
@@ -78,7 +78,7 @@ def saved_activation_bytes(transformer: Transformer, run: Pass, *, block: int) -
     return kept + (0 if run.full else _cast_weights(transformer, run, block))
 
 
-def _measured(transformer: Transformer, run: Pass, block: int) -> int:
+def _measured(transformer: Transformer, run: ForwardShape, block: int) -> int:
     """Bytes of what a DoRA's factors multiply: of each of its layers the output, and its matrices' own."""
     outputs = 0
     for layer in transformer.block(block):
@@ -88,64 +88,66 @@ def _measured(transformer: Transformer, run: Pass, block: int) -> int:
     return 2 * run.number * run.images * outputs
 
 
-def _cast_weights(transformer: Transformer, run: Pass, block: int) -> int:
+def _cast_weights(transformer: Transformer, run: ForwardShape, block: int) -> int:
     """Bytes of the bf16 copies of a frozen block's weights; no gradient goes through its modulation by the time."""
     if not run.casts_weights:
         return 0
     return BF16 * sum(layer.weights for layer in transformer.block(block) if ".norm1" not in layer.name)
 
 
-def _attention(run: Pass, *, at: str, names: tuple[str, str, str, str]) -> int:
+def _attention(run: ForwardShape, *, at: str, names: tuple[str, str, str, str]) -> int:
     """Bytes kept for each channel of each token, from the norm before an attention to its output."""
     adapted = sum(f"{at}.{name}" in run.adapted for name in names[:3])
-    kept = run.normed + _inputs(run, held=run.normed, adapted=adapted, layers=3)
+    kept = run.norm_bytes + _inputs(run, held=run.norm_bytes, adapted=adapted, layers=3)
     kept += 4 * run.number
     if run.full or f"{at}.{names[3]}" in run.adapted:
-        kept += run.weighed  # both streams' outputs lie in one tensor, of which a layer wants its own part in one piece
+        kept += (
+            run.weight_bytes
+        )  # both streams' outputs lie in one tensor, of which a layer wants its own part in one piece
     if run.full:
-        kept += run.normed + run.number  # for the gradients of scale and gate
+        kept += run.norm_bytes + run.number  # for the gradients of scale and gate
     return kept
 
 
-def _inputs(run: Pass, *, held: int, adapted: int, layers: int) -> int:
+def _inputs(run: ForwardShape, *, held: int, adapted: int, layers: int) -> int:
     """Bytes kept of the input, `held` bytes a number, that some linear layers share, `adapted` of them with a LoRA."""
     weighed = layers if run.full else adapted
-    copies = weighed * run.weighed if held != run.weighed else 0
+    copies = weighed * run.weight_bytes if held != run.weight_bytes else 0
     shared = held if weighed and not copies else 0
     return copies + shared
 
 
-def _query_norms(run: Pass) -> int:
+def _query_norms(run: ForwardShape) -> int:
     """Queries and keys before their norm, which squares them in fp32."""
     return 2 * (run.number + (FP32 if run.number == BF16 else 0) + (run.number if run.full else 0))
 
 
-def _mlp(run: Pass, *, at: str) -> int:
+def _mlp(run: ForwardShape, *, at: str) -> int:
     """Bytes kept for each channel of each token, from the norm before the MLP to its output."""
     first, second = (f"{at}.{name}" in run.adapted for name in ("net.0.proj", "net.2"))
-    kept = run.normed + _inputs(run, held=run.normed, adapted=int(first), layers=1)
+    kept = run.norm_bytes + _inputs(run, held=run.norm_bytes, adapted=int(first), layers=1)
     kept += MLP_RATIO * (run.number + _inputs(run, held=run.number, adapted=int(second), layers=1))
     if run.full:
-        kept += run.normed + run.number
+        kept += run.norm_bytes + run.number
     return kept
 
 
-def block_inputs(transformer: Transformer, run: Pass) -> int:
+def block_inputs(transformer: Transformer, run: ForwardShape) -> int:
     """Bytes of what goes into one block, which is all that checkpointing keeps of it."""
     return run.tokens * transformer.width * run.number
 
 
-def backward_transient(transformer: Transformer, run: Pass) -> int:
+def backward_transient(transformer: Transformer, run: ForwardShape) -> int:
     """Bytes of gradients under way in the MLP, whose four-fold width makes it the highest place of a block."""
     across = 2 * run.tokens * run.number
     return (across + 2 * MLP_RATIO * run.images * run.image_tokens * run.number) * transformer.width
 
 
-def forward_transient(transformer: Transformer, run: Pass) -> int:
+def forward_transient(transformer: Transformer, run: ForwardShape) -> int:
     """Bytes that a block holds at its highest when nothing is kept for a way back: before and after the activation."""
     dual = 2 if transformer.dual_attention_layers else 0
-    image = run.number + run.normed + run.number * (1 + dual + 2 * MLP_RATIO)
-    text = run.number + run.normed + run.number
+    image = run.number + run.norm_bytes + run.number * (1 + dual + 2 * MLP_RATIO)
+    text = run.number + run.norm_bytes + run.number
     return run.images * (run.image_tokens * image + run.text_tokens * text) * transformer.width
 
 

@@ -248,12 +248,14 @@ def _recomputing(kept: Sequence[int], *, given: int, interval: int) -> tuple[int
     return stay, highest
 
 
-def _pass(architecture: Architecture, workload: Workload, *, width: int, height: int, images: int) -> activations.Pass:
+def _pass(
+    architecture: Architecture, workload: Workload, *, width: int, height: int, images: int
+) -> activations.ForwardShape:
     transformer, precision = architecture.transformer, workload.precision
     patch_px = architecture.vae.downscale * transformer.patch
     full = workload.model_type == "full"
     adapted = [] if full else adapted_layers(transformer, workload.lora_target)
-    return activations.Pass(
+    return activations.ForwardShape(
         image_tokens=(width // patch_px) * (height // patch_px),
         text_tokens=architecture.text_encoders[0].positions + workload.t5_tokens,
         images=images,

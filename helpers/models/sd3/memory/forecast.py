@@ -8,7 +8,7 @@ from functools import cache
 from pathlib import Path
 
 from helpers.config.train_config import RunConfig
-from helpers.config.wizard.machine import Peaks
+from helpers.config.wizard.machine import MemoryPeaks
 from helpers.errors import ModelError
 from helpers.models.memory import workload_of
 from helpers.models.sd3.memory.architecture import (
@@ -30,7 +30,7 @@ PUBLISHED = {
 }
 
 
-def forecast(config: RunConfig) -> Peaks | None:
+def forecast(config: RunConfig) -> MemoryPeaks | None:
     """The peaks of encoding and of training with its test images on a CUDA card; None where the model is not known.
 
     config: the whole run's, which the estimate is about.
@@ -65,7 +65,9 @@ def forecast(config: RunConfig) -> Peaks | None:
         keeps_vae=config.cache.keep_vae_loaded,
     )
     estimate = estimate_memory(architecture, workload)
-    return Peaks(encoding=estimate.caching_bytes, training=max(estimate.training_bytes, estimate.validation_bytes))
+    return MemoryPeaks(
+        encoding=estimate.caching_bytes, training=max(estimate.training_bytes, estimate.validation_bytes)
+    )
 
 
 @cache

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from helpers.errors import ModelError
 from helpers.models.formats.lora import Pair, columns_in_use, lengths, of_text_encoder, of_transformer
-from helpers.models.formats.safetensors import Planned, write_tensors
+from helpers.models.formats.safetensors import LazyTensor, write_tensors
 from helpers.models.sd3.weights.original_keys import Layer, count_of, layers, with_halves_swapped
 
 PREFIX = "lora_unet_"
@@ -25,7 +25,7 @@ LAST = "context_block.adaLN_modulation.1"
 
 
 def write_comfyui_lora(
-    path: Path, pairs: Mapping[str, Pair], *, base: Mapping[str, Planned], metadata: Mapping[str, str]
+    path: Path, pairs: Mapping[str, Pair], *, base: Mapping[str, LazyTensor], metadata: Mapping[str, str]
 ) -> None:
     """Write the LoRA on diffusers' layers as a file with the original names, in fp32.
 
@@ -47,7 +47,7 @@ def _by_prefix(pairs: Mapping[str, Pair]) -> dict[str, dict[str, Pair]]:
     return found | {flat: of_text_encoder(pairs, prefix) for flat, prefix in TEXT_ENCODERS.items()}
 
 
-def _dora_scale(layer: Layer, pairs: Mapping[str, Pair], *, base: Mapping[str, Planned]) -> Tensor:
+def _dora_scale(layer: Layer, pairs: Mapping[str, Pair], *, base: Mapping[str, LazyTensor]) -> Tensor:
     """What ComfyUI multiplies the rows [outputs, 1] of W + B A with, after it has divided them by those of W.
 
     DoRA divides by the rows of W + B A (Liu et al. 2024, equation 5), so both lengths are in this: m |W| / |W + B A|. A
@@ -58,7 +58,7 @@ def _dora_scale(layer: Layer, pairs: Mapping[str, Pair], *, base: Mapping[str, P
     return _turned(layer, torch.cat(columns).unsqueeze(1), inputs=inputs)
 
 
-def _row_lengths(name: str, pair: Pair | None, *, base: Mapping[str, Planned]) -> Tensor:
+def _row_lengths(name: str, pair: Pair | None, *, base: Mapping[str, LazyTensor]) -> Tensor:
     if f"{name}.weight" not in base:
         raise ModelError(f"The LoRA is a DoRA, and what ComfyUI needs of {name} depends on the base: name that, too.")
     weight = base[f"{name}.weight"].make()
@@ -67,7 +67,7 @@ def _row_lengths(name: str, pair: Pair | None, *, base: Mapping[str, Planned]) -
     return lengths(weight) * pair.magnitude.float() / lengths(weight.float() + pair.delta())
 
 
-def comfyui_scales(pairs: Mapping[str, Pair], *, base: Mapping[str, Planned]) -> dict[str, Tensor]:
+def comfyui_scales(pairs: Mapping[str, Pair], *, base: Mapping[str, LazyTensor]) -> dict[str, Tensor]:
     """What ComfyUI needs beside each magnitude of a DoRA in diffusers' names, [outputs, 1] by layer.
 
     See `_dora_scale`. ComfyUI takes queries, keys and values apart itself, but not the two halves that it swaps.

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from helpers.models.formats.lycoris import BIAS, FULL
 from helpers.models.formats.lycoris import PREFIX as LYCORIS
-from helpers.models.formats.safetensors import Planned
+from helpers.models.formats.safetensors import LazyTensor
 from helpers.models.sd3.weights.comfyui_lora import MOST_BLOCKS, PREFIX, is_swapped
 from helpers.models.sd3.weights.original_keys import joined, layers
 
@@ -23,7 +23,7 @@ def has_full_differences(names: Iterable[str]) -> bool:
     return any(name.startswith(LYCORIS) and name.endswith(f".{WEIGHT}") for name in names)
 
 
-def to_comfyui_lycoris(tensors: Mapping[str, Planned]) -> dict[str, Planned]:
+def to_comfyui_lycoris(tensors: Mapping[str, LazyTensor]) -> dict[str, LazyTensor]:
     """The tensors of a LyCORIS on diffusers' layers by ComfyUI's names.
 
     Where the original has queries, keys and values in one layer, those that have no full difference get zeros.
@@ -44,7 +44,7 @@ def to_comfyui_lycoris(tensors: Mapping[str, Planned]) -> dict[str, Planned]:
     return left | found
 
 
-def _taken(left: dict[str, Planned], name: str) -> dict[str, Planned]:
+def _taken(left: dict[str, LazyTensor], name: str) -> dict[str, LazyTensor]:
     """The full difference of a layer by its parts, which are taken away from what is left."""
     flat = LYCORIS + name.replace(".", "_")
     if f"{flat}.{WEIGHT}" not in left:
@@ -52,8 +52,8 @@ def _taken(left: dict[str, Planned], name: str) -> dict[str, Planned]:
     return {part: left.pop(f"{flat}.{part}") for part in (WEIGHT, BIAS, ALPHA) if f"{flat}.{part}" in left}
 
 
-def _zeros(like: Planned) -> Planned:
+def _zeros(like: LazyTensor) -> LazyTensor:
     def make() -> Tensor:
         return like.make().mul(0)
 
-    return Planned(dtype=like.dtype, shape=like.shape, make=make)
+    return LazyTensor(dtype=like.dtype, shape=like.shape, make=make)

@@ -6,7 +6,7 @@ A folder's config.json says more than that, and a file has none; what both come 
 from collections.abc import Mapping
 from typing import Any
 
-from helpers.models.formats.safetensors import Planned
+from helpers.models.formats.safetensors import LazyTensor
 from helpers.models.sd3.weights.original_text import ALSO_SHARED, POSITIONS, SHARED
 
 CLIP_FACTS: Mapping[str, Any] = {
@@ -39,7 +39,7 @@ def facts_for_identity(config: Mapping[str, Any]) -> dict[str, Any] | None:
     return None
 
 
-def without_copies(tensors: Mapping[str, Planned]) -> dict[str, Planned]:
+def without_copies(tensors: Mapping[str, LazyTensor]) -> dict[str, LazyTensor]:
     """The tensors without those that are in some files only, and say nothing."""
     copies = {POSITIONS} | ({ALSO_SHARED} if SHARED in tensors else set())
     return {name: each for name, each in tensors.items() if name not in copies}

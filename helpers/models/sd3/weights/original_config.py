@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from helpers.errors import ModelError
-from helpers.models.formats.safetensors import Planned
+from helpers.models.formats.safetensors import LazyTensor
 from helpers.models.sd3.memory.architecture import Transformer, transformer_of
 from helpers.models.sd3.weights.original_file import TRANSFORMER, VAE, open_in_file
 from helpers.models.sd3.weights.original_keys import POSITIONS, count_of
@@ -53,7 +53,7 @@ def config_in_file(path: Path, part: str) -> dict[str, Any]:
     return config
 
 
-def config_of(tensors: Mapping[str, Planned], part: str) -> dict[str, Any]:
+def config_of(tensors: Mapping[str, LazyTensor], part: str) -> dict[str, Any]:
     """What the shapes of a part's tensors, by diffusers' names, tell of its config; the rest as published."""
     shapes = {name: each.shape for name, each in tensors.items()}
     if part == TRANSFORMER:
@@ -63,7 +63,7 @@ def config_of(tensors: Mapping[str, Planned], part: str) -> dict[str, Any]:
     return _t5(shapes) if part == T5 else _clip(shapes, part)
 
 
-def left_open(tensors: Mapping[str, Planned], config: Mapping[str, Any], part: str) -> dict[str, Any]:
+def left_open(tensors: Mapping[str, LazyTensor], config: Mapping[str, Any], part: str) -> dict[str, Any]:
     """The facts of a part's config that its tensors do not tell; empty for what is published."""
     told = config_of(tensors, part)
     return {key: config[key] for key in told if key in config and _plain(config[key]) != _plain(told[key])}
@@ -73,12 +73,12 @@ def _plain(value: Any) -> Any:
     return json.loads(json.dumps(value))
 
 
-def _width(tensors: Mapping[str, Planned], part: str) -> int:
+def _width(tensors: Mapping[str, LazyTensor], part: str) -> int:
     name = "pos_embed.proj.weight" if part == TRANSFORMER else "text_model.final_layer_norm.weight"
     return tensors[name].shape[0]
 
 
-def _check_transformer(tensors: Mapping[str, Planned], config: Mapping[str, Any]) -> None:
+def _check_transformer(tensors: Mapping[str, LazyTensor], config: Mapping[str, Any]) -> None:
     """Raise ModelError where a tensor is not there, or is one that no layer of such a model has."""
     wanted = {POSITIONS[1], *_names(transformer_of(config))}
     if lacking := sorted(wanted - tensors.keys()):

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from helpers.errors import ModelError
-from helpers.models.formats.safetensors import Opened, Planned, open_all
+from helpers.models.formats.safetensors import LazyTensor, Opened, open_all
 from helpers.models.sd3.weights import original_keys as original_layout
 from helpers.models.sd3.weights import original_text, original_vae
 
@@ -105,7 +105,7 @@ def names_of_part(names: Iterable[str], part: str) -> dict[str, str]:
     return {name: name.removeprefix(prefix) for name in names if name.startswith(prefix)}
 
 
-def in_sixteen_bits(tensors: Mapping[str, Planned]) -> dict[str, Planned]:
+def in_sixteen_bits(tensors: Mapping[str, LazyTensor]) -> dict[str, LazyTensor]:
     """The same tensors, those of 8 bits in bfloat16 with their scales in them; raises ModelError for other formats."""
     found = {}
     for name, each in tensors.items():
@@ -118,17 +118,17 @@ def in_sixteen_bits(tensors: Mapping[str, Planned]) -> dict[str, Planned]:
     return found
 
 
-def _widened(tensor: Planned, *scales: Planned) -> Planned:
+def _widened(tensor: LazyTensor, *scales: LazyTensor) -> LazyTensor:
     def make() -> Tensor:
         wide = tensor.make().float()
         for scale in scales:
             wide = wide * scale.make().float()
         return wide.to(torch.bfloat16)
 
-    return Planned(dtype=torch.bfloat16, shape=tensor.shape, make=make, stored=(tensor, *scales))
+    return LazyTensor(dtype=torch.bfloat16, shape=tensor.shape, make=make, stored=(tensor, *scales))
 
 
-def _to_diffusers(tensors: Mapping[str, Planned], part: str) -> dict[str, Planned]:
+def _to_diffusers(tensors: Mapping[str, LazyTensor], part: str) -> dict[str, LazyTensor]:
     if part == TRANSFORMER:
         return original_layout.to_diffusers(tensors)
     return original_vae.vae_to_diffusers(tensors) if part == VAE else original_text.text_to_diffusers(tensors, part)

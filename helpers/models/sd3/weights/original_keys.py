@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from helpers.errors import ModelError
-from helpers.models.formats.safetensors import Planned
+from helpers.models.formats.safetensors import LazyTensor
 
 PREFIX = "model.diffusion_model."
 POSITIONS = ("pos_embed", "pos_embed.pos_embed")
@@ -71,7 +71,7 @@ def count_of(names: Mapping[str, object]) -> int:
     return 1 + max((int(name.split(".")[1]) for name in names if name.startswith(starts)), default=-1)
 
 
-def to_original(tensors: Mapping[str, Planned]) -> dict[str, Planned]:
+def to_original(tensors: Mapping[str, LazyTensor]) -> dict[str, LazyTensor]:
     """A transformer's tensors by the original names, without prefix; raises ModelError for what is none of SD3."""
     left, found = dict(tensors), {}
     for kind in KINDS:
@@ -84,7 +84,7 @@ def to_original(tensors: Mapping[str, Planned]) -> dict[str, Planned]:
     return found
 
 
-def to_diffusers(tensors: Mapping[str, Planned]) -> dict[str, Planned]:
+def to_diffusers(tensors: Mapping[str, LazyTensor]) -> dict[str, LazyTensor]:
     """A transformer's tensors by diffusers' names; `tensors` without prefix. Raises ModelError as `to_original`."""
     left, found = dict(tensors), {}
     for kind in KINDS:
@@ -100,7 +100,7 @@ def to_diffusers(tensors: Mapping[str, Planned]) -> dict[str, Planned]:
     return found
 
 
-def joined(pieces: list[Planned], *, swapped: bool) -> Planned:
+def joined(pieces: list[LazyTensor], *, swapped: bool) -> LazyTensor:
     """One tensor of several, one below the other, its halves changed about if `swapped`."""
     if len(pieces) == 1 and not swapped:
         return pieces[0]
@@ -110,10 +110,10 @@ def joined(pieces: list[Planned], *, swapped: bool) -> Planned:
         whole = torch.cat([piece.make() for piece in pieces])
         return with_halves_swapped(whole) if swapped else whole
 
-    return Planned(dtype=pieces[0].dtype, shape=(rows, *pieces[0].shape[1:]), make=make)
+    return LazyTensor(dtype=pieces[0].dtype, shape=(rows, *pieces[0].shape[1:]), make=make)
 
 
-def split(whole: Planned, *, count: int, swapped: bool) -> list[Planned]:
+def split(whole: LazyTensor, *, count: int, swapped: bool) -> list[LazyTensor]:
     """The tensors that `joined` would make it of, all of one size."""
     if count == 1 and not swapped:
         return [whole]
@@ -124,7 +124,7 @@ def split(whole: Planned, *, count: int, swapped: bool) -> list[Planned]:
 
     shape = (whole.shape[0] // count, *whole.shape[1:])
     return [
-        Planned(dtype=whole.dtype, shape=shape, make=lambda number=number: piece(number)) for number in range(count)
+        LazyTensor(dtype=whole.dtype, shape=shape, make=lambda number=number: piece(number)) for number in range(count)
     ]
 
 
@@ -133,12 +133,12 @@ def with_halves_swapped(tensor: Tensor) -> Tensor:
     return torch.cat(tensor.chunk(2)[::-1])
 
 
-def _taken(left: dict[str, Planned], name: str) -> Planned:
+def _taken(left: dict[str, LazyTensor], name: str) -> LazyTensor:
     if name not in left:
         raise ModelError(f"The transformer lacks the tensor {name}, which every SD3 has.")
     return left.pop(name)
 
 
-def _nothing_left(left: Mapping[str, Planned]) -> None:
+def _nothing_left(left: Mapping[str, LazyTensor]) -> None:
     if left:
         raise ModelError(f"The transformer has a tensor {min(left)}, which no SD3 has that this program knows.")

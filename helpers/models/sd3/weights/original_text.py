@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping
 import torch
 
 from helpers.errors import ModelError
-from helpers.models.formats.safetensors import Planned
+from helpers.models.formats.safetensors import LazyTensor
 
 T5 = "text_encoder_3"
 PREFIXES = {
@@ -47,7 +47,7 @@ def encoders_in(shapes: Mapping[str, tuple[int, ...]]) -> tuple[str, ...]:
     return named.get(width, ("text_encoder", "text_encoder_2")) if width else ()
 
 
-def text_to_diffusers(tensors: Mapping[str, Planned], part: str) -> dict[str, Planned]:
+def text_to_diffusers(tensors: Mapping[str, LazyTensor], part: str) -> dict[str, LazyTensor]:
     """An encoder's tensors, `tensors` without prefix; raises ModelError where one lacks, or is one too many.
 
     SD3 takes CLIP-L's state as it is, and its published files leave out the projection that the library wants: then it
@@ -71,10 +71,10 @@ def text_to_diffusers(tensors: Mapping[str, Planned], part: str) -> dict[str, Pl
     return found
 
 
-def _identity(norm: Planned) -> Planned:
+def _identity(norm: LazyTensor) -> LazyTensor:
     """The matrix [D, D] that changes nothing, for a CLIP whose last norm has the weights `norm` [D]."""
     (width,) = norm.shape
-    return Planned(dtype=norm.dtype, shape=(width, width), make=lambda: torch.eye(width, dtype=norm.dtype))
+    return LazyTensor(dtype=norm.dtype, shape=(width, width), make=lambda: torch.eye(width, dtype=norm.dtype))
 
 
 def _clip_names(layers: int) -> Iterator[str]:

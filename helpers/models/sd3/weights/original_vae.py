@@ -10,7 +10,7 @@ from itertools import product
 from torch import Tensor
 
 from helpers.errors import ModelError
-from helpers.models.formats.safetensors import Planned
+from helpers.models.formats.safetensors import LazyTensor
 
 PREFIX = "first_stage_model."
 DIFFUSERS_BLOCKS, ORIGINAL_BLOCKS = "encoder.down_blocks.", "encoder.down."
@@ -22,7 +22,7 @@ AROUND = (("conv_in", "conv_in"), ("norm_out", "conv_norm_out"), ("conv_out", "c
 KINDS = (".weight", ".bias")
 
 
-def vae_to_original(tensors: Mapping[str, Planned]) -> dict[str, Planned]:
+def vae_to_original(tensors: Mapping[str, LazyTensor]) -> dict[str, LazyTensor]:
     """A VAE's tensors by the original names, without prefix; raises ModelError for what is none of SD3's."""
     left, found = dict(tensors), {}
     for original, ours in _names(_blocks(tensors, of=DIFFUSERS_BLOCKS)):
@@ -32,7 +32,7 @@ def vae_to_original(tensors: Mapping[str, Planned]) -> dict[str, Planned]:
     return found
 
 
-def vae_to_diffusers(tensors: Mapping[str, Planned]) -> dict[str, Planned]:
+def vae_to_diffusers(tensors: Mapping[str, LazyTensor]) -> dict[str, LazyTensor]:
     """A VAE's tensors by diffusers' names; `tensors` without prefix, by the original names or diffusers' own.
 
     Raises ModelError as `vae_to_original`, and where one is not there that every such VAE has.
@@ -91,29 +91,29 @@ def _is_projection(original: str) -> bool:
     return ".attn_1." in original and not original.endswith(".bias") and ".norm." not in original
 
 
-def _as_convolution(tensor: Planned) -> Planned:
+def _as_convolution(tensor: LazyTensor) -> LazyTensor:
     """A matrix [C, C] as [C, C, 1, 1]."""
     return _reshaped(tensor, (*tensor.shape, 1, 1))
 
 
-def _as_matrix(tensor: Planned) -> Planned:
+def _as_matrix(tensor: LazyTensor) -> LazyTensor:
     """[C, C, 1, 1] as a matrix, which some files have already."""
     return _reshaped(tensor, tensor.shape[:2])
 
 
-def _reshaped(tensor: Planned, shape: tuple[int, ...]) -> Planned:
+def _reshaped(tensor: LazyTensor, shape: tuple[int, ...]) -> LazyTensor:
     def make() -> Tensor:
         return tensor.make().reshape(shape)
 
     return replace(tensor, shape=shape, make=make)
 
 
-def _nothing_left(left: Mapping[str, Planned]) -> None:
+def _nothing_left(left: Mapping[str, LazyTensor]) -> None:
     if left:
         raise ModelError(f"The VAE has a tensor {min(left)}, which no SD3's has that this program knows.")
 
 
-def _nothing_lacks(found: Mapping[str, Planned]) -> None:
+def _nothing_lacks(found: Mapping[str, LazyTensor]) -> None:
     blocks, resnets = _blocks(found, of=DIFFUSERS_BLOCKS), resnets_in(found)
     for original, ours in _names(blocks):
         if ours not in found and not _may_lack(ours, blocks=blocks, resnets=resnets):

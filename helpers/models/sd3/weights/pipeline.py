@@ -10,7 +10,7 @@ from torch import Tensor
 
 from helpers.models.family import ModelComponents
 from helpers.models.formats.lora import Pair, merged, of_text_encoder
-from helpers.models.formats.safetensors import Planned, write_tensors
+from helpers.models.formats.safetensors import LazyTensor, write_tensors
 from helpers.models.sd3.assets import TOKENIZERS
 from helpers.models.sd3.weights.component_files import is_in_file, loading_variant, open_part, read_config, weight_files
 from helpers.models.sd3.weights.components import TEXT_ENCODERS
@@ -19,7 +19,7 @@ from helpers.models.sd3.weights.original_text import T5
 
 
 def write_pipeline(
-    weights: Mapping[str, Tensor | Planned],
+    weights: Mapping[str, Tensor | LazyTensor],
     parts: ModelComponents,
     folder: Path,
     *,

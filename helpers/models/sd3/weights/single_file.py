@@ -9,7 +9,7 @@ from typing import Any
 
 from helpers.models.family import ModelComponents
 from helpers.models.formats.lora import Pair, merged, of_text_encoder
-from helpers.models.formats.safetensors import Opened, Planned, write_tensors
+from helpers.models.formats.safetensors import LazyTensor, Opened, write_tensors
 from helpers.models.sd3.weights import original_keys as original_layout
 from helpers.models.sd3.weights import original_vae
 from helpers.models.sd3.weights.component_files import open_part, read_config
@@ -41,7 +41,7 @@ def with_own_parts(path: Path, base: ModelComponents) -> ModelComponents:
 
 
 def write_single_file(
-    weights: Mapping[str, Planned],
+    weights: Mapping[str, LazyTensor],
     parts: ModelComponents,
     path: Path,
     *,
@@ -73,7 +73,7 @@ def _with_facts(metadata: Mapping[str, str], facts: Mapping[str, Mapping[str, An
     return {**said, HEADER_ENTRY: json.dumps(facts)} if any(facts.values()) else said
 
 
-def _original(part: str, tensors: Mapping[str, Planned]) -> Mapping[str, Planned]:
+def _original(part: str, tensors: Mapping[str, LazyTensor]) -> Mapping[str, LazyTensor]:
     if part == TRANSFORMER:
         return original_layout.to_original(tensors)
     return original_vae.vae_to_original(tensors) if part == VAE else tensors
