@@ -7,13 +7,8 @@ EVERY_VALUE: tuple[str, ...] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
-<<<<<<< HEAD
 class DeprecatedOption:
-    """A name that is no option of ours.
-=======
-class OldName:
     """A name that is not an option here.
->>>>>>> h-docsb
 
     name: the flag without dashes.
     env: its name in the env file; empty if it is the flag in capitals.
@@ -47,29 +42,16 @@ def _meaningless(name: str, remark: str, *, env: str = "", switch: bool = False)
     return DeprecatedOption(name=name, env=env, harmless=EVERY_VALUE, remark=remark, switch=switch)
 
 
-<<<<<<< HEAD
 def _family(env: str) -> DeprecatedOption:
-    reason = "Stable Diffusion 3 and 3.5 are all that this program trains so far"
-    return DeprecatedOption(
-        name=env.lower(), env=env, switch=True, reason=reason, fix="say false, and STABLE_DIFFUSION_3=true"
-    )
-
-
-def _deleting(env: str, *, name: str) -> DeprecatedOption:
-    reason = "this program does not delete anybody's images; those it leaves out are listed by name, with the reason"
-    return DeprecatedOption(name=name, env=env, switch=True, reason=reason, fix="say 0, or leave it out")
-=======
-def _family(env: str) -> OldName:
     reason = "only Stable Diffusion 3 and 3.5 are supported so far"
-    return OldName(
+    return DeprecatedOption(
         name=env.lower(), env=env, switch=True, reason=reason, fix="set it to false, and STABLE_DIFFUSION_3=true"
     )
 
 
-def _deleting(env: str, *, name: str) -> OldName:
+def _deleting(env: str, *, name: str) -> DeprecatedOption:
     reason = "this program does not delete your images; it lists those that it leaves out by name, with the reason"
-    return OldName(name=name, env=env, switch=True, reason=reason, fix="set it to 0, or remove it")
->>>>>>> h-docsb
+    return DeprecatedOption(name=name, env=env, switch=True, reason=reason, fix="set it to 0, or remove it")
 
 
 NOT_SD3 = "has no effect for SD3"

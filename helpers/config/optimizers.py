@@ -16,24 +16,14 @@ LARGEST_BETA = 0.999999
 class OptimizerSpec:
     """One optimizer.
 
-<<<<<<< HEAD
-    good_for: in a few words.
-    settings: what `optimizer_config` may say of it, with what holds where nothing is said.
-    state_bytes_per_param: of what it remembers for each trained number.
-    is_learning_rate_free: whether it multiplies a rate that it finds itself by the learning rate.
-    averages: whether the weights to hand on are an average that it keeps, instead of those it trains with.
-    supports_fused_backward: whether it updates each weight from that weight's gradient
-    and state alone, and counts steps one at a time.
-    package, module: what else must be installed, as pip and as Python call it; empty for none.
-=======
-    good_for: what to use it for, in a few words.
+    summary: what to use it for, in a few words.
     settings: what `optimizer_config` can set, with the defaults.
-    bytes_per_number: optimizer state per trainable parameter.
-    finds_rate: whether it finds a learning rate itself and multiplies it by the option's.
-    averages: whether the result is an average of the weights that it keeps, instead of the weights it trains with.
-    fusable: whether it updates each weight from that weight's gradient and state alone, and counts steps per weight.
+    state_bytes_per_param: optimizer state per trainable parameter.
+    is_learning_rate_free: whether it finds a learning rate itself and multiplies it by the option's.
+    is_schedule_free: whether the result is an average of the weights that it keeps, not the weights it trains with.
+    supports_fused_backward: whether it updates each weight from that weight's gradient and state alone, and counts
+        steps per weight.
     package, module: the package to install and the module to import, if it needs one; else empty.
->>>>>>> h-docsb
     """
 
     name: str
@@ -94,47 +84,29 @@ KINDS = {
     for kind in (
         OptimizerSpec(
             name="adamw",
-<<<<<<< HEAD
-            summary="the usual choice, which recipes are written for",
-=======
-            good_for="the default, which most recipes are written for",
->>>>>>> h-docsb
+            summary="the default, which most recipes are written for",
             settings=_ADAM,
             state_bytes_per_param=8,
             supports_fused_backward=True,
         ),
         OptimizerSpec(
             name="adamw_bf16",
-<<<<<<< HEAD
-            summary="the least memory for a whole model: weights and memory in bf16, rounded at random",
-=======
-            good_for="full fine-tuning with little memory: weights and state in bf16, with stochastic rounding",
->>>>>>> h-docsb
+            summary="full fine-tuning with little memory: weights and state in bf16, with stochastic rounding",
             settings=_ADAM,
             state_bytes_per_param=4,
             supports_fused_backward=True,
         ),
         OptimizerSpec(
             name="adamw8bit",
-<<<<<<< HEAD
-            summary="AdamW that remembers 8 bits of each number, through bitsandbytes",
-            settings=(*_ADAM, _key("min_8bit_size", 4096, help="weights of fewer numbers are remembered in 32 bits")),
-            state_bytes_per_param=2,
-=======
-            good_for="AdamW with 8-bit state, from bitsandbytes",
+            summary="AdamW with 8-bit state, from bitsandbytes",
             settings=(*_ADAM, _key("min_8bit_size", 4096, help="smaller weights keep 32-bit state")),
-            bytes_per_number=2,
->>>>>>> h-docsb
+            state_bytes_per_param=2,
             package="bitsandbytes",
             module="bitsandbytes",
         ),
         OptimizerSpec(
             name="adafactor",
-<<<<<<< HEAD
-            summary="next to no memory: a row and a column for each matrix",
-=======
-            good_for="almost no memory: keeps one row and one column per matrix",
->>>>>>> h-docsb
+            summary="almost no memory: keeps one row and one column per matrix",
             settings=(
                 _decay(0.0),
                 _key(
@@ -167,36 +139,21 @@ KINDS = {
         ),
         OptimizerSpec(
             name="dadaptation",
-<<<<<<< HEAD
             summary="finds the learning rate itself, more slowly than Prodigy",
-            settings=(*_ADAM, _FIRST_GUESS, _GROWTH, _key("bias_correction", False, help="longer first steps")),
+            settings=(*_ADAM, _FIRST_GUESS, _GROWTH, _key("bias_correction", False, help="larger first steps")),
             state_bytes_per_param=12,
             is_learning_rate_free=True,
-=======
-            good_for="finds the learning rate itself, more slowly than Prodigy",
-            settings=(*_ADAM, _FIRST_GUESS, _GROWTH, _key("bias_correction", False, help="larger first steps")),
-            bytes_per_number=12,
-            finds_rate=True,
->>>>>>> h-docsb
         ),
         OptimizerSpec(
             name="lion",
-<<<<<<< HEAD
-            summary="half of AdamW's memory; wants a third to a tenth of its rate",
-=======
-            good_for="half of AdamW's memory; needs a third to a tenth of its learning rate",
->>>>>>> h-docsb
+            summary="half of AdamW's memory; needs a third to a tenth of its learning rate",
             settings=(_decay(), *_betas(0.9, 0.99)),
             state_bytes_per_param=4,
             supports_fused_backward=True,
         ),
         OptimizerSpec(
             name="came",
-<<<<<<< HEAD
-            summary="half of AdamW's memory, with Adafactor's rows and columns made surer",
-=======
-            good_for="half of AdamW's memory: Adafactor's rows and columns with a confidence estimate",
->>>>>>> h-docsb
+            summary="half of AdamW's memory: Adafactor's rows and columns with a confidence estimate",
             settings=(
                 _decay(),
                 *_betas(0.9, 0.999, 0.9999),
@@ -207,11 +164,7 @@ KINDS = {
         ),
         OptimizerSpec(
             name="soap",
-<<<<<<< HEAD
-            summary="Adam along each matrix's own directions: fewer steps, each slower",
-=======
-            good_for="Adam in the eigenbasis of each matrix: fewer, slower steps",
->>>>>>> h-docsb
+            summary="Adam in the eigenbasis of each matrix: fewer, slower steps",
             settings=(
                 _decay(),
                 *_betas(0.95, 0.95),
@@ -223,11 +176,7 @@ KINDS = {
         ),
         OptimizerSpec(
             name="adamw_schedulefree",
-<<<<<<< HEAD
-            summary="needs no schedule: keeps an average as it goes, and that is the result",
-=======
-            good_for="needs no schedule: averages the weights during training, and the average is the result",
->>>>>>> h-docsb
+            summary="needs no schedule: averages the weights during training, and the average is the result",
             settings=(
                 _decay(),
                 _key(
@@ -243,11 +192,7 @@ KINDS = {
         ),
         OptimizerSpec(
             name="prodigy_schedulefree",
-<<<<<<< HEAD
-            summary="both: finds the learning rate and needs no schedule, in half of Prodigy's memory",
-=======
-            good_for="finds the learning rate itself and needs no schedule, with half of Prodigy's memory",
->>>>>>> h-docsb
+            summary="finds the learning rate itself and needs no schedule, with half of Prodigy's memory",
             settings=(
                 _decay(0.0),
                 _key(

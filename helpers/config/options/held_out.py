@@ -6,13 +6,8 @@ from helpers.config.option import OnResume, option
 
 
 @dataclass(frozen=True, kw_only=True)
-<<<<<<< HEAD
 class EvalOptions:
-    """The images that are never trained on, and when their loss is measured."""
-=======
-class HeldOutOptions:
     """Images that are never trained on, and when to measure the validation loss on them."""
->>>>>>> h-docsb
 
     num_eval_images: int = option(
         0,
