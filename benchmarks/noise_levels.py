@@ -25,10 +25,10 @@ from diffusers.pipelines.stable_diffusion_3.pipeline_stable_diffusion_3 import S
 from PIL import Image, ImageOps
 
 import train
-from embedded.style_figures import Images, draw, share_covered, shown
 from helpers.config.env.launch import translated
 from helpers.config.options.training import ObjectiveOptions
 from helpers.models.flow_matching import sample_sigma
+from tools.demo_model.style_figures import Images, draw, share_covered, shown
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 SETTINGS: Mapping[str, tuple[float, str]] = {

@@ -85,3 +85,12 @@ def test_a_data_set_without_epochs_gives_its_share_however_large_it_is(images: i
 
 def test_one_data_set_needs_no_word_about_its_mix() -> None:
     assert mix(SampleOrder([bucket("mine", 4)], seed=0, batch_size=1, world_size=1)) == ""
+
+
+def test_an_image_that_hardly_ever_comes_does_come() -> None:
+    """What a bucket owes to an epoch is not rounded to nothing: one image in 2,500 epochs is 10 in 25,000."""
+    order = SampleOrder(
+        [bucket("often", 3), bucket("seldom", 1, probability=0.0004)], seed=0, batch_size=1, world_size=1
+    )
+    shown = order.images_shown(Position(epoch=25_000))
+    assert shown == [75_000, 10]

@@ -5,7 +5,7 @@ import tracemalloc
 from collections import Counter
 
 import numpy as np
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from helpers.data.types import Bucket, Size
@@ -45,6 +45,7 @@ def walk(order: SampleOrder, batches: int, start: Position = START) -> list[tupl
 
 @settings(max_examples=80, deadline=None)
 @given(buckets_of_any_size(), seeds, batch_sizes, world_sizes, world_sizes, st.integers(0, 40))
+@example(make_buckets([21, 13, 9, 1, 1], [2, 0, 0, 0, 0]), 458, 6, 1, 2, 11)  # 9 images, of which 6 were shown
 def test_another_number_of_ranks_goes_on_where_no_image_is_left_out(
     buckets: list[Bucket], seed: int, batch_size: int, before: int, now: int, batches: int
 ) -> None:
