@@ -1,9 +1,9 @@
-"""Which noise levels to train on: validation loss by σ of runs that differ in nothing but where they take their σ from.
+"""Which noise levels to train on: the validation loss by σ of runs that differ only in the distribution of σ.
 
 `python -m benchmarks.noise_levels FOLDER [--photographs IMAGES]` trains the demo's LoRA with FLOW_SHIFT 1, FLOW_SHIFT 3
-and uniform noise levels, for each seed, on the CPU, and prints tables; with a folder of photographs, a LoRA of squares
-of them too. FOLDER keeps the runs: started again, finished ones are not repeated, and `--table` only prints. Each row
-is a mean over seeds; behind ± is the standard deviation between them.
+and uniform noise levels, for each seed, on the CPU, and prints tables. With a folder of photographs it also trains a
+LoRA of squares of them. FOLDER stores the runs: a second start skips the finished ones, and `--table` only prints. Each
+row is a mean over seeds, ± the standard deviation.
 """
 
 import argparse
@@ -11,7 +11,6 @@ import contextlib
 import itertools
 import json
 import os
-import shutil
 import statistics
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -50,13 +49,12 @@ Point = Mapping[str, Any]
 
 @dataclass(frozen=True, kw_only=True)
 class Subject:
-    """What is trained on. images, held_out: folders. seeds: how many are used."""
+    """What is trained on. images, held_out: folders. captions: a `caption_strategy`."""
 
     name: str
     images: Path
     held_out: Path
     steps: int
-    seeds: int
     captions: str = "filename"
 
 
@@ -151,10 +149,14 @@ class Style:
 
 
 def tiles(photographs: Path, folder: Path) -> tuple[Path, Path]:
-    """Nine squares of each photograph, 64 px, without overlap: eight to train on, and the middle one held out."""
+    """Nine squares of each photograph, 64 px, without overlap: eight to train on, and the middle one held out.
+
+    Those that an earlier start made are used again.
+    """
     trained, held_out = folder / "tiles" / "images", folder / "tiles" / "held_out"
+    if trained.is_dir():
+        return trained, held_out
     for part in (trained, held_out):
-        shutil.rmtree(part, ignore_errors=True)
         part.mkdir(parents=True)
     edge = TILES * TILE_PX
     for file in sorted(photographs.iterdir()):
@@ -171,17 +173,10 @@ def tiles(photographs: Path, folder: Path) -> tuple[Path, Path]:
 def subjects_of(arguments: argparse.Namespace) -> Iterator[Subject]:
     """The demo's style, and photographs where a folder of them is named."""
     style = REPOSITORY / "config/demo/style"
-    yield Subject(name="demo", images=style / "images", held_out=style / "held_out", steps=450, seeds=arguments.seeds)
+    yield Subject(name="demo", images=style / "images", held_out=style / "held_out", steps=450)
     if arguments.photographs is not None:
         images, held_out = tiles(arguments.photographs, arguments.folder)
-        yield Subject(
-            name="photographs",
-            images=images,
-            held_out=held_out,
-            steps=300,
-            seeds=arguments.photograph_seeds,
-            captions="textfile",
-        )
+        yield Subject(name="photographs", images=images, held_out=held_out, steps=300, captions="textfile")
 
 
 def row(points: Sequence[Point]) -> str:
@@ -241,13 +236,10 @@ def sample_table() -> Iterator[str]:
         yield f"| {name} | {(drawn < 0.2).mean():.1%} | {' | '.join(f'{count:.1%}' for count in counts)} |"
 
 
-def trials_of(subjects: Sequence[Subject], folder: Path) -> Iterator[Trial]:
-    """All runs, seed by seed, so that what is done at any time compares like with like."""
-    for number, seed in enumerate(SEEDS):
-        for subject in subjects:
-            if number < subject.seeds:
-                for setting in SETTINGS:
-                    yield Trial(subject=subject, setting=setting, seed=seed, folder=folder)
+def trials_of(subjects: Sequence[Subject], *, seeds: Sequence[int], folder: Path) -> Iterator[Trial]:
+    """All runs, seed by seed, so that the finished ones can be compared at any time."""
+    for seed, subject, setting in itertools.product(seeds, subjects, SETTINGS):
+        yield Trial(subject=subject, setting=setting, seed=seed, folder=folder)
 
 
 def work(trials: Sequence[Trial]) -> None:
@@ -267,8 +259,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--photographs", type=Path, help="a folder of image files, and of nothing else")
-    parser.add_argument("--seeds", type=int, default=5, choices=range(1, len(SEEDS) + 1), help="of the demo")
-    parser.add_argument("--photograph-seeds", type=int, default=3, choices=range(1, len(SEEDS) + 1))
+    parser.add_argument("--seeds", type=int, default=5, choices=range(1, len(SEEDS) + 1), help="how many")
     parser.add_argument("--table", action="store_true", help="print what is measured so far")
     arguments = parser.parse_args()
     arguments.folder = arguments.folder.resolve()
@@ -276,7 +267,7 @@ def main() -> None:
     arguments.folder.mkdir(parents=True, exist_ok=True)
     with contextlib.chdir(REPOSITORY):
         subjects = list(subjects_of(arguments))
-        trials = list(trials_of(subjects, arguments.folder))
+        trials = list(trials_of(subjects, seeds=SEEDS[: arguments.seeds], folder=arguments.folder))
         if not arguments.table:
             work(trials)
     for subject in subjects:
