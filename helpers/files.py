@@ -25,6 +25,13 @@ def atomic_write(path: Path, write: Callable[[Path], object]) -> Path:
     return path
 
 
+def atomic_write_text(path: Path, text: str) -> None:
+    """Let `path` hold `text` from one moment to the next; what it held before stays until then."""
+    partial = path.with_name(f".{path.name}.partial")
+    partial.write_text(text, encoding="utf-8", errors="replace")
+    partial.replace(path)
+
+
 @contextmanager
 def atomic_folder(path: Path) -> Iterator[Path]:
     """Fill the folder this yields; at the end it stands as `path`, in place of an older one of that name.

@@ -1,4 +1,7 @@
-"""Decodes, encodes and writes images at the same time, so that caching takes as long as the slowest alone."""
+"""Decodes, encodes and writes images at the same time, so that caching takes as long as the slowest alone.
+
+Where memory runs out, batches are halved: a batch size too large slows a run and does not end it.
+"""
 
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -8,12 +11,15 @@ from contextlib import contextmanager
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
-from helpers.cache.halving import BackoffEncoder
 from helpers.cache.keys import Keys
 from helpers.cache.writer import ShardWriter
 from helpers.data.types import Catalog, Rejected, Size
-from helpers.models.family import VaeSpec
+from helpers.device import release_device_memory
+from helpers.errors import CacheError
+from helpers.models.family import LatentEncoder, VaeSpec
+from helpers.reporting.events import Notice
 from helpers.reporting.progress import Advance
 from helpers.reporting.reporter import Reporter
 from helpers.storage.protocols import SIZE_UNKNOWN
@@ -110,3 +116,56 @@ def _encoding_threads(count: int) -> Iterator[ThreadPoolExecutor]:
             yield pool
     finally:
         torch.set_num_threads(before)
+
+
+class BackoffEncoder:
+    """A LatentEncoder whose latents are ready to be kept: fp16, checked; it halves its batch when memory runs out."""
+
+    def __init__(self, encoder: LatentEncoder, *, batch_size: int, paths: Sequence[str], reporter: Reporter) -> None:
+        self._encoder = encoder
+        self._at_once = batch_size
+        self._paths = paths
+        self._reporter = reporter
+
+    def encode(self, pixels: Tensor, *, indices: Sequence[int]) -> dict[int, Tensor]:
+        """Raw latents [C, h, w] in fp16 of uint8 pixels [B, H, W, 3], by the images' indices [B].
+
+        Raises CacheError naming the image whose latents are no numbers, do not fit in fp16, or need too much memory.
+        """
+        latents: dict[int, Tensor] = {}
+        while len(latents) < len(indices):
+            done = len(latents)
+            count = min(self._at_once, len(indices) - done)
+            encoded = self._try(pixels[done : done + count])
+            if encoded is None:
+                self._halve(count, size=f"{pixels.shape[2]}x{pixels.shape[1]}", path=self._paths[indices[done]])
+                continue
+            half = encoded.to(torch.float16)
+            for index, latent in zip(indices[done : done + count], half, strict=True):
+                if not latent.isfinite().all():
+                    raise CacheError(
+                        f"The VAE's latents of {self._paths[index]} are not numbers that 16 bits can hold. "
+                        "Its weights do not work in this dtype: try --vae_dtype=fp32."
+                    )
+                latents[index] = latent
+        return latents
+
+    def _try(self, pixels: Tensor) -> Tensor | None:
+        """The latents; None where memory ran out, by when what the attempt held is free to go."""
+        try:
+            return self._encoder.encode(pixels, at_most=self._at_once)
+        except RuntimeError as error:
+            if not isinstance(error, torch.OutOfMemoryError) and "out of memory" not in str(error):
+                raise
+            return None
+
+    def _halve(self, count: int, *, size: str, path: str) -> None:
+        release_device_memory()
+        if count == 1:
+            raise CacheError(
+                f"There is not enough memory to encode {path} at {size}, alone. "
+                "Lower the dataset's resolution, or free memory on the device."
+            )
+        self._at_once = max(1, min(self._at_once, count // 2))
+        text = f"There is not enough memory to encode {count} images of {size} at once: going on with {self._at_once}."
+        self._reporter.handle(Notice(text=text, level="warning"))

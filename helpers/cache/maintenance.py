@@ -7,10 +7,9 @@ from uuid import uuid4
 
 import numpy as np
 
-from helpers.cache.index import INDEX_PREFIX
 from helpers.cache.keys import KEY_DTYPE, Keys
 from helpers.cache.shard import SUFFIX, DamagedShard, PlacedTensor, RawTensor, read_header, read_raw, shard_bytes
-from helpers.cache.store import TensorStore, open_tensors
+from helpers.cache.store import INDEX_PREFIX, TensorStore, open_tensors
 from helpers.ranks import Ranks
 from helpers.reporting.events import Notice
 from helpers.reporting.progress import stage

@@ -2,6 +2,7 @@
 
 An entry is a key and the tensors under it. In the file a tensor is called `key/output`, or, where it is compressed,
 `key/output/planes/77x4096` with the shape it had. Each tensor's bytes have a checksum, and so has the header.
+Compression is lossless and saves a third: a bf16 tensor's exponents, which are alike, are stored apart from the rest.
 """
 
 import json
@@ -12,14 +13,15 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
-
-from helpers.cache.planes import compress_planes, decompress_planes
 
 SUFFIX = ".safetensors"
 FORMATS = {"F16": torch.float16, "BF16": torch.bfloat16, "U8": torch.uint8}
 NAMES = {dtype: name for name, dtype in FORMATS.items()}
+COMPRESSION_LEVEL = 3
 
 
 class DamagedShard(Exception):
@@ -160,3 +162,36 @@ def read_raw(path: Path, placed: Iterable[PlacedTensor]) -> list[RawTensor]:
     """Tensors of a shard as they were written, damaged or not."""
     content = path.read_bytes()
     return [RawTensor(one.name, one.dtype, one.shape, content[one.start : one.stop]) for one in placed]
+
+
+def compress_planes(tensor: Tensor) -> bytes:
+    """A bf16 tensor as bytes: the 8 exponent bits of every value, then sign and mantissa, each through zstd.
+
+    The first 8 bytes hold the length of the first part. Every bit pattern survives, NaNs included.
+    """
+    import zstandard
+
+    assert tensor.dtype == torch.bfloat16
+    bits = tensor.contiguous().view(torch.int16).numpy().reshape(-1).view(np.uint16)
+    rotated = (bits << 1) | (bits >> 15)  # sign, 8 exponent, 7 mantissa bits -> 8 exponent, 7 mantissa, sign
+    compressor = zstandard.ZstdCompressor(level=COMPRESSION_LEVEL)
+    exponents = compressor.compress((rotated >> 8).astype(np.uint8).tobytes())
+    rest = compressor.compress(rotated.astype(np.uint8).tobytes())
+    return len(exponents).to_bytes(8, "little") + exponents + rest
+
+
+def decompress_planes(content: bytes | memoryview, *, shape: tuple[int, ...]) -> Tensor:
+    """The bf16 tensor of this shape that `pack` was given."""
+    import zstandard
+
+    decompressor = zstandard.ZstdDecompressor()
+    split = 8 + int.from_bytes(content[:8], "little")
+    exponents = _plane(decompressor.decompress(content[8:split]))
+    rest = _plane(decompressor.decompress(content[split:]))
+    rotated = (exponents << 8) | rest
+    bits = (rotated >> 1) | (rotated << 15)
+    return torch.from_numpy(bits.view(np.int16)).view(torch.bfloat16).reshape(shape)
+
+
+def _plane(content: bytes) -> NDArray[np.uint16]:
+    return np.frombuffer(content, dtype=np.uint8).astype(np.uint16)

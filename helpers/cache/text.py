@@ -1,6 +1,7 @@
 """Encodes every caption once by every text encoder, so that training loads none of them.
 
 Each encoder's outputs are kept under a key of their own: a longer T5 length has T5 encode again, not CLIP.
+Token counts of captions are stored beside them, so that a start from the cache reports them too.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -8,6 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from helpers.cache.keys import KEY_DTYPE, Keys, text_key, text_keys
@@ -15,15 +17,19 @@ from helpers.cache.maintenance import download_missing, finalize, open_and_check
 from helpers.cache.store import TensorStore, open_tensors
 from helpers.cache.writer import ShardWriter
 from helpers.config.options.data import CacheOptions
+from helpers.data.catalog.known_files import UNKNOWN, FileMetadataCache
 from helpers.device import release_device_memory
 from helpers.errors import CacheError
-from helpers.models.family import TextEmbedding, TextEncoder, TextEncoderSpec
+from helpers.models.family import TextEmbedding, TextEncoder, TextEncoderSpec, TokenLimit
 from helpers.ranks import Ranks
 from helpers.reporting.progress import stage
 from helpers.reporting.reporter import Reporter
 from helpers.storage.protocols import CacheStore
 
 CAPTION_SHOWN_CHARACTERS = 80
+TABLE = "tokens-1"
+COUNT = np.dtype("<i4")
+COUNTED_AT_ONCE = 4096
 NO_KEYS: Keys = np.array([], dtype=KEY_DTYPE)
 
 
@@ -178,3 +184,24 @@ def _shown(caption: str) -> str:
     """A caption in a message: cut, and printable even where its file's name is not UTF-8."""
     cut = caption if len(caption) <= CAPTION_SHOWN_CHARACTERS else caption[: CAPTION_SHOWN_CHARACTERS - 1] + "…"
     return "the caption " + repr(cut.encode("utf-8", "backslashreplace").decode())
+
+
+def token_counts(captions: Sequence[str], *, limit: TokenLimit, store: CacheStore) -> NDArray[np.int32]:
+    """The tokens of each caption [N], special ones included; the tokenizer is loaded for captions not counted before.
+
+    store: the text cache.
+    """
+    remembered = FileMetadataCache(store, name=TABLE)
+    hashes = text_keys(captions, part_identity=limit.identity).tolist()
+    keys = np.frombuffer(bytes.fromhex(b"".join(hashes).decode()), "<u8").reshape(-1, 2)
+    rows = remembered.find(keys)
+    unknown = np.flatnonzero(rows == UNKNOWN).tolist()
+    if unknown:
+        count = limit.load()
+        for first in range(0, len(unknown), COUNTED_AT_ONCE):
+            few = unknown[first : first + COUNTED_AT_ONCE]
+            for row, tokens in zip(few, count([captions[row] for row in few]), strict=True):
+                remembered.add(keys[row], np.array(tokens, COUNT).tobytes())
+        remembered.flush()
+        rows = remembered.find(keys)
+    return remembered.values(rows).block.view(COUNT).astype(np.int32)

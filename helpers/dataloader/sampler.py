@@ -3,24 +3,26 @@
 Each bucket is an endless stream: a permutation of its images, then another, one permutation a pass. A batch for all
 ranks together is a run of `batch_size * world_size` consecutive images of one bucket's stream, so it is always full and
 no image is left out because a bucket is small. By the end of `k` epochs a bucket that owes `w` images to each epoch
-(`mix.parts_per_epoch`) has given ceil(k·w / (batch_size·world_size)) batches; an epoch's batches are those that are new
+(`parts_per_epoch`) has given ceil(k·w / (batch_size·world_size)) batches; an epoch's batches are those that are new
 in it, shuffled.
 """
 
 from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
 
 from helpers.data.types import Bucket
-from helpers.dataloader.mix import PARTS, parts_per_epoch
 from helpers.dataloader.rng import permutation
 from helpers.dataloader.types import Position
 
 PASSES_KEPT = 2
+PARTS = 1_000_000
+"""Amounts are whole numbers of millionths of an image, so that nothing is rounded twice however long a run is."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,3 +181,32 @@ class _Stream:
         size = self._bucket.size
         parts = (self._bucket.dataset_id, size.width, size.height, pass_number)
         return permutation(len(self._bucket), seed=self._seed, purpose="order of images", parts=parts)
+
+
+def parts_per_epoch(buckets: Sequence[Bucket]) -> NDArray[np.int64]:
+    """What each bucket gives to an epoch, in millionths of an image [buckets], before batches are filled.
+
+    n · (1 + repeats) · probability of a bucket of n images. A dataset that ignores epochs gives `probability` times
+    as much as all that count together, however large it is, shared among its buckets by their images.
+    """
+    counting = [_own_parts(bucket) if not bucket.ignore_epochs else 0 for bucket in buckets]
+    images: dict[str, int] = {}
+    for bucket in buckets:
+        images[bucket.dataset_id] = images.get(bucket.dataset_id, 0) + len(bucket)
+    together = sum(counting)
+    parts = [
+        round(together * _exactly(bucket.probability) * len(bucket) / images[bucket.dataset_id])
+        if bucket.ignore_epochs
+        else own
+        for bucket, own in zip(buckets, counting, strict=True)
+    ]
+    return np.array(parts, dtype=np.int64)
+
+
+def _own_parts(bucket: Bucket) -> int:
+    return round(PARTS * len(bucket) * (1 + bucket.repeats) * _exactly(bucket.probability))
+
+
+def _exactly(probability: float) -> Fraction:
+    """The decimal that was written, not the nearest binary number to it."""
+    return Fraction(repr(probability))

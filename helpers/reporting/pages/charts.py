@@ -1,12 +1,11 @@
-"""Lines over optimizer steps, as wide as there is room, with figures where the pointer or the finger rests."""
+"""Charts as plain SVG, which need no library and no network: lines over steps, histograms and scatter plots."""
 
 import json
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from helpers.reporting import format as figures
-from helpers.reporting.charts import Tick
+from helpers.reporting.format import format_number
 from helpers.reporting.pages.html import escape
 
 SIZE = 1000
@@ -67,6 +66,18 @@ for (const plot of document.querySelectorAll('.plot')) {
 """
 
 
+WIDTH, HEIGHT = 420, 180
+LEFT, RIGHT, TOP, BOTTOM = 44, 18, 12, 24
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tick:
+    """A place on an axis, from 0 to 1, and what is written there."""
+
+    at: float
+    label: str
+
+
 @dataclass(frozen=True, kw_only=True)
 class Series:
     """A line. points: step and value, in order. color: a CSS one. faint: drawn behind the others and thin."""
@@ -118,7 +129,7 @@ def line_chart(
     def up(value: float) -> float:
         return (scale(value) - scale(bottom)) / (scale(top) - scale(bottom))
 
-    sides = [Tick(at=up(value), label=figures.significant(value)) for value in _ticks(bottom, top, log=log)]
+    sides = [Tick(at=up(value), label=format_number(value)) for value in _ticks(bottom, top, log=log)]
     ticks = [Tick(at=across(step), label=f"{step:,.0f}") for step in _ticks(low, high, log=False) if step == int(step)]
     lines = "".join(_path(each, across=across, up=up) for each in sorted(series, key=lambda one: not one.faint))
     upright = "".join(
@@ -223,3 +234,69 @@ def _linear(value: float) -> float:
 
 def _logarithmic(value: float) -> float:
     return math.log10(value)
+
+
+def histogram(counts: Sequence[int], *, ticks: Sequence[Tick], marks: Sequence[Tick] = (), label: str) -> str:
+    """Bars of equal width. marks: upright lines across the chart, such as limits; label: the chart in words."""
+    highest = max(counts, default=0) or 1
+    step = (WIDTH - LEFT - RIGHT) / max(1, len(counts))
+    bars = "".join(
+        f'<rect class="bar" x="{LEFT + index * step + 0.5:.1f}" y="{_y(count / highest):.1f}" '
+        f'width="{max(0.5, step - 1):.1f}" height="{_y(0) - _y(count / highest):.1f}"><title>{count:,}</title></rect>'
+        for index, count in enumerate(counts)
+        if count
+    )
+    sides = [Tick(at=0, label="0"), Tick(at=1, label=f"{highest:,}")]
+    return _frame(bars + "".join(map(_mark, marks)), ticks=ticks, sides=sides, label=label)
+
+
+def scatter(
+    points: Sequence[tuple[float, float]],
+    *,
+    crosses: Sequence[tuple[float, float]],
+    ticks: Sequence[Tick],
+    sides: Sequence[Tick],
+    label: str,
+) -> str:
+    """Points from (0, 0) to (1, 1), and crosses for what they are compared with."""
+    dots = "".join(
+        f'<circle class="dot" fill-opacity="0.45" r="2.2" cx="{_x(x):.1f}" cy="{_y(y):.1f}"/>' for x, y in points
+    )
+    stars = "".join(f'<path class="mark" d="M{_x(x) - 4:.1f} {_y(y):.1f}h8m-4 -4v8"/>' for x, y in crosses)
+    return _frame(dots + stars, ticks=ticks, sides=sides, label=label)
+
+
+def powers_of_two(low: float, high: float) -> tuple[int, int]:
+    """The exponents of the nearest powers of two around a range of lengths, at least one apart."""
+    first, last = math.floor(math.log2(max(low, 1))), math.ceil(math.log2(max(high, 2)))
+    return first, max(last, first + 1)
+
+
+def _frame(drawn: str, *, ticks: Sequence[Tick], sides: Sequence[Tick], label: str) -> str:
+    lines = "".join(
+        f'<path class="grid" d="M{LEFT} {_y(side.at):.1f}H{WIDTH - RIGHT}"/>'
+        f'<text x="{LEFT - 6}" y="{_y(side.at) + 4:.1f}" text-anchor="end">{escape(side.label)}</text>'
+        for side in sides
+    )
+    names = "".join(
+        f'<text x="{_x(tick.at):.1f}" y="{HEIGHT - 6}" text-anchor="middle">{escape(tick.label)}</text>'
+        for tick in ticks
+    )
+    said = escape(label, quote=True)
+    return f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{said}">{lines}{drawn}{names}</svg>'
+
+
+def _mark(mark: Tick) -> str:
+    at = _x(mark.at)
+    return (
+        f'<path class="mark" stroke-dasharray="4 3" d="M{at:.1f} {TOP}V{_y(0):.1f}"/>'
+        f'<text class="marked" x="{at - 4:.1f}" y="{TOP + 10}" text-anchor="end">{escape(mark.label)}</text>'
+    )
+
+
+def _x(share: float) -> float:
+    return LEFT + share * (WIDTH - LEFT - RIGHT)
+
+
+def _y(share: float) -> float:
+    return HEIGHT - BOTTOM - share * (HEIGHT - TOP - BOTTOM)

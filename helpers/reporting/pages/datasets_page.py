@@ -4,7 +4,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from helpers.reporting.charts import Tick, histogram, powers_of_two, scatter
+from helpers.reporting.pages.charts import Tick, histogram, powers_of_two, scatter
 from helpers.reporting.pages.html import escape, image, page, section, tiles
 
 BUCKETS_SHOWN = 40

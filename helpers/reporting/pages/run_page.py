@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
-from helpers.reporting import format as figures
+from helpers.reporting.format import format_count, format_duration, format_number
 from helpers.reporting.pages import charts as line_chart
 from helpers.reporting.pages import run_page_assets as frame
 from helpers.reporting.pages.charts import Series, smoothed
@@ -89,7 +89,7 @@ def _tiles(history: History, *, start: Start, end: End | None, moment: Moment) -
     yield f"{history.step:,}", f"of {start.total_steps:,} steps, {_share(history.step, start)}"
     if end is None:
         left = moment.seconds_left
-        yield (figures.duration(left) if left is not None else "not known"), "left"
+        yield (format_duration(left) if left is not None else "not known"), "left"
     yield f"{moment.epoch + 1:,}", "epoch"
     named = {
         "loss, smoothed": smoothed(_line(history, "train/loss")),
@@ -98,7 +98,7 @@ def _tiles(history: History, *, start: Start, end: End | None, moment: Moment) -
     }
     for name, points in named.items():
         if points:
-            yield figures.significant(points[-1][1]), name
+            yield format_number(points[-1][1]), name
     for key, of in MOST_MEMORY.items():
         if points := _line(history, f"memory/{key}"):
             yield f"{points[-1][1]:.3g} GB", of
@@ -195,7 +195,7 @@ def _warnings(history: History) -> str:
 def _what(start: Start) -> str:
     kind = {"lora": "a LoRA", "full": "the whole model"}.get(start.model_type, start.model_type)
     rows = [("base model", start.base_model), ("trained", f"{kind}, {start.trainable_parameters:,} numbers")]
-    rows += [(f"dataset {name}", figures.counted(count, "images")) for name, count in start.datasets.items()]
+    rows += [(f"dataset {name}", format_count(count, "images")) for name, count in start.datasets.items()]
     return _table(rows)
 
 
@@ -206,7 +206,7 @@ def _starts(history: History) -> str:
 
 def _one_start(start: Start, *, end: End | None) -> str:
     begun = f"{datetime.fromtimestamp(start.at):%Y-%m-%d %H:%M}"
-    how = f"{end.how} at step {end.step:,} after {figures.duration(end.at - start.at)}" if end else ""
+    how = f"{end.how} at step {end.step:,} after {format_duration(end.at - start.at)}" if end else ""
     from_where = f"continued after step {start.first_step:,}" if start.first_step else "begun"
     changed = "".join(
         f"<tr><td>{escape(name)}</td><td>{escape(before) or 'none'}</td><td>{escape(now) or 'none'}</td></tr>"

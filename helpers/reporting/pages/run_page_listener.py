@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from helpers.config.option import written
+from helpers.files import atomic_write_text
 from helpers.reporting.events import (
     CheckpointSaved,
     Event,
@@ -19,12 +20,10 @@ from helpers.reporting.events import (
     ValidationImagesSaved,
 )
 from helpers.reporting.pace import Throughput
-from helpers.reporting.pages.curve import Point
-from helpers.reporting.pages.run_history import Drawn, End, HeldOutPoint, HistoryFile, Saved, Start, Warned
+from helpers.reporting.pages.run_history import Drawn, End, HeldOutPoint, HistoryFile, Point, Saved, Start, Warned
 from helpers.reporting.pages.run_page import Moment, run_page
 from helpers.reporting.pages.run_page_images import SmallImages
 from helpers.reporting.trackers.metrics import step_metrics
-from helpers.reporting.whole_text import atomic_write_text
 
 PAGE = "run.html"
 HISTORY = Path("logs", "history.jsonl")

@@ -5,8 +5,8 @@ import secrets
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
+from helpers.files import atomic_write_text
 from helpers.reporting.events import RunStarted
-from helpers.reporting.whole_text import atomic_write_text
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -4,7 +4,7 @@ from collections.abc import Sequence, Set
 
 import numpy as np
 
-from helpers.cache.token_counts import token_counts
+from helpers.cache.text import token_counts
 from helpers.data.columns import printable
 from helpers.data.report.duplicates import evenly_spaced
 from helpers.data.report.survey import SAMPLED

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from helpers.cache.token_counts import token_counts
+from helpers.cache.text import token_counts
 from helpers.config.datasets.file import DatasetFile
 from helpers.data.columns import printable
 from helpers.data.rejections import NAMES_SHOWN

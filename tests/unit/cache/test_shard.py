@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 
-from helpers.cache.planes import compress_planes, decompress_planes
+from helpers.cache.shard import compress_planes, decompress_planes
 
 
 @given(arrays("int16", array_shapes(max_dims=3, max_side=40), elements=st.integers(-(2**15), 2**15 - 1)))
