@@ -5,8 +5,9 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from markupsafe import Markup, escape
+
 from helpers.reporting.format import format_number
-from helpers.reporting.pages.html import escape
 
 SIZE = 1000
 TICKS = 5
@@ -15,55 +16,6 @@ MANY = 200
 FEW = 12
 AT_THE_END = 0.95
 SMOOTHED_SHARE = 1 / 25
-
-STYLE = """
-.plot { margin: 0; } .plot .field { position: relative; height: 11rem; margin: .6rem 0 1.5rem 3.2rem; }
-.plot.tall .field { height: 17rem; } .plot svg { width: 100%; height: 100%; overflow: hidden; }
-.plot path { fill: none; vector-effect: non-scaling-stroke; stroke-width: 1.8; stroke-linejoin: round; }
-.plot path.grid, .plot path.rule { stroke-width: 1; } .plot path.rule { stroke-dasharray: 3 4; stroke: var(--soft); }
-.plot path.faint { stroke-width: 1; opacity: .32; }
-.plot .side, .plot .tick { position: absolute; font-size: .72rem; color: var(--soft); white-space: nowrap;
-  font-variant-numeric: tabular-nums; }
-.plot .side { right: calc(100% + .4rem); transform: translateY(-50%); }
-.plot .tick { top: calc(100% + .25rem); transform: translateX(-50%); }
-.plot .tick.end { transform: translateX(-100%); }
-.plot .dot { position: absolute; width: 8px; height: 8px; border-radius: 50%; background: var(--accent);
-  transform: translate(-50%, -50%); }
-.legend { display: flex; flex-wrap: wrap; gap: .1rem 1rem; font-size: .8rem; color: var(--soft); }
-.legend i { display: inline-block; width: 1rem; height: 3px; border-radius: 2px; margin-right: .35rem;
-  vertical-align: middle; }
-.plot .hair { position: absolute; top: 0; bottom: 0; width: 1px; background: var(--soft); pointer-events: none; }
-.plot .told { position: absolute; top: .25rem; z-index: 1; pointer-events: none; white-space: pre;
-  font-size: .78rem; padding: .3rem .55rem; border-radius: 6px; background: var(--card); color: var(--ink);
-  border: 1px solid var(--line); font-variant-numeric: tabular-nums; }
-"""
-
-SCRIPT = """
-for (const plot of document.querySelectorAll('.plot')) {
-  const data = JSON.parse(plot.dataset.points), field = plot.querySelector('.field');
-  const hair = field.querySelector('.hair'), told = field.querySelector('.told');
-  const hide = () => { hair.hidden = told.hidden = true; };
-  field.addEventListener('pointermove', event => {
-    const box = field.getBoundingClientRect(), share = (event.clientX - box.left) / box.width;
-    const step = data.low + share * (data.high - data.low), lines = [];
-    let at = null;
-    for (const [name, points] of data.series) {
-      if (!points.length) continue;
-      const near = points.reduce((a, b) => Math.abs(b[0] - step) < Math.abs(a[0] - step) ? b : a);
-      at = at === null || Math.abs(near[0] - step) < Math.abs(at - step) ? near[0] : at;
-      lines.push(`${name}: ${Number(near[1].toPrecision(4)).toLocaleString('en', {maximumSignificantDigits: 4})}`);
-    }
-    if (at === null) return;
-    const place = (at - data.low) / (data.high - data.low) * 100;
-    hair.style.left = place + '%';
-    told.style.left = place < 50 ? `calc(${place}% + .5rem)` : '';
-    told.style.right = place < 50 ? '' : `calc(${100 - place}% + .5rem)`;
-    told.textContent = `step ${Math.round(at).toLocaleString('en')}\\n` + lines.join('\\n');
-    hair.hidden = told.hidden = false;
-  });
-  field.addEventListener('pointerleave', hide);
-}
-"""
 
 
 WIDTH, HEIGHT = 420, 180
@@ -107,7 +59,7 @@ def line_chart(
     zero: bool = False,
     tall: bool = False,
     rules: Sequence[float] = (),
-) -> str:
+) -> Markup:
     """The chart; nothing where no line has points. log: values by their powers of ten, those that have none left out.
 
     zero: from 0 on, which has no power of ten. rules: steps with an upright line across. label: the chart in words.
@@ -117,7 +69,7 @@ def line_chart(
         series = [_positive(each) for each in series]
     series = [each for each in series if each.points]
     if not series:
-        return ""
+        return Markup()
     low, high = _steps(series)
     bottom, top = _values(series, log=log, zero=zero)
 
@@ -136,7 +88,7 @@ def line_chart(
         f'<path class="rule" d="M{SIZE * across(step):.1f} 0V{SIZE}"/>' for step in rules if low <= step <= high
     )
     told = {"low": low, "high": high, "series": [_told(each) for each in series]}
-    return (
+    return Markup(
         f'<figure class="plot{" tall" if tall else ""}" data-points="{escape(json.dumps(told))}">'
         f'{_legend(series)}<div class="field">'
         f'<svg viewBox="0 0 {SIZE} {SIZE}" preserveAspectRatio="none" role="img" aria-label="{escape(label)}">'
@@ -236,7 +188,7 @@ def _logarithmic(value: float) -> float:
     return math.log10(value)
 
 
-def histogram(counts: Sequence[int], *, ticks: Sequence[Tick], marks: Sequence[Tick] = (), label: str) -> str:
+def histogram(counts: Sequence[int], *, ticks: Sequence[Tick], marks: Sequence[Tick] = (), label: str) -> Markup:
     """Bars of equal width. marks: upright lines across the chart, such as limits; label: the chart in words."""
     highest = max(counts, default=0) or 1
     step = (WIDTH - LEFT - RIGHT) / max(1, len(counts))
@@ -257,7 +209,7 @@ def scatter(
     ticks: Sequence[Tick],
     sides: Sequence[Tick],
     label: str,
-) -> str:
+) -> Markup:
     """Points from (0, 0) to (1, 1), and crosses for what they are compared with."""
     dots = "".join(
         f'<circle class="dot" fill-opacity="0.45" r="2.2" cx="{_x(x):.1f}" cy="{_y(y):.1f}"/>' for x, y in points
@@ -272,7 +224,7 @@ def powers_of_two(low: float, high: float) -> tuple[int, int]:
     return first, max(last, first + 1)
 
 
-def _frame(drawn: str, *, ticks: Sequence[Tick], sides: Sequence[Tick], label: str) -> str:
+def _frame(drawn: str, *, ticks: Sequence[Tick], sides: Sequence[Tick], label: str) -> Markup:
     lines = "".join(
         f'<path class="grid" d="M{LEFT} {_y(side.at):.1f}H{WIDTH - RIGHT}"/>'
         f'<text x="{LEFT - 6}" y="{_y(side.at) + 4:.1f}" text-anchor="end">{escape(side.label)}</text>'
@@ -282,8 +234,8 @@ def _frame(drawn: str, *, ticks: Sequence[Tick], sides: Sequence[Tick], label: s
         f'<text x="{_x(tick.at):.1f}" y="{HEIGHT - 6}" text-anchor="middle">{escape(tick.label)}</text>'
         for tick in ticks
     )
-    said = escape(label, quote=True)
-    return f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{said}">{lines}{drawn}{names}</svg>'
+    start = f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(label)}">'
+    return Markup(f"{start}{lines}{drawn}{names}</svg>")
 
 
 def _mark(mark: Tick) -> str:
