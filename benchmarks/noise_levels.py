@@ -182,9 +182,13 @@ def subjects_of(arguments: argparse.Namespace) -> Iterator[Subject]:
 def row(points: Sequence[Point]) -> str:
     """Mean losses by quarter of σ and of all σ, over runs; ± of the last one is between runs."""
     parts = [statistics.mean(point["by_sigma"][quarter]["loss"] for point in points) for quarter in range(4)]
-    means = [point["mean"] for point in points]
-    spread = f" ± {statistics.stdev(means):.2f}" if len(means) > 1 else ""
-    return " | ".join([*(f"{part:.2f}" for part in parts), f"{statistics.mean(means):.2f}{spread}"])
+    return " | ".join([*(f"{part:.2f}" for part in parts), mean_of([point["mean"] for point in points])])
+
+
+def mean_of(figures: Sequence[float]) -> str:
+    """Their mean, with the standard deviation of several."""
+    spread = f" ± {statistics.stdev(figures):.2f}" if len(figures) > 1 else ""
+    return f"{statistics.mean(figures):.2f}{spread}"
 
 
 def lowest(points: Sequence[Point]) -> Point:
@@ -221,7 +225,7 @@ def share_table(trials: Sequence[Trial]) -> Iterator[str]:
         files = [trial.output / "shares.json" for trial in trials if trial.setting == setting]
         found = [json.loads(file.read_text()) for file in files if file.exists()]
         if found:
-            cells = [f"{statistics.mean(share[name] for share in found):.2f}" for name in ("trained", "unseen")]
+            cells = [mean_of([share[name] for share in found]) for name in ("trained", "unseen")]
             yield f"| {setting} | {len(found)} | {' | '.join(cells)} |"
 
 
