@@ -75,7 +75,7 @@ def make_source(
         catalogs=catalogs,
         latents={"one": Latents(0, 4, broken), "two": Latents(100, 6)},
         text=Words(),
-        objective=ObjectiveOptions(),
+        objective=ObjectiveOptions(flow_shift="model"),
         model_shift=3.0,
         caption_dropout_probability=dropout,
         seed=3,
@@ -142,7 +142,7 @@ def test_noise_and_noise_levels_differ_from_sample_to_sample() -> None:
 
 
 def test_each_image_s_noise_level_is_shifted_by_its_own_resolution() -> None:
-    plain, shifted = make_source(), make_source()
+    plain, shifted = replace(make_source(), objective=ObjectiveOptions()), make_source()
     one, two = shifted.order.buckets
     larger = [replace(one, size=Size(512, 512)), replace(two, size=Size(1024, 1024))]
     shifted = replace(
