@@ -130,10 +130,10 @@ def test_a_checkpoint_of_an_older_run_resumes_with_its_scheduler_s_shift(
     capsys.readouterr()
     for steps in (4, STEPS):
         assert older.start(max_train_steps=steps) == 0
-        told = capsys.readouterr().out
-        assert f"FLOW_SHIFT is not set: it stays model, as in {older.output / f'checkpoint-{steps - 2}'}" in told
-        assert "changed since: flow_shift" not in told
-        assert "noise levels: logit_normal, shifted by 3 (FLOW_SHIFT=model)" in told
+        output = capsys.readouterr().out
+        assert f"FLOW_SHIFT is not set: it stays model, as in {older.output / f'checkpoint-{steps - 2}'}" in output
+        assert "changed since: flow_shift" not in output
+        assert "noise levels: logit_normal, shifted by 3 (FLOW_SHIFT=model)" in output
     assert same(older.weights(), straight.weights())
     assert same(older.remembered(STEPS), straight.remembered(STEPS))
 

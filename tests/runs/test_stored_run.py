@@ -28,17 +28,17 @@ SETTINGS = {
 
 
 @pytest.mark.parametrize(
-    ("said", "unrecorded", "told"),
+    ("setting", "unrecorded", "notice"),
     [
-        pytest.param(3.0, False, "", id="said"),
+        pytest.param(3.0, False, "", id="set"),
         pytest.param(None, False, "FLOW_SHIFT is not set: it stays 3.0", id="kept"),
         pytest.param(None, True, "FLOW_SHIFT is not set: it stays model", id="the scheduler's own"),
     ],
 )
 def test_an_earlier_version_s_run_resumes_beside_its_caches(
-    said: float | None,
+    setting: float | None,
     unrecorded: bool,
-    told: str,
+    notice: str,
     tiny_pipeline: Path,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
@@ -50,13 +50,13 @@ def test_an_earlier_version_s_run_resumes_beside_its_caches(
         os.utime(image, (IMAGES_CHANGED_AT, IMAGES_CHANGED_AT))
     if unrecorded:
         forget_shift(tmp_path / "output" / "checkpoint-2")
-    run = SmallRun(tmp_path, tiny_pipeline, settings=SETTINGS | {"flow_shift": said}, datasets=datasets)
+    run = SmallRun(tmp_path, tiny_pipeline, settings=SETTINGS | {"flow_shift": setting}, datasets=datasets)
     expected = run.weights()
     (run.output / "pytorch_lora_weights.safetensors").unlink()
     assert run.start() == 0
     output = capsys.readouterr().out
     assert f"continues from {run.output / 'checkpoint-2'}" in output
-    assert told in output and ("FLOW_SHIFT" in output) == bool(told)
+    assert notice in output and ("FLOW_SHIFT" in output) == bool(notice)
     assert run.saved_steps() == [2, 4]
     found = run.weights()
     assert found.keys() == expected.keys()
