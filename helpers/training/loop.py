@@ -37,7 +37,7 @@ class TrainingHooks(Protocol):
 
 
 def train(
-    step_context: StepContext,
+    context: StepContext,
     *,
     optimizer: Optimizer,
     state: TrainState,
@@ -60,28 +60,24 @@ def train(
         )
     )
     saved_step = state.step
-    gauge = StepTimer()
+    timer = StepTimer()
     steps = make_optimizer_step(
-        step_context.runtime,
-        weights=step_context.weights,
+        context.runtime,
+        weights=context.weights,
         optimizer=optimizer,
         max_grad_norm=plan.max_grad_norm,
         fused_backward=plan.fused_backward,
     )
     with stop.deferred(), steps as stepping:
         hooks.validate(StepInfo(step=state.step, is_begin=True, is_end=state.step >= plan.total_steps))
-        step_context.denoiser.train()
-        seeded = draws_random_numbers(step_context.denoiser)
-        while state.step < plan.total_steps and not step_context.runtime.on_any_rank(stop.requested):
-            gauge.begin()
+        context.denoiser.train()
+        seeded = draws_random_numbers(context.denoiser)
+        while state.step < plan.total_steps and not context.runtime.on_any_rank(stop.requested):
+            timer.begin()
             epoch = state.position.epoch
-            with checkpoint_on_failure(
-                step_context, stepping=stepping, state=state, saved_step=saved_step, save=hooks.save
-            ):
-                taken = take_step(
-                    step_context, stepping=stepping, state=state, batches=batches, plan=plan, seeded=seeded
-                )
-            reporter.handle(gauge.measured(taken))
+            with checkpoint_on_failure(context, stepping=stepping, state=state, saved_step=saved_step, save=hooks.save):
+                taken = take_step(context, stepping=stepping, state=state, batches=batches, plan=plan, seeded=seeded)
+            reporter.handle(timer.measured(taken))
             hooks.on_step_end(state.step)
             is_last = state.step == plan.total_steps
             if is_last or state.step % plan.checkpoint_every == 0:
@@ -93,7 +89,7 @@ def train(
 
 
 def take_step(
-    step_context: StepContext,
+    context: StepContext,
     *,
     stepping: OptimizerStep,
     state: TrainState,
@@ -110,9 +106,9 @@ def take_step(
     stepping.begin(rate)
     for left in reversed(range(plan.accumulation)):
         batch = next(batches)
-        with step_context.runtime.no_sync(step_context.denoiser) if left else nullcontext():
+        with context.runtime.no_sync(context.denoiser) if left else nullcontext():
             share = 1 / plan.accumulation
-            losses.append(forward_backward(step_context, batch, share=share, seeded=seeded, backward=stepping.backward))
+            losses.append(forward_backward(context, batch, share=share, seeded=seeded, backward=stepping.backward))
         sigmas.append(batch.sigmas)
         images.extend(batch.paths)
         position = batch.position
@@ -120,11 +116,11 @@ def take_step(
 
     all_losses = torch.cat(losses)
     norm = stepping.gradient_norm()
-    by_sigma = sums_by_sigma(all_losses, torch.cat(sigmas), edges=step_context.sigma_edges).flatten()
-    shared = step_context.runtime.mean_over_ranks(torch.cat([all_losses.mean().view(1), by_sigma]))
+    by_sigma = sums_by_sigma(all_losses, torch.cat(sigmas), edges=context.sigma_edges).flatten()
+    shared = context.runtime.mean_over_ranks(torch.cat([all_losses.mean().view(1), by_sigma]))
     gradient_norm, loss, *rows = torch.cat([norm.view(1), shared]).tolist()  # the one moment that waits for the device
     figures = {"loss": loss, "gradient_norm": gradient_norm}
-    check_finite(step_context.runtime, **figures, losses=losses, sigmas=sigmas, images=images)
+    check_finite(context.runtime, **figures, losses=losses, sigmas=sigmas, images=images)
 
     stepping.finish()
     state.step += 1
@@ -135,5 +131,5 @@ def take_step(
         learning_rate=rate,
         gradient_norm=gradient_norm,
         images=plan.images_per_step,
-        by_sigma=losses_by_sigma(rows, edges=step_context.sigma_edges, ranks=step_context.runtime.world_size),
+        by_sigma=losses_by_sigma(rows, edges=context.sigma_edges, ranks=context.runtime.world_size),
     )

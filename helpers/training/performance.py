@@ -13,10 +13,9 @@ from helpers.dataloader.loader import BatchBuilder
 from helpers.dataloader.types import Position
 from helpers.errors import ConfigError, Problem, TrainingError
 from helpers.models.family import ModelFamily
-from helpers.models.kept_away import offload_activations
 from helpers.models.performance.attention import can_attend, use_attention
 from helpers.models.performance.compile import compile_blocks
-from helpers.models.performance.offload import BlockOffloader
+from helpers.models.performance.offload import BlockOffloader, offload_activations
 from helpers.models.quantization import base_dtype
 from helpers.reporting.events import Notice
 from helpers.reporting.progress import stage

@@ -16,10 +16,13 @@ from helpers.config.train_config import RunConfig, all_options
 from helpers.errors import ConfigError, ModelError, Problem
 from helpers.models.adapters.init_lora import options_from_file
 from helpers.models.registry import families
-from helpers.reporting.events import Notice, RunFinished
+from helpers.reporting.events import Change, Notice, RunFinished, RunStarted
 from helpers.reporting.reporter import Reporter
+from helpers.training.checkpoint.checkpoint import Checkpoint
+from helpers.training.checkpoint.compatibility import compare
 from helpers.training.checkpoint.config_changes import compare_with_last_run
 from helpers.training.checkpoint.export import export_result
+from helpers.training.checkpoint.manifest import configuration_of
 from helpers.training.checkpoint.provenance import provenance_of_result
 from helpers.training.checkpoint.resume import checkpoint_of
 from helpers.training.disk_space import check_cache_space
@@ -56,7 +59,6 @@ from helpers.training.setup import (
     make_plan,
     make_sampler,
     run_inputs,
-    run_started,
     starting_point,
 )
 from helpers.training.signals import StopSignal
@@ -230,9 +232,7 @@ def _train(config: RunConfig, prepared: PreparedRun, stop: StopSignal, reporter:
         text = f"all {plan.total_steps} steps of this run are done; to continue, raise max_train_steps"
         reporter.handle(Notice(text=text))
     model = load_model(config, prepared_run=prepared, checkpoint=checkpoint, reporter=reporter)
-    reporter.handle(
-        run_started(config, prepared_run=prepared, model=model, checkpoint=checkpoint, state=state, plan=plan)
-    )
+    reporter.handle(_run_started(config, prepared=prepared, model=model, checkpoint=checkpoint, state=state, plan=plan))
     if prepared.runtime.rank == 0:
         check_space_for_checkpoints(config, model=model, saves=plan.remaining_saves(state.step))
     source = batch_source(config, prepared_run=prepared, model=model, order=sampler)
@@ -251,6 +251,43 @@ def _train(config: RunConfig, prepared: PreparedRun, stop: StopSignal, reporter:
             reporter=reporter,
         )
     _finish(config, prepared, model=model, state=state, plan=plan, reporter=reporter)
+
+
+def _run_started(
+    config: RunConfig,
+    *,
+    prepared: PreparedRun,
+    model: TrainingSetup,
+    checkpoint: Checkpoint | None,
+    state: TrainState,
+    plan: LoopPlan,
+) -> RunStarted:
+    """The event that describes the run, and what changed since `checkpoint`."""
+    configuration = configuration_of(config)
+    changes: tuple[Change, ...] = ()
+    if checkpoint is not None:
+        found = compare(
+            checkpoint.manifest,
+            configuration=configuration,
+            foundations=run_inputs(prepared),
+            folder=str(checkpoint.folder),
+        )
+        changes = found.announced
+    return RunStarted(
+        base_model=prepared.parts.name,
+        model_type=config.model.model_type,
+        trainable_parameters=sum(weight.numel() for weight in model.step_context.weights.values()),
+        settings=configuration,
+        datasets={dataset_id: len(catalog) for dataset_id, catalog in prepared.catalogs.items()},
+        output_dir=config.run.output_folder,
+        first_step=state.step,
+        total_steps=plan.total_steps,
+        changes=changes,
+        base_variant=prepared.parts.variant,
+        base_folder=prepared.parts.transformer.parent,
+        trained=model.trained.summary,
+        result=model.trained.output_name,
+    )
 
 
 def _finish(

@@ -17,7 +17,7 @@ from helpers.errors import TrainingError
 from helpers.models.adapters.registry import build_trainable, describe
 from helpers.models.adapters.trainable import Trainable
 from helpers.models.quantized_weight import ARITHMETIC
-from helpers.reporting.events import Change, Notice, RunStarted
+from helpers.reporting.events import Notice
 from helpers.reporting.progress import stage
 from helpers.reporting.reporter import Reporter
 from helpers.training.callbacks import VALIDATE_NOW, MainRankHooks, NoHooks, ShardedHooks, shard_weights
@@ -30,7 +30,6 @@ from helpers.training.checkpoint.checkpoint import (
     restore_optimizer_state,
     restore_trained,
 )
-from helpers.training.checkpoint.compatibility import compare
 from helpers.training.checkpoint.config_changes import relevant_dataset_settings
 from helpers.training.checkpoint.manifest import RunInputs, configuration_of, dataset_fingerprints
 from helpers.training.checkpoint.provenance import provenance
@@ -126,28 +125,10 @@ def load_model(
     family, runtime = prepared_run.family, prepared_run.runtime
     precision = runtime.precision.for_training(model_type=config.model.model_type, optimizer=config.optimizer.optimizer)
     with stage(reporter, f"load {prepared_run.parts.variant}", total=1, unit="models") as advance:
-        denoiser = family.load_denoiser(
-            prepared_run.parts, precision, runtime.device, waiting=config.speed.offload_blocks
-        )
+        offloaded = config.speed.offload_blocks
+        denoiser = family.load_denoiser(prepared_run.parts, precision, runtime.device, waiting=offloaded)
         advance()
-    trained = build_trainable(
-        denoiser,
-        model_type=config.model.model_type,
-        lora=config.lora,
-        full=config.full,
-        family=family,
-        parts=prepared_run.parts,
-        seed=config.run.seed,
-    )
-    text, trained = build_conditioning(
-        denoiser,
-        trained=trained,
-        prepared_run=prepared_run,
-        text=config.text,
-        lora=config.lora,
-        run=config.run,
-        reporter=reporter,
-    )
+    trained, text = _build_trainable(config, denoiser, prepared_run=prepared_run, reporter=reporter)
     reporter.handle(Notice(text=describe(trained)))
     apply_performance_options(denoiser, config.speed, run=config.run, family=family, device=runtime.device)
     if config.optimizer.fused_backward and runtime.world_size > 1:
@@ -172,6 +153,30 @@ def load_model(
         average=average,
         started=started,
     )
+
+
+def _build_trainable(
+    config: RunConfig, denoiser: nn.Module, *, prepared_run: PreparedRun, reporter: Reporter
+) -> tuple[Trainable, TextConditioning]:
+    trained = build_trainable(
+        denoiser,
+        model_type=config.model.model_type,
+        lora=config.lora,
+        full=config.full,
+        family=prepared_run.family,
+        parts=prepared_run.parts,
+        seed=config.run.seed,
+    )
+    text, trained = build_conditioning(
+        denoiser,
+        trained=trained,
+        prepared_run=prepared_run,
+        text=config.text,
+        lora=config.lora,
+        run=config.run,
+        reporter=reporter,
+    )
+    return trained, text
 
 
 def _learner(config: RunConfig, *, prepared_run: PreparedRun, denoiser: nn.Module, trained: Trainable) -> StepContext:
@@ -296,43 +301,6 @@ def _image_validator(
 
 def _validation_steps(config: RunConfig) -> int:
     return config.validation.validation_steps or config.checkpoint.checkpointing_steps
-
-
-def run_started(
-    config: RunConfig,
-    *,
-    prepared_run: PreparedRun,
-    model: TrainingSetup,
-    checkpoint: Checkpoint | None,
-    state: TrainState,
-    plan: LoopPlan,
-) -> RunStarted:
-    """The event that describes the run, and what changed since `checkpoint`."""
-    configuration = configuration_of(config)
-    changes: tuple[Change, ...] = ()
-    if checkpoint is not None:
-        found = compare(
-            checkpoint.manifest,
-            configuration=configuration,
-            foundations=run_inputs(prepared_run),
-            folder=str(checkpoint.folder),
-        )
-        changes = found.announced
-    return RunStarted(
-        base_model=prepared_run.parts.name,
-        model_type=config.model.model_type,
-        trainable_parameters=sum(weight.numel() for weight in model.step_context.weights.values()),
-        settings=configuration,
-        datasets={dataset_id: len(catalog) for dataset_id, catalog in prepared_run.catalogs.items()},
-        output_dir=config.run.output_folder,
-        first_step=state.step,
-        total_steps=plan.total_steps,
-        changes=changes,
-        base_variant=prepared_run.parts.variant,
-        base_folder=prepared_run.parts.transformer.parent,
-        trained=model.trained.summary,
-        result=model.trained.output_name,
-    )
 
 
 def run_inputs(prepared_run: PreparedRun) -> RunInputs:

@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from helpers.config.datasets.types import ImageDataset
-from helpers.data.caption_words import CaptionFilter
 from helpers.data.captions import (
+    CaptionFilter,
     CaptionRules,
     ConstantCaption,
     MissingCaption,

@@ -15,11 +15,11 @@ from numpy.typing import NDArray
 
 from helpers.data.rejections import NO_IMAGE, OTHER_SIZE
 from helpers.data.types import Geometry, Size
-from helpers.data.webp import webp_size
 from helpers.errors import DataError
 
 if TYPE_CHECKING:
     from PIL import Image, ImageFile
+
 
 START_BYTES = 65_536
 LONGEST_EDGE_PX = 65_535
@@ -38,6 +38,9 @@ ORIENTATION_TAG = 0x0112
 MIRRORED_ACROSS = frozenset({2, 3, 6, 7})
 MIRRORED_DOWN = frozenset({3, 4, 7, 8})
 TURNED = frozenset({5, 6, 7, 8})
+
+WEBP_HEADER_BYTES = 30
+WEBP_EXIF_OR_XMP = 0x08 | 0x04
 
 
 class UnreadableImage(DataError):
@@ -66,7 +69,7 @@ def read_size(start: bytes, *, path: str, whole: Callable[[], bytes] | None = No
         raise UnreadableImage("is an empty file")
     formats = _formats(ending)
     if whole is not None:
-        if size := webp_size(start):
+        if size := _webp_size(start):
             return _checked(size)
         try:
             with _opened(start, formats) as image:
@@ -240,3 +243,21 @@ def _turned_upright(pixels: NDArray[np.uint8], orientation: int) -> NDArray[np.u
     if orientation in MIRRORED_DOWN:
         pixels = pixels[::-1]
     return np.ascontiguousarray(pixels)
+
+
+def _webp_size(start: bytes) -> Size | None:
+    """A WebP's size from its first 30 bytes; None if it is not a WebP, or if metadata after the pixels may rotate it.
+
+    Pillow would need the whole file. Layout: RFC 9649 (WebP container, lossy and lossless bitstream headers).
+    """
+    if len(start) < WEBP_HEADER_BYTES or start[:4] != b"RIFF" or start[8:12] != b"WEBP":
+        return None
+    kind = start[12:16]
+    if kind == b"VP8X" and not start[20] & WEBP_EXIF_OR_XMP:
+        return Size(int.from_bytes(start[24:27], "little") + 1, int.from_bytes(start[27:30], "little") + 1)
+    if kind == b"VP8 " and start[23:26] == b"\x9d\x01\x2a":
+        return Size(int.from_bytes(start[26:28], "little") & 0x3FFF, int.from_bytes(start[28:30], "little") & 0x3FFF)
+    if kind == b"VP8L" and start[20] == 0x2F:
+        edges = int.from_bytes(start[21:25], "little")
+        return Size((edges & 0x3FFF) + 1, (edges >> 14 & 0x3FFF) + 1)
+    return None

@@ -12,10 +12,10 @@ from helpers.config.datasets.types import (
     S3Settings,
 )
 from helpers.config.env.aws import aws_environment
-from helpers.data.downloaded import open_downloaded
 from helpers.data.sources.huggingface import open_embedded
 from helpers.data.sources.image_table import ImageTable
 from helpers.data.sources.table_files import read_table
+from helpers.data.sources.urls import open_downloaded
 from helpers.models.hub import download_dataset
 from helpers.reporting.reporter import Reporter
 from helpers.storage.local import LocalCache, LocalSource

@@ -11,11 +11,16 @@ from typing import TextIO
 import numpy as np
 from numpy.typing import NDArray
 
+from helpers.config.datasets.types import CsvDataset
 from helpers.data.columns import TextColumn
 from helpers.data.sources.image_table import ImageTable, as_arrow, compute, from_arrow
 from helpers.data.sources.table_files import in_one_line
 from helpers.errors import DataError
-from helpers.storage.downloads import name_of
+from helpers.reporting.progress import stage
+from helpers.reporting.reporter import Reporter
+from helpers.storage.downloads import DownloadedSource, Downloads, name_of
+from helpers.storage.http import FetchLimits
+from helpers.storage.protocols import SourceStore
 
 logger = logging.getLogger(__name__)
 
@@ -120,3 +125,27 @@ def _joined(captions: TextColumn, order: NDArray[np.int64], firsts: NDArray[np.i
     offsets = np.concatenate([[0], np.cumsum(counts)])
     lists = pa.LargeListArray.from_arrays(offsets, each.filter(pa.array(spoken)))
     return from_arrow([pc.binary_join(lists, pa.scalar("\n", each.type))])
+
+
+def open_downloaded(
+    dataset: CsvDataset, *, ask: bool, at_once: int, reporter: Reporter, limits: FetchLimits | None = None
+) -> tuple[SourceStore, ImageTable]:
+    """The images behind a table's addresses, and the table.
+
+    ask: whether to download what is missing, `at_once` at a time; else things are taken as they are.
+    Raises DataError where the table cannot be read or the network is gone, CacheError where nothing can be written.
+    """
+    caption_column = dataset.csv_caption_column if dataset.caption_strategy == "csv" else None
+    urls, table = read_urls(dataset.csv_file, url_column=dataset.csv_url_column, caption_column=caption_column)
+    downloads = Downloads(dataset.csv_cache_dir)
+    missing = downloads.missing(table.names, retry_failed=dataset.csv_retry_failed) if ask else []
+    if missing:
+        with stage(reporter, f"download images of {dataset.id}", total=len(missing), unit="images") as advance:
+            downloads.download(
+                ((table.names[place], urls[place]) for place in missing),
+                at_once=at_once,
+                limits=limits or FetchLimits(),
+                advance=advance,
+            )
+        downloads = Downloads(dataset.csv_cache_dir)
+    return DownloadedSource(downloads, names=table.names, place=table.place), table

@@ -16,6 +16,7 @@ from helpers.errors import ModelError
 from helpers.models.adapters.dora import learn_magnitudes
 from helpers.models.adapters.lora_init import OpenBase, init_from_base
 from helpers.models.adapters.trainable import Trainable
+from helpers.models.contexts import hide_bitsandbytes
 from helpers.models.formats.lora import (
     DIFFUSERS_ENTRY,
     DOWN,
@@ -28,7 +29,6 @@ from helpers.models.formats.lora import (
     of_one_rank,
 )
 from helpers.models.formats.safetensors import copy_tensors, write_tensors
-from helpers.models.unseen import hide_bitsandbytes
 
 ADAPTER = "default"
 LORA_FILE = "pytorch_lora_weights.safetensors"

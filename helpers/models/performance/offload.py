@@ -1,12 +1,13 @@
-"""Lets frozen blocks wait in the processor's memory, and visit the device when their turn comes.
+"""Offloads frozen blocks, and the tensors saved for the backward pass, to CPU memory.
 
-There are two rooms on the device. While one block computes in the first, the next one is brought to the second; in the
-backward pass, in which checkpointing computes the blocks again from the last to the first, likewise. A block's numbers
-lie in one piece, so that a visit is one copy. (diffusers' group offloading takes a block away after its forward pass,
-and its backward pass finds nothing.)
+The device has two buffers for blocks: while one block computes in the first, the next one is copied to the second, in
+the forward pass and in the backward pass, where checkpointing recomputes blocks from the last to the first. A block's
+parameters are one piece of memory, so that it is one copy. (diffusers' group offloading removes a block after its
+forward pass, before its backward pass needs it.)
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -17,7 +18,12 @@ from torch.utils._python_dispatch import is_traceable_wrapper_subclass, transfor
 
 BUFFERS = 2
 ALIGNED_BYTES = 256
-"""What CUDA's own allocator aligns to, which kernels rely on."""
+"""The alignment of CUDA's own allocator, which kernels rely on."""
+
+LEAST_BYTES = 2**20
+"""Smaller saved tensors stay on the device: moving them would take longer than it saves."""
+
+Offloaded = tuple[torch.device, Tensor]
 
 
 def next_block(index: int, *, previous: int | None, count: int, learning: bool) -> int:
@@ -173,3 +179,40 @@ def _rebuilt(tensor: Tensor, change: Callable[[Tensor], Tensor]) -> Tensor:
     if is_traceable_wrapper_subclass(tensor):
         return transform_subclass(tensor, lambda _, inner: _rebuilt(inner, change))
     return change(tensor)
+
+
+@contextmanager
+def offload_saved_tensors(denoiser: nn.Module, *, least_bytes: int = LEAST_BYTES) -> Iterator[None]:
+    """Keep tensors that autograd saves in CPU memory until the backward pass needs them, bit for bit the same.
+
+    The weights of `denoiser` stay; `torch.autograd.graph.save_on_cpu` would copy them at each step.
+    """
+    weights = {weight.data_ptr() for weight in denoiser.parameters() if not is_traceable_wrapper_subclass(weight)}
+
+    def pack(tensor: Tensor) -> Tensor | Offloaded:
+        is_weight = is_traceable_wrapper_subclass(tensor) or tensor.data_ptr() in weights
+        if is_weight or tensor.nbytes < least_bytes:
+            return tensor
+        # With the same strides: a matrix product with other strides may round differently.
+        there = torch.empty_like(tensor, device="cpu", pin_memory=tensor.is_cuda)
+        return tensor.device, there.copy_(tensor, non_blocking=True)
+
+    def unpack(packed: Tensor | Offloaded) -> Tensor:
+        if isinstance(packed, Tensor):
+            return packed
+        device, tensor = packed
+        return tensor.to(device, non_blocking=True)
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, unpack):
+        yield
+
+
+def offload_activations(denoiser: nn.Module) -> None:
+    """Run every forward pass of `denoiser` within `offload_saved_tensors`; changes it in place."""
+    forward = denoiser.forward
+
+    def away(*arguments: object, **named: object) -> object:
+        with offload_saved_tensors(denoiser):
+            return forward(*arguments, **named)
+
+    denoiser.forward = away

@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from helpers.errors import ModelError
+from helpers.models.contexts import hide_bitsandbytes
 from helpers.models.sd3.assets import ASSETS, SMALL_PARTS
 from helpers.models.sd3.weights.pipeline import model_index
-from helpers.models.unseen import hide_bitsandbytes
 
 RECIPE_FILE = "small_pipeline.json"
 RECIPE_VERSION = 1
@@ -114,7 +114,7 @@ def _write_json(file: Path, content: dict[str, Any]) -> None:
 def _write_models(folder: Path, *, shape: Shape, seed: int, dual_attention: bool, qk_norm: str | None) -> None:
     import torch
 
-    from helpers.models.quiet import no_progress_bars
+    from helpers.models.contexts import no_progress_bars
 
     with torch.random.fork_rng(devices=[]), torch.no_grad(), no_progress_bars():
         torch.manual_seed(seed)

@@ -8,12 +8,12 @@ from torch.utils.checkpoint import checkpoint
 
 from helpers.config.options.model import PrecisionOptions
 from helpers.models.adapters.lora import linear_modules, match_modules, split_names
+from helpers.models.contexts import hide_bitsandbytes
 from helpers.models.family import ModelComponents
 from helpers.models.loading import WeightFormat, load_weights
 from helpers.models.quantization import base_dtype
 from helpers.models.sd3.lora_targets import SETS, modules_in_set
 from helpers.models.sd3.weights.component_files import part_weights, read_config
-from helpers.models.unseen import hide_bitsandbytes
 
 # The network's two ends and its modulation of time: a small share of the weights, through which everything passes.
 NEVER_QUANTIZED = ("pos_embed.*", "time_text_embed.*", "context_embedder", "norm_out.*", "proj_out")

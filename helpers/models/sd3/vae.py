@@ -10,12 +10,12 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from helpers.config.options.model import PrecisionOptions
+from helpers.models.contexts import hide_bitsandbytes
 from helpers.models.family import ModelComponents, VaeSpec
 from helpers.models.formats.fingerprint import fingerprint
 from helpers.models.loading import WeightFormat, load_weights
 from helpers.models.quantization import vae_dtype
 from helpers.models.sd3.weights.component_files import part_identity, part_weights, read_config
-from helpers.models.unseen import hide_bitsandbytes
 
 # To be raised whenever the same settings begin to give other numbers.
 ENCODING_VERSION = "1"

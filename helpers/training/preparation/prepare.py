@@ -12,7 +12,7 @@ from helpers.config.datasets.file import DatasetFile
 from helpers.config.datasets.types import EmbedsStore, ImageDataset, S3Dataset, TextEmbedsStore
 from helpers.config.options.data import CacheOptions, DataOptions
 from helpers.data.catalog.build import open_catalog, remember_rejected
-from helpers.data.kept_listing import CachedListing, clear_listing
+from helpers.data.catalog.known_files import CachedListing, clear_listing
 from helpers.data.sources import open as places
 from helpers.data.sources.image_table import ImageTable
 from helpers.data.types import Catalog, Rejected

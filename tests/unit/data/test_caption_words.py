@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from helpers.data.caption_words import CaptionFilter, Shuffle
+from helpers.data.captions import CaptionFilter, Shuffle
 from helpers.reporting.events import Notice
 from tests.unit.data.folders import Folder, reasons
 

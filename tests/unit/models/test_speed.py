@@ -12,10 +12,9 @@ from torch.nn.attention import sdpa_kernel
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from helpers.models.family import ModelComponents
-from helpers.models.kept_away import offload_saved_tensors
 from helpers.models.performance.attention import KERNELS, can_attend, leave_out_cudnn, use_attention
 from helpers.models.performance.compile import compile_blocks
-from helpers.models.performance.offload import BlockOffloader
+from helpers.models.performance.offload import BlockOffloader, offload_saved_tensors
 from helpers.models.sd3.transformer import blocks, enable_checkpointing, predict
 from tests.unit.models.stepped import CPU, Change, given, gradients, loaded, same
 
