@@ -16,7 +16,7 @@ from torch import Tensor
 from helpers.cache.keys import Keys
 from helpers.cache.writer import ShardWriter
 from helpers.data.types import Catalog, Rejected, Size
-from helpers.device import release_device_memory
+from helpers.device import is_out_of_memory, release_device_memory
 from helpers.errors import CacheError
 from helpers.models.family import LatentEncoder, VaeSpec
 from helpers.reporting.events import Notice
@@ -154,8 +154,8 @@ class BackoffEncoder:
         """The latents; None where memory ran out, by when what the attempt held is free to go."""
         try:
             return self._encoder.encode(pixels, at_most=self._at_once)
-        except RuntimeError as error:
-            if not isinstance(error, torch.OutOfMemoryError) and "out of memory" not in str(error):
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
                 raise
             return None
 

@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from helpers.config.options.model import PrecisionOptions
+from helpers.device import is_out_of_memory
 from helpers.models.family import ModelComponents, VaeSpec
 from helpers.models.formats.fingerprint import fingerprint
 from helpers.models.loading import WeightFormat, load_weights
@@ -105,8 +106,8 @@ class KlEncoder:
         self._model.tile_sample_min_size = tile * self._wanted.downscale
         try:
             return self._model.decode(latents).sample
-        except torch.OutOfMemoryError:
-            if tiled:
+        except (RuntimeError, MemoryError) as error:
+            if tiled or not is_out_of_memory(error):
                 raise
         return self._decode_one(latents, tiled=True)
 

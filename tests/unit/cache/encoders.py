@@ -1,7 +1,7 @@
 """Real, small, exact encoders and images, which note what they were asked for."""
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -78,18 +78,31 @@ def assemble(outputs: Sequence[Mapping[str, Tensor]]) -> TextEmbedding:
     return TextEmbedding(torch.cat([one["hidden"] for one in outputs]), torch.cat([one["pooled"] for one in outputs]))
 
 
+def run_out_on_cuda() -> None:
+    raise torch.OutOfMemoryError("out of memory")
+
+
+def run_out_on_cpu() -> None:
+    """PyTorch's own error: a petabyte does not fit."""
+    torch.empty(2**50)
+
+
 @dataclass
 class Convolution:
-    """A VAE of one seeded convolution, 8 pixels to a latent pixel, 4 channels; `limit` images fit in its memory."""
+    """A VAE of one seeded convolution, 8 pixels to a latent pixel, 4 channels; `limit` images fit in its memory.
+
+    With more, `run_out_of_memory` raises what the device would.
+    """
 
     limit: int = 1_000_000
+    run_out_of_memory: Callable[[], object] = run_out_on_cuda
     factor: float = 1.0
     batches: list[int] = field(default_factory=list)
     loads: int = 0
 
     def encode(self, pixels: Tensor, *, at_most: int | None = None) -> Tensor:
         if len(pixels) > self.limit or at_most is None or at_most > self.limit:
-            raise torch.OutOfMemoryError("out of memory")
+            self.run_out_of_memory()
         self.batches.append(len(pixels))
         return torch.cat([self.one(image) for image in pixels])
 
