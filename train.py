@@ -11,11 +11,10 @@ from dataclasses import replace
 from datetime import datetime
 
 from helpers.config.checks.launcher import rank_of_process
-from helpers.config.cli import given_options, wants_help
 from helpers.config.datasets.file import DatasetFile
+from helpers.config.docs import help_page
 from helpers.config.env.libraries import set_up_libraries
-from helpers.config.everything import load_config
-from helpers.config.help_page import help_page
+from helpers.config.parse import given_options, load_config, wants_help
 from helpers.config.secrets import secrets_of
 from helpers.config.train_config import RunConfig
 from helpers.errors import UserError

@@ -17,8 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
-from helpers.config.dataset_tables import TableColumns
-from helpers.config.datasets.types import LocalDataset
+from helpers.config.datasets.types import LocalDataset, TableColumns
 from helpers.data.catalog.build import open_catalog
 from helpers.data.catalog.known_files import FileMetadataCache
 from helpers.data.catalog.scan import HEADERS, find_files, header

@@ -106,8 +106,8 @@ def measure(folder: Path, settings: Mapping[str, Any]) -> dict[str, int]:
 def peaks_of_run(folder: Path, settings: Mapping[str, Any], *, model: str) -> dict[str, int]:
     """The peaks of one run of `train.py` with empty caches."""
     import train
-    from helpers.config.cli import parse_arguments
     from helpers.config.datasets.file import load_datasets
+    from helpers.config.parse import parse_arguments
     from helpers.reporting.reporter import Reporter
 
     listener = Peaks()
@@ -169,7 +169,7 @@ def estimate_of(folder: Path, settings: Mapping[str, Any]) -> MemoryEstimate:
     """What is estimated for the same run."""
     import torch
 
-    from helpers.config.cli import parse_arguments
+    from helpers.config.parse import parse_arguments
     from helpers.models.memory import workload_of
     from helpers.training.distributed.runtime import resolve_precision
 

@@ -1,16 +1,21 @@
-"""Writes documentation/OPTIONS.md from the declarations: `python -m helpers.config.docs`."""
+"""The pages made from the option declarations: `train.py --help`, and documentation/OPTIONS.md.
 
+`python -m helpers.config.docs` writes the latter.
+"""
+
+import textwrap
 from collections.abc import Iterable, Iterator
 from dataclasses import fields
 from pathlib import Path
 
 from helpers.config.deprecated_options import OLD_NAMES, DeprecatedOption
-from helpers.config.option import Option, default_words, options_in, wanted
+from helpers.config.option import KINDS, Option, default_words, options_in, wanted
 from helpers.config.options.launch import LaunchOptions
 from helpers.config.train_config import RunConfig
 
 PAGE = Path(__file__).resolve().parents[2] / "documentation" / "OPTIONS.md"
 COMMAND = "python -m helpers.config.docs"
+HELP_WIDTH = 100
 
 OPENING = f"""\
 # Every setting
@@ -46,7 +51,7 @@ def _row(option: Option, *, flag: bool) -> tuple[str, ...]:
     by_reason: dict[str, list[str]] = {}
     for value, reason in option.refused:
         by_reason.setdefault(reason, []).append(f"`{value}`")
-    refused = "".join(f" Refused: {', '.join(told)} ({reason})." for reason, told in by_reason.items())
+    refused = "".join(f" Refused: {', '.join(values)} ({reason})." for reason, values in by_reason.items())
     return names, values, default_words(option), option.help + refused
 
 
@@ -86,6 +91,32 @@ def _lines(heading: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> Iterato
     yield "|" + "---|" * len(heading)
     for row in rows:
         yield f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in row)} |"
+
+
+def help_page() -> str:
+    """Every flag by group: what it does, its values, its default, and its name in config.env."""
+    lines = [
+        "usage: bash train.sh [--name=value ...]      settings from config/config.env; flags override them",
+        "       python train.py --name=value ...      settings from flags only",
+        "",
+        "For a switch, --allow_tf32 is the same as --allow_tf32=true.",
+    ]
+    for group in fields(RunConfig):
+        assert isinstance(group.type, type)
+        lines += ["", (group.type.__doc__ or group.name).partition("\n")[0]]
+        for option in options_in(group.name, group.type):
+            lines += _help_lines(option)
+    return "\n".join(lines) + "\n"
+
+
+def _help_lines(option: Option) -> list[str]:
+    choices = option.choices or (("true", "false") if option.kind is bool else ())
+    values = "| ".join(choices) or KINDS.get(option.kind, "a text").removeprefix("a ").upper()
+    default = default_words(option)
+    text = f"{option.help} ({'' if option.required else 'default: '}{default}; {option.env})"
+    wrapped = textwrap.wrap(text, HELP_WIDTH, initial_indent="        ", subsequent_indent="        ")
+    flag = textwrap.wrap(f"--{option.name}={values}", HELP_WIDTH, initial_indent="  ", subsequent_indent="      ")
+    return [*(line.replace("| ", "|") for line in flag), *wrapped]
 
 
 if __name__ == "__main__":

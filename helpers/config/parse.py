@@ -1,20 +1,30 @@
-"""What was said, in whatever place, read against the declarations: values, remarks, and all that is wrong."""
+"""The command line of `train.py` and the dataset file, parsed into the options of a run, with all problems at once."""
 
-from collections.abc import Iterable
+import logging
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
+from helpers.config.checks.config import check
+from helpers.config.checks.launcher import check_launcher, rank_of_process
+from helpers.config.checks.warnings import warnings
+from helpers.config.datasets.file import DatasetFile, read_datasets
 from helpers.config.deprecated_options import OLD_NAMES, DeprecatedOption
-from helpers.config.option import Option, WrongValue, read_value
+from helpers.config.option import FALSE, TRUE, Option, WrongValue, read_value
 from helpers.config.suggestions import nearest
 from helpers.config.train_config import RunConfig, all_options
-from helpers.errors import Problem
+from helpers.errors import ConfigError, Problem
+
+log = logging.getLogger(__name__)
+
+LOCATES_DATASETS = frozenset({"output_dir", "data_backend_config"})
+"""The options that locate the dataset file and the base of its relative paths."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class RawSetting:
-    """A setting as somebody said it: the flag's `name` without dashes, the value's text, and how it was spelled."""
+    """A setting as written: the flag's `name` without dashes, its value as text, and its spelling."""
 
     name: str
     text: str
@@ -23,7 +33,7 @@ class RawSetting:
 
 @dataclass(frozen=True, kw_only=True)
 class OptionNames:
-    """Every name that may be said on the command line, and what it is."""
+    """Every name that the command line accepts."""
 
     options: dict[str, Option]
     old: dict[str, DeprecatedOption]
@@ -34,7 +44,7 @@ class OptionNames:
         return (option is not None and option.kind is bool) or (old is not None and old.switch)
 
     def closest(self, name: str) -> str | None:
-        """The flag that an unknown one is a slip of, or whose env name it is."""
+        """The flag that an unknown one most likely means, or whose env name it is."""
         env_names = {option.env.lower(): option.name for option in self.options.values()}
         return env_names.get(name.lower()) or nearest(name, (*self.options, *self.old))
 
@@ -46,12 +56,12 @@ class OptionNames:
 
 @dataclass(frozen=True, kw_only=True)
 class ParseResult:
-    """What became of what was said.
+    """The parsed settings.
 
-    values: by option name, the last that was said of it.
-    wrong: the options said wrongly: of a misspelt name the value counts, where it can be read, so that all else is
-        checked with it; the others have their defaults.
-    remarks: lines worth showing although nothing is wrong.
+    values: by option name, the last one set.
+    wrong: options with an error. A misspelt name counts as the closest one if its value can be parsed, so that the
+        other checks see it; the rest have their defaults.
+    remarks: lines to show although nothing is wrong.
     """
 
     values: dict[str, Any] = field(default_factory=dict)
@@ -60,7 +70,7 @@ class ParseResult:
     problems: list[Problem] = field(default_factory=list)
 
     def config(self) -> RunConfig:
-        """The run's options; those that nobody said have their defaults."""
+        """The run's options; those not set have their defaults."""
         options = {option.name: option for option in all_options()}
         values = {name: self.values.get(name, option.default) for name, option in options.items()}
         said: dict[str, dict[str, Any]] = {group.name: {} for group in fields(RunConfig)}
@@ -73,17 +83,17 @@ class ParseResult:
 
 
 def known_names() -> OptionNames:
-    """Every option and every old name, by flag."""
+    """Every option and every deprecated name, by flag."""
     return OptionNames(options={o.name: o for o in all_options()}, old={old.name: old for old in OLD_NAMES})
 
 
-def read_settings(said: Iterable[RawSetting], *, meant: Iterable[RawSetting] = ()) -> ParseResult:
-    """The values of everything said, the last of each; every problem is listed, none raised.
+def read_settings(said: Iterable[RawSetting], *, guessed: Iterable[RawSetting] = ()) -> ParseResult:
+    """Parse settings; the last value of each counts. Problems are collected, not raised.
 
-    `meant` is what was said wrongly, and has been told of, under the names that it was meant for.
+    guessed: settings under misspelt names that were already reported, by the names they most likely mean.
     """
     names, reading = known_names(), ParseResult()
-    guesses = {each.name: each for each in meant}
+    guesses = {each.name: each for each in guessed}
     last: dict[str, RawSetting] = {}
     for each in said:
         name = each.name
@@ -104,8 +114,8 @@ def read_settings(said: Iterable[RawSetting], *, meant: Iterable[RawSetting] = (
         _read_guess(names.options[name], said=guesses[name], reading=reading)
     for option in names.options.values():
         if option.required and not reading.values.get(option.name) and option.name not in reading.wrong:
-            fix = f"set {option.env} in config/config.env, or say --{option.name}=…"
-            reading.problems.append(Problem(option=option.env, value="", reason="nobody said it", fix=fix))
+            fix = f"set {option.env} in config/config.env, or pass --{option.name}=…"
+            reading.problems.append(Problem(option=option.env, value="", reason="not set", fix=fix))
     return reading
 
 
@@ -137,3 +147,100 @@ def _read_old(old: DeprecatedOption, *, said: RawSetting, last: dict[str, RawSet
         reading.remarks.append(f"{said.spelled} {old.remark}")
     elif text not in old.harmless:
         reading.problems.append(Problem(option=said.spelled, value=said.text, reason=old.reason, fix=old.fix))
+
+
+def parse_arguments(argv: Sequence[str]) -> RunConfig:
+    """The run's options; logs warnings. Raises ConfigError with every problem."""
+    reading = read_arguments(argv)
+    config = reading.config()
+    if problems := problems_of(reading):
+        raise ConfigError(problems)
+    log_warnings(reading)
+    return config
+
+
+def problems_of(reading: ParseResult) -> list[Problem]:
+    """Every problem with the settings and with the resulting options."""
+    return [*reading.problems, *check(reading.config(), unless=reading.wrong)]
+
+
+def log_warnings(reading: ParseResult) -> None:
+    """Log remarks and warnings."""
+    for line in (*reading.remarks, *warnings(reading.config())):
+        log.warning(line)
+
+
+def read_arguments(argv: Sequence[str]) -> ParseResult:
+    """Parse a command line. Problems are collected, not raised."""
+    said, problems = split_arguments(argv)
+    reading = read_settings(said)
+    reading.problems[:0] = problems
+    return reading
+
+
+def given_options(argv: Sequence[str]) -> frozenset[str]:
+    """The names of the options that a command line sets."""
+    return frozenset(read_arguments(argv).values)
+
+
+def split_arguments(argv: Sequence[str], *, place: str = "") -> tuple[list[RawSetting], list[Problem]]:
+    """Split `argv` into flags with values, and words that are neither. place: of the words, for messages."""
+    names = known_names()
+    said: list[RawSetting] = []
+    problems: list[Problem] = []
+    words = list(argv)
+    while words:
+        word = words.pop(0)
+        name, equals, text = word[2:].partition("=")
+        spelled = f"--{name}{place}"
+        if not word.startswith("--") or not name:
+            problems.append(_stray(word, place=place, before=said, names=names))
+        elif equals:
+            said.append(RawSetting(name=name, text=text, spelled=spelled))
+        elif names.stands_alone(name):
+            said.append(RawSetting(name=name, text="true", spelled=spelled))
+        elif words and not words[0].startswith("--"):
+            said.append(RawSetting(name=name, text=words.pop(0), spelled=spelled))
+        elif name in names.options or name in names.old:
+            problems.append(Problem(option=spelled, value="", reason="it needs a value", fix=f"write --{name}=…"))
+        else:
+            said.append(RawSetting(name=name, text="", spelled=spelled))
+    return said, problems
+
+
+def wants_help(argv: Sequence[str]) -> bool:
+    """Whether the arguments ask for help."""
+    return any(word in ("-h", "--help") for word in argv)
+
+
+def _stray(word: str, *, place: str, before: list[RawSetting], names: OptionNames) -> Problem:
+    if before and names.stands_alone(before[-1].name) and word.lower() in TRUE + FALSE:
+        fix = f"did you mean --{before[-1].name}={word}?"
+    elif word.startswith("-") and len(word) > 1:
+        fix = names.suggest(word.strip("-").partition("=")[0])
+    else:
+        fix = "write --name=value, with quotes around a value that has spaces"
+    return Problem(option=f"{word!r}{place}", value="", reason="it is neither a flag nor a flag's value", fix=fix)
+
+
+def load_config(argv: Sequence[str]) -> tuple[RunConfig, DatasetFile]:
+    """The run's options and datasets; the first process logs warnings.
+
+    Raises ConfigError with every problem of either.
+    """
+    reading = read_arguments(argv)
+    config = reading.config()
+    problems = [*problems_of(reading), *check_launcher(config)]
+    files, wrong = files_of(reading)
+    if files is None or problems:
+        raise ConfigError([*problems, *wrong])
+    if rank_of_process() == 0:
+        log_warnings(reading)
+    return config, files
+
+
+def files_of(reading: ParseResult) -> tuple[DatasetFile | None, list[Problem]]:
+    """The datasets, or None and their problems: none where a wrong option hides where the file is."""
+    if reading.wrong & LOCATES_DATASETS - reading.values.keys():
+        return None, []
+    return read_datasets(reading.config())

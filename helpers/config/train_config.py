@@ -5,12 +5,9 @@ from dataclasses import dataclass, field, fields
 
 from helpers.config.option import Option, options_in
 from helpers.config.options.data import CacheOptions, DataOptions
-from helpers.config.options.export import ExportOptions
 from helpers.config.options.finetune import EmaOptions, FullOptions
-from helpers.config.options.held_out import EvalOptions
 from helpers.config.options.model import LoraOptions, ModelOptions, PrecisionOptions, TextOptions
-from helpers.config.options.output import PublishingOptions
-from helpers.config.options.reporting import ReportingOptions
+from helpers.config.options.output import ExportOptions, PublishingOptions, ReportingOptions
 from helpers.config.options.speed import SpeedOptions
 from helpers.config.options.training import (
     CheckpointOptions,
@@ -18,7 +15,7 @@ from helpers.config.options.training import (
     OptimizerOptions,
     RunOptions,
 )
-from helpers.config.options.validation import ValidationOptions
+from helpers.config.options.validation import EvalOptions, ValidationOptions
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -115,11 +115,12 @@ class SampleOrder:
     def position_after_images(self, shown: Sequence[int]) -> Position:
         """The last position before which no bucket has given more than `shown`: from there on none is left out.
 
-        Of a bucket that a batch holds whole, each batch shows every image, so that its last one may be begun.
+        Of a bucket that a batch holds whole the last batch may be begun, as the next one goes through its images
+        again; but not before each was shown once.
         """
         per_batch = self.images_per_batch
         pairs = zip(self.buckets, shown, strict=True)
-        batches = np.array([-(-each // per_batch) if len(b) <= per_batch else each // per_batch for b, each in pairs])
+        batches = np.array([-(-n // per_batch) if len(b) <= min(n, per_batch) else n // per_batch for b, n in pairs])
         parts = self._parts_per_epoch
         most = 1 + int(((batches + 1) * per_batch * PARTS // np.maximum(parts, 1)).min())
         epoch = bisect_right(

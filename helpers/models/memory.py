@@ -2,12 +2,12 @@
 
 from dataclasses import dataclass, field
 
+from helpers.config.files.prompt_library import parse_validation_sizes
 from helpers.config.options.finetune import EmaOptions, FullOptions
 from helpers.config.options.model import LoraOptions, ModelOptions, PrecisionOptions, TextOptions
 from helpers.config.options.speed import SpeedOptions
 from helpers.config.options.training import OptimizerOptions, RunOptions
 from helpers.config.options.validation import ValidationOptions
-from helpers.config.sizes import parse_validation_sizes
 
 STARTS_OF_THE_BASE = ("pissa", "olora", "loftq")
 """Of `lora_init_type`: those that begin at numbers of the base's, which are taken off what is exported."""

@@ -7,8 +7,7 @@ from datetime import datetime
 from pathlib import Path
 
 from helpers.config.files.webhook import read_webhook
-from helpers.config.options.output import PublishingOptions
-from helpers.config.options.reporting import ReportingOptions
+from helpers.config.options.output import PublishingOptions, ReportingOptions
 from helpers.errors import ConfigError
 from helpers.reporting.background import BackgroundListener
 from helpers.reporting.console.console import Console, display_for

@@ -6,9 +6,14 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from helpers.config.files.prompt_library import BUILT_IN, LibraryPrompt, file_names, read_prompts
+from helpers.config.files.prompt_library import (
+    BUILT_IN,
+    LibraryPrompt,
+    file_names,
+    parse_validation_sizes,
+    read_prompts,
+)
 from helpers.config.options.validation import ValidationOptions
-from helpers.config.sizes import parse_validation_sizes
 from helpers.dataloader.loader import EMPTY_CAPTION
 from helpers.errors import ConfigError
 from helpers.reporting.card_images import PNG_ENTRY

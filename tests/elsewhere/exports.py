@@ -10,9 +10,9 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from helpers.config.options.export import ExportOptions
 from helpers.config.options.finetune import FullOptions
 from helpers.config.options.model import LoraOptions, ModelOptions, PrecisionOptions, TextOptions
+from helpers.config.options.output import ExportOptions
 from helpers.models.adapters.registry import build_trainable
 from helpers.models.adapters.text_encoders import with_text_encoders
 from helpers.models.adapters.trainable import Trainable

@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from helpers.config.cli import parse_arguments
 from helpers.config.datasets.file import load_datasets
 from helpers.config.env.launch import translated
+from helpers.config.parse import parse_arguments
 from helpers.config.train_config import RunConfig
 from helpers.models.registry import families
 from tests.project.sources import ROOT

@@ -12,9 +12,13 @@ import numpy as np
 import pytest
 from pydantic import BaseModel
 
-from helpers.config.cli import parse_arguments
-from helpers.config.dataset_keys import ACCEPTED_ONLY, EVERY_ENTRY, LATER_IMAGE_KEYS, LATER_TEXT_KEYS
-from helpers.config.datasets.entries import FROM_DATA_OPTIONS
+from helpers.config.datasets.entries import (
+    ACCEPTED_ONLY,
+    EVERY_ENTRY,
+    FROM_DATA_OPTIONS,
+    LATER_IMAGE_KEYS,
+    LATER_TEXT_KEYS,
+)
 from helpers.config.datasets.file import load_datasets
 from helpers.config.datasets.types import (
     CsvDataset,
@@ -27,7 +31,7 @@ from helpers.config.datasets.types import (
 from helpers.config.env.launch import translated
 from helpers.config.env.translate import env_names, translate
 from helpers.config.files.webhook import read_webhook
-from helpers.config.parse import known_names
+from helpers.config.parse import known_names, parse_arguments
 from helpers.config.train_config import all_options
 from helpers.data.images.geometry import cut_rules, geometries
 from helpers.data.types import Bucket, Size

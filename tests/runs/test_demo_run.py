@@ -9,9 +9,9 @@ import torch
 from diffusers.pipelines.stable_diffusion_3.pipeline_stable_diffusion_3 import StableDiffusion3Pipeline
 
 import train
-from embedded import style_figures
 from helpers.config.env.launch import translated
 from tests.runs.harness import REPOSITORY
+from tools.demo_model import style_figures
 
 STEPS = 60
 FEW = ("chair", "hibiscus", "rooster", "watch", "plunger", "speedboat")

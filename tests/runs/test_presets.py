@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from helpers.config.cli import parse_arguments
 from helpers.config.env.launch import translated
+from helpers.config.parse import parse_arguments
 from helpers.config.train_config import RunConfig
 from helpers.models.sd3.memory.forecast import PUBLISHED, forecast
 from helpers.models.sd3.tiny import make_tiny_pipeline

@@ -1,17 +1,16 @@
 """What is wrong with the options taken together, or with what they point at; single values are checked before."""
 
+import re
 from collections.abc import Collection, Iterator
 from pathlib import Path
 
-from helpers.config.checks.paths import check_paths, not_writable
+from helpers.config.checks.paths import Wrong, check_paths, not_writable
 from helpers.config.checks.training import check_training
 from helpers.config.files.lycoris import read_lycoris
-from helpers.config.files.prompt_library import read_prompts
+from helpers.config.files.prompt_library import parse_validation_sizes, read_prompts
 from helpers.config.files.webhook import read_webhook
 from helpers.config.optimizers import LEARNING_RATE_FREE, check_optimizer_settings
-from helpers.config.options.reporting import TRACKERS
-from helpers.config.publishing_checks import check_publishing
-from helpers.config.sizes import parse_validation_sizes
+from helpers.config.options.output import TRACKERS
 from helpers.config.suggestions import did_you_mean
 from helpers.config.train_config import RunConfig, all_options
 from helpers.errors import Problem
@@ -114,3 +113,22 @@ def _reporting(config: RunConfig) -> Iterator[tuple[str, Problem]]:
     if said.webhook_config:
         _, problems = read_webhook(Path(said.webhook_config).expanduser())
         yield from (("webhook_config", problem) for problem in problems)
+
+
+NAME_ON_HUB = re.compile(r"(?!.*(--|\.\.))[A-Za-z0-9_]([\w.-]{0,94}[A-Za-z0-9_])?", flags=re.ASCII)
+
+
+def check_publishing(config: RunConfig) -> Iterator[Wrong]:
+    """A repository's name that is missing, or that the hub does not allow."""
+    said = config.publishing
+    if said.push_to_hub and not said.hub_model_id:
+        name = re.sub(r"[^A-Za-z0-9]+", "-", Path(config.run.output_dir).name).strip("-") or "my-model"
+        yield "hub_model_id", "", "PUSH_TO_HUB has nowhere to upload to", f"say HUB_MODEL_NAME={name} or the like"
+    if said.hub_model_id and not _is_allowed(said.hub_model_id):
+        reason = "the hub allows letters, digits, `-`, `_` and `.`, 96 at the most, with at most an owner before a `/`"
+        yield "hub_model_id", said.hub_model_id, reason, "say HUB_MODEL_NAME=my-model, or owner/my-model"
+
+
+def _is_allowed(name: str) -> bool:
+    parts = name.split("/")
+    return len(parts) <= 2 and not name.endswith(".git") and all(NAME_ON_HUB.fullmatch(part) for part in parts)

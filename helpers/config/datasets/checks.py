@@ -3,10 +3,15 @@
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from helpers.config.dataset_keys import SKIPPABLE
-from helpers.config.dataset_table_checks import check_table
-from helpers.config.datasets.entries import Entry, SortedEntries
-from helpers.config.datasets.types import EmbedsStore, ImageDataset, LocalDataset
+from helpers.config.datasets.entries import SKIPPABLE, Entry, SortedEntries
+from helpers.config.datasets.types import (
+    CsvDataset,
+    EmbedsStore,
+    HuggingFaceDataset,
+    ImageDataset,
+    LocalDataset,
+    S3Dataset,
+)
 from helpers.config.suggestions import did_you_mean
 from helpers.errors import Problem
 
@@ -126,3 +131,90 @@ def _captions(entry: Entry, *, dataset: ImageDataset) -> Iterator[Problem]:
     for key, asks in needed.items():
         if asks and not dataset.instance_prompt:
             yield entry.problem(key, reason="it needs an instance prompt", fix='add "instance_prompt": "…"')
+
+
+OF_TRAINING = ("repeats", "probability", "ignore_epochs", "is_regularisation_data")
+
+
+def check_mixing(images: Sequence[tuple[Entry, ImageDataset | None]], *, model_type: str) -> Iterator[Problem]:
+    """Everything wrong with amounts and kinds of datasets; None stands for one that could not be read."""
+    trained = [(entry, dataset) for entry, dataset in images if dataset is not None and not entry.is_eval]
+    for entry, dataset in images:
+        if dataset is not None and entry.is_eval:
+            yield from _kept_back(entry)
+    for entry, dataset in trained:
+        if dataset.ignore_epochs and dataset.repeats:
+            reason = "with ignore_epochs the size of this dataset, and so its repeats, decide nothing"
+            yield entry.problem("repeats", reason=reason, fix="leave it out, and say `probability`")
+        if dataset.is_regularisation_data and model_type != "lora":
+            reason = "the base model's own prediction is gone once its weights are trained in full"
+            yield entry.problem("is_regularisation_data", reason=reason, fix="say false, or MODEL_TYPE=lora")
+    if trained and all(dataset.ignore_epochs for _, dataset in trained):
+        reason = "no dataset is left that says how long an epoch is"
+        yield trained[0][0].problem("ignore_epochs", reason=reason, fix="say false in one entry at least")
+
+
+def _kept_back(entry: Entry) -> Iterator[Problem]:
+    for key in OF_TRAINING:
+        if entry.said.get(key):
+            reason = "an eval dataset is never trained on"
+            yield entry.problem(key, reason=reason, fix='leave it out, or say "dataset_type": "image"')
+
+
+TABLE_ENDINGS = (".parquet", ".jsonl")
+NEEDS = 'add "parquet": { "path": …, "filename_column": … }'
+
+
+def check_table(entry: Entry, *, dataset: ImageDataset) -> Iterator[Problem]:
+    """Everything wrong with the tables that a dataset's entry names, or fails to name."""
+    match dataset:
+        case LocalDataset() | S3Dataset():
+            yield from _about_files(entry, dataset=dataset)
+        case CsvDataset() if not dataset.csv_file.is_file():
+            yield _no_file(entry, "csv_file", path=dataset.csv_file)
+        case HuggingFaceDataset():
+            yield from _hub(entry, dataset=dataset)
+        case _:
+            return
+
+
+def _about_files(entry: Entry, *, dataset: LocalDataset | S3Dataset) -> Iterator[Problem]:
+    table, sizes, captions = (
+        dataset.parquet,
+        *(each == "parquet" for each in (dataset.metadata_backend, dataset.caption_strategy)),
+    )
+    if table is None:
+        for key, asks in {"metadata_backend": sizes, "caption_strategy": captions}.items():
+            if asks and "parquet" not in entry.said:
+                yield entry.problem(key, reason="no table is named", fix=NEEDS)
+        return
+    said = entry.said.get("caption_strategy", dataset.caption_strategy)
+    if not sizes and not captions and said == dataset.caption_strategy:
+        fix = 'add "metadata_backend": "parquet" or "caption_strategy": "parquet", or remove it'
+        yield entry.problem("parquet", reason="nothing in this entry asks for a table", fix=fix)
+    if not str(table.path).endswith(TABLE_ENDINGS):
+        yield entry.problem(
+            "parquet", reason=f"{table.path} is no table that is known", fix="name a .parquet or .jsonl file"
+        )
+    elif isinstance(table.path, Path) and not table.path.is_file():
+        yield _no_file(entry, "parquet", path=table.path)
+    if sizes and not (table.width_column and table.height_column):
+        yield entry.problem(
+            "parquet",
+            reason='"metadata_backend": "parquet" takes sizes from it, and their columns are not named',
+            fix='add "width_column" and "height_column" in it, or say "metadata_backend": "discovery"',
+        )
+    if captions and not table.caption_column:
+        yield entry.problem("parquet", reason="the column of captions is not named", fix='add "caption_column" in it')
+
+
+def _no_file(entry: Entry, key: str, *, path: Path) -> Problem:
+    reason = f"{path} is not a file" if path.exists() else f"there is no file {path}"
+    return entry.problem(key, reason=reason, fix="name the table's file; a relative path starts at OUTPUT_DIR")
+
+
+def _hub(entry: Entry, *, dataset: HuggingFaceDataset) -> Iterator[Problem]:
+    name = dataset.dataset_name
+    if dataset.folder is None and (name.count("/") > 1 or name.startswith((".", "/", "~"))):
+        fix = "name a folder of .parquet files, or a hub id such as owner/name"
+        yield entry.problem("dataset_name", reason="there is no such folder, and no hub id looks like it", fix=fix)

@@ -8,15 +8,6 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
-from helpers.config.dataset_keys import (
-    ACCEPTED_ONLY,
-    DATASET_TYPES,
-    EVERY_ENTRY,
-    LATER_IMAGE_KEYS,
-    LATER_TEXT_KEYS,
-    STORAGE_TYPES,
-    UnsupportedKey,
-)
 from helpers.config.datasets.types import (
     KINDS_OF_DATASET,
     KINDS_OF_IMAGE_STORE,
@@ -66,6 +57,37 @@ KINDS = {
 UNQUOTED = ("bool_type", "int_type", "float_type")
 
 Kind = TypeVar("Kind", bound=BaseModel)
+
+
+@dataclass(frozen=True, kw_only=True)
+class UnsupportedKey:
+    """A key that is supported only with values that have no effect.
+
+    harmless: those values; `reason` and `fix` are the error for any other.
+    """
+
+    harmless: tuple[Any, ...]
+    reason: str = "not supported yet"
+    fix: str = "remove this key"
+
+
+EVERY_ENTRY = ("type", "dataset_type", "disabled", "disable", "preserve_data_backend_cache")
+"""Keys of every entry. The last one has no effect: caches are always kept."""
+
+ACCEPTED_ONLY = ("hash_filenames",)
+"""Keys of an image entry without effect: cached files always have hashes as names."""
+
+DATASET_TYPES = ("image", "text_embeds", "image_embeds", "eval")
+SKIPPABLE = ("vae", "aspect", "metadata", "text")
+"""The values of `skip_file_discovery`."""
+
+LATER_IMAGE_KEYS = {
+    "conditioning_data": UnsupportedKey(
+        harmless=(None, ""), reason="conditioning images train a ControlNet, which this program does not train"
+    ),
+}
+
+LATER_TEXT_KEYS: dict[str, UnsupportedKey] = {}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -197,7 +219,7 @@ def _usable(entry: Entry, *, problems: list[Problem]) -> bool:
         for key in flags
         if not isinstance(said[key], bool)
     ]
-    known = {"type": STORAGE_TYPES, "dataset_type": DATASET_TYPES}
+    known = {"type": tuple(KINDS_OF_DATASET), "dataset_type": DATASET_TYPES}
     if "type" not in said:
         problems.append(entry.problem("type", reason="it is missing", fix='say "type": "local"'))
     for key, choices in known.items():

@@ -8,8 +8,7 @@ from json import JSONDecodeError
 from pathlib import Path
 from typing import Any
 
-from helpers.config.dataset_mixing import check_mixing
-from helpers.config.datasets.checks import check_datasets
+from helpers.config.datasets.checks import check_datasets, check_mixing
 from helpers.config.datasets.entries import (
     Entry,
     read_image_entry,

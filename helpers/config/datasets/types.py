@@ -7,7 +7,6 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, ValidationInfo, field_validator
 from pydantic_core import PydanticCustomError
 
-from helpers.config.dataset_tables import TableColumns
 from helpers.config.datasets.caption_filters import read_filters
 
 OUTPUT_DIR = "output_dir"
@@ -129,6 +128,19 @@ class FilesDataset(ImageDataset):
 
     caption_strategies = ("filename", "textfile", "instanceprompt", "parquet")
     metadata_backends = ("discovery", "parquet")
+
+
+class TableColumns(BaseModel):
+    """The key `parquet`: which columns of a .parquet or .jsonl file are looked at. Sizes are of upright images."""
+
+    model_config = ConfigDict(frozen=True, strict=True, extra="forbid")
+
+    filename_column: str = "filename"
+    caption_column: str | None = None
+    fallback_caption_column: str | None = None
+    width_column: str | None = None
+    height_column: str | None = None
+    identifier_includes_extension: bool = False
 
 
 class TableFile(TableColumns):

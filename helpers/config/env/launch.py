@@ -7,12 +7,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NoReturn
 
-from helpers.config.cli import wants_help
 from helpers.config.env.accelerate_file import CONFIG_FILE, PLAIN, default_file, named_file, remarks_on
-from helpers.config.env.env_file import BrokenLines, read_env_file
+from helpers.config.env.env_file import BrokenLines, add_line_numbers, read_env_file
 from helpers.config.env.translate import Translation, env_names, translate
-from helpers.config.env_lines import add_line_numbers
 from helpers.config.options.launch import LaunchOptions
+from helpers.config.parse import wants_help
 from helpers.errors import ConfigError, Problem, UserError
 
 TRAINER = "train.py"
@@ -46,7 +45,7 @@ def translated(path: Path, *, flags: Sequence[str]) -> Translation:
     translation = translate(variables, file=str(path), words=flags, attempts=attempts)
     if broken or translation.problems:
         # Read here only to tell of everything at once; the trainer reads it in any case.
-        from helpers.config.everything import files_of
+        from helpers.config.parse import files_of
 
         told = add_line_numbers(translation.problems, path=path)
         raise ConfigError([*broken, *told, *files_of(translation.reading)[1]])

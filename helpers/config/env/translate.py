@@ -4,12 +4,11 @@ import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from helpers.config.cli import problems_of, split_arguments
 from helpers.config.deprecated_options import OLD_NAMES
 from helpers.config.env.accelerate_file import EXTRA_ARGS, problems_with_named_file
 from helpers.config.option import WrongValue, options_in, read_value, written
 from helpers.config.options.launch import LaunchOptions
-from helpers.config.parse import ParseResult, RawSetting, known_names, read_settings
+from helpers.config.parse import ParseResult, RawSetting, known_names, problems_of, read_settings, split_arguments
 from helpers.config.suggestions import nearest
 from helpers.config.train_config import all_options
 from helpers.errors import Problem
@@ -76,7 +75,7 @@ def translate(
         problems += wrong
     problems += problems_with_named_file(_split(launch.accelerate_extra_args, name=EXTRA_ARGS, problems=problems))
     typed, wrong = split_arguments(words)
-    reading = read_settings([*sorted_.said, *extra, *typed], meant=[*tried, *sorted_.meant])
+    reading = read_settings([*sorted_.said, *extra, *typed], guessed=[*tried, *sorted_.meant])
     problems += [*wrong, *problems_of(reading)]
     remarks = [*_overruled(sorted_.said, extra=extra), *reading.remarks]
     if sorted_.exports:

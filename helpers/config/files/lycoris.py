@@ -83,7 +83,7 @@ def _of_file(said: Mapping[str, Any], *, file: str) -> Iterable[Problem]:
     yield from _group(said, keys=KEYS, where=file)
     if "algo" not in said:
         fix = f"say one of {', '.join(ALGORITHMS)}"
-        yield Problem(option=f"{file}: algo", value="", reason="nobody said it", fix=fix)
+        yield Problem(option=f"{file}: algo", value="", reason="not set", fix=fix)
     if said.get("multiplier", 1) != 1:
         reason = "it is no part of the finished file, which would draw otherwise elsewhere"
         fix = "say 1, or leave it out, and choose linear_alpha"

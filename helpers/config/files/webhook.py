@@ -116,7 +116,7 @@ class _Reader:
         except ValueError:
             is_address, parts = False, urlsplit("")
         if not url:
-            self._problem(key, reason="nobody said it", fix=fix)
+            self._problem(key, reason="not set", fix=fix)
         elif not is_address:
             self._problem(key, reason="it is no address", fix=fix)
         elif parts.scheme == "http" and parts.hostname not in LOCAL_HOSTS:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from helpers.config.dataset_tables import TableColumns
+from helpers.config.datasets.types import TableColumns
 from helpers.data.sources.image_table import ImageTable, compute, from_arrow
 from helpers.errors import DataError
 

@@ -4,9 +4,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from helpers.config.files.lycoris import needed_lycoris
-from helpers.config.files.prompt_library import BUILT_IN, read_prompts
+from helpers.config.files.prompt_library import BUILT_IN, parse_validation_sizes, read_prompts
 from helpers.config.options.validation import ValidationOptions
-from helpers.config.sizes import parse_validation_sizes
 from helpers.config.train_config import RunConfig
 from helpers.errors import ModelError, Problem
 from helpers.models.adapters.lora import layer_ranks, match_modules, split_names

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+from helpers.config.files.prompt_library import parse_validation_sizes
 from helpers.config.option import written
-from helpers.config.options.export import COMFYUI_FILE
 from helpers.config.options.model import WITHOUT
-from helpers.config.sizes import parse_validation_sizes
+from helpers.config.options.output import COMFYUI_FILE
 from helpers.reporting.card_images import CardImage
 from helpers.reporting.events import RunStarted
 from helpers.reporting.publish.license import UNKNOWN_ID, License

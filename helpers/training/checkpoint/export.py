@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 
-from helpers.config.options.export import COMFYUI_FILE, ExportOptions
+from helpers.config.options.output import COMFYUI_FILE, ExportOptions
 from helpers.errors import TrainingError
 from helpers.files import atomic_folder, atomic_write
 from helpers.models.adapters.full import PIPELINE

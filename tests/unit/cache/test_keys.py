@@ -1,6 +1,7 @@
 """A key changes with everything an entry depends on, and with nothing else."""
 
 from dataclasses import replace
+from hashlib import blake2b
 
 import numpy as np
 import pytest
@@ -75,3 +76,22 @@ def test_many_keys_are_those_of_one_at_a_time(tmp_path) -> None:
     one_by_one = [latent_key(catalog.record(index), vae_identity="v").encode() for index in range(3)]
     assert latent_keys(catalog, vae_identity="v").tolist() == one_by_one
     assert text_keys(paths, part_identity="p").tolist() == [text_key(p, part_identity="p").encode() for p in paths]
+
+
+def test_keys_are_those_under_which_today_s_caches_were_written() -> None:
+    """BLAKE2b of the version, of each text behind its length, and of seven signed 64-bit numbers, little-endian.
+
+    A key that differs has everyone's caches encoded again: only where the numbers behind it differ as well.
+    """
+
+    def framed(*texts: str) -> bytes:
+        return b"".join(len(text).to_bytes(8, "little") + text.encode() for text in texts)
+
+    def key(*content: bytes) -> str:
+        return blake2b((1).to_bytes(4, "little") + b"".join(content), digest_size=16).hexdigest()
+
+    numbers = b"".join(number.to_bytes(8, "little", signed=True) for number in (1234, 512, 384, 64, 0, 448, 384))
+    image = framed("v", "photos", "cats/a.png", "77") + numbers
+    assert latent_key(RECORD, vae_identity="v") == key(framed("latent"), image)
+    assert latent_key(replace(RECORD, mirrored=True), vae_identity="v") == key(framed("mirrored latent"), image)
+    assert text_key("a cat", part_identity="p") == key(framed("text", "p", "a cat"))

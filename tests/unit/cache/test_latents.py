@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -19,7 +20,8 @@ from helpers.data.types import Catalog, Rejected
 from helpers.errors import CacheError
 from helpers.ranks import SingleProcess
 from helpers.reporting.events import StageAdvanced
-from helpers.storage.local import LocalCache
+from helpers.storage.local import LocalCache, LocalSource
+from helpers.storage.protocols import SIZE_UNKNOWN
 from tests.unit.cache.encoders import Convolution, Heard, catalog_of, image, run_out_on_cpu, run_out_on_cuda
 
 ROOT = Path(__file__).parents[3]
@@ -278,3 +280,57 @@ def test_the_other_side_of_a_image_has_latents_of_its_own(store: LocalCache, pho
         one, other = read_pixels(plain, index), read_pixels(mirrored, index)
         assert not isinstance(one, Rejected) and not isinstance(other, Rejected)
         assert (one[:, ::-1] == other).all() and (one != other).any()
+
+
+@pytest.mark.parametrize("limit", [1, 3])
+def test_as_many_images_as_fit_are_encoded_at_once_down_to_one(store: LocalCache, photos: Path, limit: int) -> None:
+    vae = Convolution(limit=limit)
+    assert fill(store, catalog_of(photos), vae)[0] == ()
+    assert max(vae.batches) == {1: 1, 3: 2}[limit], "four are halved until they fit"
+    assert right(store, catalog_of(photos))
+
+
+def test_images_are_decoded_only_a_few_batches_ahead_of_a_slow_encoder(store: LocalCache, tmp_path: Path) -> None:
+    for number in range(80):
+        image(tmp_path / "photos" / f"{number}.png", seed=number)
+    read: list[str] = []
+    encodes, released = threading.Event(), threading.Event()
+
+    class Counting(LocalSource):
+        def read(self, path: str) -> bytes:
+            read.append(path)
+            return super().read(path)
+
+    class Stuck(Convolution):
+        def encode(self, pixels: torch.Tensor, *, at_most: int | None = None) -> torch.Tensor:
+            encodes.set()
+            released.wait(60)
+            return super().encode(pixels, at_most=at_most)
+
+    catalog = replace(catalog_of(tmp_path / "photos"), source=Counting(tmp_path / "photos"))
+    thread = threading.Thread(target=fill, args=(store, catalog, Stuck()))
+    thread.start()
+    assert encodes.wait(60)
+    thread.join(timeout=1)  # long enough to read all of them where nothing holds it back
+    ahead = len(read)
+    released.set()
+    thread.join()
+    assert 4 <= ahead <= 32
+    assert len(read) == 80 and right(store, catalog)
+
+
+def test_a_file_whose_size_its_list_does_not_tell_is_encoded(store: LocalCache, photos: Path) -> None:
+    """A table of addresses knows of no sizes."""
+    catalog = replace(catalog_of(photos), size_bytes=np.full(10, SIZE_UNKNOWN))
+    assert fill(store, catalog, Convolution())[0] == ()
+    assert right(store, catalog)
+
+
+def test_a_batch_is_of_one_target_size_wherever_images_are_cropped(store: LocalCache, photos: Path) -> None:
+    """Two target sizes, each cut out of a larger image at several places."""
+    boxes = [(8 * (number % 2), 0, 8 * (number % 2) + 24 + 8 * (number // 5), 24) for number in range(10)]
+    geometries = np.array([(48, 32, *box) for box in boxes], dtype=np.int32)
+    catalog, vae = replace(catalog_of(photos), geometries=geometries), Convolution()
+    assert fill(store, catalog, vae)[0] == ()
+    assert sorted(vae.batches) == [1, 1, 4, 4], "five of each size, in batches of four"
+    assert right(store, catalog)

@@ -11,11 +11,12 @@ from safetensors import safe_open
 from torch import Tensor
 
 from helpers.cache.keys import KEY_DTYPE, text_key
-from helpers.cache.maintenance import prune, unused, verify
+from helpers.cache.maintenance import open_and_check, prune, unused, verify
 from helpers.cache.shard import read_header
 from helpers.cache.store import TensorStore, open_tensors
 from helpers.cache.writer import ShardWriter
 from helpers.errors import CacheError
+from helpers.ranks import SingleProcess
 from helpers.storage.local import LocalCache
 from tests.unit.cache.encoders import Heard, drawn
 
@@ -289,3 +290,26 @@ def test_reading_many_entries_keeps_no_file_open(store: LocalCache) -> None:
     for number in range(40):
         tensors.read(key(number))
     assert len(os.listdir("/proc/self/fd")) == before
+
+
+def test_an_entry_of_one_tensor_is_found_wherever_its_key_is_in_the_order(store: LocalCache) -> None:
+    with ShardWriter(store, rank=0, write_batch_size=100) as writer:
+        for number in range(10):
+            writer.add({key(number): {"latents": entry(number)["hidden"]}})
+    assert not open_tensors(store).missing(keys(*range(10))).any()
+    assert open_tensors(store).missing(np.array(["f" * 32, "0" * 32], dtype=KEY_DTYPE)).all()
+
+
+def test_each_shard_is_checked_by_one_process_alone(store: LocalCache, folder: Path) -> None:
+    """Two that take the damaged entry out of one shard would both keep its others."""
+    fill(store, range(24))
+    content = bytearray(shards(folder)[1].read_bytes())
+    content[-1] ^= 1
+    shards(folder)[1].write_bytes(content)
+    warnings = []
+    for rank in range(2):
+        heard = Heard()
+        ranks, reporter = SingleProcess(rank, 2), heard.reporter()
+        open_and_check(store, scan_for_errors=True, describe=lambda _: None, ranks=ranks, reporter=reporter)
+        warnings.append(len(heard.warnings))
+    assert warnings == [0, 1]

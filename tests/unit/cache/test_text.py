@@ -193,3 +193,12 @@ def test_only_what_was_not_counted_is(tmp_path: Path) -> None:
     assert token_counts([], limit=words.limit(), store=store).tolist() == []
     token_counts(captions[:5], limit=words.limit("another"), store=store)
     assert words.asked[50:] == captions[:5]
+
+
+def test_a_caption_of_a_whole_book_is_counted(tmp_path: Path) -> None:
+    """Remembered as well as counted: more tokens than one or two bytes can tell."""
+    words, store = Words(), LocalCache(tmp_path)
+    captions = ["word " * 200, "word " * 70_000]
+    for _ in range(2):
+        assert token_counts(captions, limit=words.limit(), store=store).tolist() == [200, 70_000]
+    assert len(words.asked) == 2

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from helpers.config.cli import parse_arguments
-from helpers.config.sizes import parse_validation_sizes
+from helpers.config.files.prompt_library import parse_validation_sizes
+from helpers.config.parse import parse_arguments
 from helpers.errors import ConfigError, Problem
 
 MODEL = "--pretrained_model_name_or_path=some/model"

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from helpers.config.dataset_keys import LATER_IMAGE_KEYS
+from helpers.config.datasets.entries import LATER_IMAGE_KEYS
 from helpers.config.datasets.file import DatasetFile, TextEmbedsStore, load_datasets
 from helpers.config.datasets.types import LocalDataset
 from helpers.config.options.data import CacheOptions, DataOptions

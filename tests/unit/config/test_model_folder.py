@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from helpers.config.cli import parse_arguments
-from helpers.config.model_folder import check_model_folder
+from helpers.config.checks.paths import check_model_folder
+from helpers.config.parse import parse_arguments
 from helpers.errors import ConfigError
 
 

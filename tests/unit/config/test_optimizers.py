@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from helpers.config.checks.warnings import warnings
-from helpers.config.cli import parse_arguments
 from helpers.config.optimizers import KINDS
 from helpers.config.option import written
+from helpers.config.parse import parse_arguments
 from helpers.errors import ConfigError, Problem
 
 LEAST = ("--pretrained_model_name_or_path=some/model", "--max_train_steps=1")

@@ -2,7 +2,7 @@
 
 import pytest
 
-from helpers.config.cli import parse_arguments
+from helpers.config.parse import parse_arguments
 from helpers.errors import ConfigError, Problem
 
 LEAST = ("--pretrained_model_name_or_path=some/model", "--max_train_steps=1")

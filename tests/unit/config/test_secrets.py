@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from helpers.config.cli import parse_arguments
+from helpers.config.parse import parse_arguments
 from helpers.config.secrets import secrets_of
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from helpers.config.dataset_keys import ACCEPTED_ONLY, EVERY_ENTRY
+from helpers.config.datasets.entries import ACCEPTED_ONLY, EVERY_ENTRY
 from helpers.config.datasets.file import read_datasets
 from helpers.config.datasets.types import KINDS_OF_DATASET, S3EmbedsStore, S3TextEmbedsStore, TextEmbedsStore
 from helpers.config.env.translate import env_names, translate

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from helpers.config.cli import parse_arguments
 from helpers.config.files.webhook import EVENTS, Webhook, read_webhook
+from helpers.config.parse import parse_arguments
 from helpers.errors import ConfigError
 
 ADDRESS = "https://discord.com/api/webhooks/1234567890/ThisIsTheSecretToken-0123456789"

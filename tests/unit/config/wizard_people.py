@@ -5,10 +5,10 @@ from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 
-from helpers.config.cli import parse_arguments
 from helpers.config.env.env_file import read_env_file
 from helpers.config.env.gpus import Gpu
 from helpers.config.env.launch import translated
+from helpers.config.parse import parse_arguments
 from helpers.config.train_config import RunConfig
 from helpers.config.wizard.flow import Prompt, options_by_name
 from helpers.config.wizard.machine import SystemInfo

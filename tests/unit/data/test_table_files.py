@@ -9,7 +9,7 @@ import pyarrow as pa
 import pytest
 from pyarrow import parquet
 
-from helpers.config.dataset_tables import TableColumns
+from helpers.config.datasets.types import TableColumns
 from helpers.data.columns import TextColumn
 from helpers.data.sources.image_table import NO_ROW, ImageTable
 from helpers.data.sources.table_files import read_table

@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import replace
+from hashlib import blake2b
 from typing import Any
 
 import numpy as np
@@ -259,3 +260,43 @@ def test_batches_come_up_to_an_end() -> None:
     end = source.order.position_after(7)
     batches = list(prefetch(source, source.order.position_after(2), depth=2, end=end))
     assert [batch.position for batch in batches] == positions(source, 7)[2:]
+
+
+def test_what_is_random_of_a_sample_stays_what_it_is_so_that_checkpoints_resume_to_the_bit() -> None:
+    """Each choice is seeded by the first 8 bytes of BLAKE2b of its purpose; sigmas are logit-normal, shifted by 3."""
+    plain = make_source(batch_size=4, dropout=0.5, captions=3)
+    source = replace(plain, mirrored={"one": Latents(1000, 4), "two": Latents(1100, 6)})
+
+    def seed(purpose: str, *parts: int | str) -> int:
+        return int.from_bytes(blake2b(repr((3, purpose, *parts)).encode(), digest_size=8).digest(), "little")
+
+    def draws(purpose: str, *parts: int) -> torch.Generator:
+        return torch.Generator().manual_seed(seed(purpose, *parts))
+
+    for position in positions(source, 12):
+        batch, at = source.batch(position), (position.epoch, position.batch)
+        assert batch.dropout_seed == seed("forward pass", *at, 0)
+        for slot, sample in enumerate(source.order.batch_at(position)):
+            assert torch.equal(
+                batch.noise[slot], torch.randn(batch.noise[slot].shape, generator=draws("noise", *at, slot))
+            )
+            level = torch.sigmoid(torch.randn((), generator=draws("sigma", *at, slot)))
+            torch.testing.assert_close(batch.sigmas[slot], 3 * level / (1 + 2 * level))
+            image = (sample.dataset_id, sample.image)
+            way = (seed("first caption", *image) + sample.pass_number) % 3
+            caption = source.catalogs[sample.dataset_id].captions_of(sample.image)[way]
+            is_dropped = seed("caption dropout", *at, slot) < 2**63
+            assert source.caption(sample) == ("" if is_dropped else caption)
+            is_mirrored = seed("flip", *image, sample.pass_number) < 2**63
+            assert (batch.latents[slot].max() >= 1000) == is_mirrored
+
+
+def test_of_two_captions_an_image_has_the_other_one_each_pass() -> None:
+    source = make_source(batch_size=1, captions=2)
+    seen: dict[tuple[str, int], list[str]] = {}
+    for position in positions(source, source.order.batches_before(4)):
+        (sample,) = source.order.batch_at(position)
+        seen.setdefault((sample.dataset_id, sample.image), []).append(source.caption(sample))
+    assert len(seen) == 16
+    for captions in seen.values():
+        assert captions[0] == captions[2] != captions[1] == captions[3]

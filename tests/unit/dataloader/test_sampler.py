@@ -10,7 +10,7 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from helpers.data.types import Bucket, Size
@@ -51,6 +51,7 @@ def walk(order: SampleOrder, batches: int, start: Position = START) -> list[tupl
 
 @settings(max_examples=80, deadline=None)
 @given(buckets_of_any_size(), seeds, batch_sizes, world_sizes, world_sizes, st.integers(0, 40))
+@example(make_buckets([21, 13, 9, 1, 1], [2, 0, 0, 0, 0]), 458, 6, 1, 2, 11)  # 9 images, of which 6 were shown
 def test_another_number_of_ranks_goes_on_where_no_image_is_left_out(
     buckets: list[Bucket], seed: int, batch_size: int, before: int, now: int, batches: int
 ) -> None:
@@ -244,3 +245,12 @@ def test_a_data_set_without_epochs_gives_its_share_however_large_it_is(images: i
 
 def test_one_data_set_needs_no_word_about_its_mix() -> None:
     assert mix(SampleOrder([bucket("mine", 4)], seed=0, batch_size=1, world_size=1)) == ""
+
+
+def test_an_image_that_hardly_ever_comes_does_come() -> None:
+    """What a bucket owes to an epoch is not rounded to nothing: one image in 2,500 epochs is 10 in 25,000."""
+    order = SampleOrder(
+        [bucket("often", 3), bucket("seldom", 1, probability=0.0004)], seed=0, batch_size=1, world_size=1
+    )
+    shown = order.images_shown(Position(epoch=25_000))
+    assert shown == [75_000, 10]

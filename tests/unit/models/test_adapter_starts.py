@@ -227,3 +227,13 @@ def test_layers_with_ranks_of_their_own_open_elsewhere(
 def test_a_rank_for_no_layer_is_refused(base: nn.Module) -> None:
     with pytest.raises(ModelError, match="lora_ranks names `to_w`"):
         train(copy.deepcopy(base), lora_ranks="to_w=4")
+
+
+def test_without_another_start_a_lora_is_drawn_as_peft_and_linear_layers_are(base: nn.Module) -> None:
+    """A even up to 1 / √inputs, which is Kaiming's bound at a = √5, and B zero (Hu et al. 2021, section 4.1)."""
+    weights = train(copy.deepcopy(base)).weights
+    downs = [weight.detach() for name, weight in weights.items() if "lora_A" in name]
+    drawn = torch.cat([(weight * weight.shape[1] ** 0.5).flatten() for weight in downs])
+    assert 0.99 < drawn.abs().max() <= 1
+    assert drawn.std() == pytest.approx(3**-0.5, rel=0.05)
+    assert not any(weight.any() for name, weight in weights.items() if "lora_B" in name)

@@ -1,6 +1,7 @@
 """A fingerprint changes with what a model computes, and with nothing else."""
 
 import os
+from hashlib import blake2b
 from pathlib import Path
 
 import pytest
@@ -43,3 +44,25 @@ def test_a_change_of_content_or_length_counts(
         file.write_bytes(written)
         seen.add(files_fingerprint([file]))
     assert len(seen) == 5
+
+
+@pytest.mark.parametrize("size", [20 << 20, (32 << 20) + 1, 50 << 20])
+def test_a_file_s_fingerprint_stays_what_it_is_so_that_caches_stay(tmp_path: Path, size: int) -> None:
+    """BLAKE2b of all of it, or, beyond 32 MiB, of 64 pieces of 64 KiB spread evenly from its beginning to its end."""
+    file, piece = tmp_path / "weights", 64 << 10
+    content = os.urandom(1 << 20) * (size >> 20) + b"!" * (size % (1 << 20))
+    file.write_bytes(content)
+    starts = [number * (size - piece) // 63 for number in range(64)]
+    read = content if size <= 32 << 20 else b"".join(content[start : start + piece] for start in starts)
+    facts = ("weights", str(size), blake2b(read, digest_size=16).hexdigest())
+    framed = "".join(f"{len(fact)}:{fact};" for fact in facts)
+    assert files_fingerprint([file]) == blake2b(framed.encode(), digest_size=16).hexdigest()
+
+
+def test_every_byte_of_a_file_of_32_mib_counts(tmp_path: Path) -> None:
+    file, content = tmp_path / "weights", bytearray(32 << 20)
+    file.write_bytes(content)
+    before = files_fingerprint([file])
+    content[100_000] = 1  # behind the first 64 KiB, before the next piece of a sampled file
+    file.write_bytes(content)
+    assert files_fingerprint([file]) != before

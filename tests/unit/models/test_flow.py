@@ -132,3 +132,22 @@ def test_weights() -> None:
     torch.testing.assert_close(flow.loss_weights(sigmas, weighting="sigma_sqrt"), torch.tensor([100.0, 4.0, 1.0]))
     cosmap = [2 / (math.pi * (1 - 2 * s + 2 * s * s)) for s in sigmas.tolist()]
     torch.testing.assert_close(flow.loss_weights(sigmas, weighting="cosmap"), torch.tensor(cosmap))
+
+
+def test_even_the_cleanest_noise_levels_are_trained_on_as_often_as_their_distribution_says() -> None:
+    """The bound that keeps losses finite is far below every level that comes."""
+    sigmas = flow.sample_sigma(
+        torch.Generator().manual_seed(0),
+        objective=ObjectiveOptions(timestep_sampling="uniform"),
+        shift=1.0,
+        shape=(1_000_000,),
+    )
+    for at in (1e-4, 1e-3, 1e-2):
+        assert (sigmas < at).float().mean().item() == pytest.approx(at, rel=0.3)
+    assert sigmas.min() < 1e-5
+
+
+def test_the_weight_of_clean_samples_grows_up_to_a_millionfold() -> None:
+    """1 / t² as diffusers' scripts have it, down to t = 0.001 and no further."""
+    sigmas = torch.tensor([2e-3, 1e-3, 5e-4, 1e-6])
+    torch.testing.assert_close(flow.loss_weights(sigmas, weighting="sigma_sqrt"), torch.tensor([25e4, 1e6, 1e6, 1e6]))

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from helpers import convert
-from helpers.config.cli import parse_arguments
+from helpers.config.parse import parse_arguments
 from helpers.config.wizard.machine import MemoryPeaks
 from helpers.models.sd3.memory.forecast import forecast
 

@@ -8,11 +8,14 @@ from typing import Any
 
 import pytest
 
-from helpers.config.options.finetune import FullOptions
-from helpers.config.options.model import PrecisionOptions
-from helpers.models.memory import Workload
+from helpers.config.options.finetune import EmaOptions, FullOptions
+from helpers.config.options.model import LoraOptions, ModelOptions, PrecisionOptions, TextOptions
+from helpers.config.options.speed import SpeedOptions
+from helpers.config.options.training import OptimizerOptions, RunOptions
+from helpers.config.options.validation import ValidationOptions
+from helpers.models.memory import Workload, workload_of
 from helpers.models.sd3.memory.architecture import KNOWN
-from helpers.models.sd3.memory.estimate import caching_memory, estimate_memory
+from helpers.models.sd3.memory.estimate import caching_memory, estimate_memory, frozen_bytes
 from helpers.models.sd3.memory.trainable_parameters import trained_parameters
 
 MEDIUM = KNOWN["SD3 medium"]
@@ -151,3 +154,53 @@ def test_estimates_are_near_counted_peaks(model: str, changed: dict[str, Any], c
 def test_encoding_images_is_counted_at_the_second_resnet() -> None:
     alone = replace(MEDIUM, text_encoders=())  # type: ignore[arg-type]
     assert caching_memory(alone, USUAL) == pytest.approx(5.61e9, rel=0.01)
+
+
+@pytest.mark.parametrize("level", ["int8-quanto", "int4-quanto", "int2-quanto"])
+def test_quantizing_saves_what_quantized_layers_save(level: str) -> None:
+    """Real ones of a block's shapes, scales and zero points included."""
+    import torch
+
+    from helpers.models.quantized_weight import quantized
+
+    saved = 0
+    one_block = replace(MEDIUM.transformer, layers=1)
+    for layer in one_block.block(0):
+        weight = quantized(torch.empty(layer.outputs, layer.inputs, dtype=torch.bfloat16, device="meta"), level=level)
+        held: int = sum(getattr(weight, name).nbytes for name in weight.__tensor_flatten__()[0])
+        saved += 2 * layer.outputs * layer.inputs - held
+    quantized_block = replace(USUAL, precision=replace(BF16, base_model_precision=level))
+    plain, less = (frozen_bytes(one_block, workload) for workload in (USUAL, quantized_block))
+    assert plain - less == pytest.approx(saved, rel=0.005)
+
+
+def test_gradients_that_wait_for_a_second_batch_are_there_while_it_is_computed() -> None:
+    """From two batches to a step on, however many there are; the way there is the highest place without checkpoints."""
+    full = {"model_type": "full", "gradient_checkpointing": False, "batch_size": 8}
+    alone, two, many = (training_bytes(accumulation=count, **full) for count in (1, 2, 8))
+    gradients = estimate_memory(MEDIUM, replace(USUAL, model_type="full")).training.gradients
+    assert two == many == alone + gradients
+
+
+@pytest.mark.parametrize(("guidance", "guided"), [(1.0, False), (1.5, True)])
+def test_an_image_is_drawn_twice_only_where_it_is_guided(guidance: float, guided: bool) -> None:
+    """As diffusers does: at 1 the prediction with the prompt is all that counts."""
+    workload = workload_of(
+        device="cuda",
+        precision=BF16,
+        model=ModelOptions(),
+        lora=LoraOptions(),
+        full=FullOptions(),
+        ema=EmaOptions(),
+        text=TextOptions(),
+        run=RunOptions(),
+        speed=SpeedOptions(),
+        optimizer=OptimizerOptions(),
+        validation=ValidationOptions(validation_guidance=guidance),
+        threads=1,
+        width=1024,
+        height=1024,
+        vae_batch_size=4,
+        keeps_vae=False,
+    )
+    assert workload.guided == guided

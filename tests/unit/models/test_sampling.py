@@ -210,3 +210,22 @@ def test_a_block_to_skip_that_is_not_there_is_named(
 ) -> None:
     with pytest.raises(ModelError, match="block 99"):
         render(denoiser, parts, replace(request(texts), skip_layers=(0, 99)))
+
+
+def test_skip_layer_guidance_begins_behind_its_first_share_as_in_diffusers(
+    denoiser: nn.Module, parts: ModelComponents, texts: dict[str, TextEmbedding], diffusers_pipeline: Any
+) -> None:
+    """From a half of six steps on: in the fifth and the sixth, and not yet in the fourth, which is step 3 from 0."""
+    skipping = replace(request(texts), skip_layers=(0,), skip_scale=2.8, skip_start=0.5, skip_stop=1.0)
+    theirs = by_diffusers(
+        diffusers_pipeline,
+        texts,
+        guidance=3.0,
+        dtype=torch.float32,
+        output_type="latent",
+        skip_guidance_layers=[0],
+        skip_layer_guidance_scale=2.8,
+        skip_layer_guidance_start=0.5,
+        skip_layer_guidance_stop=1.0,
+    )
+    assert torch.equal(render(denoiser, parts, skipping), (theirs / 1.5305 + 0.0609).float())

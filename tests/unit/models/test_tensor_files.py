@@ -8,6 +8,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 
 from helpers.errors import ModelError
+from helpers.models.formats.header import read_header
 from helpers.models.formats.safetensors import copy_tensors, write_tensors
 
 TENSORS = {
@@ -48,3 +49,13 @@ def test_they_are_copied_back_by_name_where_everything_agrees(tmp_path: Path) ->
     file.write_bytes(file.read_bytes()[:40])
     with pytest.raises(ModelError, match="cannot be read as tensors"):
         copy_tensors(file, into=into, fix="")
+
+
+@pytest.mark.parametrize("length", range(8))
+def test_numbers_begin_at_a_multiple_of_their_size_whatever_the_header_says(tmp_path: Path, length: int) -> None:
+    """As in files of safetensors' own, which other programs map into memory and read where they lie."""
+    file = tmp_path / "a.safetensors"
+    write_tensors(file, TENSORS, metadata={"made_by": "x" * length})
+    header = read_header(file)
+    for name, entry in header.tensors.items():
+        assert (header.data_start + entry.start) % TENSORS[name].dtype.itemsize == 0

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
+from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,9 @@ import torch
 
 from helpers.config.options.model import PrecisionOptions, TextOptions
 from helpers.models.family import ModelComponents, TextEmbedding, TextEncoderSpec
-from helpers.models.sd3.text_encoders import assemble_text, text_parts
+from helpers.models.sd3.assets import tokenizer_identity
+from helpers.models.sd3.text_encoders import NAMES, assemble_text, text_parts
+from helpers.models.sd3.weights.component_files import part_identity
 
 CAPTIONS = ["a red fox in the snow", "", "Two GREEN apples, painted; on wood — no. 7", "word " * 120]
 
@@ -130,3 +133,16 @@ def test_quantized_encoders_say_nearly_the_same(
         ours.prompt_embeds.float().flatten(), exact.prompt_embeds.float().flatten(), dim=0
     )
     assert likeness > {"int2-quanto": 0.7, "int4-quanto": 0.97}.get(level, 0.999)
+
+
+def test_identities_stay_what_they_are_so_that_caches_stay(
+    parts: ModelComponents, full_precision: PrecisionOptions, encoders: tuple[TextEncoderSpec, ...]
+) -> None:
+    """The version that caches were written by, and all that an encoder's numbers depend on, each behind its length."""
+    readings = ("", "", "length 77, mask False")
+    places = zip(NAMES, parts.text_encoders, parts.tokenizers, readings, encoders, strict=True)
+    for name, folder, tokenizer, reading, encoder in places:
+        weights, words = part_identity(folder, parts.weights_variant), tokenizer_identity(tokenizer)
+        facts = ("1", name, weights, words, "no_change", "torch.float32", reading)
+        framed = "".join(f"{len(fact)}:{fact};" for fact in facts).encode()
+        assert encoder.identity == blake2b(framed, digest_size=16).hexdigest(), name

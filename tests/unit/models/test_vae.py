@@ -2,6 +2,8 @@
 
 from dataclasses import replace
 from functools import partial
+from hashlib import blake2b
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -12,6 +14,7 @@ from helpers.config.options.model import PrecisionOptions
 from helpers.models.family import LatentEncoder, ModelComponents
 from helpers.models.sd3 import vae
 from helpers.models.sd3.vae import latent_part
+from helpers.models.sd3.weights.component_files import part_identity
 
 
 @pytest.fixture(scope="module")
@@ -125,3 +128,28 @@ def test_where_memory_is_short_or_tiles_are_asked_for_small_ones_are_decoded(
 
     monkeypatch.setattr(model, "_decode", short)
     assert torch.equal(encoder.decode(latents), tiled)
+
+
+def test_an_image_of_a_megapixel_is_decoded_whole_and_any_larger_one_in_tiles(
+    encoder: LatentEncoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """1024 x 1024 is the size that most people train and draw at; tiles would show seams there."""
+    model = encoder._model  # type: ignore[attr-defined]
+    tiles: list[int] = []
+
+    def one_color(z: Tensor, *_: Any, **__: Any) -> Any:
+        tiles.append(model.tile_latent_min_size if model.use_tiling else 0)
+        return SimpleNamespace(sample=torch.zeros(1, 3, 8, 8))
+
+    monkeypatch.setattr(model, "decode", one_color)
+    for width in (128, 129):
+        encoder.decode(torch.zeros(1, 16, 128, width))
+    assert tiles == [0, 128]
+
+
+def test_the_identity_stays_what_it_is_so_that_caches_stay(parts: ModelComponents, cpu: torch.device) -> None:
+    """The version that caches were written by, the weights and the dtype, each behind its length."""
+    facts = ("1", part_identity(parts.vae, parts.weights_variant), "torch.bfloat16")
+    framed = "".join(f"{len(fact)}:{fact};" for fact in facts).encode()
+    found = latent_part(parts, PrecisionOptions(mixed_precision="bf16"), cpu).identity
+    assert found == blake2b(framed, digest_size=16).hexdigest()

@@ -91,3 +91,14 @@ def test_names_frozen_numbers_and_adapters_are_where_they_were(parts: ModelCompo
     assert denoiser.state_dict().keys() == plain.state_dict().keys()
     assert all(torch.equal(denoiser.state_dict()[name], tensor) for name, tensor in plain.state_dict().items())
     assert {id(weight) for weight in weights} == {id(each) for each in denoiser.parameters() if each.requires_grad}
+
+
+def test_each_tensor_of_a_visiting_block_lies_where_cuda_s_own_allocator_would_put_it() -> None:
+    """At multiples of 256 bytes from the room's beginning, which kernels rely on."""
+    row = Row()
+    with torch.no_grad():
+        row(torch.ones(1, 4))
+    for block in (row.blocks[0], row.blocks[4]):
+        assert block.bias is not None
+        assert block.bias.data_ptr() != block.weight.data_ptr()
+        assert (block.bias.data_ptr() - block.weight.data_ptr()) % 256 == 0

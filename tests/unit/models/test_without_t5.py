@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 import torch
 
-from helpers.config.cli import parse_arguments
 from helpers.config.options.model import ModelOptions, PrecisionOptions, TextOptions
+from helpers.config.parse import parse_arguments
 from helpers.errors import ConfigError
 from helpers.models.family import ModelComponents, SampleRequest, TextEmbedding
 from helpers.models.formats.safetensors import open_all

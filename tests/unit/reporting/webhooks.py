@@ -4,7 +4,7 @@ import json
 import re
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from email import message_from_bytes
@@ -15,8 +15,22 @@ SECRET_PATH = "/api/webhooks/1234567890/ThisIsTheSecretToken-0123456789"
 
 
 @dataclass
+class Clock:
+    """Stands in for the `time` module: sleeping takes no time and moves `now`, in seconds."""
+
+    now: float = 1000.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+    def sleep(self, seconds: float) -> None:
+        assert seconds >= 0, "as `time.sleep` has it"
+        self.now += seconds
+
+
+@dataclass
 class Heard:
-    """A request that came. files: attached, by name."""
+    """A request that came. at: in seconds of the server's clock. files: attached, by name."""
 
     at: float
     payload: dict[str, Any]
@@ -34,12 +48,18 @@ class Answer:
 
 @dataclass
 class LoopbackWebhook:
-    """answers: those of the first requests; later ones get the last of them."""
+    """answers: those of the first requests; later ones get the last of them.
+
+    answered: how many requests have their answer. hangs: set while a request waits for `released`.
+    """
 
     answers: list[Answer] = field(default_factory=lambda: [Answer()])
     heard: list[Heard] = field(default_factory=list)
     url: str = ""
+    answered: int = 0
+    hangs: threading.Event = field(default_factory=threading.Event)
     released: threading.Event = field(default_factory=threading.Event)
+    now: Callable[[], float] = time.monotonic
 
     @property
     def payloads(self) -> list[dict[str, Any]]:
@@ -59,19 +79,22 @@ class LoopbackWebhook:
                     files[name[1]] = content  # type: ignore[assignment]
         else:
             payload = json.loads(body)
-        self.heard.append(Heard(at=time.monotonic(), payload=payload, body=body, files=files))
+        self.heard.append(Heard(at=self.now(), payload=payload, body=body, files=files))
         return self.answers[min(len(self.heard), len(self.answers)) - 1]
 
 
 @contextmanager
-def loopback_webhook(*answers: Answer) -> Iterator[LoopbackWebhook]:
-    webhook = LoopbackWebhook(answers=list(answers) or [Answer()])
+def loopback_webhook(*answers: Answer, now: Callable[[], float] = time.monotonic) -> Iterator[LoopbackWebhook]:
+    webhook = LoopbackWebhook(answers=list(answers) or [Answer()], now=now)
 
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
             body = self.rfile.read(int(self.headers["Content-Length"]))
             answer = webhook.take(body, content_type=self.headers["Content-Type"])
-            webhook.released.wait(answer.after_seconds)
+            if answer.after_seconds:
+                webhook.hangs.set()
+                webhook.released.wait(answer.after_seconds)
+            webhook.answered += 1
             self.send_response(answer.status)
             for name, value in answer.headers.items():
                 self.send_header(name, value)

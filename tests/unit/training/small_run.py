@@ -189,10 +189,10 @@ class SavingOnly:
     def save(self, state: TrainState, *, keep_all: bool = False) -> None:
         self.writer.save(state, keep_all=keep_all)
 
-    def stepped(self, step: int) -> None:
+    def on_step_end(self, step: int) -> None:
         """Nothing to average."""
 
-    def look(self, moment: StepInfo) -> None:
+    def validate(self, moment: StepInfo) -> None:
         """Nothing to draw."""
 
 

@@ -85,3 +85,14 @@ def test_weights_in_bf16_move() -> None:
     stepped(optimizer, weights, range(3), scale=1.0)
     assert all(weight.isfinite().all() and weight.dtype is torch.bfloat16 for weight in weights.values())
     assert all(not torch.equal(weight, new_weights(dtype=torch.bfloat16)[name]) for name, weight in weights.items())
+
+
+def test_rows_with_small_gradients_move_as_far_as_those_with_large_ones() -> None:
+    """What the paper's factored second moment is for; at PyTorch's own bound, 1e-7, quiet rows would stay behind."""
+    size = torch.logspace(-8, -5, 4)[:, None]
+    signs = torch.randn(4, 16, generator=torch.Generator().manual_seed(0)).sign()
+    weights = {"a": nn.Parameter(torch.zeros(4, 16))}
+    optimizer = make_optimizer(OptimizerOptions(optimizer="adafactor", learning_rate=1e-3), weights=weights, seed=0)
+    weights["a"].grad = size * signs
+    optimizer.step()
+    torch.testing.assert_close(weights["a"].detach(), -1e-3 * signs, rtol=1e-3, atol=0)

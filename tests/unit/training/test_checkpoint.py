@@ -28,6 +28,8 @@ from helpers.training.optim.optimizers import OptimizerOptions, make_optimizer
 from helpers.training.signals import StopSignal
 from tests.unit.training.small_run import Events, SmallDenoiser, SmallRun, small_trained
 
+STORED = Path(__file__).parents[2] / "runs" / "stored_run"
+
 
 def saved_run(output: Path, *, steps: int = 6, keep: int = 9) -> Events:
     """Checkpoints 2, 4 … of a run in `output`."""
@@ -203,3 +205,16 @@ def test_a_checkpoint_names_its_base_and_holds_fp32_weights(tmp_path: Path) -> N
     assert manifest.foundations.base_model == "small"
     with safe_open(tmp_path / "checkpoint-2" / LORA_FILE, framework="pt") as file:
         assert all(file.get_tensor(name).dtype is torch.float32 for name in file.keys())  # noqa: SIM118
+
+
+def test_a_checkpoint_is_one_that_the_first_version_goes_on_from(tmp_path: Path) -> None:
+    """It refuses a format above 1, and a key that it does not know; the stored run holds what it wrote."""
+    saved_run(tmp_path, steps=2)
+    written = json.loads((tmp_path / "checkpoint-2" / "manifest.json").read_text())
+    assert written["format"] == 1
+    stored = json.loads((STORED / "checkpoint-2" / "manifest.json").read_text())
+    assert written.keys() == stored.keys()
+    for key in ("position", "foundations"):
+        assert written[key].keys() - {"quantized_layers"} == stored[key].keys()
+    for files in (written["files"], stored["files"]):
+        assert {tuple(file) for file in files.values()} == {("size_bytes", "sha256")}

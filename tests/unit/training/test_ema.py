@@ -78,3 +78,16 @@ def test_it_goes_on_from_what_was_saved(tmp_path: Path) -> None:
     (tmp_path / AVERAGES).unlink()
     other.load(tmp_path)
     assert drawn(other, {"c": weights["a"]})["c"].tolist() == weights["a"].tolist()
+
+
+def test_it_takes_in_every_so_manieth_step_and_no_other() -> None:
+    weights = weights_of()
+    average = Ema(weights, decay=0.5, interval=4, device="cpu")
+    changed = []
+    for step in range(1, 13):
+        weights["a"].data.fill_(float(step))
+        before = drawn(average, weights)["a"]
+        average.update(step)
+        if not torch.equal(drawn(average, weights)["a"], before):
+            changed.append(step)
+    assert changed == [4, 8, 12]

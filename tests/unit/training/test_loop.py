@@ -39,10 +39,10 @@ class NoDuties:
     def save(self, state: TrainState, *, keep_all: bool = False) -> None:
         """Nothing is saved."""
 
-    def stepped(self, step: int) -> None:
+    def on_step_end(self, step: int) -> None:
         """Nothing to average."""
 
-    def look(self, moment: StepInfo) -> None:
+    def validate(self, moment: StepInfo) -> None:
         """Nothing is drawn."""
 
 

@@ -10,7 +10,14 @@ from helpers.errors import TrainingError
 from helpers.models.memory import MemoryEstimate, Workload
 from helpers.models.sd3.memory.architecture import KNOWN
 from helpers.models.sd3.memory.estimate import estimate_memory
-from helpers.training.memory import ENCODING, TRAINING, VALIDATING, MemoryNeeds, explain_out_of_memory
+from helpers.training.memory import (
+    ENCODING,
+    TRAINING,
+    VALIDATING,
+    MemoryNeeds,
+    cheaper_variants,
+    explain_out_of_memory,
+)
 
 BF16 = PrecisionOptions(mixed_precision="bf16")
 
@@ -68,3 +75,12 @@ def test_memory_that_is_not_there_is_explained_and_other_errors_are_themselves()
             raise RuntimeError(said)
     with pytest.raises(RuntimeError, match="shapes"), explain_out_of_memory(TRAINING, lambda: needs):
         raise RuntimeError("shapes do not agree")
+
+
+def test_half_as_many_points_and_all_blocks_are_what_is_advised() -> None:
+    workload = Workload(device="cuda", precision=BF16)
+    advised = dict(cheaper_variants(workload))
+    smaller = next(less for words, less in advised.items() if "half as many points" in words)
+    assert smaller.width * smaller.height == pytest.approx(workload.width * workload.height / 2, rel=0.01)
+    away = next(less for words, less in advised.items() if words.startswith("OFFLOAD_BLOCKS="))
+    assert away.offload_blocks == max(each.transformer.layers for each in KNOWN.values())

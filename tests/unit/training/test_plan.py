@@ -3,8 +3,11 @@
 import pytest
 
 from helpers.config.options.data import DataOptions
+from helpers.config.options.training import CheckpointOptions, OptimizerOptions, RunOptions
 from helpers.ranks import SingleProcess
 from helpers.reporting.reporter import Reporter
+from helpers.training.moments import Interval, StepInfo
+from helpers.training.plan import plan_run
 from helpers.training.preparation.prepare import workers_for
 from tests.unit.training.small_run import small_order, small_plan
 
@@ -25,3 +28,20 @@ def test_the_last_step_is_always_saved(steps: int, step: int, saves: int) -> Non
 def test_as_many_threads_prepare_as_were_asked_for() -> None:
     assert workers_for(DataOptions(max_workers=3), ranks=SingleProcess(), reporter=Reporter()).threads == 3
     assert workers_for(DataOptions(), ranks=SingleProcess(), reporter=Reporter()).threads >= 1
+
+
+def test_epochs_end_with_a_step_that_may_reach_into_the_next() -> None:
+    """Five images in batches of two: three batches to the first epoch, five to two; steps of two batches each."""
+    for epochs, steps in ((1, 2), (2, 3)):
+        run = RunOptions(num_train_epochs=epochs, max_train_steps=0, gradient_accumulation_steps=2)
+        plan = plan_run(small_order(), run=run, optimizer=OptimizerOptions(), checkpoint=CheckpointOptions())
+        assert plan.total_steps == steps
+
+
+def test_validation_is_due_after_every_so_manieth_step_and_epoch_and_at_the_end() -> None:
+    steps = Interval(steps=4)
+    assert [step for step in range(13) if steps.includes(StepInfo(step=step))] == [0, 4, 8, 12]
+    assert steps.includes(StepInfo(step=5, is_end=True))
+    epochs = Interval(steps=1000, epochs=2)
+    ended = [range(1, 1), range(1, 2), range(2, 3), range(3, 4), range(3, 5)]
+    assert [epochs.includes(StepInfo(step=7, epochs=each)) for each in ended] == [False, False, True, False, True]

@@ -1,6 +1,7 @@
 """bf16 weights move as fp32 ones would, and are rounded in the same way however often a run is interrupted."""
 
 from collections.abc import Iterable
+from hashlib import blake2b
 
 import pytest
 import torch
@@ -127,3 +128,16 @@ def test_random_rounding_keeps_the_mean_and_numbers_that_fit() -> None:
     assert rounded.mean().item() == pytest.approx(-1.001, abs=3e-5)
     fitting = torch.tensor([0.0, -0.0, 1.0, -2.5, 3e38, 1e-40]).bfloat16().float()
     assert torch.equal(rounded_at_random(fitting, random_low_bits(6, draw)), fitting)
+
+
+def test_what_is_drawn_stays_what_it_is_so_that_checkpoints_resume_to_the_bit() -> None:
+    """Of a weight's step: BLAKE2b of its seed, place and count; 16 bits for each number of the first moment first."""
+    weight = nn.Parameter(torch.ones(8, dtype=torch.bfloat16))
+    optimizer = StochasticAdamW([nn.Parameter(torch.ones(1)), weight], lr=1e-3, seed=7)
+    weight.grad = torch.linspace(-1, 1, 8).bfloat16()
+    optimizer.step()
+    seed = int.from_bytes(blake2b(b"(7, 'rounding', 1, 1)", digest_size=8).digest(), "little")
+    low_bits = torch.randint(0, 2**16, (8,), generator=torch.Generator().manual_seed(seed), dtype=torch.int32)
+    exact = torch.zeros(8).lerp(weight.grad.float(), 1 - 0.9)
+    drawn = ((exact.view(torch.int32) + low_bits) & ~0xFFFF).view(torch.float32)
+    assert torch.equal(optimizer.state[weight]["exp_avg"].float(), drawn)

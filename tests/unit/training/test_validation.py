@@ -15,9 +15,9 @@ from PIL import Image
 from safetensors import safe_open
 from torch import nn
 
-from helpers.config.options.export import ExportOptions
 from helpers.config.options.finetune import FullOptions
 from helpers.config.options.model import LoraOptions, ModelOptions, PrecisionOptions, TextOptions
+from helpers.config.options.output import ExportOptions
 from helpers.config.options.validation import ValidationOptions
 from helpers.models.adapters.registry import build_trainable
 from helpers.models.adapters.trainable import Trainable

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from helpers.config.model_folder import check_model_folder
+from helpers.config.checks.paths import check_model_folder
 from helpers.config.options.model import ModelOptions
 from helpers.errors import BrokenModelError, ModelError
 from helpers.models.family import ModelComponents

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from helpers.config.cli import parse_arguments, wants_help
 from helpers.config.deprecated_options import OLD_NAMES
-from helpers.config.help_page import help_page
+from helpers.config.docs import help_page
 from helpers.config.option import Option, read_value, written
+from helpers.config.parse import parse_arguments, wants_help
 from helpers.config.train_config import RunConfig, all_options
 from helpers.errors import ConfigError, Problem
 

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from helpers.config.dataset_mixing import check_mixing
+from helpers.config.datasets.checks import check_mixing
 from helpers.config.datasets.entries import Entry
 from tests.unit.config.test_datasets import entry, load, problems
 

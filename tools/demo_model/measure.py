@@ -1,7 +1,7 @@
-"""Measure what the embedded pipeline can do, and draw grids to look at, because a loss tells nobody what a person sees.
+"""Measure what the demo pipeline can do, and save grids of its images to look at.
 
-`python -m embedded.measure DATA_FOLDER PIPELINE_FOLDER GRID_FOLDER` prints a table (a fifth of it with `--quick`).
-Images are drawn by the pipeline's default call: its own size, 28 steps, guidance 7, 256 tokens of T5.
+`python -m tools.demo_model.measure DATA_FOLDER PIPELINE_FOLDER GRID_FOLDER` prints a table (with `--quick` a fifth of
+it). Images come from the pipeline's default call: its own size, 28 steps, guidance 7, 256 tokens of T5.
 """
 
 import argparse
@@ -15,8 +15,8 @@ from diffusers.pipelines.stable_diffusion_3.pipeline_stable_diffusion_3 import S
 from numpy.typing import NDArray
 from PIL import Image
 
-from embedded.data import HUES, IconImage, fraction_of, load, to_hsv
-from embedded.train_vae import psnr, split_indices, to_tensor
+from tools.demo_model.data import HUES, IconImage, fraction_of, load, to_hsv
+from tools.demo_model.train_vae import psnr, split_indices, to_tensor
 
 TRAINING_CAPTIONS, UNSEEN_CAPTIONS, BATCH = 100, 40, 20
 # A part of the image counts as the thing where it has this much color, and is in the asked color where no other

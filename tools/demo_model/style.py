@@ -1,7 +1,7 @@
-"""Render the images of another style that the demo fine-tunes to, so that anyone can see where they come from.
+"""Render the images of another style that the demo fine-tunes to.
 
-`python -m embedded.style NOTO_FOLDER FLUENT_FOLDER config/demo/style` takes the unpacked `@iconify-json/noto` and
-`@iconify-json/fluent-emoji-flat`: things that both sets show, so that the style alone is new. File names are captions.
+`python -m tools.demo_model.style NOTO_FOLDER FLUENT_FOLDER config/demo/style` takes the unpacked `@iconify-json/noto`
+and `@iconify-json/fluent-emoji-flat`: objects in both sets, so that only the style is new. File names are captions.
 """
 
 import json
@@ -10,7 +10,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from embedded.data import COLOR_WORDS, HELD_OUT_ICONS, fraction_of, icons, on_white, render, view_px_of
+from tools.demo_model.data import COLOR_WORDS, HELD_OUT_ICONS, fraction_of, icons, on_white, render, view_px_of
 
 COUNT, HELD_OUT_COUNT = 60, 12
 CATEGORIES = ("Animals & Nature", "Food & Drink", "Objects", "Travel & Places")

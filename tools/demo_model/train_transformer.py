@@ -1,7 +1,7 @@
-"""Train the embedded pipeline's text encoders and transformer together, because frozen random encoders condition worse.
+"""Train the demo pipeline's text encoders and transformer together: frozen random encoders condition worse.
 
-`python -m embedded.train_transformer DATA_FOLDER PIPELINE_FOLDER OUTPUT_FOLDER --minutes 45` needs the tokenizers and
-the VAE in PIPELINE_FOLDER; the same command continues a stopped training.
+`python -m tools.demo_model.train_transformer DATA_FOLDER PIPELINE_FOLDER OUTPUT_FOLDER --minutes 45` needs the
+tokenizers and the VAE in PIPELINE_FOLDER; the same command resumes a stopped training.
 """
 
 import argparse
@@ -17,10 +17,10 @@ import torch
 from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from torch import Tensor
 
-from embedded.common import Average, Clock, load_state, optimizers_for, save_state, set_rate, yield_to_others
-from embedded.data import IconImage, captions_of, load
-from embedded.parts import SHIFT, Parts, fresh_parts
-from embedded.train_vae import to_tensor
+from tools.demo_model.common import Average, Clock, load_state, optimizers_for, save_state, set_rate, yield_to_others
+from tools.demo_model.data import IconImage, captions_of, load
+from tools.demo_model.parts import SHIFT, Parts, fresh_parts
+from tools.demo_model.train_vae import to_tensor
 
 # The pipeline's default call reads 256 tokens, most of them padding, which is dear: most batches see fewer.
 T5_LENGTHS, T5_SHARES, LAST_T5_SHARES = (12, 24, 64, 256), (0.72, 0.2, 0.05, 0.03), (0.45, 0.2, 0.1, 0.25)

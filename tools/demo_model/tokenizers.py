@@ -1,8 +1,8 @@
-"""Cut SD3's tokenizers down to a few thousand pieces, for their whole tables would outweigh the embedded model.
+"""Cut SD3's tokenizers down to a few thousand pieces; the full tables would be larger than the demo model.
 
-`python -m embedded.tokenizers DATA_FOLDER PIPELINE_FOLDER` writes tokenizer, tokenizer_2 (CLIP) and tokenizer_3 (T5).
-What is left still takes any word: CLIP's pairs of letters go back to single bytes, T5's pieces to single letters (a
-character that T5 does not know is unknown here as well).
+`python -m tools.demo_model.tokenizers DATA_FOLDER PIPELINE_FOLDER` writes tokenizer, tokenizer_2 (CLIP) and
+tokenizer_3 (T5). The rest still accepts any word: CLIP's pairs of letters fall back to single bytes, T5's pieces to
+single letters (a character that T5 does not know is unknown here as well).
 """
 
 import json
@@ -13,7 +13,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from embedded.data import captions_of, load
+from tools.demo_model.data import captions_of, load
 
 SOURCE = Path(__file__).resolve().parents[1] / "helpers" / "models" / "sd3" / "assets"
 # Prompts longer than this are cut by CLIP as 77 tokens are in SD3; T5 reads on.

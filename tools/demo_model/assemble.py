@@ -1,6 +1,6 @@
 """Put the trained parts together as one pipeline in 16 bits, in the layout that diffusers loads.
 
-`python -m embedded.assemble WORK_PIPELINE_FOLDER PIPELINE_FOLDER`; license and model card there are left alone.
+`python -m tools.demo_model.assemble WORK_PIPELINE_FOLDER PIPELINE_FOLDER`; license and model card there are left alone.
 """
 
 import json
@@ -10,8 +10,8 @@ from pathlib import Path
 
 from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 
-from embedded.parts import SHIFT
 from helpers.models.sd3.weights.pipeline import model_index
+from tools.demo_model.parts import SHIFT
 
 SCHEDULER = {"_class_name": "FlowMatchEulerDiscreteScheduler", "num_train_timesteps": 1000, "shift": SHIFT}
 COPIED = ("tokenizer", "tokenizer_2", "tokenizer_3", "text_encoder", "text_encoder_2", "text_encoder_3", "transformer")

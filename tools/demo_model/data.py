@@ -1,8 +1,8 @@
-"""Make the images and captions that the embedded model learns from, because they are too many for the repository.
+"""Make the images and captions that the demo model trains on; they are too many for the repository.
 
-`python -m embedded.data ICON_SET_FOLDER DATA_FOLDER` renders an unpacked `@iconify-json/noto` (with `resvg-py`) into
-`images.npy` [N, 64, 64, 3] uint8 on white and `images.json`: name, color ("" for the icon as it is) and split.
-The same input gives the same files: nothing here is random, what is held out is drawn by hash.
+`python -m tools.demo_model.data ICON_SET_FOLDER DATA_FOLDER` renders an unpacked `@iconify-json/noto` (with `resvg-py`)
+into `images.npy` [N, 64, 64, 3] uint8 on white and `images.json`: name, color ("" for the original icon) and split.
+The same input gives the same files: nothing is random, held-out images are chosen by a hash.
 """
 
 import hashlib

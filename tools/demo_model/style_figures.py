@@ -1,7 +1,7 @@
-"""Measure how far the demo's LoRA has carried the model to its new style, and draw the README's grid.
+"""Measure how far the demo's LoRA has moved the model to its new style, and save the README's grid.
 
-`python -m embedded.style_figures config/demo/pipeline config/demo/style output/demo GRID.png`, once `bash train.sh`
-has run the demo: of things that it trained on, and of things it saw no image of in the new style.
+`python -m tools.demo_model.style_figures config/demo/pipeline config/demo/style output/demo GRID.png`, after
+`bash train.sh` has run the demo: of objects that it trained on, and of objects it did not see in the new style.
 """
 
 import json
@@ -16,7 +16,7 @@ from diffusers.pipelines.stable_diffusion_3.pipeline_stable_diffusion_3 import S
 from numpy.typing import NDArray
 from PIL import Image
 
-from embedded.measure import shrunk
+from tools.demo_model.measure import shrunk
 
 # As the demo trains and draws; see config/demo/config.env.
 T5_LENGTH, GUIDANCE, SAMPLER_STEPS, SEEDS = 24, 4.0, 20, 4

@@ -1,6 +1,7 @@
-"""Train the embedded pipeline's autoencoder, because a VAE is nothing that the toolkit itself trains.
+"""Train the demo pipeline's autoencoder; the toolkit itself does not train a VAE.
 
-`python -m embedded.train_vae DATA_FOLDER OUTPUT_FOLDER --minutes 30`; the same command continues a stopped training.
+`python -m tools.demo_model.train_vae DATA_FOLDER OUTPUT_FOLDER --minutes 30`; the same command resumes a stopped
+training.
 """
 
 import argparse
@@ -16,8 +17,8 @@ from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from numpy.typing import NDArray
 from torch import Tensor
 
-from embedded.common import Average, Clock, load_state, optimizers_for, save_state, set_rate, yield_to_others
-from embedded.data import IconImage, load
+from tools.demo_model.common import Average, Clock, load_state, optimizers_for, save_state, set_rate, yield_to_others
+from tools.demo_model.data import IconImage, load
 
 SHAPE: dict[str, Any] = {
     "in_channels": 3,
