@@ -1,19 +1,26 @@
 """Caches are addressed by what they depend on: an entry's key is a hash of all of it, and of nothing else."""
 
 import struct
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from hashlib import blake2b
 
 import numpy as np
 from numpy.typing import NDArray
 
 from helpers.data.types import Catalog, ImageRecord
+from helpers.models.family import TextEncoderSpec, VaeSpec
 
 # Raise it when what is stored for the same settings changes, so that old entries are no longer found.
 ENCODER_VERSION = 1
 
 KEY_DTYPE = np.dtype("S32")
 Keys = NDArray[np.bytes_]
+
+
+def identities(encoder: TextEncoderSpec | VaeSpec) -> Iterator[str]:
+    """What keys of an encoder's entries may be made with: its identity first, then those of earlier versions."""
+    yield encoder.identity
+    yield from encoder.earlier_identities()
 
 
 def latent_key(record: ImageRecord, *, vae_identity: str) -> str:

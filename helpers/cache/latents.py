@@ -1,13 +1,14 @@
 """Encodes every image once by the VAE, so that training neither decodes images nor loads the VAE."""
 
 from collections.abc import Sequence
+from functools import cache
 
 import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
 from helpers.cache.encode import LATENT_OUTPUT, Batch, encode_batches, read_pixels
-from helpers.cache.keys import latent_key, latent_keys
+from helpers.cache.keys import identities, latent_key, latent_keys
 from helpers.cache.maintenance import download_missing, finalize, open_and_check
 from helpers.cache.store import open_tensors
 from helpers.cache.writer import ShardWriter
@@ -36,7 +37,8 @@ class LatentCache:
         """
         record = self._catalog.record(index)
         try:
-            raw = self._tensors.read(latent_key(record, vae_identity=self._part.identity))[LATENT_OUTPUT]
+            keys = (latent_key(record, vae_identity=identity) for identity in identities(self._part))
+            raw = self._tensors.read_first(keys)[LATENT_OUTPUT]
         except KeyError as error:
             raise CacheError(
                 f"{record.path} of dataset {record.dataset_id} is not in the latent cache "
@@ -69,13 +71,17 @@ def fill_latent_cache(
     read and decode. Returns when everything is on disk. Raises CacheError where an image's latents are no numbers, do
     not fit in memory, or cannot be written.
     """
-    keys = latent_keys(catalog, vae_identity=part.identity)
+    keys_of = cache(lambda identity: latent_keys(catalog, vae_identity=identity))
 
     def describe(key: str) -> str | None:
-        hits = (keys == key.encode()).nonzero()[0]
-        return f"{catalog.paths[hits[0]]} of dataset {catalog.dataset_id}" if len(hits) else None
+        for identity in identities(part):
+            hits = (keys_of(identity) == key.encode()).nonzero()[0]
+            if len(hits):
+                return f"{catalog.paths[hits[0]]} of dataset {catalog.dataset_id}"
+        return None
 
     tensors = open_and_check(store, scan_for_errors=scan_for_errors, describe=describe, ranks=ranks, reporter=reporter)
+    keys = tensors.keys_held(keys_of, encoder=part)
     mine = np.arange(ranks.rank, len(catalog), ranks.world_size)
     todo = mine[tensors.missing(keys[mine])]
     rejected: dict[int, str] = {}

@@ -1,15 +1,15 @@
 """Looks after the shards: names what is damaged, finds flipped bytes, removes what nothing uses any more."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from uuid import uuid4
 
 import numpy as np
 
-from helpers.cache.keys import KEY_DTYPE, Keys
-from helpers.cache.shard import SUFFIX, DamagedShard, PlacedTensor, RawTensor, read_header, read_raw, shard_bytes
-from helpers.cache.store import INDEX_PREFIX, TensorStore, open_tensors
+from helpers.cache.keys import Keys
+from helpers.cache.shard import SUFFIX, DamagedShard, RawTensor, read_header, read_raw, shard_bytes
+from helpers.cache.store import TensorStore, open_tensors
 from helpers.ranks import Ranks
 from helpers.reporting.events import Notice
 from helpers.reporting.progress import stage
@@ -23,11 +23,13 @@ Describe = Callable[[str], str | None]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Unused:
-    """What a store holds that nothing wants."""
+class CacheContents:
+    """How many entries a store holds, and how many of them nothing uses; sizes are of their tensors."""
 
     entries: int
     size_bytes: int
+    unused_entries: int
+    unused_bytes: int
 
 
 def open_and_check(
@@ -111,46 +113,50 @@ def _damage(store: CacheStore, name: str, key: str, described: str | None) -> st
     return f"The cached data of {whose} is damaged in {name} in {store.describe()}; it is encoded again when used."
 
 
-def unused(store: CacheStore, *, wanted: Keys) -> Unused:
-    """Count the entries whose key is not among `wanted` [K]."""
-    entries, size_bytes = 0, 0
-    for _, placed in _shards(store):
-        dropped = _unwanted(placed, wanted)
-        entries += len(dropped)
-        size_bytes += sum(tensor.stop - tensor.start for tensor in placed if tensor.key in dropped)
-    return Unused(entries=entries, size_bytes=size_bytes)
+def contents(tensors: TensorStore, *, used: Keys) -> CacheContents:
+    """Count a store's entries, and those whose key is not among `used` [K]; only the index is read."""
+    entries, size_bytes, unused_entries, unused_bytes = 0, 0, 0, 0
+    for segment in tensors.segments:
+        unused = ~np.isin(segment.keys, used)
+        entries += len(np.unique(segment.keys))
+        size_bytes += int(segment.lengths.sum())
+        unused_entries += len(np.unique(segment.keys[unused]))
+        unused_bytes += int(segment.lengths[unused].sum())
+    return CacheContents(
+        entries=entries, size_bytes=size_bytes, unused_entries=unused_entries, unused_bytes=unused_bytes
+    )
 
 
-def prune(store: CacheStore, *, wanted: Keys) -> Unused:
-    """Remove the entries whose key is not among `wanted` [K] and say how many; not while a run is using the store."""
-    found = unused(store, wanted=wanted)
-    for name in store.sizes():
-        if name.startswith(INDEX_PREFIX):
-            store.remove(name)  # it would remember the shards as lost; it is made again from their headers
-    for name, placed in _shards(store):
-        if dropped := _unwanted(placed, wanted):
-            _replace(store, name, read_raw(store.local_path(name), placed), dropped=dropped)
-    return found
+def prune(store: CacheStore, *, used: Keys) -> CacheContents:
+    """Remove the entries whose key is not among `used` [K]; what was there before. Not while a run uses the store.
 
-
-def _shards(store: CacheStore) -> Iterator[tuple[str, list[PlacedTensor]]]:
-    """Every shard whose header can be read; the next run names the others."""
-    for name in sorted(store.sizes()):
-        if name.endswith(SUFFIX):
-            try:
-                yield name, read_header(store.local_path(name))
-            except DamagedShard:
-                continue
-
-
-def _unwanted(placed: list[PlacedTensor], wanted: Keys) -> set[str]:
-    keys = np.array([tensor.key for tensor in placed], dtype=KEY_DTYPE)
-    return {key.decode() for key in keys[~np.isin(keys, wanted)].tolist()}
+    Only shards that mix both kinds are read, and written again. A kill at any moment loses no entry that is used.
+    """
+    tensors = open_tensors(store)
+    dropped: set[str] = set()
+    for segment in tensors.segments:
+        is_used = np.isin(segment.keys, used)
+        keeping = set(segment.shard_names[np.unique(segment.shards[is_used])].tolist())
+        for name in segment.shard_names[np.unique(segment.shards[~is_used])].tolist():
+            dropped.add(name)
+            if name in keeping:
+                path = store.local_path(name)
+                _write_kept(store, read_raw(path, read_header(path)), dropped=set(segment.keys[~is_used].tolist()))
+    if dropped:
+        open_tensors(store).without(dropped).compact()
+    for name in dropped:
+        store.remove(name)
+    return contents(tensors, used=used)
 
 
 def _replace(store: CacheStore, name: str, raw: list[RawTensor], *, dropped: set[str]) -> None:
-    """Write the shard's other entries under a new name, unless there are none, and then remove the shard."""
-    kept = [tensor for tensor in raw if tensor.name[:32] not in dropped]
+    """Remove a shard once its other entries, if there are any, are in another."""
+    _write_kept(store, raw, dropped={key.encode() for key in dropped})
+    store.remove(name)
+
+
+def _write_kept(store: CacheStore, raw: list[RawTensor], *, dropped: set[bytes]) -> None:
+    """Write a shard of the tensors without the `dropped` keys, unless that leaves none."""
+    kept = [tensor for tensor in raw if tensor.name[:32].encode() not in dropped]
     if kept:
         store.write(f"shard-kept-{uuid4().hex}{SUFFIX}", shard_bytes(kept))
-    store.remove(name)

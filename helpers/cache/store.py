@@ -8,8 +8,9 @@ some of the shards, so that adding one entry does not rewrite the rest.
 import io
 import json
 import zipfile
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from uuid import uuid4
@@ -21,6 +22,7 @@ from torch import Tensor
 from helpers.cache.keys import KEY_DTYPE, Keys
 from helpers.cache.shard import SUFFIX, DamagedShard, Layout, PlacedTensor, layout_of, read_header, read_tensor
 from helpers.errors import CacheError
+from helpers.models.family import TextEncoderSpec, VaeSpec
 from helpers.storage.protocols import CacheStore
 
 # More files of the index than these are made one, so that a look-up stays quick.
@@ -170,6 +172,22 @@ class TensorStore:
             held |= segment.holds(keys)
         return ~held
 
+    def keys_held(self, keys_of: Callable[[str], Keys], *, encoder: TextEncoderSpec | VaeSpec) -> Keys:
+        """The keys [N] of entries, which `keys_of` makes with an identity of the encoder.
+
+        An entry that is missing under the encoder's identity has the key that an earlier version gave it, if that is
+        here.
+        """
+        keys = keys_of(encoder.identity)
+        missing = self.missing(keys)
+        if missing.any():
+            for identity in encoder.earlier_identities():
+                earlier = keys_of(identity)
+                found = missing & ~self.missing(earlier)
+                keys = np.where(found, earlier, keys)
+                missing &= ~found
+        return keys
+
     def shards_of(self, keys: Keys) -> list[str]:
         """The names of the shards that hold entries of `keys` [K]."""
         found: set[str] = set()
@@ -179,14 +197,21 @@ class TensorStore:
         return sorted(found)
 
     def read(self, key: str) -> dict[str, Tensor]:
-        """An entry's outputs by name, uncopied where they are not compressed.
+        """An entry's outputs by name, not copied unless they are compressed.
 
-        Raises KeyError where there is no such entry, CacheError where its shard vanished after the store was opened.
+        Raises KeyError if there is no such entry, CacheError if its shard vanished after the store was opened.
         """
         for segment in self.segments:
             if rows := segment.rows(key):
                 return {segment.known_layouts[segment.layouts[row]].output: self._tensor(segment, row) for row in rows}
         raise KeyError(key)
+
+    def read_first(self, keys: Iterable[str]) -> dict[str, Tensor]:
+        """The outputs of the first of `keys` that has an entry; raises what `read` does."""
+        for key in keys:
+            with suppress(KeyError):
+                return self.read(key)
+        raise KeyError
 
     def problems(self) -> Iterator[str]:
         """A line about every shard whose entries have to be made again."""
@@ -194,6 +219,13 @@ class TensorStore:
             yield f"The cache file {name} in {self.store.describe()} {reason}; what it held is encoded again."
         for name in self.gone:
             yield f"The cache file {name} is gone from {self.store.describe()}; what it held is encoded again."
+
+    def without(self, shards: Collection[str]) -> "TensorStore":
+        """The store without some shards, which are about to be removed; `compact` then writes an index without them."""
+        present = {name: size for segment in self.segments for name, size in segment.sizes().items()}
+        kept = {name: size for name, size in present.items() if name not in shards}
+        segments = tuple(segment.only(kept) for segment in self.segments)
+        return replace(self, segments=segments, damaged={}, stale=True)
 
     def compact(self) -> None:
         """Remove damaged shards and bring the index up to date; for one process, once all entries are made again."""

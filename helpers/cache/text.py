@@ -4,15 +4,17 @@ Each encoder's outputs are kept under a key of their own: a longer T5 length has
 Token counts of captions are stored beside them, so that a start from the cache reports them too.
 """
 
+import itertools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache, partial
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from helpers.cache.keys import KEY_DTYPE, Keys, text_key, text_keys
+from helpers.cache.keys import KEY_DTYPE, Keys, identities, text_key, text_keys
 from helpers.cache.maintenance import download_missing, finalize, open_and_check
 from helpers.cache.store import TensorStore, open_tensors
 from helpers.cache.writer import ShardWriter
@@ -73,7 +75,7 @@ class TextCache:
     def _outputs(self, part: TextEncoderSpec, caption: str, *, tensors: TensorStore) -> Mapping[str, Tensor]:
         if part.is_constant:
             return self._constants[part.identity]
-        return tensors.read(text_key(caption, part_identity=part.identity))
+        return tensors.read_first(text_key(caption, part_identity=identity) for identity in identities(part))
 
 
 def _first(outputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -94,13 +96,12 @@ def fill_text_cache(
     An encoder is loaded only where something is missing, and dropped before the next. Ranks divide the captions.
     Returns on all ranks when everything is on disk. Raises CacheError where outputs are no numbers or can't be written.
     """
-
-    keys = [[text_keys(each.captions, part_identity=part.identity) for part in parts] for each in wanted]
+    keys_of = [cache(partial(_keys_of, each.captions)) for each in wanted]
 
     def describe(key: str) -> str | None:
-        for each, keys_of in zip(wanted, keys, strict=True):
-            for part, those in zip(parts, keys_of, strict=True):
-                hits: list[int] = (those == key.encode()).nonzero()[0].tolist()
+        for (each, keys_by), part in itertools.product(zip(wanted, keys_of, strict=True), parts):
+            for identity in identities(part):
+                hits: list[int] = (keys_by(identity) == key.encode()).nonzero()[0].tolist()
                 if hits:
                     return f"{_shown(each.captions[hits[0]])} ({part.name})"
         return None
@@ -111,18 +112,26 @@ def fill_text_cache(
         )
 
     held = [opened(each) for each in wanted]
+    keys = [
+        [tensors.keys_held(keys_by, encoder=part) for part in parts]
+        for tensors, keys_by in zip(held, keys_of, strict=True)
+    ]
     for number, part in enumerate(parts):
         missing = [
-            _missing(each.captions, tensors, keys=keys_of[number], ranks=ranks)
-            for each, tensors, keys_of in zip(wanted, held, keys, strict=True)
+            _missing(each.captions, tensors, keys=theirs[number], ranks=ranks)
+            for each, tensors, theirs in zip(wanted, held, keys, strict=True)
         ]
         if any(missing):
             _encode(wanted, missing, part=part, options=options, ranks=ranks, reporter=reporter)
             release_device_memory()
-    for each, keys_of in zip(wanted, keys, strict=True):
+    for each, theirs in zip(wanted, keys, strict=True):
         download_missing(
-            finalize(each.store, ranks=ranks), np.concatenate([NO_KEYS, *keys_of]), ranks=ranks, reporter=reporter
+            finalize(each.store, ranks=ranks), np.concatenate([NO_KEYS, *theirs]), ranks=ranks, reporter=reporter
         )
+
+
+def _keys_of(captions: Sequence[str], identity: str) -> Keys:
+    return text_keys(captions, part_identity=identity)
 
 
 def _missing(captions: Sequence[str], tensors: TensorStore, *, keys: Keys, ranks: Ranks) -> list[str]:

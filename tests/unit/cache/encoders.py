@@ -60,7 +60,9 @@ class Words:
     def captions(self) -> list[str]:
         return [caption for batch in self.batches for caption in batch]
 
-    def part(self, *, identity: str | None = None, batch_size: int = 4) -> TextEncoderSpec:
+    def part(
+        self, *, identity: str | None = None, batch_size: int = 4, earlier: tuple[str, ...] = ()
+    ) -> TextEncoderSpec:
         def load() -> Words:
             self.loads += 1
             return self
@@ -71,6 +73,7 @@ class Words:
             batch_size=batch_size,
             bytes_per_caption=2 * (5 * 8 + 8),
             load=load,
+            earlier_identities=lambda: earlier,
         )
 
 
@@ -118,7 +121,7 @@ class Convolution:
     def encoded(self) -> int:
         return sum(self.batches)
 
-    def part(self, *, identity: str = "vae", parallel_encodes: int = 1) -> VaeSpec:
+    def part(self, *, identity: str = "vae", parallel_encodes: int = 1, earlier: tuple[str, ...] = ()) -> VaeSpec:
         def load() -> Convolution:
             self.loads += 1
             return self
@@ -131,6 +134,7 @@ class Convolution:
             downscale=8,
             parallel_encodes=parallel_encodes,
             load=load,
+            earlier_identities=lambda: earlier,
         )
 
 
