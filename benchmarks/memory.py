@@ -19,7 +19,7 @@ from typing import Any
 from helpers.models.sd3.memory.architecture import read_architecture
 from helpers.models.sd3.memory.estimate import MemoryEstimate, estimate_memory
 from helpers.reporting.events import Event, StageFinished, StageStarted, StepFinished, TrainingStarted
-from helpers.reporting.peak_memory import PeakMemory
+from helpers.reporting.progress import PeakMemory
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 # Has glibc give memory back at once, so that what is measured is what is in use and not what it keeps for later.

@@ -22,7 +22,7 @@ from benchmarks.step_cases import MODELS, Case, operations_of, our_step, plain_s
 from helpers.config.options.model import PrecisionOptions
 from helpers.config.options.training import RunOptions
 from helpers.models.quantization import UNQUANTIZED
-from helpers.reporting.peak_memory import PeakMemory
+from helpers.reporting.progress import PeakMemory
 from helpers.training.distributed.runtime import Runtime, open_runtime
 
 WARM_UP_STEPS = 3

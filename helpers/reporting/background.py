@@ -4,8 +4,8 @@ import logging
 import queue
 import threading
 
-from helpers.reporting import format as figures
 from helpers.reporting.events import Event, StageAdvanced, StepFinished
+from helpers.reporting.format import format_duration
 from helpers.reporting.reporter import Listener
 
 logger = logging.getLogger(__name__)
@@ -52,7 +52,7 @@ class BackgroundListener:
         if self._failure is not None:
             raise self._failure
         if self._thread.is_alive():
-            seconds = figures.duration(self._close_seconds)
+            seconds = format_duration(self._close_seconds)
             logger.warning(f"{self.name} was left after {seconds}; what it had not taken in yet is lost to it")
 
     def _work(self) -> None:

@@ -3,7 +3,7 @@
 MINUTE, HOUR, DAY = 60, 3600, 86400
 
 
-def duration(seconds: float) -> str:
+def format_duration(seconds: float) -> str:
     """`0.4 s`, `12 s`, `3 min 05 s`, `2 h 07 min`, `3 d 04 h`."""
     if seconds < 9.95:
         return f"{seconds:.1f} s"
@@ -19,30 +19,30 @@ def duration(seconds: float) -> str:
     return f"{hours // 24} d {hours % 24:02} h"
 
 
-def memory(size_bytes: int) -> str:
+def format_bytes(size_bytes: int) -> str:
     """`812 MB`, `1.24 GB`, `23.6 GB`, in powers of ten."""
     megabytes = size_bytes / 1e6
     return f"{megabytes:.0f} MB" if megabytes < 999.5 else f"{megabytes / 1000:.3g} GB"
 
 
-def rate(per_second: float, unit: str) -> str:
+def format_rate(per_second: float, unit: str) -> str:
     """`20.1 images/s`; slower ones per minute or hour, so that there is something before the point."""
     for seconds, name in ((1, "s"), (MINUTE, "min")):
         if per_second * seconds >= 1:
-            return f"{significant(per_second * seconds)} {unit}/{name}"
-    return f"{significant(per_second * HOUR)} {unit}/h"
+            return f"{format_number(per_second * seconds)} {unit}/{name}"
+    return f"{format_number(per_second * HOUR)} {unit}/h"
 
 
-def significant(value: float) -> str:
+def format_number(value: float) -> str:
     """Three digits, and all of them before the point: `0.0123`, `12.3`, `12,345`, `1e-05`."""
     return f"{value:,.0f}" if abs(value) >= 999.5 else f"{value:.3g}"
 
 
-def counted(number: int, unit: str) -> str:
+def format_count(number: int, unit: str) -> str:
     """`120 images`, and `1 image`; units are plurals with an s."""
     return f"{number:,} {unit.removesuffix('s') if number == 1 else unit}"
 
 
-def amount(done: int, total: int, unit: str) -> str:
+def format_amount(done: int, total: int, unit: str) -> str:
     """`120 of 256 images (46 %)`, or `120 images` where the total is not known (0)."""
     return f"{done:,} of {total:,} {unit} ({100 * done // total} %)" if total else f"{done:,} {unit}"

@@ -1,14 +1,25 @@
-"""One way to tell of long work, so that each stage shows a rate, a time left and what memory it needed."""
+"""Reports long work: each stage with its rate, time left and peak memory, each step with its seconds and memory.
 
+Linux can reset a process's memory high-water mark (write "5" to /proc/self/clear_refs, see `man 5 proc`), so there a
+stage's peak memory is its own. Elsewhere it is the highest of the process so far.
+"""
+
+import resource
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
 
-from helpers.reporting.events import StageAdvanced, StageFinished, StageStarted
-from helpers.reporting.peak_memory import PeakMemory
+from helpers.reporting.events import MemoryUse, StageAdvanced, StageFinished, StageStarted, StepFinished
 from helpers.reporting.reporter import Reporter
 
 Advance = Callable[..., None]
+
+
+KIBIBYTE = 1024
+PROCESS_FOLDER = Path("/proc/self")
 
 
 @contextmanager
@@ -37,3 +48,81 @@ def stage(reporter: Reporter, name: str, *, total: int, unit: str) -> Iterator[A
             peak_reserved_memory_bytes=peak.reserved_bytes(),
         )
     )
+
+
+class StepTimer:
+    """Watches the steps of a training from the moment it is made."""
+
+    def __init__(self) -> None:
+        self._peak = PeakMemory()
+        self._resident, self._device, self._reserved = 0, 0, 0
+        self._began = time.monotonic()
+
+    def begin(self) -> None:
+        """A step begins."""
+        self._began = time.monotonic()
+
+    def measured(self, step: StepFinished) -> StepFinished:
+        """`step`, which is done, with its seconds and memory."""
+        # A stage within training starts the process's mark again, so the highest so far is kept here.
+        self._resident = max(self._resident, self._peak.resident_bytes())
+        self._device = max(self._device, self._peak.device_bytes())
+        self._reserved = max(self._reserved, self._peak.reserved_bytes())
+        memory = MemoryUse(
+            peak_bytes=self._resident,
+            device_bytes=self._peak.device_bytes_now(),
+            peak_device_bytes=self._device,
+            peak_reserved_bytes=self._reserved,
+        )
+        return replace(step, seconds=time.monotonic() - self._began, memory=memory)
+
+
+class PeakMemory:
+    """Watches this process's memory from the moment it is made; two at once share one high-water mark."""
+
+    def __init__(self, process_folder: Path = PROCESS_FOLDER) -> None:
+        self._status = process_folder / "status"
+        self._is_own = _start_again(process_folder / "clear_refs")
+        cuda = _initialized_cuda()
+        if cuda is not None:
+            cuda.reset_peak_memory_stats()
+
+    def resident_bytes(self) -> int:
+        """The highest resident memory, of this stretch where the system can tell, else of the process so far."""
+        if self._is_own:
+            line = next(line for line in self._status.read_text().splitlines() if line.startswith("VmHWM:"))
+            return int(line.split()[1]) * KIBIBYTE
+        highest = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        return highest if sys.platform == "darwin" else highest * KIBIBYTE
+
+    def device_bytes(self) -> int:
+        """The most memory PyTorch had in use on the CUDA device; 0 where there is none in use."""
+        cuda = _initialized_cuda()
+        return 0 if cuda is None else cuda.max_memory_allocated()
+
+    def reserved_bytes(self) -> int:
+        """The most memory PyTorch held of the CUDA device, in use or not, which is what must fit; 0 without one."""
+        cuda = _initialized_cuda()
+        return 0 if cuda is None else cuda.max_memory_reserved()
+
+    def device_bytes_now(self) -> int:
+        """What PyTorch has in use on the CUDA device."""
+        cuda = _initialized_cuda()
+        return 0 if cuda is None else cuda.memory_allocated()
+
+
+def _start_again(clear_refs: Path) -> bool:
+    """Start the high-water mark again; False where the system has no such thing or does not allow it."""
+    if not clear_refs.exists():
+        return False
+    try:
+        clear_refs.write_text("5")
+    except OSError:
+        return False
+    return True
+
+
+def _initialized_cuda():
+    """`torch.cuda` where the run already uses it; asking must neither import torch nor wake a device."""
+    torch = sys.modules.get("torch")
+    return torch.cuda if torch is not None and torch.cuda.is_initialized() else None

@@ -12,9 +12,9 @@ from helpers.errors import ConfigError
 from helpers.reporting.background import BackgroundListener
 from helpers.reporting.console.console import Console, display_for
 from helpers.reporting.console.log_file import LogFile
+from helpers.reporting.publish.hub import Uploads
 from helpers.reporting.publish.model_card import ModelCard
 from helpers.reporting.reporter import Listener, Reporter
-from helpers.reporting.uploads import Uploads
 
 logger = logging.getLogger(__name__)
 

@@ -14,7 +14,7 @@ from helpers.config.options.data import CacheOptions
 from helpers.data.types import Catalog
 from helpers.errors import CacheError
 from helpers.models.family import TextEncoderSpec, VaeSpec
-from helpers.reporting.format import memory
+from helpers.reporting.format import format_bytes
 from helpers.storage.protocols import CacheStore
 
 LATENT_BYTES = 2
@@ -122,11 +122,11 @@ def _short_of_room(needs: Iterable[CacheNeed], *, free: Callable[[Path], int]) -
         room = free(together[0].folder)
         if needed > room:
             folders = " and ".join(sorted({str(need.folder) for need in together}))
-            parts = ", ".join(f"{need.name} {memory(need.size_bytes)}" for need in together if need.size_bytes)
+            parts = ", ".join(f"{need.name} {format_bytes(need.size_bytes)}" for need in together if need.size_bytes)
             return (
-                f"The caches need {memory(needed)} more ({parts}), but only {memory(room)} are free in {folders}. "
-                "Free some space there, name a folder on another disk (cache_dir_vae, or cache_dir of the text_embeds "
-                "entry), set compress_disk_cache for captions, or train at a smaller resolution."
+                f"The caches need {format_bytes(needed)} more ({parts}), but only {format_bytes(room)} are free in"
+                f" {folders}. Free some space there, name a folder on another disk (cache_dir_vae, or cache_dir of the"
+                " text_embeds entry), set compress_disk_cache for captions, or train at a smaller resolution."
             )
     return ""
 

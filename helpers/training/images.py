@@ -16,7 +16,7 @@ from helpers.config.files.prompt_library import (
 from helpers.config.options.validation import ValidationOptions
 from helpers.dataloader.loader import EMPTY_CAPTION
 from helpers.errors import ConfigError
-from helpers.reporting.card_images import PNG_ENTRY
+from helpers.reporting.publish.card_text import PNG_ENTRY
 
 RANDOM_SEED_BITS = 32
 ONLY_PROMPT, WITHOUT_PROMPT = "validation", "unconditional"

@@ -11,7 +11,7 @@ from torch.optim import Optimizer
 
 from helpers.dataloader.types import Position, TrainBatch
 from helpers.reporting.events import StepFinished, TrainingStarted
-from helpers.reporting.gauge import StepTimer
+from helpers.reporting.progress import StepTimer
 from helpers.reporting.reporter import Reporter
 from helpers.training.moments import StepInfo
 from helpers.training.nan_guard import check_finite, checkpoint_on_failure

@@ -14,7 +14,7 @@ from helpers.data.types import Catalog
 from helpers.device import is_out_of_memory
 from helpers.errors import TrainingError
 from helpers.models.memory import MemoryEstimate, Workload, workload_of
-from helpers.reporting.format import memory
+from helpers.reporting.format import format_bytes
 from helpers.training.preparation.prepare import PreparedRun, RunContext
 
 ALL_BLOCKS = 38
@@ -51,7 +51,7 @@ class MemoryNeeds:
             (needed - _peak(self.estimate_for(less), doing), words) for words, less in cheaper_variants(self.workload)
         ]
         worth = sorted((each for each in saved if each[0] > LEAST_SHARE * needed), reverse=True)
-        return [f"{words}: about {memory(size)} less" for size, words in worth[:FIXES_NAMED]]
+        return [f"{words}: about {format_bytes(size)} less" for size, words in worth[:FIXES_NAMED]]
 
 
 def memory_needs(

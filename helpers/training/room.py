@@ -8,7 +8,7 @@ from torch import Tensor
 
 from helpers.config.optimizers import KINDS
 from helpers.errors import CheckpointError
-from helpers.reporting.format import memory
+from helpers.reporting.format import format_bytes
 from helpers.training.checkpoint.checkpoint import complete_checkpoints
 from helpers.training.disk_space import free_bytes
 
@@ -30,7 +30,7 @@ def check_checkpoint_space(
     more = min(saves, max(0, keep - standing) + 1)
     if (room := free(output_dir)) < more * each_bytes:
         raise CheckpointError(
-            f"The checkpoints need {memory(more * each_bytes)} more ({more} of {memory(each_bytes)} each), but only"
-            f" {memory(room)} are free in {output_dir}. Free some space there, name a folder on another disk"
-            " (OUTPUT_DIR), or keep fewer (CHECKPOINTING_LIMIT=1 needs room for two while it saves)."
+            f"The checkpoints need {format_bytes(more * each_bytes)} more ({more} of {format_bytes(each_bytes)} each),"
+            f" but only {format_bytes(room)} are free in {output_dir}. Free some space there, name a folder on another"
+            " disk (OUTPUT_DIR), or keep fewer (CHECKPOINTING_LIMIT=1 needs room for two while it saves)."
         )

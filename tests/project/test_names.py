@@ -40,7 +40,7 @@ KEPT = re.compile(
 )
 """Settings, dataset keys and a group of packages that people's files name, and a caption of the demo's model."""
 
-TEXT = {".py", ".md", ".sh", ".toml", ".example", ".env", ".yaml", ".css", ".js", ".html"}
+TEXT = {".py", ".md", ".sh", ".toml", ".example", ".env", ".yaml", ".css", ".js", ".html", ".j2"}
 NOT_OURS = ("LICENSE", "NOTICE", "tests/runs/stored_run/", "tests/project/test_names.py", "poetry.lock")
 PATTERN = re.compile("|".join(f"({pattern})" for pattern in INSTEAD), flags=re.IGNORECASE)
 

@@ -29,7 +29,7 @@ from helpers.data.rejections import NOTHING_LEFT_TO_SAY, TOO_LONG, TOO_SMALL, de
 from helpers.data.sources.image_table import ImageTable
 from helpers.data.types import Catalog, Rejected
 from helpers.reporting.events import Notice
-from helpers.reporting.format import counted
+from helpers.reporting.format import format_count
 from helpers.reporting.reporter import Reporter
 from helpers.storage.protocols import CacheStore, SourceStore
 
@@ -236,5 +236,5 @@ def _tell(catalog: Catalog, reporter: Reporter, told: TableMatch | None) -> None
         text = f"dataset {catalog.dataset_id}: {len(catalog.rejected)} images left out\n{lines}"
         reporter.handle(Notice(text=text, level="warning"))
     if told is not None and (without := told.rows_without_files):
-        what = f"{counted(without, 'rows')} of {told.table.place} without a file there"
+        what = f"{format_count(without, 'rows')} of {told.table.place} without a file there"
         reporter.handle(Notice(text=f"dataset {catalog.dataset_id}: {what}"))

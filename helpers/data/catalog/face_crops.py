@@ -12,7 +12,7 @@ from helpers.data.images.geometry import Floats
 from helpers.data.rejections import some_names
 from helpers.data.types import Box, Geometry, Size
 from helpers.reporting.events import Notice
-from helpers.reporting.format import counted
+from helpers.reporting.format import format_count
 
 FACES = "faces-1"
 FACE = struct.Struct("<4d")
@@ -66,5 +66,6 @@ def _face(content: bytes, *, size: Size) -> bytes:
 def _tell(reader: FileReader, faceless: NDArray[np.int64], *, looked_at: int) -> None:
     if len(faceless):
         names = some_names([printable(path) for path in reader.found.paths.take(faceless)])
-        text = f"no face was found in {len(faceless)} of {counted(looked_at, 'images')}, cut at their middle ({names})"
+        images = format_count(looked_at, "images")
+        text = f"no face was found in {len(faceless)} of {images}, cut at their middle ({names})"
         reader.reporter.handle(Notice(text=f"dataset {reader.dataset_id}: {text}"))

@@ -6,7 +6,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TextIO
 
-from helpers.reporting import format as figures
 from helpers.reporting.console.displays import Display, PlainDisplay, WarningsOnly
 from helpers.reporting.events import (
     CheckpointSaved,
@@ -21,6 +20,14 @@ from helpers.reporting.events import (
     StepFinished,
     TrainingStarted,
     ValidationImagesSaved,
+)
+from helpers.reporting.format import (
+    format_amount,
+    format_bytes,
+    format_count,
+    format_duration,
+    format_number,
+    format_rate,
 )
 from helpers.reporting.pace import RunningMean, Throughput
 
@@ -110,7 +117,7 @@ class Console:
     def _finish(self, event: RunFinished) -> None:
         self._leave_stage()
         how = "stopped" if event.interrupted else "finished"
-        said = [f"{how} after step {event.step:,}", f"in {figures.duration(event.seconds)}"]
+        said = [f"{how} after step {event.step:,}", f"in {format_duration(event.seconds)}"]
         if self._training is not None:
             self._training.bar.end()
             said += self._training.summary()
@@ -137,23 +144,23 @@ class _Stage:
         self._shown = clock()
         self._pace = Throughput(total=event.total, done=0, now=self._shown)
         self.bar = display.bar(event.name, total=event.total)
-        self.bar.show(figures.counted(event.total, event.unit) if event.total else "started", done=0)
+        self.bar.show(format_count(event.total, event.unit) if event.total else "started", done=0)
 
     def advance(self, count: int) -> None:
         now = self._clock()
         self._pace.update(self._pace.done + count, now=now)
         if now - self._shown >= self._display.seconds_between:
             self._shown = now
-            done = figures.amount(self._pace.done, self._pace.total, self._event.unit)
+            done = format_amount(self._pace.done, self._pace.total, self._event.unit)
             self.bar.show(f"{done}{_speed(self._pace, self._event.unit)}", done=self._pace.done)
 
     def finish(self, event: StageFinished) -> None:
         self.bar.end()
-        what = figures.counted(self._pace.done, self._event.unit) if self._pace.done else "done"
-        speed = figures.rate(self._pace.overall_per_second(event.seconds), self._event.unit)
+        what = format_count(self._pace.done, self._event.unit) if self._pace.done else "done"
+        speed = format_rate(self._pace.overall_per_second(event.seconds), self._event.unit)
         rate = f" ({speed})" if self._pace.done > 1 else ""
         memory = _peak(_of_stage(event))
-        self._display.line(f"{event.name}: {what} in {figures.duration(event.seconds)}{rate}, peak memory {memory}")
+        self._display.line(f"{event.name}: {what} in {format_duration(event.seconds)}{rate}, peak memory {memory}")
 
 
 class _Training:
@@ -168,7 +175,7 @@ class _Training:
         self._pace = Throughput(total=event.total_steps, done=event.first_step, now=self._began)
         images = "1 image" if event.images_per_step == 1 else f"{event.images_per_step:,} images"
         display.line(
-            f"training: {event.total_steps:,} steps of {images}, {figures.significant(event.steps_per_epoch)} an epoch"
+            f"training: {event.total_steps:,} steps of {images}, {format_number(event.steps_per_epoch)} an epoch"
         )
         if event.first_step:
             display.line(f"training: continues after step {event.first_step:,}")
@@ -185,14 +192,14 @@ class _Training:
             self.bar.show(self._describe(event), done=event.step)
 
     def _describe(self, event: StepFinished) -> str:
-        images = figures.rate(self._pace.per_second() * self._event.images_per_step, "images")
+        images = format_rate(self._pace.per_second() * self._event.images_per_step, "images")
         left = self._pace.seconds_left()
         parts = [
             f"step {event.step:,} of {self._event.total_steps:,}",
             f"epoch {event.epoch + 1:,}",
             f"mean loss {self._loss.value:.4f}",
-            f"learning rate {figures.significant(event.learning_rate)}",
-            *([] if left is None else [images, f"{figures.duration(left)} left"]),
+            f"learning rate {format_number(event.learning_rate)}",
+            *([] if left is None else [images, f"{format_duration(left)} left"]),
             self._peak(),
         ]
         return ", ".join(parts)
@@ -202,7 +209,7 @@ class _Training:
         if self._pace.done == self._event.first_step:
             return []
         speed = self._pace.overall_per_second(self._clock() - self._began) * self._event.images_per_step
-        return [figures.rate(speed, "images"), f"mean loss {self._loss.value:.4f}", self._peak()]
+        return [format_rate(speed, "images"), f"mean loss {self._loss.value:.4f}", self._peak()]
 
     def note_memory(self, memory: MemoryUse) -> None:
         """Training, or a stage within it, needed so much."""
@@ -222,7 +229,7 @@ def _held_out(event: HeldOutLoss) -> str:
     """`validation loss at step 20: 0.4312 over 8 images (average 0.4290, base 0.5001)`."""
     others = {"average": event.ema_mean, "base": event.base_mean if event.step else None}
     said = [f"{name} {mean:.4f}" for name, mean in others.items() if mean is not None]
-    images = figures.counted(event.images, "images")
+    images = format_count(event.images, "images")
     line = f"validation loss at step {event.step:,}: {event.mean:.4f} over {images}"
     return f"{line} ({', '.join(said)})" if said else line
 
@@ -231,8 +238,8 @@ def _speed(pace: Throughput, unit: str) -> str:
     """`, 20.1 images/s, 6 s left`, as far as they are known."""
     left = pace.seconds_left()
     speed = pace.per_second()
-    rate = f", {figures.rate(speed, unit)}" if speed else ""
-    return rate if left is None else f"{rate}, {figures.duration(left)} left"
+    rate = f", {format_rate(speed, unit)}" if speed else ""
+    return rate if left is None else f"{rate}, {format_duration(left)} left"
 
 
 def _of_stage(event: StageFinished) -> MemoryUse:
@@ -245,9 +252,9 @@ def _of_stage(event: StageFinished) -> MemoryUse:
 
 def _peak(memory: MemoryUse) -> str:
     """`1.2 GB`, or `1.2 GB, on the device 8.3 GB (9.1 GB reserved)`."""
-    reserved = f" ({figures.memory(memory.peak_reserved_bytes)} reserved)" if memory.peak_reserved_bytes else ""
-    device = f", on the device {figures.memory(memory.peak_device_bytes)}{reserved}" if memory.peak_device_bytes else ""
-    return f"{figures.memory(memory.peak_bytes)}{device}"
+    reserved = f" ({format_bytes(memory.peak_reserved_bytes)} reserved)" if memory.peak_reserved_bytes else ""
+    device = f", on the device {format_bytes(memory.peak_device_bytes)}{reserved}" if memory.peak_device_bytes else ""
+    return f"{format_bytes(memory.peak_bytes)}{device}"
 
 
 def _named(paths: tuple[Path, ...]) -> str:

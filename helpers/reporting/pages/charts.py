@@ -1,13 +1,13 @@
-"""Lines over optimizer steps, as wide as there is room, with figures where the pointer or the finger rests."""
+"""Charts as plain SVG, which need no library and no network: lines over steps, histograms and scatter plots."""
 
 import json
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from helpers.reporting import format as figures
-from helpers.reporting.charts import Tick
-from helpers.reporting.pages.html import escape
+from markupsafe import Markup, escape
+
+from helpers.reporting.format import format_number
 
 SIZE = 1000
 TICKS = 5
@@ -17,54 +17,17 @@ FEW = 12
 AT_THE_END = 0.95
 SMOOTHED_SHARE = 1 / 25
 
-STYLE = """
-.plot { margin: 0; } .plot .field { position: relative; height: 11rem; margin: .6rem 0 1.5rem 3.2rem; }
-.plot.tall .field { height: 17rem; } .plot svg { width: 100%; height: 100%; overflow: hidden; }
-.plot path { fill: none; vector-effect: non-scaling-stroke; stroke-width: 1.8; stroke-linejoin: round; }
-.plot path.grid, .plot path.rule { stroke-width: 1; } .plot path.rule { stroke-dasharray: 3 4; stroke: var(--soft); }
-.plot path.faint { stroke-width: 1; opacity: .32; }
-.plot .side, .plot .tick { position: absolute; font-size: .72rem; color: var(--soft); white-space: nowrap;
-  font-variant-numeric: tabular-nums; }
-.plot .side { right: calc(100% + .4rem); transform: translateY(-50%); }
-.plot .tick { top: calc(100% + .25rem); transform: translateX(-50%); }
-.plot .tick.end { transform: translateX(-100%); }
-.plot .dot { position: absolute; width: 8px; height: 8px; border-radius: 50%; background: var(--accent);
-  transform: translate(-50%, -50%); }
-.legend { display: flex; flex-wrap: wrap; gap: .1rem 1rem; font-size: .8rem; color: var(--soft); }
-.legend i { display: inline-block; width: 1rem; height: 3px; border-radius: 2px; margin-right: .35rem;
-  vertical-align: middle; }
-.plot .hair { position: absolute; top: 0; bottom: 0; width: 1px; background: var(--soft); pointer-events: none; }
-.plot .told { position: absolute; top: .25rem; z-index: 1; pointer-events: none; white-space: pre;
-  font-size: .78rem; padding: .3rem .55rem; border-radius: 6px; background: var(--card); color: var(--ink);
-  border: 1px solid var(--line); font-variant-numeric: tabular-nums; }
-"""
 
-SCRIPT = """
-for (const plot of document.querySelectorAll('.plot')) {
-  const data = JSON.parse(plot.dataset.points), field = plot.querySelector('.field');
-  const hair = field.querySelector('.hair'), told = field.querySelector('.told');
-  const hide = () => { hair.hidden = told.hidden = true; };
-  field.addEventListener('pointermove', event => {
-    const box = field.getBoundingClientRect(), share = (event.clientX - box.left) / box.width;
-    const step = data.low + share * (data.high - data.low), lines = [];
-    let at = null;
-    for (const [name, points] of data.series) {
-      if (!points.length) continue;
-      const near = points.reduce((a, b) => Math.abs(b[0] - step) < Math.abs(a[0] - step) ? b : a);
-      at = at === null || Math.abs(near[0] - step) < Math.abs(at - step) ? near[0] : at;
-      lines.push(`${name}: ${Number(near[1].toPrecision(4)).toLocaleString('en', {maximumSignificantDigits: 4})}`);
-    }
-    if (at === null) return;
-    const place = (at - data.low) / (data.high - data.low) * 100;
-    hair.style.left = place + '%';
-    told.style.left = place < 50 ? `calc(${place}% + .5rem)` : '';
-    told.style.right = place < 50 ? '' : `calc(${100 - place}% + .5rem)`;
-    told.textContent = `step ${Math.round(at).toLocaleString('en')}\\n` + lines.join('\\n');
-    hair.hidden = told.hidden = false;
-  });
-  field.addEventListener('pointerleave', hide);
-}
-"""
+WIDTH, HEIGHT = 420, 180
+LEFT, RIGHT, TOP, BOTTOM = 44, 18, 12, 24
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tick:
+    """A place on an axis, from 0 to 1, and what is written there."""
+
+    at: float
+    label: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,7 +59,7 @@ def line_chart(
     zero: bool = False,
     tall: bool = False,
     rules: Sequence[float] = (),
-) -> str:
+) -> Markup:
     """The chart; nothing where no line has points. log: values by their powers of ten, those that have none left out.
 
     zero: from 0 on, which has no power of ten. rules: steps with an upright line across. label: the chart in words.
@@ -106,7 +69,7 @@ def line_chart(
         series = [_positive(each) for each in series]
     series = [each for each in series if each.points]
     if not series:
-        return ""
+        return Markup()
     low, high = _steps(series)
     bottom, top = _values(series, log=log, zero=zero)
 
@@ -118,14 +81,14 @@ def line_chart(
     def up(value: float) -> float:
         return (scale(value) - scale(bottom)) / (scale(top) - scale(bottom))
 
-    sides = [Tick(at=up(value), label=figures.significant(value)) for value in _ticks(bottom, top, log=log)]
+    sides = [Tick(at=up(value), label=format_number(value)) for value in _ticks(bottom, top, log=log)]
     ticks = [Tick(at=across(step), label=f"{step:,.0f}") for step in _ticks(low, high, log=False) if step == int(step)]
     lines = "".join(_path(each, across=across, up=up) for each in sorted(series, key=lambda one: not one.faint))
     upright = "".join(
         f'<path class="rule" d="M{SIZE * across(step):.1f} 0V{SIZE}"/>' for step in rules if low <= step <= high
     )
     told = {"low": low, "high": high, "series": [_told(each) for each in series]}
-    return (
+    return Markup(
         f'<figure class="plot{" tall" if tall else ""}" data-points="{escape(json.dumps(told))}">'
         f'{_legend(series)}<div class="field">'
         f'<svg viewBox="0 0 {SIZE} {SIZE}" preserveAspectRatio="none" role="img" aria-label="{escape(label)}">'
@@ -223,3 +186,69 @@ def _linear(value: float) -> float:
 
 def _logarithmic(value: float) -> float:
     return math.log10(value)
+
+
+def histogram(counts: Sequence[int], *, ticks: Sequence[Tick], marks: Sequence[Tick] = (), label: str) -> Markup:
+    """Bars of equal width. marks: upright lines across the chart, such as limits; label: the chart in words."""
+    highest = max(counts, default=0) or 1
+    step = (WIDTH - LEFT - RIGHT) / max(1, len(counts))
+    bars = "".join(
+        f'<rect class="bar" x="{LEFT + index * step + 0.5:.1f}" y="{_y(count / highest):.1f}" '
+        f'width="{max(0.5, step - 1):.1f}" height="{_y(0) - _y(count / highest):.1f}"><title>{count:,}</title></rect>'
+        for index, count in enumerate(counts)
+        if count
+    )
+    sides = [Tick(at=0, label="0"), Tick(at=1, label=f"{highest:,}")]
+    return _frame(bars + "".join(map(_mark, marks)), ticks=ticks, sides=sides, label=label)
+
+
+def scatter(
+    points: Sequence[tuple[float, float]],
+    *,
+    crosses: Sequence[tuple[float, float]],
+    ticks: Sequence[Tick],
+    sides: Sequence[Tick],
+    label: str,
+) -> Markup:
+    """Points from (0, 0) to (1, 1), and crosses for what they are compared with."""
+    dots = "".join(
+        f'<circle class="dot" fill-opacity="0.45" r="2.2" cx="{_x(x):.1f}" cy="{_y(y):.1f}"/>' for x, y in points
+    )
+    stars = "".join(f'<path class="mark" d="M{_x(x) - 4:.1f} {_y(y):.1f}h8m-4 -4v8"/>' for x, y in crosses)
+    return _frame(dots + stars, ticks=ticks, sides=sides, label=label)
+
+
+def powers_of_two(low: float, high: float) -> tuple[int, int]:
+    """The exponents of the nearest powers of two around a range of lengths, at least one apart."""
+    first, last = math.floor(math.log2(max(low, 1))), math.ceil(math.log2(max(high, 2)))
+    return first, max(last, first + 1)
+
+
+def _frame(drawn: str, *, ticks: Sequence[Tick], sides: Sequence[Tick], label: str) -> Markup:
+    lines = "".join(
+        f'<path class="grid" d="M{LEFT} {_y(side.at):.1f}H{WIDTH - RIGHT}"/>'
+        f'<text x="{LEFT - 6}" y="{_y(side.at) + 4:.1f}" text-anchor="end">{escape(side.label)}</text>'
+        for side in sides
+    )
+    names = "".join(
+        f'<text x="{_x(tick.at):.1f}" y="{HEIGHT - 6}" text-anchor="middle">{escape(tick.label)}</text>'
+        for tick in ticks
+    )
+    start = f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(label)}">'
+    return Markup(f"{start}{lines}{drawn}{names}</svg>")
+
+
+def _mark(mark: Tick) -> str:
+    at = _x(mark.at)
+    return (
+        f'<path class="mark" stroke-dasharray="4 3" d="M{at:.1f} {TOP}V{_y(0):.1f}"/>'
+        f'<text class="marked" x="{at - 4:.1f}" y="{TOP + 10}" text-anchor="end">{escape(mark.label)}</text>'
+    )
+
+
+def _x(share: float) -> float:
+    return LEFT + share * (WIDTH - LEFT - RIGHT)
+
+
+def _y(share: float) -> float:
+    return HEIGHT - BOTTOM - share * (HEIGHT - TOP - BOTTOM)

@@ -4,14 +4,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
-from helpers.reporting import format as figures
-from helpers.reporting.pages import charts as line_chart
-from helpers.reporting.pages import run_page_assets as frame
-from helpers.reporting.pages.charts import Series, smoothed
-from helpers.reporting.pages.charts import line_chart as chart
-from helpers.reporting.pages.html import escape, page, section, tiles
+from markupsafe import Markup
+
+from helpers.reporting.format import format_count, format_duration, format_number
+from helpers.reporting.pages.charts import Series, line_chart, smoothed
 from helpers.reporting.pages.run_history import End, History, Start
-from helpers.reporting.pages.run_page_images import SmallImages, image_grid
+from helpers.reporting.pages.run_page_images import SmallImages, prompt_cards
+from helpers.reporting.pages.template import render
 
 SIGMA_PREFIX = "loss_by_sigma/"
 SAMPLES_PREFIX = "samples_by_sigma/"
@@ -47,49 +46,47 @@ class Moment:
     reload_seconds: float = 30.0
 
 
+@dataclass(frozen=True, kw_only=True)
+class StartView:
+    """A start of the run as the page lists it. changes: name, before and now of each."""
+
+    begun: str
+    what: str
+    changes: Sequence[Sequence[str]]
+
+
 def run_page(history: History, *, moment: Moment, small: SmallImages) -> str:
     """The whole page. `history` has at least one start."""
     start, end = history.starts[-1], history.ends.get(len(history.starts) - 1)
-    images = image_grid(sorted(history.drawn.values(), key=lambda each: each.step), small=small)
-    body = [
-        *_head(history, start=start, end=end, moment=moment),
-        _warnings(history),
-        section("Loss", content=_loss(history)),
-        section("Loss on images that are never trained on", content=_held_out(history)),
-        f"<h2>Images</h2>{images}" if images else "",
-        "<h2>Figures</h2>",
-        '<div class="cards">',
-        *_small_charts(history),
-        "</div>",
-        "<h2>The run</h2>",
-        section("What is trained", content=_what(start)),
-        section("Starts, and what changed between them", content=_starts(history)),
-        section("Settings", content=_settings(start.settings)),
-    ]
-    script = line_chart.SCRIPT + frame.SCRIPT + ("" if end else frame.reload_script(moment.reload_seconds))
-    title = f"{_share(history.step, start)} {moment.name}"
-    return page(title, body=body, style=line_chart.STYLE + frame.STYLE, script=script)
-
-
-def _head(history: History, *, start: Start, end: End | None, moment: Moment) -> Iterator[str]:
-    state = STATES[end.how] if end else moment.doing or "running"
-    yield (
-        f'<div class="head"><h1 class="path">{escape(moment.name)}</h1>'
-        f'<span class="badge {end.how if end else ""}">{escape(state)}</span></div>'
+    cards, more_prompts = prompt_cards(sorted(history.drawn.values(), key=lambda each: each.step), small=small)
+    return render(
+        "run.html.j2",
+        moment=moment,
+        start=start,
+        end=end,
+        step=history.step,
+        share=_share(history.step, start),
+        state=STATES[end.how] if end else moment.doing or "running",
+        written=f"{datetime.fromtimestamp(moment.written):%Y-%m-%d %H:%M:%S}",
+        figures=list(_tiles(history, start=start, end=end, moment=moment)),
+        warnings=list(reversed(history.warnings.values())),
+        loss_chart=_loss(history),
+        was_resumed=any(each.first_step for each in history.starts),
+        held_out_chart=_held_out(history),
+        cards=cards,
+        more_prompts=more_prompts,
+        charts=_small_charts(history),
+        about=_about(start),
+        starts=_starts(history),
+        settings=start.settings,
     )
-    written = datetime.fromtimestamp(moment.written)
-    yield f'<p class="soft" data-written="{moment.written:.0f}">as of {written:%Y-%m-%d %H:%M:%S}</p>'
-    if end and end.message:
-        yield f'<p class="warn message">{escape(end.message)}</p>'
-    yield f'<progress max="{start.total_steps}" value="{history.step}" aria-label="steps done"></progress>'
-    yield tiles(list(_tiles(history, start=start, end=end, moment=moment)))
 
 
 def _tiles(history: History, *, start: Start, end: End | None, moment: Moment) -> Iterator[tuple[str, str]]:
     yield f"{history.step:,}", f"of {start.total_steps:,} steps, {_share(history.step, start)}"
     if end is None:
         left = moment.seconds_left
-        yield (figures.duration(left) if left is not None else "not known"), "left"
+        yield (format_duration(left) if left is not None else "not known"), "left"
     yield f"{moment.epoch + 1:,}", "epoch"
     named = {
         "loss, smoothed": smoothed(_line(history, "train/loss")),
@@ -98,7 +95,7 @@ def _tiles(history: History, *, start: Start, end: End | None, moment: Moment) -
     }
     for name, points in named.items():
         if points:
-            yield figures.significant(points[-1][1]), name
+            yield format_number(points[-1][1]), name
     for key, of in MOST_MEMORY.items():
         if points := _line(history, f"memory/{key}"):
             yield f"{points[-1][1]:.3g} GB", of
@@ -120,26 +117,22 @@ def _total(history: History, name: str) -> int:
     return round(sum(mean * steps for mean, steps in (p.means[name] for p in history.curve.points if name in p.means)))
 
 
-def _loss(history: History) -> str:
-    raw = _line(history, "train/loss")
-    values = [value for _, value in raw if value > 0]
+def _loss(history: History) -> Markup:
+    series = _with_smoothed(history, "train/loss")
+    values = [value for _, value in series[0].points if value > 0]
     log = bool(values) and max(values) > SPREAD_FOR_LOG * min(values)
-    series = [Series(name="each step", points=raw, faint=True), Series(name="smoothed", points=smoothed(raw))]
     rules = [start.first_step for start in history.starts if start.first_step]
-    said = '<p class="soft">Dotted lines are where the run was continued.</p>' if rules else ""
-    return (
-        drawn := chart(series, label="the loss by optimizer step", log=log, tall=True, rules=rules)
-    ) and drawn + said
+    return line_chart(series, label="the loss by optimizer step", log=log, tall=True, rules=rules)
 
 
-def _held_out(history: History) -> str:
+def _held_out(history: History) -> Markup:
     series = _by_name({step: each.means for step, each in history.held_out.items()})
-    return chart(series, label="the loss on images that are never trained on, by optimizer step", tall=True)
+    return line_chart(series, label="the loss on images that are never trained on, by optimizer step", tall=True)
 
 
-def _held_out_by_sigma(history: History) -> str:
+def _held_out_by_sigma(history: History) -> Markup:
     series = _by_name({step: each.by_sigma for step, each in history.held_out.items()}, prefix="σ ")
-    return chart(series, label="the loss on images that are never trained on, by noise level")
+    return line_chart(series, label="the loss on images that are never trained on, by noise level")
 
 
 def _by_name(values: Mapping[int, Mapping[str, float]], *, prefix: str = "") -> list[Series]:
@@ -155,7 +148,8 @@ def _by_name(values: Mapping[int, Mapping[str, float]], *, prefix: str = "") -> 
     ]
 
 
-def _small_charts(history: History) -> Iterator[str]:
+def _small_charts(history: History) -> dict[str, Markup]:
+    """The charts by their titles; those without points are empty."""
     names = {name for point in history.curve.points for name in point.means}
     ranges = sorted(name.removeprefix(SIGMA_PREFIX) for name in names if name.startswith(SIGMA_PREFIX))
     by_sigma = [
@@ -166,66 +160,40 @@ def _small_charts(history: History) -> Iterator[str]:
         )
         for each, color in zip(ranges, COLORS, strict=False)
     ]
-    yield section("Loss by noise level, smoothed", content=chart(by_sigma, label="the loss by noise level"))
-    yield section("Never trained on: loss by noise level", content=_held_out_by_sigma(history))
     rate = Series(name="learning rate", points=_line(history, "train/learning_rate"))
-    yield section("Learning rate", content=chart([rate], label="the learning rate", zero=True))
-    norm = _line(history, "train/gradient_norm")
-    both = [Series(name="each step", points=norm, faint=True), Series(name="smoothed", points=smoothed(norm))]
-    yield section("Length of the gradient", content=chart(both, label="the length of the gradient", log=True))
-    speed = _line(history, "speed/images_per_second")
-    both = [Series(name="each step", points=speed, faint=True), Series(name="smoothed", points=smoothed(speed))]
-    yield section("Images per second", content=chart(both, label="images per second", zero=True))
     memory = [
         Series(name=name, points=_line(history, f"memory/{key}"), color=color)
         for (key, name), color in zip(MEMORY_LINES.items(), COLORS, strict=False)
     ]
-    yield section("Memory in GB", content=chart(memory, label="memory in gigabytes", zero=True))
+    norm, speed = _with_smoothed(history, "train/gradient_norm"), _with_smoothed(history, "speed/images_per_second")
+    return {
+        "Loss by noise level, smoothed": line_chart(by_sigma, label="the loss by noise level"),
+        "Never trained on: loss by noise level": _held_out_by_sigma(history),
+        "Learning rate": line_chart([rate], label="the learning rate", zero=True),
+        "Length of the gradient": line_chart(norm, label="the length of the gradient", log=True),
+        "Images per second": line_chart(speed, label="images per second", zero=True),
+        "Memory in GB": line_chart(memory, label="memory in gigabytes", zero=True),
+    }
 
 
-def _warnings(history: History) -> str:
-    items = "".join(
-        f'<li class="message">{escape(each.text)}'
-        + (f' <span class="soft">at step {each.step:,}</span></li>' if each.step else "</li>")
-        for each in reversed(history.warnings.values())
-    )
-    return f'<div class="card warnings"><h3 class="warn">Warnings</h3><ul>{items}</ul></div>' if items else ""
+def _with_smoothed(history: History, name: str) -> list[Series]:
+    raw = _line(history, name)
+    return [Series(name="each step", points=raw, faint=True), Series(name="smoothed", points=smoothed(raw))]
 
 
-def _what(start: Start) -> str:
+def _about(start: Start) -> list[tuple[str, str]]:
     kind = {"lora": "a LoRA", "full": "the whole model"}.get(start.model_type, start.model_type)
     rows = [("base model", start.base_model), ("trained", f"{kind}, {start.trainable_parameters:,} numbers")]
-    rows += [(f"dataset {name}", figures.counted(count, "images")) for name, count in start.datasets.items()]
-    return _table(rows)
+    return rows + [(f"dataset {name}", format_count(count, "images")) for name, count in start.datasets.items()]
 
 
-def _starts(history: History) -> str:
+def _starts(history: History) -> list[StartView]:
     numbered = list(enumerate(history.starts))[-STARTS_SHOWN:]
-    return "".join(_one_start(start, end=history.ends.get(number)) for number, start in numbered)
+    return [_start_view(start, end=history.ends.get(number)) for number, start in numbered]
 
 
-def _one_start(start: Start, *, end: End | None) -> str:
-    begun = f"{datetime.fromtimestamp(start.at):%Y-%m-%d %H:%M}"
-    how = f"{end.how} at step {end.step:,} after {figures.duration(end.at - start.at)}" if end else ""
+def _start_view(start: Start, *, end: End | None) -> StartView:
     from_where = f"continued after step {start.first_step:,}" if start.first_step else "begun"
-    changed = "".join(
-        f"<tr><td>{escape(name)}</td><td>{escape(before) or 'none'}</td><td>{escape(now) or 'none'}</td></tr>"
-        for name, before, now in start.changes
-    )
-    table = "<tr><th>changed</th><th>before</th><th>now</th></tr>" + changed
-    return f"<h4>{begun} <span>{from_where}{f'; {how}' if how else ''}</span></h4>" + (
-        f'<div class="wide"><table>{table}</table></div>' if changed else ""
-    )
-
-
-def _settings(settings: Mapping[str, Mapping[str, str]]) -> str:
-    groups = "".join(
-        f"<section><h4>{escape(group)}</h4>{_table(list(values.items()))}</section>"
-        for group, values in settings.items()
-    )
-    return f'<details><summary>all settings</summary><div class="groups">{groups}</div></details>'
-
-
-def _table(rows: Sequence[tuple[str, str]]) -> str:
-    inner = "".join(f"<tr><th>{escape(name)}</th><td>{escape(value)}</td></tr>" for name, value in rows)
-    return f'<div class="wide"><table>{inner}</table></div>'
+    how = f"; {end.how} at step {end.step:,} after {format_duration(end.at - start.at)}" if end else ""
+    begun = f"{datetime.fromtimestamp(start.at):%Y-%m-%d %H:%M}"
+    return StartView(begun=begun, what=from_where + how, changes=start.changes)

@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from helpers.reporting.pages.html import escape
 from helpers.reporting.pages.run_history import Drawn
 
 IMAGES = 96
@@ -28,11 +27,20 @@ class Row:
 
 @dataclass(frozen=True, kw_only=True)
 class Small:
-    """An image as it stands in the page."""
+    """An image as it stands in the page. step: in words."""
 
+    step: str
     data_url: str
     width: int
     height: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class PromptCard:
+    """The images of one prompt: a slider between two steps, and the steps to choose from."""
+
+    caption: str
+    images: Sequence[Small]
 
 
 def rows_of(drawn: Sequence[Drawn]) -> list[Row]:
@@ -73,7 +81,7 @@ class SmallImages:
         made: dict[tuple[int, str], Small] = {}
         for each in wanted:
             key = (each.step, each.file)
-            known = self._made.get(key) or _small(self._folder / each.file)
+            known = self._made.get(key) or _small(self._folder / each.file, step=each.step)
             if known is not None:
                 made[key] = known
         self._made = made
@@ -84,7 +92,7 @@ class SmallImages:
         self._made.pop((step, file), None)
 
 
-def _small(path: Path) -> Small | None:
+def _small(path: Path, *, step: int) -> Small | None:
     from PIL import Image
 
     try:
@@ -96,47 +104,25 @@ def _small(path: Path) -> Small | None:
     content = io.BytesIO()
     image.save(content, format="WEBP", quality=QUALITY)
     data = base64.b64encode(content.getvalue()).decode()
-    return Small(data_url=f"data:image/webp;base64,{data}", width=image.width, height=image.height)
+    return Small(
+        step=f"step {step:,}" if step else "base",
+        data_url=f"data:image/webp;base64,{data}",
+        width=image.width,
+        height=image.height,
+    )
 
 
-def image_grid(drawn: Sequence[Drawn], *, small: SmallImages) -> str:
-    """A card for each prompt: the slider between two steps, and the steps to choose from."""
+def prompt_cards(drawn: Sequence[Drawn], *, small: SmallImages) -> tuple[list[PromptCard], int]:
+    """A card for each prompt that has images, and how many prompts are not shown."""
     rows = rows_of(drawn)
     shown = rows[:ROWS_SHOWN]
     most = max(3, min(STEPS_SHOWN, IMAGES // max(1, len(shown))))
     chosen = [evenly(row, most=most) for row in shown]
     made = small.of([each for images in chosen for each in images])
     cards = [
-        _card(row.caption, [(each.step, made[key]) for each in images if (key := (each.step, each.file)) in made])
+        PromptCard(
+            caption=row.caption, images=[made[key] for each in images if (key := (each.step, each.file)) in made]
+        )
         for row, images in zip(shown, chosen, strict=True)
     ]
-    more = f'<p class="soft">and {len(rows) - ROWS_SHOWN} prompts more, in validation_images</p>'
-    return "".join(cards) + (more if len(rows) > ROWS_SHOWN else "")
-
-
-def _card(caption: str, images: Sequence[tuple[int, Small]]) -> str:
-    if not images:
-        return ""
-    steps = "".join(
-        f'<button type="button" class="step" aria-pressed="false"><img src="{each.data_url}" width="{each.width}" '
-        f'height="{each.height}" alt="{escape(caption)}, {_step(step)}"><span>{_step(step)}</span></button>'
-        for step, each in images
-    )
-    first = images[0][1]
-    compare = (
-        f'<div class="compare" hidden style="--ratio:{first.width}/{first.height}"><div class="stack">'
-        '<img class="under" alt=""><img class="over" alt=""><i></i>'
-        '<span class="left"></span><span class="right"></span></div>'
-        f'<input type="range" min="0" max="100" value="50" aria-label="how much of the earlier image is shown: '
-        f'{escape(caption)}"></div>'
-        if len(images) > 1
-        else ""
-    )
-    return (
-        f'<article class="card prompt"><p class="caption">{escape(caption) or "no prompt"}</p>'
-        f'<div class="row">{compare}<div class="steps">{steps}</div></div></article>'
-    )
-
-
-def _step(step: int) -> str:
-    return f"step {step:,}" if step else "base"
+    return [card for card in cards if card.images], len(rows) - len(shown)

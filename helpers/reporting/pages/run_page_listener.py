@@ -20,8 +20,7 @@ from helpers.reporting.events import (
     ValidationImagesSaved,
 )
 from helpers.reporting.pace import Throughput
-from helpers.reporting.pages.curve import Point
-from helpers.reporting.pages.run_history import Drawn, End, HeldOutPoint, HistoryFile, Saved, Start, Warned
+from helpers.reporting.pages.run_history import Drawn, End, HeldOutPoint, HistoryFile, Point, Saved, Start, Warned
 from helpers.reporting.pages.run_page import Moment, run_page
 from helpers.reporting.pages.run_page_images import SmallImages
 from helpers.reporting.trackers.metrics import step_metrics

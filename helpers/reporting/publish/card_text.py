@@ -1,4 +1,4 @@
-"""The words of a model card: metadata that the hub reads, and all that a reader needs to judge and use the model."""
+"""The text of a model card: metadata for the hub, validation images, and what a reader needs to use the model."""
 
 import json
 from collections.abc import Iterator, Mapping
@@ -11,7 +11,6 @@ from helpers.config.files.prompt_library import parse_validation_sizes
 from helpers.config.option import written
 from helpers.config.options.model import WITHOUT
 from helpers.config.options.output import COMFYUI_FILE
-from helpers.reporting.card_images import CardImage
 from helpers.reporting.events import RunStarted
 from helpers.reporting.publish.license import UNKNOWN_ID, License
 
@@ -33,6 +32,21 @@ SETTINGS_SHOWN: Mapping[str, tuple[str, ...]] = {
 OLDEST_DIFFUSERS = "0.32"
 WITHOUT_T5 = "It was trained without T5: zeros stand in its place, as in diffusers where `text_encoder_3` is None."
 ONLY_FOR = {"lora": "lora", "full": "full"}
+
+
+FOLDER = "validation_images"
+PNG_ENTRY = "simpletuner"
+"""The entry of a PNG's header that says what the image was drawn from."""
+
+SHOWN = 12
+
+
+@dataclass(frozen=True, kw_only=True)
+class CardImage:
+    """An image in the card. path: within the output folder, as in the repository."""
+
+    path: str
+    prompt: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -242,3 +256,26 @@ def _in_table(text: str) -> str:
     for mark in "\\|<`*_[":
         text = text.replace(mark, f"\\{mark}")
     return " ".join(text.split())
+
+
+def last_images(output_dir: Path, *, step: int) -> tuple[CardImage, ...]:
+    """The first few images of the last step up to `step` that has any; of the untrained base none."""
+    by_step = {
+        int(folder.name.removeprefix("step_")): folder
+        for folder in (output_dir / FOLDER).glob("step_*")
+        if folder.name.removeprefix("step_").isdecimal()
+    }
+    for last in sorted((each for each in by_step if 0 < each <= step), reverse=True):
+        files = sorted(by_step[last].glob("*.png"))[:SHOWN]
+        if files:
+            return tuple(
+                CardImage(path=file.relative_to(output_dir).as_posix(), prompt=_prompt_of(file)) for file in files
+            )
+    return ()
+
+
+def _prompt_of(file: Path) -> str:
+    from PIL import Image
+
+    with Image.open(file) as image:
+        return str(json.loads(image.info.get(PNG_ENTRY, "{}")).get("prompt", ""))

@@ -10,9 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 from helpers.config.options.output import PublishingOptions
 from helpers.errors import ReportingError
-from helpers.reporting.card_images import last_images
+from helpers.reporting.background import BackgroundListener
 from helpers.reporting.events import CheckpointSaved, Event, RunFinished, RunStarted
+from helpers.reporting.publish.card_text import last_images
 from helpers.reporting.publish.model_card import CARD
+from helpers.reporting.reporter import Listener
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
@@ -22,6 +24,8 @@ logger = logging.getLogger(__name__)
 ATTEMPTS = 3
 BACK_OFF_SECONDS = 5.0
 REFUSED = (401, 403)
+COMPLETE_CLOSE_SECONDS = 2 * 3600.0
+STOPPED_CLOSE_SECONDS = 10.0
 
 Files = Mapping[str, Path]
 """Files on this machine by their path in the repository."""
@@ -213,3 +217,24 @@ def _alike(file: Path, there: Any) -> bool:
         return True
     content = file.read_bytes()
     return hashlib.sha1(b"blob %d\0" % len(content) + content, usedforsecurity=False).hexdigest() == there.blob_id
+
+
+class Uploads(BackgroundListener):
+    """A listener that uploads, on a thread of its own; it is told only what leads to an upload."""
+
+    def __init__(self, listener: Listener, *, complete_seconds: float = COMPLETE_CLOSE_SECONDS) -> None:
+        super().__init__(listener, name="the hub", close_seconds=STOPPED_CLOSE_SECONDS)
+        self._complete_seconds = complete_seconds
+
+    def handle(self, event: Event) -> None:
+        if isinstance(event, RunFinished) and not event.interrupted:
+            self._close_seconds = self._complete_seconds
+        if isinstance(event, RunStarted | CheckpointSaved | RunFinished):
+            super().handle(event)
+
+    def close(self) -> None:
+        """Wait for the uploads; Ctrl-C leaves what is not there yet to the next start."""
+        try:
+            super().close()
+        except KeyboardInterrupt:
+            logger.warning("uploads were left; the same command once more uploads what is missing")

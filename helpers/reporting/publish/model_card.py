@@ -5,9 +5,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from helpers.files import atomic_write_text
-from helpers.reporting.card_images import last_images
 from helpers.reporting.events import CheckpointSaved, Event, RunFinished, RunStarted
-from helpers.reporting.publish.card_text import WRITTEN_BY, CardContext, card_text
+from helpers.reporting.publish.card_text import WRITTEN_BY, CardContext, card_text, last_images
 from helpers.reporting.publish.license import license_of
 
 logger = logging.getLogger(__name__)

@@ -18,7 +18,7 @@ from helpers.dataloader.sampler import SampleOrder
 from helpers.files import atomic_write
 from helpers.models.memory import MemoryEstimate
 from helpers.reporting.events import Notice
-from helpers.reporting.format import counted, memory, significant
+from helpers.reporting.format import format_bytes, format_count, format_number
 from helpers.reporting.reporter import Reporter
 from helpers.training.disk_space import CacheNeed, free_bytes
 from helpers.training.loop import LoopPlan
@@ -80,7 +80,7 @@ def log_plan(
 def _images(catalogs: Sequence[Catalog], output_dir: Path) -> Iterator[str]:
     for catalog in catalogs:
         left_out = f", {len(catalog.rejected):,} left out" if catalog.rejected else ""
-        yield f"{catalog.dataset_id}: {counted(len(catalog), 'images')}{left_out}"
+        yield f"{catalog.dataset_id}: {format_count(len(catalog), 'images')}{left_out}"
         for image in catalog.rejected[:NAMES_SHOWN]:
             yield f"  {printable(image.path)} {image.reason}"
     lines = [f"{each.dataset_id}: {printable(p.path)} {p.reason}\n" for each in catalogs for p in each.rejected]
@@ -98,13 +98,13 @@ def _buckets(order: SampleOrder) -> Iterator[str]:
 
 def _cut(found: TruncatedCaptions) -> Iterator[str]:
     if not found.cut:
-        yield f"{found.reader} reads {found.length} tokens: none of {counted(found.total, 'captions')} is longer"
+        yield f"{found.reader} reads {found.length} tokens: none of {format_count(found.total, 'captions')} is longer"
         return
     longest = found.cut[0][0]
     are = "is" if len(found.cut) == 1 else "are"
     yield (
-        f"{found.reader} reads {found.length} tokens: {len(found.cut):,} of {counted(found.total, 'captions')} {are} "
-        f"longer and cut, the longest has {longest}"
+        f"{found.reader} reads {found.length} tokens: {len(found.cut):,} of {format_count(found.total, 'captions')} "
+        f"{are} longer and cut, the longest has {longest}"
     )
     for tokens, caption in found.cut[:CUT_NAMED]:
         shown = caption if len(caption) <= CAPTION_SHOWN_CHARACTERS else caption[: CAPTION_SHOWN_CHARACTERS - 1] + "…"
@@ -112,9 +112,9 @@ def _cut(found: TruncatedCaptions) -> Iterator[str]:
 
 
 def _steps(plan: LoopPlan) -> Iterator[str]:
-    images = counted(plan.images_per_step, "images")
-    yield f"{plan.total_steps:,} in all, of {images} each; {significant(plan.steps_per_epoch)} an epoch"
-    epochs = significant(plan.total_steps / plan.steps_per_epoch)
+    images = format_count(plan.images_per_step, "images")
+    yield f"{plan.total_steps:,} in all, of {images} each; {format_number(plan.steps_per_epoch)} an epoch"
+    epochs = format_number(plan.total_steps / plan.steps_per_epoch)
     yield f"so {epochs} epochs; a checkpoint every {plan.checkpoint_every:,} steps"
 
 
@@ -122,23 +122,25 @@ def _caches(needs: Sequence[CacheNeed]) -> Iterator[str]:
     for need in needs:
         if need.missing:
             cached = f", {need.total - need.missing:,} are cached" if need.missing < need.total else ""
-            yield f"{need.name}: {counted(need.missing, need.unit)} to encode, {memory(need.size_bytes)}{cached}"
+            missing = format_count(need.missing, need.unit)
+            yield f"{need.name}: {missing} to encode, {format_bytes(need.size_bytes)}{cached}"
         else:
-            yield f"{need.name}: all {counted(need.total, need.unit)} cached"
+            yield f"{need.name}: all {format_count(need.total, need.unit)} cached"
     for folder in dict.fromkeys(need.folder for need in needs):
         needed = sum(need.size_bytes for need in needs if need.folder == folder)
-        yield f"{folder}: {memory(needed)} more, of {memory(free_bytes(folder))} free"
+        yield f"{folder}: {format_bytes(needed)} more, of {format_bytes(free_bytes(folder))} free"
 
 
 def _memory(estimate: MemoryEstimate, device: torch.device) -> Iterator[str]:
-    parts = ", ".join(f"{name} {memory(size_bytes)}" for name, size_bytes in vars(estimate.training).items())
-    yield f"caching {memory(estimate.caching_bytes)}"
-    yield f"training {memory(estimate.training_bytes)}: {parts}, libraries {memory(estimate.overhead_bytes)}"
+    parts = ", ".join(f"{name} {format_bytes(size_bytes)}" for name, size_bytes in vars(estimate.training).items())
+    yield f"caching {format_bytes(estimate.caching_bytes)}"
+    training, libraries = format_bytes(estimate.training_bytes), format_bytes(estimate.overhead_bytes)
+    yield f"training {training}: {parts}, libraries {libraries}"
     if estimate.validation_bytes:
-        yield f"validation {memory(estimate.validation_bytes)}"
+        yield f"validation {format_bytes(estimate.validation_bytes)}"
     room = _memory_of(device)
     verdict = "the run should fit" if estimate.peak_bytes < room else "the run would not fit"
-    yield f"{_name_of(device)} has {memory(room)}: {verdict}"
+    yield f"{_name_of(device)} has {format_bytes(room)}: {verdict}"
 
 
 def _memory_of(device: torch.device) -> int:

@@ -14,9 +14,9 @@ from helpers.config.options.validation import ValidationOptions
 from helpers.device import release_device_memory
 from helpers.files import atomic_write
 from helpers.models.family import ModelComponents, ModelFamily, SampleRequest, TextEmbedding, VaeSpec
-from helpers.reporting.card_images import PNG_ENTRY
 from helpers.reporting.events import ValidationImagesSaved
 from helpers.reporting.progress import stage
+from helpers.reporting.publish.card_text import PNG_ENTRY
 from helpers.reporting.reporter import Reporter
 from helpers.training.images import ValidationImage, validation_images
 from helpers.training.memory import VALIDATING, MemoryNeeds, explain_out_of_memory

@@ -22,7 +22,7 @@ from helpers.models.sd3.tiny import make_tiny_pipeline
 from helpers.models.sd3.transformer import NEVER_QUANTIZED, load_denoiser
 from helpers.models.sd3.vae import latent_part
 from helpers.models.sd3.weights.components import locate
-from helpers.reporting.peak_memory import PeakMemory
+from helpers.reporting.progress import PeakMemory
 
 LEVELS = ("no_change", "int8-quanto", "int4-quanto", "int2-quanto", "fp8-quanto")
 VARIANTS: dict[str, dict[str, Any]] = {

@@ -10,8 +10,7 @@ import pytest
 from helpers.config.options.output import PublishingOptions
 from helpers.errors import ReportingError
 from helpers.reporting.events import CheckpointSaved, RunFinished, RunStarted
-from helpers.reporting.publish.hub import HubUploader, open_repository
-from helpers.reporting.uploads import Uploads
+from helpers.reporting.publish.hub import HubUploader, Uploads, open_repository
 from tests.loopback_hub import LARGE_BYTES, LoopbackHub, loopback_hub
 
 OPTIONS = PublishingOptions(push_to_hub=True, push_checkpoints_to_hub=True, hub_model_id="colors")

@@ -11,9 +11,8 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from helpers.config.train_config import all_options
-from helpers.reporting.card_images import PNG_ENTRY
 from helpers.reporting.events import CheckpointSaved, RunFinished, RunStarted
-from helpers.reporting.publish.card_text import SETTINGS_SHOWN
+from helpers.reporting.publish.card_text import PNG_ENTRY, SETTINGS_SHOWN
 from helpers.reporting.publish.license import License, license_of
 from helpers.reporting.publish.model_card import ModelCard
 
@@ -88,7 +87,7 @@ def test_what_was_trained_on_what_and_how(tmp_path: Path) -> None:
     draw(tmp_path, step=60, prompt="of another run")
     text = card(tmp_path, note="Made for my daughter.").text
     assert "Made for my daughter." in text
-    assert "a LoRA of rank 16 on 96 layers: 1,500,000 numbers" in text
+    assert "a LoRA of rank 16 on 96 layers: 1,500,000 trainable parameters" in text
     assert "The run took 40 steps." in text
     assert "| my\\|cats | 1,200 |\n| dogs | 7 |" in text
     assert "| lora_rank | 16 |" in text

@@ -4,8 +4,18 @@ from pathlib import Path
 
 import pytest
 
-from helpers.reporting.pages.curve import Curve, Point
-from helpers.reporting.pages.run_history import Drawn, End, History, HistoryFile, Record, Saved, Start, Warned
+from helpers.reporting.pages.run_history import (
+    Curve,
+    Drawn,
+    End,
+    History,
+    HistoryFile,
+    Point,
+    Record,
+    Saved,
+    Start,
+    Warned,
+)
 
 
 def point(step: int, loss: float = 0.0) -> Point:

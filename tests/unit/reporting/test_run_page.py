@@ -22,7 +22,7 @@ from helpers.reporting.events import (
     ValidationImagesSaved,
 )
 from helpers.reporting.pages.run_history import Drawn
-from helpers.reporting.pages.run_page_images import SmallImages, evenly, image_grid, rows_of
+from helpers.reporting.pages.run_page_images import SmallImages, evenly, prompt_cards, rows_of
 from helpers.reporting.pages.run_page_listener import RunPage
 from tests.runs.browser import BROWSER, opened
 
@@ -101,7 +101,7 @@ def test_a_resumed_runs_page_shows_all_of_it(tmp_path: Path) -> None:
     assert "the disk is full" not in page
     assert "failed at step 5" in page
     assert "<td>learning_rate</td><td>0.2</td><td>0.1</td>" in page
-    points = re.findall(r"\[(\d+)\.0, [\d.]+\]", page.split("Loss</h3>")[1].split("smoothed")[0].replace("&quot;", '"'))
+    points = re.findall(r"\[(\d+)\.0, [\d.]+\]", page.split("Loss</h3>")[1].split("smoothed")[0])
     assert [int(number) for number in points] == list(range(1, 11))
 
 
@@ -153,7 +153,8 @@ def test_of_many_steps_the_first_the_last_and_some_between_are_shown(tmp_path: P
     for each in row.images:
         drawn(tmp_path, each.step, name="a.png")
     under = [Drawn(step=e.step, file=f"validation_images/{e.file}", caption="a") for e in row.images]
-    assert image_grid(under, small=SmallImages(tmp_path)).count("<img src=") == 12
+    (shown,), more = prompt_cards(under, small=SmallImages(tmp_path))
+    assert (len(shown.images), shown.images[0].step, shown.images[-1].step, more) == (12, "base", "step 100", 0)
 
 
 SEEN = '{"top":400,"folds":[true],"inputs":["20"],"chosen":["a fox, step 5"]}'

@@ -6,10 +6,9 @@ import pytest
 import torch
 
 from helpers.reporting.events import StageFinished, StepFinished
-from helpers.reporting.gauge import StepTimer
-from helpers.reporting.progress import stage
+from helpers.reporting.progress import StepTimer, stage
 from helpers.reporting.reporter import Reporter
-from tests.unit.reporting.test_stages import Notebook
+from tests.unit.reporting.test_progress import Notebook
 
 STEP = StepFinished(step=1, epoch=0, loss=0.5, learning_rate=1e-4, gradient_norm=1.0, images=4)
 

@@ -7,8 +7,7 @@ from pathlib import Path
 import pytest
 
 from helpers.reporting.events import Event, StageAdvanced, StageFinished, StageStarted
-from helpers.reporting.peak_memory import PROCESS_FOLDER, PeakMemory
-from helpers.reporting.progress import stage
+from helpers.reporting.progress import PROCESS_FOLDER, PeakMemory, stage
 from helpers.reporting.reporter import Reporter
 
 MEBIBYTE = 2**20
@@ -72,9 +71,7 @@ def test_without_a_mark_of_its_own_the_process_peak_is_told(tmp_path: Path, kind
 def test_measuring_neither_imports_torch_nor_wakes_a_device() -> None:
     import subprocess
 
-    measure = (
-        "import sys; from helpers.reporting.peak_memory import PeakMemory; assert PeakMemory().device_bytes() == 0"
-    )
+    measure = "import sys; from helpers.reporting.progress import PeakMemory; assert PeakMemory().device_bytes() == 0"
     code = f"{measure}; sys.exit('torch' in sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)
 

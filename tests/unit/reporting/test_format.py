@@ -2,7 +2,7 @@
 
 import pytest
 
-from helpers.reporting import format as figures
+from helpers.reporting.format import format_amount, format_bytes, format_duration, format_rate
 
 
 @pytest.mark.parametrize(
@@ -20,12 +20,12 @@ from helpers.reporting import format as figures
     ],
 )
 def test_durations(seconds: float, text: str) -> None:
-    assert figures.duration(seconds) == text
+    assert format_duration(seconds) == text
 
 
 @pytest.mark.parametrize(("size", "text"), [(812_400_000, "812 MB"), (1_244_000_000, "1.24 GB"), (23.6e9, "23.6 GB")])
 def test_memory(size: int, text: str) -> None:
-    assert figures.memory(size) == text
+    assert format_bytes(size) == text
 
 
 @pytest.mark.parametrize(
@@ -33,9 +33,9 @@ def test_memory(size: int, text: str) -> None:
     [(1234.5, "1,234 images/s"), (20.12, "20.1 images/s"), (0.5, "30 images/min"), (0.001, "3.6 images/h")],
 )
 def test_rates_have_something_before_the_point(speed: float, text: str) -> None:
-    assert figures.rate(speed, "images") == text
+    assert format_rate(speed, "images") == text
 
 
 def test_amounts_have_a_share_where_the_total_is_known() -> None:
-    assert figures.amount(120, 256, "images") == "120 of 256 images (46 %)"
-    assert figures.amount(1200, 0, "files") == "1,200 files"
+    assert format_amount(120, 256, "images") == "120 of 256 images (46 %)"
+    assert format_amount(1200, 0, "files") == "1,200 files"
