@@ -1,14 +1,14 @@
 """Encodes every image once by the VAE, so that training neither decodes images nor loads the VAE."""
 
-from collections.abc import Sequence
-from functools import cache
+from collections.abc import Callable, Sequence
+from functools import cache, partial
 
 import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
 from helpers.cache.encode import LATENT_OUTPUT, Batch, encode_batches, read_pixels
-from helpers.cache.keys import identities, latent_key, latent_keys
+from helpers.cache.keys import Keys, identities, latent_key, latent_keys
 from helpers.cache.maintenance import download_missing, finalize, open_and_check
 from helpers.cache.store import open_tensors
 from helpers.cache.writer import ShardWriter
@@ -72,14 +72,7 @@ def fill_latent_cache(
     not fit in memory, or cannot be written.
     """
     keys_of = cache(lambda identity: latent_keys(catalog, vae_identity=identity))
-
-    def describe(key: str) -> str | None:
-        for identity in identities(part):
-            hits = (keys_of(identity) == key.encode()).nonzero()[0]
-            if len(hits):
-                return f"{catalog.paths[hits[0]]} of dataset {catalog.dataset_id}"
-        return None
-
+    describe = partial(_image_of, catalog=catalog, part=part, keys_of=keys_of)
     tensors = open_and_check(store, scan_for_errors=scan_for_errors, describe=describe, ranks=ranks, reporter=reporter)
     keys = tensors.keys_held(keys_of, encoder=part)
     mine = np.arange(ranks.rank, len(catalog), ranks.world_size)
@@ -106,6 +99,15 @@ def fill_latent_cache(
     download_missing(settled, keys, ranks=ranks, reporter=reporter)
     unmade = settled.missing(keys).nonzero()[0].tolist()
     return tuple(_rejected(catalog, index, rejected.get(index)) for index in unmade)
+
+
+def _image_of(key: str, *, catalog: Catalog, part: VaeSpec, keys_of: Callable[[str], Keys]) -> str | None:
+    """The image whose latent has a key, for messages; None where the catalog has none."""
+    for identity in identities(part):
+        hits = (keys_of(identity) == key.encode()).nonzero()[0]
+        if len(hits):
+            return f"{catalog.paths[hits[0]]} of dataset {catalog.dataset_id}"
+    return None
 
 
 def _rejected(catalog: Catalog, index: int, reason: str | None) -> Rejected:

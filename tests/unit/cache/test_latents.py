@@ -268,28 +268,6 @@ def test_a_full_cache_is_opened_without_the_libraries_that_decode(photos: Path, 
     assert told.stdout.strip() == "[]"
 
 
-def test_latents_of_an_earlier_version_are_used_and_damage_among_them_is_named(
-    store: LocalCache, photos: Path, tmp_path: Path
-) -> None:
-    catalog, vae = catalog_of(photos), Convolution()
-    fill(store, catalog, vae, part=vae.part(identity="by its files"), write_batch_size=1)
-    part = vae.part(identity="by its tensors", earlier=("by its files",))
-    fill(store, catalog, vae, part=part)
-    assert vae.loads == 1 and vae.encoded == len(catalog)
-    cache = LatentCache(store, catalog=catalog, part=part)
-    assert all(torch.equal(cache.latents(index), expected(catalog, index)) for index in range(len(catalog)))
-
-    shard = sorted((tmp_path / "vae").glob("shard-*"))[0]
-    content = bytearray(shard.read_bytes())
-    content[-1] ^= 1
-    shard.write_bytes(content)
-    _, heard = fill(store, catalog, vae, part=part, scan_for_errors=True)
-    assert vae.encoded == len(catalog) + 1
-    assert any("of dataset photos is damaged" in text for text in heard.warnings)
-    cache = LatentCache(store, catalog=catalog, part=part)
-    assert all(torch.equal(cache.latents(index), expected(catalog, index)) for index in range(len(catalog)))
-
-
 def test_the_other_side_of_a_image_has_latents_of_its_own(store: LocalCache, photos: Path) -> None:
     plain = catalog_of(photos)
     mirrored = replace(plain, mirrored=True)

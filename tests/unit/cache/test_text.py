@@ -153,16 +153,6 @@ def test_what_is_not_a_number_is_an_error_that_names_the_caption(store: LocalCac
         fill(store, ["good", "bad"], Broken("clip"))
 
 
-def test_entries_of_an_earlier_version_are_used_and_only_the_others_encoded(store: LocalCache) -> None:
-    fill(store, ["a", "b"], Words("clip"), parts=[Words("clip").part(identity="by its files")])
-    clip = Words("clip")
-    part = clip.part(identity="by its tensors", earlier=("never used", "by its files"))
-    fill(store, ["a", "b", "c"], clip, parts=[part])
-    assert clip.captions == ["c"]
-    cache = TextCache([store], parts=[part], assemble=assemble)
-    assert all(torch.equal(cache.embedding(word).pooled, drawn(f"clip pooled {word}", 8)) for word in "abc")
-
-
 def test_a_caption_that_was_not_cached_is_named(store: LocalCache) -> None:
     fill(store, ["a"], Words("clip"))
     cache = TextCache([store], parts=[Words("clip").part()], assemble=assemble)
