@@ -1,4 +1,4 @@
-"""Looks after the shards: names what is damaged, finds flipped bytes, removes what nothing uses any more."""
+"""Checks and cleans stores: names damaged shards, finds flipped bytes, removes entries that nothing uses."""
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -18,7 +18,7 @@ from helpers.storage.protocols import CacheStore
 
 FETCHES_AT_ONCE = 8
 
-# Words for the image or caption behind a key; None where it is not known.
+# The image or caption of a key, for messages; None if the run does not use the key.
 Describe = Callable[[str], str | None]
 
 
@@ -35,23 +35,23 @@ class CacheContents:
 def open_and_check(
     store: CacheStore, *, scan_for_errors: bool, describe: Describe, ranks: Ranks, reporter: Reporter
 ) -> TensorStore:
-    """Open a store to fill it, and name every damaged or vanished shard in a warning.
+    """Open a store to fill it, with a warning for every damaged or missing shard.
 
-    scan_for_errors: compare every entry with its checksum too, each rank a share of the shards.
+    scan_for_errors: also compare every entry with its checksum; ranks divide the shards.
     """
     tensors = open_tensors(store)
     for problem in tensors.problems():
         reporter.handle(Notice(text=problem, level="warning"))
     if not scan_for_errors:
         return tensors
-    ranks.barrier()  # what one rank takes out must not look lost to another
+    ranks.barrier()  # an entry that one rank removes must not look lost to another
     verify(tensors, share=slice(ranks.rank, None, ranks.world_size), describe=describe, reporter=reporter)
     ranks.barrier()
     return open_tensors(store)
 
 
 def finalize(store: CacheStore, *, ranks: Ranks) -> TensorStore:
-    """Wait for all ranks' entries, have one of them tidy up, and open what is now there."""
+    """Wait for all ranks' entries, update the index on one of them, and open the store again."""
     ranks.barrier()
     if ranks.rank == 0:
         open_tensors(store).compact()
@@ -60,7 +60,7 @@ def finalize(store: CacheStore, *, ranks: Ranks) -> TensorStore:
 
 
 def download_missing(tensors: TensorStore, keys: Keys, *, ranks: Ranks, reporter: Reporter) -> None:
-    """Fetch the shards of `keys` [K] that are only far away, so that training does not wait for them; ranks share."""
+    """Download the shards of `keys` [K] that are only remote, so that training does not wait; ranks divide them."""
     names = tensors.shards_of(keys)[ranks.rank :: ranks.world_size]
     absent = [name for name in names if not tensors.store.is_here(name)]
     if absent:
@@ -75,10 +75,10 @@ def download_missing(tensors: TensorStore, keys: Keys, *, ranks: Ranks, reporter
 
 
 def verify(tensors: TensorStore, *, share: slice, describe: Describe, reporter: Reporter) -> tuple[str, ...]:
-    """Compare every entry of a share of the shards with its checksum, and take the damaged ones out of their shards.
+    """Compare every entry of a share of the shards with its checksum, and remove the damaged ones.
 
-    share: of the sorted names of the shards, so that ranks divide them. Returns the keys taken out; each is named in a
-    warning, and so is a shard whose header cannot be read, which is removed.
+    share: a slice of the sorted shard names. Returns the removed keys; each is named in a warning. A shard whose header
+    cannot be read is removed, with a warning.
     """
     names = sorted(name for segment in tensors.segments for name in segment.shard_names.tolist())[share]
     damaged: list[str] = []
@@ -92,12 +92,12 @@ def verify(tensors: TensorStore, *, share: slice, describe: Describe, reporter: 
 
 
 def _verify_shard(store: CacheStore, name: str, *, describe: Describe) -> list[tuple[str, str]]:
-    """Repair one shard; the damaged entries' keys ("" for the whole shard), each with what to say of it."""
+    """Repair one shard; the damaged entries' keys ("" for the entire shard), each with its warning."""
     try:
         placed = read_header(store.local_path(name))
     except DamagedShard as error:
         store.remove(name)
-        return [("", f"The cache file {name} in {store.describe()} {error}; what it held is encoded again.")]
+        return [("", f"The cache file {name} in {store.describe()} {error}; its entries are encoded again.")]
     except FileNotFoundError:
         return []
     raw = read_raw(store.local_path(name), placed)
@@ -128,9 +128,9 @@ def contents(tensors: TensorStore, *, used: Keys) -> CacheContents:
 
 
 def prune(store: CacheStore, *, used: Keys) -> CacheContents:
-    """Remove the entries whose key is not among `used` [K]; what was there before. Not while a run uses the store.
+    """Remove the entries whose key is not among `used` [K]; returns the contents before. No run may use the store.
 
-    Only shards that mix both kinds are read, and written again. A kill at any moment loses no entry that is used.
+    Only shards with both kinds of entries are read and rewritten. A kill at any moment loses no used entry.
     """
     tensors = open_tensors(store)
     dropped: set[str] = set()
@@ -150,13 +150,13 @@ def prune(store: CacheStore, *, used: Keys) -> CacheContents:
 
 
 def _replace(store: CacheStore, name: str, raw: list[RawTensor], *, dropped: set[str]) -> None:
-    """Remove a shard once its other entries, if there are any, are in another."""
+    """Write a shard's other entries, if any, to a new shard, then remove it."""
     _write_kept(store, raw, dropped={key.encode() for key in dropped})
     store.remove(name)
 
 
 def _write_kept(store: CacheStore, raw: list[RawTensor], *, dropped: set[bytes]) -> None:
-    """Write a shard of the tensors without the `dropped` keys, unless that leaves none."""
+    """Write a shard of the tensors whose key is not `dropped`, unless none is left."""
     kept = [tensor for tensor in raw if tensor.name[:32].encode() not in dropped]
     if kept:
         store.write(f"shard-kept-{uuid4().hex}{SUFFIX}", shard_bytes(kept))
