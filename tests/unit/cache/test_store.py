@@ -53,7 +53,7 @@ def same(tensors: TensorStore, numbers: Sequence[int]) -> bool:
 
 
 def shards(folder: Path) -> list[Path]:
-    return sorted(folder.glob("*.safetensors"))
+    return sorted(folder.glob("shard-*.safetensors"))
 
 
 @pytest.fixture
