@@ -8,7 +8,8 @@ from collections.abc import Sequence
 
 from helpers.config.env.launch import apply_env_file
 from helpers.config.env.libraries import set_up_libraries
-from helpers.config.parse import load_config, wants_help
+from helpers.config.load import load_config
+from helpers.config.parse import wants_help
 from helpers.config.secrets import secrets_of
 from helpers.errors import UserError
 from helpers.log import set_level, set_up_logging

@@ -23,9 +23,9 @@ from helpers.reporting.format import format_bytes
 from helpers.reporting.reporter import Reporter
 from helpers.storage.protocols import CacheStore
 from helpers.training.distributed.runtime import find_device, resolve_precision
-from helpers.training.images import validation_prompts
 from helpers.training.preparation.early_check import checked_parts
 from helpers.training.preparation.prepare import open_catalogs, sides_of, workers_for
+from helpers.training.validation.images import validation_prompts
 
 FAMILY = "sd3"
 WHAT_COUNTS = (
