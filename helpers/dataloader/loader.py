@@ -20,7 +20,7 @@ from helpers.dataloader.sampler import Sample, SampleOrder
 from helpers.dataloader.types import Position, TrainBatch
 from helpers.errors import CacheError, UserError
 from helpers.models.family import TextEmbedding
-from helpers.models.flow_matching import sample_sigma
+from helpers.models.flow_matching import flow_shift, sample_sigma
 
 EMPTY_CAPTION = ""
 
@@ -46,7 +46,7 @@ class BatchBuilder:
     """Loads the batches of one rank; catalogs and latents are by dataset id.
 
     mirrored: latents of the mirrored images, for datasets with `flip`; each sample uses them with a chance of one half.
-    flow_shift: the option's value, or the model's own if the option is not set.
+    model_shift: that of the model's own scheduler, for `FLOW_SHIFT=model`.
     caption_dropout_probability: the share of samples that get the empty caption.
     tokens: the token ids of a caption [encoders, n], if text encoders are trained.
     """
@@ -56,7 +56,7 @@ class BatchBuilder:
     latents: Mapping[str, LatentLookup]
     text: TextLookup
     objective: ObjectiveOptions
-    flow_shift: float
+    model_shift: float
     caption_dropout_probability: float
     seed: int
     rank: int
@@ -116,7 +116,9 @@ class BatchBuilder:
 
     def _sigma(self, sample: Sample) -> Tensor:
         random = generator(*self._seed("sigma", sample))
-        return sample_sigma(random, objective=self.objective, shift=self.flow_shift)
+        width, height = self.order.buckets[sample.bucket].size
+        shift = flow_shift(self.objective, model_shift=self.model_shift, pixels=width * height)
+        return sample_sigma(random, objective=self.objective, shift=shift)
 
     def _name(self, sample: Sample) -> str:
         return f"{sample.dataset_id}: {self.catalogs[sample.dataset_id].paths[sample.image]}"
