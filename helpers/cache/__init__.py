@@ -1,1 +1,1 @@
-"""What has been encoded: content-addressed latents and text embeddings in sharded files."""
+"""Caches of latents and text embeddings: content-addressed entries in sharded files."""

@@ -1,6 +1,6 @@
-"""Decodes, encodes and writes images at the same time, so that caching takes as long as the slowest alone.
+"""Decodes, encodes and writes images at the same time, so that caching takes only as long as the slowest of these.
 
-Where memory runs out, batches are halved: a batch size too large slows a run and does not end it.
+If memory runs out, the batch is halved: a batch size that is too large slows a run, but does not end it.
 """
 
 from collections import deque
@@ -16,7 +16,7 @@ from torch import Tensor
 from helpers.cache.keys import Keys
 from helpers.cache.writer import ShardWriter
 from helpers.data.types import Catalog, Rejected, Size
-from helpers.device import release_device_memory
+from helpers.device import is_out_of_memory, release_device_memory
 from helpers.errors import CacheError
 from helpers.models.family import LatentEncoder, VaeSpec
 from helpers.reporting.events import Notice
@@ -31,7 +31,7 @@ Pixels = NDArray[np.uint8]
 
 
 def read_pixels(catalog: Catalog, index: int) -> Pixels | Rejected:
-    """Image `index` as it is trained on, [H, W, 3], or why it cannot be."""
+    """Image `index` resized and cropped for training, [H, W, 3], or why it cannot be read."""
     from helpers.data.images.decode import UnreadableImage, decode
 
     path = catalog.paths[index]
@@ -40,7 +40,7 @@ def read_pixels(catalog: Catalog, index: int) -> Pixels | Rejected:
     except OSError as error:
         return Rejected(path, f"can no longer be read: {error.strerror or error}", lasting=False)
     if catalog.size_bytes[index] not in (len(content), SIZE_UNKNOWN):
-        return Rejected(path, "changed after its folder was listed; start again to take it in", lasting=False)
+        return Rejected(path, "changed after its folder was listed; start again to include it", lasting=False)
     width, height = catalog.sizes[index].tolist()
     try:
         pixels = decode(content, size=Size(width, height), geometry=catalog.geometry(index))
@@ -60,9 +60,9 @@ def encode_batches(
     reporter: Reporter,
     advance: Advance,
 ) -> dict[int, str]:
-    """Encode batches of images [indices of one target size] and hand them to `writer`; the reasons of the unreadable.
+    """Encode batches of images [indices of one target size] into `writer`; returns why images could not be read.
 
-    `workers` threads decode ahead, `part.parallel_encodes` threads encode. What is in memory is bounded: a few batches.
+    `workers` threads decode ahead, `part.parallel_encodes` threads encode. At most a few batches are in memory.
     """
     encoder = BackoffEncoder(part.load(), batch_size=max(map(len, batches)), paths=catalog.paths, reporter=reporter)
     rejected: dict[int, str] = {}
@@ -95,7 +95,7 @@ def encode_batches(
 
 @contextmanager
 def _threads(count: int, *, initializer: Callable[[], None] | None = None) -> Iterator[ThreadPoolExecutor]:
-    """Threads that finish what they have begun when the block fails, and begin nothing more."""
+    """A pool that, when the block fails, finishes running tasks and starts no more."""
     pool = ThreadPoolExecutor(count, initializer=initializer)
     try:
         yield pool
@@ -105,7 +105,7 @@ def _threads(count: int, *, initializer: Callable[[], None] | None = None) -> It
 
 @contextmanager
 def _encoding_threads(count: int) -> Iterator[ThreadPoolExecutor]:
-    """Threads to encode in; several compute with one core each, as cores that share an image wait for each other."""
+    """Threads to encode in; several use one core each, because cores that share an image wait for each other."""
     if count == 1:
         with _threads(1) as pool:
             yield pool
@@ -119,7 +119,7 @@ def _encoding_threads(count: int) -> Iterator[ThreadPoolExecutor]:
 
 
 class BackoffEncoder:
-    """A LatentEncoder whose latents are ready to be kept: fp16, checked; it halves its batch when memory runs out."""
+    """A LatentEncoder whose latents are checked and fp16; it halves its batch when memory runs out."""
 
     def __init__(self, encoder: LatentEncoder, *, batch_size: int, paths: Sequence[str], reporter: Reporter) -> None:
         self._encoder = encoder
@@ -130,7 +130,7 @@ class BackoffEncoder:
     def encode(self, pixels: Tensor, *, indices: Sequence[int]) -> dict[int, Tensor]:
         """Raw latents [C, h, w] in fp16 of uint8 pixels [B, H, W, 3], by the images' indices [B].
 
-        Raises CacheError naming the image whose latents are no numbers, do not fit in fp16, or need too much memory.
+        Raises CacheError naming an image whose latents are NaN, overflow fp16, or need too much memory.
         """
         latents: dict[int, Tensor] = {}
         while len(latents) < len(indices):
@@ -144,18 +144,18 @@ class BackoffEncoder:
             for index, latent in zip(indices[done : done + count], half, strict=True):
                 if not latent.isfinite().all():
                     raise CacheError(
-                        f"The VAE's latents of {self._paths[index]} are not numbers that 16 bits can hold. "
-                        "Its weights do not work in this dtype: try --vae_dtype=fp32."
+                        f"The VAE's latents of {self._paths[index]} are NaN or too large for 16 bits. "
+                        "The VAE does not work in this dtype: try --vae_dtype=fp32."
                     )
                 latents[index] = latent
         return latents
 
     def _try(self, pixels: Tensor) -> Tensor | None:
-        """The latents; None where memory ran out, by when what the attempt held is free to go."""
+        """The latents; None if memory ran out, when the memory of the attempt can be released."""
         try:
             return self._encoder.encode(pixels, at_most=self._at_once)
-        except RuntimeError as error:
-            if not isinstance(error, torch.OutOfMemoryError) and "out of memory" not in str(error):
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
                 raise
             return None
 
@@ -163,9 +163,11 @@ class BackoffEncoder:
         release_device_memory()
         if count == 1:
             raise CacheError(
-                f"There is not enough memory to encode {path} at {size}, alone. "
+                f"There is not enough memory to encode {path} at {size}, even alone. "
                 "Lower the dataset's resolution, or free memory on the device."
             )
         self._at_once = max(1, min(self._at_once, count // 2))
-        text = f"There is not enough memory to encode {count} images of {size} at once: going on with {self._at_once}."
+        text = (
+            f"There is not enough memory to encode {count} images of {size} at once: continuing with {self._at_once}."
+        )
         self._reporter.handle(Notice(text=text, level="warning"))

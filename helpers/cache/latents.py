@@ -1,13 +1,14 @@
-"""Encodes every image once by the VAE, so that training neither decodes images nor loads the VAE."""
+"""Encodes every image with the VAE once, so that training neither decodes images nor loads the VAE."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import cache, partial
 
 import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
 from helpers.cache.encode import LATENT_OUTPUT, Batch, encode_batches, read_pixels
-from helpers.cache.keys import latent_key, latent_keys
+from helpers.cache.keys import Keys, identities, latent_key, latent_keys
 from helpers.cache.maintenance import download_missing, finalize, open_and_check
 from helpers.cache.store import open_tensors
 from helpers.cache.writer import ShardWriter
@@ -22,7 +23,7 @@ from helpers.storage.protocols import CacheStore
 
 
 class LatentCache:
-    """Reads a dataset's latents; opened after `fill_latent_cache`, with the catalog that is trained on."""
+    """Reads a dataset's latents; open it after `fill_latent_cache`, with the catalog used in training."""
 
     def __init__(self, store: CacheStore, *, catalog: Catalog, part: VaeSpec) -> None:
         self._tensors = open_tensors(store)
@@ -30,13 +31,14 @@ class LatentCache:
         self._part = part
 
     def latents(self, index: int) -> Tensor:
-        """Image `index`'s latents as the model wants them, (z - shift) * scale, [C, h, w] in fp32.
+        """Image `index`'s latents as the model expects them, (z - shift) * scale, [C, h, w] in fp32.
 
         Raises CacheError for an image that was not cached.
         """
         record = self._catalog.record(index)
         try:
-            raw = self._tensors.read(latent_key(record, vae_identity=self._part.identity))[LATENT_OUTPUT]
+            keys = (latent_key(record, vae_identity=identity) for identity in identities(self._part))
+            raw = self._tensors.read_first(keys)[LATENT_OUTPUT]
         except KeyError as error:
             raise CacheError(
                 f"{record.path} of dataset {record.dataset_id} is not in the latent cache "
@@ -46,7 +48,7 @@ class LatentCache:
         target = record.geometry.target
         expected = (self._part.channels, target.height // self._part.downscale, target.width // self._part.downscale)
         assert raw.shape == expected, (
-            f"the key of {record.path} led to latents {tuple(raw.shape)} in place of {expected}"
+            f"the key of {record.path} has latents of shape {tuple(raw.shape)}, not {expected}"
         )
         return (raw.float() - self._part.shift) * self._part.scale
 
@@ -63,19 +65,16 @@ def fill_latent_cache(
     reporter: Reporter,
     scan_for_errors: bool = False,
 ) -> tuple[Rejected, ...]:
-    """Encode what the cache lacks of a catalog; returns the images that turned out unreadable, the same on all ranks.
+    """Encode the images of a catalog that the cache lacks; returns the unreadable ones, the same on all ranks.
 
-    The VAE is loaded only where something is missing, and dropped again. Ranks divide the images. `workers` threads
-    read and decode. Returns when everything is on disk. Raises CacheError where an image's latents are no numbers, do
-    not fit in memory, or cannot be written.
+    The VAE is loaded only if something is missing, and then released. Ranks divide the images. `workers` threads read
+    and decode. Returns when everything is on disk. Raises CacheError if an image's latents are NaN, do not fit in
+    memory, or cannot be written.
     """
-    keys = latent_keys(catalog, vae_identity=part.identity)
-
-    def describe(key: str) -> str | None:
-        hits = (keys == key.encode()).nonzero()[0]
-        return f"{catalog.paths[hits[0]]} of dataset {catalog.dataset_id}" if len(hits) else None
-
+    keys_of = cache(lambda identity: latent_keys(catalog, vae_identity=identity))
+    describe = partial(_image_of, catalog=catalog, part=part, keys_of=keys_of)
     tensors = open_and_check(store, scan_for_errors=scan_for_errors, describe=describe, ranks=ranks, reporter=reporter)
+    keys = tensors.keys_held(keys_of, encoder=part)
     mine = np.arange(ranks.rank, len(catalog), ranks.world_size)
     todo = mine[tensors.missing(keys[mine])]
     rejected: dict[int, str] = {}
@@ -96,24 +95,31 @@ def fill_latent_cache(
                 advance=advance,
             )
         release_device_memory()
-    settled = finalize(store, ranks=ranks)
-    download_missing(settled, keys, ranks=ranks, reporter=reporter)
-    unmade = settled.missing(keys).nonzero()[0].tolist()
-    return tuple(_rejected(catalog, index, rejected.get(index)) for index in unmade)
+    complete = finalize(store, ranks=ranks)
+    download_missing(complete, keys, ranks=ranks, reporter=reporter)
+    lacking = complete.missing(keys).nonzero()[0].tolist()
+    return tuple(_rejected(catalog, index, rejected.get(index)) for index in lacking)
+
+
+def _image_of(key: str, *, catalog: Catalog, part: VaeSpec, keys_of: Callable[[str], Keys]) -> str | None:
+    """The image whose latent has a key, for messages; None where the catalog has none."""
+    for identity in identities(part):
+        hits = (keys_of(identity) == key.encode()).nonzero()[0]
+        if len(hits):
+            return f"{catalog.paths[hits[0]]} of dataset {catalog.dataset_id}"
+    return None
 
 
 def _rejected(catalog: Catalog, index: int, reason: str | None) -> Rejected:
-    """Why an image has no latents; what another rank met is met again here."""
+    """Why an image has no latents; if another rank failed to read it, it is read again for the reason."""
     if reason is None:
         found = read_pixels(catalog, index)
-        reason = (
-            found.reason if isinstance(found, Rejected) else "could not be encoded by the process whose turn it was"
-        )
+        reason = found.reason if isinstance(found, Rejected) else "could not be encoded by another process"
     return Rejected(path=catalog.paths[index], reason=reason)
 
 
 def _batches(catalog: Catalog, indices: NDArray[np.int64], *, size: int) -> Sequence[Batch]:
-    """Images in runs of at most `size` of one target size each, otherwise in the catalog's order."""
+    """Batches of at most `size` images of one target size, otherwise in the catalog's order."""
     edges = catalog.geometries[indices]
     targets = np.stack([edges[:, 4] - edges[:, 2], edges[:, 5] - edges[:, 3]], axis=1)
     _, groups = np.unique(targets, axis=0, return_inverse=True)

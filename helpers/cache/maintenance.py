@@ -1,15 +1,15 @@
-"""Looks after the shards: names what is damaged, finds flipped bytes, removes what nothing uses any more."""
+"""Checks and cleans stores: names damaged shards, finds flipped bytes, removes entries that nothing uses."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from uuid import uuid4
 
 import numpy as np
 
-from helpers.cache.keys import KEY_DTYPE, Keys
-from helpers.cache.shard import SUFFIX, DamagedShard, PlacedTensor, RawTensor, read_header, read_raw, shard_bytes
-from helpers.cache.store import INDEX_PREFIX, TensorStore, open_tensors
+from helpers.cache.keys import Keys
+from helpers.cache.shard import SUFFIX, DamagedShard, RawTensor, read_header, read_raw, shard_bytes
+from helpers.cache.store import TensorStore, open_tensors
 from helpers.ranks import Ranks
 from helpers.reporting.events import Notice
 from helpers.reporting.progress import stage
@@ -18,38 +18,40 @@ from helpers.storage.protocols import CacheStore
 
 FETCHES_AT_ONCE = 8
 
-# Words for the image or caption behind a key; None where it is not known.
+# The image or caption of a key, for messages; None if the run does not use the key.
 Describe = Callable[[str], str | None]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Unused:
-    """What a store holds that nothing wants."""
+class CacheContents:
+    """How many entries a store holds, and how many of them nothing uses; sizes are of their tensors."""
 
     entries: int
     size_bytes: int
+    unused_entries: int
+    unused_bytes: int
 
 
 def open_and_check(
     store: CacheStore, *, scan_for_errors: bool, describe: Describe, ranks: Ranks, reporter: Reporter
 ) -> TensorStore:
-    """Open a store to fill it, and name every damaged or vanished shard in a warning.
+    """Open a store to fill it, with a warning for every damaged or missing shard.
 
-    scan_for_errors: compare every entry with its checksum too, each rank a share of the shards.
+    scan_for_errors: also compare every entry with its checksum; ranks divide the shards.
     """
     tensors = open_tensors(store)
     for problem in tensors.problems():
         reporter.handle(Notice(text=problem, level="warning"))
     if not scan_for_errors:
         return tensors
-    ranks.barrier()  # what one rank takes out must not look lost to another
+    ranks.barrier()  # an entry that one rank removes must not look lost to another
     verify(tensors, share=slice(ranks.rank, None, ranks.world_size), describe=describe, reporter=reporter)
     ranks.barrier()
     return open_tensors(store)
 
 
 def finalize(store: CacheStore, *, ranks: Ranks) -> TensorStore:
-    """Wait for all ranks' entries, have one of them tidy up, and open what is now there."""
+    """Wait for all ranks' entries, update the index on one of them, and open the store again."""
     ranks.barrier()
     if ranks.rank == 0:
         open_tensors(store).compact()
@@ -58,7 +60,7 @@ def finalize(store: CacheStore, *, ranks: Ranks) -> TensorStore:
 
 
 def download_missing(tensors: TensorStore, keys: Keys, *, ranks: Ranks, reporter: Reporter) -> None:
-    """Fetch the shards of `keys` [K] that are only far away, so that training does not wait for them; ranks share."""
+    """Download the shards of `keys` [K] that are only remote, so that training does not wait; ranks divide them."""
     names = tensors.shards_of(keys)[ranks.rank :: ranks.world_size]
     absent = [name for name in names if not tensors.store.is_here(name)]
     if absent:
@@ -73,10 +75,10 @@ def download_missing(tensors: TensorStore, keys: Keys, *, ranks: Ranks, reporter
 
 
 def verify(tensors: TensorStore, *, share: slice, describe: Describe, reporter: Reporter) -> tuple[str, ...]:
-    """Compare every entry of a share of the shards with its checksum, and take the damaged ones out of their shards.
+    """Compare every entry of a share of the shards with its checksum, and remove the damaged ones.
 
-    share: of the sorted names of the shards, so that ranks divide them. Returns the keys taken out; each is named in a
-    warning, and so is a shard whose header cannot be read, which is removed.
+    share: a slice of the sorted shard names. Returns the removed keys; each is named in a warning. A shard whose header
+    cannot be read is removed, with a warning.
     """
     names = sorted(name for segment in tensors.segments for name in segment.shard_names.tolist())[share]
     damaged: list[str] = []
@@ -90,12 +92,12 @@ def verify(tensors: TensorStore, *, share: slice, describe: Describe, reporter: 
 
 
 def _verify_shard(store: CacheStore, name: str, *, describe: Describe) -> list[tuple[str, str]]:
-    """Repair one shard; the damaged entries' keys ("" for the whole shard), each with what to say of it."""
+    """Repair one shard; the damaged entries' keys ("" for the entire shard), each with its warning."""
     try:
         placed = read_header(store.local_path(name))
     except DamagedShard as error:
         store.remove(name)
-        return [("", f"The cache file {name} in {store.describe()} {error}; what it held is encoded again.")]
+        return [("", f"The cache file {name} in {store.describe()} {error}; its entries are encoded again.")]
     except FileNotFoundError:
         return []
     raw = read_raw(store.local_path(name), placed)
@@ -111,46 +113,50 @@ def _damage(store: CacheStore, name: str, key: str, described: str | None) -> st
     return f"The cached data of {whose} is damaged in {name} in {store.describe()}; it is encoded again when used."
 
 
-def unused(store: CacheStore, *, wanted: Keys) -> Unused:
-    """Count the entries whose key is not among `wanted` [K]."""
-    entries, size_bytes = 0, 0
-    for _, placed in _shards(store):
-        dropped = _unwanted(placed, wanted)
-        entries += len(dropped)
-        size_bytes += sum(tensor.stop - tensor.start for tensor in placed if tensor.key in dropped)
-    return Unused(entries=entries, size_bytes=size_bytes)
+def contents(tensors: TensorStore, *, used: Keys) -> CacheContents:
+    """Count a store's entries, and those whose key is not among `used` [K]; only the index is read."""
+    entries, size_bytes, unused_entries, unused_bytes = 0, 0, 0, 0
+    for segment in tensors.segments:
+        unused = ~np.isin(segment.keys, used)
+        entries += len(np.unique(segment.keys))
+        size_bytes += int(segment.lengths.sum())
+        unused_entries += len(np.unique(segment.keys[unused]))
+        unused_bytes += int(segment.lengths[unused].sum())
+    return CacheContents(
+        entries=entries, size_bytes=size_bytes, unused_entries=unused_entries, unused_bytes=unused_bytes
+    )
 
 
-def prune(store: CacheStore, *, wanted: Keys) -> Unused:
-    """Remove the entries whose key is not among `wanted` [K] and say how many; not while a run is using the store."""
-    found = unused(store, wanted=wanted)
-    for name in store.sizes():
-        if name.startswith(INDEX_PREFIX):
-            store.remove(name)  # it would remember the shards as lost; it is made again from their headers
-    for name, placed in _shards(store):
-        if dropped := _unwanted(placed, wanted):
-            _replace(store, name, read_raw(store.local_path(name), placed), dropped=dropped)
-    return found
+def prune(store: CacheStore, *, used: Keys) -> CacheContents:
+    """Remove the entries whose key is not among `used` [K]; returns the contents before. No run may use the store.
 
-
-def _shards(store: CacheStore) -> Iterator[tuple[str, list[PlacedTensor]]]:
-    """Every shard whose header can be read; the next run names the others."""
-    for name in sorted(store.sizes()):
-        if name.endswith(SUFFIX):
-            try:
-                yield name, read_header(store.local_path(name))
-            except DamagedShard:
-                continue
-
-
-def _unwanted(placed: list[PlacedTensor], wanted: Keys) -> set[str]:
-    keys = np.array([tensor.key for tensor in placed], dtype=KEY_DTYPE)
-    return {key.decode() for key in keys[~np.isin(keys, wanted)].tolist()}
+    Only shards with both kinds of entries are read and rewritten. A kill at any moment loses no used entry.
+    """
+    tensors = open_tensors(store)
+    dropped: set[str] = set()
+    for segment in tensors.segments:
+        is_used = np.isin(segment.keys, used)
+        keeping = set(segment.shard_names[np.unique(segment.shards[is_used])].tolist())
+        for name in segment.shard_names[np.unique(segment.shards[~is_used])].tolist():
+            dropped.add(name)
+            if name in keeping:
+                path = store.local_path(name)
+                _write_kept(store, read_raw(path, read_header(path)), dropped=set(segment.keys[~is_used].tolist()))
+    if dropped:
+        open_tensors(store).without(dropped).compact()
+    for name in dropped:
+        store.remove(name)
+    return contents(tensors, used=used)
 
 
 def _replace(store: CacheStore, name: str, raw: list[RawTensor], *, dropped: set[str]) -> None:
-    """Write the shard's other entries under a new name, unless there are none, and then remove the shard."""
-    kept = [tensor for tensor in raw if tensor.name[:32] not in dropped]
+    """Write a shard's other entries, if any, to a new shard, then remove it."""
+    _write_kept(store, raw, dropped={key.encode() for key in dropped})
+    store.remove(name)
+
+
+def _write_kept(store: CacheStore, raw: list[RawTensor], *, dropped: set[bytes]) -> None:
+    """Write a shard of the tensors whose key is not `dropped`, unless none is left."""
+    kept = [tensor for tensor in raw if tensor.name[:32].encode() not in dropped]
     if kept:
         store.write(f"shard-kept-{uuid4().hex}{SUFFIX}", shard_bytes(kept))
-    store.remove(name)

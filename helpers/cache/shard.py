@@ -1,8 +1,8 @@
-"""A shard is one safetensors file of many entries, each with a checksum; its header is the truth about what it holds.
+"""A shard: one safetensors file of many entries, each with a checksum.
 
-An entry is a key and the tensors under it. In the file a tensor is called `key/output`, or, where it is compressed,
-`key/output/planes/77x4096` with the shape it had. Each tensor's bytes have a checksum, and so has the header.
-Compression is lossless and saves a third: a bf16 tensor's exponents, which are alike, are stored apart from the rest.
+An entry is a key and its tensors. In the file, a tensor is named `key/output`, or, if it is compressed,
+`key/output/planes/77x4096` with its original shape. Each tensor's bytes have a checksum, and so does the header.
+Compression is lossless and saves a third: a bf16 tensor's exponents, which are similar, are stored apart from the rest.
 """
 
 import json
@@ -25,11 +25,11 @@ COMPRESSION_LEVEL = 3
 
 
 class DamagedShard(Exception):
-    """A shard that does not hold what its header says; the message says how."""
+    """A shard that does not match its header; the message says how."""
 
 
 class RawTensor(NamedTuple):
-    """A tensor as it lies in a shard."""
+    """A tensor as stored in a shard."""
 
     name: str
     dtype: str
@@ -42,7 +42,7 @@ class RawTensor(NamedTuple):
 
 
 class PlacedTensor(NamedTuple):
-    """Where in a shard a tensor lies, in bytes from the file's beginning, and the checksum it was written with."""
+    """A tensor's position in a shard, in bytes from the start of the file, and the checksum it was written with."""
 
     name: str
     dtype: str
@@ -57,7 +57,7 @@ class PlacedTensor(NamedTuple):
 
 
 class Layout(NamedTuple):
-    """What the bytes of one output of an entry mean."""
+    """How to read the bytes of one output of an entry."""
 
     output: str
     dtype: str
@@ -66,7 +66,7 @@ class Layout(NamedTuple):
 
 
 def raw_tensors(key: str, tensors: Mapping[str, Tensor], *, compress: bool) -> list[RawTensor]:
-    """An entry's tensors (on the CPU, fp16 or bf16; only bf16 can be compressed) as they are written."""
+    """An entry's tensors (on the CPU, fp16 or bf16; only bf16 can be compressed) in the form they are written."""
     raw = []
     for output, tensor in tensors.items():
         if compress:
@@ -80,7 +80,7 @@ def raw_tensors(key: str, tensors: Mapping[str, Tensor], *, compress: bool) -> l
 
 
 def shard_bytes(tensors: Sequence[RawTensor]) -> bytes:
-    """A whole shard."""
+    """The content of a shard's file."""
     checksums = [tensor.checksum for tensor in tensors]
     own = _header_checksum((*tensor[:3], checksum) for tensor, checksum in zip(tensors, checksums, strict=True))
     metadata = {"format": "pt", "header_crc32": f"{own:08x}", "crc32": "".join(f"{each:08x}" for each in checksums)}
@@ -95,12 +95,12 @@ def shard_bytes(tensors: Sequence[RawTensor]) -> bytes:
 
 
 def _header_checksum(tensors: Iterable[tuple[str, str, tuple[int, ...], int]]) -> int:
-    """The checksum of all that a header says: names, formats, shapes and checksums; places follow from them."""
+    """The checksum of a header's names, dtypes, shapes and checksums; positions follow from them."""
     return zlib.crc32("\n".join(map(str, tensors)).encode())
 
 
 def read_header(path: Path) -> list[PlacedTensor]:
-    """What a shard holds; raises DamagedShard where it is cut short or its header cannot be read, or OSError."""
+    """A shard's tensors; raises DamagedShard if it is truncated or its header cannot be read, or OSError."""
     with path.open("rb") as file:
         size = file.seek(0, 2)
         file.seek(0)
@@ -119,14 +119,14 @@ def read_header(path: Path) -> list[PlacedTensor]:
 
 
 def _placed(header: dict, *, data_start: int) -> list[PlacedTensor]:
-    """The header's tensors in the order of their bytes; any of many errors where it makes no sense."""
+    """The header's tensors in the order of their bytes; raises ValueError, LookupError or others if it is malformed."""
     metadata = header.pop("__metadata__")
     checksums = metadata["crc32"]
     placed, end = [], 0
     for number, (name, entry) in enumerate(header.items()):
         dtype, shape, (start, stop) = entry["dtype"], tuple(entry["shape"]), entry["data_offsets"]
         if start != end or stop - start != math.prod(shape) * FORMATS[dtype].itemsize:
-            raise ValueError(f"{name} does not fit its place")
+            raise ValueError(f"{name} does not fit its position")
         checksum = int(checksums[8 * number : 8 * number + 8], 16)
         placed.append(PlacedTensor(name, dtype, shape, data_start + start, data_start + stop, checksum))
         end = stop
@@ -136,7 +136,7 @@ def _placed(header: dict, *, data_start: int) -> list[PlacedTensor]:
 
 
 def layout_of(name: str, *, dtype: str, shape: tuple[int, ...]) -> Layout:
-    """What a tensor of this name in a shard means."""
+    """The layout of the tensor of this name in a shard."""
     output, _, rest = name[33:].partition("/planes/")
     if not rest:
         return Layout(output, dtype, shape, packed=False)
@@ -144,9 +144,9 @@ def layout_of(name: str, *, dtype: str, shape: tuple[int, ...]) -> Layout:
 
 
 def read_tensor(path: Path, *, start: int, length: int, layout: Layout) -> Tensor:
-    """One tensor of a shard, straight from the mapped file unless it is compressed.
+    """One tensor of a shard, memory-mapped unless it is compressed.
 
-    The tensor keeps its own mapping alive: it outlives the file's name, and changing it does not change the file.
+    The tensor keeps its mapping alive: the file may be deleted, and changing the tensor does not change the file.
     """
     first_page = start - start % mmap.ALLOCATIONGRANULARITY
     with path.open("rb") as file:
@@ -159,7 +159,7 @@ def read_tensor(path: Path, *, start: int, length: int, layout: Layout) -> Tenso
 
 
 def read_raw(path: Path, placed: Iterable[PlacedTensor]) -> list[RawTensor]:
-    """Tensors of a shard as they were written, damaged or not."""
+    """Tensors of a shard in the form they were written, damaged or not."""
     content = path.read_bytes()
     return [RawTensor(one.name, one.dtype, one.shape, content[one.start : one.stop]) for one in placed]
 
@@ -181,7 +181,7 @@ def compress_planes(tensor: Tensor) -> bytes:
 
 
 def decompress_planes(content: bytes | memoryview, *, shape: tuple[int, ...]) -> Tensor:
-    """The bf16 tensor of this shape that `pack` was given."""
+    """The bf16 tensor of this shape that was given to `compress_planes`."""
     import zstandard
 
     decompressor = zstandard.ZstdDecompressor()

@@ -8,8 +8,9 @@ some of the shards, so that adding one entry does not rewrite the rest.
 import io
 import json
 import zipfile
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from uuid import uuid4
@@ -21,9 +22,10 @@ from torch import Tensor
 from helpers.cache.keys import KEY_DTYPE, Keys
 from helpers.cache.shard import SUFFIX, DamagedShard, Layout, PlacedTensor, layout_of, read_header, read_tensor
 from helpers.errors import CacheError
+from helpers.models.family import TextEncoderSpec, VaeSpec
 from helpers.storage.protocols import CacheStore
 
-# More files of the index than these are made one, so that a look-up stays quick.
+# More index files than these are merged into one, so that look-ups stay fast.
 SEGMENTS_AT_MOST = 8
 INDEX_PREFIX, INDEX_SUFFIX = "index-", ".npz"
 COLUMNS = ("keys", "shards", "layouts", "starts", "lengths")
@@ -31,10 +33,10 @@ COLUMNS = ("keys", "shards", "layouts", "starts", "lengths")
 
 @dataclass(frozen=True, kw_only=True)
 class Segment:
-    """The tensors of some shards, by column, ordered by key; an entry has one row for each of its outputs.
+    """The tensors of some shards, as columns sorted by key; an entry has one row for each of its outputs.
 
-    keys: [N]; shards, layouts: [N], numbers in `shard_names` and `layout_names`; starts, lengths: [N], in bytes from
-    the file's beginning. shard_names, shard_sizes: [S], the sizes in bytes. layout_names: each a Layout as JSON.
+    keys: [N]; shards, layouts: [N], indices in `shard_names` and `layout_names`; starts, lengths: [N], in bytes from
+    the start of the file. shard_names, shard_sizes: [S], the sizes in bytes. layout_names: each a Layout as JSON.
     """
 
     keys: Keys
@@ -54,22 +56,22 @@ class Segment:
         return self.keys[rows] == keys
 
     def rows(self, key: str) -> range:
-        """The rows of an entry; none where it is not here."""
+        """The rows of an entry; empty if it is not here."""
         sought = np.array(key, dtype=KEY_DTYPE)
         return range(int(np.searchsorted(self.keys, sought, "left")), int(np.searchsorted(self.keys, sought, "right")))
 
     @cached_property
     def known_layouts(self) -> tuple[Layout, ...]:
-        """The layouts that `layouts` numbers."""
+        """The layouts that `layouts` refers to."""
         loaded = (json.loads(name) for name in self.layout_names.tolist())
         return tuple(Layout(output, dtype, tuple(shape), packed) for output, dtype, shape, packed in loaded)
 
     def sizes(self) -> dict[str, int]:
-        """The bytes of each shard when it was indexed."""
+        """The size of each shard in bytes when it was indexed."""
         return dict(zip(self.shard_names.tolist(), self.shard_sizes.tolist(), strict=True))
 
     def only(self, shards: Mapping[str, int]) -> "Segment":
-        """This segment without the shards that are not among `shards`, or have another size there."""
+        """This segment without the shards that are not in `shards` or have another size there."""
         kept = np.array([shards.get(name) == size for name, size in self.sizes().items()], dtype=np.bool_)
         if kept.all():
             return self
@@ -84,7 +86,7 @@ class Segment:
 
 
 def segment_of(shards: Mapping[str, Sequence[PlacedTensor]], *, sizes: Mapping[str, int]) -> Segment:
-    """The segment of shards whose headers were just read; `sizes`: their bytes."""
+    """The segment of shards from their headers; `sizes`: in bytes."""
     layouts: dict[Layout, int] = {}
     keys, numbers, kinds, starts, lengths = [], [], [], [], []
     for number, tensors in enumerate(shards.values()):
@@ -109,7 +111,7 @@ def segment_of(shards: Mapping[str, Sequence[PlacedTensor]], *, sizes: Mapping[s
 
 
 def merged(segments: Iterable[Segment]) -> Segment:
-    """One segment of all that several hold."""
+    """Several segments as one."""
     parts = tuple(segments)
     shard_offsets = np.cumsum([0, *(len(part.shard_names) for part in parts)])
     layout_offsets = np.cumsum([0, *(len(part.layout_names) for part in parts)])
@@ -132,14 +134,14 @@ def _ordered(segment: Segment) -> Segment:
 
 
 def index_bytes(segment: Segment) -> bytes:
-    """A segment as a file's content."""
+    """The content of a segment's file."""
     content = io.BytesIO()
     np.savez(content, **{name: getattr(segment, name) for name in Segment.__dataclass_fields__})
     return content.getvalue()
 
 
 def read_index(path: Path) -> Segment | None:
-    """The segment in a file; None where it is gone or damaged, as it can be made again."""
+    """The segment in a file; None if it is missing or damaged, as it can be rebuilt."""
     try:
         with np.load(path, allow_pickle=False) as columns:
             return Segment(**{name: columns[name] for name in Segment.__dataclass_fields__})
@@ -149,10 +151,10 @@ def read_index(path: Path) -> Segment | None:
 
 @dataclass(frozen=True, kw_only=True)
 class TensorStore:
-    """What can be read of a store as it was when it was opened.
+    """A store as it was when it was opened.
 
-    segments: what the shards hold; damaged: shards that cannot be read, and why; gone: shards that the index remembers.
-    stale: files of the index that no longer tell the truth. unindexed: whether the last segment is not on disk.
+    segments: what the shards hold. damaged: shards that cannot be read, and why. gone: shards in the index that no
+    longer exist. stale: whether the index on disk is wrong. unindexed: whether the last segment is not on disk.
     """
 
     store: CacheStore
@@ -170,6 +172,22 @@ class TensorStore:
             held |= segment.holds(keys)
         return ~held
 
+    def keys_held(self, keys_of: Callable[[str], Keys], *, encoder: TextEncoderSpec | VaeSpec) -> Keys:
+        """The keys [N] of entries, which `keys_of` makes with an identity of the encoder.
+
+        An entry that is missing under the encoder's identity has the key that an earlier version gave it, if that is
+        here.
+        """
+        keys = keys_of(encoder.identity)
+        missing = self.missing(keys)
+        if missing.any():
+            for identity in encoder.earlier_identities():
+                earlier = keys_of(identity)
+                found = missing & ~self.missing(earlier)
+                keys = np.where(found, earlier, keys)
+                missing &= ~found
+        return keys
+
     def shards_of(self, keys: Keys) -> list[str]:
         """The names of the shards that hold entries of `keys` [K]."""
         found: set[str] = set()
@@ -179,24 +197,38 @@ class TensorStore:
         return sorted(found)
 
     def read(self, key: str) -> dict[str, Tensor]:
-        """An entry's outputs by name, uncopied where they are not compressed.
+        """An entry's outputs by name, not copied unless they are compressed.
 
-        Raises KeyError where there is no such entry, CacheError where its shard vanished after the store was opened.
+        Raises KeyError if there is no such entry, CacheError if its shard vanished after the store was opened.
         """
         for segment in self.segments:
             if rows := segment.rows(key):
                 return {segment.known_layouts[segment.layouts[row]].output: self._tensor(segment, row) for row in rows}
         raise KeyError(key)
 
+    def read_first(self, keys: Iterable[str]) -> dict[str, Tensor]:
+        """The outputs of the first of `keys` that has an entry; raises what `read` does."""
+        for key in keys:
+            with suppress(KeyError):
+                return self.read(key)
+        raise KeyError
+
     def problems(self) -> Iterator[str]:
-        """A line about every shard whose entries have to be made again."""
+        """A line about every shard whose entries have to be encoded again."""
         for name, reason in self.damaged.items():
-            yield f"The cache file {name} in {self.store.describe()} {reason}; what it held is encoded again."
+            yield f"The cache file {name} in {self.store.describe()} {reason}; its entries are encoded again."
         for name in self.gone:
-            yield f"The cache file {name} is gone from {self.store.describe()}; what it held is encoded again."
+            yield f"The cache file {name} is gone from {self.store.describe()}; its entries are encoded again."
+
+    def without(self, shards: Collection[str]) -> "TensorStore":
+        """The store without some shards, which are about to be removed; `compact` then writes an index without them."""
+        present = {name: size for segment in self.segments for name, size in segment.sizes().items()}
+        kept = {name: size for name, size in present.items() if name not in shards}
+        segments = tuple(segment.only(kept) for segment in self.segments)
+        return replace(self, segments=segments, damaged={}, stale=True)
 
     def compact(self) -> None:
-        """Remove damaged shards and bring the index up to date; for one process, once all entries are made again."""
+        """Remove damaged shards and update the index; for one process, after the entries are encoded again."""
         for name in self.damaged:
             self.store.remove(name)
         if self.stale or len(self.index_files) >= SEGMENTS_AT_MOST:
@@ -219,17 +251,17 @@ class TensorStore:
         except (OSError, ValueError) as error:
             raise CacheError(
                 f"The cache file {name} in {self.store.describe()} changed or vanished while it was in use ({error}). "
-                "Start again: what it held is encoded again."
+                "Start again: its entries are encoded again."
             ) from error
 
 
 def open_tensors(store: CacheStore) -> TensorStore:
-    """Open a store: its index, and the headers of the shards that are not in it."""
+    """Open a store: read its index, and the headers of the shards that the index lacks."""
     sizes = store.sizes()
     shards = {name: sizes[name] for name in sorted(sizes) if name.endswith(SUFFIX)}
     index_files = tuple(name for name in sorted(sizes) if name.startswith(INDEX_PREFIX))
-    remembered = {name: read_index(store.local_path(name)) for name in index_files}
-    segments = [segment for segment in remembered.values() if segment is not None]
+    indices = {name: read_index(store.local_path(name)) for name in index_files}
+    segments = [segment for segment in indices.values() if segment is not None]
     indexed = {name: size for segment in segments for name, size in segment.sizes().items()}
     new = {name: size for name, size in shards.items() if indexed.get(name) != size}
     present, damaged = _read_headers(store, new)
@@ -243,13 +275,13 @@ def open_tensors(store: CacheStore) -> TensorStore:
         damaged=damaged,
         gone=tuple(name for name in indexed if name not in shards),
         index_files=index_files,
-        stale=changed or None in remembered.values(),
+        stale=changed or None in indices.values(),
         unindexed=bool(present),
     )
 
 
 def _read_headers(store: CacheStore, names: Mapping[str, int]) -> tuple[dict, dict[str, str]]:
-    """The headers of these shards, and what is wrong with the others; a shard removed meanwhile is in neither."""
+    """The headers of these shards, and what is wrong with the damaged ones; a shard removed meanwhile is in neither."""
     present, damaged = {}, {}
     for name in names:
         try:

@@ -1,18 +1,20 @@
-"""Encodes every caption once by every text encoder, so that training loads none of them.
+"""Encodes every caption with every text encoder once, so that training loads none of them.
 
-Each encoder's outputs are kept under a key of their own: a longer T5 length has T5 encode again, not CLIP.
-Token counts of captions are stored beside them, so that a start from the cache reports them too.
+Each encoder's outputs have their own key: after a change of T5's length, captions are encoded by T5 only, not by CLIP.
+Token counts of captions are stored too, so that a start from a full cache also warns of long captions.
 """
 
+import itertools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache, partial
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from helpers.cache.keys import KEY_DTYPE, Keys, text_key, text_keys
+from helpers.cache.keys import KEY_DTYPE, Keys, identities, text_key, text_keys
 from helpers.cache.maintenance import download_missing, finalize, open_and_check
 from helpers.cache.store import TensorStore, open_tensors
 from helpers.cache.writer import ShardWriter
@@ -35,7 +37,7 @@ NO_KEYS: Keys = np.array([], dtype=KEY_DTYPE)
 
 @dataclass(frozen=True, kw_only=True)
 class CaptionJob:
-    """Captions that are to be in a store, each once; `write_batch_size`: entries of one file of it."""
+    """Captions that a store should hold, each once; `write_batch_size`: entries per shard."""
 
     captions: Sequence[str]
     store: CacheStore
@@ -43,7 +45,7 @@ class CaptionJob:
 
 
 class TextCache:
-    """Reads captions' embeddings; opened after `fill_text_cache`."""
+    """Reads captions' embeddings; open it after `fill_text_cache`."""
 
     def __init__(
         self,
@@ -73,7 +75,7 @@ class TextCache:
     def _outputs(self, part: TextEncoderSpec, caption: str, *, tensors: TensorStore) -> Mapping[str, Tensor]:
         if part.is_constant:
             return self._constants[part.identity]
-        return tensors.read(text_key(caption, part_identity=part.identity))
+        return tensors.read_first(text_key(caption, part_identity=identity) for identity in identities(part))
 
 
 def _first(outputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -89,18 +91,17 @@ def fill_text_cache(
     reporter: Reporter,
     scan_for_errors: bool = False,
 ) -> None:
-    """Encode what the stores lack of the captions wanted of each, by one encoder after the other.
+    """Encode the captions that each store lacks, with one encoder after the other.
 
-    An encoder is loaded only where something is missing, and dropped before the next. Ranks divide the captions.
-    Returns on all ranks when everything is on disk. Raises CacheError where outputs are no numbers or can't be written.
+    An encoder is loaded only if something is missing, and released before the next. Ranks divide the captions. Returns
+    on all ranks when everything is on disk. Raises CacheError if outputs are NaN or cannot be written.
     """
-
-    keys = [[text_keys(each.captions, part_identity=part.identity) for part in parts] for each in wanted]
+    keys_of = [cache(partial(_keys_of, each.captions)) for each in wanted]
 
     def describe(key: str) -> str | None:
-        for each, keys_of in zip(wanted, keys, strict=True):
-            for part, those in zip(parts, keys_of, strict=True):
-                hits: list[int] = (those == key.encode()).nonzero()[0].tolist()
+        for (each, keys_by), part in itertools.product(zip(wanted, keys_of, strict=True), parts):
+            for identity in identities(part):
+                hits: list[int] = (keys_by(identity) == key.encode()).nonzero()[0].tolist()
                 if hits:
                     return f"{_shown(each.captions[hits[0]])} ({part.name})"
         return None
@@ -111,22 +112,30 @@ def fill_text_cache(
         )
 
     held = [opened(each) for each in wanted]
+    keys = [
+        [tensors.keys_held(keys_by, encoder=part) for part in parts]
+        for tensors, keys_by in zip(held, keys_of, strict=True)
+    ]
     for number, part in enumerate(parts):
         missing = [
-            _missing(each.captions, tensors, keys=keys_of[number], ranks=ranks)
-            for each, tensors, keys_of in zip(wanted, held, keys, strict=True)
+            _missing(each.captions, tensors, keys=theirs[number], ranks=ranks)
+            for each, tensors, theirs in zip(wanted, held, keys, strict=True)
         ]
         if any(missing):
             _encode(wanted, missing, part=part, options=options, ranks=ranks, reporter=reporter)
             release_device_memory()
-    for each, keys_of in zip(wanted, keys, strict=True):
+    for each, theirs in zip(wanted, keys, strict=True):
         download_missing(
-            finalize(each.store, ranks=ranks), np.concatenate([NO_KEYS, *keys_of]), ranks=ranks, reporter=reporter
+            finalize(each.store, ranks=ranks), np.concatenate([NO_KEYS, *theirs]), ranks=ranks, reporter=reporter
         )
 
 
+def _keys_of(captions: Sequence[str], identity: str) -> Keys:
+    return text_keys(captions, part_identity=identity)
+
+
 def _missing(captions: Sequence[str], tensors: TensorStore, *, keys: Keys, ranks: Ranks) -> list[str]:
-    """The captions of this rank's share whose keys the store lacks."""
+    """The captions in this rank's share whose keys the store lacks."""
     share = slice(ranks.rank, None, ranks.world_size)
     mine, rows = captions[share], tensors.missing(keys[share]).nonzero()[0]
     return [mine[row] for row in rows.tolist()]
@@ -141,7 +150,7 @@ def _encode(
     ranks: Ranks,
     reporter: Reporter,
 ) -> None:
-    """Encode the captions missing of each store by one encoder, which is free to go when this returns."""
+    """Encode the captions that each store lacks with one encoder, which can be released when this returns."""
     total = sum(map(len, missing))
     with stage(reporter, f"encode captions with {part.name}", total=total, unit="captions") as advance:
         encoder = part.load()
@@ -159,7 +168,7 @@ def _encode(
 
 
 def _encoded(captions: Sequence[str], *, encoder: TextEncoder, part: TextEncoderSpec) -> dict[str, dict[str, Tensor]]:
-    """The outputs of each caption by key."""
+    """The outputs of each caption, by key."""
     outputs = encoder.encode(captions)
     _check(outputs, captions, part=part)
     keys = text_keys(captions, part_identity=part.identity).tolist()
@@ -169,39 +178,39 @@ def _encoded(captions: Sequence[str], *, encoder: TextEncoder, part: TextEncoder
 def _check(outputs: Mapping[str, Tensor], captions: Sequence[str], *, part: TextEncoderSpec) -> None:
     for name, output in outputs.items():
         assert output.dtype == torch.bfloat16 and len(output) == len(captions), (
-            f"{part.name} broke its promise on {name}"
+            f"{part.name} returned {name} of another dtype or length"
         )
         finite = output.flatten(1).isfinite().all(dim=1)
         if not finite.all():
             caption = captions[int(finite.logical_not().nonzero()[0])]
             raise CacheError(
-                f"{part.name} made something that is not a number of {_shown(caption)}. "
+                f"{part.name} encoded {_shown(caption)} to NaN or infinity. "
                 "Its weights or its precision do not work on this device: try another precision for it."
             )
 
 
 def _shown(caption: str) -> str:
-    """A caption in a message: cut, and printable even where its file's name is not UTF-8."""
-    cut = caption if len(caption) <= CAPTION_SHOWN_CHARACTERS else caption[: CAPTION_SHOWN_CHARACTERS - 1] + "…"
-    return "the caption " + repr(cut.encode("utf-8", "backslashreplace").decode())
+    """A caption for messages: shortened, and printable even if it is not UTF-8."""
+    short = caption if len(caption) <= CAPTION_SHOWN_CHARACTERS else caption[: CAPTION_SHOWN_CHARACTERS - 1] + "…"
+    return "the caption " + repr(short.encode("utf-8", "backslashreplace").decode())
 
 
 def token_counts(captions: Sequence[str], *, limit: TokenLimit, store: CacheStore) -> NDArray[np.int32]:
-    """The tokens of each caption [N], special ones included; the tokenizer is loaded for captions not counted before.
+    """The number of tokens of each caption [N], with special ones; the tokenizer is loaded only for new captions.
 
-    store: the text cache.
+    store: the text cache, which keeps the counts.
     """
-    remembered = FileMetadataCache(store, name=TABLE)
+    known = FileMetadataCache(store, name=TABLE)
     hashes = text_keys(captions, part_identity=limit.identity).tolist()
     keys = np.frombuffer(bytes.fromhex(b"".join(hashes).decode()), "<u8").reshape(-1, 2)
-    rows = remembered.find(keys)
+    rows = known.find(keys)
     unknown = np.flatnonzero(rows == UNKNOWN).tolist()
     if unknown:
         count = limit.load()
         for first in range(0, len(unknown), COUNTED_AT_ONCE):
             few = unknown[first : first + COUNTED_AT_ONCE]
             for row, tokens in zip(few, count([captions[row] for row in few]), strict=True):
-                remembered.add(keys[row], np.array(tokens, COUNT).tobytes())
-        remembered.flush()
-        rows = remembered.find(keys)
-    return remembered.values(rows).block.view(COUNT).astype(np.int32)
+                known.add(keys[row], np.array(tokens, COUNT).tobytes())
+        known.flush()
+        rows = known.find(keys)
+    return known.values(rows).block.view(COUNT).astype(np.int32)

@@ -1,4 +1,4 @@
-"""A thread that puts finished entries on disk while the next are being encoded, so that a kill costs seconds."""
+"""Writes finished entries from a thread while the next are being encoded, so that a kill costs only seconds."""
 
 import queue
 import threading
@@ -13,9 +13,9 @@ from torch import Tensor
 from helpers.cache.shard import SUFFIX, RawTensor, raw_tensors, shard_bytes
 from helpers.storage.protocols import CacheStore
 
-# With the batch being encoded and the writing itself, a kill then costs less than 30 seconds of encoding.
+# Together with the current batch and the writing, a kill then costs less than 30 seconds of encoding.
 FLUSH_SECONDS = 20.0
-# However many entries a shard may have: larger ones gain nothing and cost memory.
+# For any write_batch_size: larger shards gain nothing and cost memory.
 SHARD_LIMIT_BYTES = 64 * 2**20
 BATCHES_WAITING = 4
 
@@ -23,10 +23,10 @@ Entries = Mapping[str, Mapping[str, Tensor]]
 
 
 class ShardWriter:
-    """Collects entries and writes each `write_batch_size` of them as one shard, from a thread of its own.
+    """Collects entries and writes every `write_batch_size` of them as one shard, from its own thread.
 
-    What has been collected is also written when it is `flush_seconds` old, and when the writer is closed.
-    Names are unique, so that any number of writers can share a store.
+    Entries are also written when they are `flush_seconds` old, and when the writer is closed. Shard names are unique,
+    so any number of writers can share a store.
     """
 
     def __init__(
@@ -53,13 +53,13 @@ class ShardWriter:
         self._thread.start()
 
     def add(self, entries: Entries) -> None:
-        """Hand over encoded entries, by key; raises what went wrong with writing earlier ones."""
+        """Add encoded entries, by key; raises the error of writing earlier ones."""
         if self._error is not None:
             raise self._error
         self._waiting.put(entries)
 
     def close(self) -> None:
-        """Write what is left and return when it is on disk; raises what went wrong with writing."""
+        """Write the remaining entries and return when they are on disk; raises the error of writing."""
         self._waiting.put(None)
         self._thread.join()
         if self._error is not None:
@@ -76,7 +76,7 @@ class ShardWriter:
     def _run(self) -> None:
         try:
             self._collect()
-        except BaseException as error:  # it is raised where the work is: in `add` or `close`
+        except BaseException as error:  # raised by `add` or `close`, in the thread that encodes
             self._error = error
             while self._waiting.get() is not None:
                 pass
@@ -104,7 +104,7 @@ class ShardWriter:
             self._flush()
 
     def _seconds_left(self) -> float | None:
-        """Until what has been collected must be written; None, for ever, where nothing has been."""
+        """Seconds until the collected entries must be written; None if there are none."""
         return max(0.0, self._deadline - time.monotonic()) if self._buffer else None
 
     def _flush(self) -> None:

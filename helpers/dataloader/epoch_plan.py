@@ -1,4 +1,4 @@
-"""What a run will do with each bucket, in numbers and in words, so that a person sees it before it costs an hour."""
+"""What the first epoch does with each bucket, in numbers and in words, to be read before training starts."""
 
 from dataclasses import dataclass
 
@@ -8,10 +8,9 @@ from helpers.dataloader.sampler import SampleOrder
 
 @dataclass(frozen=True, kw_only=True)
 class BucketPlan:
-    """One bucket's part in the first epoch.
+    """One bucket in the first epoch.
 
-    due: images that it owes to an epoch. batches, shown: batches of all ranks together, and images in them.
-    images_per_batch: of all ranks together.
+    due: images that an epoch should show of it. batches, shown, images_per_batch: of all ranks together.
     """
 
     dataset_id: str
@@ -27,7 +26,7 @@ class BucketPlan:
 
     @property
     def shown_early(self) -> float:
-        """Images shown beyond what is due, to fill the last batch; the next epoch shows so many fewer."""
+        """Images shown beyond `due` to fill the last batch; the next epoch shows that many fewer."""
         return self.shown - self.due
 
     def __str__(self) -> str:
@@ -35,7 +34,7 @@ class BucketPlan:
 
     @property
     def in_words(self) -> str:
-        """What is done with the bucket, without its name."""
+        """The plan without the bucket's name."""
         images = "1 image" if self.images == 1 else f"{self.images:,} images"
         times = self.due / self.images
         repeated = "" if times == 1 else f", each {times:.3g} times"
@@ -52,7 +51,7 @@ class BucketPlan:
 
 
 def first_epoch(order: SampleOrder) -> tuple[BucketPlan, ...]:
-    """The plan of each bucket, in the order's own order."""
+    """The plan of each bucket, in the order of `order.buckets`."""
     return tuple(
         BucketPlan(
             dataset_id=bucket.dataset_id,
@@ -69,7 +68,7 @@ def first_epoch(order: SampleOrder) -> tuple[BucketPlan, ...]:
 
 
 def mix(order: SampleOrder) -> str:
-    """The mix of the datasets over an epoch, in words, as the long run shows it; empty where there is only one."""
+    """Each dataset's share of an epoch, in words, averaged over many epochs; empty for a single dataset."""
     due: dict[str, float] = {}
     for bucket, images in zip(order.buckets, order.bucket_images_per_epoch, strict=True):
         due[bucket.dataset_id] = due.get(bucket.dataset_id, 0) + images

@@ -1,7 +1,6 @@
-"""From a place in the order to the tensors of a training step, ready before the loop asks for them.
+"""Loads the tensors of each batch, in a thread that is ahead of the training loop.
 
-What a batch holds is a function of its position alone: a batch made again, by another thread or in another run, is the
-same to the bit.
+A batch depends on its position only: loaded again, by another thread or in another run, it is the same bit for bit.
 """
 
 import threading
@@ -27,15 +26,15 @@ EMPTY_CAPTION = ""
 
 
 class LatentLookup(Protocol):
-    """A dataset's encoded images."""
+    """The latents of a dataset."""
 
     def latents(self, index: int) -> Tensor:
-        """The latents of the catalog's image `index` as the model wants them, fp32 [C, h, w] on the CPU."""
+        """The latents of the catalog's image `index` as the model expects them, fp32 [C, h, w] on the CPU."""
         ...
 
 
 class TextLookup(Protocol):
-    """The encoded captions, the empty one among them."""
+    """The encoded captions, including the empty one."""
 
     def embedding(self, caption: str) -> TextEmbedding:
         """The caption's embedding on the CPU."""
@@ -44,12 +43,12 @@ class TextLookup(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class BatchBuilder:
-    """Makes the batches of one rank; catalogs and latents are by dataset id.
+    """Loads the batches of one rank; catalogs and latents are by dataset id.
 
-    mirrored: the latents of images left for right, of datasets that show both sides, each by an even chance.
+    mirrored: latents of the mirrored images, for datasets with `flip`; each sample uses them with a chance of one half.
     model_shift: that of the model's own scheduler, for `FLOW_SHIFT=model`.
     caption_dropout_probability: the share of samples that get the empty caption.
-    tokens: of a caption [encoders, n], where text encoders learn.
+    tokens: the token ids of a caption [encoders, n], if text encoders are trained.
     """
 
     order: SampleOrder
@@ -83,7 +82,7 @@ class BatchBuilder:
         )
 
     def caption(self, sample: Sample) -> str:
-        """The caption that is learned: of several, another one each pass, beginning anywhere; or none, by chance."""
+        """The sample's caption: the next one of several in each pass, from a random first one; or, by dropout, none."""
         if seeded_uniform(*self._seed("caption dropout", sample)) < self.caption_dropout_probability:
             return EMPTY_CAPTION
         captions = self.catalogs[sample.dataset_id].captions_of(sample.image)
@@ -91,9 +90,9 @@ class BatchBuilder:
         return captions[(first + sample.pass_number) % len(captions)]
 
     def _latents(self, sample: Sample) -> Tensor:
-        sides = self.mirrored if self._is_mirrored(sample) else self.latents
+        latents = self.mirrored if self._is_mirrored(sample) else self.latents
         with self._reading("latents", sample):
-            return sides[sample.dataset_id].latents(sample.image)
+            return latents[sample.dataset_id].latents(sample.image)
 
     def _is_mirrored(self, sample: Sample) -> bool:
         if sample.dataset_id not in self.mirrored:
@@ -106,7 +105,7 @@ class BatchBuilder:
 
     @contextmanager
     def _reading(self, what: str, sample: Sample) -> Iterator[None]:
-        """Put the image's name on a cache's error, which knows keys only."""
+        """Add the image's name to an error of a cache, which knows keys only."""
         try:
             yield
         except (UserError, OSError) as error:
@@ -116,26 +115,26 @@ class BatchBuilder:
         return torch.randn(like.shape, generator=generator(*self._seed("noise", sample)))
 
     def _sigma(self, sample: Sample) -> Tensor:
-        sigma_generator = generator(*self._seed("sigma", sample))
+        random = generator(*self._seed("sigma", sample))
         width, height = self.order.buckets[sample.bucket].size
         shift = flow_shift(self.objective, model_shift=self.model_shift, pixels=width * height)
-        return sample_sigma(sigma_generator, objective=self.objective, shift=shift)
+        return sample_sigma(random, objective=self.objective, shift=shift)
 
     def _name(self, sample: Sample) -> str:
         return f"{sample.dataset_id}: {self.catalogs[sample.dataset_id].paths[sample.image]}"
 
     def _seed(self, purpose: str, sample: Sample) -> tuple[int, str, int, int, int]:
-        """What makes a random choice this sample's own, whichever rank it falls to."""
+        """What a random choice for this sample is seeded with, the same on every rank."""
         return self.seed, purpose, sample.position.epoch, sample.position.batch, sample.slot
 
 
 def prefetch(
     source: BatchBuilder, start: Position, *, depth: int, pin_memory: bool = False, end: Position | None = None
 ) -> Generator[TrainBatch, None, None]:
-    """The batches from `start` on, up to `end` or for ever, made in a thread that is `depth` ahead at the most.
+    """The batches from `start`, up to `end` or without end, loaded by a thread that is at most `depth` batches ahead.
 
     An error in the thread is raised here, at the batch it belongs to. Close the generator (or drop it) to stop the
-    thread; it is gone when `close` returns. pin_memory: hold the tensors where a CUDA device copies from quickest.
+    thread, which has ended when `close` returns. pin_memory: use page-locked memory, which CUDA copies fastest.
     """
     made: SimpleQueue[TrainBatch | Exception | None] = SimpleQueue()
     room = threading.Semaphore(depth)
@@ -150,7 +149,7 @@ def prefetch(
                 batch = source.batch(position)
                 made.put(_pinned(batch) if pin_memory else batch)
                 position = source.order.next_position(position)
-        except Exception as error:  # raised again where the batch is waited for
+        except Exception as error:  # raised by the generator, at this batch
             made.put(error)
 
     thread = threading.Thread(target=make, name="batches", daemon=True)

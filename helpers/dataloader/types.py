@@ -1,4 +1,4 @@
-"""What the loop is handed: a position, and the batch that stands there."""
+"""A position in the order of samples, and the batch of tensors at it."""
 
 from dataclasses import dataclass
 
@@ -17,12 +17,12 @@ class Position:
 class TrainBatch:
     """One forward pass of one rank.
 
-    latents [B, C, h, w] as the model wants them, noise [B, C, h, w], sigmas [B] in (0, 1], all fp32;
+    latents [B, C, h, w] as the model expects them, noise [B, C, h, w], sigmas [B] in (0, 1], all fp32;
     prompt_embeds [B, L, D] and pooled [B, P], bf16; paths: the images, `dataset id: path`.
-    tokens: of the captions [B, encoders, n], int64, where text encoders learn; prompt_embeds and pooled then hold what
-    is cached of the others.
-    prior_preservation: learn the base's own prediction in place of the images'.
-    position: where it stands; dropout_seed: seeds whatever the forward pass itself draws.
+    tokens: token ids of the captions [B, encoders, n], int64, if text encoders are trained; prompt_embeds and pooled
+    then hold the outputs of the other encoders.
+    prior_preservation: train towards the base model's prediction instead of the images.
+    dropout_seed: seeds the random numbers of the forward pass itself.
     """
 
     position: Position

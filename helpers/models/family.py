@@ -70,7 +70,8 @@ class TextEncoderSpec:
     """A text encoder that may be loaded: what its outputs depend on, and how to get it.
 
     identity: a hash of all its outputs depend on besides the caption: weights, config, tokenizer, precision,
-    length and masking. batch_size: how many captions `encode` takes at once at best.
+    length and masking. earlier_identities: what earlier versions of this program used instead; computed only where an
+    entry is missing. batch_size: how many captions `encode` takes at once at best.
     bytes_per_caption: of its outputs.
     load: loads it on the device; the caller drops it again before loading another.
     limit: where it cuts captions; None where that is said by another that cuts alike.
@@ -84,6 +85,7 @@ class TextEncoderSpec:
     bytes_per_caption: int
     load: Callable[[], TextEncoder]
     limit: TokenLimit | None = None
+    earlier_identities: Callable[[], Sequence[str]] = tuple
     trains: bool = False
     is_constant: bool = False
 
@@ -91,6 +93,8 @@ class TextEncoderSpec:
 @dataclass(frozen=True, kw_only=True)
 class VaeSpec:
     """A VAE that may be loaded; `identity` is a hash of its weights, config and dtype.
+
+    earlier_identities: what earlier versions of this program used instead; computed only where an entry is missing.
 
     Raw latents become the model's by (z - shift) * scale. `downscale`: pixels per latent pixel.
     parallel_encodes: from how many threads `encode` is best called at once: 1 on an accelerator, which one call fills;
@@ -104,6 +108,7 @@ class VaeSpec:
     downscale: int
     parallel_encodes: int = 1
     load: Callable[[], LatentEncoder]
+    earlier_identities: Callable[[], Sequence[str]] = tuple
 
     def cached(self) -> "VaeSpec":
         """The same, which once loaded stays in memory."""

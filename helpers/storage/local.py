@@ -6,14 +6,16 @@ An object-store library's local driver refuses a whole listing for one odd file 
 import os
 import stat
 import time
-import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
 from helpers.errors import CacheError, DataError
+from helpers.files import PARTIAL_FILES, atomic_write
 from helpers.storage.protocols import Listed
 
-UNFINISHED_PREFIX = ".unfinished-"
+LEFTOVER_FILES = (PARTIAL_FILES, ".unfinished-*")
+"""Globs of what killed writers leave behind, of this version and of earlier ones."""
+
 LEFTOVER_AGE_SECONDS = 3600.0
 
 
@@ -111,7 +113,7 @@ class LocalCache:
         """The bytes of every complete file, by name; what a killed writer left is not complete."""
         try:
             with os.scandir(self._root) as entries:
-                names = sorted(entry.name for entry in entries if not entry.name.startswith(UNFINISHED_PREFIX))
+                names = sorted(entry.name for entry in entries if not entry.name.startswith("."))
         except FileNotFoundError:
             return {}
         except OSError as error:
@@ -128,19 +130,10 @@ class LocalCache:
         return self._root / name
 
     def write(self, name: str, content: bytes) -> None:
-        """Write a file under a temporary name, sync and rename it; raises CacheError naming the place."""
-        unfinished = self._root / f"{UNFINISHED_PREFIX}{uuid.uuid4().hex}"
+        """Write a file, which appears complete or not at all; raises CacheError naming the folder."""
         try:
-            self._root.mkdir(parents=True, exist_ok=True)
             self._remove_leftovers()
-            try:
-                with open(unfinished, "xb") as file:
-                    file.write(content)
-                    file.flush()
-                    os.fsync(file.fileno())
-                os.replace(unfinished, self._root / name)
-            finally:
-                unfinished.unlink(missing_ok=True)
+            atomic_write(self._root / name, lambda partial: partial.write_bytes(content))
         except OSError as error:
             megabytes = len(content) / 1e6
             raise CacheError(
@@ -152,7 +145,7 @@ class LocalCache:
         if self._cleaned:
             return
         self._cleaned = True
-        for leftover in self._root.glob(f"{UNFINISHED_PREFIX}*"):
+        for leftover in (file for pattern in LEFTOVER_FILES for file in self._root.glob(pattern)):
             try:
                 if time.time() - leftover.stat().st_mtime > LEFTOVER_AGE_SECONDS:
                     leftover.unlink()

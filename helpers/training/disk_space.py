@@ -51,7 +51,9 @@ def latents_needed(catalog: Catalog, *, part: VaeSpec, store: CacheStore, look: 
     """
     missing = np.ones(len(catalog), bool)
     if look:
-        missing = open_tensors(store).missing(latent_keys(catalog, vae_identity=part.identity))
+        tensors = open_tensors(store)
+        keys = tensors.keys_held(lambda identity: latent_keys(catalog, vae_identity=identity), encoder=part)
+        missing = tensors.missing(keys)
     edges = catalog.geometries[missing].astype("int64")
     pixels = (edges[:, 4] - edges[:, 2]) * (edges[:, 5] - edges[:, 3])
     tensors = part.channels * LATENT_BYTES * int((pixels // part.downscale**2).sum())
@@ -81,7 +83,9 @@ def captions_needed(
     for part in parts:
         missing = len(wanted)
         if look:
-            missing = int(open_tensors(store).missing(text_keys(wanted, part_identity=part.identity)).sum())
+            tensors = open_tensors(store)
+            keys = tensors.keys_held(lambda identity: text_keys(wanted, part_identity=identity), encoder=part)
+            missing = int(tensors.missing(keys).sum())
         size_bytes = missing * (int(share * part.bytes_per_caption) + ENTRY_BYTES)
         needs.append(
             CacheNeed(

@@ -11,6 +11,7 @@ from helpers.config.datasets.file import DatasetFile
 from helpers.config.optimizers import FUSABLE_OPTIMIZERS
 from helpers.config.train_config import RunConfig
 from helpers.data.types import Catalog
+from helpers.device import is_out_of_memory
 from helpers.errors import TrainingError
 from helpers.models.memory import MemoryEstimate, Workload, workload_of
 from helpers.reporting.format import format_bytes
@@ -30,9 +31,6 @@ LEAST_SHARE = 0.01
 
 LARGEST_SMALL = 512
 """An edge in pixels: an image of more than a megapixel is decoded in tiles of one, so that half of it saves little."""
-
-SAID_OF_MEMORY = ("can't allocate memory", "not enough memory", "out of memory", "_STATUS_ALLOC_FAILED")
-"""How it is said where PyTorch has no exception of its own for it: on processors, Apple's GPUs, by CUDA's libraries."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,13 +98,6 @@ def explain_out_of_memory(doing: str, needs: Callable[[], MemoryNeeds]) -> Itera
         words = f"Each of these takes less, the most first:\n{lines}" if fixes else "No setting takes much less of it."
         said = shorten(str(error), MOST_LETTERS, placeholder=" …") or "none is left"
         raise TrainingError(f"Out of memory while {doing}: {said}\n{words}") from error
-
-
-def is_out_of_memory(error: RuntimeError | MemoryError) -> bool:
-    """Whether it was for lack of memory, the device's or the machine's."""
-    if isinstance(error, torch.OutOfMemoryError | MemoryError):
-        return True
-    return any(words in str(error) for words in SAID_OF_MEMORY)
 
 
 def cheaper_variants(workload: Workload) -> Iterator[tuple[str, Workload]]:

@@ -54,7 +54,7 @@ def unpickles(node: ast.AST) -> bool:
 
 
 # Programs of their own, which begin and end by themselves: `python -m helpers.convert`.
-COMMANDS = ("convert.py", "recipe.py")
+COMMANDS = ("cache/__main__.py", "convert.py", "recipe.py")
 
 RULES: dict[str, tuple[Callable[[ast.AST], bool], tuple[str, ...]]] = {
     "os.environ is read in config/ only": (reads_the_environment, ("config/",)),

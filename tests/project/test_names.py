@@ -35,10 +35,11 @@ INSTEAD = {
 
 KEPT = re.compile(
     r"is_regularisation_data|(?:t5_mask|scan)_behaviour|\bpictures = \[|group\.pictures|with pictures|\"pictures\""
-    r"|a picture of a \{\}",
+    r"|a picture of a \{\}|\"quantised on ",
     flags=re.IGNORECASE,
 )
-"""Settings, dataset keys and a group of packages that people's files name, and a caption of the demo's model."""
+"""Settings, dataset keys and a group of packages that people's files name, a caption of the demo's model, and a word
+of cache keys."""
 
 TEXT = {".py", ".md", ".sh", ".toml", ".example", ".env", ".yaml", ".css", ".js", ".html", ".j2"}
 NOT_OURS = ("LICENSE", "NOTICE", "tests/runs/stored_run/", "tests/project/test_names.py", "poetry.lock")

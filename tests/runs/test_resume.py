@@ -27,7 +27,7 @@ AFTER_AN_UNSAVED_STEP = ("helpers.training.loop:take_step", 4, [2])
 IN_A_FIRST_ACCUMULATION = ("helpers.training.loop:forward_backward", 6, [2])
 IN_AN_ACCUMULATION = ("helpers.training.loop:forward_backward", 4, [2])
 AFTER_A_CHECKPOINTS_WEIGHTS = ("helpers.training.checkpoint.checkpoint:optimizer_state", 1, [2])
-BEFORE_A_CHECKPOINTS_RENAME = ("helpers.files:sync", 1, [2])
+BEFORE_A_CHECKPOINTS_RENAME = ("helpers.files:_sync_folder", 1, [2])
 
 
 def new_run(folder: Path, pipeline: Path, **settings: Any) -> SmallRun:

@@ -1,6 +1,6 @@
-"""A run that an earlier version left behind: its checkpoint resumes, and its caches are opened and filled again once.
+"""A run that an earlier version left behind: its checkpoint resumes, and its cached entries are used.
 
-That version told encoders by their files, this one by their tensors, so its entries are not found.
+That version identified encoders by their files, this one by their tensors.
 
 `stored_run/` is the OUTPUT_DIR that commit 04fc7c1 wrote: 7 images, a LoRA with EMA, 4 steps, checkpoint-2 kept.
 """
@@ -35,7 +35,7 @@ SETTINGS = {
         pytest.param(None, True, "FLOW_SHIFT is not set: it stays model", id="the scheduler's own"),
     ],
 )
-def test_an_earlier_version_s_run_resumes_beside_its_caches(
+def test_an_earlier_version_s_run_resumes_with_its_caches(
     setting: float | None,
     unrecorded: bool,
     notice: str,
@@ -55,6 +55,7 @@ def test_an_earlier_version_s_run_resumes_beside_its_caches(
     (run.output / "pytorch_lora_weights.safetensors").unlink()
     assert run.start() == 0
     output = capsys.readouterr().out
+    assert not encoded(output), "the earlier version's entries are found"
     assert f"continues from {run.output / 'checkpoint-2'}" in output
     assert notice in output and ("FLOW_SHIFT" in output) == bool(notice)
     assert run.saved_steps() == [2, 4]
@@ -64,5 +65,3 @@ def test_an_earlier_version_s_run_resumes_beside_its_caches(
         torch.testing.assert_close(
             found[name], tensor, rtol=1e-3, atol=1e-5, msg=lambda why, name=name: f"{name}: {why}"
         )
-    assert run.start() == 0
-    assert not encoded(capsys.readouterr().out), "what the first start encoded was encoded again"

@@ -15,6 +15,7 @@ from helpers.config.parse import wants_help
 from helpers.errors import ConfigError, Problem, UserError
 
 TRAINER = "train.py"
+DEMO = Path("config/demo/config.env")
 SEVERAL = "helpers.config.env.supervise"
 
 
@@ -50,6 +51,18 @@ def translated(path: Path, *, flags: Sequence[str]) -> Translation:
         told = add_line_numbers(translation.problems, path=path)
         raise ConfigError([*broken, *told, *files_of(translation.reading)[1]])
     return translation
+
+
+def apply_env_file(flags: Sequence[str]) -> tuple[str, ...]:
+    """The arguments of `train.py` that the env file, which ENV names, and `flags` come to, for a command beside it.
+
+    Other variables of the env file go into this process's environment. Raises ConfigError with everything wrong.
+    """
+    name = os.environ.get("ENV", "")
+    path = Path("config", name, "config.env")
+    translation = translated(path if name or path.exists() else DEMO, flags=flags)
+    os.environ.update(translation.exports)
+    return translation.arguments
 
 
 def exec_trainer(translation: Translation, *, environment: Mapping[str, str]) -> NoReturn:

@@ -1,11 +1,10 @@
 """What the wizard writes: the env file and the dataset file, with backups of what was there, whole or not at all."""
 
-import os
 import re
 import shutil
 import textwrap
-import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -13,6 +12,7 @@ from pathlib import Path
 from helpers.config.option import Option
 from helpers.config.wizard.flow import Chapter, Draft, options_by_name
 from helpers.errors import ConfigError, Problem
+from helpers.files import atomic_file, sync
 
 PLAIN = re.compile(r"[\w./:@%+,=-]+", flags=re.ASCII)
 WIDTH = 120
@@ -77,33 +77,34 @@ def write(files: Sequence[NewFile], *, now: datetime) -> list[Path]:
 
     Raises ConfigError, naming the file, where one cannot be written.
     """
-    unfinished: list[tuple[Path, NewFile]] = []
     backups: list[Path] = []
-    path = Path()
-    try:
+    with ExitStack() as replacements:
         for file in files:
-            path = file.path
-            temporary = path.resolve().with_name(f".{uuid.uuid4().hex}")
-            temporary.parent.mkdir(parents=True, exist_ok=True)
-            unfinished.append((temporary, file))
-            _write_new(temporary, file.text.encode())
-        for _, file in unfinished:
-            path = file.path
-            if path.is_file():
+            replacements.enter_context(_replaced(file))
+        for path in (file.path for file in files if file.path.is_file()):
+            with _problem_with(path):
                 backups.append(_back_up(path.resolve(), now=now))
-        for temporary, file in unfinished:
-            path = file.path
-            if path.is_file():
-                shutil.copymode(path, temporary)
-            os.replace(temporary, path.resolve())
+    return backups
+
+
+@contextmanager
+def _replaced(file: NewFile) -> Iterator[None]:
+    """Write the file beside its place, which it takes at the end."""
+    with _problem_with(file.path), atomic_file(file.path.resolve()) as partial:
+        partial.write_bytes(file.text.encode())
+        sync(partial)
+        yield
+
+
+@contextmanager
+def _problem_with(path: Path) -> Iterator[None]:
+    """Raise a ConfigError that names `path` where the system refuses something."""
+    try:
+        yield
     except OSError as error:
         fix = "let it be written to, free some space, or choose another output folder"
         reason = f"it cannot be written: {error.strerror}"
         raise ConfigError([Problem(option=str(path), value="", reason=reason, fix=fix)]) from error
-    finally:
-        for temporary, _ in unfinished:
-            temporary.unlink(missing_ok=True)
-    return backups
 
 
 def _back_up(path: Path, *, now: datetime) -> Path:
@@ -113,16 +114,11 @@ def _back_up(path: Path, *, now: datetime) -> Path:
     while True:
         backup = path.with_name(stamp if number == 1 else f"{stamp}-{number}")
         try:
-            _write_new(backup, path.read_bytes())
+            with backup.open("xb") as file:
+                file.write(path.read_bytes())
         except FileExistsError:
             number += 1
             continue
         shutil.copymode(path, backup)
+        sync(backup)
         return backup
-
-
-def _write_new(path: Path, content: bytes) -> None:
-    with path.open("xb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +12,18 @@ from torch.nn.functional import pad
 
 from helpers.config.options.model import PrecisionOptions, TextOptions
 from helpers.models.family import ModelComponents, TextEmbedding, TextEncoderSpec, TokenLimit
-from helpers.models.formats.fingerprint import fingerprint
+from helpers.models.formats.fingerprint import files_fingerprint, fingerprint
 from helpers.models.loading import WeightFormat, load_weights
 from helpers.models.quantization import UNQUANTIZED, encoder_dtype
 from helpers.models.sd3.assets import tokenizer_identity
 from helpers.models.sd3.memory.architecture import text_encoder_of
-from helpers.models.sd3.weights.component_files import is_in_file, part_identity, part_weights, read_config
+from helpers.models.sd3.weights.component_files import (
+    folder_identity,
+    is_in_file,
+    part_identity,
+    part_weights,
+    read_config,
+)
 from helpers.models.sd3.weights.original_text import T5
 
 NAMES = ("clip_l", "clip_g", "t5")
@@ -50,6 +56,7 @@ def text_parts(
         TextEncoderSpec(
             name=wanted.name,
             identity=_identity(wanted),
+            earlier_identities=cache(partial(_earlier_identities, wanted)),
             batch_size=BATCH_SIZE,
             bytes_per_caption=_bytes_per_caption(wanted),
             load=partial(_load, wanted),
@@ -242,16 +249,30 @@ def _stored(tensor: Tensor, count: int) -> Tensor:
 
 
 def _identity(wanted: TextEncoderConfig) -> str:
+    component = part_identity(wanted.folder, wanted.variant)
+    return _identity_of(wanted, component=component, tokenizer=tokenizer_identity(wanted.tokenizer))
+
+
+def _earlier_identities(wanted: TextEncoderConfig) -> tuple[str, ...]:
+    if is_in_file(wanted.folder):
+        return ()
+    component = folder_identity(wanted.folder, wanted.variant)
+    tokenizer = files_fingerprint(file for file in wanted.tokenizer.iterdir() if file.is_file())
+    return (_identity_of(wanted, component=component, tokenizer=tokenizer),)
+
+
+def _identity_of(wanted: TextEncoderConfig, *, component: str, tokenizer: str) -> str:
     reading = f"length {wanted.t5_length}, mask {wanted.mask_padding}" if wanted.name == "t5" else ""
     # An accelerator may round the scales otherwise.
     on_accelerator = wanted.quantize_via == "accelerator" and wanted.device.type != "cpu"
     return fingerprint(
         ENCODING_VERSION,
         wanted.name,
-        part_identity(wanted.folder, wanted.variant),
-        tokenizer_identity(wanted.tokenizer),
+        component,
+        tokenizer,
         wanted.level,
         str(wanted.dtype),
         reading,
-        *((f"quantized on {wanted.device.type}",) if on_accelerator and wanted.level != UNQUANTIZED else ()),
+        # Spelled as in the caches that people have: another spelling would be another key.
+        *((f"quantised on {wanted.device.type}",) if on_accelerator and wanted.level != UNQUANTIZED else ()),
     )

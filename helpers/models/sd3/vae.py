@@ -1,7 +1,8 @@
 """SD3's VAE: images to raw latents for the cache, and latents to images for validation."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +11,19 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from helpers.config.options.model import PrecisionOptions
+from helpers.device import is_out_of_memory
 from helpers.models.contexts import hide_bitsandbytes
 from helpers.models.family import ModelComponents, VaeSpec
 from helpers.models.formats.fingerprint import fingerprint
 from helpers.models.loading import WeightFormat, load_weights
 from helpers.models.quantization import vae_dtype
-from helpers.models.sd3.weights.component_files import part_identity, part_weights, read_config
+from helpers.models.sd3.weights.component_files import (
+    folder_identity,
+    is_in_file,
+    part_identity,
+    part_weights,
+    read_config,
+)
 
 # To be raised whenever the same settings begin to give other numbers.
 ENCODING_VERSION = "1"
@@ -55,7 +63,8 @@ def latent_part(
         downscale=2 ** (len(config["block_out_channels"]) - 1),
     )
     return VaeSpec(
-        identity=fingerprint(ENCODING_VERSION, part_identity(parts.vae, parts.weights_variant), str(dtype)),
+        identity=_identity(part_identity, wanted),
+        earlier_identities=cache(partial(_earlier_identities, wanted)),
         shift=float(config.get("shift_factor") or 0.0),
         scale=float(config["scaling_factor"]),
         channels=int(config["latent_channels"]),
@@ -63,6 +72,14 @@ def latent_part(
         parallel_encodes=torch.get_num_threads() if on_processor else 1,
         load=partial(KlEncoder, wanted),
     )
+
+
+def _identity(component: Callable[[Path, str | None], str], wanted: _Wanted) -> str:
+    return fingerprint(ENCODING_VERSION, component(wanted.folder, wanted.variant), str(wanted.dtype))
+
+
+def _earlier_identities(wanted: _Wanted) -> tuple[str, ...]:
+    return () if is_in_file(wanted.folder) else (_identity(folder_identity, wanted),)
 
 
 class KlEncoder:
@@ -105,8 +122,8 @@ class KlEncoder:
         self._model.tile_sample_min_size = tile * self._wanted.downscale
         try:
             return self._model.decode(latents).sample
-        except torch.OutOfMemoryError:
-            if tiled:
+        except (RuntimeError, MemoryError) as error:
+            if tiled or not is_out_of_memory(error):
                 raise
         return self._decode_one(latents, tiled=True)
 

@@ -157,7 +157,7 @@ def open_runtime(precision: PrecisionOptions, run: RunOptions) -> Runtime:
     from accelerate import Accelerator, InitProcessGroupKwargs
     from accelerate.utils import GradientAccumulationPlugin
 
-    on_processor = run.force_cpu or not torch.accelerator.is_available()
+    on_processor = find_device(run).type == "cpu"
     if on_processor and not run.force_cpu:
         check_no_card_is_unused()
     plugin = _fsdp_plugin() if is_fsdp() else None
@@ -187,6 +187,12 @@ def open_runtime(precision: PrecisionOptions, run: RunOptions) -> Runtime:
         zero_stage=zero_stage() if accelerator.num_processes > 1 else 0,
         _accelerator=accelerator,
     )
+
+
+def find_device(run: RunOptions) -> torch.device:
+    """The accelerator, unless there is none or `force_cpu` is set."""
+    accelerator = None if run.force_cpu else torch.accelerator.current_accelerator(check_available=True)
+    return accelerator or torch.device("cpu")
 
 
 def _fsdp_plugin() -> Any:

@@ -229,7 +229,7 @@ def cache_needs(
     for dataset, catalog in zip(files.all_images, context.catalogs, strict=True):
         store = places.open_cache(files.latents_of(dataset))
         if "vae" not in dataset.trusted:
-            sides = _sides(dataset, catalog)
+            sides = sides_of(dataset, catalog)
             needs += [latents_needed(side, part=context.latent_part, store=store, look=look) for side in sides]
     return tuple(needs)
 
@@ -289,7 +289,7 @@ def encode_flips(
 ) -> tuple[Rejected, ...]:
     """Encode what `store` lacks of the images, and with `flip` of the same left for right; those unreadable."""
     rejected: dict[str, Rejected] = {}
-    for side in _sides(dataset, catalog):
+    for side in sides_of(dataset, catalog):
         found = fill_latent_cache(
             side,
             part=part,
@@ -309,7 +309,7 @@ def open_flips(
     dataset: ImageDataset, *, catalog: Catalog, place: EmbedsStore, store: CacheStore, part: VaeSpec
 ) -> PreparedDataset:
     """The dataset with what `encode_flips` made of it."""
-    caches = [LatentCache(store, catalog=side, part=part) for side in _sides(dataset, catalog)]
+    caches = [LatentCache(store, catalog=side, part=part) for side in sides_of(dataset, catalog)]
     return PreparedDataset(
         dataset=dataset,
         latent_store=place,
@@ -319,5 +319,6 @@ def open_flips(
     )
 
 
-def _sides(dataset: ImageDataset, catalog: Catalog) -> tuple[Catalog, ...]:
+def sides_of(dataset: ImageDataset, catalog: Catalog) -> tuple[Catalog, ...]:
+    """The catalog, and with `flip` the same mirrored: all that the dataset has encoded."""
     return (catalog, replace(catalog, mirrored=True)) if dataset.flip else (catalog,)

@@ -1,7 +1,7 @@
 """Real, small, exact encoders and images, which note what they were asked for."""
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -60,7 +60,9 @@ class Words:
     def captions(self) -> list[str]:
         return [caption for batch in self.batches for caption in batch]
 
-    def part(self, *, identity: str | None = None, batch_size: int = 4) -> TextEncoderSpec:
+    def part(
+        self, *, identity: str | None = None, batch_size: int = 4, earlier: tuple[str, ...] = ()
+    ) -> TextEncoderSpec:
         def load() -> Words:
             self.loads += 1
             return self
@@ -71,6 +73,7 @@ class Words:
             batch_size=batch_size,
             bytes_per_caption=2 * (5 * 8 + 8),
             load=load,
+            earlier_identities=lambda: earlier,
         )
 
 
@@ -78,18 +81,31 @@ def assemble(outputs: Sequence[Mapping[str, Tensor]]) -> TextEmbedding:
     return TextEmbedding(torch.cat([one["hidden"] for one in outputs]), torch.cat([one["pooled"] for one in outputs]))
 
 
+def run_out_on_cuda() -> None:
+    raise torch.OutOfMemoryError("out of memory")
+
+
+def run_out_on_cpu() -> None:
+    """PyTorch's own error: a petabyte does not fit."""
+    torch.empty(2**50)
+
+
 @dataclass
 class Convolution:
-    """A VAE of one seeded convolution, 8 pixels to a latent pixel, 4 channels; `limit` images fit in its memory."""
+    """A VAE of one seeded convolution, 8 pixels to a latent pixel, 4 channels; `limit` images fit in its memory.
+
+    With more, `run_out_of_memory` raises what the device would.
+    """
 
     limit: int = 1_000_000
+    run_out_of_memory: Callable[[], object] = run_out_on_cuda
     factor: float = 1.0
     batches: list[int] = field(default_factory=list)
     loads: int = 0
 
     def encode(self, pixels: Tensor, *, at_most: int | None = None) -> Tensor:
         if len(pixels) > self.limit or at_most is None or at_most > self.limit:
-            raise torch.OutOfMemoryError("out of memory")
+            self.run_out_of_memory()
         self.batches.append(len(pixels))
         return torch.cat([self.one(image) for image in pixels])
 
@@ -105,7 +121,7 @@ class Convolution:
     def encoded(self) -> int:
         return sum(self.batches)
 
-    def part(self, *, identity: str = "vae", parallel_encodes: int = 1) -> VaeSpec:
+    def part(self, *, identity: str = "vae", parallel_encodes: int = 1, earlier: tuple[str, ...] = ()) -> VaeSpec:
         def load() -> Convolution:
             self.loads += 1
             return self
@@ -118,6 +134,7 @@ class Convolution:
             downscale=8,
             parallel_encodes=parallel_encodes,
             load=load,
+            earlier_identities=lambda: earlier,
         )
 
 

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,7 +22,7 @@ from helpers.ranks import SingleProcess
 from helpers.reporting.events import StageAdvanced
 from helpers.storage.local import LocalCache, LocalSource
 from helpers.storage.protocols import SIZE_UNKNOWN
-from tests.unit.cache.encoders import Convolution, Heard, catalog_of, image
+from tests.unit.cache.encoders import Convolution, Heard, catalog_of, image, run_out_on_cpu, run_out_on_cuda
 
 ROOT = Path(__file__).parents[3]
 
@@ -128,8 +129,11 @@ def test_unreadable_images_are_named_and_the_others_go_on(store: LocalCache, pho
         cache.latents(2)
 
 
-def test_too_little_memory_halves_the_batch_and_says_so(store: LocalCache, photos: Path) -> None:
-    vae = Convolution(limit=2)
+@pytest.mark.parametrize("run_out", [run_out_on_cuda, run_out_on_cpu])
+def test_too_little_memory_halves_the_batch_and_says_so(
+    store: LocalCache, photos: Path, run_out: Callable[[], object]
+) -> None:
+    vae = Convolution(limit=2, run_out_of_memory=run_out)
     _, heard = fill(store, catalog_of(photos), vae)
     assert max(vae.batches) == 2 and vae.encoded == 10
     assert any("not enough memory" in text for text in heard.warnings)
@@ -232,7 +236,7 @@ def filler(photos: Path, cache: Path, *, seconds: float) -> subprocess.Popen:
 def test_what_was_cached_before_a_kill_is_not_encoded_again(store: LocalCache, photos: Path, tmp_path: Path) -> None:
     process = filler(photos, tmp_path / "vae", seconds=0.1)
     deadline = time.monotonic() + 60
-    while len(list((tmp_path / "vae").glob("*.safetensors"))) < 2 and time.monotonic() < deadline:
+    while len(list((tmp_path / "vae").glob("shard-*"))) < 2 and time.monotonic() < deadline:
         time.sleep(0.005)
     os.kill(process.pid, signal.SIGKILL)
     process.communicate()

@@ -86,12 +86,16 @@ def part_identity(place: Path, variant: str | None) -> str:
     if facts is not None:
         with open_part(place, variant) as (tensors, _):
             return fingerprint(json.dumps(facts, sort_keys=True), content_fingerprint(without_copies(tensors)))
-    config = config_fingerprint(read_config(place))
     if not is_in_file(place):
-        return fingerprint(config, files_fingerprint(weight_files(place, variant)))
+        return folder_identity(place, variant)
     with open_all([place.parent]) as (tensors, _):
         names = names_of_part(tensors, place.name)
-    return fingerprint(config, tensors_fingerprint(place.parent, names))
+    return fingerprint(config_fingerprint(read_config(place)), tensors_fingerprint(place.parent, names))
+
+
+def folder_identity(folder: Path, variant: str | None) -> str:
+    """A hash of a component's files: a transformer's identity, and what earlier versions used for every component."""
+    return fingerprint(config_fingerprint(read_config(folder)), files_fingerprint(weight_files(folder, variant)))
 
 
 def read_config(place: Path, file_name: str = "config.json") -> dict[str, Any]:
