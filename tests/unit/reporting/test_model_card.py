@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from huggingface_hub import ModelCard as HubCard
+from markdown_it import MarkdownIt
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
@@ -88,7 +89,7 @@ def test_what_was_trained_on_what_and_how(tmp_path: Path) -> None:
     text = card(tmp_path, note="Made for my daughter.").text
     assert "Made for my daughter." in text
     assert "a LoRA of rank 16 on 96 layers: 1,500,000 trainable parameters" in text
-    assert "The run took 40 steps." in text
+    assert "Trained for 40 steps." in text
     assert "| my\\|cats | 1,200 |\n| dogs | 7 |" in text
     assert "| lora_rank | 16 |" in text
     assert "| ![](validation_images/step_40/a%20cat_64x64_seed1.png) | a cat \\| on a mat |" in text
@@ -101,12 +102,27 @@ def test_no_path_of_this_machine_and_no_secret_is_in_it(tmp_path: Path) -> None:
     base.mkdir(parents=True)
     card(tmp_path, base_model=str(base), base_folder=base, note="The PassWord")
     text = (tmp_path / "README.md").read_text()
-    assert "`my-sd3`" in text
+    assert "<code>my-sd3</code>" in text
     assert "The (hidden)" in text
     assert str(tmp_path) not in text
     assert "models of me" not in text
     assert "secret place" not in text
     assert "base_model:" not in text
+
+
+def test_no_html_or_markdown_of_a_prompt_an_id_or_a_name_has_an_effect(tmp_path: Path) -> None:
+    evil = "<script>alert(1)</script> <b>**a**</b> `b` [c](d) | e & f\n\n<img src=x>"
+    output = tmp_path / "<b>mine"
+    draw(output, step=40, prompt=evil)
+    shown = card(output, base_model=evil, datasets={evil: 7}, trained=evil, settings={"lora": {"lora_target": evil}})
+    assert shown.data.to_dict()["base_model"] == evil
+    html = MarkdownIt("commonmark", {"html": True}).enable("table").render(shown.text)
+    for mark in ("<script", "<b>", '<img src="x', "<img src=x", "<strong>", 'href="d"'):
+        assert mark not in html
+    told = "&lt;script&gt;alert(1)&lt;/script&gt; &lt;b&gt;**a**&lt;/b&gt; `b` [c](d) | e &amp; f &lt;img src=x&gt;"
+    assert html.count(told) == 6, "of the base (twice), what was trained, the prompt, the dataset and the setting"
+    assert "<h1>&lt;b&gt;mine</h1>" in html
+    assert "cp pytorch_lora_weights.safetensors 'ComfyUI/models/loras/&lt;b&gt;mine.safetensors'" in html
 
 
 def test_settings_that_are_shown_are_settings() -> None:
@@ -116,7 +132,7 @@ def test_settings_that_are_shown_are_settings() -> None:
 
 def test_a_run_that_is_not_over_promises_nothing(tmp_path: Path) -> None:
     text = card(tmp_path, complete=False).text
-    assert "at step 20 of 40: the finished weights are not here yet" in text
+    assert "at step 20 of 40: the final weights are not here yet" in text
     assert "```python" not in text
     listener = ModelCard(note="", repository="", clean=str)
     listener.handle(started(tmp_path))
@@ -181,4 +197,4 @@ def test_nobody_makes_a_license_up(tmp_path: Path) -> None:
     assert license_of(str(here), folder=here).identifier == "unknown"
     text = card(tmp_path, base_model=str(here), base_folder=here)
     assert text.data.to_dict()["license"] == "unknown"
-    assert "find it out before you pass this on" in text.text
+    assert "look it up before you share this model" in text.text
