@@ -1,4 +1,4 @@
-"""Validation images as a grid of prompt and step, small enough to be part of the page, and laid over the base's."""
+"""The validation images of run.html by prompt and step, scaled down so that the page can contain them."""
 
 import base64
 import io
@@ -19,7 +19,7 @@ SEED = re.compile(r"seed\d+")
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """One prompt at one size through the run: images by step, in order."""
+    """The images of one prompt at one size, in the order of their steps."""
 
     caption: str
     images: Sequence[Drawn]
@@ -27,7 +27,7 @@ class Row:
 
 @dataclass(frozen=True, kw_only=True)
 class Small:
-    """An image as it stands in the page. step: in words."""
+    """A scaled-down image as a data URL. step: its label, such as `step 100`."""
 
     step: str
     data_url: str
@@ -37,17 +37,17 @@ class Small:
 
 @dataclass(frozen=True, kw_only=True)
 class PromptCard:
-    """The images of one prompt: a slider between two steps, and the steps to choose from."""
+    """The images of one prompt, for the slider between two steps and the list of steps."""
 
     caption: str
     images: Sequence[Small]
 
 
 def rows_of(drawn: Sequence[Drawn]) -> list[Row]:
-    """The prompts in the order in which the newest images were drawn; one that is drawn no more comes last.
+    """The prompts in the order of the newest images, followed by those that are no longer generated.
 
-    What is drawn with a new seed each time is one row still. Of prompts that only the base ever drew there is no row,
-    where others have one.
+    Images of one prompt with a different seed each time are one row. Prompts with images of the base model only are
+    left out, unless there are no others.
     """
     newest = max((each.step for each in drawn), default=0)
     found: dict[tuple[str, str, int], dict[int, Drawn]] = {}
@@ -62,7 +62,7 @@ def rows_of(drawn: Sequence[Drawn]) -> list[Row]:
 
 
 def evenly(row: Row, *, most: int) -> list[Drawn]:
-    """At most so many of a row's images: the first, the last, and evenly spread ones between."""
+    """At most `most` images of a row: the first, the last, and evenly spaced ones between."""
     count = len(row.images)
     if count <= most:
         return list(row.images)
@@ -70,14 +70,14 @@ def evenly(row: Row, *, most: int) -> list[Drawn]:
 
 
 class SmallImages:
-    """Makes images small, each once; only those asked for last are kept."""
+    """Scales images down, each once; keeps only those of the last request."""
 
     def __init__(self, output_dir: Path) -> None:
         self._folder = output_dir
         self._made: dict[tuple[int, str], Small] = {}
 
     def of(self, wanted: Sequence[Drawn]) -> Mapping[tuple[int, str], Small]:
-        """By step and file; one that is there no more is left out."""
+        """The images by step and file, without those whose file is gone."""
         made: dict[tuple[int, str], Small] = {}
         for each in wanted:
             key = (each.step, each.file)
@@ -88,7 +88,7 @@ class SmallImages:
         return made
 
     def forget(self, step: int, file: str) -> None:
-        """The image was drawn again."""
+        """Forget an image that was generated again."""
         self._made.pop((step, file), None)
 
 
@@ -113,7 +113,7 @@ def _small(path: Path, *, step: int) -> Small | None:
 
 
 def prompt_cards(drawn: Sequence[Drawn], *, small: SmallImages) -> tuple[list[PromptCard], int]:
-    """A card for each prompt that has images, and how many prompts are not shown."""
+    """A card for each prompt that has images, and the number of prompts that are not shown."""
     rows = rows_of(drawn)
     shown = rows[:ROWS_SHOWN]
     most = max(3, min(STEPS_SHOWN, IMAGES // max(1, len(shown))))

@@ -15,9 +15,12 @@ from helpers.config.options.output import COMFYUI_FILE
 from helpers.reporting.events import RunStarted
 from helpers.reporting.publish.license import UNKNOWN_ID, License
 
-WRITTEN_BY = "<!-- Written by SimpleTuner at each checkpoint and at the end of a run; what you change here is lost. -->"
+MARK = "<!-- Written by SimpleTuner "
+"""What the card of any version begins with, after its metadata."""
 
-# Settings that a reader may want, none of which can hold a path or a secret.
+WRITTEN_BY = f"{MARK}at each checkpoint and at the end of a run; changes made here are lost. -->"
+
+# Settings that help a reader; none of them can contain a path or a secret.
 SETTINGS_SHOWN: Mapping[str, tuple[str, ...]] = {
     "lora": ("lora_rank", "lora_alpha", "lora_dropout", "lora_target", "use_dora", "use_rslora"),
     "full": ("layer_freeze_strategy", "train_modules", "freeze_modules"),
@@ -29,23 +32,23 @@ SETTINGS_SHOWN: Mapping[str, tuple[str, ...]] = {
     "ema": ("use_ema", "ema_decay"),
     "data": ("resolution", "resolution_type"),
 }
-# Shown by `tests/elsewhere/diffusers_versions.py`.
+# Tested by `tests/elsewhere/diffusers_versions.py`.
 OLDEST_DIFFUSERS = "0.32"
-WITHOUT_T5 = "It was trained without T5: zeros stand in its place, as in diffusers where `text_encoder_3` is None."
+WITHOUT_T5 = "It was trained without T5: zeros take its place, as in diffusers when `text_encoder_3` is None."
 URL_MARKS = "/:?#=&%"
 ONLY_FOR = {"lora": "lora", "full": "full"}
 
 
 FOLDER = "validation_images"
 PNG_ENTRY = "simpletuner"
-"""The entry of a PNG's header that says what the image was drawn from."""
+"""The entry of a PNG's header that holds the prompt and the settings of the image."""
 
 SHOWN = 12
 
 
 @dataclass(frozen=True, kw_only=True)
 class CardImage:
-    """An image in the card. path: within the output folder, as in the repository."""
+    """An image in the card. path: relative to the output folder, and to the repository."""
 
     path: str
     prompt: str
@@ -267,7 +270,7 @@ def _plain(text: str) -> str:
 
 
 def last_images(output_dir: Path, *, step: int) -> tuple[CardImage, ...]:
-    """The first few images of the last step up to `step` that has any; of the untrained base none."""
+    """The first few images of the latest step up to `step` that has any, except the base model's."""
     by_step = {
         int(folder.name.removeprefix("step_")): folder
         for folder in (output_dir / FOLDER).glob("step_*")

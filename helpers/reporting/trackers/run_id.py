@@ -1,4 +1,4 @@
-"""Which run of a tracker this one belongs to, so that a resumed run goes on in the place where it left off."""
+"""Which tracked run this run belongs to, so that a resumed run continues the one it resumes."""
 
 import json
 import secrets
@@ -11,7 +11,7 @@ from helpers.reporting.events import RunStarted
 
 @dataclass(frozen=True, kw_only=True)
 class TrackedRun:
-    """A run as a tracker knows it. told: the last optimizer step that it was told of."""
+    """A run as a tracker knows it. told: the last optimizer step that was reported to it."""
 
     id: str
     name: str
@@ -19,15 +19,15 @@ class TrackedRun:
 
 
 class RunRecord:
-    """A small file that remembers the tracked run of an output folder."""
+    """A small JSON file that stores the tracked run of an output folder."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
 
     def begin(self, event: RunStarted, *, name: str) -> TrackedRun:
-        """The run to go on with where `event` continues one that is known, else a new one called `name`.
+        """The stored run if `event` resumes it, else a new one called `name`.
 
-        Steps that are taken again give the same figures, unless settings have changed: then it is another run.
+        Steps that are repeated give the same metrics, unless settings have changed: then a new run begins.
         """
         known = self._read()
         repeats = known is not None and event.first_step < known.told
@@ -37,7 +37,7 @@ class RunRecord:
         return known
 
     def note(self, run: TrackedRun, *, told: int) -> TrackedRun:
-        """Remember that `run` was told of step `told`."""
+        """Store that step `told` was reported to `run`."""
         run = replace(run, told=told)
         self._write(run)
         return run

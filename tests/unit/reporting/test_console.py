@@ -78,7 +78,7 @@ def test_a_stage_of_unknown_length_shows_its_speed_and_device_memory() -> None:
     assert stream.getvalue().splitlines() == [
         "look for images: started",
         "look for images: 2,400 files, 200 files/s",
-        "look for images: 2,400 files in 12 s (200 files/s), peak memory 90 MB, on the device 2 GB (3.1 GB reserved)",
+        "look for images: 2,400 files in 12 s (200 files/s), peak memory 90 MB, peak VRAM 2 GB (3.1 GB reserved)",
     ]
 
 
@@ -161,7 +161,7 @@ def test_the_end_names_what_was_written_and_how_to_continue(interrupted: bool) -
     lines = stream.getvalue().splitlines()[4:]
     assert lines[:6] == [
         f"{'stopped' if interrupted else 'finished'} after step 20, in 12 min 05 s, 8 images/s, mean loss 0.2500,"
-        " peak memory 1.2 GB, on the device 7 GB (7.5 GB reserved)",
+        " peak memory 1.2 GB, peak VRAM 7 GB (7.5 GB reserved)",
         "written:",
         "  out/pytorch_lora_weights.safetensors",
         "  out/validation_images",

@@ -108,7 +108,7 @@ def test_a_resumed_runs_page_shows_all_of_it(tmp_path: Path) -> None:
 def test_the_page_of_a_run_that_goes_on_looks_for_a_newer_one(tmp_path: Path) -> None:
     assert "location.reload" in told(tmp_path, started(0), close=False)
     assert "location.reload" not in told(tmp_path, started(0), RunFinished(step=10, seconds=1.0, written=()))
-    assert "interrupted, can be continued" in told(tmp_path, started(0), step(1))
+    assert "interrupted, can be resumed" in told(tmp_path, started(0), step(1))
 
 
 def test_steps_alone_write_the_page_only_so_often(tmp_path: Path) -> None:
@@ -219,6 +219,6 @@ def test_the_loss_on_images_never_trained_on_is_a_line_for_each_of_the_weights(t
 def test_graphics_memory_is_shown_as_used_and_as_reserved(tmp_path: Path) -> None:
     memory = MemoryUse(peak_bytes=10**9, device_bytes=10**9, peak_device_bytes=7 * 10**9, peak_reserved_bytes=8 * 10**9)
     text = told(tmp_path, started(0), replace(step(1), memory=memory), replace(step(2), memory=memory))
-    for figure, name in (("7 GB", "most graphics memory in use"), ("8 GB", "most graphics memory reserved")):
+    for figure, name in (("7 GB", "peak VRAM in use"), ("8 GB", "peak VRAM reserved")):
         assert re.search(rf"{figure}\W.{{0,80}}{name}", text, flags=re.DOTALL)
-    assert "graphics card, reserved at most" in text
+    assert text.count("peak VRAM reserved") >= 2, "as a figure, and as a line of the chart"
