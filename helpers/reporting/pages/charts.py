@@ -88,18 +88,18 @@ def line_chart(
     upright = "".join(
         f'<path class="rule" d="M{SIZE * across(step):.1f} 0V{SIZE}"/>' for step in rules if low <= step <= high
     )
-    told = {"low": low, "high": high, "series": [_told(each) for each in series]}
+    data = {"low": low, "high": high, "series": [_tooltip_points(each) for each in series]}
     return Markup(
-        f'<figure class="plot{" tall" if tall else ""}" data-points="{escape(json.dumps(told))}">'
+        f'<figure class="plot{" tall" if tall else ""}" data-points="{escape(json.dumps(data))}">'
         f'{_legend(series)}<div class="field">'
         f'<svg viewBox="0 0 {SIZE} {SIZE}" preserveAspectRatio="none" role="img" aria-label="{escape(label)}">'
         f"{_grid(sides)}{upright}{lines}</svg>"
         f"{_dots(series, across=across, up=up)}{_labels(sides, ticks=ticks)}"
-        '<div class="hair" hidden></div><div class="told" hidden></div></div></figure>'
+        '<div class="hair" hidden></div><div class="tooltip" hidden></div></div></figure>'
     )
 
 
-def _told(series: Series) -> tuple[str, list[tuple[float, float]]]:
+def _tooltip_points(series: Series) -> tuple[str, list[tuple[float, float]]]:
     """The name and rounded points of a line, for the tooltip."""
     return series.name, [(step, float(f"{value:.4g}")) for step, value in series.points]
 

@@ -11,11 +11,11 @@ from helpers.reporting.events import RunStarted
 
 @dataclass(frozen=True, kw_only=True)
 class TrackedRun:
-    """A run as a tracker knows it. told: the last optimizer step that was reported to it."""
+    """A run as a tracker knows it. last_step: the last optimizer step reported to it."""
 
     id: str
     name: str
-    told: int = 0
+    last_step: int = 0
 
 
 class RunRecord:
@@ -30,21 +30,24 @@ class RunRecord:
         Steps that are repeated give the same metrics, unless settings have changed: then a new run begins.
         """
         known = self._read()
-        repeats = known is not None and event.first_step < known.told
+        repeats = known is not None and event.first_step < known.last_step
         if known is None or not event.first_step or (repeats and event.changes):
             known = TrackedRun(id=secrets.token_hex(4), name=name)
         self._write(known)
         return known
 
-    def note(self, run: TrackedRun, *, told: int) -> TrackedRun:
-        """Store that step `told` was reported to `run`."""
-        run = replace(run, told=told)
+    def note(self, run: TrackedRun, *, last_step: int) -> TrackedRun:
+        """Store that step `last_step` was reported to `run`."""
+        run = replace(run, last_step=last_step)
         self._write(run)
         return run
 
     def _read(self) -> TrackedRun | None:
         try:
-            return TrackedRun(**json.loads(self._path.read_text(encoding="utf-8")))
+            fields = json.loads(self._path.read_text(encoding="utf-8"))
+            if "told" in fields:  # as written before December 2026
+                fields["last_step"] = fields.pop("told")
+            return TrackedRun(**fields)
         except (OSError, ValueError, TypeError):
             return None
 

@@ -43,7 +43,7 @@ class WandbTracker:
             case StepFinished() if self._run is not None and event.step >= self._first:
                 assert self._tracked is not None, "a run that has begun is tracked"
                 self._run.log(step_metrics(event), step=event.step)
-                self._tracked = self._record.note(self._tracked, told=event.step)
+                self._tracked = self._record.note(self._tracked, last_step=event.step)
             case HeldOutLoss() if self._run is not None and event.step >= self._first:
                 self._run.log(held_out_scalars(event), step=event.step)
             case ValidationImagesSaved() if self._run is not None:

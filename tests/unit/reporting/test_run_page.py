@@ -163,8 +163,8 @@ AFTER = """<script>
 addEventListener('load', () => {
   const field = document.querySelector('.field'), box = field.getBoundingClientRect();
   field.dispatchEvent(new PointerEvent('pointermove', {clientX: box.left + box.width / 5}));
-  const found = [document.querySelector('.compare').style.getPropertyValue('--cut'), scrollY];
-  found.push(document.querySelector('.right').textContent, field.querySelector('.told').textContent);
+  const found = [document.querySelector('.compare').style.getPropertyValue('--split'), scrollY];
+  found.push(document.querySelector('.right').textContent, field.querySelector('.tooltip').textContent);
   sessionStorage.clear();
   dispatchEvent(new Event('pagehide'));
   document.title = [...found, sessionStorage.getItem('run page ' + location.pathname)].join('; ');

@@ -95,20 +95,22 @@ def test_the_figures_of_what_is_held_out() -> None:
 
 
 def test_which_run_it_is(tmp_path: Path) -> None:
-    def begin(first_step: int, *, told: int, changes: tuple[Change, ...] = ()) -> str:
+    def begin(first_step: int, *, last_step: int, changes: tuple[Change, ...] = ()) -> str:
         record = RunRecord(tmp_path / "logs" / "run.json")
         run = record.begin(started(first_step, changes=changes), name="x")
-        record.note(run, told=told)
+        record.note(run, last_step=last_step)
         return run.id
 
-    first = begin(0, told=5)
-    assert begin(5, told=6, changes=CHANGED) == first, "it goes on where it was"
-    assert begin(4, told=8) == first, "the steps after 4 come again, the same"
-    other = begin(4, told=8, changes=CHANGED)
+    first = begin(0, last_step=5)
+    assert begin(5, last_step=6, changes=CHANGED) == first, "it goes on where it was"
+    assert begin(4, last_step=8) == first, "the steps after 4 come again, the same"
+    other = begin(4, last_step=8, changes=CHANGED)
     assert other != first, "the steps after 4 are other ones"
-    assert begin(0, told=0) not in (first, other), "begun again"
+    assert begin(0, last_step=0) not in (first, other), "begun again"
+    (tmp_path / "logs" / "run.json").write_text('{"id": "abc", "name": "x", "told": 5}')
+    assert begin(5, last_step=6) == "abc", "a file of an earlier version"
     (tmp_path / "logs" / "run.json").write_text("{")
-    assert begin(4, told=8) not in (first, other), "what is damaged does not matter"
+    assert begin(4, last_step=8) not in (first, other), "what is damaged does not matter"
 
 
 def test_tensorboard_shows_the_steps_that_were_taken_last(tmp_path: Path) -> None:
