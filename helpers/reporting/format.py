@@ -7,11 +7,11 @@ def format_duration(seconds: float) -> str:
     """`0.4 s`, `12 s`, `3 min 05 s`, `2 h 07 min`, `3 d 04 h`."""
     if seconds < 9.95:
         return f"{seconds:.1f} s"
-    whole = round(seconds)
-    if whole < MINUTE:
-        return f"{whole} s"
-    if whole < HOUR:
-        return f"{whole // MINUTE} min {whole % MINUTE:02} s"
+    rounded = round(seconds)
+    if rounded < MINUTE:
+        return f"{rounded} s"
+    if rounded < HOUR:
+        return f"{rounded // MINUTE} min {rounded % MINUTE:02} s"
     minutes = round(seconds / MINUTE)
     if minutes * MINUTE < DAY:
         return f"{minutes // MINUTE} h {minutes % MINUTE:02} min"

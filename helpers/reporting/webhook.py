@@ -141,15 +141,15 @@ def _seconds_to_wait(answer: Any) -> float:
     return seconds
 
 
-def _number(said: Any) -> float:
+def _number(value: Any) -> float:
     try:
-        return max(0.0, float(said))
+        return max(0.0, float(value))
     except (TypeError, ValueError):
         return 0.0
 
 
 def messages_of(event: Event, *, webhook: Webhook, run_name: str) -> Iterator[Message]:
-    """The messages that an event is worth to `webhook`, mostly one or none."""
+    """The messages that `webhook` sends for an event, usually one or none."""
     told = _told(event, progress_steps=webhook.progress_steps)
     if told is None or told.kind not in webhook.events:
         return

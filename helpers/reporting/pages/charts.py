@@ -225,7 +225,7 @@ def powers_of_two(low: float, high: float) -> tuple[int, int]:
     return first, max(last, first + 1)
 
 
-def _frame(drawn: str, *, ticks: Sequence[Tick], sides: Sequence[Tick], label: str) -> Markup:
+def _frame(shapes: str, *, ticks: Sequence[Tick], sides: Sequence[Tick], label: str) -> Markup:
     lines = "".join(
         f'<path class="grid" d="M{LEFT} {_y(side.at):.1f}H{WIDTH - RIGHT}"/>'
         f'<text x="{LEFT - 6}" y="{_y(side.at) + 4:.1f}" text-anchor="end">{escape(side.label)}</text>'
@@ -236,7 +236,7 @@ def _frame(drawn: str, *, ticks: Sequence[Tick], sides: Sequence[Tick], label: s
         for tick in ticks
     )
     start = f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(label)}">'
-    return Markup(f"{start}{lines}{drawn}{names}</svg>")
+    return Markup(f"{start}{lines}{shapes}{names}</svg>")
 
 
 def _mark(mark: Tick) -> str:

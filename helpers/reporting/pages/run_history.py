@@ -57,7 +57,7 @@ class Curve:
         """Whether the two are close enough to be merged into one point."""
         return (earlier.first - 1) // self._width == (later.first - 1) // self._width
 
-    def cut(self, step: int) -> None:
+    def truncate(self, step: int) -> None:
         """Remove the steps after `step`."""
         kept = [point for point in self.points if point.first <= step]
         if kept and kept[-1].last > step:
@@ -172,7 +172,7 @@ class History:
         if not start.first_step:
             self.starts, self.ends, self.warnings = [], {}, {}
         self.starts.append(start)
-        self.curve.cut(start.first_step)
+        self.curve.truncate(start.first_step)
         self.drawn = {key: each for key, each in self.drawn.items() if each.step <= start.first_step}
         self.held_out = {step: each for step, each in self.held_out.items() if step <= start.first_step}
         self.saved_step = min(self.saved_step, start.first_step)

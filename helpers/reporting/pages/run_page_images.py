@@ -74,22 +74,22 @@ class SmallImages:
 
     def __init__(self, output_dir: Path) -> None:
         self._folder = output_dir
-        self._made: dict[tuple[int, str], Small] = {}
+        self._scaled: dict[tuple[int, str], Small] = {}
 
-    def of(self, wanted: Sequence[Drawn]) -> Mapping[tuple[int, str], Small]:
+    def of(self, requested: Sequence[Drawn]) -> Mapping[tuple[int, str], Small]:
         """The images by step and file, without those whose file is gone."""
-        made: dict[tuple[int, str], Small] = {}
-        for each in wanted:
+        scaled: dict[tuple[int, str], Small] = {}
+        for each in requested:
             key = (each.step, each.file)
-            known = self._made.get(key) or _small(self._folder / each.file, step=each.step)
+            known = self._scaled.get(key) or _small(self._folder / each.file, step=each.step)
             if known is not None:
-                made[key] = known
-        self._made = made
-        return made
+                scaled[key] = known
+        self._scaled = scaled
+        return scaled
 
     def forget(self, step: int, file: str) -> None:
         """Forget an image that was generated again."""
-        self._made.pop((step, file), None)
+        self._scaled.pop((step, file), None)
 
 
 def _small(path: Path, *, step: int) -> Small | None:
@@ -118,10 +118,10 @@ def prompt_cards(drawn: Sequence[Drawn], *, small: SmallImages) -> tuple[list[Pr
     shown = rows[:ROWS_SHOWN]
     most = max(3, min(STEPS_SHOWN, IMAGES // max(1, len(shown))))
     chosen = [evenly(row, most=most) for row in shown]
-    made = small.of([each for images in chosen for each in images])
+    scaled = small.of([each for images in chosen for each in images])
     cards = [
         PromptCard(
-            caption=row.caption, images=[made[key] for each in images if (key := (each.step, each.file)) in made]
+            caption=row.caption, images=[scaled[key] for each in images if (key := (each.step, each.file)) in scaled]
         )
         for row, images in zip(shown, chosen, strict=True)
     ]

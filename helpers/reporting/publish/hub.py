@@ -67,16 +67,16 @@ def open_repository(options: PublishingOptions, *, endpoint: str | None = None) 
     """
     from huggingface_hub import HfApi, errors
 
-    api, wanted = HfApi(endpoint=endpoint), str(options.hub_model_id)
+    api, model_id = HfApi(endpoint=endpoint), str(options.hub_model_id)
     try:
         user = api.whoami()["name"]
-        name = wanted if "/" in wanted else f"{user}/{wanted}"
+        name = model_id if "/" in model_id else f"{user}/{model_id}"
         api.create_repo(name, private=options.hub_private, exist_ok=True)
         private = api.model_info(name).private
     except errors.LocalTokenNotFoundError as error:
         raise _refusal("this machine is not logged in to the hub", "run `hf auth login` once") from error
     except errors.HfHubHTTPError as error:
-        raise _refusal(*_explain(error, name=wanted)) from error
+        raise _refusal(*_explain(error, name=model_id)) from error
     except (errors.HTTPError, OSError) as error:  # pyright: ignore[reportPrivateImportUsage]
         fix = "check the network and HF_HUB_OFFLINE"
         raise _refusal(f"the hub cannot be reached ({type(error).__name__})", fix) from error

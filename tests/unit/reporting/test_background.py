@@ -1,4 +1,4 @@
-"""A slow listener keeps nobody waiting, loses steps only, and its failure is told."""
+"""A slow listener does not delay the run, loses only steps, and its failure is reported."""
 
 import logging
 import threading
@@ -33,7 +33,7 @@ class Slow:
         self.closed = True
 
 
-def test_all_is_told_in_order_by_the_end() -> None:
+def test_all_events_arrive_in_order_by_the_end() -> None:
     slow = Slow()
     listener = BackgroundListener(slow, name="slow")
     events = [step(number) for number in range(50)]
@@ -75,7 +75,7 @@ def test_one_that_never_ends_is_left(caplog: pytest.LogCaptureFixture) -> None:
 
 
 @pytest.mark.parametrize("at_the_end", [False, True])
-def test_what_it_raises_is_told_by_the_reporter(at_the_end: bool, caplog: pytest.LogCaptureFixture) -> None:
+def test_what_it_raises_is_reported(at_the_end: bool, caplog: pytest.LogCaptureFixture) -> None:
     slow = Slow()
     listener = BackgroundListener(slow, name="the tracker")
     reporter = Reporter([listener])

@@ -1,4 +1,4 @@
-"""What a person is told, in a log and on a terminal."""
+"""What the console shows, in a log and on a terminal."""
 
 import io
 import os
@@ -130,7 +130,7 @@ def test_the_speed_is_that_of_the_last_half_minute() -> None:
     assert "10 images/s" in stream.getvalue().splitlines()[-1]
 
 
-def test_notices_images_and_checkpoints_are_told() -> None:
+def test_notices_images_and_checkpoints_are_shown() -> None:
     console, _, stream = logged()
     console.handle(Notice(text="3 images were left out"))
     console.handle(Notice(text="the disk is nearly full", level="warning"))
@@ -231,7 +231,7 @@ def run_on_a_terminal(code: str) -> str:
     try:
         while chunk := os.read(ours, 65536):
             received += chunk
-    except OSError:  # how Linux tells that the other side has gone
+    except OSError:  # how Linux reports that the other end is closed
         pass
     os.close(ours)
     assert process.wait() == 0, received.decode()

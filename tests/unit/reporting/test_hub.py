@@ -1,4 +1,4 @@
-"""What is uploaded to a hub, what happens when it refuses or fails, and what a person is told; over real requests."""
+"""Uploads to a hub, its refusals and failures, and their messages, over real requests."""
 
 import logging
 import time
@@ -169,7 +169,7 @@ def test_a_checkpoint_deleted_meanwhile_is_no_failure(hub: LoopbackHub, output: 
     assert same_as_here(hub, output, WEIGHTS)
 
 
-def test_a_hub_that_goes_away_is_told_of_at_the_end_and_holds_nobody_up(
+def test_a_hub_that_goes_away_is_reported_at_the_end_and_delays_nothing(
     output: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with loopback_hub() as hub:
