@@ -149,6 +149,12 @@ def test_a_readme_of_the_user_stays(tmp_path: Path, caplog: pytest.LogCaptureFix
     assert "no model card is written" in caplog.text
 
 
+def test_a_card_of_an_earlier_version_is_replaced(tmp_path: Path) -> None:
+    mark = "<!-- Written by SimpleTuner at each checkpoint and at the end of a run; what you change here is lost. -->"
+    (tmp_path / "README.md").write_text(f"---\nlicense: other\n---\n\n{mark}\n\n# old\n")
+    assert "# old" not in card(tmp_path).text
+
+
 def test_how_it_is_used_names_where_it_is(tmp_path: Path) -> None:
     lora = card(tmp_path, repository="me/cats").text
     assert f"from_pretrained('{BASE}', torch_dtype=torch.bfloat16)" in lora
