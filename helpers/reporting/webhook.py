@@ -54,7 +54,7 @@ class Message:
 
 @dataclass(frozen=True, kw_only=True)
 class WebhookEvent:
-    """An event in words and in fields. kind: one of `webhook_file.EVENTS`."""
+    """An event as text and as JSON fields. kind: one of `EVENTS` in `helpers.config.files.webhook`."""
 
     kind: str
     words: str
@@ -150,18 +150,18 @@ def _number(value: Any) -> float:
 
 def messages_of(event: Event, *, webhook: Webhook, run_name: str) -> Iterator[Message]:
     """The messages that `webhook` sends for an event, usually one or none."""
-    told = _told(event, progress_steps=webhook.progress_steps)
-    if told is None or told.kind not in webhook.events:
+    described = _describe(event, progress_steps=webhook.progress_steps)
+    if described is None or described.kind not in webhook.events:
         return
-    for number, images in enumerate(_portions(told.images)):
+    for number, images in enumerate(_portions(described.images)):
         if webhook.kind == "discord":
-            words = told.words if not number else ""
+            words = described.words if not number else ""
             yield _discord(words, images=images, prefix=webhook.message_prefix, run_name=run_name)
         else:
-            yield _raw(told, images=images, prefix=webhook.message_prefix, run_name=run_name)
+            yield _raw(described, images=images, prefix=webhook.message_prefix, run_name=run_name)
 
 
-def _told(event: Event, *, progress_steps: int) -> WebhookEvent | None:
+def _describe(event: Event, *, progress_steps: int) -> WebhookEvent | None:
     match event:
         case RunStarted():
             image_count = sum(event.datasets.values())
@@ -169,7 +169,7 @@ def _told(event: Event, *, progress_steps: int) -> WebhookEvent | None:
                 f"training a {event.model_type} of {event.base_model} on {format_count(image_count, 'images')},"
                 f" {event.total_steps:,} steps"
             )
-            words += f", going on after step {event.first_step:,}" if event.first_step else ""
+            words += f", resumed after step {event.first_step:,}" if event.first_step else ""
             fields = {"base_model": event.base_model, "model_type": event.model_type, "images": image_count}
             fields |= {"first_step": event.first_step, "total_steps": event.total_steps}
             return WebhookEvent(kind="start", words=words, fields=fields)
@@ -232,9 +232,9 @@ def _discord(words: str, *, images: Sequence[tuple[Path, str]], prefix: str, run
     return Message(payload=payload, files=tuple(path for path, _ in images))
 
 
-def _raw(told: WebhookEvent, *, images: Sequence[tuple[Path, str]], prefix: str, run_name: str) -> Message:
-    text = " ".join(filter(None, [prefix, told.words]))
-    payload = {"event": told.kind, "run": run_name, "text": text, **told.fields}
+def _raw(event: WebhookEvent, *, images: Sequence[tuple[Path, str]], prefix: str, run_name: str) -> Message:
+    text = " ".join(filter(None, [prefix, event.words]))
+    payload = {"event": event.kind, "run": run_name, "text": text, **event.fields}
     if images:
         payload["images"] = [
             {"name": path.name, "caption": caption, "png": base64.b64encode(path.read_bytes()).decode()}

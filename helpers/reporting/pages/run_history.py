@@ -91,7 +91,7 @@ class End:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Drawn:
+class SavedImage:
     """A validation image. file: relative to the output folder."""
 
     step: int
@@ -123,20 +123,21 @@ class Warned:
     text: str
 
 
-Record = Start | End | Point | Drawn | HeldOutPoint | Saved | Warned
+Record = Start | End | Point | SavedImage | HeldOutPoint | Saved | Warned
 KINDS: Mapping[str, type[Any]] = {
-    kind.__name__: kind for kind in (Start, End, Point, Drawn, HeldOutPoint, Saved, Warned)
+    **{kind.__name__: kind for kind in (Start, End, Point, SavedImage, HeldOutPoint, Saved, Warned)},
+    "Drawn": SavedImage,  # as written before December 2026
 }
 
 
 @dataclass
 class History:
-    """Everything known about a run. ends: by the index of the start; drawn: by step and file; warnings: by text."""
+    """Everything known about a run. ends: by the index of the start; images: by step and file; warnings: by text."""
 
     starts: list[Start] = field(default_factory=list)
     ends: dict[int, End] = field(default_factory=dict)
     curve: Curve = field(default_factory=Curve)
-    drawn: dict[tuple[int, str], Drawn] = field(default_factory=dict)
+    images: dict[tuple[int, str], SavedImage] = field(default_factory=dict)
     held_out: dict[int, HeldOutPoint] = field(default_factory=dict)
     warnings: dict[str, Warned] = field(default_factory=dict)
     saved_step: int = 0
@@ -150,8 +151,8 @@ class History:
                 self.ends[len(self.starts) - 1] = record
             case Point():
                 self.curve.add(record)
-            case Drawn():
-                self.drawn[record.step, record.file] = record
+            case SavedImage():
+                self.images[record.step, record.file] = record
             case HeldOutPoint():
                 self.held_out[record.step] = record
             case Saved():
@@ -173,7 +174,7 @@ class History:
             self.starts, self.ends, self.warnings = [], {}, {}
         self.starts.append(start)
         self.curve.truncate(start.first_step)
-        self.drawn = {key: each for key, each in self.drawn.items() if each.step <= start.first_step}
+        self.images = {key: each for key, each in self.images.items() if each.step <= start.first_step}
         self.held_out = {step: each for step, each in self.held_out.items() if step <= start.first_step}
         self.saved_step = min(self.saved_step, start.first_step)
 

@@ -58,7 +58,7 @@ class StartView:
 def run_page(history: History, *, moment: Moment, small: SmallImages) -> str:
     """The HTML page. `history` must have at least one start."""
     start, end = history.starts[-1], history.ends.get(len(history.starts) - 1)
-    cards, more_prompts = prompt_cards(sorted(history.drawn.values(), key=lambda each: each.step), small=small)
+    cards, more_prompts = prompt_cards(sorted(history.images.values(), key=lambda each: each.step), small=small)
     return render(
         "run.html.j2",
         moment=moment,
@@ -127,12 +127,12 @@ def _loss(history: History) -> Markup:
 
 def _held_out(history: History) -> Markup:
     series = _by_name({step: each.means for step, each in history.held_out.items()})
-    return line_chart(series, label="the loss on images that are never trained on, by optimizer step", tall=True)
+    return line_chart(series, label="validation loss by optimizer step", tall=True)
 
 
 def _held_out_by_sigma(history: History) -> Markup:
     series = _by_name({step: each.by_sigma for step, each in history.held_out.items()}, prefix="σ ")
-    return line_chart(series, label="the loss on images that are never trained on, by noise level")
+    return line_chart(series, label="validation loss by noise level")
 
 
 def _by_name(values: Mapping[int, Mapping[str, float]], *, prefix: str = "") -> list[Series]:
@@ -168,7 +168,7 @@ def _small_charts(history: History) -> dict[str, Markup]:
     norm, speed = _with_smoothed(history, "train/gradient_norm"), _with_smoothed(history, "speed/images_per_second")
     return {
         "Loss by noise level, smoothed": line_chart(by_sigma, label="loss by noise level"),
-        "Never trained on: loss by noise level": _held_out_by_sigma(history),
+        "Validation loss by noise level": _held_out_by_sigma(history),
         "Learning rate": line_chart([rate], label="learning rate", zero=True),
         "Gradient norm": line_chart(norm, label="gradient norm", log=True),
         "Throughput in images per second": line_chart(speed, label="images per second", zero=True),

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from helpers.reporting.pages.run_history import Drawn
+from helpers.reporting.pages.run_history import SavedImage
 
 IMAGES = 96
 STEPS_SHOWN = 12
@@ -22,7 +22,7 @@ class Row:
     """The images of one prompt at one size, in the order of their steps."""
 
     caption: str
-    images: Sequence[Drawn]
+    images: Sequence[SavedImage]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,15 +43,15 @@ class PromptCard:
     images: Sequence[Small]
 
 
-def rows_of(drawn: Sequence[Drawn]) -> list[Row]:
+def rows_of(images: Sequence[SavedImage]) -> list[Row]:
     """The prompts in the order of the newest images, followed by those that are no longer generated.
 
     Images of one prompt with a different seed each time are one row. Prompts with images of the base model only are
     left out, unless there are no others.
     """
-    newest = max((each.step for each in drawn), default=0)
-    found: dict[tuple[str, str, int], dict[int, Drawn]] = {}
-    for each in drawn:
+    newest = max((each.step for each in images), default=0)
+    found: dict[tuple[str, str, int], dict[int, SavedImage]] = {}
+    for each in images:
         name, number = SEED.sub("", Path(each.file).name), 0
         while each.step in found.get((name, each.caption, number), {}):
             number += 1
@@ -61,7 +61,7 @@ def rows_of(drawn: Sequence[Drawn]) -> list[Row]:
     return current + [row for row in rows if 0 < row.images[-1].step < newest]
 
 
-def evenly(row: Row, *, most: int) -> list[Drawn]:
+def evenly(row: Row, *, most: int) -> list[SavedImage]:
     """At most `most` images of a row: the first, the last, and evenly spaced ones between."""
     count = len(row.images)
     if count <= most:
@@ -76,7 +76,7 @@ class SmallImages:
         self._folder = output_dir
         self._scaled: dict[tuple[int, str], Small] = {}
 
-    def of(self, requested: Sequence[Drawn]) -> Mapping[tuple[int, str], Small]:
+    def of(self, requested: Sequence[SavedImage]) -> Mapping[tuple[int, str], Small]:
         """The images by step and file, without those whose file is gone."""
         scaled: dict[tuple[int, str], Small] = {}
         for each in requested:
@@ -112,9 +112,9 @@ def _small(path: Path, *, step: int) -> Small | None:
     )
 
 
-def prompt_cards(drawn: Sequence[Drawn], *, small: SmallImages) -> tuple[list[PromptCard], int]:
+def prompt_cards(images: Sequence[SavedImage], *, small: SmallImages) -> tuple[list[PromptCard], int]:
     """A card for each prompt that has images, and the number of prompts that are not shown."""
-    rows = rows_of(drawn)
+    rows = rows_of(images)
     shown = rows[:ROWS_SHOWN]
     most = max(3, min(STEPS_SHOWN, IMAGES // max(1, len(shown))))
     chosen = [evenly(row, most=most) for row in shown]

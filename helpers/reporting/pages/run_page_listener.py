@@ -20,7 +20,7 @@ from helpers.reporting.events import (
     ValidationImagesSaved,
 )
 from helpers.reporting.pace import Throughput
-from helpers.reporting.pages.run_history import Drawn, End, HeldOutPoint, HistoryFile, Point, Saved, Start, Warned
+from helpers.reporting.pages.run_history import End, HeldOutPoint, HistoryFile, Point, Saved, SavedImage, Start, Warned
 from helpers.reporting.pages.run_page import Moment, run_page
 from helpers.reporting.pages.run_page_images import SmallImages
 from helpers.reporting.trackers.metrics import step_metrics
@@ -128,9 +128,10 @@ class RunPage:
     def _images(self, event: ValidationImagesSaved, *, file: HistoryFile) -> None:
         captions = event.captions or ("",) * len(event.paths)
         for path, caption in zip(event.paths, captions, strict=True):
-            drawn = Drawn(step=event.step, file=path.relative_to(self._folder).as_posix(), caption=self._clean(caption))
-            self._small.forget(drawn.step, drawn.file)
-            file.append(drawn)
+            name = path.relative_to(self._folder).as_posix()
+            image = SavedImage(step=event.step, file=name, caption=self._clean(caption))
+            self._small.forget(image.step, image.file)
+            file.append(image)
 
     def _end(self, file: HistoryFile, *, how: str, message: str = "") -> None:
         if not self._ended:

@@ -6,13 +6,13 @@ import pytest
 
 from helpers.reporting.pages.run_history import (
     Curve,
-    Drawn,
     End,
     History,
     HistoryFile,
     Point,
     Record,
     Saved,
+    SavedImage,
     Start,
     Warned,
 )
@@ -62,13 +62,13 @@ def test_a_metric_that_some_steps_lack_is_the_mean_of_the_others() -> None:
 
 def test_steps_taken_again_take_the_place_of_what_they_were(tmp_path: Path) -> None:
     path = tmp_path / "logs" / "history.jsonl"
-    drawn = [Drawn(step=step, file=f"step_{step}/a.png", caption="a") for step in (0, 4, 8)]
-    first = history_after(path, start(0), *map(point, range(1, 9)), *drawn, Saved(step=4), Warned(step=2, text="hot"))
+    images = [SavedImage(step=step, file=f"step_{step}/a.png", caption="a") for step in (0, 4, 8)]
+    first = history_after(path, start(0), *map(point, range(1, 9)), *images, Saved(step=4), Warned(step=2, text="hot"))
     assert first.step == 8
     again = history_after(path, start(4), point(5, 99.0), End(at=2.0, step=5, how="interrupted"))
     losses = [each.means["loss"][0] for each in again.curve.points]
     assert losses == [0.125, 0.25, 0.375, 0.5, 99.0]
-    assert [each.step for each in again.drawn.values()] == [0, 4]
+    assert [each.step for each in again.images.values()] == [0, 4]
     assert [each.first_step for each in again.starts] == [0, 4]
     assert again.ends == {1: End(at=2.0, step=5, how="interrupted")}
     assert list(again.warnings) == ["hot"]
@@ -77,10 +77,10 @@ def test_steps_taken_again_take_the_place_of_what_they_were(tmp_path: Path) -> N
 
 def test_a_run_started_again_forgets_all_but_the_base_models_images(tmp_path: Path) -> None:
     path = tmp_path / "history.jsonl"
-    drawn = [Drawn(step=step, file=f"step_{step}/a.png", caption="a") for step in (0, 4)]
-    history = history_after(path, start(0), *map(point, range(1, 9)), *drawn, Warned(step=2, text="hot"), start(0))
+    images = [SavedImage(step=step, file=f"step_{step}/a.png", caption="a") for step in (0, 4)]
+    history = history_after(path, start(0), *map(point, range(1, 9)), *images, Warned(step=2, text="hot"), start(0))
     assert (history.curve.points, len(history.starts), history.warnings) == ([], 1, {})
-    assert [each.step for each in history.drawn.values()] == [0]
+    assert [each.step for each in history.images.values()] == [0]
 
 
 def test_what_a_killed_writer_left_unfinished_is_passed_over(tmp_path: Path) -> None:
@@ -104,3 +104,15 @@ def test_the_file_of_a_long_run_is_short_and_says_what_the_run_showed(tmp_path: 
     assert [e.means["loss"][0] for e in read] == pytest.approx(
         [e.means["loss"][0] for e in file.history.curve.points], rel=1e-4
     )
+
+
+def test_the_file_of_an_earlier_version_is_read(tmp_path: Path) -> None:
+    """Its lines have `Drawn` for an image, and `trained_numbers` for the trainable parameters."""
+    (tmp_path / "history.jsonl").write_text(
+        '{"kind":"Start","at":1.0,"first_step":0,"total_steps":9,"base_model":"a","model_type":"lora",'
+        '"trained_numbers":10,"settings":{},"datasets":{},"changes":[]}\n'
+        '{"kind":"Drawn","step":4,"file":"step_4/a.png","caption":"a"}\n'
+    )
+    history = HistoryFile(tmp_path / "history.jsonl").history
+    assert history.starts[0].trainable_parameters == 10
+    assert list(history.images.values()) == [SavedImage(step=4, file="step_4/a.png", caption="a")]

@@ -21,7 +21,7 @@ from helpers.reporting.events import (
     StepFinished,
     ValidationImagesSaved,
 )
-from helpers.reporting.pages.run_history import Drawn
+from helpers.reporting.pages.run_history import SavedImage
 from helpers.reporting.pages.run_page_images import SmallImages, evenly, prompt_cards, rows_of
 from helpers.reporting.pages.run_page_listener import RunPage
 from tests.runs.browser import BROWSER, opened
@@ -140,21 +140,22 @@ def test_images_are_small_and_those_that_are_gone_are_left_out(tmp_path: Path) -
 @pytest.mark.parametrize("seeds", [(42, 42, 42), (1, 2, 3)])
 def test_a_prompt_is_a_row_whatever_its_seed_and_one_no_longer_generated_comes_last(seeds: tuple[int, ...]) -> None:
     now = [
-        Drawn(step=at, file=f"step_{at}/a_seed{s}.png", caption="a") for at, s in zip((0, 5, 10), seeds, strict=True)
+        SavedImage(step=at, file=f"step_{at}/a_seed{s}.png", caption="a")
+        for at, s in zip((0, 5, 10), seeds, strict=True)
     ]
-    before = [Drawn(step=at, file=f"step_{at}/b_seed1.png", caption="b") for at in (0, 5)]
-    base_only = [Drawn(step=0, file="step_0/c_seed1.png", caption="c")]
+    before = [SavedImage(step=at, file=f"step_{at}/b_seed1.png", caption="b") for at in (0, 5)]
+    base_only = [SavedImage(step=0, file="step_0/c_seed1.png", caption="c")]
     rows = rows_of([*base_only, *before, *now])
     assert [(row.caption, [each.step for each in row.images]) for row in rows] == [("a", [0, 5, 10]), ("b", [0, 5])]
     assert [row.caption for row in rows_of(base_only)] == ["c"]
 
 
 def test_of_many_steps_the_first_the_last_and_some_between_are_shown(tmp_path: Path) -> None:
-    (row,) = rows_of([Drawn(step=at, file=f"step_{at}/a.png", caption="a") for at in range(101)])
+    (row,) = rows_of([SavedImage(step=at, file=f"step_{at}/a.png", caption="a") for at in range(101)])
     assert [each.step for each in evenly(row, most=5)] == [0, 25, 50, 75, 100]
     for each in row.images:
         saved(tmp_path, each.step, name="a.png")
-    under = [Drawn(step=e.step, file=f"validation_images/{e.file}", caption="a") for e in row.images]
+    under = [SavedImage(step=e.step, file=f"validation_images/{e.file}", caption="a") for e in row.images]
     (shown,), more = prompt_cards(under, small=SmallImages(tmp_path))
     assert (len(shown.images), shown.images[0].step, shown.images[-1].step, more) == (12, "base", "step 100", 0)
 
@@ -206,16 +207,16 @@ def test_the_loss_on_images_never_trained_on_is_a_line_for_each_of_the_weights(t
         for at in (0, 5, 10)
     ]
     whole = page_after(tmp_path, started(0), *losses)
-    page = whole.split("never trained on</h3>")[1].split("</figure>")[0]
+    page = whole.split("Validation loss</h3>")[1].split("</figure>")[0]
     assert re.findall(r"<title>(.*?)</title>", page) == ["trained", "average", "base"]
     assert "[10, 0.75]" in page
-    by_sigma = whole.split("Never trained on: loss by noise level</h3>")[1].split("</figure>")[0]
+    by_sigma = whole.split("Validation loss by noise level</h3>")[1].split("</figure>")[0]
     assert re.findall(r"<title>(.*?)</title>", by_sigma) == ["σ 0.25-0.50"]
     assert "[5, 0.625]" in by_sigma
     averaged = replace(losses[1], ema_by_sigma=(replace(losses[1].by_sigma[0], loss=0.375),))
-    again = page_after(tmp_path, started(5), averaged).split("Never trained on: loss by noise level</h3>")[1]
+    again = page_after(tmp_path, started(5), averaged).split("Validation loss by noise level</h3>")[1]
     assert "[0, 0.0], [5, 0.375]]" in again.split("</figure>")[0]
-    assert "ever trained on" not in page_after(tmp_path / "other", started(0))
+    assert "Validation loss" not in page_after(tmp_path / "other", started(0))
 
 
 def test_graphics_memory_is_shown_as_used_and_as_reserved(tmp_path: Path) -> None:
