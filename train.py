@@ -1,7 +1,7 @@
-"""The story of a run, read from top to bottom; `bash train.sh` starts it with the env file's settings.
+"""A training run from top to bottom; `bash train.sh` starts it with the settings of config.env.
 
-What each chapter does stands in helpers/training/run.py; documentation/ARCHITECTURE.md is the map. Chapters are
-imported once the settings are in order, so that a mistake in them is told of before PyTorch is loaded.
+The phases are in helpers/training/run.py; documentation/ARCHITECTURE.md is the map. They are imported once the settings
+are checked, so that an error in them is reported before PyTorch loads.
 """
 
 import sys
@@ -14,7 +14,8 @@ from helpers.config.checks.launcher import rank_of_process
 from helpers.config.datasets.file import DatasetFile
 from helpers.config.docs import help_page
 from helpers.config.env.libraries import set_up_libraries
-from helpers.config.parse import given_options, load_config, wants_help
+from helpers.config.load import load_config
+from helpers.config.parse import given_options, wants_help
 from helpers.config.secrets import secrets_of
 from helpers.config.train_config import RunConfig
 from helpers.errors import UserError
@@ -25,7 +26,7 @@ from helpers.reporting.setup import add_listeners
 
 
 def main(argv: Sequence[str]) -> int:
-    """Do what the command line says; the exit status: 0, 1 for what the user can fix, 130 or 143 if interrupted."""
+    """Run the trainer. Exit status: 0; 1 after an error that you can fix; 130 or 143 if interrupted."""
     set_up_logging()
     set_up_libraries()
     if wants_help(argv):
@@ -53,7 +54,7 @@ def main(argv: Sequence[str]) -> int:
 
 
 def setup_reporting(config: RunConfig, reporter: Reporter, *, rank: int) -> None:
-    """Let everyone listen whom the settings name, of a dry run nobody far away; no secret among what they hear."""
+    """Add the listeners that the settings name, with secrets redacted; a dry run uses no remote ones."""
     secrets = secrets_of(config)
     set_level(config.reporting.log_level, secrets=secrets)
     reporter.redact_secrets(secrets)
@@ -67,25 +68,25 @@ def setup_reporting(config: RunConfig, reporter: Reporter, *, rank: int) -> None
 
 
 def run(config: RunConfig, files: DatasetFile, reporter: Reporter, *, given: Collection[str] = ()) -> int:
-    """The whole run, settings and dataset file being in order; its exit status. given: the options that were set."""
+    """The whole run, from checked settings to the exit status. given: the options that were set."""
     from helpers.training.signals import Interrupted, handle_signals
 
     try:
         with handle_signals() as stop:
-            from helpers.training import run as chapters
+            from helpers.training import run as phases
 
-            with chapters.explain_lost_ranks():
-                config = chapters.with_init_lora(config, reporter, given=given)
-                site = chapters.open_run(config, files, reporter)
+            with phases.explain_lost_ranks():
+                config = phases.with_init_lora(config, reporter, given=given)
+                context = phases.open_run(config, files, reporter)
                 if config.run.dry_run:
-                    chapters.preview(config, files, site, reporter)
+                    phases.dry_run(config, files, context, reporter)
                 else:
-                    ground = chapters.fill_caches(config, files, site)
+                    prepared = phases.fill_caches(config, files, context)
                     if config.cache.cache_only:
-                        reporter.handle(Notice(text="the caches are filled; `cache_only` asks for nothing more"))
+                        reporter.handle(Notice(text="all caches are filled; stopping here because of `cache_only`"))
                     else:
-                        chapters.run_training(config, ground, stop, reporter)
-                site.runtime.shutdown()
+                        phases.run_training(config, prepared, stop, reporter)
+                context.runtime.shutdown()
             stop.raise_if_requested()
     except Interrupted as interrupted:
         return interrupted.exit_status

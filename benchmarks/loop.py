@@ -34,11 +34,9 @@ from helpers.reporting.console.displays import PlainDisplay
 from helpers.reporting.reporter import Reporter
 from helpers.training.distributed.runtime import open_runtime
 from helpers.training.loop import train
-from helpers.training.moments import StepInfo
 from helpers.training.optim.optimizers import make_optimizer
-from helpers.training.plan import plan_run
+from helpers.training.plan import StepInfo, TrainState, plan_run
 from helpers.training.signals import StopSignal
-from helpers.training.state import TrainState
 from helpers.training.step import StepContext
 
 SHAPE = SHAPES["bench"]
@@ -86,7 +84,7 @@ def now() -> Spent:
 class TakingTurns:
     """Hands the loop its batches, and takes a bare step on each before or after the loop's own."""
 
-    learner: StepContext
+    step_context: StepContext
     optimizer: torch.optim.Optimizer
     bare: list[Spent] = field(default_factory=list)
     ours: list[Spent] = field(default_factory=list)
@@ -105,7 +103,7 @@ class TakingTurns:
         began = now()
         sigmas = batch.sigmas.view(-1, 1, 1, 1)
         noisy = (1 - sigmas) * batch.latents + sigmas * batch.noise
-        prediction = self.learner.denoiser(
+        prediction = self.step_context.denoiser(
             hidden_states=noisy,
             timestep=1000 * batch.sigmas,
             encoder_hidden_states=batch.prompt_embeds.float(),
@@ -114,7 +112,7 @@ class TakingTurns:
         )[0]
         loss = ((prediction - (batch.noise - batch.latents)) ** 2).mean()
         loss.backward()
-        torch.nn.utils.clip_grad_norm_(list(self.learner.weights.values()), 1.0)
+        torch.nn.utils.clip_grad_norm_(list(self.step_context.weights.values()), 1.0)
         self.optimizer.step()
         self.optimizer.zero_grad()
         self.bare.append(now() - began)
@@ -156,19 +154,19 @@ class NoDuties:
     def on_step_end(self, step: int) -> None:
         """Nothing to average."""
 
-    def validate(self, moment: StepInfo) -> None:
+    def validate(self, info: StepInfo) -> None:
         """Nothing is drawn."""
 
 
-def measure(learner: StepContext, *, images: int, steps: int, batch_size: int) -> TakingTurns:
+def measure(step_context: StepContext, *, images: int, steps: int, batch_size: int) -> TakingTurns:
     """Seconds of each step, bare and the loop's, without those that warm up."""
     optimizer = OptimizerOptions()
-    source = source_of(images, batch_size=batch_size, objective=learner.objective)
-    turns = TakingTurns(learner, make_optimizer(optimizer, weights=learner.weights, seed=0))
+    source = source_of(images, batch_size=batch_size, objective=step_context.objective)
+    turns = TakingTurns(step_context, make_optimizer(optimizer, weights=step_context.weights, seed=0))
     loaded = prefetch(source, Position(), depth=2)
     with open("/dev/null", "w") as stream:
         train(
-            learner,
+            step_context,
             optimizer=turns.optimizer,
             state=TrainState(),
             batches=turns.batches(loaded),
@@ -208,7 +206,7 @@ def main() -> None:
         parts = family.locate(ModelOptions(pretrained_model_name_or_path=str(pipeline)))
         denoiser = family.load_denoiser(parts, runtime.precision, runtime.device)
     weights = attach_lora(denoiser, lora=LoraOptions(), modules=family.lora_modules(denoiser, "attention"), seed=0)
-    learner = StepContext(
+    step_context = StepContext(
         runtime=runtime,
         denoiser=runtime.prepare(denoiser),
         weights=weights,
@@ -220,7 +218,7 @@ def main() -> None:
     print(f"medians of {arguments.steps} steps")
     print(f"{'images':>10} {'bare s':>8} {'loop s':>8} {'ratio':>6} {'processor':>10}")
     for images in (1_000, 1_000_000):
-        turns = measure(learner, images=images, steps=arguments.steps, batch_size=arguments.batch_size)
+        turns = measure(step_context, images=images, steps=arguments.steps, batch_size=arguments.batch_size)
         bare, ours = median(turns.bare), median(turns.ours)
         ratios = f"{ours.wall / bare.wall:>6.3f} {ours.processor / bare.processor:>10.3f}"
         print(f"{images:>10,} {bare.wall:>8.3f} {ours.wall:>8.3f} {ratios}", flush=True)

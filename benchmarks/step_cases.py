@@ -123,7 +123,7 @@ def our_step(case: Case, runtime: Runtime) -> Callable[[], object]:
     run = RunOptions(gradient_checkpointing=case.interval > 0)
     apply_performance_options(denoiser, speed, run=run, family=family, device=runtime.device)
     optimizer = make_optimizer(options, weights=trained.weights, seed=0)
-    learner = StepContext(
+    step_context = StepContext(
         runtime=runtime,
         denoiser=runtime.prepare(denoiser.train()),
         weights=trained.weights,
@@ -137,7 +137,7 @@ def our_step(case: Case, runtime: Runtime) -> Callable[[], object]:
 
     def step() -> object:
         stepping.begin(1e-4)
-        losses = forward_backward(learner, batch, share=1.0, seeded=False, backward=stepping.backward)
+        losses = forward_backward(step_context, batch, share=1.0, seeded=False, backward=stepping.backward)
         found = torch.stack([stepping.gradient_norm(), losses.mean()]).tolist()
         stepping.finish()
         return found

@@ -1,4 +1,4 @@
-"""The command line of `train.py` and the dataset file, parsed into the options of a run, with all problems at once."""
+"""The command line of `train.py`, parsed into the options of a run, with all problems at once."""
 
 import logging
 from collections.abc import Iterable, Sequence
@@ -7,9 +7,7 @@ from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 from helpers.config.checks.config import check
-from helpers.config.checks.launcher import check_launcher, rank_of_process
 from helpers.config.checks.warnings import warnings
-from helpers.config.datasets.file import DatasetFile, read_datasets
 from helpers.config.deprecated_options import OLD_NAMES, DeprecatedOption
 from helpers.config.option import FALSE, TRUE, Option, WrongValue, read_value
 from helpers.config.suggestions import nearest
@@ -17,9 +15,6 @@ from helpers.config.train_config import RunConfig, all_options
 from helpers.errors import ConfigError, Problem
 
 log = logging.getLogger(__name__)
-
-LOCATES_DATASETS = frozenset({"output_dir", "data_backend_config"})
-"""The options that locate the dataset file and the base of its relative paths."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -221,26 +216,3 @@ def _stray(word: str, *, place: str, before: list[RawSetting], names: OptionName
     else:
         fix = "write --name=value, with quotes around a value that has spaces"
     return Problem(option=f"{word!r}{place}", value="", reason="it is neither a flag nor a flag's value", fix=fix)
-
-
-def load_config(argv: Sequence[str]) -> tuple[RunConfig, DatasetFile]:
-    """The run's options and datasets; the first process logs warnings.
-
-    Raises ConfigError with every problem of either.
-    """
-    reading = read_arguments(argv)
-    config = reading.config()
-    problems = [*problems_of(reading), *check_launcher(config)]
-    files, wrong = files_of(reading)
-    if files is None or problems:
-        raise ConfigError([*problems, *wrong])
-    if rank_of_process() == 0:
-        log_warnings(reading)
-    return config, files
-
-
-def files_of(reading: ParseResult) -> tuple[DatasetFile | None, list[Problem]]:
-    """The datasets, or None and their problems: none where a wrong option hides where the file is."""
-    if reading.wrong & LOCATES_DATASETS - reading.values.keys():
-        return None, []
-    return read_datasets(reading.config())

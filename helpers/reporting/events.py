@@ -150,20 +150,16 @@ class ValidationImagesSaved:
 
 
 @dataclass(frozen=True, kw_only=True)
-class HeldOutLoss:
-    """The mean loss over `images` that are never trained on, each at the same noise and levels σ every time.
+class MetricsMeasured:
+    """An evaluator measured something after optimizer step `step`; step 0 is the base model.
 
-    by_sigma: by σ, whose range of `SigmaLoss` it stands for. ema_…: of the average of the weights, where one is kept.
-    base_mean: the base model's; None where nobody can measure it any more.
+    evaluator: its name, such as `validation loss`. metrics: by tracker name, such as `held_out/mean`, the most
+    important first; a name that ends in a range, such as `held_out/0.00-0.25`, is the value at these noise levels.
     """
 
     step: int
-    images: int
-    mean: float
-    by_sigma: tuple[SigmaLoss, ...]
-    base_mean: float | None = None
-    ema_mean: float | None = None
-    ema_by_sigma: tuple[SigmaLoss, ...] = ()
+    evaluator: str
+    metrics: Mapping[str, float]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -207,7 +203,7 @@ Event = (
     | TrainingStarted
     | StepFinished
     | ValidationImagesSaved
-    | HeldOutLoss
+    | MetricsMeasured
     | CheckpointSaved
     | RunFinished
     | RunFailed

@@ -17,7 +17,7 @@ from helpers.errors import ReportingError
 from helpers.reporting.events import (
     CheckpointSaved,
     Event,
-    HeldOutLoss,
+    MetricsMeasured,
     RunFailed,
     RunFinished,
     RunStarted,
@@ -25,6 +25,7 @@ from helpers.reporting.events import (
     ValidationImagesSaved,
 )
 from helpers.reporting.format import format_count, format_duration
+from helpers.reporting.metrics_text import metrics_text
 
 logger = logging.getLogger(__name__)
 
@@ -42,6 +43,9 @@ DISCORD_CHARACTERS = 2000
 IMAGES_PER_MESSAGE = 10
 BYTES_PER_MESSAGE = 8_000_000
 """Discord's limits for one message."""
+
+FIELD_NAMES = {"held_out/mean": "held_out_loss", "held_out/base_mean": "held_out_loss_of_base"}
+"""The fields of a webhook's JSON that have other names than the trackers' metrics."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -178,9 +182,12 @@ def _describe(event: Event, *, progress_steps: int) -> WebhookEvent | None:
             fields |= {"learning_rate": event.learning_rate, "seconds_per_step": event.seconds}
             words = f"step {event.step:,}, epoch {event.epoch + 1:,}: loss {event.loss:.4f}"
             return WebhookEvent(kind="progress", words=words, fields=fields)
-        case HeldOutLoss():
-            fields = {"step": event.step, "held_out_loss": event.mean, "held_out_loss_of_base": event.base_mean}
-            words = f"validation loss after step {event.step:,}: {event.mean:.4f}"
+        case MetricsMeasured():
+            fields = {
+                "step": event.step,
+                **{FIELD_NAMES.get(name, name): value for name, value in event.metrics.items()},
+            }
+            words = f"{event.evaluator} after step {event.step:,}: {metrics_text(event)}"
             return WebhookEvent(kind="progress", words=words, fields=fields)
         case ValidationImagesSaved():
             of_what = f"at step {event.step:,}" if event.step else "of the base model"

@@ -35,7 +35,7 @@ def build_conditioning(
     denoiser: nn.Module,
     *,
     trained: Trainable,
-    ground: PreparedRun,
+    prepared_run: PreparedRun,
     text: TextOptions,
     lora: LoraOptions,
     run: RunOptions,
@@ -46,17 +46,17 @@ def build_conditioning(
     Without them nothing is loaded, and nothing changes.
     """
     if not text.train_text_encoder:
-        return TextConditioning(lookup=ground.text, tokens=None, module=denoiser), trained
-    device = ground.runtime.device
+        return TextConditioning(lookup=prepared_run.text, tokens=None, module=denoiser), trained
+    device = prepared_run.runtime.device
     with stage(reporter, "load CLIP-L and CLIP-G", total=1, unit="pairs") as advance:
-        learning = ground.family.learning_text(ground.parts, text, ground.runtime.precision, device)
+        learning = prepared_run.family.learning_text(prepared_run.parts, text, prepared_run.runtime.precision, device)
         advance()
-    pairs = ground.family.formats.read_lora(lora.init_file) if lora.init_file else {}
+    pairs = prepared_run.family.formats.read_lora(lora.init_file) if lora.init_file else {}
     of_text = {layer: pair for layer, pair in pairs.items() if layer.startswith(TEXT_PREFIXES)}
     trained = with_text_encoders(trained, text=learning, lora=lora, seed=run.seed, pairs=of_text)
     if run.gradient_checkpointing:
         learning.enable_checkpointing()
-    lookup = TrainableTextLookup(cached=ground.text, learning=learning, device=device)
+    lookup = TrainableTextLookup(cached=prepared_run.text, learning=learning, device=device)
     return TextConditioning(lookup=lookup, tokens=learning.tokens, module=learning.wrap(denoiser)), trained
 
 

@@ -1,50 +1,22 @@
 """The loop: one fixed order of duties for each optimizer step, and one wait for the device."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import nullcontext
-from dataclasses import dataclass
 from typing import Protocol
 
 import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from helpers.dataloader.types import Position, TrainBatch
+from helpers.dataloader.types import TrainBatch
 from helpers.reporting.events import StepFinished, TrainingStarted
 from helpers.reporting.progress import StepTimer
 from helpers.reporting.reporter import Reporter
-from helpers.training.moments import StepInfo
 from helpers.training.nan_guard import check_finite, checkpoint_on_failure
 from helpers.training.optim.optimizer_step import OptimizerStep, make_optimizer_step
-from helpers.training.sigma_losses import losses_by_sigma, sums_by_sigma
+from helpers.training.plan import LoopPlan, StepInfo, TrainState
 from helpers.training.signals import StopSignal
-from helpers.training.state import TrainState
-from helpers.training.step import StepContext, draws_random_numbers, forward_backward
-
-
-@dataclass(frozen=True, kw_only=True)
-class LoopPlan:
-    """How long a run is and when its duties are due; all counts are optimizer steps unless they say otherwise.
-
-    accumulation: batches whose gradients make one step. max_grad_norm: see `Runtime.clip_gradients`.
-    fused_backward: see `stepping.FusedBackwardStep`.
-    learning_rate: by step, from 0. following: the position one batch further. images_per_step: of all ranks.
-    """
-
-    total_steps: int
-    accumulation: int
-    checkpoint_every: int
-    max_grad_norm: float
-    fused_backward: bool
-    learning_rate: Callable[[int], float]
-    next_position: Callable[[Position], Position]
-    steps_per_epoch: float
-    images_per_step: int
-
-    def remaining_saves(self, step: int) -> int:
-        """How many checkpoints are still to be written after `step`; the last step is always saved."""
-        last = self.total_steps // self.checkpoint_every - step // self.checkpoint_every
-        return max(0, last) + (self.total_steps % self.checkpoint_every > 0 and step < self.total_steps)
+from helpers.training.step import StepContext, draws_random_numbers, forward_backward, losses_by_sigma, sums_by_sigma
 
 
 class TrainingHooks(Protocol):
@@ -58,13 +30,13 @@ class TrainingHooks(Protocol):
         """Let a complete checkpoint stand, on the first rank; older ones go, unless `keep_all`."""
         ...
 
-    def validate(self, moment: StepInfo) -> None:
-        """Draw and measure what is due, leaving training as it is; at the beginning only what is not there yet."""
+    def validate(self, info: StepInfo) -> None:
+        """Run the evaluators that are due, without effect on training; at the beginning only what is missing."""
         ...
 
 
 def train(
-    learner: StepContext,
+    step_context: StepContext,
     *,
     optimizer: Optimizer,
     state: TrainState,
@@ -89,21 +61,25 @@ def train(
     saved_step = state.step
     gauge = StepTimer()
     steps = make_optimizer_step(
-        learner.runtime,
-        weights=learner.weights,
+        step_context.runtime,
+        weights=step_context.weights,
         optimizer=optimizer,
         max_grad_norm=plan.max_grad_norm,
         fused_backward=plan.fused_backward,
     )
     with stop.deferred(), steps as stepping:
         hooks.validate(StepInfo(step=state.step, is_begin=True, is_end=state.step >= plan.total_steps))
-        learner.denoiser.train()
-        seeded = draws_random_numbers(learner.denoiser)
-        while state.step < plan.total_steps and not learner.runtime.on_any_rank(stop.requested):
+        step_context.denoiser.train()
+        seeded = draws_random_numbers(step_context.denoiser)
+        while state.step < plan.total_steps and not step_context.runtime.on_any_rank(stop.requested):
             gauge.begin()
             epoch = state.position.epoch
-            with checkpoint_on_failure(learner, stepping=stepping, state=state, saved_step=saved_step, save=hooks.save):
-                taken = take_step(learner, stepping=stepping, state=state, batches=batches, plan=plan, seeded=seeded)
+            with checkpoint_on_failure(
+                step_context, stepping=stepping, state=state, saved_step=saved_step, save=hooks.save
+            ):
+                taken = take_step(
+                    step_context, stepping=stepping, state=state, batches=batches, plan=plan, seeded=seeded
+                )
             reporter.handle(gauge.measured(taken))
             hooks.on_step_end(state.step)
             is_last = state.step == plan.total_steps
@@ -116,7 +92,7 @@ def train(
 
 
 def take_step(
-    learner: StepContext,
+    step_context: StepContext,
     *,
     stepping: OptimizerStep,
     state: TrainState,
@@ -133,9 +109,9 @@ def take_step(
     stepping.begin(rate)
     for left in reversed(range(plan.accumulation)):
         batch = next(batches)
-        with learner.runtime.no_sync(learner.denoiser) if left else nullcontext():
+        with step_context.runtime.no_sync(step_context.denoiser) if left else nullcontext():
             share = 1 / plan.accumulation
-            losses.append(forward_backward(learner, batch, share=share, seeded=seeded, backward=stepping.backward))
+            losses.append(forward_backward(step_context, batch, share=share, seeded=seeded, backward=stepping.backward))
         sigmas.append(batch.sigmas)
         images.extend(batch.paths)
         position = batch.position
@@ -143,11 +119,11 @@ def take_step(
 
     all_losses = torch.cat(losses)
     norm = stepping.gradient_norm()
-    by_sigma = sums_by_sigma(all_losses, torch.cat(sigmas), edges=learner.sigma_edges).flatten()
-    shared = learner.runtime.mean_over_ranks(torch.cat([all_losses.mean().view(1), by_sigma]))
+    by_sigma = sums_by_sigma(all_losses, torch.cat(sigmas), edges=step_context.sigma_edges).flatten()
+    shared = step_context.runtime.mean_over_ranks(torch.cat([all_losses.mean().view(1), by_sigma]))
     gradient_norm, loss, *rows = torch.cat([norm.view(1), shared]).tolist()  # the one moment that waits for the device
     figures = {"loss": loss, "gradient_norm": gradient_norm}
-    check_finite(learner.runtime, **figures, losses=losses, sigmas=sigmas, images=images)
+    check_finite(step_context.runtime, **figures, losses=losses, sigmas=sigmas, images=images)
 
     stepping.finish()
     state.step += 1
@@ -158,5 +134,5 @@ def take_step(
         learning_rate=rate,
         gradient_norm=gradient_norm,
         images=plan.images_per_step,
-        by_sigma=losses_by_sigma(rows, edges=learner.sigma_edges, ranks=learner.runtime.world_size),
+        by_sigma=losses_by_sigma(rows, edges=step_context.sigma_edges, ranks=step_context.runtime.world_size),
     )

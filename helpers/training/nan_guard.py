@@ -16,7 +16,7 @@ from helpers.errors import NonFiniteLossError
 from helpers.training.distributed.runtime import Runtime
 from helpers.training.distributed.sharded_tensors import local_shard
 from helpers.training.optim.optimizer_step import OptimizerStep
-from helpers.training.state import TrainState
+from helpers.training.plan import TrainState
 from helpers.training.step import StepContext
 
 MAX_LISTED = 8
@@ -53,7 +53,7 @@ def check_finite(
 
 @contextmanager
 def checkpoint_on_failure(
-    learner: StepContext, *, stepping: OptimizerStep, state: TrainState, saved_step: int, save: Callable[..., None]
+    step_context: StepContext, *, stepping: OptimizerStep, state: TrainState, saved_step: int, save: Callable[..., None]
 ) -> Iterator[None]:
     """Where the step taken within it comes to NonFiniteStep, save what was before it, and raise TrainingError.
 
@@ -64,11 +64,11 @@ def checkpoint_on_failure(
         yield
     except NonFiniteStep as error:
         state.position = position
-        wrong = not all(local_shard(weight).isfinite().all() for weight in learner.weights.values())
-        spoilt = learner.runtime.on_any_rank(stepping.has_updated or wrong)
+        wrong = not all(local_shard(weight).isfinite().all() for weight in step_context.weights.values())
+        spoilt = step_context.runtime.on_any_rank(stepping.has_updated or wrong)
         if not spoilt and saved_step != state.step:
             save(state, keep_all=True)
-        learner.runtime.barrier()
+        step_context.runtime.barrier()
         raise NonFiniteLossError(
             f"At optimizer step {state.step + 1} {error}\n{_what_to_do(state.step, spoilt=spoilt)}"
         ) from None

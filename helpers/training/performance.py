@@ -55,7 +55,9 @@ def apply_performance_options(
         offload_activations(denoiser)
 
 
-def warm_up_compile(options: SpeedOptions, *, learner: StepContext, source: BatchBuilder, reporter: Reporter) -> None:
+def warm_up_compile(
+    options: SpeedOptions, *, step_context: StepContext, source: BatchBuilder, reporter: Reporter
+) -> None:
     """Let everything be compiled that training needs, where it is asked for; no weight, gradient or mode changes.
 
     By the run's very first batch, wherever the run goes on from: compiled code depends a little on the sizes that it
@@ -70,7 +72,7 @@ def warm_up_compile(options: SpeedOptions, *, learner: StepContext, source: Batc
     from torch._dynamo.exc import TorchDynamoException
     from torch._inductor.exc import InductorError
 
-    denoiser, runtime = learner.denoiser, learner.runtime
+    denoiser, runtime = step_context.denoiser, step_context.runtime
     batch = source.batch(Position())
     was_training = denoiser.training
     denoiser.train()
@@ -80,9 +82,9 @@ def warm_up_compile(options: SpeedOptions, *, learner: StepContext, source: Batc
             stage(reporter, "compile the model", total=1, unit="models") as advance,
             torch.random.fork_rng(devices=[runtime.device] if runtime.device.type == "cuda" else []),
             runtime.no_sync(denoiser),
-            _dropping_gradients(learner),
+            _dropping_gradients(step_context),
         ):
-            forward_backward(learner, batch, share=1.0, seeded=seeded, backward=runtime.backward)
+            forward_backward(step_context, batch, share=1.0, seeded=seeded, backward=runtime.backward)
             advance()
     except (TorchDynamoException, InductorError) as error:
         raise TrainingError(
@@ -93,13 +95,13 @@ def warm_up_compile(options: SpeedOptions, *, learner: StepContext, source: Batc
 
 
 @contextmanager
-def _dropping_gradients(learner: StepContext) -> Iterator[None]:
+def _dropping_gradients(step_context: StepContext) -> Iterator[None]:
     """Within it a backward pass leaves no gradient, and never holds more than one."""
 
     def drop(weight: Tensor) -> None:
         weight.grad = None
 
-    handles = [weight.register_post_accumulate_grad_hook(drop) for weight in learner.weights.values()]
+    handles = [weight.register_post_accumulate_grad_hook(drop) for weight in step_context.weights.values()]
     try:
         yield
     finally:

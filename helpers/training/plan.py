@@ -1,12 +1,72 @@
-"""How long a run is and when its duties are due, worked out once from what was asked and the order of the data."""
+"""How long a run is, when it saves and validates, and how far it has come."""
 
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from functools import partial
 
 from helpers.config.options.training import CheckpointOptions, OptimizerOptions, RunOptions
 from helpers.dataloader.sampler import SampleOrder
-from helpers.training.loop import LoopPlan
+from helpers.dataloader.types import Position
 from helpers.training.optim.lr_schedules import learning_rate
-from helpers.training.state import TrainState
+
+
+@dataclass(kw_only=True)
+class TrainState:
+    """The progress of a run: `step` optimizer steps are done, `position` is the next batch in the data order."""
+
+    step: int = 0
+    position: Position = field(default_factory=Position)
+
+
+@dataclass(frozen=True, kw_only=True)
+class StepInfo:
+    """A moment between optimizer steps: `step` are done. epochs: numbers, from 1, of those that the last step ended.
+
+    is_begin: this process has not trained yet; it may resume a run. is_end: the run is complete.
+    """
+
+    step: int
+    epochs: range = range(0)
+    is_begin: bool = False
+    is_end: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Interval:
+    """Every `steps` optimizer steps, every `epochs` epochs (None: steps only), and at the end."""
+
+    steps: int
+    epochs: int | None = None
+
+    def includes(self, info: StepInfo) -> bool:
+        if info.is_end or info.step % self.steps == 0:
+            return True
+        return self.epochs is not None and any(epoch % self.epochs == 0 for epoch in info.epochs)
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoopPlan:
+    """The length of a run and its intervals; all counts are optimizer steps unless stated otherwise.
+
+    accumulation: batches whose gradients make one step. max_grad_norm: see `Runtime.clip_gradients`.
+    fused_backward: see `optim.optimizer_step.FusedBackwardStep`. learning_rate: by step, from 0.
+    next_position: the position one batch later. images_per_step: over all ranks.
+    """
+
+    total_steps: int
+    accumulation: int
+    checkpoint_every: int
+    max_grad_norm: float
+    fused_backward: bool
+    learning_rate: Callable[[int], float]
+    next_position: Callable[[Position], Position]
+    steps_per_epoch: float
+    images_per_step: int
+
+    def remaining_saves(self, step: int) -> int:
+        """How many checkpoints are still to be written after `step`; the last step is always saved."""
+        last = self.total_steps // self.checkpoint_every - step // self.checkpoint_every
+        return max(0, last) + (self.total_steps % self.checkpoint_every > 0 and step < self.total_steps)
 
 
 def plan_run(
@@ -17,10 +77,10 @@ def plan_run(
     checkpoint: CheckpointOptions,
     start: TrainState | None = None,
 ) -> LoopPlan:
-    """The plan of a run over `order`; as many steps as asked, or as the epochs asked for take.
+    """The plan of a run over `order`: MAX_TRAIN_STEPS, or as many steps as NUM_TRAIN_EPOCHS take.
 
-    start: where the run goes on, if not at the beginning. Its steps may have been longer or shorter ones, of another
-    number of processes: what is still to come is counted from there.
+    start: where the run resumes. Earlier steps may have had another batch size or number of processes, so the remaining
+    steps are counted from there.
     """
     accumulation = run.gradient_accumulation_steps
     start = start or TrainState()

@@ -1,203 +1,285 @@
-"""The chapters of a run, each handed the whole configuration; train.py tells their order, this what is in them."""
+"""The phases of a run, in order: open it, then a dry run, or fill the caches, train and finish. train.py calls them.
 
+This module and setup.py are the only places below train.py that see the whole configuration.
+"""
+
+import time
 from collections.abc import Collection
 from contextlib import closing
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 
 from helpers.config.datasets.file import DatasetFile
 from helpers.config.train_config import RunConfig
 from helpers.errors import ConfigError, ModelError, Problem
 from helpers.models.adapters.init_lora import options_from_file
 from helpers.models.registry import families
-from helpers.reporting.events import Notice
+from helpers.reporting.events import Notice, RunFinished
 from helpers.reporting.reporter import Reporter
-from helpers.training import setup as assemble
 from helpers.training.checkpoint.config_changes import compare_with_last_run
+from helpers.training.checkpoint.export import export_result
+from helpers.training.checkpoint.provenance import provenance_of_result
 from helpers.training.disk_space import check_cache_space
 from helpers.training.distributed.runtime import explain_lost_ranks as explain_lost_ranks
 from helpers.training.distributed.runtime import open_runtime
-from helpers.training.finish import finish
-from helpers.training.images import validation_prompts
 from helpers.training.loop import train
 from helpers.training.memory import ENCODING, TRAINING, explain_out_of_memory, memory_needs
 from helpers.training.optim.optimizers import check_optimizer_on
 from helpers.training.performance import check_attention, warm_up_compile
-from helpers.training.preparation import dry_run
-from helpers.training.preparation import prepare as road
-from helpers.training.preparation.dataset_report import report_datasets
+from helpers.training.plan import LoopPlan, TrainState
+from helpers.training.preparation.dataset_report import log_buckets, report_datasets
+from helpers.training.preparation.dry_run import log_plan, truncated_captions
 from helpers.training.preparation.early_check import checked_parts
 from helpers.training.preparation.epochs import batches_from
-from helpers.training.preparation.prepare import PreparedRun, RunContext
+from helpers.training.preparation.prepare import (
+    PreparedRun,
+    RunContext,
+    all_captions,
+    cache_needs,
+    lengths_of_captions,
+    open_catalogs,
+    prepare_latents,
+    prepare_text,
+    warn_long_captions,
+    workers_for,
+)
+from helpers.training.setup import (
+    TrainingSetup,
+    batch_source,
+    check_space_for_checkpoints,
+    load_model,
+    make_hooks,
+    make_plan,
+    make_sampler,
+    run_inputs,
+    run_started,
+    starting_point,
+)
 from helpers.training.signals import StopSignal
+from helpers.training.validation.images import validation_prompts
 from helpers.training.validation.split import split_validation, training_split
 
 FAMILY = "sd3"
-BATCHES_AHEAD = 4
+PREFETCHED_BATCHES = 4
 
 
 def with_init_lora(config: RunConfig, reporter: Reporter, *, given: Collection[str]) -> RunConfig:
-    """The configuration with what INIT_LORA decides of the options that are not among the `given` ones.
+    """The configuration, with LoRA options that are not `given` taken from the INIT_LORA file.
 
-    Raises ConfigError where the file is no LoRA, or does not fit the base model or the options.
+    Raises ConfigError if the file is not a LoRA, or does not fit the base model or the options.
     """
     path = config.lora.init_file
     if path is None or config.model.model_type != "lora":
         return config
     family = families()[FAMILY]
-    parts = checked_parts(config, family=family)
+    components = checked_parts(config, family=family)
     try:
         pairs = family.formats.read_lora(path)
     except ModelError as error:
-        fix = "name a LoRA for SD3 or SD3.5, or leave it out"
+        fix = "name a LoRA for SD3 or SD3.5, or remove the setting"
         raise ConfigError([Problem(option="INIT_LORA", value=str(path), reason=str(error), fix=fix)]) from error
     lora = options_from_file(
         config.lora,
         given=given,
         pairs=pairs,
-        layers=family.adapter_layers(parts),
-        base=parts.variant,
+        layers=family.adapter_layers(components),
+        base=components.variant,
         trains_text=config.text.train_text_encoder,
     )
     shape = f"a {lora.adapter_name} of rank {lora.lora_rank} and alpha {lora.alpha:g} on {len(pairs)} layers"
-    reporter.handle(Notice(text=f"begins at {path}: {shape}"))
+    reporter.handle(Notice(text=f"starts from {path}: {shape}"))
     return replace(config, lora=lora)
 
 
 def open_run(config: RunConfig, files: DatasetFile, reporter: Reporter) -> RunContext:
-    """Chapter 1: find the engine, the model's parts and the images, check their files, and load none of them."""
+    """Open the runtime, the model's files and the datasets, and check them; no weights are loaded yet."""
     runtime = open_runtime(config.precision, config.run)
     check_attention(config.speed, runtime=runtime)
     check_optimizer_on(runtime.device, config.optimizer)
     family = families()[FAMILY]
-    parts = checked_parts(config, family=family)
+    components = checked_parts(config, family=family)
     compare_with_last_run(config, files, ranks=runtime, reporter=reporter)
-    if told := parts.describe_sources():
-        reporter.handle(Notice(text=told))
-    if parts.absent:
-        reporter.handle(Notice(text=f"trained without {', '.join(parts.absent)} (T5): zeros in its place"))
-    workers = road.workers_for(config.data, ranks=runtime, reporter=reporter)
-    catalogs = road.open_catalogs(files, parts=parts, seed=config.run.seed, workers=workers)
+    if sources := components.describe_sources():
+        reporter.handle(Notice(text=sources))
+    if components.absent:
+        reporter.handle(Notice(text=f"trains without {', '.join(components.absent)} (T5): zeros replace its output"))
+    workers = workers_for(config.data, ranks=runtime, reporter=reporter)
+    catalogs = open_catalogs(files, parts=components, seed=config.run.seed, workers=workers)
     vae_batch_size = max(dataset.vae_batch_size for dataset in files.all_images)
-    latent_part = family.latent_part(parts, runtime.precision, runtime.device, vae_batch_size=vae_batch_size)
-    return road.RunContext(
+    vae = family.latent_part(components, runtime.precision, runtime.device, vae_batch_size=vae_batch_size)
+    return RunContext(
         runtime=runtime,
         workers=workers,
         family=family,
-        parts=parts,
-        text_parts=family.text_parts(parts, config.text, runtime.precision, runtime.device),
-        latent_part=latent_part.cached() if config.cache.keep_vae_loaded else latent_part,
+        parts=components,
+        text_parts=family.text_parts(components, config.text, runtime.precision, runtime.device),
+        latent_part=vae.cached() if config.cache.keep_vae_loaded else vae,
         vae_batch_size=vae_batch_size,
         catalogs=catalogs,
-        captions=road.all_captions(files, catalogs=catalogs),
+        captions=all_captions(files, catalogs=catalogs),
         drawn_captions=validation_prompts(config.validation),
     )
 
 
-def preview(config: RunConfig, files: DatasetFile, site: RunContext, reporter: Reporter) -> None:
-    """Chapter 2 of a dry run, and its last: say what a run would do and need."""
-    if site.runtime.rank != 0:
+def dry_run(config: RunConfig, files: DatasetFile, context: RunContext, reporter: Reporter) -> None:
+    """Report what the run would do and need, and write datasets.html."""
+    if context.runtime.rank != 0:
         return
     catalogs = training_split(
-        site.catalogs[: len(files.images)], count=config.held_out.num_eval_images, seed=config.run.seed
+        context.catalogs[: len(files.images)], count=config.held_out.num_eval_images, seed=config.run.seed
     )
-    order = assemble.make_sampler(catalogs, run=config.run, world_size=site.runtime.world_size)
+    sampler = make_sampler(catalogs, run=config.run, world_size=context.runtime.world_size)
     report_datasets(
         config.run.output_folder,
         catalogs=catalogs,
-        order=order,
-        lengths_of=road.lengths_of_captions(files, site=site),
-        workers=site.workers,
+        order=sampler,
+        lengths_of=lengths_of_captions(files, context=context),
+        workers=context.workers,
     )
-    dry_run.log_plan(
-        catalogs=site.catalogs,
-        order=order,
-        plan=assemble.make_plan(config, order=order),
-        cut=dry_run.truncated_captions(files, site=site),
-        needs=road.cache_needs(files, site=site, options=config.cache),
-        estimate=memory_needs(config, files, place=site, catalogs=catalogs).estimate,
-        device=site.runtime.device,
+    log_plan(
+        catalogs=context.catalogs,
+        order=sampler,
+        plan=make_plan(config, order=sampler),
+        cut=truncated_captions(files, context=context),
+        needs=cache_needs(files, context=context, options=config.cache),
+        estimate=memory_needs(config, files, place=context, catalogs=catalogs).estimate,
+        device=context.runtime.device,
         output_dir=config.run.output_folder,
         reporter=reporter,
     )
 
 
-def fill_caches(config: RunConfig, files: DatasetFile, site: RunContext) -> PreparedRun:
-    """Chapter 2: encode what no cache holds yet, if the disk has room for it."""
-    with explain_out_of_memory(ENCODING, lambda: memory_needs(config, files, place=site, catalogs=site.catalogs)):
-        return _encode(config, files, site)
-
-
-def _encode(config: RunConfig, files: DatasetFile, site: RunContext) -> PreparedRun:
-    road.warn_long_captions(files, site=site)
-    check_cache_space(partial(road.cache_needs, files, site=site, options=config.cache))
-    text = road.prepare_text(files, site=site, options=config.cache)
-    prepared = tuple(
-        road.prepare_latents(dataset, files=files, catalog=catalog, part=site.latent_part, workers=site.workers)
-        for dataset, catalog in zip(files.all_images, site.catalogs, strict=True)
-    )
-    trained, split = split_validation(
-        prepared[: len(files.images)],
+def fill_caches(config: RunConfig, files: DatasetFile, context: RunContext) -> PreparedRun:
+    """Encode every image and caption that no cache holds yet. Raises CacheError if the disk has no room for them."""
+    needs = partial(memory_needs, config, files, place=context, catalogs=context.catalogs)
+    with explain_out_of_memory(ENCODING, needs):
+        warn_long_captions(files, context=context)
+        check_cache_space(partial(cache_needs, files, context=context, options=config.cache))
+        text = prepare_text(files, context=context, options=config.cache)
+        encoded = tuple(
+            prepare_latents(dataset, files=files, catalog=catalog, part=context.latent_part, workers=context.workers)
+            for dataset, catalog in zip(files.all_images, context.catalogs, strict=True)
+        )
+    trained, held_out = split_validation(
+        encoded[: len(files.images)],
         count=config.held_out.num_eval_images,
         seed=config.run.seed,
-        part=site.latent_part,
-        reporter=site.workers.reporter,
+        part=context.latent_part,
+        reporter=context.workers.reporter,
     )
-    return road.PreparedRun(
-        runtime=site.runtime,
-        workers=site.workers,
-        family=site.family,
-        parts=site.parts,
-        latent_part=site.latent_part,
+    return PreparedRun(
+        runtime=context.runtime,
+        workers=context.workers,
+        family=context.family,
+        parts=context.parts,
+        latent_part=context.latent_part,
         files=files,
         datasets=trained,
         text=text,
-        lengths_of_captions=road.lengths_of_captions(files, site=site),
-        kept_back=(*prepared[len(files.images) :], *split),
+        lengths_of_captions=lengths_of_captions(files, context=context),
+        kept_back=(*encoded[len(files.images) :], *held_out),
     )
 
 
-def run_training(config: RunConfig, ground: PreparedRun, stop: StopSignal, reporter: Reporter) -> None:
-    """Chapter 3: order the images, go on where a checkpoint left off, train, and write what was learned."""
-    with explain_out_of_memory(
-        TRAINING, lambda: memory_needs(config, ground.files, place=ground, catalogs=ground.catalogs.values())
-    ):
-        _learn(config, ground, stop, reporter)
+def run_training(config: RunConfig, prepared: PreparedRun, stop: StopSignal, reporter: Reporter) -> None:
+    """Resume or start, train, and export the result."""
+    needs = partial(memory_needs, config, prepared.files, place=prepared, catalogs=prepared.catalogs.values())
+    with explain_out_of_memory(TRAINING, needs):
+        _train(config, prepared, stop, reporter)
 
 
-def _learn(config: RunConfig, ground: PreparedRun, stop: StopSignal, reporter: Reporter) -> None:
-    catalogs = tuple(ground.catalogs.values())
-    order = assemble.make_sampler(catalogs, run=config.run, world_size=ground.runtime.world_size)
-    assemble.log_buckets(order, reporter)
+def _train(config: RunConfig, prepared: PreparedRun, stop: StopSignal, reporter: Reporter) -> None:
+    catalogs = tuple(prepared.catalogs.values())
+    sampler = make_sampler(catalogs, run=config.run, world_size=prepared.runtime.world_size)
+    log_buckets(sampler, reporter)
     report_datasets(
         config.run.output_folder,
         catalogs=catalogs,
-        order=order,
-        lengths_of=ground.lengths_of_captions,
-        workers=ground.workers,
+        order=sampler,
+        lengths_of=prepared.lengths_of_captions,
+        workers=prepared.workers,
     )
-    checkpoint, state = assemble.starting_point(config, ground=ground, order=order, reporter=reporter)
-    plan = assemble.make_plan(config, order=order, start=state)
+    checkpoint, state = starting_point(config, prepared_run=prepared, order=sampler, reporter=reporter)
+    plan = make_plan(config, order=sampler, start=state)
     if state.step >= plan.total_steps:
-        text = f"this run is finished, all {plan.total_steps} steps of it; a larger max_train_steps goes on from here"
+        text = f"all {plan.total_steps} steps of this run are done; to continue, raise max_train_steps"
         reporter.handle(Notice(text=text))
-    model = assemble.load_model(config, ground=ground, checkpoint=checkpoint, reporter=reporter)
+    model = load_model(config, prepared_run=prepared, checkpoint=checkpoint, reporter=reporter)
     reporter.handle(
-        assemble.run_started(config, ground=ground, model=model, checkpoint=checkpoint, state=state, plan=plan)
+        run_started(config, prepared_run=prepared, model=model, checkpoint=checkpoint, state=state, plan=plan)
     )
-    if ground.runtime.rank == 0:
-        assemble.check_space_for_checkpoints(config, model=model, saves=plan.remaining_saves(state.step))
-    source = assemble.batch_source(config, ground=ground, model=model, order=order)
-    warm_up_compile(config.speed, learner=model.learner, source=source, reporter=reporter)
-    with closing(batches_from(state.position, source=source, ground=ground, depth=BATCHES_AHEAD)) as batches:
+    if prepared.runtime.rank == 0:
+        check_space_for_checkpoints(config, model=model, saves=plan.remaining_saves(state.step))
+    source = batch_source(config, prepared_run=prepared, model=model, order=sampler)
+    warm_up_compile(config.speed, step_context=model.step_context, source=source, reporter=reporter)
+    with closing(
+        batches_from(state.position, source=source, prepared_run=prepared, depth=PREFETCHED_BATCHES)
+    ) as batches:
         train(
-            model.learner,
+            model.step_context,
             optimizer=model.optimizer,
             state=state,
             batches=batches,
             plan=plan,
-            hooks=assemble.make_hooks(config, ground=ground, model=model, stop=stop, reporter=reporter),
+            hooks=make_hooks(config, prepared_run=prepared, model=model, stop=stop, reporter=reporter),
             stop=stop,
             reporter=reporter,
         )
-    finish(config, ground=ground, model=model, state=state, plan=plan, reporter=reporter)
+    _finish(config, prepared, model=model, state=state, plan=plan, reporter=reporter)
+
+
+def _finish(
+    config: RunConfig,
+    prepared: PreparedRun,
+    *,
+    model: TrainingSetup,
+    state: TrainState,
+    plan: LoopPlan,
+    reporter: Reporter,
+) -> None:
+    """Export the weights of a complete run, and report the files."""
+    output_dir = config.run.output_folder
+    exported: list[Path] = []
+    complete = state.step >= plan.total_steps
+    if complete:
+        with prepared.runtime.gathered_weights(model.denoiser):
+            if prepared.runtime.rank == 0:
+                exported = _export(config, prepared, model=model, step=state.step, reporter=reporter)
+    written = [*exported, output_dir / f"checkpoint-{state.step}"]
+    if config.validation.draws:
+        written.append(output_dir / "validation_images")
+    reporter.handle(
+        RunFinished(
+            step=state.step,
+            seconds=time.monotonic() - model.started,
+            written=tuple(written),
+            interrupted=not complete,
+            next_step=config.run.next_step if complete else "",
+            exported=tuple(exported),
+        )
+    )
+
+
+def _export(
+    config: RunConfig, prepared: PreparedRun, *, model: TrainingSetup, step: int, reporter: Reporter
+) -> list[Path]:
+    metadata = provenance_of_result(
+        config,
+        parts=prepared.parts,
+        trained=model.trained,
+        foundations=run_inputs(prepared),
+        step=step,
+        clean=reporter.redact,
+    )
+    with model.average.applied():
+        written = export_result(
+            config.run.output_folder,
+            trained=model.trained,
+            metadata={**metadata, **model.average.facts},
+            more=config.export,
+            parts=prepared.parts,
+            family=prepared.family,
+            reporter=reporter,
+        )
+        return list(written)

@@ -1,7 +1,4 @@
-"""Puts together what a run is made of, from the whole configuration to the options of each part, and takes it down.
-
-With train.py the only place below which nothing knows the whole configuration.
-"""
+"""Builds the objects of a run from the configuration: sampler, model, optimizer, hooks and evaluators."""
 
 import time
 from collections.abc import Iterable
@@ -14,7 +11,6 @@ from torch.optim import Optimizer
 from helpers.config.options.training import RunOptions
 from helpers.config.train_config import RunConfig
 from helpers.data.types import Catalog
-from helpers.dataloader.epoch_plan import first_epoch, mix
 from helpers.dataloader.loader import BatchBuilder
 from helpers.dataloader.sampler import SampleOrder
 from helpers.errors import TrainingError
@@ -24,8 +20,7 @@ from helpers.models.quantized_weight import ARITHMETIC
 from helpers.reporting.events import Change, Notice, RunStarted
 from helpers.reporting.progress import stage
 from helpers.reporting.reporter import Reporter
-from helpers.training.averages import make_weight_average
-from helpers.training.callbacks import VALIDATE_NOW, MainRankHooks, NoHooks
+from helpers.training.callbacks import VALIDATE_NOW, MainRankHooks, NoHooks, ShardedHooks, shard_weights
 from helpers.training.checkpoint.checkpoint import (
     Checkpoint,
     CheckpointContent,
@@ -41,31 +36,27 @@ from helpers.training.checkpoint.manifest import RunInputs, configuration_of, da
 from helpers.training.checkpoint.provenance import provenance
 from helpers.training.checkpoint.resume import starting_state
 from helpers.training.conditioning import TextConditioning, build_conditioning
-from helpers.training.divided import ShardedHooks, shard_weights
-from helpers.training.loop import LoopPlan, TrainingHooks
+from helpers.training.disk_space import check_checkpoint_space, checkpoint_bytes
+from helpers.training.loop import TrainingHooks
 from helpers.training.memory import memory_needs
-from helpers.training.moments import Interval
 from helpers.training.optim.ema import WeightAverage, validation_weights
+from helpers.training.optim.schedule_free import make_weight_average
 from helpers.training.optim.zero import wrap_model_and_optimizer
 from helpers.training.performance import apply_performance_options
-from helpers.training.plan import plan_run
+from helpers.training.plan import Interval, LoopPlan, TrainState, plan_run
 from helpers.training.preparation.prepare import PreparedRun
-from helpers.training.room import check_checkpoint_space, checkpoint_bytes
-from helpers.training.sigma_losses import sigma_quantiles
 from helpers.training.signals import StopSignal
-from helpers.training.state import TrainState
-from helpers.training.step import StepContext
+from helpers.training.step import StepContext, sigma_quantiles
+from helpers.training.validation.evaluator import Evaluator
 from helpers.training.validation.images import ImageValidator
 from helpers.training.validation.loss import LossValidator
-
-BUCKETS_NAMED = 12
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingSetup:
-    """What learns; `denoiser` is the bare module, which the learner's may wrap. started: by `time.monotonic`."""
+    """What learns; `denoiser` is the bare module, which the step_context's may wrap. started: by `time.monotonic`."""
 
-    learner: StepContext
+    step_context: StepContext
     trained: Trainable
     denoiser: nn.Module
     text: TextConditioning
@@ -75,79 +66,72 @@ class TrainingSetup:
 
 
 def make_sampler(catalogs: Iterable[Catalog], *, run: RunOptions, world_size: int) -> SampleOrder:
-    """The order of all images."""
+    """The order of all images over the run."""
     buckets = [bucket for catalog in catalogs for bucket in catalog.buckets]
     return SampleOrder(buckets, seed=run.seed, batch_size=run.train_batch_size, world_size=world_size)
 
 
-def log_buckets(order: SampleOrder, reporter: Reporter) -> None:
-    """A line for each bucket that says what it gives, and one for what they make together."""
-    plans = first_epoch(order)
-    for each in plans[:BUCKETS_NAMED]:
-        reporter.handle(Notice(text=str(each)))
-    if len(plans) > BUCKETS_NAMED:
-        reporter.handle(Notice(text=f"and {len(plans) - BUCKETS_NAMED} buckets more"))
-    if mixed := mix(order):
-        reporter.handle(Notice(text=mixed))
-
-
 def make_plan(config: RunConfig, *, order: SampleOrder, start: TrainState | None = None) -> LoopPlan:
-    """How long the run over `order` is, and when its duties are due; see `plan_run`."""
+    """The plan of the run; see `plan_run`."""
     return plan_run(order, run=config.run, optimizer=config.optimizer, checkpoint=config.checkpoint, start=start)
 
 
 def starting_point(
-    config: RunConfig, *, ground: PreparedRun, order: SampleOrder, reporter: Reporter
+    config: RunConfig, *, prepared_run: PreparedRun, order: SampleOrder, reporter: Reporter
 ) -> tuple[Checkpoint | None, TrainState]:
-    """What the run continues from, and where that stands; None and the beginning for a new one.
+    """The checkpoint to resume from and its state; None and a fresh state for a new run.
 
-    Raises CheckpointError where the checkpoint asked for is not there, or belongs to another run.
+    Raises CheckpointError if the requested checkpoint does not exist or belongs to another run.
     """
     output_dir = config.run.output_folder
-    if ground.runtime.rank == 0:
+    if prepared_run.runtime.rank == 0:
         clear_partial_checkpoints(output_dir, reporter=reporter)
-    ground.runtime.barrier()
+    prepared_run.runtime.barrier()
     checkpoint = find_checkpoint(output_dir, config.checkpoint.resume_from_checkpoint, reporter=reporter)
     state = starting_state(
         checkpoint,
         configuration=configuration_of(config),
-        foundations=run_inputs(ground),
+        foundations=run_inputs(prepared_run),
         order=order,
         reporter=reporter,
     )
     return checkpoint, state
 
 
-def batch_source(config: RunConfig, *, ground: PreparedRun, model: TrainingSetup, order: SampleOrder) -> BatchBuilder:
-    """What makes this rank's batches."""
+def batch_source(
+    config: RunConfig, *, prepared_run: PreparedRun, model: TrainingSetup, order: SampleOrder
+) -> BatchBuilder:
+    """Builds this rank's batches."""
     return BatchBuilder(
         order=order,
-        catalogs=ground.catalogs,
-        latents=ground.latents,
-        mirrored=ground.mirrored,
-        text=ground.text,
+        catalogs=prepared_run.catalogs,
+        latents=prepared_run.latents,
+        mirrored=prepared_run.mirrored,
+        text=prepared_run.text,
         tokens=model.text.tokens,
         objective=config.objective,
-        flow_shift=_flow_shift(config, ground),
+        flow_shift=_flow_shift(config, prepared_run),
         caption_dropout_probability=config.run.caption_dropout_probability,
         seed=config.run.seed,
-        rank=ground.runtime.rank,
+        rank=prepared_run.runtime.rank,
     )
 
 
-def _flow_shift(config: RunConfig, ground: PreparedRun) -> float:
-    return config.objective.flow_shift or ground.parts.flow_shift
+def _flow_shift(config: RunConfig, prepared_run: PreparedRun) -> float:
+    return config.objective.flow_shift or prepared_run.parts.flow_shift
 
 
 def load_model(
-    config: RunConfig, *, ground: PreparedRun, checkpoint: Checkpoint | None, reporter: Reporter
+    config: RunConfig, *, prepared_run: PreparedRun, checkpoint: Checkpoint | None, reporter: Reporter
 ) -> TrainingSetup:
-    """Load the base, let move what is trained, and put the checkpoint's numbers in, where there is one."""
+    """Load the base model, add what is trained, and restore the checkpoint, if any."""
     started = time.monotonic()
-    family, runtime = ground.family, ground.runtime
+    family, runtime = prepared_run.family, prepared_run.runtime
     precision = runtime.precision.for_training(model_type=config.model.model_type, optimizer=config.optimizer.optimizer)
-    with stage(reporter, f"load {ground.parts.variant}", total=1, unit="models") as advance:
-        denoiser = family.load_denoiser(ground.parts, precision, runtime.device, waiting=config.speed.offload_blocks)
+    with stage(reporter, f"load {prepared_run.parts.variant}", total=1, unit="models") as advance:
+        denoiser = family.load_denoiser(
+            prepared_run.parts, precision, runtime.device, waiting=config.speed.offload_blocks
+        )
         advance()
     trained = build_trainable(
         denoiser,
@@ -155,16 +139,22 @@ def load_model(
         lora=config.lora,
         full=config.full,
         family=family,
-        parts=ground.parts,
+        parts=prepared_run.parts,
         seed=config.run.seed,
     )
     text, trained = build_conditioning(
-        denoiser, trained=trained, ground=ground, text=config.text, lora=config.lora, run=config.run, reporter=reporter
+        denoiser,
+        trained=trained,
+        prepared_run=prepared_run,
+        text=config.text,
+        lora=config.lora,
+        run=config.run,
+        reporter=reporter,
     )
     reporter.handle(Notice(text=describe(trained)))
     apply_performance_options(denoiser, config.speed, run=config.run, family=family, device=runtime.device)
     if config.optimizer.fused_backward and runtime.world_size > 1:
-        raise TrainingError("fused_backward=true moves weights before processes have shared gradients: say false.")
+        raise TrainingError("fused_backward=true updates weights before processes share gradients: set it to false.")
     if checkpoint is not None:
         restore_trained(checkpoint, trained=trained)
     trained = shard_weights(denoiser, trained=trained, runtime=runtime)
@@ -177,7 +167,7 @@ def load_model(
     if checkpoint is not None:
         average.load(checkpoint.folder)
     return TrainingSetup(
-        learner=_learner(config, ground=ground, denoiser=ready, trained=trained),
+        step_context=_learner(config, prepared_run=prepared_run, denoiser=ready, trained=trained),
         trained=trained,
         denoiser=denoiser,
         text=text,
@@ -187,153 +177,173 @@ def load_model(
     )
 
 
-def _learner(config: RunConfig, *, ground: PreparedRun, denoiser: nn.Module, trained: Trainable) -> StepContext:
+def _learner(config: RunConfig, *, prepared_run: PreparedRun, denoiser: nn.Module, trained: Trainable) -> StepContext:
     return StepContext(
-        runtime=ground.runtime,
+        runtime=prepared_run.runtime,
         denoiser=denoiser,
         weights=trained.weights,
-        predict=ground.family.predict,
+        predict=prepared_run.family.predict,
         as_base=trained.as_base,
         objective=config.objective,
-        sigma_edges=sigma_quantiles(config.objective, shift=_flow_shift(config, ground)),
+        sigma_edges=sigma_quantiles(config.objective, shift=_flow_shift(config, prepared_run)),
     )
 
 
 def check_space_for_checkpoints(config: RunConfig, *, model: TrainingSetup, saves: int) -> None:
-    """See `check_checkpoint_space`; saves: how often the run will still save."""
+    """See `check_checkpoint_space`. saves: the checkpoints still to come."""
     size = checkpoint_bytes(
-        model.learner.weights.values(), optimizer=config.optimizer.optimizer, keeps_average=config.ema.use_ema
+        model.step_context.weights.values(), optimizer=config.optimizer.optimizer, keeps_average=config.ema.use_ema
     )
     keep = config.checkpoint.checkpoints_total_limit
     check_checkpoint_space(config.run.output_folder, each_bytes=size, saves=saves, keep=keep)
 
 
 def make_hooks(
-    config: RunConfig, *, ground: PreparedRun, model: TrainingSetup, stop: StopSignal, reporter: Reporter
+    config: RunConfig, *, prepared_run: PreparedRun, model: TrainingSetup, stop: StopSignal, reporter: Reporter
 ) -> TrainingHooks:
-    """What this rank does between steps."""
-    duties = _duties_of(config, ground=ground, model=model, stop=stop, reporter=reporter)
-    if not ground.runtime.is_sharded and not ground.runtime.zero_stage:
-        return duties
+    """The hooks of this rank, called between steps."""
+    hooks = _main_or_no_hooks(config, prepared_run=prepared_run, model=model, stop=stop, reporter=reporter)
+    if not prepared_run.runtime.is_sharded and not prepared_run.runtime.zero_stage:
+        return hooks
     return ShardedHooks(
-        hooks=duties,
-        runtime=ground.runtime,
+        hooks=hooks,
+        runtime=prepared_run.runtime,
         denoiser=model.denoiser,
         optimizer=model.optimizer,
         weights=model.trained.weights,
     )
 
 
-def _duties_of(
-    config: RunConfig, *, ground: PreparedRun, model: TrainingSetup, stop: StopSignal, reporter: Reporter
+def _main_or_no_hooks(
+    config: RunConfig, *, prepared_run: PreparedRun, model: TrainingSetup, stop: StopSignal, reporter: Reporter
 ) -> MainRankHooks | NoHooks:
-    if ground.runtime.rank != 0:
+    if prepared_run.runtime.rank != 0:
         return NoHooks()
     output_dir = config.run.output_folder
     content = CheckpointContent(
         trained=model.trained,
         optimizer=model.optimizer,
         average=model.average,
-        metadata=provenance(ground.parts, trained=model.trained, text=config.text),
+        metadata=provenance(prepared_run.parts, trained=model.trained, text=config.text),
     )
     writer = CheckpointWriter(
         output_dir=output_dir,
         keep=config.checkpoint.checkpoints_total_limit,
         content=content,
         configuration=configuration_of(config),
-        foundations=run_inputs(ground),
+        foundations=run_inputs(prepared_run),
         reporter=reporter,
     )
-    painter = ImageValidator(
-        options=config.validation,
-        family=ground.family,
-        parts=ground.parts,
-        denoiser=model.denoiser,
-        weights=validation_weights(model.average, config.ema),
-        autocast=ground.runtime.autocast,
-        latent_part=ground.latent_part,
-        needs=partial(memory_needs, config, ground.files, place=ground, catalogs=ground.catalogs.values()),
-        embedding=model.text.lookup.embedding,
-        output_dir=output_dir,
-        stop=stop,
-        reporter=reporter,
-    )
-    draw_every = config.validation.validation_steps or config.checkpoint.checkpointing_steps
     return MainRankHooks(
         writer=writer,
-        painter=painter,
-        image_interval=Interval(steps=draw_every, epochs=config.validation.validation_epochs),
-        held_out=_held_out(config, ground=ground, model=model, stop=stop, reporter=reporter),
-        loss_interval=Interval(steps=config.held_out.eval_steps_interval or draw_every),
+        evaluators=make_evaluators(config, prepared_run=prepared_run, model=model, stop=stop, reporter=reporter),
         average=model.average,
         trigger_file=output_dir / VALIDATE_NOW,
+        reporter=reporter,
     )
 
 
-def _held_out(
-    config: RunConfig, *, ground: PreparedRun, model: TrainingSetup, stop: StopSignal, reporter: Reporter
+def make_evaluators(
+    config: RunConfig, *, prepared_run: PreparedRun, model: TrainingSetup, stop: StopSignal, reporter: Reporter
+) -> tuple[Evaluator, ...]:
+    """The validation loss and the validation images; add a metric of your own here."""
+    return (
+        _loss_validator(config, prepared_run=prepared_run, model=model, stop=stop, reporter=reporter),
+        _image_validator(config, prepared_run=prepared_run, model=model, stop=stop, reporter=reporter),
+    )
+
+
+def _loss_validator(
+    config: RunConfig, *, prepared_run: PreparedRun, model: TrainingSetup, stop: StopSignal, reporter: Reporter
 ) -> LossValidator:
     keeps_base = config.model.model_type != "full"
     return LossValidator(
-        datasets=ground.kept_back,
+        when=Interval(steps=config.held_out.eval_steps_interval or _validation_steps(config)),
+        datasets=prepared_run.kept_back,
         text=model.text.lookup,
-        learner=model.learner,
+        step_context=model.step_context,
         denoiser=model.denoiser,
         average=model.average if config.ema.use_ema or config.optimizer.averages else None,
         as_base=model.trained.as_base if keeps_base else None,
         batch_size=config.run.train_batch_size,
         seed=config.run.seed,
-        base_identity=ground.parts.identity,
+        base_identity=prepared_run.parts.identity,
         output_dir=config.run.output_folder,
         stop=stop,
         reporter=reporter,
     )
 
 
+def _image_validator(
+    config: RunConfig, *, prepared_run: PreparedRun, model: TrainingSetup, stop: StopSignal, reporter: Reporter
+) -> ImageValidator:
+    return ImageValidator(
+        when=Interval(steps=_validation_steps(config), epochs=config.validation.validation_epochs),
+        options=config.validation,
+        family=prepared_run.family,
+        parts=prepared_run.parts,
+        denoiser=model.denoiser,
+        weights=validation_weights(model.average, config.ema),
+        autocast=prepared_run.runtime.autocast,
+        latent_part=prepared_run.latent_part,
+        needs=partial(
+            memory_needs, config, prepared_run.files, place=prepared_run, catalogs=prepared_run.catalogs.values()
+        ),
+        embedding=model.text.lookup.embedding,
+        output_dir=config.run.output_folder,
+        stop=stop,
+        reporter=reporter,
+    )
+
+
+def _validation_steps(config: RunConfig) -> int:
+    return config.validation.validation_steps or config.checkpoint.checkpointing_steps
+
+
 def run_started(
     config: RunConfig,
     *,
-    ground: PreparedRun,
+    prepared_run: PreparedRun,
     model: TrainingSetup,
     checkpoint: Checkpoint | None,
     state: TrainState,
     plan: LoopPlan,
 ) -> RunStarted:
-    """What this run is, and what has changed since `checkpoint`, for whoever listens."""
+    """The event that describes the run, and what changed since `checkpoint`."""
     configuration = configuration_of(config)
     changes: tuple[Change, ...] = ()
     if checkpoint is not None:
         found = compare(
             checkpoint.manifest,
             configuration=configuration,
-            foundations=run_inputs(ground),
+            foundations=run_inputs(prepared_run),
             folder=str(checkpoint.folder),
         )
         changes = found.announced
     return RunStarted(
-        base_model=ground.parts.name,
+        base_model=prepared_run.parts.name,
         model_type=config.model.model_type,
-        trainable_parameters=sum(weight.numel() for weight in model.learner.weights.values()),
+        trainable_parameters=sum(weight.numel() for weight in model.step_context.weights.values()),
         settings=configuration,
-        datasets={dataset_id: len(catalog) for dataset_id, catalog in ground.catalogs.items()},
+        datasets={dataset_id: len(catalog) for dataset_id, catalog in prepared_run.catalogs.items()},
         output_dir=config.run.output_folder,
         first_step=state.step,
         total_steps=plan.total_steps,
         changes=changes,
-        base_variant=ground.parts.variant,
-        base_folder=ground.parts.transformer.parent,
+        base_variant=prepared_run.parts.variant,
+        base_folder=prepared_run.parts.transformer.parent,
         trained=model.trained.summary,
         result=model.trained.output_name,
     )
 
 
-def run_inputs(ground: PreparedRun) -> RunInputs:
-    """What a checkpoint of this run stands on."""
+def run_inputs(prepared_run: PreparedRun) -> RunInputs:
+    """What a checkpoint of this run depends on besides its configuration."""
     return RunInputs(
-        base_model=ground.parts.name,
-        base_identity=ground.parts.identity,
-        world_size=ground.runtime.world_size,
-        datasets=dataset_fingerprints(list(ground.catalogs.values())),
-        dataset_settings=relevant_dataset_settings(ground.files),
+        base_model=prepared_run.parts.name,
+        base_identity=prepared_run.parts.identity,
+        world_size=prepared_run.runtime.world_size,
+        datasets=dataset_fingerprints(list(prepared_run.catalogs.values())),
+        dataset_settings=relevant_dataset_settings(prepared_run.files),
         quantized_layers=ARITHMETIC,
     )

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from safetensors.torch import load_file
 
-from helpers.training.room import checkpoint_bytes
+from helpers.training.disk_space import checkpoint_bytes
 from tests.runs.harness import SmallRun, copied, draw_set, stop_after
 
 STEPS = 4

@@ -91,7 +91,7 @@ def test_a_run_without_t5_says_so_caches_no_zeros_and_resumes(
     straight = run_of(tmp_path / "folder", tiny_pipeline, **DRAWN, **WITHOUT_T5)
     assert straight.start() == 0
     said = capsys.readouterr().out
-    assert "trained without text_encoder_3 (T5): zeros in its place" in said
+    assert "trains without text_encoder_3 (T5): zeros replace its output" in said
     assert set(encoded(said)) == {"colors", "clip_l", "clip_g"}
     run = run_of(tmp_path / "files", base, **DRAWN, **(named | WITHOUT_T5))
     with monkeypatch.context() as patch:

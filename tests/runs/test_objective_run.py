@@ -28,7 +28,7 @@ OBJECTIVE = {
 class Seen:
     """What a run's steps were given and made; weights as they were before the step, gradients of that step alone."""
 
-    learner: StepContext | None = None
+    step_context: StepContext | None = None
     batches: list[TrainBatch] = field(default_factory=list)
     weights: list[dict[str, Tensor]] = field(default_factory=list)
     gradients: list[dict[str, Tensor]] = field(default_factory=list)
@@ -41,12 +41,12 @@ def watch(monkeypatch: pytest.MonkeyPatch) -> Seen:
     seen = Seen()
     real: Callable[..., Tensor] = helpers.training.loop.forward_backward
 
-    def looked_at(learner: StepContext, batch: TrainBatch, **how: Any) -> Tensor:
-        seen.learner = learner
+    def looked_at(step_context: StepContext, batch: TrainBatch, **how: Any) -> Tensor:
+        seen.step_context = step_context
         seen.batches.append(batch)
-        seen.weights.append({name: weight.detach().clone() for name, weight in learner.weights.items()})
-        seen.losses.append(real(learner, batch, **how))
-        moved = {name: weight.grad for name, weight in learner.weights.items() if weight.grad is not None}
+        seen.weights.append({name: weight.detach().clone() for name, weight in step_context.weights.items()})
+        seen.losses.append(real(step_context, batch, **how))
+        moved = {name: weight.grad for name, weight in step_context.weights.items() if weight.grad is not None}
         seen.gradients.append({name: gradient.clone() for name, gradient in moved.items()})
         return seen.losses[-1]
 
@@ -107,13 +107,13 @@ def test_gradients_reach_the_lora_and_nothing_else(run: SmallRun, watch: Seen) -
     from safetensors.torch import load_file
 
     assert run.start() == 0
-    assert watch.learner is not None
-    learned = {id(weight) for weight in watch.learner.weights.values()}
-    for name, weight in watch.learner.denoiser.named_parameters():
+    assert watch.step_context is not None
+    learned = {id(weight) for weight in watch.step_context.weights.values()}
+    for name, weight in watch.step_context.denoiser.named_parameters():
         assert weight.requires_grad == (id(weight) in learned), name
         assert weight.grad is None or id(weight) in learned, name
     base = load_file(run.pipeline / "transformer" / "diffusion_pytorch_model.safetensors")
-    state = watch.learner.denoiser.state_dict()
+    state = watch.step_context.denoiser.state_dict()
     frozen = {name.replace(".base_layer", ""): tensor for name, tensor in state.items() if ".lora_" not in name}
     assert frozen.keys() == base.keys()
     assert all(torch.equal(tensor, base[name]) for name, tensor in frozen.items())

@@ -170,10 +170,10 @@ def test_every_level_of_quantizing_runs(
     quantized = []
     real = helpers.training.loop.train
 
-    def looked_at(learner: StepContext, **how: Any) -> None:
-        weights = learner.denoiser.parameters()
+    def looked_at(step_context: StepContext, **how: Any) -> None:
+        weights = step_context.denoiser.parameters()
         quantized.extend((each.bits, each.codes.dtype) for each in weights if isinstance(each, QuantizedWeight))
-        real(learner, **how)
+        real(step_context, **how)
 
     monkeypatch.setattr(helpers.training.run, "train", looked_at)
     more = QUANTIZED.replace('int8-quanto"', f'{level}"').replace("no_change", level)

@@ -47,9 +47,9 @@ def two(tmp_path_factory: pytest.TempPathFactory, tiny_pipeline: Path) -> SmallR
 def write_weights_down(rank: int, *, folder: Path) -> None:
     """Have a process leave a hash of its weights after each step."""
 
-    def taken(learner: StepContext, **named: Any) -> StepFinished:
-        step = take_step(learner, **named)
-        held = b"".join(weight.detach().view(torch.uint8).numpy().tobytes() for weight in learner.weights.values())
+    def taken(step_context: StepContext, **named: Any) -> StepFinished:
+        step = take_step(step_context, **named)
+        held = b"".join(weight.detach().view(torch.uint8).numpy().tobytes() for weight in step_context.weights.values())
         with (folder / f"weights-{rank}.txt").open("a") as file:
             file.write(f"{step.step} {sha256(held).hexdigest()}\n")
         return step

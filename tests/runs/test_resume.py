@@ -128,7 +128,7 @@ def test_a_finished_run_says_so_and_changes_nothing(
     capsys.readouterr()
     assert run.start() == 0
     said = capsys.readouterr().out
-    assert f"this run is finished, all {STEPS} steps" in said
+    assert f"all {STEPS} steps of this run are done" in said
     assert "training: step" not in said
     assert same(run.weights(), weights)
     assert run.saved_steps() == [2, 4, 6]

@@ -45,7 +45,7 @@ def translated(path: Path, *, flags: Sequence[str]) -> Translation:
     translation = translate(variables, file=str(path), words=flags, attempts=attempts)
     if broken or translation.problems:
         # Read here only to tell of everything at once; the trainer reads it in any case.
-        from helpers.config.parse import files_of
+        from helpers.config.load import files_of
 
         told = add_line_numbers(translation.problems, path=path)
         raise ConfigError([*broken, *told, *files_of(translation.reading)[1]])

@@ -10,8 +10,8 @@ from helpers.reporting.console.displays import Display, PlainDisplay, WarningsOn
 from helpers.reporting.events import (
     CheckpointSaved,
     Event,
-    HeldOutLoss,
     MemoryUse,
+    MetricsMeasured,
     Notice,
     RunFinished,
     StageAdvanced,
@@ -29,6 +29,7 @@ from helpers.reporting.format import (
     format_number,
     format_rate,
 )
+from helpers.reporting.metrics_text import metrics_text
 from helpers.reporting.pace import RunningMean, Throughput
 
 PATHS_NAMED = 3
@@ -76,8 +77,8 @@ class Console:
             case ValidationImagesSaved():
                 of_what = f"at step {event.step:,}" if event.step else "of the base model"
                 self._display.line(f"images {of_what}: {_named(event.paths)}")
-            case HeldOutLoss():
-                self._display.line(_held_out(event))
+            case MetricsMeasured():
+                self._display.line(f"{event.evaluator} at step {event.step:,}: {metrics_text(event)}")
             case CheckpointSaved():
                 self._display.line(f"checkpoint at step {event.step:,}: {event.path}")
             case RunFinished():
@@ -223,15 +224,6 @@ class _Training:
     def _peak(self) -> str:
         """The peak memory since training began, including its stages."""
         return f"peak memory {_peak(self._memory)}"
-
-
-def _held_out(event: HeldOutLoss) -> str:
-    """`validation loss at step 20: 0.4312 over 8 images (average 0.4290, base 0.5001)`."""
-    others = {"average": event.ema_mean, "base": event.base_mean if event.step else None}
-    said = [f"{name} {mean:.4f}" for name, mean in others.items() if mean is not None]
-    images = format_count(event.images, "images")
-    line = f"validation loss at step {event.step:,}: {event.mean:.4f} over {images}"
-    return f"{line} ({', '.join(said)})" if said else line
 
 
 def _speed(pace: Throughput, unit: str) -> str:

@@ -100,12 +100,12 @@ class SavedImage:
 
 
 @dataclass(frozen=True, kw_only=True)
-class HeldOutPoint:
-    """The loss on images never trained on, by whose weights; by_sigma: that of the result's, by range of σ."""
+class Measured:
+    """What an evaluator measured, by metric name; see `MetricsMeasured`."""
 
     step: int
-    means: Mapping[str, float]
-    by_sigma: Mapping[str, float] = field(default_factory=dict)
+    evaluator: str
+    metrics: Mapping[str, float]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -123,22 +123,24 @@ class Warned:
     text: str
 
 
-Record = Start | End | Point | SavedImage | HeldOutPoint | Saved | Warned
+Record = Start | End | Point | SavedImage | Measured | Saved | Warned
 KINDS: Mapping[str, type[Any]] = {
-    **{kind.__name__: kind for kind in (Start, End, Point, SavedImage, HeldOutPoint, Saved, Warned)},
-    "Drawn": SavedImage,  # as written before December 2026
+    kind.__name__: kind for kind in (Start, End, Point, SavedImage, Measured, Saved, Warned)
 }
 
 
 @dataclass
 class History:
-    """Everything known about a run. ends: by the index of the start; images: by step and file; warnings: by text."""
+    """Everything known about a run.
+
+    ends: by the index of the start. images: by step and file; measured: by evaluator and step; warnings: by text.
+    """
 
     starts: list[Start] = field(default_factory=list)
     ends: dict[int, End] = field(default_factory=dict)
     curve: Curve = field(default_factory=Curve)
     images: dict[tuple[int, str], SavedImage] = field(default_factory=dict)
-    held_out: dict[int, HeldOutPoint] = field(default_factory=dict)
+    measured: dict[str, dict[int, Measured]] = field(default_factory=dict)
     warnings: dict[str, Warned] = field(default_factory=dict)
     saved_step: int = 0
 
@@ -153,8 +155,8 @@ class History:
                 self.curve.add(record)
             case SavedImage():
                 self.images[record.step, record.file] = record
-            case HeldOutPoint():
-                self.held_out[record.step] = record
+            case Measured():
+                self.measured.setdefault(record.evaluator, {})[record.step] = record
             case Saved():
                 self.saved_step = record.step
             case Warned():
@@ -175,7 +177,9 @@ class History:
         self.starts.append(start)
         self.curve.truncate(start.first_step)
         self.images = {key: each for key, each in self.images.items() if each.step <= start.first_step}
-        self.held_out = {step: each for step, each in self.held_out.items() if step <= start.first_step}
+        for points in self.measured.values():
+            for step in [step for step in points if step > start.first_step]:
+                del points[step]
         self.saved_step = min(self.saved_step, start.first_step)
 
 
@@ -225,9 +229,21 @@ class HistoryFile:
 
 def _read(line: str) -> Record | None:
     try:
-        fields = json.loads(line)
-        if "trained_numbers" in fields:  # as written before December 2026
-            fields["trainable_parameters"] = fields.pop("trained_numbers")
+        fields = _upgraded(json.loads(line))
         return KINDS[fields.pop("kind")](**fields)
     except (ValueError, KeyError, TypeError, AttributeError):
         return None
+
+
+def _upgraded(fields: dict[str, Any]) -> dict[str, Any]:
+    """A record as versions before December 2026 wrote it, by today's names."""
+    if "trained_numbers" in fields:
+        fields["trainable_parameters"] = fields.pop("trained_numbers")
+    if fields["kind"] == "Drawn":
+        fields["kind"] = "SavedImage"
+    if fields["kind"] != "HeldOutPoint":
+        return fields
+    names = {"trained": "held_out/mean", "average": "held_out/ema_mean", "base": "held_out/base_mean"}
+    means = {names[name]: mean for name, mean in fields["means"].items()}
+    by_sigma = {f"held_out/{part}": loss for part, loss in fields.get("by_sigma", {}).items()}
+    return {"kind": "Measured", "step": fields["step"], "evaluator": "validation loss", "metrics": means | by_sigma}

@@ -1,12 +1,13 @@
 """Computes what run.html shows, from the run's history and its current state."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
 from markupsafe import Markup
 
 from helpers.reporting.format import format_count, format_duration, format_number
+from helpers.reporting.metrics_text import by_noise_level, metric_label, overall
 from helpers.reporting.pages.charts import Series, line_chart, smoothed
 from helpers.reporting.pages.run_history import End, History, Start
 from helpers.reporting.pages.run_page_images import SmallImages, prompt_cards
@@ -72,7 +73,7 @@ def run_page(history: History, *, moment: Moment, small: SmallImages) -> str:
         warnings=list(reversed(history.warnings.values())),
         loss_chart=_loss(history),
         was_resumed=any(each.first_step for each in history.starts),
-        held_out_chart=_held_out(history),
+        evaluations=_evaluated(history, shown=overall),
         cards=cards,
         more_prompts=more_prompts,
         charts=_small_charts(history),
@@ -125,14 +126,17 @@ def _loss(history: History) -> Markup:
     return line_chart(series, label="loss by optimizer step", log=log, tall=True, rules=rules)
 
 
-def _held_out(history: History) -> Markup:
-    series = _by_name({step: each.means for step, each in history.held_out.items()})
-    return line_chart(series, label="validation loss by optimizer step", tall=True)
-
-
-def _held_out_by_sigma(history: History) -> Markup:
-    series = _by_name({step: each.by_sigma for step, each in history.held_out.items()}, prefix="σ ")
-    return line_chart(series, label="validation loss by noise level")
+def _evaluated(history: History, *, shown: Callable[[Mapping[str, float]], dict[str, float]], prefix: str = "") -> dict:
+    """For each evaluator the chart of its metrics, those that `shown` picks."""
+    found = {}
+    for evaluator, points in history.measured.items():
+        values = {
+            step: {metric_label(name): value for name, value in shown(each.metrics).items()}
+            for step, each in points.items()
+        }
+        series = _by_name(values, prefix=prefix)
+        found[evaluator] = line_chart(series, label=f"{evaluator} by optimizer step", tall=not prefix)
+    return found
 
 
 def _by_name(values: Mapping[int, Mapping[str, float]], *, prefix: str = "") -> list[Series]:
@@ -165,10 +169,11 @@ def _small_charts(history: History) -> dict[str, Markup]:
         Series(name=name, points=_line(history, f"memory/{key}"), color=color)
         for (key, name), color in zip(MEMORY_LINES.items(), COLORS, strict=False)
     ]
+    by_level = _evaluated(history, shown=by_noise_level, prefix="σ ")
     norm, speed = _with_smoothed(history, "train/gradient_norm"), _with_smoothed(history, "speed/images_per_second")
     return {
         "Loss by noise level, smoothed": line_chart(by_sigma, label="loss by noise level"),
-        "Validation loss by noise level": _held_out_by_sigma(history),
+        **{f"{name[0].upper()}{name[1:]} by noise level": chart for name, chart in by_level.items()},
         "Learning rate": line_chart([rate], label="learning rate", zero=True),
         "Gradient norm": line_chart(norm, label="gradient norm", log=True),
         "Throughput in images per second": line_chart(speed, label="images per second", zero=True),

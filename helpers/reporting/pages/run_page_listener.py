@@ -9,7 +9,7 @@ from helpers.files import atomic_write_text
 from helpers.reporting.events import (
     CheckpointSaved,
     Event,
-    HeldOutLoss,
+    MetricsMeasured,
     Notice,
     RunFailed,
     RunFinished,
@@ -20,7 +20,7 @@ from helpers.reporting.events import (
     ValidationImagesSaved,
 )
 from helpers.reporting.pace import Throughput
-from helpers.reporting.pages.run_history import End, HeldOutPoint, HistoryFile, Point, Saved, SavedImage, Start, Warned
+from helpers.reporting.pages.run_history import End, HistoryFile, Measured, Point, Saved, SavedImage, Start, Warned
 from helpers.reporting.pages.run_page import Moment, run_page
 from helpers.reporting.pages.run_page_images import SmallImages
 from helpers.reporting.trackers.metrics import step_metrics
@@ -106,8 +106,8 @@ class RunPage:
                 return
             case ValidationImagesSaved():
                 self._images(event, file=file)
-            case HeldOutLoss():
-                file.append(_held_out(event))
+            case MetricsMeasured():
+                file.append(Measured(step=event.step, evaluator=event.evaluator, metrics=dict(event.metrics)))
             case CheckpointSaved():
                 file.append(Saved(step=event.step))
             case Notice(level="warning"):
@@ -151,12 +151,3 @@ class RunPage:
         )
         atomic_write_text(self._folder / PAGE, self._clean(run_page(file.history, moment=moment, small=self._small)))
         self._refreshed = time.monotonic()
-
-
-def _held_out(event: HeldOutLoss) -> HeldOutPoint:
-    means = {"trained": event.mean, "average": event.ema_mean, "base": event.base_mean}
-    return HeldOutPoint(
-        step=event.step,
-        means={name: mean for name, mean in means.items() if mean is not None},
-        by_sigma={f"{part.low:.2f}-{part.high:.2f}": part.loss for part in event.ema_by_sigma or event.by_sigma},
-    )

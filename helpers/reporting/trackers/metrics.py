@@ -1,6 +1,6 @@
 """The names and values of the metrics that all trackers and the run page receive."""
 
-from helpers.reporting.events import HeldOutLoss, StepFinished
+from helpers.reporting.events import StepFinished
 
 GIGABYTE = 1e9
 
@@ -30,11 +30,3 @@ def step_metrics(step: StepFinished) -> dict[str, float]:
         "device_reserved_peak": memory.peak_reserved_bytes,
     }
     return found | {f"memory/{name}_gb": size / GIGABYTE for name, size in measured.items() if size}
-
-
-def held_out_scalars(loss: HeldOutLoss) -> dict[str, float]:
-    """The validation loss by name, as far as measured: its mean, by σ, with averaged weights, of the base model."""
-    known = {"mean": loss.mean, "ema_mean": loss.ema_mean, "base_mean": loss.base_mean}
-    found = {f"held_out/{name}": value for name, value in known.items() if value is not None}
-    parts = [("", part) for part in loss.by_sigma] + [("ema_", part) for part in loss.ema_by_sigma]
-    return found | {f"held_out/{name}{part.low:.2f}-{part.high:.2f}": part.loss for name, part in parts}

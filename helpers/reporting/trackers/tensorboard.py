@@ -5,8 +5,8 @@ import struct
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from helpers.reporting.events import Event, HeldOutLoss, RunStarted, StepFinished, ValidationImagesSaved
-from helpers.reporting.trackers.metrics import held_out_scalars, step_metrics
+from helpers.reporting.events import Event, MetricsMeasured, RunStarted, StepFinished, ValidationImagesSaved
+from helpers.reporting.trackers.metrics import step_metrics
 from helpers.reporting.trackers.run_id import RunRecord
 
 if TYPE_CHECKING:
@@ -55,8 +55,8 @@ def _write(event: Event, *, writer: "SummaryWriter") -> None:
         case StepFinished():
             for name, value in step_metrics(event).items():
                 writer.add_scalar(name, value, event.step)
-        case HeldOutLoss():
-            for name, value in held_out_scalars(event).items():
+        case MetricsMeasured():
+            for name, value in event.metrics.items():
                 writer.add_scalar(name, value, event.step)
         case ValidationImagesSaved():
             captions = event.captions or ("",) * len(event.paths)

@@ -7,14 +7,14 @@ from typing import Any
 from helpers.errors import ReportingError
 from helpers.reporting.events import (
     Event,
-    HeldOutLoss,
+    MetricsMeasured,
     RunFailed,
     RunFinished,
     RunStarted,
     StepFinished,
     ValidationImagesSaved,
 )
-from helpers.reporting.trackers.metrics import held_out_scalars, step_metrics
+from helpers.reporting.trackers.metrics import step_metrics
 from helpers.reporting.trackers.run_id import RunRecord, TrackedRun
 
 logger = logging.getLogger(__name__)
@@ -44,8 +44,8 @@ class WandbTracker:
                 assert self._tracked is not None, "a run that has begun is tracked"
                 self._run.log(step_metrics(event), step=event.step)
                 self._tracked = self._record.note(self._tracked, last_step=event.step)
-            case HeldOutLoss() if self._run is not None and event.step >= self._first:
-                self._run.log(held_out_scalars(event), step=event.step)
+            case MetricsMeasured() if self._run is not None and event.step >= self._first:
+                self._run.log(dict(event.metrics), step=event.step)
             case ValidationImagesSaved() if self._run is not None:
                 self._show(event)
             case RunFinished():

@@ -27,7 +27,7 @@ from helpers.training.checkpoint.manifest import (
 )
 from helpers.training.optim.ema import WeightAverage
 from helpers.training.optim.optimizer_state import optimizer_state, restore_optimizer
-from helpers.training.state import TrainState
+from helpers.training.plan import TrainState
 
 OPTIMIZER_TENSORS = "optimizer.safetensors"
 OPTIMIZER_REST = "optimizer.json"

@@ -10,7 +10,7 @@ from helpers.reporting.reporter import Reporter
 from helpers.training.checkpoint.checkpoint import Checkpoint, find_checkpoint
 from helpers.training.checkpoint.compatibility import compare
 from helpers.training.checkpoint.manifest import RunInputs, configuration_of
-from helpers.training.state import TrainState
+from helpers.training.plan import TrainState
 
 
 def refuse_other_settings(config: RunConfig) -> None:

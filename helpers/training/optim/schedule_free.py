@@ -10,9 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from torch import nn
+from torch.optim import Optimizer
 
+from helpers.config.options.finetune import EmaOptions
+from helpers.config.options.training import OptimizerOptions
 from helpers.models.formats.safetensors import copy_tensors, write_tensors
-from helpers.training.optim.ema import restored_weights
+from helpers.training.optim.ema import Ema, NoAverage, WeightAverage, restored_weights
 
 TRAINED_WITH = "trained_with.safetensors"
 
@@ -49,3 +52,14 @@ class ScheduleFreeAverage:
 
     def load(self, folder: Path) -> None:
         copy_tensors(folder / TRAINED_WITH, into=self._weights, fix="Set what is trained back.")
+
+
+def make_weight_average(
+    ema: EmaOptions, options: OptimizerOptions, *, weights: Mapping[str, nn.Parameter], optimizer: Optimizer
+) -> WeightAverage:
+    """The average that is configured, starting at the current weights. optimizer: the one that `options` describes."""
+    if options.averages:
+        return ScheduleFreeAverage(weights, optimizer=optimizer)
+    if not ema.use_ema:
+        return NoAverage()
+    return Ema(weights, decay=ema.ema_decay, interval=ema.ema_update_interval, device=ema.ema_device)

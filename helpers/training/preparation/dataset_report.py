@@ -5,11 +5,12 @@ from pathlib import Path
 
 from helpers.data.report.survey import fingerprint, survey
 from helpers.data.types import Catalog
-from helpers.dataloader.epoch_plan import first_epoch
+from helpers.dataloader.epoch_plan import first_epoch, mix
 from helpers.dataloader.sampler import SampleOrder
 from helpers.files import atomic_write
 from helpers.reporting.events import Notice
 from helpers.reporting.pages.datasets_page import CaptionLengths, datasets_page
+from helpers.reporting.reporter import Reporter
 from helpers.training.preparation.prepare import CacheWorkers
 
 PAGE = "datasets.html"
@@ -17,6 +18,19 @@ FIRST_BYTES = 256
 
 
 LengthsOf = Callable[[Catalog], Sequence[CaptionLengths]]
+
+BUCKETS_LISTED = 12
+
+
+def log_buckets(order: SampleOrder, reporter: Reporter) -> None:
+    """Log a line for each bucket, and one for the mix of datasets."""
+    plans = first_epoch(order)
+    for each in plans[:BUCKETS_LISTED]:
+        reporter.handle(Notice(text=str(each)))
+    if len(plans) > BUCKETS_LISTED:
+        reporter.handle(Notice(text=f"and {len(plans) - BUCKETS_LISTED} buckets more"))
+    if mixed := mix(order):
+        reporter.handle(Notice(text=mixed))
 
 
 def report_datasets(

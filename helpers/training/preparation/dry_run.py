@@ -21,7 +21,7 @@ from helpers.reporting.events import Notice
 from helpers.reporting.format import format_bytes, format_count, format_number
 from helpers.reporting.reporter import Reporter
 from helpers.training.disk_space import CacheNeed, free_bytes
-from helpers.training.loop import LoopPlan
+from helpers.training.plan import LoopPlan
 from helpers.training.preparation.prepare import RunContext
 
 LEFT_OUT_FILE = "left_out.txt"
@@ -39,15 +39,17 @@ class TruncatedCaptions:
     cut: tuple[tuple[int, str], ...]
 
 
-def truncated_captions(files: DatasetFile, *, site: RunContext) -> tuple[TruncatedCaptions, ...]:
+def truncated_captions(files: DatasetFile, *, context: RunContext) -> tuple[TruncatedCaptions, ...]:
     """What each tokenizer cuts; loads the tokenizers and nothing else, and those only where a caption is new."""
     store = places.open_cache(files.text_embeds)
     found = []
-    for limit in (part.limit for part in site.text_parts if part.limit is not None):
-        counts = token_counts(site.captions, limit=limit, store=store).tolist()
-        cut = [(n, said) for n, said in zip(counts, site.captions, strict=True) if n > limit.tokens]
+    for limit in (part.limit for part in context.text_parts if part.limit is not None):
+        counts = token_counts(context.captions, limit=limit, store=store).tolist()
+        cut = [(n, said) for n, said in zip(counts, context.captions, strict=True) if n > limit.tokens]
         ordered = tuple(sorted(cut, key=lambda each: (-each[0], each[1])))
-        found.append(TruncatedCaptions(reader=limit.name, length=limit.tokens, total=len(site.captions), cut=ordered))
+        found.append(
+            TruncatedCaptions(reader=limit.name, length=limit.tokens, total=len(context.captions), cut=ordered)
+        )
     return tuple(found)
 
 

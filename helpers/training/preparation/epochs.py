@@ -19,24 +19,24 @@ EPOCHS_KEPT = 2
 
 
 def batches_from(
-    start: Position, *, source: BatchBuilder, ground: PreparedRun, depth: int
+    start: Position, *, source: BatchBuilder, prepared_run: PreparedRun, depth: int
 ) -> Generator[TrainBatch, None, None]:
     """This rank's batches from `start` on, for ever, made `depth` ahead at the most; close it to stop making them."""
-    pin_memory = ground.runtime.device.type == "cuda"
-    changing = [prepared for prepared in ground.datasets if prepared.dataset.vae_cache_clear_each_epoch]
+    pin_memory = prepared_run.runtime.device.type == "cuda"
+    changing = [prepared for prepared in prepared_run.datasets if prepared.dataset.vae_cache_clear_each_epoch]
     if not changing:
         yield from prefetch(source, start, depth=depth, pin_memory=pin_memory)
     order = source.order
     while True:
         end = order.position_after(order.batches_before(start.epoch + 1))
-        of_epoch = _with_crops_of(start.epoch, source=source, changing=changing, ground=ground)
+        of_epoch = _with_crops_of(start.epoch, source=source, changing=changing, prepared_run=prepared_run)
         with closing(prefetch(of_epoch, start, depth=depth, pin_memory=pin_memory, end=end)) as batches:
             yield from batches
         start = end
 
 
 def _with_crops_of(
-    epoch: int, *, source: BatchBuilder, changing: Sequence[PreparedDataset], ground: PreparedRun
+    epoch: int, *, source: BatchBuilder, changing: Sequence[PreparedDataset], prepared_run: PreparedRun
 ) -> BatchBuilder:
     """`source` with the latents of the crops of `epoch`, encoded where they are not cached; old ones go.
 
@@ -45,9 +45,9 @@ def _with_crops_of(
     """
     if epoch == 0:
         return source
-    crops = [_cropped(prepared, epoch=epoch, seed=source.seed, ground=ground) for prepared in changing]
-    ground.workers.ranks.barrier()
-    for prepared in changing if ground.workers.ranks.rank == 0 else ():
+    crops = [_cropped(prepared, epoch=epoch, seed=source.seed, prepared_run=prepared_run) for prepared in changing]
+    prepared_run.workers.ranks.barrier()
+    for prepared in changing if prepared_run.workers.ranks.rank == 0 else ():
         _remove_before(epoch - EPOCHS_KEPT + 1, prepared=prepared, seed=source.seed)
     return replace(
         source,
@@ -56,19 +56,19 @@ def _with_crops_of(
     )
 
 
-def _cropped(prepared: PreparedDataset, *, epoch: int, seed: int, ground: PreparedRun) -> PreparedDataset:
+def _cropped(prepared: PreparedDataset, *, epoch: int, seed: int, prepared_run: PreparedRun) -> PreparedDataset:
     dataset, place = prepared.dataset, prepared.latent_store
     store = places.epoch_crop_store(dataset, latents=place, seed=seed, epoch=epoch)
     catalog = recrop(prepared.catalog, dataset=dataset, seed=seed, epoch=epoch)
     rejected = encode_flips(
-        dataset, catalog=catalog, place=place, store=store, part=ground.latent_part, workers=ground.workers
+        dataset, catalog=catalog, place=place, store=store, part=prepared_run.latent_part, workers=prepared_run.workers
     )
     if rejected:
         raise CacheError(
             f"{dataset.id}: {rejected[0].path} was trained on and {rejected[0].reason}. Put it back as it was, and the "
             "same command goes on from the last checkpoint."
         )
-    return open_flips(dataset, catalog=catalog, place=place, store=store, part=ground.latent_part)
+    return open_flips(dataset, catalog=catalog, place=place, store=store, part=prepared_run.latent_part)
 
 
 def _remove_before(epoch: int, *, prepared: PreparedDataset, seed: int) -> None:

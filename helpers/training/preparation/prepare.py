@@ -188,53 +188,57 @@ def all_captions(files: DatasetFile, *, catalogs: Sequence[Catalog]) -> tuple[st
     return tuple(dict.fromkeys(itertools.chain.from_iterable(of_stores)))
 
 
-def warn_long_captions(files: DatasetFile, *, site: RunContext) -> None:
+def warn_long_captions(files: DatasetFile, *, context: RunContext) -> None:
     """Have the first rank say which captions are cut (see `tell_long_captions`)."""
-    if site.workers.ranks.rank == 0:
+    if context.workers.ranks.rank == 0:
         store = places.open_cache(files.text_embeds)
         tell_long_captions(
-            site.captions, catalogs=site.catalogs, parts=site.text_parts, store=store, reporter=site.workers.reporter
+            context.captions,
+            catalogs=context.catalogs,
+            parts=context.text_parts,
+            store=store,
+            reporter=context.workers.reporter,
         )
 
 
-def lengths_of_captions(files: DatasetFile, *, site: RunContext) -> Callable[[Catalog], tuple[CaptionLengths, ...]]:
+def lengths_of_captions(files: DatasetFile, *, context: RunContext) -> Callable[[Catalog], tuple[CaptionLengths, ...]]:
     """What tells how long a dataset's captions are; a tokenizer is loaded only where it has to count."""
-    return partial(lengths_by_tokenizer, parts=site.text_parts, store=places.open_cache(files.text_embeds))
+    return partial(lengths_by_tokenizer, parts=context.text_parts, store=places.open_cache(files.text_embeds))
 
 
-def captions_for_store(store: TextEmbedsStore, *, files: DatasetFile, site: RunContext) -> Iterator[str]:
+def captions_for_store(store: TextEmbedsStore, *, files: DatasetFile, context: RunContext) -> Iterator[str]:
     """Every caption that this place keeps, as often as it stands: of the images of datasets that name it.
 
     The default place keeps those of validation images too, and the empty one that caption dropout trains with.
     """
     if store is files.text_embeds:
-        yield from (EMPTY_CAPTION, *site.drawn_captions)
-    yield from captions_of(files, catalogs=site.catalogs, store=store)
+        yield from (EMPTY_CAPTION, *context.drawn_captions)
+    yield from captions_of(files, catalogs=context.catalogs, store=store)
 
 
 def cache_needs(
-    files: DatasetFile, *, site: RunContext, options: CacheOptions, look: bool = True
+    files: DatasetFile, *, context: RunContext, options: CacheOptions, look: bool = True
 ) -> tuple[CacheNeed, ...]:
     """What the caches of captions and of every dataset still lack; look: False tells the most that may be."""
     needs: list[CacheNeed] = []
     for place in files.text_stores:
-        captions = captions_for_store(place, files=files, site=site)
+        captions = captions_for_store(place, files=files, context=context)
         needs += captions_needed(
-            captions, parts=site.cached_text_parts, store=places.open_cache(place), options=options, look=look
+            captions, parts=context.cached_text_parts, store=places.open_cache(place), options=options, look=look
         )
-    for dataset, catalog in zip(files.all_images, site.catalogs, strict=True):
+    for dataset, catalog in zip(files.all_images, context.catalogs, strict=True):
         store = places.open_cache(files.latents_of(dataset))
         if "vae" not in dataset.trusted:
             sides = _sides(dataset, catalog)
-            needs += [latents_needed(side, part=site.latent_part, store=store, look=look) for side in sides]
+            needs += [latents_needed(side, part=context.latent_part, store=store, look=look) for side in sides]
     return tuple(needs)
 
 
-def prepare_text(files: DatasetFile, *, site: RunContext, options: CacheOptions) -> TextCache:
+def prepare_text(files: DatasetFile, *, context: RunContext, options: CacheOptions) -> TextCache:
     """Encode what is not cached yet of every image's captions, each in its dataset's place."""
     wanted = [
         CaptionJob(
-            captions=tuple(dict.fromkeys(captions_for_store(place, files=files, site=site))),
+            captions=tuple(dict.fromkeys(captions_for_store(place, files=files, context=context))),
             store=places.open_cache(place),
             write_batch_size=place.write_batch_size,
         )
@@ -242,14 +246,14 @@ def prepare_text(files: DatasetFile, *, site: RunContext, options: CacheOptions)
     ]
     fill_text_cache(
         wanted,
-        parts=site.cached_text_parts,
+        parts=context.cached_text_parts,
         options=options,
-        ranks=site.workers.ranks,
-        reporter=site.workers.reporter,
+        ranks=context.workers.ranks,
+        reporter=context.workers.reporter,
         scan_for_errors=any(dataset.scan_for_errors for dataset in files.all_images),
     )
     stores = [each.store for each in wanted]
-    return TextCache(stores, parts=site.frozen_text_parts, assemble=site.family.assemble_text)
+    return TextCache(stores, parts=context.frozen_text_parts, assemble=context.family.assemble_text)
 
 
 def prepare_latents(

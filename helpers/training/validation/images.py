@@ -1,7 +1,8 @@
 """Draws what the model makes of a prompt while it learns, borrowing the model and giving it back as it was."""
 
 import json
-from collections.abc import Callable
+import secrets
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -10,28 +11,149 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from helpers.config.files.prompt_library import (
+    BUILT_IN,
+    LibraryPrompt,
+    file_names,
+    parse_validation_sizes,
+    read_prompts,
+)
 from helpers.config.options.validation import ValidationOptions
+from helpers.dataloader.loader import EMPTY_CAPTION
 from helpers.device import release_device_memory
+from helpers.errors import ConfigError
 from helpers.files import atomic_write
 from helpers.models.family import ModelComponents, ModelFamily, SampleRequest, TextEmbedding, VaeSpec
 from helpers.reporting.events import ValidationImagesSaved
 from helpers.reporting.progress import stage
 from helpers.reporting.publish.card_text import PNG_ENTRY
 from helpers.reporting.reporter import Reporter
-from helpers.training.images import ValidationImage, validation_images
 from helpers.training.memory import VALIDATING, MemoryNeeds, explain_out_of_memory
+from helpers.training.plan import Interval
 from helpers.training.signals import StopSignal
+
+RANDOM_SEED_BITS = 32
+ONLY_PROMPT, WITHOUT_PROMPT = "validation", "unconditional"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ValidationImage:
+    """An image to draw, and all that decides what it shows besides the weights; kept in the PNG's header.
+
+    name: of its prompt, safe in a file's name. any_seed: whether the seed was drawn again.
+    """
+
+    step: int
+    name: str
+    prompt: str
+    negative_prompt: str
+    guidance: float
+    inference_steps: int
+    width: int
+    height: int
+    seed: int
+    any_seed: bool
+    skip_layers: tuple[int, ...]
+    skip_scale: float
+    skip_start: float
+    skip_stop: float
+    base_model: str
+
+    @property
+    def file_name(self) -> str:
+        return f"{self.name}_{self.width}x{self.height}_seed{self.seed}.png"
+
+    def is_drawn(self, folder: Path) -> bool:
+        """Whether `folder` holds it, drawn from the same words and settings."""
+        pattern = f"{self.name}_{self.width}x{self.height}_seed*.png" if self.any_seed else self.file_name
+        ignored = {"seed": None} if self.any_seed else {}
+        said = json.loads(json.dumps(asdict(self))) | ignored
+        return any(_settings_in(file) | ignored == said for file in folder.glob(pattern))
+
+
+def validation_prompts(options: ValidationOptions) -> tuple[str, ...]:
+    """The texts that must be encoded for the validation images."""
+    wanted = validation_images(options, step=0, base_model="")
+    said = [text for each in wanted for text in (each.prompt, each.negative_prompt if each.guidance > 1 else None)]
+    return tuple(dict.fromkeys(text for text in said if text is not None))
+
+
+def validation_images(options: ValidationOptions, *, step: int, base_model: str) -> tuple[ValidationImage, ...]:
+    """Each prompt in each of its sizes and seeds; without a seed, new ones each time."""
+    prompts = _prompts(options)
+    named = zip(file_names(prompts), prompts.values(), strict=True)
+    return tuple(
+        image
+        for name, prompt in named
+        for image in _images(name, prompt, options=options, step=step, base_model=base_model)
+    )
+
+
+def _images(
+    name: str, prompt: LibraryPrompt, *, options: ValidationOptions, step: int, base_model: str
+) -> Iterator[ValidationImage]:
+    fixed = options.validation_seed.strip()
+    own = int(fixed) if prompt.seed is None and fixed else prompt.seed
+    first = secrets.randbits(RANDOM_SEED_BITS) if own is None else own
+    negative = options.validation_negative_prompt if prompt.negative_prompt is None else prompt.negative_prompt
+    for width, height in parse_validation_sizes(prompt.resolution or options.validation_resolution):
+        for seed in range(first, first + options.num_validation_images):
+            yield ValidationImage(
+                step=step,
+                name=name,
+                prompt=prompt.prompt,
+                negative_prompt=negative,
+                guidance=options.validation_guidance if prompt.guidance is None else prompt.guidance,
+                inference_steps=prompt.steps or options.validation_num_inference_steps,
+                width=width,
+                height=height,
+                seed=seed,
+                any_seed=own is None,
+                skip_layers=options.skip_layers,
+                skip_scale=options.validation_skip_layers_scale,
+                skip_start=options.validation_skip_layers_start,
+                skip_stop=options.validation_skip_layers_stop,
+                base_model=base_model,
+            )
+
+
+def _prompts(options: ValidationOptions) -> dict[str, LibraryPrompt]:
+    """Every prompt by name: the setting's, the person's, the built-in ones, and none at all beside a library."""
+    prompts: dict[str, LibraryPrompt] = {}
+    if options.validation_prompt:
+        prompts[ONLY_PROMPT] = LibraryPrompt(prompt=options.validation_prompt)
+    library: dict[str, LibraryPrompt] = {}
+    if options.validation_prompt_library:
+        library |= BUILT_IN
+    if options.user_prompt_library:
+        read, problems = read_prompts(Path(options.user_prompt_library).expanduser())
+        if problems:  # the file was in order when the run began
+            raise ConfigError(problems)
+        library |= read
+    if library and not options.validation_disable_unconditional:
+        prompts[WITHOUT_PROMPT] = LibraryPrompt(prompt=EMPTY_CAPTION)
+    # A person's prompt of one of these names is the one that counts.
+    return prompts | library
+
+
+def _settings_in(file: Path) -> dict[str, object]:
+    """What an image's header says it was drawn with; empty for one that says nothing."""
+    from PIL import Image
+
+    with Image.open(file) as image:
+        return json.loads(image.info.get(PNG_ENTRY, "{}"))
 
 
 @dataclass(frozen=True, kw_only=True)
 class ImageValidator:
-    """Draws the validation images of a run; nothing where there is no prompt.
+    """The evaluator that generates validation images; without a prompt it does nothing.
 
-    denoiser: the bare module, not as prepared for several processes. embedding: a caption as the model is given it.
-    weights: a context in which the denoiser has the weights to draw with. autocast: the one that training computes in.
-    needs: the run's, of memory.
+    denoiser: the bare module, not as prepared for several processes. embedding: of a prompt. weights: a context in
+    which the denoiser has the weights to validate. autocast: that of training. needs: the run's memory needs.
     """
 
+    when: Interval
+    name: str = "validation images"
     options: ValidationOptions
     family: ModelFamily
     parts: ModelComponents
@@ -45,29 +167,30 @@ class ImageValidator:
     stop: StopSignal
     reporter: Reporter
 
-    def generate(self, step: int, *, only_missing: bool = False) -> None:
-        """Write the images of `step`; `only_missing`: those that are not there, drawn as they would be now.
+    def evaluate(self, step: int, *, only_missing: bool = False) -> Mapping[str, float]:
+        """Write the images of `step` and report their files; with `only_missing`, those that are not there.
 
-        Training's modes, gradients and random state are afterwards what they were. A requested stop ends it early.
+        Training's modes, gradients and random state are unchanged afterwards. A requested stop ends it early.
         """
         folder = self.output_dir / "validation_images" / f"step_{step}"
         wanted = validation_images(self.options, step=step, base_model=self.parts.identity)
         if only_missing:
             wanted = tuple(image for image in wanted if not image.is_drawn(folder))
         if not wanted or self.stop.requested:
-            return
+            return {}
         device = next(self.denoiser.parameters()).device
-        # Training seeds what it draws at each step, so it would not notice; whoever else draws does not either.
+        # Each training step seeds its own random numbers; this keeps other users of the global state undisturbed too.
         undisturbed = torch.random.fork_rng(devices=[device] if device.type == "cuda" else [])
         with explain_out_of_memory(VALIDATING, self.needs), torch.no_grad(), undisturbed, self.weights():
-            drawn = self._draw(wanted)
+            drawn = self._generate(wanted)
         paths = tuple(_write(image, pixels, folder) for image, pixels in drawn)
         if paths:
             captions = tuple(image.prompt for image, _ in drawn)
             self.reporter.handle(ValidationImagesSaved(step=step, paths=paths, captions=captions))
+        return {}
 
-    def _draw(self, wanted: tuple[ValidationImage, ...]) -> list[tuple[ValidationImage, Tensor]]:
-        """uint8 RGB pixels [H, W, 3] of each image; the VAE is loaded once, after the denoiser has done its part."""
+    def _generate(self, wanted: tuple[ValidationImage, ...]) -> list[tuple[ValidationImage, Tensor]]:
+        """uint8 RGB pixels [H, W, 3] of each image; the VAE is loaded once, after the denoiser has finished."""
         latents: list[Tensor] = []
         with stage(self.reporter, "draw validation images", total=len(wanted), unit="images") as advance:
             for image in wanted:

@@ -1,8 +1,8 @@
-"""Measures the loss on images that are never trained on, which tells learning from learning by heart."""
+"""Measures the loss on held-out images, which shows overfitting."""
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass
 from functools import cached_property
@@ -17,10 +17,11 @@ from helpers.dataloader.rng import generator
 from helpers.files import atomic_write
 from helpers.models.contexts import eval_mode
 from helpers.models.flow_matching import loss_per_sample, noisy_latents, velocity_target
-from helpers.reporting.events import HeldOutLoss, Notice, SigmaLoss
+from helpers.reporting.events import Notice, SigmaLoss
 from helpers.reporting.progress import stage
 from helpers.reporting.reporter import Reporter
 from helpers.training.optim.ema import WeightAverage
+from helpers.training.plan import Interval
 from helpers.training.preparation.prepare import PreparedDataset
 from helpers.training.signals import StopSignal
 from helpers.training.step import StepContext
@@ -35,16 +36,42 @@ RISEN_TIMES, RISEN_BY = 3, 1.02
 
 
 @dataclass(frozen=True, kw_only=True)
-class LossValidator:
-    """The images that are kept back, and what their loss is measured with; the first rank measures alone.
+class Measurement:
+    """One line of the log: the mean loss over `images`, each at the same noise and levels σ every time.
 
-    denoiser: the bare module. average: None where none is kept. as_base: see `Trained`; None where the base is what
-    moves. batch_size: images at once. base_identity: of the base's weights.
+    by_sigma: by σ, whose range of `SigmaLoss` it stands for. ema_…: of the average of the weights, where one is kept.
+    base_mean: the base model's; None where it can no longer be measured.
     """
 
+    step: int
+    images: int
+    mean: float
+    by_sigma: tuple[SigmaLoss, ...]
+    base_mean: float | None = None
+    ema_mean: float | None = None
+    ema_by_sigma: tuple[SigmaLoss, ...] = ()
+
+    def metrics(self) -> dict[str, float]:
+        """By tracker name, as far as measured: the mean, that of averaged weights, of the base, and by σ."""
+        means = {"mean": self.mean, "ema_mean": self.ema_mean, "base_mean": self.base_mean}
+        found = {f"held_out/{name}": value for name, value in means.items() if value is not None}
+        ranges = [("", part) for part in self.by_sigma] + [("ema_", part) for part in self.ema_by_sigma]
+        return found | {f"held_out/{name}{part.low:.2f}-{part.high:.2f}": part.loss for name, part in ranges}
+
+
+@dataclass(frozen=True, kw_only=True)
+class LossValidator:
+    """The evaluator of the validation loss: held-out images, and what their loss is measured with.
+
+    denoiser: the bare module. average: None without one. as_base: see `Trainable`; None in full fine-tuning.
+    batch_size: images at once. base_identity: of the base's weights.
+    """
+
+    when: Interval
+    name: str = "validation loss"
     datasets: Sequence[PreparedDataset]
     text: TextLookup
-    learner: StepContext
+    step_context: StepContext
     denoiser: nn.Module
     average: WeightAverage | None
     as_base: Callable[[nn.Module], AbstractContextManager[None]] | None
@@ -55,14 +82,14 @@ class LossValidator:
     stop: StopSignal
     reporter: Reporter
 
-    def evaluate(self, step: int, *, only_missing: bool = False) -> None:
-        """Tell the loss after `step`, and write it to the log; `only_missing`: unless the log has it.
+    def evaluate(self, step: int, *, only_missing: bool = False) -> Mapping[str, float]:
+        """Measure the loss after `step` and log it; with `only_missing`, unless the log has it.
 
-        Training's modes, weights, gradients and random state are afterwards what they were.
+        Training's modes, weights, gradients and random state are unchanged afterwards.
         """
         points = [point for point in self._points() if point["step"] < step or only_missing]
         if not self.datasets or (only_missing and any(point["step"] == step for point in points)):
-            return
+            return {}
         points = [point for point in points if point["step"] < step]
         contexts = self._contexts(points)
         losses: dict[str, list[float]] = {}
@@ -73,10 +100,10 @@ class LossValidator:
                 with context:
                     losses[name] = self._losses(advance)
         if self.stop.requested:
-            return
+            return {}
         known = points[0]["base_mean"] if points else None
         base = _mean(losses["base"]) if "base" in losses else _mean(losses["raw"]) if step == 0 else known
-        event = HeldOutLoss(
+        measured = Measurement(
             step=step,
             images=self._images,
             mean=_mean(losses["raw"]),
@@ -85,10 +112,10 @@ class LossValidator:
             ema_mean=_mean(losses["ema"]) if "ema" in losses else None,
             ema_by_sigma=self._by_sigma(losses["ema"]) if "ema" in losses else (),
         )
-        self._remember(event)
-        self.reporter.handle(event)
-        if said := detect_overfitting([*points, asdict(event)]):
-            self.reporter.handle(Notice(level="warning", text=said))
+        self._log(measured)
+        if warning := detect_overfitting([*points, asdict(measured)]):
+            self.reporter.handle(Notice(level="warning", text=warning))
+        return measured.metrics()
 
     def _contexts(self, points: Sequence[Any]) -> dict[str, AbstractContextManager[None]]:
         """What is to be measured by name, each with the weights to measure it with; the base once."""
@@ -113,7 +140,7 @@ class LossValidator:
 
     def _batch(self, dataset: PreparedDataset, indices: Sequence[int]) -> list[float]:
         """The summed losses of some images of one size, by σ."""
-        runtime, catalog = self.learner.runtime, dataset.catalog
+        runtime, catalog = self.step_context.runtime, dataset.catalog
         latents = torch.stack([dataset.latents.latents(index) for index in indices])
         noise = torch.stack(
             [
@@ -137,8 +164,8 @@ class LossValidator:
             sigmas = torch.full((len(indices),), sigma, device=runtime.device)
             with runtime.autocast():
                 noisy = noisy_latents(latents, noise, sigmas)
-                prediction = self.learner.predict(self.denoiser, noisy, sigmas, prompts, pooled)
-            losses = loss_per_sample(prediction, target, loss_type=self.learner.objective.loss_type)
+                prediction = self.step_context.predict(self.denoiser, noisy, sigmas, prompts, pooled)
+            losses = loss_per_sample(prediction, target, loss_type=self.step_context.objective.loss_type)
             sums.append(losses.sum())
         return torch.stack(sums).tolist()
 
@@ -161,7 +188,7 @@ class LossValidator:
     @cached_property
     def _measured(self) -> str:
         """A hash of all that a loss depends on but what is learned: losses of another one are not comparable."""
-        said: list[object] = [self.base_identity, self.seed, SIGMAS, self.learner.objective.loss_type]
+        said: list[object] = [self.base_identity, self.seed, SIGMAS, self.step_context.objective.loss_type]
         for dataset in self.datasets:
             catalog = dataset.catalog
             for index in range(len(catalog)):
@@ -176,10 +203,10 @@ class LossValidator:
     def _points(self) -> list[dict[str, Any]]:
         return [line for line in self._lines() if line["measured"] == self._measured]
 
-    def _remember(self, event: HeldOutLoss) -> None:
-        """Write the measurement behind those before it; those that a run begun again had at later steps go."""
-        kept = [line for line in self._lines() if line["measured"] != self._measured or line["step"] < event.step]
-        lines = [*kept, {"measured": self._measured, **asdict(event)}]
+    def _log(self, measured: Measurement) -> None:
+        """Append the measurement; those at later steps, of a run that started again, are removed."""
+        kept = [line for line in self._lines() if line["measured"] != self._measured or line["step"] < measured.step]
+        lines = [*kept, {"measured": self._measured, **asdict(measured)}]
         text = "".join(json.dumps(line) + "\n" for line in lines)
         atomic_write(self.output_dir / LOG, lambda path: path.write_text(text))
 

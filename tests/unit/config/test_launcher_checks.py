@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from helpers.config.checks.launcher import OTHER_ENGINES, is_fsdp, zero_stage
-from helpers.config.parse import load_config
+from helpers.config.load import load_config
 from helpers.errors import ConfigError
 
 FSDP2 = {"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2"}

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from helpers.config.parse import load_config
+from helpers.config.load import load_config
 from helpers.errors import ConfigError
 
 REPOSITORY = Path(__file__).resolve().parents[3]

@@ -11,8 +11,8 @@ from helpers.reporting.events import (
     Change,
     CheckpointSaved,
     Event,
-    HeldOutLoss,
     MemoryUse,
+    MetricsMeasured,
     Notice,
     RunFailed,
     RunFinished,
@@ -196,13 +196,15 @@ def test_the_loss_by_noise_level_says_how_many_samples_it_is_of(tmp_path: Path) 
 
 def test_the_loss_on_images_never_trained_on_is_a_line_for_each_of_the_weights(tmp_path: Path) -> None:
     losses = [
-        HeldOutLoss(
+        MetricsMeasured(
             step=at,
-            images=4,
-            mean=1 - at / 20,
-            by_sigma=(SigmaLoss(low=0.25, high=0.5, loss=at / 8, sigma=0.3, samples=4),),
-            base_mean=1.0,
-            ema_mean=1 - at / 40,
+            evaluator="validation loss",
+            metrics={
+                "held_out/mean": 1 - at / 20,
+                "held_out/ema_mean": 1 - at / 40,
+                "held_out/base_mean": 1.0,
+                "held_out/0.25-0.50": at / 8,
+            },
         )
         for at in (0, 5, 10)
     ]
@@ -213,7 +215,7 @@ def test_the_loss_on_images_never_trained_on_is_a_line_for_each_of_the_weights(t
     by_sigma = whole.split("Validation loss by noise level</h3>")[1].split("</figure>")[0]
     assert re.findall(r"<title>(.*?)</title>", by_sigma) == ["σ 0.25-0.50"]
     assert "[5, 0.625]" in by_sigma
-    averaged = replace(losses[1], ema_by_sigma=(replace(losses[1].by_sigma[0], loss=0.375),))
+    averaged = replace(losses[1], metrics={**losses[1].metrics, "held_out/ema_0.25-0.50": 0.375})
     again = page_after(tmp_path, started(5), averaged).split("Validation loss by noise level</h3>")[1]
     assert "[0, 0.0], [5, 0.375]]" in again.split("</figure>")[0]
     assert "Validation loss" not in page_after(tmp_path / "other", started(0))

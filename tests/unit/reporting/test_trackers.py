@@ -9,14 +9,14 @@ from helpers.errors import ReportingError
 from helpers.reporting.events import (
     Change,
     Event,
-    HeldOutLoss,
     MemoryUse,
+    MetricsMeasured,
     RunFailed,
     RunStarted,
     SigmaLoss,
     StepFinished,
 )
-from helpers.reporting.trackers.metrics import held_out_scalars, step_metrics
+from helpers.reporting.trackers.metrics import step_metrics
 from helpers.reporting.trackers.run_id import RunRecord
 from helpers.reporting.trackers.tensorboard import TensorboardTracker
 from helpers.reporting.trackers.wandb import WandbTracker
@@ -77,21 +77,9 @@ def test_the_metrics_of_a_step() -> None:
     }
 
 
-HELD_OUT = HeldOutLoss(
-    step=4,
-    images=3,
-    mean=0.5,
-    by_sigma=(SigmaLoss(low=0.0, high=0.25, loss=0.75, sigma=0.125, samples=3),),
-    base_mean=0.625,
+HELD_OUT = MetricsMeasured(
+    step=4, evaluator="validation loss", metrics={"held_out/mean": 0.5, "held_out/base_mean": 0.625}
 )
-
-
-def test_the_figures_of_what_is_held_out() -> None:
-    assert held_out_scalars(HELD_OUT) == {
-        "held_out/mean": 0.5,
-        "held_out/base_mean": 0.625,
-        "held_out/0.00-0.25": 0.75,
-    }
 
 
 def test_which_run_it_is(tmp_path: Path) -> None:

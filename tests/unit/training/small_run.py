@@ -37,13 +37,11 @@ from helpers.training.checkpoint.checkpoint import (
 from helpers.training.checkpoint.manifest import RunInputs
 from helpers.training.checkpoint.resume import starting_state
 from helpers.training.distributed.runtime import open_runtime
-from helpers.training.loop import LoopPlan, train
-from helpers.training.moments import StepInfo
+from helpers.training.loop import train
 from helpers.training.optim.ema import NoAverage
 from helpers.training.optim.optimizers import make_optimizer
-from helpers.training.plan import plan_run
+from helpers.training.plan import LoopPlan, StepInfo, TrainState, plan_run
 from helpers.training.signals import Interrupted, StopSignal, handle_signals
-from helpers.training.state import TrainState
 from helpers.training.step import StepContext
 
 CHANNELS = 16
@@ -192,7 +190,7 @@ class SavingOnly:
     def on_step_end(self, step: int) -> None:
         """Nothing to average."""
 
-    def validate(self, moment: StepInfo) -> None:
+    def validate(self, info: StepInfo) -> None:
         """Nothing to draw."""
 
 
@@ -218,10 +216,10 @@ class SmallRun:
         """Continue from the latest checkpoint and train; the final weights."""
         reporter = Reporter([events])
         denoiser = SmallDenoiser(dropout=self.dropout)
-        learner = small_learner(denoiser)
+        step_context = small_learner(denoiser)
         order = small_order()
         options = OptimizerOptions(optimizer=self.optimizer, learning_rate=self.learning_rate)
-        optimizer = make_optimizer(options, weights=learner.weights, seed=0)
+        optimizer = make_optimizer(options, weights=step_context.weights, seed=0)
         trained = small_trained(denoiser, kill_at_save=self.kill_at_save)
         configuration = {"lora": {"lora_rank": 2}}
         clear_partial_checkpoints(self.output, reporter=reporter)
@@ -241,7 +239,7 @@ class SmallRun:
             reporter=reporter,
         )
         train(
-            learner,
+            step_context,
             optimizer=optimizer,
             state=state,
             batches=batches_from(
@@ -261,7 +259,7 @@ class SmallRun:
             stop=stop,
             reporter=reporter,
         )
-        return {name: weight.detach().clone() for name, weight in learner.weights.items()}
+        return {name: weight.detach().clone() for name, weight in step_context.weights.items()}
 
 
 class Lines(Events):

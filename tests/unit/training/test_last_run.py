@@ -9,7 +9,7 @@ import pytest
 from helpers.config.datasets.file import DatasetFile
 from helpers.config.datasets.key_changes import KEY_CHANGES, ORDER
 from helpers.config.datasets.types import KINDS_OF_DATASET, KINDS_OF_IMAGE_STORE, KINDS_OF_TEXT_STORE
-from helpers.config.parse import load_config
+from helpers.config.load import load_config
 from helpers.config.train_config import RunConfig, all_options
 from helpers.ranks import SingleProcess
 from helpers.reporting.events import Notice

@@ -18,11 +18,10 @@ from helpers.models.flow_matching import noisy_latents, velocity_target
 from helpers.reporting.events import CheckpointSaved, StepFinished, TrainingStarted
 from helpers.reporting.reporter import Reporter
 from helpers.training.loop import take_step, train
-from helpers.training.moments import StepInfo
 from helpers.training.optim.optimizer_step import StandardStep
 from helpers.training.optim.optimizers import make_optimizer
+from helpers.training.plan import StepInfo, TrainState
 from helpers.training.signals import StopSignal
-from helpers.training.state import TrainState
 from tests.unit.training.small_run import (
     Events,
     SmallDenoiser,
@@ -42,16 +41,16 @@ class NoDuties:
     def on_step_end(self, step: int) -> None:
         """Nothing to average."""
 
-    def validate(self, moment: StepInfo) -> None:
+    def validate(self, info: StepInfo) -> None:
         """Nothing is drawn."""
 
 
 def train_small(denoiser: SmallDenoiser, *, batches: Iterator[TrainBatch], steps: int, accumulation: int) -> Events:
     events = Events()
-    learner = small_learner(denoiser)
+    step_context = small_learner(denoiser)
     train(
-        learner,
-        optimizer=make_optimizer(OptimizerOptions(learning_rate=0.1), weights=learner.weights, seed=0),
+        step_context,
+        optimizer=make_optimizer(OptimizerOptions(learning_rate=0.1), weights=step_context.weights, seed=0),
         state=TrainState(),
         batches=batches,
         plan=small_plan(small_order(), steps=steps, accumulation=accumulation, learning_rate=0.1),
@@ -175,21 +174,23 @@ def test_weights_that_are_no_numbers_are_not_saved(tmp_path: Path) -> None:
 
 
 def test_gradients_are_left_as_they_are_without_a_limit() -> None:
-    learner = small_learner(SmallDenoiser())
-    learner.weights["transformer.a.lora_B.weight"].grad = torch.full((16, 2), 3.0)
-    norm = learner.runtime.clip_gradients(learner.weights.values(), longest=0.0)
+    step_context = small_learner(SmallDenoiser())
+    step_context.weights["transformer.a.lora_B.weight"].grad = torch.full((16, 2), 3.0)
+    norm = step_context.runtime.clip_gradients(step_context.weights.values(), longest=0.0)
     assert norm.item() == pytest.approx(3 * math.sqrt(32))
-    assert learner.weights["transformer.a.lora_B.weight"].grad.eq(3.0).all()
+    assert step_context.weights["transformer.a.lora_B.weight"].grad.eq(3.0).all()
 
 
 def test_the_position_moves_with_every_batch() -> None:
     order = small_order()
-    learner = small_learner(SmallDenoiser())
+    step_context = small_learner(SmallDenoiser())
     state = TrainState()
-    optimizer = make_optimizer(OptimizerOptions(), weights=learner.weights, seed=0)
+    optimizer = make_optimizer(OptimizerOptions(), weights=step_context.weights, seed=0)
     take_step(
-        learner,
-        stepping=StandardStep(learner.runtime, weights=learner.weights, optimizer=optimizer, max_grad_norm=1.0),
+        step_context,
+        stepping=StandardStep(
+            step_context.runtime, weights=step_context.weights, optimizer=optimizer, max_grad_norm=1.0
+        ),
         state=state,
         batches=batches_from(state.position, order=order),
         plan=small_plan(order, steps=9, accumulation=4),

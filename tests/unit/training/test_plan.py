@@ -6,8 +6,7 @@ from helpers.config.options.data import DataOptions
 from helpers.config.options.training import CheckpointOptions, OptimizerOptions, RunOptions
 from helpers.ranks import SingleProcess
 from helpers.reporting.reporter import Reporter
-from helpers.training.moments import Interval, StepInfo
-from helpers.training.plan import plan_run
+from helpers.training.plan import Interval, StepInfo, plan_run
 from helpers.training.preparation.prepare import workers_for
 from tests.unit.training.small_run import small_order, small_plan
 

@@ -20,7 +20,7 @@ from helpers.reporting.reporter import Reporter
 from helpers.training.checkpoint.checkpoint import Checkpoint
 from helpers.training.checkpoint.manifest import CheckpointManifest, RunInputs, configuration_of, dataset_fingerprints
 from helpers.training.checkpoint.resume import starting_state
-from helpers.training.state import TrainState
+from helpers.training.plan import TrainState
 from tests.unit.training.small_run import Events, small_order
 
 SAVED = RunConfig(lora=LoraOptions(lora_rank=8))

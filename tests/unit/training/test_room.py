@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from helpers.errors import CheckpointError
-from helpers.training.room import check_checkpoint_space, checkpoint_bytes
+from helpers.training.disk_space import check_checkpoint_space, checkpoint_bytes
 from helpers.training.signals import StopSignal
 from tests.unit.training.small_run import Events, SmallRun
 

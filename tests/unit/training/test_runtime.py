@@ -15,7 +15,7 @@ from helpers.training.distributed.runtime import computes_bf16, open_runtime, re
 from helpers.training.loop import take_step
 from helpers.training.optim.optimizer_step import StandardStep
 from helpers.training.optim.optimizers import make_optimizer
-from helpers.training.state import TrainState
+from helpers.training.plan import TrainState
 from tests.unit.training.small_run import SmallDenoiser, batches_from, small_learner, small_order, small_plan
 
 
@@ -63,17 +63,17 @@ def test_autocast_computes_in_the_format_asked_for(mixed_precision: str, expecte
 
 def three_steps(*, batch_size: int, rank: int = 0, world_size: int = 1) -> dict[str, torch.Tensor]:
     """The weights after three steps of two batches each, on this rank."""
-    learner = small_learner(denoiser := SmallDenoiser())
+    step_context = small_learner(denoiser := SmallDenoiser())
     order = small_order(batch_size=batch_size, world_size=world_size)
-    optimizer = make_optimizer(OptimizerOptions(optimizer="adafactor"), weights=learner.weights, seed=0)
+    optimizer = make_optimizer(OptimizerOptions(optimizer="adafactor"), weights=step_context.weights, seed=0)
     plan = small_plan(order, steps=3, accumulation=2, learning_rate=0.1)
     batches = batches_from(Position(), order=order, rank=rank)
     state = TrainState()
-    stepping = StandardStep(learner.runtime, weights=learner.weights, optimizer=optimizer, max_grad_norm=1.0)
+    stepping = StandardStep(step_context.runtime, weights=step_context.weights, optimizer=optimizer, max_grad_norm=1.0)
     for _ in range(3):
-        take_step(learner, stepping=stepping, state=state, batches=batches, plan=plan, seeded=False)
-    assert learner.runtime.on_any_rank(rank == world_size - 1)
-    assert not learner.runtime.on_any_rank(False)
+        take_step(step_context, stepping=stepping, state=state, batches=batches, plan=plan, seeded=False)
+    assert step_context.runtime.on_any_rank(rank == world_size - 1)
+    assert not step_context.runtime.on_any_rank(False)
     return {name: weight.detach().clone() for name, weight in denoiser.weights().items()}
 
 

@@ -9,9 +9,9 @@ from torch import Tensor, nn
 from helpers.config.optimizers import KINDS
 from helpers.config.options.finetune import EmaOptions
 from helpers.config.options.training import OptimizerOptions
-from helpers.training.averages import make_weight_average
 from helpers.training.optim.ema import WeightAverage
 from helpers.training.optim.optimizers import make_optimizer
+from helpers.training.optim.schedule_free import make_weight_average
 
 
 def begun(name: str) -> tuple[dict[str, nn.Parameter], torch.optim.Optimizer, WeightAverage]:

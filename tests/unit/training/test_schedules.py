@@ -9,8 +9,7 @@ from hypothesis import strategies as some
 
 from helpers.config.options.training import LR_SCHEDULES, CheckpointOptions, OptimizerOptions, RunOptions
 from helpers.training.optim.lr_schedules import learning_rate
-from helpers.training.plan import plan_run
-from helpers.training.state import TrainState
+from helpers.training.plan import TrainState, plan_run
 from tests.unit.training.small_run import small_order
 
 STEPS, WARMUP = 40, 8

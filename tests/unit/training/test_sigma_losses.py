@@ -9,7 +9,7 @@ import torch
 from helpers.config.options.training import ObjectiveOptions
 from helpers.models.flow_matching import sample_sigma
 from helpers.reporting.events import SigmaLoss
-from helpers.training.sigma_losses import losses_by_sigma, sigma_quantiles, sums_by_sigma
+from helpers.training.step import losses_by_sigma, sigma_quantiles, sums_by_sigma
 
 EDGES = (0.0, 0.25, 0.5, 0.75, 1.0)
 SIGMAS = torch.tensor([0.1, 0.2, 0.3, 0.9, 1.0])

@@ -27,9 +27,9 @@ from helpers.reporting.events import ValidationImagesSaved
 from helpers.reporting.reporter import Reporter
 from helpers.training.checkpoint.export import export_result
 from helpers.training.checkpoint.provenance import provenance
-from helpers.training.images import validation_prompts
+from helpers.training.plan import Interval
 from helpers.training.signals import StopSignal
-from helpers.training.validation.images import ImageValidator
+from helpers.training.validation.images import ImageValidator, validation_prompts
 from tests.unit.training.small_run import Events
 
 CPU = torch.device("cpu")
@@ -70,6 +70,7 @@ def painter_with(model: Model, tmp_path: Path) -> PainterWith:
     def make(options: ValidationOptions = OPTIONS, **changes: Any) -> tuple[ImageValidator, Events]:
         events = Events()
         painter = ImageValidator(
+            when=Interval(steps=1),
             options=options,
             family=family,
             parts=parts,
@@ -99,7 +100,7 @@ def names(events: Events) -> list[list[str]]:
 
 def test_each_size_has_its_own_file_that_says_what_it_shows(painter_with: PainterWith, tmp_path: Path) -> None:
     painter, events = painter_with()
-    painter.generate(12)
+    painter.evaluate(12)
     assert names(events) == [["validation_64x64_seed7.png", "validation_64x128_seed7.png"]]
     with Image.open(tmp_path / "validation_images" / "step_12" / "validation_64x128_seed7.png") as image:
         assert image.size == (64, 128)
@@ -118,7 +119,7 @@ def test_training_is_left_as_it_was(model: Model, painter_with: PainterWith) -> 
     for weight in weights.values():
         weight.grad = torch.ones_like(weight)
     state = torch.get_rng_state()
-    painter_with()[0].generate(1)
+    painter_with()[0].evaluate(1)
     assert torch.equal(torch.get_rng_state(), state)
     assert [module.training for module in denoiser.modules()] == modes
     assert all(weight.grad is not None and weight.grad.eq(1).all() for weight in weights.values())
@@ -130,9 +131,9 @@ def test_training_is_left_as_it_was(model: Model, painter_with: PainterWith) -> 
 
 def test_one_seed_draws_one_image_and_dropout_is_off(painter_with: PainterWith, tmp_path: Path) -> None:
     painter, _ = painter_with(replace(OPTIONS, validation_resolution="64"))
-    painter.generate(1)
+    painter.evaluate(1)
     torch.manual_seed(5)
-    painter.generate(2)
+    painter.evaluate(2)
     first, second = (tmp_path / "validation_images" / f"step_{step}" for step in (1, 2))
     pixels = [Image.open(folder / "validation_64x64_seed7.png").tobytes() for folder in (first, second)]
     assert pixels[0] == pixels[1]
@@ -140,24 +141,24 @@ def test_one_seed_draws_one_image_and_dropout_is_off(painter_with: PainterWith, 
 
 def test_without_a_seed_every_time_is_another(painter_with: PainterWith) -> None:
     painter, events = painter_with(replace(OPTIONS, validation_seed="", validation_resolution="64"))
-    painter.generate(1)
-    painter.generate(2)
+    painter.evaluate(1)
+    painter.evaluate(2)
     (first,), (second,) = names(events)
     assert first != second
-    painter.generate(2, only_missing=True)
+    painter.evaluate(2, only_missing=True)
     assert len(names(events)) == 2
 
 
 def test_only_missing_ones_are_drawn_again(painter_with: PainterWith, tmp_path: Path) -> None:
     painter, events = painter_with()
-    painter.generate(0, only_missing=True)
-    painter.generate(0, only_missing=True)
+    painter.evaluate(0, only_missing=True)
+    painter.evaluate(0, only_missing=True)
     assert len(names(events)) == 1
     (tmp_path / "validation_images" / "step_0" / "validation_64x64_seed7.png").unlink()
-    painter.generate(0, only_missing=True)
+    painter.evaluate(0, only_missing=True)
     assert names(events)[1:] == [["validation_64x64_seed7.png"]]
     other, told = painter_with(replace(OPTIONS, validation_prompt="a dog"))
-    other.generate(0, only_missing=True)
+    other.evaluate(0, only_missing=True)
     assert len(names(told)[0]) == 2
 
 
@@ -170,7 +171,7 @@ def test_guidance_of_one_or_less_needs_no_negative_prompt(model: Model, painter_
 
     for guidance in (1.0, 1.1):
         options = replace(OPTIONS, validation_guidance=guidance, validation_resolution="64")
-        painter_with(options, family=replace(model[0], render=render))[0].generate(1)
+        painter_with(options, family=replace(model[0], render=render))[0].evaluate(1)
     assert [request.negative is None for request in asked] == [True, False]
     assert validation_prompts(replace(OPTIONS, validation_guidance=1.0)) == ("a cat",)
     assert validation_prompts(OPTIONS) == ("a cat", "blur")
@@ -197,7 +198,7 @@ def test_the_denoiser_computes_under_trainings_autocast_and_the_vae_does_not(
     try:
         watched: Any = replace(part, load=Watched)
         painter, events = painter_with(replace(OPTIONS, validation_resolution="64"), autocast=bf16, latent_part=watched)
-        painter.generate(1)
+        painter.evaluate(1)
     finally:
         for handle in handles:
             handle.remove()
@@ -207,7 +208,7 @@ def test_the_denoiser_computes_under_trainings_autocast_and_the_vae_does_not(
 
 def test_without_a_prompt_nothing_is_drawn_or_encoded(painter_with: PainterWith, tmp_path: Path) -> None:
     options = replace(OPTIONS, validation_prompt=None)
-    painter_with(options)[0].generate(1)
+    painter_with(options)[0].evaluate(1)
     assert not list(tmp_path.iterdir())
     assert validation_prompts(options) == ()
 
@@ -216,7 +217,7 @@ def test_a_requested_stop_ends_drawing_early(painter_with: PainterWith, tmp_path
     painter, _ = painter_with()
     with painter.stop.deferred():
         painter.stop.handle(signal.SIGINT, None)
-    painter.generate(1)
+    painter.evaluate(1)
     assert not list(tmp_path.rglob("*.png"))
 
 
@@ -260,7 +261,7 @@ def test_images_hold_no_more_than_their_latents_and_the_vae(painter_with: Painte
         return part.load()
 
     before = held_bytes()
-    replace(painter, latent_part=replace(part, load=load)).generate(1)
+    replace(painter, latent_part=replace(part, load=load)).evaluate(1)
     latents = 4 * 16 * 3 * (8 * 8 + 8 * 16)
     # When the VAE comes all but the latents is gone: no activations, no copy of weights (a hundred times as much).
     assert latents <= found[0] - before < 2 * latents

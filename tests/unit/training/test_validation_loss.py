@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from helpers.models.family import TextEmbedding
-from helpers.reporting.events import HeldOutLoss
 from helpers.reporting.reporter import Reporter
+from helpers.training.plan import Interval
 from helpers.training.signals import StopSignal
 from helpers.training.validation.loss import LossValidator, detect_overfitting
 from helpers.training.validation.split import held_out_mask
@@ -50,12 +50,13 @@ def test_each_image_is_measured_with_its_own_noise_in_the_middle_of_each_range(t
     for name in ("a.png", "b.png", "c.png"):
         image(tmp_path / "images" / name)
     denoiser, events = SmallDenoiser(), Events()
-    learner = replace(small_learner(denoiser), predict=predict_sigma)
+    step_context = replace(small_learner(denoiser), predict=predict_sigma)
     dataset: Any = SimpleNamespace(catalog=catalog_of(tmp_path / "images"), latents=Latents())
-    LossValidator(
+    metrics = LossValidator(
+        when=Interval(steps=1),
         datasets=[dataset],
         text=Words(),
-        learner=learner,
+        step_context=step_context,
         denoiser=denoiser,
         average=None,
         as_base=None,
@@ -68,13 +69,14 @@ def test_each_image_is_measured_with_its_own_noise_in_the_middle_of_each_range(t
     ).evaluate(0)
     draws = [torch.Generator().manual_seed(number(5, "held-out noise", path)) for path in ("a.png", "b.png", "c.png")]
     targets = [torch.randn(16, 4, 4, generator=draw) - place for place, draw in enumerate(draws)]
-    (event,) = (event for event in events if isinstance(event, HeldOutLoss))
-    assert [(each.low, each.high) for each in event.by_sigma] == [(0.0, 0.25), (0.25, 0.5), (0.5, 0.75), (0.75, 1.0)]
-    for each in event.by_sigma:
-        assert each.sigma == (each.low + each.high) / 2
-        expected = torch.stack([(each.sigma - target).square().mean() for target in targets]).mean()
-        assert each.loss == pytest.approx(expected.item(), rel=1e-5)
-    assert event.mean == pytest.approx(sum(each.loss for each in event.by_sigma) / 4)
+    losses = []
+    for low in (0.0, 0.25, 0.5, 0.75):
+        sigma = low + 0.125
+        expected = torch.stack([(sigma - target).square().mean() for target in targets]).mean()
+        losses.append(metrics[f"held_out/{low:.2f}-{low + 0.25:.2f}"])
+        assert losses[-1] == pytest.approx(expected.item(), rel=1e-5)
+    assert len(metrics) == 6, "the mean, the base's at step 0, and four ranges"
+    assert metrics["held_out/mean"] == metrics["held_out/base_mean"] == pytest.approx(sum(losses) / 4)
 
 
 def told(*means: float, averaged: bool = False) -> list[str]:
