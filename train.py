@@ -77,6 +77,7 @@ def run(config: RunConfig, files: DatasetFile, reporter: Reporter, *, given: Col
 
             with phases.explain_lost_ranks():
                 config = phases.with_init_lora(config, reporter, given=given)
+                config = phases.with_settings_kept(config, reporter, given=given)
                 context = phases.open_run(config, files, reporter)
                 if config.run.dry_run:
                     phases.dry_run(config, files, context, reporter)

@@ -138,7 +138,7 @@ def source_of(images: int, *, batch_size: int, objective: ObjectiveOptions) -> B
         latents={"a": CachedLatents()},
         text=CachedText(),
         objective=objective,
-        flow_shift=3.0,
+        model_shift=3.0,
         caption_dropout_probability=0.1,
         seed=0,
         rank=0,

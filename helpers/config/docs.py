@@ -111,7 +111,8 @@ def help_page() -> str:
 
 def _help_lines(option: Option) -> list[str]:
     choices = option.choices or (("true", "false") if option.kind is bool else ())
-    values = "| ".join(choices) or KINDS.get(option.kind, "a text").removeprefix("a ").upper()
+    number = KINDS.get(option.kind, "a text").removeprefix("a ").upper()
+    values = "| ".join(choices or [number, *option.words])
     default = default_words(option)
     text = f"{option.help} ({'' if option.required else 'default: '}{default}; {option.env})"
     wrapped = textwrap.wrap(text, HELP_WIDTH, initial_indent="        ", subsequent_indent="        ")

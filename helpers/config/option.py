@@ -2,10 +2,11 @@
 
 import dataclasses
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any
+from types import NoneType
+from typing import Any, get_args
 
 from helpers.config.suggestions import did_you_mean
 
@@ -59,7 +60,7 @@ class Option:
     help: one sentence that says what the setting does, and its unit.
     on_change: what another value means for a run that resumes.
     env: the name in `config.env`.
-    choices: every value allowed; empty where the type says enough.
+    choices: every value allowed; empty where the type says enough. words: texts allowed besides a number.
     minimum, maximum: the bounds of a number, both included. above: a bound that is itself not allowed.
     multiple_of: what a whole number must be a multiple of.
     required: an error where it is not set.
@@ -68,6 +69,8 @@ class Option:
     default_with: other defaults, each with another option's name and the value of that which brings it; the first
         that fits counts.
     requires: another option's name and its values; with any other value of that, this option has no effect.
+    unrecorded: of an option whose default has changed, the value that a record without one stands for; where the
+        option is not set, a resumed run keeps its checkpoint's value.
     publish: whether the value is written to the header of exported weights and to the model card.
     """
 
@@ -80,6 +83,7 @@ class Option:
     on_change: ChangeRule
     env: str
     choices: tuple[str, ...] = ()
+    words: tuple[str, ...] = ()
     minimum: float | None = None
     maximum: float | None = None
     above: float | None = None
@@ -89,6 +93,7 @@ class Option:
     refused: tuple[tuple[str, str], ...] = ()
     default_with: tuple[tuple[str, Any, Any], ...] = ()
     requires: tuple[str, tuple[Any, ...]] | None = None
+    unrecorded: Any = None
     publish: bool = True
 
 
@@ -112,14 +117,13 @@ def option(
 def options_in(group: str, options: type) -> Iterator[Option]:
     """Each option of the dataclass `options`, in the order written."""
     for field in dataclasses.fields(options):
-        optional = not isinstance(field.type, type)
-        kind: Any = next(t for t in field.type.__args__ if t is not type(None)) if optional else field.type  # type: ignore[union-attr]
+        types: tuple[Any, ...] = get_args(field.type) or (field.type,)
         spec = field.metadata[SPEC]
         yield Option(
             group=group,
             name=field.name,
-            kind=kind,
-            optional=optional,
+            kind=next(each for each in types if each is not NoneType),
+            optional=NoneType in types,
             default=field.default,
             **{**spec, "env": spec["env"] or field.name.upper()},
         )
@@ -151,6 +155,13 @@ def read_value(option: Option, *, text: str) -> Any:
     if isinstance(value, int | float) and not isinstance(value, bool) and not _within(option, value):
         raise WrongValue(f"it must be {wanted(option)}", fix=f"say {wanted(option)}")
     return value
+
+
+def recorded(option: Option, record: Mapping[str, Mapping[str, Any]], *, otherwise: Any) -> Any:
+    """The value of `option` in a record by group and name; `otherwise` where nothing can be known of it."""
+    if option.unrecorded is None or not record:
+        return record.get(option.group, {}).get(option.name, otherwise)
+    return record.get(option.group, {}).get(option.name) or option.unrecorded
 
 
 def written(value: Any) -> str:
@@ -186,11 +197,11 @@ def wanted(option: Option) -> str:
         words += f" of at least {option.minimum:g}"
     if option.multiple_of is not None:
         words += f", a multiple of {option.multiple_of}"
-    return words
+    return " or ".join([", ".join([words, *option.words[:-1]]), *option.words[-1:]])
 
 
 def _of_kind(option: Option, *, text: str) -> Any:
-    if option.kind is str:
+    if option.kind is str or text in option.words:
         return text
     if option.kind is bool:
         if text.lower() in TRUE + FALSE:

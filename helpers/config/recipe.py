@@ -57,7 +57,8 @@ def _about(header: Mapping[str, str]) -> Iterator[str]:
 
 def _lines(header: Mapping[str, str]) -> Iterator[str]:
     options = {option.env: option for option in all_options()}
-    for env, text in json.loads(header[SETTINGS]).items():
+    older = {env: option.unrecorded for env, option in options.items() if option.unrecorded is not None}
+    for env, text in {**older, **json.loads(header[SETTINGS])}.items():
         line = f"export {env}={shlex.quote(text)}"
         if env not in options:
             yield f"#{line}   # this version has no such setting"

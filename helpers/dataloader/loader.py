@@ -21,7 +21,7 @@ from helpers.dataloader.sampler import Sample, SampleOrder
 from helpers.dataloader.types import Position, TrainBatch
 from helpers.errors import CacheError, UserError
 from helpers.models.family import TextEmbedding
-from helpers.models.flow_matching import sample_sigma
+from helpers.models.flow_matching import flow_shift, sample_sigma
 
 EMPTY_CAPTION = ""
 
@@ -47,7 +47,7 @@ class BatchBuilder:
     """Makes the batches of one rank; catalogs and latents are by dataset id.
 
     mirrored: the latents of images left for right, of datasets that show both sides, each by an even chance.
-    flow_shift: the option's value, or the model's own where it has none.
+    model_shift: that of the model's own scheduler, for `FLOW_SHIFT=model`.
     caption_dropout_probability: the share of samples that get the empty caption.
     tokens: of a caption [encoders, n], where text encoders learn.
     """
@@ -57,7 +57,7 @@ class BatchBuilder:
     latents: Mapping[str, LatentLookup]
     text: TextLookup
     objective: ObjectiveOptions
-    flow_shift: float
+    model_shift: float
     caption_dropout_probability: float
     seed: int
     rank: int
@@ -116,8 +116,10 @@ class BatchBuilder:
         return torch.randn(like.shape, generator=generator(*self._seed("noise", sample)))
 
     def _sigma(self, sample: Sample) -> Tensor:
-        validation_weights = generator(*self._seed("sigma", sample))
-        return sample_sigma(validation_weights, objective=self.objective, shift=self.flow_shift)
+        sigma_generator = generator(*self._seed("sigma", sample))
+        width, height = self.order.buckets[sample.bucket].size
+        shift = flow_shift(self.objective, model_shift=self.model_shift, pixels=width * height)
+        return sample_sigma(sigma_generator, objective=self.objective, shift=shift)
 
     def _name(self, sample: Sample) -> str:
         return f"{sample.dataset_id}: {self.catalogs[sample.dataset_id].paths[sample.image]}"

@@ -9,15 +9,26 @@ import math
 import torch
 from torch import Tensor
 
-from helpers.config.options.training import ObjectiveOptions
+from helpers.config.options.training import AUTO_SHIFT, MODEL_SHIFT, ObjectiveOptions
 
 SMALLEST_SIGMA = 1e-6
 SMALLEST_WEIGHTED_SIGMA = 1e-3
 HUBER_BEND = 0.1
+AUTO_SHIFT_THERE, AUTO_EDGE_PX = 3.0, 1024
+"""`auto` shifts images of 1024² pixels by 3, as SD3's scheduler does, and others by the square root of their pixels."""
+
+
+def flow_shift(objective: ObjectiveOptions, *, model_shift: float, pixels: int) -> float:
+    """The shift of images with so many pixels; model_shift: that of the model's scheduler (section 5.3.2)."""
+    if objective.flow_shift == MODEL_SHIFT:
+        return model_shift
+    if objective.flow_shift == AUTO_SHIFT:
+        return max(1.0, AUTO_SHIFT_THERE * math.sqrt(pixels) / AUTO_EDGE_PX)
+    return float(objective.flow_shift)
 
 
 def sample_sigma(
-    generator: torch.Generator, *, objective: ObjectiveOptions, shift: float, shape: tuple[int, ...] = ()
+    generator: torch.Generator, *, objective: ObjectiveOptions, shift: float | Tensor, shape: tuple[int, ...] = ()
 ) -> Tensor:
     """Noise levels of samples, fp32 `shape`, in (0, 1], drawn from `generator` alone (on the CPU) and shifted."""
     return shifted(_unshifted_sigma(generator, objective, shape), shift=shift).clamp(SMALLEST_SIGMA, 1.0)
@@ -64,7 +75,7 @@ def beta_2_2(uniform: Tensor) -> Tensor:
     return uniform.median(dim=-1).values
 
 
-def shifted(sigmas: Tensor, *, shift: float) -> Tensor:
+def shifted(sigmas: Tensor, *, shift: float | Tensor) -> Tensor:
     """Noise levels moved up for larger images: s·t / (1 + (s - 1)·t) with s = `shift` (section 5.3.2, s = √(m / n))."""
     return shift * sigmas / (1 + (shift - 1) * sigmas)
 

@@ -13,10 +13,11 @@ from helpers.reporting.events import StepFinished, TrainingStarted
 from helpers.reporting.progress import StepTimer
 from helpers.reporting.reporter import Reporter
 from helpers.training.nan_guard import check_finite, checkpoint_on_failure
+from helpers.training.noise_levels import losses_by_sigma, sums_by_sigma
 from helpers.training.optim.optimizer_step import OptimizerStep, make_optimizer_step
 from helpers.training.plan import LoopPlan, StepInfo, TrainState
 from helpers.training.signals import StopSignal
-from helpers.training.step import StepContext, draws_random_numbers, forward_backward, losses_by_sigma, sums_by_sigma
+from helpers.training.step import StepContext, draws_random_numbers, forward_backward
 
 
 class TrainingHooks(Protocol):

@@ -11,7 +11,8 @@ from functools import partial
 from pathlib import Path
 
 from helpers.config.datasets.file import DatasetFile
-from helpers.config.train_config import RunConfig
+from helpers.config.option import recorded, written
+from helpers.config.train_config import RunConfig, all_options
 from helpers.errors import ConfigError, ModelError, Problem
 from helpers.models.adapters.init_lora import options_from_file
 from helpers.models.registry import families
@@ -20,11 +21,13 @@ from helpers.reporting.reporter import Reporter
 from helpers.training.checkpoint.config_changes import compare_with_last_run
 from helpers.training.checkpoint.export import export_result
 from helpers.training.checkpoint.provenance import provenance_of_result
+from helpers.training.checkpoint.resume import checkpoint_of
 from helpers.training.disk_space import check_cache_space
 from helpers.training.distributed.runtime import explain_lost_ranks as explain_lost_ranks
 from helpers.training.distributed.runtime import open_runtime
 from helpers.training.loop import train
 from helpers.training.memory import ENCODING, TRAINING, explain_out_of_memory, memory_needs
+from helpers.training.noise_levels import describe_shift
 from helpers.training.optim.optimizers import check_optimizer_on
 from helpers.training.performance import check_attention, warm_up_compile
 from helpers.training.plan import LoopPlan, TrainState
@@ -90,6 +93,25 @@ def with_init_lora(config: RunConfig, reporter: Reporter, *, given: Collection[s
     shape = f"a {lora.adapter_name} of rank {lora.lora_rank} and alpha {lora.alpha:g} on {len(pairs)} layers"
     reporter.handle(Notice(text=f"starts from {path}: {shape}"))
     return replace(config, lora=lora)
+
+
+def with_settings_kept(config: RunConfig, reporter: Reporter, *, given: Collection[str]) -> RunConfig:
+    """The configuration, with options that are not `given` and whose default has changed taken from the checkpoint.
+
+    Raises CheckpointError if the requested checkpoint does not exist.
+    """
+    checkpoint = checkpoint_of(config)
+    if checkpoint is None:
+        return config
+    for option in all_options():
+        group = getattr(config, option.group)
+        value = getattr(group, option.name)
+        kept = recorded(option, checkpoint.manifest.configuration, otherwise=value)
+        if option.unrecorded is not None and option.name not in given and kept != value:
+            config = replace(config, **{option.group: replace(group, **{option.name: kept})})
+            text = f"{option.env} is not set: it stays {written(kept)}, as in {checkpoint.folder}"
+            reporter.handle(Notice(text=f"{text} (the default of a new run is {written(value)})"))
+    return config
 
 
 def open_run(config: RunConfig, files: DatasetFile, reporter: Reporter) -> RunContext:
@@ -193,6 +215,8 @@ def _train(config: RunConfig, prepared: PreparedRun, stop: StopSignal, reporter:
     catalogs = tuple(prepared.catalogs.values())
     sampler = make_sampler(catalogs, run=config.run, world_size=prepared.runtime.world_size)
     log_buckets(sampler, reporter)
+    if text := describe_shift(config.objective, order=sampler, model_shift=prepared.parts.flow_shift):
+        reporter.handle(Notice(text=text))
     report_datasets(
         config.run.output_folder,
         catalogs=catalogs,

@@ -39,6 +39,7 @@ from helpers.training.conditioning import TextConditioning, build_conditioning
 from helpers.training.disk_space import check_checkpoint_space, checkpoint_bytes
 from helpers.training.loop import TrainingHooks
 from helpers.training.memory import memory_needs
+from helpers.training.noise_levels import sigma_quantiles
 from helpers.training.optim.ema import WeightAverage, validation_weights
 from helpers.training.optim.schedule_free import make_weight_average
 from helpers.training.optim.zero import wrap_model_and_optimizer
@@ -46,7 +47,7 @@ from helpers.training.performance import apply_performance_options
 from helpers.training.plan import Interval, LoopPlan, TrainState, plan_run
 from helpers.training.preparation.prepare import PreparedRun
 from helpers.training.signals import StopSignal
-from helpers.training.step import StepContext, sigma_quantiles
+from helpers.training.step import StepContext
 from helpers.training.validation.evaluator import Evaluator
 from helpers.training.validation.images import ImageValidator
 from helpers.training.validation.loss import LossValidator
@@ -110,15 +111,11 @@ def batch_source(
         text=prepared_run.text,
         tokens=model.text.tokens,
         objective=config.objective,
-        flow_shift=_flow_shift(config, prepared_run),
+        model_shift=prepared_run.parts.flow_shift,
         caption_dropout_probability=config.run.caption_dropout_probability,
         seed=config.run.seed,
         rank=prepared_run.runtime.rank,
     )
-
-
-def _flow_shift(config: RunConfig, prepared_run: PreparedRun) -> float:
-    return config.objective.flow_shift or prepared_run.parts.flow_shift
 
 
 def load_model(
@@ -178,6 +175,7 @@ def load_model(
 
 
 def _learner(config: RunConfig, *, prepared_run: PreparedRun, denoiser: nn.Module, trained: Trainable) -> StepContext:
+    order = make_sampler(prepared_run.catalogs.values(), run=config.run, world_size=prepared_run.runtime.world_size)
     return StepContext(
         runtime=prepared_run.runtime,
         denoiser=denoiser,
@@ -185,7 +183,7 @@ def _learner(config: RunConfig, *, prepared_run: PreparedRun, denoiser: nn.Modul
         predict=prepared_run.family.predict,
         as_base=trained.as_base,
         objective=config.objective,
-        sigma_edges=sigma_quantiles(config.objective, shift=_flow_shift(config, prepared_run)),
+        sigma_edges=sigma_quantiles(config.objective, order=order, model_shift=prepared_run.parts.flow_shift),
     )
 
 

@@ -138,6 +138,14 @@ def copied(run: SmallRun, folder: Path, **settings: Any) -> SmallRun:
     return SmallRun(folder, run.pipeline, settings=run.settings | settings)
 
 
+def forget_shift(checkpoint: Path) -> None:
+    """Leave the checkpoint as versions did whose default was the scheduler's shift."""
+    file = checkpoint / "manifest.json"
+    manifest = json.loads(file.read_text())
+    manifest["configuration"]["objective"]["flow_shift"] = None
+    file.write_text(json.dumps(manifest))
+
+
 def stop_after(step: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Have this process told to end while it takes the step of that number."""
 

@@ -13,6 +13,7 @@ from safetensors.torch import load_file, save_file
 import train
 from helpers import recipe
 from helpers.config.env.launch import translated
+from helpers.config.recipe import config_env
 from helpers.models.formats.lora import of_transformer
 from helpers.models.sd3.weights.lora_forms import read_lora
 from helpers.models.sd3.weights.single_file import open_single_file
@@ -136,6 +137,20 @@ def test_what_it_tells_of_itself_is_enough_to_repeat_the_run(
     assert not translation.remarks
     assert train.main([*translation.arguments, f"--output_dir={again.output}"]) == 0
     assert same(again.weights(), run.weights())
+
+
+@pytest.mark.parametrize(
+    ("recorded", "lines"),
+    [
+        ({}, ["export FLOW_SHIFT=model"]),
+        ({"FLOW_SHIFT": "3.0"}, ["export FLOW_SHIFT=3.0"]),
+        ({"FLOW_SHIFT": "auto"}, ["export FLOW_SHIFT=auto"]),
+        ({"FLOW_SHIFT": "1.0"}, []),
+    ],
+)
+def test_the_recipe_of_an_older_run_names_the_shift_that_it_had(recorded: dict[str, str], lines: list[str]) -> None:
+    told = config_env({"settings": json.dumps(recorded)}).splitlines()
+    assert [line for line in told if line.startswith("export")] == lines
 
 
 def test_a_file_of_somebody_else_s_tells_of_no_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -126,7 +126,7 @@ def test_learning_by_heart_is_seen_and_said(
 
     monkeypatch.setattr(loop, "take_step", taken)
     how = {"max_train_steps": 70, "checkpointing_steps": 70, "eval_steps_interval": 5, "gradient_accumulation_steps": 1}
-    assert run.start(**how, learning_rate=0.02, lora_rank=16) == 0
+    assert run.start(**how, learning_rate=0.02, lora_rank=16, flow_shift="model") == 0
     means = [point["mean"] for point in measured(run)]
     lowest = min(means)
     at = means.index(lowest) * 5

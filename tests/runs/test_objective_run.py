@@ -120,12 +120,12 @@ def test_gradients_reach_the_lora_and_nothing_else(run: SmallRun, watch: Seen) -
 
 
 def test_the_distribution_and_the_shift_of_noise_levels_are_the_references(run: SmallRun, watch: Seen) -> None:
-    settings = [{"flow_shift": shift} for shift in (1, 3, 6, None)]
+    settings: list[dict[str, Any]] = [{"flow_shift": shift} for shift in (1, 3, 6, "model", "auto", None)]
     settings += [{"flow_shift": 1, "logit_mean": 0.7, "logit_std": 0.5}, {"flow_shift": 1, "timestep_sampling": "mode"}]
     for said in settings:
         assert run.start(max_train_steps=2, resume_from_checkpoint="none", **said) == 0
     unshifted, *shifted, moved, of_mode = torch.cat([batch.sigmas for batch in watch.batches]).chunk(len(settings))
-    for shift, sigmas in zip((3, 6, 3), shifted, strict=True):  # the model's own scheduler says 3
+    for shift, sigmas in zip((3, 6, 3, 1, 1), shifted, strict=True):  # the model's own scheduler says 3
         torch.testing.assert_close(sigmas, shift * unshifted / (1 + (shift - 1) * unshifted))
     assert unshifted.min() > 0 and unshifted.max() <= 1 and len(unshifted.unique()) == len(unshifted)
     torch.testing.assert_close(moved.logit(), 0.7 + 0.5 * unshifted.logit())

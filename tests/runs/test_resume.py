@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from helpers.training.checkpoint.manifest import read_manifest
-from tests.runs.harness import SmallRun, copied, draw, draw_set, encoded, same, stop_after
+from tests.runs.harness import SmallRun, copied, draw, draw_set, encoded, forget_shift, same, stop_after
 
 STEPS = 6
 # Everything that draws random numbers, or computes anything twice, is on.
@@ -117,6 +117,33 @@ def test_a_run_that_was_stopped_goes_on_as_if_it_had_not(
     assert stopped.start() == 0
     assert same(stopped.weights(), straight.weights())
     assert same(stopped.remembered(5), straight.remembered(5))
+
+
+def test_a_checkpoint_of_an_older_run_resumes_with_its_scheduler_s_shift(
+    cached: SmallRun, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Bit for bit, and at each later resume; the default of new runs and a value that is set are others."""
+    straight, older, fresh = (copied(cached, tmp_path / name) for name in ("straight", "older", "fresh"))
+    assert straight.start(flow_shift="model") == 0
+    assert older.start(flow_shift="model", max_train_steps=2) == 0
+    forget_shift(older.output / "checkpoint-2")
+    capsys.readouterr()
+    for steps in (4, STEPS):
+        assert older.start(max_train_steps=steps) == 0
+        output = capsys.readouterr().out
+        assert f"FLOW_SHIFT is not set: it stays model, as in {older.output / f'checkpoint-{steps - 2}'}" in output
+        assert "changed since: flow_shift" not in output
+        assert "noise levels: logit_normal, shifted by 3 (FLOW_SHIFT=model)" in output
+    assert same(older.weights(), straight.weights())
+    assert same(older.remembered(STEPS), straight.remembered(STEPS))
+
+    assert older.start(flow_shift=1, resume_from_checkpoint="checkpoint-4") == 0
+    assert "changed since: flow_shift: model in the checkpoint, 1.0 now" in capsys.readouterr().out
+    assert not same(older.weights(), straight.weights())
+    assert fresh.start() == 0
+    assert "FLOW_SHIFT" not in capsys.readouterr().out
+    assert older.start(resume_from_checkpoint="none") == 0
+    assert same(older.weights(), fresh.weights())
 
 
 def test_a_finished_run_says_so_and_changes_nothing(

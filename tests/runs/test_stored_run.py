@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.runs.harness import SmallRun, encoded
+from tests.runs.harness import SmallRun, encoded, forget_shift
 
 STORED = Path(__file__).with_name("stored_run")
 IMAGES_CHANGED_AT = 1_700_000_000
@@ -22,25 +22,41 @@ IMAGES_CHANGED_AT = 1_700_000_000
 SETTINGS = {
     "max_train_steps": 4,
     "checkpointing_steps": 2,
-    "flow_shift": 3.0,
     "tokenizer_max_length": 77,
     "use_ema": True,
 }
 
 
+@pytest.mark.parametrize(
+    ("setting", "unrecorded", "notice"),
+    [
+        pytest.param(3.0, False, "", id="set"),
+        pytest.param(None, False, "FLOW_SHIFT is not set: it stays 3.0", id="kept"),
+        pytest.param(None, True, "FLOW_SHIFT is not set: it stays model", id="the scheduler's own"),
+    ],
+)
 def test_an_earlier_version_s_run_resumes_beside_its_caches(
-    tiny_pipeline: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    setting: float | None,
+    unrecorded: bool,
+    notice: str,
+    tiny_pipeline: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
+    """Whether FLOW_SHIFT is set or not: it was recorded, or the run had its scheduler's, which is 3 as well."""
     shutil.copytree(STORED, tmp_path / "output")
     datasets = json.loads((STORED / "multidatabackend.json").read_text())
     for image in (tmp_path / "output" / datasets[0]["instance_data_dir"]).iterdir():
         os.utime(image, (IMAGES_CHANGED_AT, IMAGES_CHANGED_AT))
-    run = SmallRun(tmp_path, tiny_pipeline, settings=SETTINGS, datasets=datasets)
+    if unrecorded:
+        forget_shift(tmp_path / "output" / "checkpoint-2")
+    run = SmallRun(tmp_path, tiny_pipeline, settings=SETTINGS | {"flow_shift": setting}, datasets=datasets)
     expected = run.weights()
     (run.output / "pytorch_lora_weights.safetensors").unlink()
     assert run.start() == 0
     output = capsys.readouterr().out
     assert f"continues from {run.output / 'checkpoint-2'}" in output
+    assert notice in output and ("FLOW_SHIFT" in output) == bool(notice)
     assert run.saved_steps() == [2, 4]
     found = run.weights()
     assert found.keys() == expected.keys()

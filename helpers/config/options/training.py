@@ -10,6 +10,7 @@ from helpers.config.option import OnResume, option
 DECAYING_SCHEDULES = ("linear", "cosine", "cosine_with_restarts", "polynomial", "sine")
 ENDS = "the run ends there, and so does the learning rate schedule"
 SCHEDULE = "the learning rate follows the new value from the next step on"
+MODEL_SHIFT, AUTO_SHIFT = "model", "auto"
 LR_SCHEDULES = ("constant", "constant_with_warmup", *DECAYING_SCHEDULES)
 
 
@@ -208,7 +209,7 @@ class ObjectiveOptions:
         "logit_normal",
         choices=("logit_normal", "uniform", "mode", "cosmap", "beta"),
         on_resume=OnResume.ANNOUNCE,
-        help="Distribution of the noise levels. `beta` is Beta(2, 2), before the shift.",
+        help="Distribution of the noise levels, before `flow_shift`. `beta` is Beta(2, 2).",
     )
     logit_mean: float = option(
         0.0,
@@ -231,12 +232,15 @@ class ObjectiveOptions:
         requires=("timestep_sampling", ("mode",)),
         help="Weight of middle noise levels in the `mode` distribution.",
     )
-    flow_shift: float | None = option(
-        None,
+    flow_shift: float | str = option(
+        1.0,
+        words=(MODEL_SHIFT, AUTO_SHIFT),
         above=0.0,
         on_resume=OnResume.ANNOUNCE,
-        help="Shift of the noise levels. Above 1 moves them up, for large images. If not set: the shift of the "
-        "model's own scheduler.",
+        unrecorded=MODEL_SHIFT,
+        help="Shift of the noise levels. Above 1 moves them up, 1 leaves them as `timestep_sampling` samples them. `model`: "
+        "the shift of the model's scheduler, 3 for SD3. `auto`: by each image's resolution, 1 at 256² to 3 at 1024² "
+        "pixels. If not set, a resumed run keeps the shift of its checkpoint. See NOISE_LEVELS.md.",
     )
     loss_weighting: str = option(
         "none",

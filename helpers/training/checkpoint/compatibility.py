@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from helpers.config.option import OnResume
+from helpers.config.option import OnResume, recorded
 from helpers.config.train_config import all_options
 from helpers.errors import CheckpointError
 from helpers.reporting.events import Change
@@ -92,6 +92,6 @@ def _settings(saved: Mapping[str, Mapping[str, Any]], current: Mapping[str, Mapp
         if option.on_change.on_resume is OnResume.IGNORE:
             continue
         value = current.get(option.group, {}).get(option.name)
-        before = saved.get(option.group, {}).get(option.name, value)
+        before = recorded(option, saved, otherwise=value)
         if before != value:
             yield Change(name=option.name, before=str(before), now=str(value), effect=option.on_change.describe())

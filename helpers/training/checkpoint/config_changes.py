@@ -10,7 +10,7 @@ from pydantic import BaseModel
 
 from helpers.config.datasets.file import DatasetFile
 from helpers.config.datasets.key_changes import KEY_CHANGES, ORDER
-from helpers.config.option import OnResume, written
+from helpers.config.option import OnResume, recorded, written
 from helpers.config.secrets import SECRET_NAME
 from helpers.config.train_config import RunConfig, all_options
 from helpers.ranks import Ranks
@@ -69,7 +69,7 @@ def differences(before: ConfigSnapshot, now: ConfigSnapshot) -> Iterator[Change]
     """What differs, in the order of the declarations; a name that only one of the two knows can't be compared."""
     for option in all_options():
         text = now.get(SETTINGS, {}).get(option.group, {}).get(option.name, "")
-        old = before.get(SETTINGS, {}).get(option.group, {}).get(option.name, text)
+        old = recorded(option, before.get(SETTINGS, {}), otherwise=text)
         if old != text:
             yield Change(name=option.env, before=old, now=text, effect=option.on_change.describe())
     old_sets, new_sets = before.get(DATASETS, {}), now.get(DATASETS, {})

@@ -13,13 +13,21 @@ from helpers.training.checkpoint.manifest import RunInputs, configuration_of
 from helpers.training.plan import TrainState
 
 
+def checkpoint_of(config: RunConfig) -> Checkpoint | None:
+    """The checkpoint that the run will resume from, found without a report.
+
+    Raises CheckpointError where the one that is named is not there or not complete.
+    """
+    resume = config.checkpoint.resume_from_checkpoint
+    return None if resume == "none" else find_checkpoint(config.run.output_folder, resume, reporter=Reporter())
+
+
 def refuse_other_settings(config: RunConfig) -> None:
     """Raise CheckpointError where the checkpoint to continue from was saved with settings that it cannot do without.
 
     What the run stands on besides is compared once it is known, by `starting_state`.
     """
-    resume = config.checkpoint.resume_from_checkpoint
-    checkpoint = None if resume == "none" else find_checkpoint(config.run.output_folder, resume, reporter=Reporter())
+    checkpoint = checkpoint_of(config)
     if checkpoint is not None:
         compare(
             checkpoint.manifest,

@@ -117,6 +117,14 @@ def test_a_number_out_of_bounds_is_told(option: Option) -> None:
         assert "must be" in problem.reason
 
 
+@pytest.mark.parametrize(("text", "value"), [("1", 1.0), ("0.5", 0.5), ("model", "model"), ("auto", "auto")])
+def test_a_word_may_stand_for_a_number(text: str, value: float | str) -> None:
+    assert parse_arguments([*LEAST, f"--flow_shift={text}"]).objective.flow_shift == value
+    for wrong in ("Auto", "0", "-1", "scheduler"):
+        (problem,) = problems_of(f"--flow_shift={wrong}")
+        assert problem.fix == "say a number above 0, model or auto"
+
+
 @pytest.mark.parametrize("text", ["nan", "inf", "1_0", "", "1e400"])
 def test_numbers_are_finite_and_plain(text: str) -> None:
     (problem,) = problems_of(f"--learning_rate={text}")

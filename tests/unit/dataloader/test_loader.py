@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from helpers.config.options.training import ObjectiveOptions
-from helpers.data.types import Catalog
+from helpers.data.types import Catalog, Size
 from helpers.dataloader.loader import BatchBuilder, prefetch
 from helpers.dataloader.sampler import SampleOrder
 from helpers.dataloader.types import Position, TrainBatch
@@ -75,8 +75,8 @@ def make_source(
         catalogs=catalogs,
         latents={"one": Latents(0, 4, broken), "two": Latents(100, 6)},
         text=Words(),
-        objective=ObjectiveOptions(),
-        flow_shift=3.0,
+        objective=ObjectiveOptions(flow_shift="model"),
+        model_shift=3.0,
         caption_dropout_probability=dropout,
         seed=3,
         rank=rank,
@@ -139,6 +139,24 @@ def test_noise_and_noise_levels_differ_from_sample_to_sample() -> None:
     assert noise.mean().abs() < 0.02 and abs(noise.std() - 1) < 0.02
     assert len(noise[:, 0].unique()) == 200
     assert len({batch.dropout_seed for batch in batches}) == 50
+
+
+def test_each_image_s_noise_level_is_shifted_by_its_own_resolution() -> None:
+    plain, shifted = replace(make_source(), objective=ObjectiveOptions()), make_source()
+    one, two = shifted.order.buckets
+    larger = [replace(one, size=Size(512, 512)), replace(two, size=Size(1024, 1024))]
+    shifted = replace(
+        shifted,
+        order=SampleOrder(larger, seed=3, batch_size=2, world_size=1),
+        objective=ObjectiveOptions(flow_shift="auto"),
+    )
+    met = set()
+    for position in positions(plain, 20):
+        before, batch = plain.batch(position), shifted.batch(position)
+        shift = {"one": 1.5, "two": 3.0}[batch.paths[0].partition(":")[0]]
+        torch.testing.assert_close(batch.sigmas, shift * before.sigmas / (1 + (shift - 1) * before.sigmas))
+        met.add(shift)
+    assert met == {1.5, 3.0}
 
 
 @pytest.mark.parametrize("probability", [0.0, 0.25, 1.0])

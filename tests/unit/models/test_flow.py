@@ -54,6 +54,26 @@ def test_noise_levels_follow_their_distribution(objective: dict[str, Any], distr
         assert empirical(sigmas, at) == pytest.approx(distribution(unshifted), abs=0.035)
 
 
+@pytest.mark.parametrize(
+    ("asked", "size_px", "shift"),
+    [
+        (1.0, (1024, 1024), 1.0),
+        (2.5, (64, 64), 2.5),
+        ("model", (64, 64), 3.5),
+        ("auto", (256, 256), 1.0),
+        ("auto", (512, 512), 1.5),
+        ("auto", (768, 1344), 3 * math.sqrt(768 * 1344) / 1024),
+        ("auto", (1024, 1024), 3.0),
+        ("auto", (1440, 1440), 3 * 1440 / 1024),
+    ],
+)
+def test_the_shift_is_a_number_the_model_s_or_by_resolution(
+    asked: float | str, size_px: tuple[int, int], shift: float
+) -> None:
+    options = ObjectiveOptions(flow_shift=asked)
+    assert flow.flow_shift(options, model_shift=3.5, pixels=math.prod(size_px)) == pytest.approx(shift, rel=1e-12)
+
+
 def test_mode_sampling_is_equation_20_and_prefers_the_middle() -> None:
     uniform = torch.linspace(0, 1, 11)
     expected = [1 - u - 1.29 * (math.cos(math.pi / 2 * u) ** 2 - 1 + u) for u in uniform.tolist()]

@@ -52,6 +52,15 @@ def test_each_difference_is_told_once_with_what_follows(tmp_path: Path) -> None:
     assert told(tmp_path, "--seed=7", "--learning_rate=1e-3", "--validation_prompt=a cat") == []
 
 
+def test_a_default_that_has_changed_since_is_told(tmp_path: Path) -> None:
+    assert told(tmp_path) == []
+    record = json.loads((tmp_path / FILE).read_text())
+    older = {**record["settings"]["objective"], "flow_shift": ""}
+    (tmp_path / FILE).write_text(json.dumps({**record, "settings": {**record["settings"], "objective": older}}))
+    assert told(tmp_path)[1:] == [f"FLOW_SHIFT: model before, 1.0 now; {rule('flow_shift')}"]
+    assert told(tmp_path) == []
+
+
 def test_data_sets_are_told_by_id_and_key(tmp_path: Path) -> None:
     assert told(tmp_path) == []
     changed = [image_dataset(resolution=0.5, repeats=3), image_dataset(id="more")]
