@@ -1,4 +1,4 @@
-"""One set-up of logging, so that every module's logger speaks in the same way and no line tells a secret."""
+"""Sets up logging: one format for all modules, and no secrets in any line."""
 
 import logging
 import sys
@@ -8,13 +8,13 @@ from logging.handlers import MemoryHandler
 from typing import TextIO
 
 NOISY_LIBRARIES = ("diffusers", "transformers", "accelerate", "peft", "bitsandbytes", "PIL")
-# These tell whole addresses, which may be secrets.
+# These log full URLs, which may contain secrets.
 SILENT_LIBRARIES = ("httpx", "httpx2", "httpcore", "httpcore2")
 HIDDEN = "(hidden)"
 
 
 class CurrentStderr(logging.StreamHandler[TextIO]):
-    """Writes to whatever `sys.stderr` is when a line comes, which a live progress bar may have put its own in for."""
+    """Writes to the current `sys.stderr`, which a live progress bar may have replaced."""
 
     def emit(self, record: logging.LogRecord) -> None:
         self.stream = sys.stderr
@@ -22,7 +22,7 @@ class CurrentStderr(logging.StreamHandler[TextIO]):
 
 
 class RedactFilter(logging.Filter):
-    """Hides secrets in the records that pass."""
+    """Hides secrets in log records."""
 
     def __init__(self, secrets: Sequence[str]) -> None:
         super().__init__()
@@ -34,28 +34,28 @@ class RedactFilter(logging.Filter):
 
 
 def redact(text: str, *, secrets: Sequence[str]) -> str:
-    """`text` without `secrets`, the longest of which come first."""
+    """`text` with `secrets`, sorted from longest to shortest, replaced by `HIDDEN`."""
     for secret in secrets:
         text = text.replace(secret, HIDDEN)
     return text
 
 
 def set_up_logging(level: int = logging.INFO) -> None:
-    """Send our own messages of `level` and above to stderr, and other libraries' errors only.
+    """Send our own messages of `level` and above to stderr, and only errors of other libraries.
 
-    They are kept as well, until `send_log_to` says what other place they go to.
+    Messages are also kept in memory until `send_log_to` names a second place for them.
     """
     kept = MemoryHandler(capacity=1, flushLevel=logging.NOTSET, flushOnClose=False)
     logging.basicConfig(level=level, format="%(message)s", handlers=[CurrentStderr(), kept], force=True)
     for name in (*NOISY_LIBRARIES, *SILENT_LIBRARIES):
         logging.getLogger(name).setLevel(logging.ERROR)
-    warnings.filterwarnings("ignore", module="PIL")  # what is wrong with an image is told with its name
+    warnings.filterwarnings("ignore", module="PIL")  # our own messages about an image name its file
     warnings.filterwarnings("ignore", category=FutureWarning)
     warnings.filterwarnings("ignore", category=DeprecationWarning)
 
 
 def set_level(name: str, *, secrets: Sequence[str]) -> None:
-    """Show messages from level `name` up on stderr, `debug` with what other libraries say; `secrets` never."""
+    """Show messages of level `name` and above on stderr, at `debug` those of other libraries too, without `secrets`."""
     for handler in logging.getLogger().handlers:
         handler.addFilter(RedactFilter(secrets))
         if isinstance(handler, CurrentStderr):
@@ -66,7 +66,7 @@ def set_level(name: str, *, secrets: Sequence[str]) -> None:
 
 
 def send_log_to(target: logging.Handler | None) -> None:
-    """Also send every message to `target`, those from before first; None: from now on to stderr only."""
+    """Also send every message to `target`, starting with the earlier ones; None: from now on to stderr only."""
     for handler in logging.getLogger().handlers:
         if isinstance(handler, MemoryHandler):
             handler.setTarget(target)

@@ -1,1 +1,1 @@
-"""Who is told what happens: frozen events, and the listeners that show or send them."""
+"""Reports on a run: frozen events, and the listeners that show, store or send them."""

@@ -1,4 +1,4 @@
-"""Lets a listener that may be slow, such as one that speaks to a network, never keep the run waiting."""
+"""Runs a listener that may be slow, such as one that uses the network, without making the run wait."""
 
 import logging
 import queue
@@ -15,10 +15,10 @@ CLOSE_SECONDS = 30.0
 
 
 class BackgroundListener:
-    """A listener that passes events on to another one, on a thread of its own.
+    """A listener that passes events to another one on its own thread.
 
-    Where that one lags by `capacity` events, steps and progress are dropped until it has caught up, with a notice;
-    other events, which are few, are always kept. What the other raises is raised by the next `hear`, or by `close`.
+    When it lags by `capacity` events, steps and progress are dropped, with a warning, until it has caught up; the few
+    other events are always kept. An exception of the other listener is raised by the next `handle`, or by `close`.
     """
 
     def __init__(
@@ -33,32 +33,34 @@ class BackgroundListener:
         self._thread.start()
 
     def handle(self, event: Event) -> None:
-        """Take an event in at once; raises what the listener has raised since the last time."""
+        """Queue an event without waiting; raises what the listener has raised since the last call."""
         if self._failure is not None:
             raise self._failure
         if isinstance(event, StepFinished | StageAdvanced) and self._queue.qsize() >= self._capacity:
             if not self._dropped:
-                logger.warning(f"{self.name} is slower than the run; some steps are not told to it")
+                logger.warning(f"{self.name} is slower than the run; some steps are not passed to it")
             self._dropped += 1
         else:
             self._queue.put(event)
 
     def close(self) -> None:
-        """Let what was heard be told, for so many seconds at the most; raises what the listener has raised."""
+        """Wait for the queued events, at most `close_seconds`; raises what the listener has raised."""
         self._queue.put(None)
         self._thread.join(self._close_seconds)
         if self._dropped:
-            logger.warning(f"{self._dropped:,} events were not told to {self.name}, which was slower than the run")
+            logger.warning(f"{self._dropped:,} events were not passed to {self.name}, which was slower than the run")
         if self._failure is not None:
             raise self._failure
         if self._thread.is_alive():
             seconds = format_duration(self._close_seconds)
-            logger.warning(f"{self.name} was left after {seconds}; what it had not taken in yet is lost to it")
+            logger.warning(
+                f"{self.name} did not finish within {seconds}; the events that it had not handled yet are lost to it"
+            )
 
     def _work(self) -> None:
         try:
             while (event := self._queue.get()) is not None:
                 self._listener.handle(event)
             self._listener.close()
-        except Exception as error:  # told to the reporter by the next event, or at the end
+        except Exception as error:  # raised in the run's thread by the next event, or at the end
             self._failure = error

@@ -1,4 +1,4 @@
-"""Numbers as people read them, so that no message shows 0.00027777 or 1073741824."""
+"""Formats numbers for people, so that no message shows 0.00027777 or 1073741824."""
 
 MINUTE, HOUR, DAY = 60, 3600, 86400
 
@@ -7,11 +7,11 @@ def format_duration(seconds: float) -> str:
     """`0.4 s`, `12 s`, `3 min 05 s`, `2 h 07 min`, `3 d 04 h`."""
     if seconds < 9.95:
         return f"{seconds:.1f} s"
-    whole = round(seconds)
-    if whole < MINUTE:
-        return f"{whole} s"
-    if whole < HOUR:
-        return f"{whole // MINUTE} min {whole % MINUTE:02} s"
+    rounded = round(seconds)
+    if rounded < MINUTE:
+        return f"{rounded} s"
+    if rounded < HOUR:
+        return f"{rounded // MINUTE} min {rounded % MINUTE:02} s"
     minutes = round(seconds / MINUTE)
     if minutes * MINUTE < DAY:
         return f"{minutes // MINUTE} h {minutes % MINUTE:02} min"
@@ -26,7 +26,7 @@ def format_bytes(size_bytes: int) -> str:
 
 
 def format_rate(per_second: float, unit: str) -> str:
-    """`20.1 images/s`; slower ones per minute or hour, so that there is something before the point."""
+    """`20.1 images/s`; per minute or per hour where it is less than 1 per second."""
     for seconds, name in ((1, "s"), (MINUTE, "min")):
         if per_second * seconds >= 1:
             return f"{format_number(per_second * seconds)} {unit}/{name}"
@@ -34,15 +34,15 @@ def format_rate(per_second: float, unit: str) -> str:
 
 
 def format_number(value: float) -> str:
-    """Three digits, and all of them before the point: `0.0123`, `12.3`, `12,345`, `1e-05`."""
+    """Three significant digits, or a whole number: `0.0123`, `12.3`, `12,345`, `1e-05`."""
     return f"{value:,.0f}" if abs(value) >= 999.5 else f"{value:.3g}"
 
 
 def format_count(number: int, unit: str) -> str:
-    """`120 images`, and `1 image`; units are plurals with an s."""
+    """`120 images`, and `1 image`; `unit` is a plural that ends in s."""
     return f"{number:,} {unit.removesuffix('s') if number == 1 else unit}"
 
 
 def format_amount(done: int, total: int, unit: str) -> str:
-    """`120 of 256 images (46 %)`, or `120 images` where the total is not known (0)."""
+    """`120 of 256 images (46 %)`, or `120 images` if the total is not known (0)."""
     return f"{done:,} of {total:,} {unit} ({100 * done // total} %)" if total else f"{done:,} {unit}"

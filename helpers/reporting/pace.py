@@ -1,4 +1,4 @@
-"""How fast work goes just now and when it will be done; old speeds are forgotten, as images and machines vary."""
+"""Throughput and time left, from the last half minute only, because images and machines vary."""
 
 from collections import deque
 
@@ -8,7 +8,7 @@ SMOOTHING = 0.98
 
 
 class Throughput:
-    """Counts units done; times are the caller's, in seconds of any one clock."""
+    """Counts finished units; the caller passes times in seconds, all from the same clock."""
 
     def __init__(self, *, total: int, done: int, now: float) -> None:
         self.total = total
@@ -18,7 +18,7 @@ class Throughput:
         self._marks = deque([(now, done)])
 
     def update(self, done: int, *, now: float) -> None:
-        """`done` units in all are done."""
+        """Record that `done` units in total are finished at `now`."""
         if now - self._marks[-1][0] >= WINDOW_SECONDS / MARKS:
             self._marks.append((now, done))
             while len(self._marks) > 2 and now - self._marks[1][0] >= WINDOW_SECONDS:
@@ -26,22 +26,22 @@ class Throughput:
         self.done, self._now = done, now
 
     def per_second(self) -> float:
-        """Units a second over the last half minute or the last two marks; 0 where nothing can be said yet."""
+        """Units per second over the last half minute, or between the last two marks; 0 if not known yet."""
         then, before = self._marks[0]
         return (self.done - before) / (self._now - then) if self._now > then else 0.0
 
     def seconds_left(self) -> float | None:
-        """Seconds until all are done; None where the total or the speed is not known."""
+        """Seconds until all units are done; None if the total or the speed is not known."""
         speed = self.per_second()
         return (self.total - self.done) / speed if self.total and speed else None
 
     def overall_per_second(self, seconds: float) -> float:
-        """Units a second of work that took `seconds`."""
+        """Average units per second if all the work took `seconds`."""
         return (self.done - self._first) / max(seconds, 1e-9)
 
 
 class RunningMean:
-    """A running mean in which a value weighs 2 % less with each later one, and the first counts fully at first."""
+    """An exponential moving average with bias correction; each value lowers the weight of earlier ones by 2 %."""
 
     def __init__(self) -> None:
         self._sum = 0.0

@@ -24,15 +24,14 @@ PROCESS_FOLDER = Path("/proc/self")
 
 @contextmanager
 def stage(reporter: Reporter, name: str, *, total: int, unit: str) -> Iterator[Advance]:
-    """Tell `reporter` of work of `total` units (0: not known) while the block runs.
+    """Report work of `total` units (0: not known) to `reporter` while the block runs.
 
-    name: what is done, in words, such as `encode images`; unit: the plural of what is counted, such as `images`.
-    Yields `advance(count=1)`, to be called as units are done, from any thread. Work that raises is
-    not told as finished.
-    Stages follow each other and do not nest: the process has one high-water mark of memory.
+    name: what is done, such as `encode images`; unit: the plural of what is counted, such as `images`.
+    Yields `advance(count=1)`, to be called from any thread as units are done. Work that raises is not reported as
+    finished. Stages must not nest, because the process has one high-water mark of memory.
     """
     reporter.handle(StageStarted(name=name, total=total, unit=unit))
-    peak = PeakMemory()  # after the event, so that whoever watches the memory of more than this stage reads it first
+    peak = PeakMemory()  # after the event, so that a listener can still read the peak before this
     started = time.monotonic()
 
     def advance(count: int = 1) -> None:
@@ -51,7 +50,7 @@ def stage(reporter: Reporter, name: str, *, total: int, unit: str) -> Iterator[A
 
 
 class StepTimer:
-    """Watches the steps of a training from the moment it is made."""
+    """Measures the seconds and the peak memory of each training step, from the moment it is created."""
 
     def __init__(self) -> None:
         self._peak = PeakMemory()
@@ -59,12 +58,12 @@ class StepTimer:
         self._began = time.monotonic()
 
     def begin(self) -> None:
-        """A step begins."""
+        """Mark the start of a step."""
         self._began = time.monotonic()
 
     def measured(self, step: StepFinished) -> StepFinished:
-        """`step`, which is done, with its seconds and memory."""
-        # A stage within training starts the process's mark again, so the highest so far is kept here.
+        """`step`, which has just finished, with its seconds and the peak memory since training began."""
+        # A stage within training, such as validation, resets the peaks, so the highest so far is kept here.
         self._resident = max(self._resident, self._peak.resident_bytes())
         self._device = max(self._device, self._peak.device_bytes())
         self._reserved = max(self._reserved, self._peak.reserved_bytes())
@@ -78,17 +77,17 @@ class StepTimer:
 
 
 class PeakMemory:
-    """Watches this process's memory from the moment it is made; two at once share one high-water mark."""
+    """The peak memory of this process since it was created; creating another one resets the peaks for both."""
 
     def __init__(self, process_folder: Path = PROCESS_FOLDER) -> None:
         self._status = process_folder / "status"
-        self._is_own = _start_again(process_folder / "clear_refs")
+        self._is_own = _reset_peak(process_folder / "clear_refs")
         cuda = _initialized_cuda()
         if cuda is not None:
             cuda.reset_peak_memory_stats()
 
     def resident_bytes(self) -> int:
-        """The highest resident memory, of this stretch where the system can tell, else of the process so far."""
+        """The peak resident memory in bytes; where the system cannot reset it, that of the process so far."""
         if self._is_own:
             line = next(line for line in self._status.read_text().splitlines() if line.startswith("VmHWM:"))
             return int(line.split()[1]) * KIBIBYTE
@@ -96,23 +95,23 @@ class PeakMemory:
         return highest if sys.platform == "darwin" else highest * KIBIBYTE
 
     def device_bytes(self) -> int:
-        """The most memory PyTorch had in use on the CUDA device; 0 where there is none in use."""
+        """The peak VRAM in bytes that PyTorch's tensors used; 0 without a CUDA device."""
         cuda = _initialized_cuda()
         return 0 if cuda is None else cuda.max_memory_allocated()
 
     def reserved_bytes(self) -> int:
-        """The most memory PyTorch held of the CUDA device, in use or not, which is what must fit; 0 without one."""
+        """The peak VRAM in bytes that PyTorch reserved, which is what must fit; 0 without a CUDA device."""
         cuda = _initialized_cuda()
         return 0 if cuda is None else cuda.max_memory_reserved()
 
     def device_bytes_now(self) -> int:
-        """What PyTorch has in use on the CUDA device."""
+        """The VRAM in bytes that PyTorch's tensors use now; 0 without a CUDA device."""
         cuda = _initialized_cuda()
         return 0 if cuda is None else cuda.memory_allocated()
 
 
-def _start_again(clear_refs: Path) -> bool:
-    """Start the high-water mark again; False where the system has no such thing or does not allow it."""
+def _reset_peak(clear_refs: Path) -> bool:
+    """Reset the high-water mark; False where the system has none or does not allow it."""
     if not clear_refs.exists():
         return False
     try:
@@ -123,6 +122,6 @@ def _start_again(clear_refs: Path) -> bool:
 
 
 def _initialized_cuda():
-    """`torch.cuda` where the run already uses it; asking must neither import torch nor wake a device."""
+    """`torch.cuda` if the run already uses it; this must neither import torch nor initialize a device."""
     torch = sys.modules.get("torch")
     return torch.cuda if torch is not None and torch.cuda.is_initialized() else None

@@ -1,4 +1,4 @@
-"""The one place events go to; a listener that fails is left out from then on, and the run goes on."""
+"""Passes events to all listeners; one that fails is dropped with a warning, and the run continues."""
 
 import logging
 import threading
@@ -14,19 +14,19 @@ logger = logging.getLogger(__name__)
 
 
 class Listener(Protocol):
-    """Someone who is told of a run's events."""
+    """Handles the events of a run."""
 
     def handle(self, event: Event) -> None:
-        """Take an event in; whatever is raised is reported once, and the listener is left out from then on."""
+        """Handle an event; an exception is reported once, and the listener gets no further events."""
         ...
 
     def close(self) -> None:
-        """The run is over, well or not."""
+        """The run is over, whether it finished, failed or was interrupted."""
         ...
 
 
 class Reporter:
-    """A listener that passes each event on to all of its listeners, one event at a time whichever thread tells it."""
+    """A listener that passes each event to all its listeners, one event at a time, from any thread."""
 
     def __init__(self, listeners: Sequence[Listener] = ()) -> None:
         self._turn = threading.RLock()
@@ -35,19 +35,19 @@ class Reporter:
         self._secrets: Sequence[str] = ()
 
     def add(self, make: Callable[[], Listener]) -> None:
-        """Let one more listen; one that cannot even begin is reported, and the run goes on.
+        """Add the listener that `make` creates; if it fails, that is reported and the run continues.
 
-        Raises UserError where the person can fix it, which is best done before the run.
+        Raises UserError for what the user can fix, which is best done before the run.
         """
         try:
             self._listeners.append(make())
         except UserError:
             raise
         except Exception as error:  # a listener may fail, the run may not
-            self._note(f"a listener could not begin: {error!r}")
+            self._note(f"a listener could not start: {error!r}")
 
     def redact_secrets(self, secrets: Sequence[str]) -> None:
-        """From now on no listener is told any of `secrets`, the longest of which come first."""
+        """Hide `secrets` in all later events; they must be sorted from longest to shortest."""
         self._secrets = secrets
 
     def redact(self, text: str) -> str:
@@ -65,7 +65,7 @@ class Reporter:
                     self._note(f"{name_of(listener)} stopped reporting: {error!r}")
 
     def close(self) -> None:
-        """Close every listener, the first to listen last, and say again which of them failed."""
+        """Close every listener, in reverse order, and repeat which of them failed."""
         for listener in reversed(self._listeners):
             try:
                 listener.close()
@@ -79,7 +79,7 @@ class Reporter:
         logger.warning(failure)
 
     def _without_secrets(self, event: Event) -> Event:
-        """Texts that the program makes up may hold what it was given, such as an address in an error."""
+        """Hide secrets in the texts of an event, such as a URL in an error message."""
         match event:
             case Notice():
                 return replace(event, text=self.redact(event.text))
@@ -90,5 +90,5 @@ class Reporter:
 
 
 def name_of(listener: Listener) -> str:
-    """What a person is told that a listener is."""
+    """The name of a listener in messages."""
     return getattr(listener, "name", type(listener).__name__)

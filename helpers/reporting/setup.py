@@ -1,4 +1,4 @@
-"""Invites everyone whom the settings ask to be told of a run; whoever needs a large library imports it only then."""
+"""Adds the listeners that the settings ask for; each imports its large libraries only if it is used."""
 
 import logging
 import sys
@@ -30,9 +30,10 @@ def add_listeners(
     rank: int,
     started: datetime,
 ) -> None:
-    """Let the console, the log file, trackers, the webhook and the hub listen; of ranks other than 0 a log file only.
+    """Add the console, log file, run page, model card, trackers, webhook and hub; ranks other than 0 log only.
 
-    Raises ReportingError where a tracker or the hub would not work.
+    started: the time in the names of log files and of the run. Raises ReportingError if a tracker or the hub cannot
+    be used, ConfigError if the webhook's file is wrong.
     """
     folder = options.folder(output_dir)
     name = f"{started:%Y-%m-%d_%H-%M-%S}"
@@ -53,13 +54,13 @@ def add_listeners(
 
 
 def _publish(reporter: Reporter, options: PublishingOptions) -> None:
-    """Let the model card be kept, and after it the hub be told, which uploads the card."""
+    """Add the model card, and after it the hub uploader, which uploads the card."""
     repository = None
     if options.push_to_hub:
         from helpers.reporting.publish.hub import open_repository
 
         repository = open_repository(options)
-        logger.info(f"publishes to {repository.address}, {'private' if options.hub_private else 'public'}")
+        logger.info(f"publishing to {repository.address}, {'private' if options.hub_private else 'public'}")
     name, note = repository.name if repository else "", options.model_card_note or ""
     reporter.add(lambda: ModelCard(note=note, repository=name, clean=reporter.redact))
     if repository is not None:

@@ -34,15 +34,15 @@ BACK_OFF_SECONDS = 1.0
 TIMEOUT_SECONDS = 10.0
 TOO_MANY = 429
 GONE = (401, 403, 404, 410)
-"""Answers after which the address will never do."""
+"""Status codes after which it is useless to try the address again."""
 
 FAILURES_IN_A_ROW = 3
 
 
 DISCORD_CHARACTERS = 2000
-IMAGES_A_MESSAGE = 10
-BYTES_A_MESSAGE = 8_000_000
-"""What Discord takes from anybody in one message."""
+IMAGES_PER_MESSAGE = 10
+BYTES_PER_MESSAGE = 8_000_000
+"""Discord's limits for one message."""
 
 FIELD_NAMES = {"held_out/mean": "held_out_loss", "held_out/base_mean": "held_out_loss_of_base"}
 """The fields of a webhook's JSON that have other names than the trackers' metrics."""
@@ -50,7 +50,7 @@ FIELD_NAMES = {"held_out/mean": "held_out_loss", "held_out/base_mean": "held_out
 
 @dataclass(frozen=True, kw_only=True)
 class Message:
-    """What is posted: JSON, and files beside it."""
+    """One request: a JSON payload, and files to attach."""
 
     payload: dict[str, Any]
     files: tuple[Path, ...] = ()
@@ -58,7 +58,7 @@ class Message:
 
 @dataclass(frozen=True, kw_only=True)
 class WebhookEvent:
-    """An event in words and in fields. kind: one of `webhook_file.EVENTS`."""
+    """An event as text and as JSON fields. kind: one of `EVENTS` in `helpers.config.files.webhook`."""
 
     kind: str
     words: str
@@ -67,9 +67,10 @@ class WebhookEvent:
 
 
 class WebhookSender:
-    """A listener that posts what `webhook` asks for; it waits as long as the other side says, and tries again.
+    """A listener that posts the events that `webhook` asks for; it respects the server's rate limits, and retries.
 
-    Raises ReportingError where the other side refuses the address or stays away; the address is in no message.
+    Raises ReportingError if the server refuses the address, or after several lost messages in a row, without naming the
+    address.
     """
 
     def __init__(self, webhook: Webhook, *, run_name: str, back_off_seconds: float = BACK_OFF_SECONDS) -> None:
@@ -98,17 +99,17 @@ class WebhookSender:
                 return
             self._not_before = time.monotonic() + max(pause, self._back_off_seconds * 2**attempt)
         self._failures += 1
-        logger.warning(f"the webhook did not take a message, after {ATTEMPTS} attempts: {problem}")
+        logger.warning(f"the webhook did not accept a message in {ATTEMPTS} attempts: {problem}")
         if self._failures >= FAILURES_IN_A_ROW:
             raise ReportingError(f"{self._failures} messages in a row did not arrive, the last one because {problem}")
 
     def _post(self, message: Message) -> tuple[str, float]:
-        """Send once: what went wrong (empty: nothing) and for how many seconds to stay away."""
+        """Send once; returns the problem (empty if there is none) and the seconds to wait before the next attempt."""
         import httpx
 
         try:
             answer = self._client.post(self._webhook.url, **_request(message))
-        except httpx.HTTPError as error:  # its text may hold the address
+        except httpx.HTTPError as error:  # its text may contain the address
             return f"there was no answer ({type(error).__name__})", 0.0
         if answer.is_success:
             self._respect_limit(answer.headers)
@@ -118,13 +119,13 @@ class WebhookSender:
         return f"it answered with status {answer.status_code}", _seconds_to_wait(answer)
 
     def _respect_limit(self, headers: Any) -> None:
-        """Discord says when the last message of a stretch of time was sent, and how long that still lasts."""
+        """Wait before the next message if Discord's rate limit is used up."""
         if headers.get("X-RateLimit-Remaining") == "0":
             self._not_before = time.monotonic() + _number(headers.get("X-RateLimit-Reset-After"))
 
 
 def _request(message: Message) -> dict[str, Any]:
-    """How httpx is told of a message: JSON alone, or as Discord wants it beside files."""
+    """The arguments for httpx: JSON alone, or a form with the JSON and the files, as Discord expects it."""
     if not message.files:
         return {"json": message.payload}
     files = {
@@ -134,37 +135,37 @@ def _request(message: Message) -> dict[str, Any]:
 
 
 def _seconds_to_wait(answer: Any) -> float:
-    """What the other side says of when to come again: a header, or Discord's word in the body."""
-    told = _number(answer.headers.get("Retry-After"))
-    if not told and answer.status_code == TOO_MANY:
+    """The seconds that the server asks to wait: from the Retry-After header, or from the body of Discord's answer."""
+    seconds = _number(answer.headers.get("Retry-After"))
+    if not seconds and answer.status_code == TOO_MANY:
         try:
-            told = _number(answer.json().get("retry_after"))
+            seconds = _number(answer.json().get("retry_after"))
         except (ValueError, AttributeError):
-            told = 0.0
-    return told
+            seconds = 0.0
+    return seconds
 
 
-def _number(said: Any) -> float:
+def _number(value: Any) -> float:
     try:
-        return max(0.0, float(said))
+        return max(0.0, float(value))
     except (TypeError, ValueError):
         return 0.0
 
 
 def messages_of(event: Event, *, webhook: Webhook, run_name: str) -> Iterator[Message]:
-    """The messages that an event is worth to `webhook`, mostly one or none."""
-    told = _told(event, progress_steps=webhook.progress_steps)
-    if told is None or told.kind not in webhook.events:
+    """The messages that `webhook` sends for an event, usually one or none."""
+    described = _describe(event, progress_steps=webhook.progress_steps)
+    if described is None or described.kind not in webhook.events:
         return
-    for number, images in enumerate(_portions(told.images)):
+    for number, images in enumerate(_portions(described.images)):
         if webhook.kind == "discord":
-            words = told.words if not number else ""
+            words = described.words if not number else ""
             yield _discord(words, images=images, prefix=webhook.message_prefix, run_name=run_name)
         else:
-            yield _raw(told, images=images, prefix=webhook.message_prefix, run_name=run_name)
+            yield _raw(described, images=images, prefix=webhook.message_prefix, run_name=run_name)
 
 
-def _told(event: Event, *, progress_steps: int) -> WebhookEvent | None:
+def _describe(event: Event, *, progress_steps: int) -> WebhookEvent | None:
     match event:
         case RunStarted():
             image_count = sum(event.datasets.values())
@@ -172,7 +173,7 @@ def _told(event: Event, *, progress_steps: int) -> WebhookEvent | None:
                 f"training a {event.model_type} of {event.base_model} on {format_count(image_count, 'images')},"
                 f" {event.total_steps:,} steps"
             )
-            words += f", going on after step {event.first_step:,}" if event.first_step else ""
+            words += f", resumed after step {event.first_step:,}" if event.first_step else ""
             fields = {"base_model": event.base_model, "model_type": event.model_type, "images": image_count}
             fields |= {"first_step": event.first_step, "total_steps": event.total_steps}
             return WebhookEvent(kind="start", words=words, fields=fields)
@@ -209,16 +210,16 @@ def _told(event: Event, *, progress_steps: int) -> WebhookEvent | None:
 
 
 def _portions(images: Sequence[tuple[Path, str]]) -> Iterator[tuple[tuple[Path, str], ...]]:
-    """`images` in portions that one message holds, at least one; an image that is too large for any is left out."""
+    """Split `images` by the limits of a message, into at least one portion; an image that is too large is left out."""
     portion: list[tuple[Path, str]] = []
-    room, is_first = BYTES_A_MESSAGE, True
+    room, is_first = BYTES_PER_MESSAGE, True
     for image in images:
         size = image[0].stat().st_size
-        if size > BYTES_A_MESSAGE:
+        if size > BYTES_PER_MESSAGE:
             continue
-        if len(portion) == IMAGES_A_MESSAGE or size > room:
+        if len(portion) == IMAGES_PER_MESSAGE or size > room:
             yield tuple(portion)
-            portion, room, is_first = [], BYTES_A_MESSAGE, False
+            portion, room, is_first = [], BYTES_PER_MESSAGE, False
         portion.append(image)
         room -= size
     if portion or is_first:
@@ -227,9 +228,9 @@ def _portions(images: Sequence[tuple[Path, str]]) -> Iterator[tuple[tuple[Path, 
 
 def _discord(words: str, *, images: Sequence[tuple[Path, str]], prefix: str, run_name: str) -> Message:
     text = " ".join(filter(None, [prefix, f"[{run_name}]", words]))
-    cut = text if len(text) <= DISCORD_CHARACTERS else f"{text[: DISCORD_CHARACTERS - 1]}…"
-    # A prompt that says @everyone calls nobody.
-    payload: dict[str, Any] = {"content": cut, "allowed_mentions": {"parse": []}}
+    content = text if len(text) <= DISCORD_CHARACTERS else f"{text[: DISCORD_CHARACTERS - 1]}…"
+    # @everyone in a prompt must not notify anyone.
+    payload: dict[str, Any] = {"content": content, "allowed_mentions": {"parse": []}}
     if images:
         payload["attachments"] = [
             {"id": number, "filename": path.name, "description": caption[:1024]}
@@ -238,9 +239,9 @@ def _discord(words: str, *, images: Sequence[tuple[Path, str]], prefix: str, run
     return Message(payload=payload, files=tuple(path for path, _ in images))
 
 
-def _raw(told: WebhookEvent, *, images: Sequence[tuple[Path, str]], prefix: str, run_name: str) -> Message:
-    text = " ".join(filter(None, [prefix, told.words]))
-    payload = {"event": told.kind, "run": run_name, "text": text, **told.fields}
+def _raw(event: WebhookEvent, *, images: Sequence[tuple[Path, str]], prefix: str, run_name: str) -> Message:
+    text = " ".join(filter(None, [prefix, event.words]))
+    payload = {"event": event.kind, "run": run_name, "text": text, **event.fields}
     if images:
         payload["images"] = [
             {"name": path.name, "caption": caption, "png": base64.b64encode(path.read_bytes()).decode()}

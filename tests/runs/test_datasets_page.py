@@ -24,7 +24,7 @@ def test_a_run_writes_the_page_and_writes_it_again_only_when_something_changed(r
     assert "cut.png" in text
     assert "2 images, 1 batch" in text
     assert "Captions in tokens of" in text
-    assert "none is cut" in text
+    assert "none is truncated" in text
     assert run.start(max_train_steps=2) == 0
     assert page.stat().st_mtime_ns == first
     assert run.start(max_train_steps=3, resolution=48) == 0
@@ -36,7 +36,7 @@ def test_a_dry_run_writes_the_page_as_well(run: SmallRun) -> None:
     assert run.start(dry_run=True) == 0
     text = (run.output / "datasets.html").read_text(encoding="utf-8")
     assert "7 images in 1 dataset, 1 left out" in text
-    assert "none is cut" in text
+    assert "none is truncated" in text
 
 
 @pytest.mark.skipif(BROWSER is None, reason="no Chromium to open the page with")

@@ -175,6 +175,6 @@ def test_the_runs_page_shows_both_starts_as_one_in_a_browser_without_a_network(t
     assert "<title>true</title>" in shown
     assert '<span class="badge finished">finished</span>' in shown
     assert f"<b>{STEPS}</b><span>of {STEPS} steps, 100 %" in shown
-    assert f"continued after step {STOPPED}" in shown
+    assert f"resumed after step {STOPPED}" in shown
     assert [f"<span>{step}</span>" in shown for step in ("base", "step 3", "step 6", f"step {STEPS}")] == [True] * 4
     assert '<div class="compare" style=' in shown

@@ -1,4 +1,4 @@
-"""What the person at the terminal, or the one who reads the log, is told of a run."""
+"""The console: progress, metrics and results of a run, on a terminal or in a log."""
 
 import io
 import time
@@ -37,9 +37,9 @@ WARNINGS_REPEATED = 20
 
 
 def display_for(stream: TextIO, *, level: str = "info") -> Display:
-    """Live bars on a terminal, plain lines anywhere else; letters that the stream cannot show are escaped.
+    """Live bars on a terminal, plain lines elsewhere; characters that the stream cannot show are escaped.
 
-    level: `warning` shows warnings only, `error` nothing.
+    level: `warning` shows only warnings, `error` nothing.
     """
     if isinstance(stream, io.TextIOWrapper):
         stream.reconfigure(errors="backslashreplace")
@@ -53,7 +53,7 @@ def display_for(stream: TextIO, *, level: str = "info") -> Display:
 
 
 class Console:
-    """A listener that tells a person of everything, with rates and times left, on `display`."""
+    """A listener that shows everything on `display`, with throughput and time left."""
 
     def __init__(self, display: Display, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._display = display
@@ -63,12 +63,12 @@ class Console:
         self._warnings: dict[str, None] = {}
 
     def handle(self, event: Event) -> None:
-        """Show an event; raises OSError or ValueError where the stream is gone."""
+        """Show an event; raises OSError or ValueError if the stream is closed."""
         match event:
             case Notice():
                 self._note(event)
             case StageStarted() | StageAdvanced() | StageFinished():
-                self._hear_stage(event)
+                self._handle_stage(event)
             case TrainingStarted():
                 self._training = _Training(event, display=self._display, clock=self._clock)
             case StepFinished():
@@ -85,7 +85,7 @@ class Console:
                 self._finish(event)
 
     def close(self) -> None:
-        """Clear the bars away; nothing is shown after it."""
+        """Remove the bars; nothing is shown afterwards."""
         self._display.close()
 
     def _note(self, event: Notice) -> None:
@@ -94,10 +94,10 @@ class Console:
             self._warnings[event.text] = None
         self._display.line(event.text, warning=is_warning)
 
-    def _hear_stage(self, event: StageStarted | StageAdvanced | StageFinished) -> None:
+    def _handle_stage(self, event: StageStarted | StageAdvanced | StageFinished) -> None:
         match event:
             case StageStarted():
-                self._leave_stage()
+                self._drop_stage()
                 self._stage = _Stage(event, display=self._display, clock=self._clock)
             case StageAdvanced():
                 assert self._stage is not None, "a stage starts before it advances"
@@ -107,26 +107,26 @@ class Console:
                 self._stage.finish(event)
                 self._stage = None
                 if self._training is not None:
-                    self._training.note_memory(_of_stage(event))
+                    self._training.note_memory(_memory_of(event))
 
-    def _leave_stage(self) -> None:
-        """Clear away a stage that was broken off."""
+    def _drop_stage(self) -> None:
+        """Remove the bar of a stage that did not finish."""
         if self._stage is not None:
             self._stage.bar.end()
             self._stage = None
 
     def _finish(self, event: RunFinished) -> None:
-        self._leave_stage()
+        self._drop_stage()
         how = "stopped" if event.interrupted else "finished"
-        said = [f"{how} after step {event.step:,}", f"in {format_duration(event.seconds)}"]
+        summary = [f"{how} after step {event.step:,}", f"in {format_duration(event.seconds)}"]
         if self._training is not None:
             self._training.bar.end()
-            said += self._training.summary()
-        self._display.line(", ".join(said))
+            summary += self._training.summary()
+        self._display.line(", ".join(summary))
         self._list("written:", [str(path) for path in event.written])
-        again = [*self._warnings][:WARNINGS_REPEATED]
-        more = len(self._warnings) - len(again)
-        self._list("warnings of this run:", [*again, *([f"and {more:,} more"] if more else [])])
+        repeated = [*self._warnings][:WARNINGS_REPEATED]
+        more = len(self._warnings) - len(repeated)
+        self._list("warnings of this run:", [*repeated, *([f"and {more:,} more"] if more else [])])
         if event.next_step:
             self._display.line(f"next: {event.next_step}")
         if event.interrupted:
@@ -138,7 +138,7 @@ class Console:
 
 
 class _Stage:
-    """A stage under way."""
+    """A stage in progress."""
 
     def __init__(self, event: StageStarted, *, display: Display, clock: Callable[[], float]) -> None:
         self._event, self._display, self._clock = event, display, clock
@@ -160,12 +160,12 @@ class _Stage:
         what = format_count(self._pace.done, self._event.unit) if self._pace.done else "done"
         speed = format_rate(self._pace.overall_per_second(event.seconds), self._event.unit)
         rate = f" ({speed})" if self._pace.done > 1 else ""
-        memory = _peak(_of_stage(event))
+        memory = _peak(_memory_of(event))
         self._display.line(f"{event.name}: {what} in {format_duration(event.seconds)}{rate}, peak memory {memory}")
 
 
 class _Training:
-    """The loop under way."""
+    """The training loop in progress."""
 
     def __init__(self, event: TrainingStarted, *, display: Display, clock: Callable[[], float]) -> None:
         self._event, self._display, self._clock = event, display, clock
@@ -206,14 +206,14 @@ class _Training:
         return ", ".join(parts)
 
     def summary(self) -> list[str]:
-        """The figures of the whole training; none where no step was taken."""
+        """Throughput, mean loss and peak memory of all steps; empty if there was none."""
         if self._pace.done == self._event.first_step:
             return []
         speed = self._pace.overall_per_second(self._clock() - self._began) * self._event.images_per_step
         return [format_rate(speed, "images"), f"mean loss {self._loss.value:.4f}", self._peak()]
 
     def note_memory(self, memory: MemoryUse) -> None:
-        """Training, or a stage within it, needed so much."""
+        """Record the peak memory of training, or of a stage within it."""
         before = self._memory
         self._memory = MemoryUse(
             peak_bytes=max(before.peak_bytes, memory.peak_bytes),
@@ -222,19 +222,19 @@ class _Training:
         )
 
     def _peak(self) -> str:
-        """The most memory since training began, its stages included."""
+        """The peak memory since training began, including its stages."""
         return f"peak memory {_peak(self._memory)}"
 
 
 def _speed(pace: Throughput, unit: str) -> str:
-    """`, 20.1 images/s, 6 s left`, as far as they are known."""
+    """`, 20.1 images/s, 6 s left`, as far as known."""
     left = pace.seconds_left()
     speed = pace.per_second()
     rate = f", {format_rate(speed, unit)}" if speed else ""
     return rate if left is None else f"{rate}, {format_duration(left)} left"
 
 
-def _of_stage(event: StageFinished) -> MemoryUse:
+def _memory_of(event: StageFinished) -> MemoryUse:
     return MemoryUse(
         peak_bytes=event.peak_memory_bytes,
         peak_device_bytes=event.peak_device_memory_bytes,
@@ -243,9 +243,9 @@ def _of_stage(event: StageFinished) -> MemoryUse:
 
 
 def _peak(memory: MemoryUse) -> str:
-    """`1.2 GB`, or `1.2 GB, on the device 8.3 GB (9.1 GB reserved)`."""
+    """`1.2 GB`, or `1.2 GB, peak VRAM 8.3 GB (9.1 GB reserved)`."""
     reserved = f" ({format_bytes(memory.peak_reserved_bytes)} reserved)" if memory.peak_reserved_bytes else ""
-    device = f", on the device {format_bytes(memory.peak_device_bytes)}{reserved}" if memory.peak_device_bytes else ""
+    device = f", peak VRAM {format_bytes(memory.peak_device_bytes)}{reserved}" if memory.peak_device_bytes else ""
     return f"{format_bytes(memory.peak_bytes)}{device}"
 
 

@@ -1,37 +1,37 @@
-"""Where the console's words appear: as lines in a log, or above live bars on a terminal."""
+"""Displays for the console: plain lines for a log, or only warnings; `live.py` has the bars of a terminal."""
 
 import math
 from typing import Protocol, TextIO
 
 
 class Bar(Protocol):
-    """Work under way."""
+    """The progress bar of one piece of work."""
 
     def show(self, text: str, *, done: int) -> None:
-        """How far it is."""
+        """Show the progress: `done` units, described by `text`."""
         ...
 
     def end(self) -> None:
-        """It is over, or was left."""
+        """Remove the bar, whether the work finished or not."""
         ...
 
 
 class Display(Protocol):
-    """Something that shows lines and bars; `seconds_between` is how often a bar wants to hear of progress."""
+    """Shows lines and bars; `seconds_between` is the shortest time between two updates of a bar."""
 
     seconds_between: float
 
     def line(self, text: str, *, warning: bool = False) -> None: ...
 
     def bar(self, name: str, *, total: int) -> Bar:
-        """Begin a bar of `total` units; 0 where the total is not known."""
+        """Start a bar of `total` units; 0 if the total is not known."""
         ...
 
     def close(self) -> None: ...
 
 
 class PlainDisplay:
-    """Lines only, for a file, a pipe or a log."""
+    """Plain lines, for a file, a pipe or a log."""
 
     def __init__(self, stream: TextIO, *, seconds_between: float = 10.0) -> None:
         self._stream = stream
@@ -45,7 +45,7 @@ class PlainDisplay:
         return _PlainBar(self, name)
 
     def close(self) -> None:
-        """Every line has been written when it was said."""
+        """Nothing to do: every line is written at once."""
 
 
 class _PlainBar:
@@ -56,11 +56,11 @@ class _PlainBar:
         self._display.line(f"{self._name}: {text}")
 
     def end(self) -> None:
-        """A line needs no clearing away."""
+        """Nothing to do: a line stays."""
 
 
 class WarningsOnly:
-    """A display that shows another's warnings, or (`nothing`) not even these."""
+    """Shows only the warnings of another display, or nothing at all."""
 
     def __init__(self, display: PlainDisplay, *, nothing: bool) -> None:
         self._display, self._nothing = display, nothing
@@ -79,7 +79,7 @@ class WarningsOnly:
 
 class _NoBar:
     def show(self, text: str, *, done: int) -> None:
-        """Nothing is shown."""
+        """Nothing to do."""
 
     def end(self) -> None:
-        """Nothing was shown."""
+        """Nothing to do."""

@@ -1,4 +1,4 @@
-"""Live bars on a terminal, by rich; imported only where there is a terminal."""
+"""Live progress bars on a terminal, with rich, which is imported only then."""
 
 from typing import TextIO
 
@@ -9,7 +9,7 @@ from helpers.reporting.console.displays import Bar
 
 
 class _SteadyConsole(RichConsole):
-    """Leaves the cursor visible, so that a run that is killed does not leave a terminal without one."""
+    """Keeps the cursor visible, so that a killed run does not leave a terminal without one."""
 
     def show_cursor(self, show: bool = True) -> bool:
         return False
@@ -18,7 +18,7 @@ class _SteadyConsole(RichConsole):
 class LiveDisplay:
     """Bars at the bottom of the terminal, and lines that stay above them.
 
-    Drawn when there is news and not by a thread of rich's, which would take its time from the training loop.
+    Redrawn on each update, and not by a thread of rich's, which would slow down the training loop.
     """
 
     def __init__(self, stream: TextIO, *, seconds_between: float = 0.2) -> None:

@@ -1,4 +1,4 @@
-"""The log file: every line of a run with its time, which is still there when the terminal has gone."""
+"""The log file: every line of a run with its time."""
 
 import logging
 from collections.abc import Callable
@@ -13,7 +13,7 @@ from helpers.reporting.events import Event, RunFailed
 
 
 class TimedDisplay(PlainDisplay):
-    """Lines that each begin with the time."""
+    """Plain lines that each begin with the time."""
 
     def __init__(self, stream: TextIO, *, now: Callable[[], datetime] = datetime.now) -> None:
         super().__init__(stream)
@@ -25,7 +25,7 @@ class TimedDisplay(PlainDisplay):
 
 
 class LogFile:
-    """A listener that writes what the console would show, whatever its level, and what is logged beside it."""
+    """A listener that writes what the console shows, at every log level, and all log messages."""
 
     def __init__(self, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -47,7 +47,7 @@ class LogFile:
 
 
 class _ToDisplay(logging.Handler):
-    """Passes what is logged on to a display."""
+    """Sends log messages to a display."""
 
     def __init__(self, display: TimedDisplay) -> None:
         super().__init__()

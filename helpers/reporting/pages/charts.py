@@ -24,7 +24,7 @@ LEFT, RIGHT, TOP, BOTTOM = 44, 18, 12, 24
 
 @dataclass(frozen=True, kw_only=True)
 class Tick:
-    """A place on an axis, from 0 to 1, and what is written there."""
+    """A position on an axis, from 0 to 1, and its label."""
 
     at: float
     label: str
@@ -32,7 +32,7 @@ class Tick:
 
 @dataclass(frozen=True, kw_only=True)
 class Series:
-    """A line. points: step and value, in order. color: a CSS one. faint: drawn behind the others and thin."""
+    """A line. points: (step, value), in order. color: a CSS color. faint: thin, and behind the others."""
 
     name: str
     points: Sequence[tuple[float, float]]
@@ -41,7 +41,7 @@ class Series:
 
 
 def smoothed(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
-    """A running mean over about a 25th of the points, in which the first counts fully at first."""
+    """An exponential moving average over about 1/25 of the points, with bias correction."""
     keep = 1 - 1 / max(4.0, len(points) * SMOOTHED_SHARE)
     total = weight = 0.0
     means: list[tuple[float, float]] = []
@@ -60,9 +60,10 @@ def line_chart(
     tall: bool = False,
     rules: Sequence[float] = (),
 ) -> Markup:
-    """The chart; nothing where no line has points. log: values by their powers of ten, those that have none left out.
+    """An SVG chart with its legend; empty if no line has points.
 
-    zero: from 0 on, which has no power of ten. rules: steps with an upright line across. label: the chart in words.
+    label: describes the chart to screen readers. log: a logarithmic scale, without values of 0 and below.
+    zero: a linear scale from 0. rules: steps with a vertical line.
     """
     assert not (log and zero)
     if log:
@@ -87,19 +88,19 @@ def line_chart(
     upright = "".join(
         f'<path class="rule" d="M{SIZE * across(step):.1f} 0V{SIZE}"/>' for step in rules if low <= step <= high
     )
-    told = {"low": low, "high": high, "series": [_told(each) for each in series]}
+    data = {"low": low, "high": high, "series": [_tooltip_points(each) for each in series]}
     return Markup(
-        f'<figure class="plot{" tall" if tall else ""}" data-points="{escape(json.dumps(told))}">'
+        f'<figure class="plot{" tall" if tall else ""}" data-points="{escape(json.dumps(data))}">'
         f'{_legend(series)}<div class="field">'
         f'<svg viewBox="0 0 {SIZE} {SIZE}" preserveAspectRatio="none" role="img" aria-label="{escape(label)}">'
         f"{_grid(sides)}{upright}{lines}</svg>"
         f"{_dots(series, across=across, up=up)}{_labels(sides, ticks=ticks)}"
-        '<div class="hair" hidden></div><div class="told" hidden></div></div></figure>'
+        '<div class="hair" hidden></div><div class="tooltip" hidden></div></div></figure>'
     )
 
 
-def _told(series: Series) -> tuple[str, list[tuple[float, float]]]:
-    """What the script shows of a line."""
+def _tooltip_points(series: Series) -> tuple[str, list[tuple[float, float]]]:
+    """The name and rounded points of a line, for the tooltip."""
     return series.name, [(step, float(f"{value:.4g}")) for step, value in series.points]
 
 
@@ -128,7 +129,7 @@ def _path(series: Series, *, across: Callable[[float], float], up: Callable[[flo
 
 
 def _dots(series: Sequence[Series], *, across: Callable[[float], float], up: Callable[[float], float]) -> str:
-    """A dot for each value of lines that have few."""
+    """A dot for each value of lines with few values."""
     return "".join(
         f'<div class="dot" style="left:{100 * across(step):.2f}%;top:{100 - 100 * up(value):.2f}%;'
         f'background:{each.color}"></div>'
@@ -149,7 +150,7 @@ def _steps(series: Sequence[Series]) -> tuple[float, float]:
 
 
 def _values(series: Sequence[Series], *, log: bool, zero: bool) -> tuple[float, float]:
-    """The range to show; of many faint values the few that stand far out may be cut off."""
+    """The range of values to show; it may leave out a few outliers of a faint line."""
     values = [value for each in series if not each.faint for _, value in each.points]
     for each in series:
         if each.faint:
@@ -189,7 +190,7 @@ def _logarithmic(value: float) -> float:
 
 
 def histogram(counts: Sequence[int], *, ticks: Sequence[Tick], marks: Sequence[Tick] = (), label: str) -> Markup:
-    """Bars of equal width. marks: upright lines across the chart, such as limits; label: the chart in words."""
+    """Bars of equal width. marks: vertical lines, such as limits; label: describes the chart to screen readers."""
     highest = max(counts, default=0) or 1
     step = (WIDTH - LEFT - RIGHT) / max(1, len(counts))
     bars = "".join(
@@ -210,7 +211,7 @@ def scatter(
     sides: Sequence[Tick],
     label: str,
 ) -> Markup:
-    """Points from (0, 0) to (1, 1), and crosses for what they are compared with."""
+    """Points from (0, 0) to (1, 1), and crosses to compare them with."""
     dots = "".join(
         f'<circle class="dot" fill-opacity="0.45" r="2.2" cx="{_x(x):.1f}" cy="{_y(y):.1f}"/>' for x, y in points
     )
@@ -219,12 +220,12 @@ def scatter(
 
 
 def powers_of_two(low: float, high: float) -> tuple[int, int]:
-    """The exponents of the nearest powers of two around a range of lengths, at least one apart."""
+    """The exponents of the powers of two around a range of lengths, at least one apart."""
     first, last = math.floor(math.log2(max(low, 1))), math.ceil(math.log2(max(high, 2)))
     return first, max(last, first + 1)
 
 
-def _frame(drawn: str, *, ticks: Sequence[Tick], sides: Sequence[Tick], label: str) -> Markup:
+def _frame(shapes: str, *, ticks: Sequence[Tick], sides: Sequence[Tick], label: str) -> Markup:
     lines = "".join(
         f'<path class="grid" d="M{LEFT} {_y(side.at):.1f}H{WIDTH - RIGHT}"/>'
         f'<text x="{LEFT - 6}" y="{_y(side.at) + 4:.1f}" text-anchor="end">{escape(side.label)}</text>'
@@ -235,7 +236,7 @@ def _frame(drawn: str, *, ticks: Sequence[Tick], sides: Sequence[Tick], label: s
         for tick in ticks
     )
     start = f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(label)}">'
-    return Markup(f"{start}{lines}{drawn}{names}</svg>")
+    return Markup(f"{start}{lines}{shapes}{names}</svg>")
 
 
 def _mark(mark: Tick) -> str:

@@ -1,4 +1,4 @@
-"""The page that shows what a run trains on: `OUTPUT_DIR/datasets.html`."""
+"""Computes what `OUTPUT_DIR/datasets.html` shows: the images and captions that a run trains on."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -19,7 +19,7 @@ NAMES_SHOWN = 500
 
 @dataclass(frozen=True, kw_only=True)
 class Thumbnail:
-    """An image as it is cropped. data_url: the image itself; text: its name and caption."""
+    """A cropped image, scaled down. data_url: the image; text: its file name and caption."""
 
     data_url: str
     width: int
@@ -29,7 +29,7 @@ class Thumbnail:
 
 @dataclass(frozen=True, kw_only=True)
 class BucketView:
-    """The images trained on at one size; note: what the plan does with them, in words."""
+    """The images trained on at one size in pixels. note: batches and repeats, for example."""
 
     width: int
     height: int
@@ -40,7 +40,7 @@ class BucketView:
 
 @dataclass(frozen=True, kw_only=True)
 class CaptionLengths:
-    """Lengths of captions as one tokenizer counts them, and how many tokens it keeps."""
+    """The lengths of captions in tokens of one tokenizer, and the limit at which they are truncated."""
 
     tokenizer: str
     limit: int
@@ -49,13 +49,13 @@ class CaptionLengths:
 
 @dataclass(frozen=True, kw_only=True)
 class DatasetView:
-    """One dataset, as far as a page shows it.
+    """What the page shows of one dataset.
 
     sizes: width and height in pixels of some images; aspects: counts by bar, see `aspect_bar`;
-    words: the commonest, with the share of captions that say them; twins: groups of names of the same content;
-    alike: of nearly the same look.
-    looked_at: how many images were sampled for `sizes` and words, compared: how many for `twins` and `alike`.
-    rejected: reasons with the names.
+    words: the most common ones, each with the share of captions that contain it; twins: groups of files with the same
+    content; alike: groups of similar images.
+    looked_at: the number of images sampled for `sizes` and `words`; compared: for `twins` and `alike`.
+    rejected: names of files by reason.
     """
 
     id: str
@@ -75,12 +75,12 @@ class DatasetView:
 
 
 def aspect_bar(aspect: float) -> int:
-    """Which bar of the plot an image's width / height falls in: from 1:4 to 4:1, in equal ratios."""
+    """The bar of the plot for an aspect ratio (width / height): from 1:4 to 4:1, in equal ratios."""
     return min(ASPECT_BARS - 1, max(0, int((math.log2(aspect) + 2) / 4 * ASPECT_BARS)))
 
 
 def datasets_page(views: Sequence[DatasetView], *, fingerprint: str) -> str:
-    """The whole page; `fingerprint` of what it shows stands in its first lines."""
+    """The HTML page; `fingerprint` of its content is in a comment at its start."""
     images = sum(view.images for view in views)
     left_out = sum(len(names) for view in views for names in view.rejected.values())
     summary = f"{images:,} images in {len(views)} dataset{'s' if len(views) != 1 else ''}"
@@ -94,9 +94,9 @@ def datasets_page(views: Sequence[DatasetView], *, fingerprint: str) -> str:
 
 
 def _dataset(view: DatasetView) -> Mapping[str, Any]:
-    """What the template shows of a dataset beside `view` itself."""
+    """The values that the template needs besides `view`."""
     left_out = sum(map(len, view.rejected.values()))
-    figures = [(f"{view.images:,}", "images"), (f"{len(view.buckets):,}", "sizes trained on")]
+    figures = [(f"{view.images:,}", "images"), (f"{len(view.buckets):,}", "training sizes")]
     figures += [(f"{left_out:,}", "left out"), (f"{view.ignored:,}", "other files ignored")]
     return {
         "view": view,
@@ -123,13 +123,13 @@ def _resolutions(view: DatasetView) -> Markup:
         crosses=[(place(bucket.width), place(bucket.height)) for bucket in view.buckets[:BUCKETS_SHOWN]],
         ticks=ticks,
         sides=ticks,
-        label="width and height of the files in pixels, with the sizes trained on",
+        label="width and height of the files in pixels, with the training sizes",
     )
 
 
 def _aspects(view: DatasetView) -> Markup:
     ticks = [Tick(at=(math.log2(aspect) + 2) / 4, label=name) for aspect, name in ASPECTS]
-    return histogram(view.aspects, ticks=ticks, label="how many files have which shape, width to height")
+    return histogram(view.aspects, ticks=ticks, label="aspect ratios of the files, width to height")
 
 
 def _lengths(captions: CaptionLengths) -> Mapping[str, Any]:
@@ -139,9 +139,13 @@ def _lengths(captions: CaptionLengths) -> Mapping[str, Any]:
     for length in captions.lengths:
         counts[length // width] += 1
     span = len(counts) * width
-    cut = sum(length > captions.limit for length in captions.lengths)
+    truncated = sum(length > captions.limit for length in captions.lengths)
     ticks = [Tick(at=0, label="0"), Tick(at=1, label=f"{span}")]
     mark = Tick(at=min(1.0, captions.limit / span), label=f"limit {captions.limit}")
-    summary = f"{cut:,} of {len(captions.lengths):,} are cut at {captions.limit}" if cut else "none is cut"
+    summary = (
+        f"{truncated:,} of {len(captions.lengths):,} are truncated at {captions.limit}"
+        if truncated
+        else "none is truncated"
+    )
     chart = histogram(counts, ticks=ticks, marks=[mark], label=f"lengths of captions in tokens; {summary}")
-    return {"tokenizer": captions.tokenizer, "chart": chart, "cut": cut, "summary": summary}
+    return {"tokenizer": captions.tokenizer, "chart": chart, "truncated": truncated, "summary": summary}

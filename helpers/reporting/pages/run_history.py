@@ -26,7 +26,7 @@ class Point:
     means: Mapping[str, tuple[float, int]]
 
     def merged(self, later: "Point") -> "Point":
-        """Both in one; figures that only one of them has stay as they are."""
+        """Both points as one; metrics that only one of them has stay as they are."""
         means = dict(self.means)
         for name, (value, steps) in later.means.items():
             before, weight = means.get(name, (0.0, 0))
@@ -35,14 +35,14 @@ class Point:
 
 
 class Curve:
-    """Points in order, at most `limit`: where there would be more, each two neighbors become one."""
+    """Points in order, at most `limit`: beyond that, pairs of neighbors are merged."""
 
     def __init__(self, limit: int = POINTS) -> None:
         self.points: list[Point] = []
         self._limit, self._width = limit, 1
 
     def add(self, point: Point) -> None:
-        """Later steps than all before; costs the same however many there were, in the long run."""
+        """Add a point later than all others, at amortized constant cost."""
         if self.points and self.same_bin(self.points[-1], point):
             self.points[-1] = self.points[-1].merged(point)
         else:
@@ -54,11 +54,11 @@ class Curve:
                 self.add(each)
 
     def same_bin(self, earlier: Point, later: Point) -> bool:
-        """Whether the two are so near that they are one point here."""
+        """Whether the two are close enough to be merged into one point."""
         return (earlier.first - 1) // self._width == (later.first - 1) // self._width
 
-    def cut(self, step: int) -> None:
-        """Forget the steps after `step`."""
+    def truncate(self, step: int) -> None:
+        """Remove the steps after `step`."""
         kept = [point for point in self.points if point.first <= step]
         if kept and kept[-1].last > step:
             kept[-1] = replace(kept[-1], last=step)
@@ -67,7 +67,7 @@ class Curve:
 
 @dataclass(frozen=True, kw_only=True)
 class Start:
-    """The run began, or went on after `first_step`. at: seconds since 1970. changes: name, before and now of each."""
+    """The run started, or resumed after `first_step`. at: seconds since 1970. changes: name, before and now of each."""
 
     at: float
     first_step: int
@@ -82,7 +82,7 @@ class Start:
 
 @dataclass(frozen=True, kw_only=True)
 class End:
-    """A start came to its end: finished, interrupted or failed. message: why."""
+    """A start ended. how: finished, interrupted or failed; message: why."""
 
     at: float
     step: int
@@ -91,7 +91,7 @@ class End:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Drawn:
+class SavedImage:
     """A validation image. file: relative to the output folder."""
 
     step: int
@@ -110,38 +110,42 @@ class Measured:
 
 @dataclass(frozen=True, kw_only=True)
 class Saved:
-    """A checkpoint stands."""
+    """A complete checkpoint was written."""
 
     step: int
 
 
 @dataclass(frozen=True, kw_only=True)
 class Warned:
-    """Something a person should look at."""
+    """A warning."""
 
     step: int
     text: str
 
 
-Record = Start | End | Point | Drawn | Measured | Saved | Warned
-KINDS: Mapping[str, type[Any]] = {kind.__name__: kind for kind in (Start, End, Point, Drawn, Measured, Saved, Warned)}
+Record = Start | End | Point | SavedImage | Measured | Saved | Warned
+KINDS: Mapping[str, type[Any]] = {
+    kind.__name__: kind for kind in (Start, End, Point, SavedImage, Measured, Saved, Warned)
+}
 
 
 @dataclass
 class History:
-    """All that is known of a run. ends: by the number of the start. drawn: by step and file; measured: by evaluator and
-    step; warnings: by text."""
+    """Everything known about a run.
+
+    ends: by the index of the start. images: by step and file; measured: by evaluator and step; warnings: by text.
+    """
 
     starts: list[Start] = field(default_factory=list)
     ends: dict[int, End] = field(default_factory=dict)
     curve: Curve = field(default_factory=Curve)
-    drawn: dict[tuple[int, str], Drawn] = field(default_factory=dict)
+    images: dict[tuple[int, str], SavedImage] = field(default_factory=dict)
     measured: dict[str, dict[int, Measured]] = field(default_factory=dict)
     warnings: dict[str, Warned] = field(default_factory=dict)
     saved_step: int = 0
 
     def append(self, record: Record) -> None:
-        """Add what came next; steps that are taken again take the place of what they were before."""
+        """Add a record; repeated steps of a resumed run replace the earlier ones."""
         match record:
             case Start():
                 self._begin(record)
@@ -149,8 +153,8 @@ class History:
                 self.ends[len(self.starts) - 1] = record
             case Point():
                 self.curve.add(record)
-            case Drawn():
-                self.drawn[record.step, record.file] = record
+            case SavedImage():
+                self.images[record.step, record.file] = record
             case Measured():
                 self.measured.setdefault(record.evaluator, {})[record.step] = record
             case Saved():
@@ -163,7 +167,7 @@ class History:
 
     @property
     def step(self) -> int:
-        """The last step that is known."""
+        """The last known step."""
         points = self.curve.points
         return points[-1].last if points else self.starts[-1].first_step if self.starts else 0
 
@@ -171,8 +175,8 @@ class History:
         if not start.first_step:
             self.starts, self.ends, self.warnings = [], {}, {}
         self.starts.append(start)
-        self.curve.cut(start.first_step)
-        self.drawn = {key: each for key, each in self.drawn.items() if each.step <= start.first_step}
+        self.curve.truncate(start.first_step)
+        self.images = {key: each for key, each in self.images.items() if each.step <= start.first_step}
         for points in self.measured.values():
             for step in [step for step in points if step > start.first_step]:
                 del points[step]
@@ -180,7 +184,7 @@ class History:
 
 
 class HistoryFile:
-    """The file and what it says; a line that a killed writer left unfinished, or of a newer kind, is passed over."""
+    """The history and its file; lines that are incomplete, or of an unknown kind, are skipped."""
 
     def __init__(self, path: Path) -> None:
         self.history = History()
@@ -195,7 +199,7 @@ class HistoryFile:
             self._stream.write("\n")
 
     def append(self, record: Record) -> None:
-        """Add to the history and to the file; points that are one in the history are one line, once it is full."""
+        """Add to the history and the file; points that the history merges become one line of the file."""
         if not isinstance(record, Point):
             self.flush()
             self._write(record)
@@ -207,7 +211,7 @@ class HistoryFile:
         self.history.append(record)
 
     def flush(self) -> None:
-        """Let all that was taken be in the file."""
+        """Write the pending point to the file."""
         if self._pending is not None:
             self._write(self._pending)
             self._pending = None
@@ -235,6 +239,8 @@ def _upgraded(fields: dict[str, Any]) -> dict[str, Any]:
     """A record as versions before December 2026 wrote it, by today's names."""
     if "trained_numbers" in fields:
         fields["trainable_parameters"] = fields.pop("trained_numbers")
+    if fields["kind"] == "Drawn":
+        fields["kind"] = "SavedImage"
     if fields["kind"] != "HeldOutPoint":
         return fields
     names = {"trained": "held_out/mean", "average": "held_out/ema_mean", "base": "held_out/base_mean"}

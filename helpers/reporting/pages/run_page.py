@@ -1,4 +1,4 @@
-"""The run's page as text, made from its history and from what it does just now."""
+"""Computes what run.html shows, from the run's history and its current state."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -19,24 +19,24 @@ COLORS = ("var(--accent)", "var(--second)", "var(--third)", "var(--fourth)")
 SPREAD_FOR_LOG = 30
 STARTS_SHOWN = 50
 MEMORY_LINES = {
-    "device_reserved_peak_gb": "graphics card, reserved at most",
-    "device_peak_gb": "graphics card, in use at most",
-    "device_gb": "graphics card, in use",
-    "peak_gb": "process, at most",
+    "device_reserved_peak_gb": "peak VRAM reserved",
+    "device_peak_gb": "peak VRAM in use",
+    "device_gb": "VRAM in use",
+    "peak_gb": "peak RAM",
 }
-MOST_MEMORY = {
-    "device_peak_gb": "most graphics memory in use",
-    "device_reserved_peak_gb": "most graphics memory reserved",
-    "peak_gb": "most memory",
+PEAK_MEMORY = {
+    "device_peak_gb": "peak VRAM in use",
+    "device_reserved_peak_gb": "peak VRAM reserved",
+    "peak_gb": "peak RAM",
 }
-STATES = {"finished": "finished", "interrupted": "interrupted, can be continued", "failed": "failed"}
+STATES = {"finished": "finished", "interrupted": "interrupted, can be resumed", "failed": "failed"}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Moment:
-    """The run just now. written: seconds since 1970; doing: work between steps; seconds_left: None if not known.
+    """The run's current state. written: seconds since 1970; doing: work between steps; seconds_left: None if unknown.
 
-    reload_seconds: how often an open page looks for a newer one, while the run goes on.
+    reload_seconds: how often an open page reloads itself during the run.
     """
 
     name: str
@@ -57,9 +57,9 @@ class StartView:
 
 
 def run_page(history: History, *, moment: Moment, small: SmallImages) -> str:
-    """The whole page. `history` has at least one start."""
+    """The HTML page. `history` must have at least one start."""
     start, end = history.starts[-1], history.ends.get(len(history.starts) - 1)
-    cards, more_prompts = prompt_cards(sorted(history.drawn.values(), key=lambda each: each.step), small=small)
+    cards, more_prompts = prompt_cards(sorted(history.images.values(), key=lambda each: each.step), small=small)
     return render(
         "run.html.j2",
         moment=moment,
@@ -87,7 +87,7 @@ def _tiles(history: History, *, start: Start, end: End | None, moment: Moment) -
     yield f"{history.step:,}", f"of {start.total_steps:,} steps, {_share(history.step, start)}"
     if end is None:
         left = moment.seconds_left
-        yield (format_duration(left) if left is not None else "not known"), "left"
+        yield (format_duration(left) if left is not None else "unknown"), "time left"
     yield f"{moment.epoch + 1:,}", "epoch"
     named = {
         "loss, smoothed": smoothed(_line(history, "train/loss")),
@@ -97,11 +97,11 @@ def _tiles(history: History, *, start: Start, end: End | None, moment: Moment) -
     for name, points in named.items():
         if points:
             yield format_number(points[-1][1]), name
-    for key, of in MOST_MEMORY.items():
+    for key, of in PEAK_MEMORY.items():
         if points := _line(history, f"memory/{key}"):
             yield f"{points[-1][1]:.3g} GB", of
     if history.saved_step:
-        yield f"{history.saved_step:,}", "last checkpoint's step"
+        yield f"{history.saved_step:,}", "step of the last checkpoint"
 
 
 def _share(step: int, start: Start) -> str:
@@ -109,12 +109,12 @@ def _share(step: int, start: Start) -> str:
 
 
 def _line(history: History, name: str) -> list[tuple[float, float]]:
-    """A figure over steps, each point at the middle of the steps it stands for."""
+    """A metric by step; each point is at the middle of the steps it covers."""
     return [((p.first + p.last) / 2, p.means[name][0]) for p in history.curve.points if name in p.means]
 
 
 def _total(history: History, name: str) -> int:
-    """The sum of a figure over all steps."""
+    """The sum of a metric over all steps."""
     return round(sum(mean * steps for mean, steps in (p.means[name] for p in history.curve.points if name in p.means)))
 
 
@@ -123,7 +123,7 @@ def _loss(history: History) -> Markup:
     values = [value for _, value in series[0].points if value > 0]
     log = bool(values) and max(values) > SPREAD_FOR_LOG * min(values)
     rules = [start.first_step for start in history.starts if start.first_step]
-    return line_chart(series, label="the loss by optimizer step", log=log, tall=True, rules=rules)
+    return line_chart(series, label="loss by optimizer step", log=log, tall=True, rules=rules)
 
 
 def _evaluated(history: History, *, shown: Callable[[Mapping[str, float]], dict[str, float]], prefix: str = "") -> dict:
@@ -140,7 +140,7 @@ def _evaluated(history: History, *, shown: Callable[[Mapping[str, float]], dict[
 
 
 def _by_name(values: Mapping[int, Mapping[str, float]], *, prefix: str = "") -> list[Series]:
-    """A line for each name that steps have values by."""
+    """One line for each name in the values of the steps."""
     names = dict.fromkeys(name for each in values.values() for name in each)
     return [
         Series(
@@ -153,7 +153,7 @@ def _by_name(values: Mapping[int, Mapping[str, float]], *, prefix: str = "") -> 
 
 
 def _small_charts(history: History) -> dict[str, Markup]:
-    """The charts by their titles; those without points are empty."""
+    """The charts by title; empty ones have no points."""
     names = {name for point in history.curve.points for name in point.means}
     ranges = sorted(name.removeprefix(SIGMA_PREFIX) for name in names if name.startswith(SIGMA_PREFIX))
     by_sigma = [
@@ -172,11 +172,11 @@ def _small_charts(history: History) -> dict[str, Markup]:
     by_level = _evaluated(history, shown=by_noise_level, prefix="σ ")
     norm, speed = _with_smoothed(history, "train/gradient_norm"), _with_smoothed(history, "speed/images_per_second")
     return {
-        "Loss by noise level, smoothed": line_chart(by_sigma, label="the loss by noise level"),
+        "Loss by noise level, smoothed": line_chart(by_sigma, label="loss by noise level"),
         **{f"{name[0].upper()}{name[1:]} by noise level": chart for name, chart in by_level.items()},
-        "Learning rate": line_chart([rate], label="the learning rate", zero=True),
-        "Gradient norm": line_chart(norm, label="the gradient norm", log=True),
-        "Images per second": line_chart(speed, label="images per second", zero=True),
+        "Learning rate": line_chart([rate], label="learning rate", zero=True),
+        "Gradient norm": line_chart(norm, label="gradient norm", log=True),
+        "Throughput in images per second": line_chart(speed, label="images per second", zero=True),
         "Memory in GB": line_chart(memory, label="memory in gigabytes", zero=True),
     }
 
@@ -187,8 +187,11 @@ def _with_smoothed(history: History, name: str) -> list[Series]:
 
 
 def _about(start: Start) -> list[tuple[str, str]]:
-    kind = {"lora": "a LoRA", "full": "the whole model"}.get(start.model_type, start.model_type)
-    rows = [("base model", start.base_model), ("trained", f"{kind}, {start.trainable_parameters:,} numbers")]
+    kind = {"lora": "LoRA", "full": "full model"}.get(start.model_type, start.model_type)
+    rows = [
+        ("base model", start.base_model),
+        ("trained", f"{kind}, {start.trainable_parameters:,} trainable parameters"),
+    ]
     return rows + [(f"dataset {name}", format_count(count, "images")) for name, count in start.datasets.items()]
 
 
@@ -198,7 +201,7 @@ def _starts(history: History) -> list[StartView]:
 
 
 def _start_view(start: Start, *, end: End | None) -> StartView:
-    from_where = f"continued after step {start.first_step:,}" if start.first_step else "begun"
+    from_where = f"resumed after step {start.first_step:,}" if start.first_step else "started"
     how = f"; {end.how} at step {end.step:,} after {format_duration(end.at - start.at)}" if end else ""
     begun = f"{datetime.fromtimestamp(start.at):%Y-%m-%d %H:%M}"
     return StartView(begun=begun, what=from_where + how, changes=start.changes)

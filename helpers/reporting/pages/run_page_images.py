@@ -1,4 +1,4 @@
-"""Validation images as a grid of prompt and step, small enough to be part of the page, and laid over the base's."""
+"""The validation images of run.html by prompt and step, scaled down so that the page can contain them."""
 
 import base64
 import io
@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from helpers.reporting.pages.run_history import Drawn
+from helpers.reporting.pages.run_history import SavedImage
 
 IMAGES = 96
 STEPS_SHOWN = 12
@@ -19,15 +19,15 @@ SEED = re.compile(r"seed\d+")
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """One prompt at one size through the run: images by step, in order."""
+    """The images of one prompt at one size, in the order of their steps."""
 
     caption: str
-    images: Sequence[Drawn]
+    images: Sequence[SavedImage]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Small:
-    """An image as it stands in the page. step: in words."""
+    """A scaled-down image as a data URL. step: its label, such as `step 100`."""
 
     step: str
     data_url: str
@@ -37,21 +37,21 @@ class Small:
 
 @dataclass(frozen=True, kw_only=True)
 class PromptCard:
-    """The images of one prompt: a slider between two steps, and the steps to choose from."""
+    """The images of one prompt, for the slider between two steps and the list of steps."""
 
     caption: str
     images: Sequence[Small]
 
 
-def rows_of(drawn: Sequence[Drawn]) -> list[Row]:
-    """The prompts in the order in which the newest images were drawn; one that is drawn no more comes last.
+def rows_of(images: Sequence[SavedImage]) -> list[Row]:
+    """The prompts in the order of the newest images, followed by those that are no longer generated.
 
-    What is drawn with a new seed each time is one row still. Of prompts that only the base ever drew there is no row,
-    where others have one.
+    Images of one prompt with a different seed each time are one row. Prompts with images of the base model only are
+    left out, unless there are no others.
     """
-    newest = max((each.step for each in drawn), default=0)
-    found: dict[tuple[str, str, int], dict[int, Drawn]] = {}
-    for each in drawn:
+    newest = max((each.step for each in images), default=0)
+    found: dict[tuple[str, str, int], dict[int, SavedImage]] = {}
+    for each in images:
         name, number = SEED.sub("", Path(each.file).name), 0
         while each.step in found.get((name, each.caption, number), {}):
             number += 1
@@ -61,8 +61,8 @@ def rows_of(drawn: Sequence[Drawn]) -> list[Row]:
     return current + [row for row in rows if 0 < row.images[-1].step < newest]
 
 
-def evenly(row: Row, *, most: int) -> list[Drawn]:
-    """At most so many of a row's images: the first, the last, and evenly spread ones between."""
+def evenly(row: Row, *, most: int) -> list[SavedImage]:
+    """At most `most` images of a row: the first, the last, and evenly spaced ones between."""
     count = len(row.images)
     if count <= most:
         return list(row.images)
@@ -70,26 +70,26 @@ def evenly(row: Row, *, most: int) -> list[Drawn]:
 
 
 class SmallImages:
-    """Makes images small, each once; only those asked for last are kept."""
+    """Scales images down, each once; keeps only those of the last request."""
 
     def __init__(self, output_dir: Path) -> None:
         self._folder = output_dir
-        self._made: dict[tuple[int, str], Small] = {}
+        self._scaled: dict[tuple[int, str], Small] = {}
 
-    def of(self, wanted: Sequence[Drawn]) -> Mapping[tuple[int, str], Small]:
-        """By step and file; one that is there no more is left out."""
-        made: dict[tuple[int, str], Small] = {}
-        for each in wanted:
+    def of(self, requested: Sequence[SavedImage]) -> Mapping[tuple[int, str], Small]:
+        """The images by step and file, without those whose file is gone."""
+        scaled: dict[tuple[int, str], Small] = {}
+        for each in requested:
             key = (each.step, each.file)
-            known = self._made.get(key) or _small(self._folder / each.file, step=each.step)
+            known = self._scaled.get(key) or _small(self._folder / each.file, step=each.step)
             if known is not None:
-                made[key] = known
-        self._made = made
-        return made
+                scaled[key] = known
+        self._scaled = scaled
+        return scaled
 
     def forget(self, step: int, file: str) -> None:
-        """The image was drawn again."""
-        self._made.pop((step, file), None)
+        """Forget an image that was generated again."""
+        self._scaled.pop((step, file), None)
 
 
 def _small(path: Path, *, step: int) -> Small | None:
@@ -112,16 +112,16 @@ def _small(path: Path, *, step: int) -> Small | None:
     )
 
 
-def prompt_cards(drawn: Sequence[Drawn], *, small: SmallImages) -> tuple[list[PromptCard], int]:
-    """A card for each prompt that has images, and how many prompts are not shown."""
-    rows = rows_of(drawn)
+def prompt_cards(images: Sequence[SavedImage], *, small: SmallImages) -> tuple[list[PromptCard], int]:
+    """A card for each prompt that has images, and the number of prompts that are not shown."""
+    rows = rows_of(images)
     shown = rows[:ROWS_SHOWN]
     most = max(3, min(STEPS_SHOWN, IMAGES // max(1, len(shown))))
     chosen = [evenly(row, most=most) for row in shown]
-    made = small.of([each for images in chosen for each in images])
+    scaled = small.of([each for images in chosen for each in images])
     cards = [
         PromptCard(
-            caption=row.caption, images=[made[key] for each in images if (key := (each.step, each.file)) in made]
+            caption=row.caption, images=[scaled[key] for each in images if (key := (each.step, each.file)) in scaled]
         )
         for row, images in zip(shown, chosen, strict=True)
     ]

@@ -1,4 +1,4 @@
-"""Writes the run's page through the run; the history beside it lets the page of a resumed run show all of it."""
+"""Writes run.html during the run, from a history file that covers all starts of the run."""
 
 import time
 from collections.abc import Callable
@@ -20,7 +20,7 @@ from helpers.reporting.events import (
     ValidationImagesSaved,
 )
 from helpers.reporting.pace import Throughput
-from helpers.reporting.pages.run_history import Drawn, End, HistoryFile, Measured, Point, Saved, Start, Warned
+from helpers.reporting.pages.run_history import End, HistoryFile, Measured, Point, Saved, SavedImage, Start, Warned
 from helpers.reporting.pages.run_page import Moment, run_page
 from helpers.reporting.pages.run_page_images import SmallImages
 from helpers.reporting.trackers.metrics import step_metrics
@@ -28,16 +28,16 @@ from helpers.reporting.trackers.metrics import step_metrics
 PAGE = "run.html"
 HISTORY = Path("logs", "history.jsonl")
 REFRESH_SECONDS = 30.0
-NOT_DRAWN = ("train/epoch", "train/mean_sigma", "speed/seconds_per_step")
+WITHOUT_CHART = ("train/epoch", "train/mean_sigma", "speed/seconds_per_step")
 
 
 class RunPage:
-    """A listener that keeps `OUTPUT_DIR/run.html`: at most so often while steps go by, and at whatever else happens.
+    """Writes `OUTPUT_DIR/run.html`: after steps at most every `refresh_seconds`, after other events at once.
 
-    clean: a text without secrets. What is told before the run starts is kept until it does.
+    clean: removes secrets from a text. Warnings from before the run's start are shown once it starts.
     """
 
-    name = "the run's page"
+    name = "the run page"
 
     def __init__(
         self, output_dir: Path, *, clean: Callable[[str], str], refresh_seconds: float = REFRESH_SECONDS
@@ -57,10 +57,10 @@ class RunPage:
         elif isinstance(event, Notice) and event.level == "warning" and self._file is None:
             self._early.append(event.text)
         elif self._file is not None:
-            self._go_on(event, file=self._file)
+            self._record(event, file=self._file)
 
     def close(self) -> None:
-        """A run that did not come to its end is shown as interrupted."""
+        """Show a run that has not ended as interrupted."""
         if self._file is not None and not self._ended:
             self._end(self._file, how="interrupted")
         if self._file is not None:
@@ -89,7 +89,7 @@ class RunPage:
             self._file.append(Warned(step=event.first_step, text=text))
         self._refresh(self._file)
 
-    def _go_on(self, event: Event, *, file: HistoryFile) -> None:
+    def _record(self, event: Event, *, file: HistoryFile) -> None:
         step = file.history.step
         match event:
             case StepFinished():
@@ -120,7 +120,7 @@ class RunPage:
         now = time.monotonic()
         self._pace.update(event.step, now=now)
         self._epoch = event.epoch
-        means = {name: (value, 1) for name, value in step_metrics(event).items() if name not in NOT_DRAWN}
+        means = {name: (value, 1) for name, value in step_metrics(event).items() if name not in WITHOUT_CHART}
         file.append(Point(first=event.step, last=event.step, means=means))
         if now - self._refreshed >= self._refresh_seconds:
             self._refresh(file)
@@ -128,9 +128,10 @@ class RunPage:
     def _images(self, event: ValidationImagesSaved, *, file: HistoryFile) -> None:
         captions = event.captions or ("",) * len(event.paths)
         for path, caption in zip(event.paths, captions, strict=True):
-            drawn = Drawn(step=event.step, file=path.relative_to(self._folder).as_posix(), caption=self._clean(caption))
-            self._small.forget(drawn.step, drawn.file)
-            file.append(drawn)
+            name = path.relative_to(self._folder).as_posix()
+            image = SavedImage(step=event.step, file=name, caption=self._clean(caption))
+            self._small.forget(image.step, image.file)
+            file.append(image)
 
     def _end(self, file: HistoryFile, *, how: str, message: str = "") -> None:
         if not self._ended:

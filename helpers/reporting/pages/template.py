@@ -11,7 +11,7 @@ TEMPLATES = Path(__file__).with_name("templates")
 
 
 def render(template: str, **values: Any) -> str:
-    """The page that a template of that name makes of `values`; they are escaped, unless they are `Markup`."""
+    """Render a template of `templates/`; values are escaped, unless they are `Markup`."""
     return _environment().get_template(template).render(values)
 
 
@@ -32,7 +32,7 @@ def _environment() -> "Environment":
 
 
 def _asset(name: str) -> Any:
-    """A style sheet or a script as it is, to be part of the page."""
+    """A style sheet or script, included in the page as it is."""
     from markupsafe import Markup
 
     return Markup((TEMPLATES / name).read_text(encoding="utf-8"))

@@ -1,10 +1,11 @@
 """The text of a model card: metadata for the hub, validation images, and what a reader needs to use the model."""
 
 import json
+import shlex
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from html import escape
 from pathlib import Path
-from typing import Any
 from urllib.parse import quote
 
 from helpers.config.files.prompt_library import parse_validation_sizes
@@ -14,9 +15,12 @@ from helpers.config.options.output import COMFYUI_FILE
 from helpers.reporting.events import RunStarted
 from helpers.reporting.publish.license import UNKNOWN_ID, License
 
-WRITTEN_BY = "<!-- Written by SimpleTuner at each checkpoint and at the end of a run; what you change here is lost. -->"
+MARK = "<!-- Written by SimpleTuner "
+"""What the card of any version begins with, after its metadata."""
 
-# Settings that a reader may want, none of which can hold a path or a secret.
+WRITTEN_BY = f"{MARK}at each checkpoint and at the end of a run; changes made here are lost. -->"
+
+# Settings that help a reader; none of them can contain a path or a secret.
 SETTINGS_SHOWN: Mapping[str, tuple[str, ...]] = {
     "lora": ("lora_rank", "lora_alpha", "lora_dropout", "lora_target", "use_dora", "use_rslora"),
     "full": ("layer_freeze_strategy", "train_modules", "freeze_modules"),
@@ -28,22 +32,23 @@ SETTINGS_SHOWN: Mapping[str, tuple[str, ...]] = {
     "ema": ("use_ema", "ema_decay"),
     "data": ("resolution", "resolution_type"),
 }
-# Shown by `tests/elsewhere/diffusers_versions.py`.
+# Tested by `tests/elsewhere/diffusers_versions.py`.
 OLDEST_DIFFUSERS = "0.32"
-WITHOUT_T5 = "It was trained without T5: zeros stand in its place, as in diffusers where `text_encoder_3` is None."
+WITHOUT_T5 = "It was trained without T5: zeros take its place, as in diffusers when `text_encoder_3` is None."
+URL_MARKS = "/:?#=&%"
 ONLY_FOR = {"lora": "lora", "full": "full"}
 
 
 FOLDER = "validation_images"
 PNG_ENTRY = "simpletuner"
-"""The entry of a PNG's header that says what the image was drawn from."""
+"""The entry of a PNG's header that holds the prompt and the settings of the image."""
 
 SHOWN = 12
 
 
 @dataclass(frozen=True, kw_only=True)
 class CardImage:
-    """An image in the card. path: within the output folder, as in the repository."""
+    """An image in the card. path: relative to the output folder, and to the repository."""
 
     path: str
     prompt: str
@@ -51,7 +56,7 @@ class CardImage:
 
 @dataclass(frozen=True, kw_only=True)
 class CardContext:
-    """What a card tells of. step: optimizer steps done. complete: whether the finished weights stand."""
+    """What a model card describes. step: optimizer steps done. complete: whether the final weights are written."""
 
     run: RunStarted
     license: License
@@ -63,7 +68,7 @@ class CardContext:
 
     @property
     def base_is_here(self) -> bool:
-        """Whether the base is a folder or a file of this machine, whose path is nobody's business."""
+        """Whether the base is a local folder or file, whose path must not be published."""
         return Path(self.run.base_model).expanduser().exists()
 
     @property
@@ -88,80 +93,84 @@ class CardContext:
         return self.is_lora and self.run.settings.get("lora", {}).get("lora_type") == "lycoris"
 
 
-def card_text(made: CardContext) -> str:
-    """The whole card, as Markdown with metadata in front."""
+def card_text(card: CardContext) -> str:
+    """The model card: Markdown with YAML metadata in front."""
     chapters = (
-        f"# {made.title}",
-        made.note,
-        _what_it_is(made),
-        _progress(made),
-        _images(made),
-        *((_in_diffusers(made), _in_comfyui(made)) if made.complete else ()),
-        _data(made),
-        _settings(made),
-        _license(made),
+        f"# {_plain(card.title)}",
+        card.note,
+        _what_it_is(card),
+        _progress(card),
+        _images(card),
+        *((_in_diffusers(card), _in_comfyui(card)) if card.complete else ()),
+        _data(card),
+        _settings(card),
+        _license(card),
     )
-    return "\n\n".join((_metadata(made), WRITTEN_BY, *filter(None, chapters))) + "\n"
+    return "\n\n".join((_metadata(card), WRITTEN_BY, *filter(None, chapters))) + "\n"
 
 
-def _metadata(made: CardContext) -> str:
-    """The front matter. A JSON text is also one of YAML, whatever it holds."""
-    values: dict[str, Any] = {
-        "license": made.license.identifier,
-        "license_name": made.license.name,
-        "license_link": made.license.link,
-        "base_model": "" if made.base_is_here else made.base,
-        "base_model_relation": "" if made.base_is_here else "adapter" if made.is_lora else "finetune",
-        "library_name": "diffusers",
-        "pipeline_tag": "text-to-image",
-        "tags": ["text-to-image", "diffusers", "stable-diffusion-3", "simpletuner", made.run.model_type],
-    }
-    lines = (f"{key}: {json.dumps(value, ensure_ascii=False)}" for key, value in values.items() if value)
-    return "\n".join(("---", *lines, "---"))
+def _metadata(card: CardContext) -> str:
+    """The YAML front matter that the hub reads."""
+    from huggingface_hub import ModelCardData
+
+    relation = "adapter" if card.is_lora else "finetune"
+    metadata = ModelCardData(
+        license=card.license.identifier,
+        license_name=card.license.name or None,
+        license_link=card.license.link or None,
+        base_model=None if card.base_is_here else card.base,
+        base_model_relation=None if card.base_is_here else relation,
+        library_name="diffusers",
+        pipeline_tag="text-to-image",
+        tags=["text-to-image", "diffusers", "stable-diffusion-3", "simpletuner", card.run.model_type],
+    )
+    return f"---\n{metadata.to_yaml()}\n---"
 
 
-def _what_it_is(made: CardContext) -> str:
-    base = f"`{made.base}`" if made.base_is_here else f"[{made.base}](https://huggingface.co/{made.base})"
-    of = f", {made.run.base_variant}" if made.run.base_variant else ""
-    trained = f"{made.run.trained}: " if made.run.trained else ""
-    return f"Trained from {base}{of} with SimpleTuner: {trained}{made.run.trainable_parameters:,} trainable parameters."
+def _what_it_is(card: CardContext) -> str:
+    name = _plain(card.base)
+    base = f"<code>{name}</code>" if card.base_is_here else f"[{name}](https://huggingface.co/{quote(card.base)})"
+    variant = f", {_plain(card.run.base_variant)}" if card.run.base_variant else ""
+    trained = f"{_plain(card.run.trained)}: " if card.run.trained else ""
+    parameters = f"{card.run.trainable_parameters:,} trainable parameters"
+    return f"Trained from {base}{variant} with SimpleTuner: {trained}{parameters}."
 
 
-def _progress(made: CardContext) -> str:
-    if made.complete:
-        return f"The run took {made.step:,} steps."
-    return f"The run is at step {made.step:,} of {made.run.total_steps:,}: the finished weights are not here yet."
+def _progress(card: CardContext) -> str:
+    if card.complete:
+        return f"Trained for {card.step:,} steps."
+    return f"The run is at step {card.step:,} of {card.run.total_steps:,}: the final weights are not here yet."
 
 
-def _images(made: CardContext) -> str:
-    if not made.images:
+def _images(card: CardContext) -> str:
+    if not card.images:
         return ""
-    rows = (f"| ![]({quote(each.path)}) | {_in_table(each.prompt) or '(no prompt)'} |" for each in made.images)
+    rows = (f"| ![]({quote(each.path)}) | {_plain(each.prompt) or '(no prompt)'} |" for each in card.images)
     return "\n".join(
-        ("## Images", "", "Drawn by the model itself, none of them chosen.", "", "| | prompt |", "|---|---|", *rows)
+        ("## Images", "", "Generated by this model, not cherry-picked.", "", "| | prompt |", "|---|---|", *rows)
     )
 
 
-def _in_diffusers(made: CardContext) -> str:
-    said = made.run.settings.get("validation", {})
-    width, height = parse_validation_sizes(str(said.get("validation_resolution", "1024x1024")))[0]
-    seed = str(said.get("validation_seed") or "42")
-    prompt = next((each.prompt for each in made.images if each.prompt), "a photograph of a lighthouse")
-    length = made.run.settings.get("text", {}).get("tokenizer_max_length", 256)
+def _in_diffusers(card: CardContext) -> str:
+    validation = card.run.settings.get("validation", {})
+    width, height = parse_validation_sizes(str(validation.get("validation_resolution", "1024x1024")))[0]
+    seed = str(validation.get("validation_seed") or "42")
+    prompt = next((each.prompt for each in card.images if each.prompt), "a photograph of a lighthouse")
+    length = card.run.settings.get("text", {}).get("tokenizer_max_length", 256)
     lines = (
         "import torch",
         "from diffusers import StableDiffusion3Pipeline",
-        *_imports(made),
+        *_imports(card),
         "",
         'device = "cuda" if torch.cuda.is_available() else "cpu"',
-        *_loading(made),
+        *_loading(card),
         "image = pipeline(",
         f"    prompt={prompt!r},",
-        f"    negative_prompt={str(said.get('validation_negative_prompt', ''))!r},",
+        f"    negative_prompt={str(validation.get('validation_negative_prompt', ''))!r},",
         f"    width={width},",
         f"    height={height},",
-        f"    num_inference_steps={said.get('validation_num_inference_steps', 28)},",
-        f"    guidance_scale={said.get('validation_guidance', 5.0)},",
+        f"    num_inference_steps={validation.get('validation_num_inference_steps', 28)},",
+        f"    guidance_scale={validation.get('validation_guidance', 5.0)},",
         f"    max_sequence_length={length},",
         f'    generator=torch.Generator("cpu").manual_seed({seed}),',
         ").images[0]",
@@ -171,9 +180,9 @@ def _in_diffusers(made: CardContext) -> str:
         (
             "## In diffusers",
             "",
-            f"It needs diffusers {OLDEST_DIFFUSERS} or newer{' and lycoris-lora' if made.is_lycoris else ''}. "
+            f"It needs diffusers {OLDEST_DIFFUSERS} or newer{' and lycoris-lora' if card.is_lycoris else ''}. "
             f"`max_sequence_length={length}` is the length it was trained with; diffusers' own default is 256.",
-            *((WITHOUT_T5,) if made.is_without_t5 else ()),
+            *((WITHOUT_T5,) if card.is_without_t5 else ()),
             "",
             "```python",
             *lines,
@@ -182,84 +191,86 @@ def _in_diffusers(made: CardContext) -> str:
     )
 
 
-def _imports(made: CardContext) -> Iterator[str]:
-    """What is imported besides, for adapters that diffusers does not know (`pip install lycoris-lora`)."""
-    if made.is_lycoris and made.repository:
+def _imports(card: CardContext) -> Iterator[str]:
+    """Further imports for adapters that diffusers cannot load (`pip install lycoris-lora`)."""
+    if card.is_lycoris and card.repository:
         yield "from huggingface_hub import hf_hub_download"
-    if made.is_lycoris:
+    if card.is_lycoris:
         yield "from lycoris import create_lycoris_from_weights"
 
 
-def _loading(made: CardContext) -> Iterator[str]:
-    """The lines that load the pipeline: from the hub, or, where it is not published, from the folder of this card."""
-    model = made.base if made.is_lora else made.repository or made.run.result
-    if made.is_lora and made.base_is_here:
-        yield "# The base model's folder; its path is yours to fill in."
-    without = "text_encoder_3=None, tokenizer_3=None, " if made.is_without_t5 else ""
+def _loading(card: CardContext) -> Iterator[str]:
+    """The lines that load the pipeline: from the hub, or from the folder of this card if it is not published."""
+    model = card.base if card.is_lora else card.repository or card.run.result
+    if card.is_lora and card.base_is_here:
+        yield "# Replace this with the path of the base model."
+    without = "text_encoder_3=None, tokenizer_3=None, " if card.is_without_t5 else ""
     arguments = f"{model!r}, {without}torch_dtype=torch.bfloat16"
     yield f"pipeline = StableDiffusion3Pipeline.from_pretrained({arguments}).to(device)"
-    if made.is_lycoris:
-        downloaded = f"hf_hub_download({made.repository!r}, {made.run.result!r})"
-        yield f"weights = {downloaded if made.repository else repr(made.run.result)}"
+    if card.is_lycoris:
+        downloaded = f"hf_hub_download({card.repository!r}, {card.run.result!r})"
+        yield f"weights = {downloaded if card.repository else repr(card.run.result)}"
         yield "network, _ = create_lycoris_from_weights(1.0, weights, pipeline.transformer)"
         yield "network.apply_to()"
         yield "network.to(device)"
-    elif made.is_lora:
-        yield f"pipeline.load_lora_weights({made.repository or '.'!r}, weight_name={made.run.result!r})"
+    elif card.is_lora:
+        yield f"pipeline.load_lora_weights({card.repository or '.'!r}, weight_name={card.run.result!r})"
 
 
-def _in_comfyui(made: CardContext) -> str:
-    if made.is_lora:
-        exported = made.run.settings.get("export", {}).get("export_comfyui", False)
-        file = COMFYUI_FILE if exported else made.run.result
-        copy = f"cp {file} ComfyUI/models/loras/{made.title}.safetensors"
-        trained_text = made.run.settings.get("text", {}).get("train_text_encoder", False)
+def _in_comfyui(card: CardContext) -> str:
+    if card.is_lora:
+        exported = card.run.settings.get("export", {}).get("export_comfyui", False)
+        file = COMFYUI_FILE if exported else card.run.result
+        copy = f"cp {file} {shlex.quote(f'ComfyUI/models/loras/{card.title}.safetensors')}"
+        trained_text = card.run.settings.get("text", {}).get("train_text_encoder", False)
         node = "Load LoRA" if trained_text else "LoraLoaderModelOnly"
-        how = f"Load {made.base} as usual, and put the node *{node}* between it and the sampler."
+        how = f"Load {_plain(card.base)} as usual, and put the node *{node}* between it and the sampler."
     else:
-        folder = "" if made.repository else f"{made.run.result}/"
+        folder = "" if card.repository else f"{card.run.result}/"
         weights = f"{folder}transformer/diffusion_pytorch_model.safetensors"
-        copy = f"cp {weights} ComfyUI/models/diffusion_models/{made.title}.safetensors"
-        how = f"Load it with the node *Load Diffusion Model*, and VAE and text encoders as for {made.base}."
+        copy = f"cp {weights} {shlex.quote(f'ComfyUI/models/diffusion_models/{card.title}.safetensors')}"
+        how = f"Load it with the node *Load Diffusion Model*, and the VAE and text encoders of {_plain(card.base)}."
     return "\n".join(("## In ComfyUI", "", "```bash", copy, "```", "", how))
 
 
-def _data(made: CardContext) -> str:
-    rows = (f"| {_in_table(name)} | {count:,} |" for name, count in made.run.datasets.items())
+def _data(card: CardContext) -> str:
+    rows = (f"| {_plain(name)} | {count:,} |" for name, count in card.run.datasets.items())
     return "\n".join(("## Trained on", "", "| dataset | images |", "|---|---|", *rows))
 
 
-def _settings(made: CardContext) -> str:
+def _settings(card: CardContext) -> str:
     rows = (
-        f"| {name} | {_in_table(written(said[name]))} |"
+        f"| {name} | {_plain(written(values[name]))} |"
         for group, names in SETTINGS_SHOWN.items()
-        if ONLY_FOR.get(group, made.run.model_type) == made.run.model_type
-        for said in (made.run.settings.get(group, {}),)
+        if ONLY_FOR.get(group, card.run.model_type) == card.run.model_type
+        for values in (card.run.settings.get(group, {}),)
         for name in names
-        if said.get(name) not in (None, "")
+        if values.get(name) not in (None, "")
     )
     return "\n".join(("## Settings", "", "| setting | value |", "|---|---|", *rows))
 
 
-def _license(made: CardContext) -> str:
-    said = made.license
-    if said.identifier == UNKNOWN_ID:
-        words = "Its license is the base model's, which that does not state here: find it out before you pass this on."
+def _license(card: CardContext) -> str:
+    license = card.license
+    if license.identifier == UNKNOWN_ID:
+        text = "Its license is the base model's, which is not stated here: look it up before you share this model."
     else:
-        name = said.name or said.identifier
-        words = f"Its license is the base model's: {f'[{name}]({said.link})' if said.link else name}."
-    return f"## License\n\n{words}"
+        name = _plain(license.name or license.identifier)
+        link = f"[{name}]({quote(license.link, safe=URL_MARKS)})" if license.link else name
+        text = f"Its license is the base model's: {link}."
+    return f"## License\n\n{text}"
 
 
-def _in_table(text: str) -> str:
-    """A text that stays within its cell, and is no markup."""
-    for mark in "\\|<`*_[":
+def _plain(text: str) -> str:
+    """`text` on one line, so that neither HTML nor Markdown in it has an effect, in a table's cell either."""
+    text = escape(text, quote=False)
+    for mark in "\\|`*_[]":
         text = text.replace(mark, f"\\{mark}")
     return " ".join(text.split())
 
 
 def last_images(output_dir: Path, *, step: int) -> tuple[CardImage, ...]:
-    """The first few images of the last step up to `step` that has any; of the untrained base none."""
+    """The first few images of the latest step up to `step` that has any, except the base model's."""
     by_step = {
         int(folder.name.removeprefix("step_")): folder
         for folder in (output_dir / FOLDER).glob("step_*")

@@ -1,4 +1,4 @@
-"""Publishes a run on the Hugging Face hub, beside the run: what did not arrive is sent again at the next occasion."""
+"""Publishes a run on the Hugging Face hub while it runs; a failed upload is tried again with the next one."""
 
 import hashlib
 import logging
@@ -33,7 +33,7 @@ Files = Mapping[str, Path]
 
 @dataclass(frozen=True, kw_only=True)
 class Repository:
-    """A repository that this machine may write to. name: `owner/name`."""
+    """A repository that this machine's token may write to. name: `owner/name`."""
 
     name: str
     api: "HfApi"
@@ -43,71 +43,71 @@ class Repository:
         return f"{self.api.endpoint}/{self.name}"
 
     def put(self, files: Files, *, message: str) -> None:
-        """Commit `files` together, the hub being sent only what it has not; raises whatever the client raises."""
+        """Upload `files` in one commit, skipping what the hub has already; raises what the client raises."""
         from huggingface_hub import CommitOperationAdd
 
         adding = [CommitOperationAdd(path_in_repo=path, path_or_fileobj=file) for path, file in files.items()]
         self.api.create_commit(self.name, adding, commit_message=message)
 
     def holds(self, files: Files) -> bool:
-        """Whether all `files` are there, by size, and where they are small by content."""
+        """Whether the repository has all `files`: of the same size and, for small ones, the same content."""
         from huggingface_hub.hf_api import RepoFile
 
         there = {
             each.path: each for each in self.api.list_repo_tree(self.name, recursive=True) if isinstance(each, RepoFile)
         }
-        return all(path in there and _alike(file, there[path]) for path, file in files.items())
+        return all(path in there and _is_same(file, there[path]) for path, file in files.items())
 
 
 def open_repository(options: PublishingOptions, *, endpoint: str | None = None) -> Repository:
-    """The repository that `options` name, made where there is none.
+    """The repository that `options` name, created if there is none.
 
-    endpoint: another hub than the client's own. Raises ReportingError where nothing could be published there, which
-    would otherwise show after hours.
+    endpoint: another hub than the client's default. Raises ReportingError if it would be impossible to publish there,
+    which would otherwise only show after hours.
     """
     from huggingface_hub import HfApi, errors
 
-    api, said = HfApi(endpoint=endpoint), str(options.hub_model_id)
+    api, model_id = HfApi(endpoint=endpoint), str(options.hub_model_id)
     try:
         user = api.whoami()["name"]
-        name = said if "/" in said else f"{user}/{said}"
+        name = model_id if "/" in model_id else f"{user}/{model_id}"
         api.create_repo(name, private=options.hub_private, exist_ok=True)
         private = api.model_info(name).private
     except errors.LocalTokenNotFoundError as error:
-        raise _refusal("nobody has logged in to the hub on this machine", "say `hf auth login` once") from error
+        raise _refusal("this machine is not logged in to the hub", "run `hf auth login` once") from error
     except errors.HfHubHTTPError as error:
-        raise _refusal(*_in_words(error, name=said)) from error
+        raise _refusal(*_explain(error, name=model_id)) from error
     except (errors.HTTPError, OSError) as error:  # pyright: ignore[reportPrivateImportUsage]
         fix = "check the network and HF_HUB_OFFLINE"
         raise _refusal(f"the hub cannot be reached ({type(error).__name__})", fix) from error
     if options.hub_private and not private:
-        fix = "say --hub_private=false if everyone may see what is uploaded, or name another with HUB_MODEL_NAME"
-        raise _refusal(f"{name} is there already and is public", fix)
+        fix = "set --hub_private=false if the uploads may be public, or another name with HUB_MODEL_NAME"
+        raise _refusal(f"{name} exists already and is public", fix)
     return Repository(name=name, api=api)
 
 
 def _refusal(why: str, fix: str) -> ReportingError:
-    return ReportingError(f"PUSH_TO_HUB = true: {why}. To fix it, {fix}; or say PUSH_TO_HUB=false.")
+    return ReportingError(f"PUSH_TO_HUB = true: {why}. To fix it, {fix}; or set PUSH_TO_HUB=false.")
 
 
-def _in_words(error: Any, *, name: str) -> tuple[str, str]:
-    """Why the hub said no, and the fix."""
+def _explain(error: Any, *, name: str) -> tuple[str, str]:
+    """Why the hub refused, and the fix."""
     status = error.response.status_code
     if status in REFUSED and "whoami" in str(error.response.url):
         return (
             "the hub does not accept this machine's token",
-            "make a new one, and say `hf auth login` (or set HF_TOKEN)",
+            "create a new one and run `hf auth login`, or set HF_TOKEN",
         )
     if status in REFUSED:
-        fix = "take a token with the right to write, or a name of your own in HUB_MODEL_NAME"
+        fix = "use a token with write access, or one of your own names in HUB_MODEL_NAME"
         return f"this account may not write to {name} (status {status})", fix
-    return f"the hub answers with status {status}", "try again later"
+    return f"the hub answered with status {status}", "try again later"
 
 
 class HubUploader:
-    """A listener that uploads checkpoints, where asked to, and a complete run's weights, card and images.
+    """A listener that uploads the final weights, model card and images, and the checkpoints if `checkpoints` is set.
 
-    It waits for the network: see `BackgroundListener`. Raises ReportingError at the end where something did not arrive.
+    It waits for the network: see `BackgroundListener`. Raises ReportingError at the end if something is missing.
     """
 
     name = "the hub"
@@ -135,15 +135,15 @@ class HubUploader:
                 self._finish(self._run, event)
 
     def close(self) -> None:
-        """Nothing is open."""
+        """Nothing to close."""
 
     def _send_waiting(self) -> bool:
-        """Upload the checkpoints that are not there yet; whether all are."""
+        """Upload the checkpoints that are still missing; whether all are uploaded."""
         while self._waiting:
             folder = self._waiting[0]
             problem = self._tried(lambda folder=folder: self._send_checkpoint(folder)) if folder.is_dir() else ""
-            if problem and folder.is_dir():  # else it was deleted meanwhile: there is nothing to send any more
-                logger.warning(f"{folder.name} is not on the hub yet, because {problem}; it is tried again later")
+            if problem and folder.is_dir():  # else it was deleted meanwhile, and there is nothing to upload
+                logger.warning(f"{folder.name} is not on the hub yet, because {problem}; it will be tried again")
                 return False
             self._waiting.pop(0)
         return True
@@ -157,15 +157,15 @@ class HubUploader:
     def _finish(self, run: RunStarted, event: RunFinished) -> None:
         all_sent = self._send_waiting()
         files: dict[str, Path] = {}
-        for path in event.exported:  # what diffusers loads whole stands at the top, where it looks
+        for path in event.exported:  # diffusers looks for a pipeline at the top of the repository
             at = "" if path.name == run.result else f"{path.name}/"
             files |= dict(_files_of(path, at=at)) if path.is_dir() else {path.name: path}
         files |= {each.path: run.output_dir / each.path for each in last_images(run.output_dir, step=event.step)}
         problem = self._tried(lambda: self._repository.put(files | self._card(), message=f"Step {event.step}"))
         if problem or not all_sent:
             raise ReportingError(
-                f"not everything is on the hub{f', because {problem}' if problem else ''}. Nothing is lost: the same"
-                f" command once more uploads what is missing to {self._repository.name}"
+                f"not everything is on the hub{f', because {problem}' if problem else ''}. Nothing is lost: run the"
+                f" same command again to upload the rest to {self._repository.name}"
             )
         logger.info(f"published at {self._repository.address}")
 
@@ -174,14 +174,14 @@ class HubUploader:
         return {CARD: card} if card.is_file() else {}
 
     def _tried(self, upload: Any) -> str:
-        """Upload, in a few attempts; what went wrong with the last one, empty where none did."""
+        """Try an upload a few times; the last problem, or an empty text if it succeeded."""
         problem = ""
         for attempt in range(ATTEMPTS):
             if attempt:
                 time.sleep(self._back_off_seconds * 2**attempt)
             try:
                 upload()
-            except Exception as error:  # the run may not suffer from whatever a client raises
+            except Exception as error:  # an upload may fail, the run may not
                 problem, status = _reason(error)
                 if status in REFUSED:
                     break
@@ -191,14 +191,14 @@ class HubUploader:
 
 
 def _silence_bars() -> None:
-    """Let the client draw none of its own over the run's; the base model, whose download shows them, is here by now."""
+    """Hide the client's progress bars, which would overwrite the run's; the base model is downloaded by now."""
     from huggingface_hub.utils import disable_progress_bars
 
     disable_progress_bars()
 
 
 def _reason(error: Exception) -> tuple[str, int]:
-    """What a person is told of a failed upload, without addresses, and the status that the hub answered with, or 0."""
+    """Why an upload failed, without addresses, and the hub's status code, or 0."""
     status = getattr(getattr(error, "response", None), "status_code", 0)
     return (f"the hub answered with status {status}" if status else f"of {type(error).__name__}"), status
 
@@ -209,8 +209,8 @@ def _files_of(folder: Path, *, at: str) -> Iterator[tuple[str, Path]]:
             yield f"{at}{file.relative_to(folder).as_posix()}", file
 
 
-def _alike(file: Path, there: Any) -> bool:
-    """Whether the hub holds `file`. Of a large one the size is enough: a checkpoint's manifest has its checksum."""
+def _is_same(file: Path, there: Any) -> bool:
+    """Whether the hub has `file`; for a large one the size is enough, since a checkpoint's manifest has checksums."""
     if file.stat().st_size != there.size:
         return False
     if there.lfs is not None:
@@ -220,7 +220,10 @@ def _alike(file: Path, there: Any) -> bool:
 
 
 class Uploads(BackgroundListener):
-    """A listener that uploads, on a thread of its own; it is told only what leads to an upload."""
+    """Runs the uploader on its own thread, with only those events that lead to an upload.
+
+    At the end of a complete run it waits up to `complete_seconds` for the uploads, at an interrupted one 10 s.
+    """
 
     def __init__(self, listener: Listener, *, complete_seconds: float = COMPLETE_CLOSE_SECONDS) -> None:
         super().__init__(listener, name="the hub", close_seconds=STOPPED_CLOSE_SECONDS)
@@ -233,8 +236,8 @@ class Uploads(BackgroundListener):
             super().handle(event)
 
     def close(self) -> None:
-        """Wait for the uploads; Ctrl-C leaves what is not there yet to the next start."""
+        """Wait for the uploads; Ctrl-C leaves the rest to the next start."""
         try:
             super().close()
         except KeyboardInterrupt:
-            logger.warning("uploads were left; the same command once more uploads what is missing")
+            logger.warning("uploads were interrupted; run the same command again to upload the rest")

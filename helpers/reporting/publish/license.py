@@ -1,4 +1,4 @@
-"""Whose license a trained model is under: its base's, as the base itself says, and never by a guess."""
+"""The license of a trained model: its base model's, as that states it, and never a guess."""
 
 import re
 from collections.abc import Mapping
@@ -7,8 +7,8 @@ from pathlib import Path
 
 CARD = "README.md"
 FRONT_MATTER = re.compile(r"\A---\s*\n(.*?\n)---\s*$", flags=re.DOTALL | re.MULTILINE)
-# `key: value`, the value in quotes or not, or folded on to the next line.
-SAID = re.compile(
+# `key: value`, the value with or without quotes, or folded onto the next line.
+LICENSE_LINE = re.compile(
     r"^(license(?:_name|_link)?):[ \t]*(?:[>|]-?[ \t]*\n[ \t]+)?[\"']?([^\s\"'\[\]]+)[\"']?[ \t]*$", re.MULTILINE
 )
 UNKNOWN_ID = "unknown"
@@ -16,7 +16,7 @@ UNKNOWN_ID = "unknown"
 
 @dataclass(frozen=True, kw_only=True)
 class License:
-    """A license in the words of the hub's cards: an identifier; where that is `other`, a name and a link, too."""
+    """A license as the hub's model cards state it: an identifier and, if that is `other`, a name and a link."""
 
     identifier: str = UNKNOWN_ID
     name: str = ""
@@ -31,7 +31,7 @@ def _community(repository: str) -> License:
     return License(identifier="other", name=COMMUNITY, link=f"{STABILITY}/{repository}/blob/main/LICENSE.md")
 
 
-# As the models' own cards say on the hub, for those whose card was not downloaded with them.
+# From the models' cards on the hub, for models whose card was not downloaded with them.
 KNOWN: Mapping[str, License] = {
     "stabilityai/stable-diffusion-3-medium-diffusers": _community("stable-diffusion-3-medium"),
     "stabilityai/stable-diffusion-3.5-medium": _community("stable-diffusion-3.5-medium"),
@@ -41,18 +41,18 @@ KNOWN: Mapping[str, License] = {
 
 
 def license_of(base_model: str, *, folder: Path | None) -> License:
-    """The license of a base: what its own card says, else what is known of the hub id; `unknown` where nobody says.
+    """The license of a base model: from its own card, else by its hub id; `unknown` if neither states one.
 
-    base_model: a hub id, or the path of a folder or a file. folder: where its files are.
+    base_model: a hub id, or the path of a folder or file. folder: where its files are.
     """
     on_hub = not Path(base_model).expanduser().exists()
-    said = _in_card(folder / CARD) if folder is not None else {}
-    if "license" not in said:
+    stated = _in_card(folder / CARD) if folder is not None else {}
+    if "license" not in stated:
         return KNOWN.get(base_model, License()) if on_hub else License()
-    link = said.get("license_link", "")
+    link = stated.get("license_link", "")
     if link and "://" not in link:
         link = f"https://huggingface.co/{base_model}/blob/main/{link}" if on_hub else ""
-    return License(identifier=said["license"], name=said.get("license_name", ""), link=link)
+    return License(identifier=stated["license"], name=stated.get("license_name", ""), link=link)
 
 
 def _in_card(card: Path) -> dict[str, str]:
@@ -60,4 +60,4 @@ def _in_card(card: Path) -> dict[str, str]:
         found = FRONT_MATTER.match(card.read_text(encoding="utf-8").replace("\r\n", "\n"))
     except (OSError, UnicodeDecodeError):
         return {}
-    return dict(SAID.findall(found[1])) if found else {}
+    return dict(LICENSE_LINE.findall(found[1])) if found else {}

@@ -1,4 +1,4 @@
-"""Keeps `OUTPUT_DIR/README.md`: the model card that the result is published with, or handed on with by hand."""
+"""Writes `OUTPUT_DIR/README.md`, the model card of the result."""
 
 import logging
 from collections.abc import Callable
@@ -6,7 +6,7 @@ from pathlib import Path
 
 from helpers.files import atomic_write_text
 from helpers.reporting.events import CheckpointSaved, Event, RunFinished, RunStarted
-from helpers.reporting.publish.card_text import WRITTEN_BY, CardContext, card_text, last_images
+from helpers.reporting.publish.card_text import MARK, CardContext, card_text, last_images
 from helpers.reporting.publish.license import license_of
 
 logger = logging.getLogger(__name__)
@@ -17,8 +17,8 @@ CARD = "README.md"
 class ModelCard:
     """A listener that writes the card with each checkpoint and at the end.
 
-    note: the person's own words. repository: where the result is published, `owner/name`; empty where it is not.
-    clean: a text without secrets. A README.md of somebody else's is left as it is.
+    note: the user's own Markdown. repository: where the result is published, `owner/name`; empty if it is not.
+    clean: removes secrets from a text. A README.md that SimpleTuner did not write is left as it is.
     """
 
     name = "the model card"
@@ -32,7 +32,9 @@ class ModelCard:
             case RunStarted():
                 self._run = event
                 if not _may_write(event.output_dir / CARD):
-                    logger.warning(f"{event.output_dir / CARD} is not this program's: no model card is written")
+                    logger.warning(
+                        f"{event.output_dir / CARD} was not written by SimpleTuner: no model card is written"
+                    )
                     self._run = None
             case CheckpointSaved() | RunFinished() if self._run is not None:
                 self._write(
@@ -40,10 +42,10 @@ class ModelCard:
                 )
 
     def close(self) -> None:
-        """Nothing is open."""
+        """Nothing to close."""
 
     def _write(self, run: RunStarted, *, step: int, complete: bool) -> None:
-        made = CardContext(
+        context = CardContext(
             run=run,
             license=license_of(run.base_model, folder=run.base_folder),
             step=step,
@@ -52,9 +54,9 @@ class ModelCard:
             note=self._note,
             repository=self._repository,
         )
-        atomic_write_text(run.output_dir / CARD, self._clean(card_text(made)))
+        atomic_write_text(run.output_dir / CARD, self._clean(card_text(context)))
 
 
 def _may_write(card: Path) -> bool:
-    """Whether there is none yet, or one that an earlier run wrote."""
-    return not card.exists() or WRITTEN_BY in card.read_text(encoding="utf-8", errors="replace")
+    """Whether there is no card yet, or one of an earlier run."""
+    return not card.exists() or MARK in card.read_text(encoding="utf-8", errors="replace")

@@ -1,1 +1,1 @@
-"""Programs that keep a run's figures and images for looking at; each is imported only when asked for."""
+"""Experiment trackers: TensorBoard and Weights & Biases, each imported only if it is used."""

@@ -1,4 +1,4 @@
-"""The metrics of a step, by the names that every tracker shows."""
+"""The names and values of the metrics that all trackers and the run page receive."""
 
 from helpers.reporting.events import StepFinished
 
@@ -6,7 +6,7 @@ GIGABYTE = 1e9
 
 
 def step_metrics(step: StepFinished) -> dict[str, float]:
-    """The figures of a step by name; those that nobody measured, such as device memory on a processor, are left out."""
+    """The metrics of a step by name, without those that were not measured, such as VRAM on a CPU."""
     found = {
         "train/loss": step.loss,
         "train/learning_rate": step.learning_rate,

@@ -106,7 +106,7 @@ def test_captions_that_are_cut_are_told_of(folder: Folder) -> None:
     lengths = [CaptionLengths(tokenizer="CLIP-L", limit=77, lengths=[5, 80, 77, 300])]
     page = datasets_page([survey(catalog, notes=notes_of(catalog), lengths=lengths)], fingerprint="x")
     assert "Captions in tokens of CLIP-L" in page
-    assert "2 of 4 are cut at 77" in page
+    assert "2 of 4 are truncated at 77" in page
 
 
 def test_a_page_of_two_hundred_thousand_images_is_small(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""A slow listener keeps nobody waiting, loses steps only, and its failure is told."""
+"""A slow listener does not delay the run, loses only steps, and its failure is reported."""
 
 import logging
 import threading
@@ -33,7 +33,7 @@ class Slow:
         self.closed = True
 
 
-def test_all_is_told_in_order_by_the_end() -> None:
+def test_all_events_arrive_in_order_by_the_end() -> None:
     slow = Slow()
     listener = BackgroundListener(slow, name="slow")
     events = [step(number) for number in range(50)]
@@ -56,9 +56,9 @@ def test_one_that_lags_far_behind_loses_steps_and_nothing_else(caplog: pytest.Lo
     listener.close()
     assert [event.text for event in slow.heard if isinstance(event, Notice)] == [str(number) for number in range(30)]
     assert sum(isinstance(event, StepFinished) for event in slow.heard) < 12
-    assert caplog.messages[0] == "the tracker is slower than the run; some steps are not told to it"
-    assert "were not told to the tracker" in caplog.messages[-1]
-    assert len(caplog.messages) == 2, "told at first and in the end"
+    assert caplog.messages[0] == "the tracker is slower than the run; some steps are not passed to it"
+    assert "were not passed to the tracker" in caplog.messages[-1]
+    assert len(caplog.messages) == 2, "once at first and once in the end"
 
 
 def test_one_that_never_ends_is_left(caplog: pytest.LogCaptureFixture) -> None:
@@ -68,12 +68,14 @@ def test_one_that_never_ends_is_left(caplog: pytest.LogCaptureFixture) -> None:
     begin = time.monotonic()
     listener.close()
     assert time.monotonic() - begin < 2
-    assert caplog.messages == ["the tracker was left after 0.1 s; what it had not taken in yet is lost to it"]
+    assert caplog.messages == [
+        "the tracker did not finish within 0.1 s; the events that it had not handled yet are lost to it"
+    ]
     slow.let.set()
 
 
 @pytest.mark.parametrize("at_the_end", [False, True])
-def test_what_it_raises_is_told_by_the_reporter(at_the_end: bool, caplog: pytest.LogCaptureFixture) -> None:
+def test_what_it_raises_is_reported(at_the_end: bool, caplog: pytest.LogCaptureFixture) -> None:
     slow = Slow()
     listener = BackgroundListener(slow, name="the tracker")
     reporter = Reporter([listener])

@@ -1,4 +1,4 @@
-"""Lines over steps: what is in them, where they lie, and that any figures can be drawn."""
+"""Line charts: their points and positions, for any values."""
 
 import re
 from typing import Any
@@ -33,13 +33,13 @@ def test_by_powers_of_ten_equal_ratios_are_equal_heights_and_zero_is_left_out() 
 
 @pytest.mark.parametrize("points", [[(0, 0.5)], [(7, 0.0)], [(1, 2.0), (2, 2.0)], [(1, -1.0), (9, 1e-9)]])
 @pytest.mark.parametrize("how", [{}, {"log": True}, {"zero": True}], ids=str)
-def test_any_figures_can_be_drawn(points: list[tuple[float, float]], how: dict[str, Any]) -> None:
+def test_any_values_can_be_shown(points: list[tuple[float, float]], how: dict[str, Any]) -> None:
     chart = line_chart([Series(name="a<b", points=points)], label='"x"', **how)
     assert "nan" not in chart
     assert "a<b" not in chart
 
 
-def test_nothing_is_drawn_of_nothing() -> None:
+def test_a_chart_without_points_is_empty() -> None:
     assert line_chart([Series(name="a", points=[])], label="x") == ""
 
 

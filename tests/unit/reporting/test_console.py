@@ -1,4 +1,4 @@
-"""What a person is told, in a log and on a terminal."""
+"""What the console shows, in a log and on a terminal."""
 
 import io
 import os
@@ -78,7 +78,7 @@ def test_a_stage_of_unknown_length_shows_its_speed_and_device_memory() -> None:
     assert stream.getvalue().splitlines() == [
         "look for images: started",
         "look for images: 2,400 files, 200 files/s",
-        "look for images: 2,400 files in 12 s (200 files/s), peak memory 90 MB, on the device 2 GB (3.1 GB reserved)",
+        "look for images: 2,400 files in 12 s (200 files/s), peak memory 90 MB, peak VRAM 2 GB (3.1 GB reserved)",
     ]
 
 
@@ -130,7 +130,7 @@ def test_the_speed_is_that_of_the_last_half_minute() -> None:
     assert "10 images/s" in stream.getvalue().splitlines()[-1]
 
 
-def test_notices_images_and_checkpoints_are_told() -> None:
+def test_notices_images_and_checkpoints_are_shown() -> None:
     console, _, stream = logged()
     console.handle(Notice(text="3 images were left out"))
     console.handle(Notice(text="the disk is nearly full", level="warning"))
@@ -161,7 +161,7 @@ def test_the_end_names_what_was_written_and_how_to_continue(interrupted: bool) -
     lines = stream.getvalue().splitlines()[4:]
     assert lines[:6] == [
         f"{'stopped' if interrupted else 'finished'} after step 20, in 12 min 05 s, 8 images/s, mean loss 0.2500,"
-        " peak memory 1.2 GB, on the device 7 GB (7.5 GB reserved)",
+        " peak memory 1.2 GB, peak VRAM 7 GB (7.5 GB reserved)",
         "written:",
         "  out/pytorch_lora_weights.safetensors",
         "  out/validation_images",
@@ -231,7 +231,7 @@ def run_on_a_terminal(code: str) -> str:
     try:
         while chunk := os.read(ours, 65536):
             received += chunk
-    except OSError:  # how Linux tells that the other side has gone
+    except OSError:  # how Linux reports that the other end is closed
         pass
     os.close(ours)
     assert process.wait() == 0, received.decode()

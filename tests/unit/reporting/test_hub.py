@@ -1,4 +1,4 @@
-"""What is uploaded to a hub, what happens when it refuses or fails, and what a person is told; over real requests."""
+"""Uploads to a hub, its refusals and failures, and their messages, over real requests."""
 
 import logging
 import time
@@ -169,7 +169,7 @@ def test_a_checkpoint_deleted_meanwhile_is_no_failure(hub: LoopbackHub, output: 
     assert same_as_here(hub, output, WEIGHTS)
 
 
-def test_a_hub_that_goes_away_is_told_of_at_the_end_and_holds_nobody_up(
+def test_a_hub_that_goes_away_is_reported_at_the_end_and_delays_nothing(
     output: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with loopback_hub() as hub:
@@ -203,7 +203,7 @@ def test_a_slow_hub_never_keeps_the_run_waiting(hub: LoopbackHub, output: Path) 
 def test_no_token(hub: LoopbackHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("HF_TOKEN")
     monkeypatch.setattr("huggingface_hub.constants.HF_TOKEN_PATH", str(tmp_path / "none"))
-    refused("nobody has logged in", hub=hub)
+    refused("is not logged in to the hub", hub=hub)
 
 
 def refused(reason: str, *, hub: LoopbackHub, options: PublishingOptions = OPTIONS) -> None:
@@ -229,7 +229,7 @@ def test_what_is_public_already_is_not_taken_for_private(hub: LoopbackHub, caplo
     public = PublishingOptions(push_to_hub=True, hub_model_id="colors", hub_private=False)
     assert open_repository(public, endpoint=hub.url).name == "painter/colors"
     assert hub.private == {"painter/colors": False}
-    refused("painter/colors is there already and is public", hub=hub)
+    refused("painter/colors exists already and is public", hub=hub)
 
 
 def test_a_hub_that_is_out_of_reach(monkeypatch: pytest.MonkeyPatch) -> None:

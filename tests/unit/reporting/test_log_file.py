@@ -63,4 +63,4 @@ def test_a_log_that_cannot_be_written_does_not_end_the_run(tmp_path: Path, capsy
     reporter.add(lambda: LogFile(tmp_path / "logs" / "a.log"))
     reporter.handle(Notice(text="on we go"))
     reporter.close()
-    assert "a listener could not begin" in capsys.readouterr().err
+    assert "a listener could not start" in capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""The model card says what is true, and no more than may be told."""
+"""The model card is correct, and contains nothing that must not be published."""
 
 import json
 from collections.abc import Mapping
@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from huggingface_hub import ModelCard as HubCard
+from markdown_it import MarkdownIt
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
@@ -57,7 +58,7 @@ def card(output: Path, *, repository: str = "", note: str = "", complete: bool =
     return HubCard.load(output / "README.md")
 
 
-def draw(output: Path, *, step: int, prompt: str) -> None:
+def save_image(output: Path, *, step: int, prompt: str) -> None:
     folder = output / "validation_images" / f"step_{step}"
     folder.mkdir(parents=True)
     header = PngInfo()
@@ -66,8 +67,8 @@ def draw(output: Path, *, step: int, prompt: str) -> None:
 
 
 def test_the_metadata_are_those_that_the_hub_reads(tmp_path: Path) -> None:
-    said = card(tmp_path).data.to_dict()
-    assert said == {
+    stated = card(tmp_path).data.to_dict()
+    assert stated == {
         "license": "other",
         "license_name": "stabilityai-ai-community",
         "license_link": f"https://huggingface.co/{BASE}/blob/main/LICENSE.md",
@@ -82,13 +83,13 @@ def test_the_metadata_are_those_that_the_hub_reads(tmp_path: Path) -> None:
 
 
 def test_what_was_trained_on_what_and_how(tmp_path: Path) -> None:
-    draw(tmp_path, step=20, prompt="an old cat")
-    draw(tmp_path, step=40, prompt="a cat | on\na mat")
-    draw(tmp_path, step=60, prompt="of another run")
+    save_image(tmp_path, step=20, prompt="an old cat")
+    save_image(tmp_path, step=40, prompt="a cat | on\na mat")
+    save_image(tmp_path, step=60, prompt="of another run")
     text = card(tmp_path, note="Made for my daughter.").text
     assert "Made for my daughter." in text
     assert "a LoRA of rank 16 on 96 layers: 1,500,000 trainable parameters" in text
-    assert "The run took 40 steps." in text
+    assert "Trained for 40 steps." in text
     assert "| my\\|cats | 1,200 |\n| dogs | 7 |" in text
     assert "| lora_rank | 16 |" in text
     assert "| ![](validation_images/step_40/a%20cat_64x64_seed1.png) | a cat \\| on a mat |" in text
@@ -101,12 +102,27 @@ def test_no_path_of_this_machine_and_no_secret_is_in_it(tmp_path: Path) -> None:
     base.mkdir(parents=True)
     card(tmp_path, base_model=str(base), base_folder=base, note="The PassWord")
     text = (tmp_path / "README.md").read_text()
-    assert "`my-sd3`" in text
+    assert "<code>my-sd3</code>" in text
     assert "The (hidden)" in text
     assert str(tmp_path) not in text
     assert "models of me" not in text
     assert "secret place" not in text
     assert "base_model:" not in text
+
+
+def test_no_html_or_markdown_of_a_prompt_an_id_or_a_name_has_an_effect(tmp_path: Path) -> None:
+    evil = "<script>alert(1)</script> <b>**a**</b> `b` [c](d) | e & f\n\n<img src=x>"
+    output = tmp_path / "<b>mine"
+    save_image(output, step=40, prompt=evil)
+    shown = card(output, base_model=evil, datasets={evil: 7}, trained=evil, settings={"lora": {"lora_target": evil}})
+    assert shown.data.to_dict()["base_model"] == evil
+    html = MarkdownIt("commonmark", {"html": True}).enable("table").render(shown.text)
+    for mark in ("<script", "<b>", '<img src="x', "<img src=x", "<strong>", 'href="d"'):
+        assert mark not in html
+    shown_as = "&lt;script&gt;alert(1)&lt;/script&gt; &lt;b&gt;**a**&lt;/b&gt; `b` [c](d) | e &amp; f &lt;img src=x&gt;"
+    assert html.count(shown_as) == 6, "of the base (twice), what was trained, the prompt, the dataset and the setting"
+    assert "<h1>&lt;b&gt;mine</h1>" in html
+    assert "cp pytorch_lora_weights.safetensors 'ComfyUI/models/loras/&lt;b&gt;mine.safetensors'" in html
 
 
 def test_settings_that_are_shown_are_settings() -> None:
@@ -116,7 +132,7 @@ def test_settings_that_are_shown_are_settings() -> None:
 
 def test_a_run_that_is_not_over_promises_nothing(tmp_path: Path) -> None:
     text = card(tmp_path, complete=False).text
-    assert "at step 20 of 40: the finished weights are not here yet" in text
+    assert "at step 20 of 40: the final weights are not here yet" in text
     assert "```python" not in text
     listener = ModelCard(note="", repository="", clean=str)
     listener.handle(started(tmp_path))
@@ -124,13 +140,19 @@ def test_a_run_that_is_not_over_promises_nothing(tmp_path: Path) -> None:
     assert "at step 30 of 40" in (tmp_path / "README.md").read_text()
 
 
-def test_somebody_elses_readme_stays(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_readme_of_the_user_stays(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     (tmp_path / "README.md").write_text("# Mine\n")
     listener = ModelCard(note="", repository="", clean=str)
     listener.handle(started(tmp_path))
     listener.handle(RunFinished(step=40, seconds=1.0, written=()))
     assert (tmp_path / "README.md").read_text() == "# Mine\n"
     assert "no model card is written" in caplog.text
+
+
+def test_a_card_of_an_earlier_version_is_replaced(tmp_path: Path) -> None:
+    mark = "<!-- Written by SimpleTuner at each checkpoint and at the end of a run; what you change here is lost. -->"
+    (tmp_path / "README.md").write_text(f"---\nlicense: other\n---\n\n{mark}\n\n# old\n")
+    assert "# old" not in card(tmp_path).text
 
 
 def test_how_it_is_used_names_where_it_is(tmp_path: Path) -> None:
@@ -155,7 +177,7 @@ FRONT = "---\nlanguage: en\n{}\n---\n# A model\nlicense: wrong\n"
 
 
 @pytest.mark.parametrize(
-    ("said", "license"),
+    ("stated", "license"),
     [
         ("license: apache-2.0", License(identifier="apache-2.0")),
         (
@@ -169,16 +191,16 @@ FRONT = "---\nlanguage: en\n{}\n---\n# A model\nlicense: wrong\n"
         ("tags: [a]", License(identifier="unknown")),
     ],
 )
-def test_the_license_is_what_the_base_says(tmp_path: Path, said: str, license: License) -> None:
-    (tmp_path / "README.md").write_text(FRONT.format(said))
+def test_the_license_is_the_base_models(tmp_path: Path, stated: str, license: License) -> None:
+    (tmp_path / "README.md").write_text(FRONT.format(stated))
     assert license_of("me/sd3", folder=tmp_path) == license
 
 
-def test_nobody_makes_a_license_up(tmp_path: Path) -> None:
+def test_a_license_is_never_guessed(tmp_path: Path) -> None:
     assert license_of("me/sd3", folder=tmp_path).identifier == "unknown"
     here = tmp_path / "stabilityai" / "stable-diffusion-3.5-medium"
     here.mkdir(parents=True)
     assert license_of(str(here), folder=here).identifier == "unknown"
     text = card(tmp_path, base_model=str(here), base_folder=here)
     assert text.data.to_dict()["license"] == "unknown"
-    assert "find it out before you pass this on" in text.text
+    assert "look it up before you share this model" in text.text

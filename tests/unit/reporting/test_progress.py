@@ -1,4 +1,4 @@
-"""A stage tells that it began, how far it is, and what it needed."""
+"""A stage reports its start, its progress and its peak memory."""
 
 import sys
 import threading
@@ -13,7 +13,7 @@ from helpers.reporting.reporter import Reporter
 MEBIBYTE = 2**20
 
 
-class Notebook:
+class Recorder:
     def __init__(self) -> None:
         self.events: list[Event] = []
 
@@ -24,12 +24,12 @@ class Notebook:
         pass
 
 
-def test_a_stage_tells_its_beginning_its_progress_and_its_end() -> None:
-    notebook = Notebook()
-    with stage(Reporter([notebook]), "encode images", total=5, unit="images") as advance:
+def test_a_stage_reports_its_start_its_progress_and_its_end() -> None:
+    recorder = Recorder()
+    with stage(Reporter([recorder]), "encode images", total=5, unit="images") as advance:
         advance()
         advance(count=4)
-    started, first, second, finished = notebook.events
+    started, first, second, finished = recorder.events
     assert started == StageStarted(name="encode images", total=5, unit="images")
     assert [first, second] == [
         StageAdvanced(name="encode images", count=1),
@@ -40,28 +40,28 @@ def test_a_stage_tells_its_beginning_its_progress_and_its_end() -> None:
     assert finished.peak_memory_bytes > MEBIBYTE
 
 
-def test_work_that_raises_is_not_told_as_finished() -> None:
-    notebook = Notebook()
-    with pytest.raises(OSError, match="gone"), stage(Reporter([notebook]), "read", total=1, unit="files"):
+def test_work_that_raises_is_not_reported_as_finished() -> None:
+    recorder = Recorder()
+    with pytest.raises(OSError, match="gone"), stage(Reporter([recorder]), "read", total=1, unit="files"):
         raise OSError("gone")
-    assert [type(event) for event in notebook.events] == [StageStarted]
+    assert [type(event) for event in recorder.events] == [StageStarted]
 
 
 @pytest.mark.skipif(not (PROCESS_FOLDER / "clear_refs").exists(), reason="this system keeps one high-water mark")
 def test_a_stage_is_not_charged_with_the_memory_of_the_one_before() -> None:
-    notebook = Notebook()
-    reporter = Reporter([notebook])
+    recorder = Recorder()
+    reporter = Reporter([recorder])
     with stage(reporter, "large", total=1, unit="blocks"):
         block = bytearray(200 * MEBIBYTE)
         del block
     with stage(reporter, "small", total=1, unit="blocks"):
         pass
-    large, small = (event.peak_memory_bytes for event in notebook.events if isinstance(event, StageFinished))
+    large, small = (event.peak_memory_bytes for event in recorder.events if isinstance(event, StageFinished))
     assert large - small > 150 * MEBIBYTE
 
 
 @pytest.mark.parametrize("kind", ["missing", "refused"])
-def test_without_a_mark_of_its_own_the_process_peak_is_told(tmp_path: Path, kind: str) -> None:
+def test_where_the_peak_cannot_be_reset_it_is_the_process_s(tmp_path: Path, kind: str) -> None:
     if kind == "refused":
         (tmp_path / "clear_refs").mkdir()
     block = bytearray(64 * MEBIBYTE)
@@ -79,7 +79,7 @@ def test_measuring_neither_imports_torch_nor_wakes_a_device() -> None:
 def test_threads_may_advance_a_stage_at_once() -> None:
     inside, overlaps = 0, 0
 
-    class Counter(Notebook):
+    class Counter(Recorder):
         def handle(self, event: Event) -> None:
             nonlocal inside, overlaps
             inside += 1

@@ -1,4 +1,4 @@
-"""A run that goes on is joined to what trackers know of it, also where it was killed and takes steps again."""
+"""A resumed run continues its tracked run, also if it was killed and repeats steps."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -47,7 +47,7 @@ def steps(first: int, last: int) -> list[Event]:
     return [step(number) for number in range(first, last + 1)]
 
 
-def test_the_figures_of_a_step() -> None:
+def test_the_metrics_of_a_step() -> None:
     parts = (
         SigmaLoss(low=0.0, high=0.25, loss=0.5, sigma=0.2, samples=1),
         SigmaLoss(low=0.75, high=1.0, loss=1.5, sigma=0.8, samples=3),
@@ -83,20 +83,22 @@ HELD_OUT = MetricsMeasured(
 
 
 def test_which_run_it_is(tmp_path: Path) -> None:
-    def begin(first_step: int, *, told: int, changes: tuple[Change, ...] = ()) -> str:
+    def begin(first_step: int, *, last_step: int, changes: tuple[Change, ...] = ()) -> str:
         record = RunRecord(tmp_path / "logs" / "run.json")
         run = record.begin(started(first_step, changes=changes), name="x")
-        record.note(run, told=told)
+        record.note(run, last_step=last_step)
         return run.id
 
-    first = begin(0, told=5)
-    assert begin(5, told=6, changes=CHANGED) == first, "it goes on where it was"
-    assert begin(4, told=8) == first, "the steps after 4 come again, the same"
-    other = begin(4, told=8, changes=CHANGED)
-    assert other != first, "the steps after 4 are other ones"
-    assert begin(0, told=0) not in (first, other), "begun again"
+    first = begin(0, last_step=5)
+    assert begin(5, last_step=6, changes=CHANGED) == first, "it continues where it was"
+    assert begin(4, last_step=8) == first, "the steps after 4 are repeated, the same"
+    other = begin(4, last_step=8, changes=CHANGED)
+    assert other != first, "the steps after 4 are different"
+    assert begin(0, last_step=0) not in (first, other), "started again"
+    (tmp_path / "logs" / "run.json").write_text('{"id": "abc", "name": "x", "told": 5}')
+    assert begin(5, last_step=6) == "abc", "a file of an earlier version"
     (tmp_path / "logs" / "run.json").write_text("{")
-    assert begin(4, told=8) not in (first, other), "what is damaged does not matter"
+    assert begin(4, last_step=8) not in (first, other), "a damaged file does not matter"
 
 
 def test_tensorboard_shows_the_steps_that_were_taken_last(tmp_path: Path) -> None:
@@ -131,7 +133,7 @@ def test_wandb_s_offline_runs_are_joined(tmp_path: Path, monkeypatch: pytest.Mon
     assert by_step == {number: number / 8 for number in range(1, 6)}
 
 
-def test_wandb_without_a_login_is_told_before_anything_is_done(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_wandb_without_a_login_is_reported_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("WANDB_API_KEY", "WANDB_MODE"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))

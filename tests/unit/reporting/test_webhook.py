@@ -1,4 +1,4 @@
-"""Messages arrive, wait where they are told to, and a dead webhook costs the run nothing."""
+"""Messages arrive and respect rate limits, and a dead webhook costs the run nothing."""
 
 import base64
 import logging
@@ -38,8 +38,8 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 
 
 def sender(webhook: LoopbackWebhook, *, kind: str = "raw", **more: object) -> WebhookSender:
-    said = Webhook(kind=kind, url=webhook.url, **more)  # type: ignore[arg-type]
-    return WebhookSender(said, run_name="cats", back_off_seconds=BACK_OFF_SECONDS)
+    settings = Webhook(kind=kind, url=webhook.url, **more)  # type: ignore[arg-type]
+    return WebhookSender(settings, run_name="cats", back_off_seconds=BACK_OFF_SECONDS)
 
 
 def step(number: int) -> StepFinished:
@@ -59,7 +59,7 @@ def started(first_step: int = 0) -> RunStarted:
     )
 
 
-def whole_run(folder: Path) -> list[Event]:
+def complete_run(folder: Path) -> list[Event]:
     paths = tuple(folder / f"{color}.png" for color in ("red", "blue"))
     for path in paths:
         Image.new("RGB", (16, 16), path.stem).save(path)
@@ -73,10 +73,10 @@ def whole_run(folder: Path) -> list[Event]:
     ]
 
 
-def test_anyone_is_told_of_a_run_in_fields(tmp_path: Path) -> None:
+def test_a_raw_webhook_receives_a_run_as_json_fields(tmp_path: Path) -> None:
     with loopback_webhook() as webhook:
         listener = sender(webhook, message_prefix="lab:")
-        for event in whole_run(tmp_path):
+        for event in complete_run(tmp_path):
             listener.handle(event)
         listener.close()
     kinds = [payload["event"] for payload in webhook.payloads]
@@ -90,10 +90,10 @@ def test_anyone_is_told_of_a_run_in_fields(tmp_path: Path) -> None:
     assert error["text"] == "the disk is full" or "the disk is full" in error["text"]
 
 
-def test_discord_is_told_in_words_with_the_images_attached(tmp_path: Path) -> None:
+def test_discord_receives_text_with_the_images_attached(tmp_path: Path) -> None:
     with loopback_webhook() as webhook:
         listener = sender(webhook, kind="discord", events=("start", "images", "errors"), message_prefix="lab")
-        for event in whole_run(tmp_path):
+        for event in complete_run(tmp_path):
             listener.handle(event)
         listener.handle(RunFailed(message="x" * 5000))
         listener.close()
@@ -120,7 +120,7 @@ def test_more_images_than_a_message_holds_come_in_several(tmp_path: Path) -> Non
 @pytest.mark.parametrize(
     "too_many", [Answer(429, {"Retry-After": "0.4"}), Answer(429, body=b'{"message": "slow", "retry_after": 0.4}')]
 )
-def test_a_message_that_comes_too_soon_waits_as_long_as_it_is_told(too_many: Answer, clock: Clock) -> None:
+def test_a_message_that_comes_too_soon_waits_as_long_as_the_server_asks(too_many: Answer, clock: Clock) -> None:
     with loopback_webhook(too_many, Answer(), now=clock.monotonic) as webhook:
         listener = sender(webhook, kind="discord")
         listener.handle(started())
@@ -162,7 +162,7 @@ def test_an_address_that_is_gone_is_not_tried_again() -> None:
     assert len(webhook.heard) == 1
 
 
-def test_nobody_at_the_address_is_told_once_and_given_up_without_the_address(caplog: pytest.LogCaptureFixture) -> None:
+def test_an_unreachable_address_is_given_up_and_never_shown(caplog: pytest.LogCaptureFixture) -> None:
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))
         url = f"http://127.0.0.1:{unused.getsockname()[1]}{SECRET_PATH}"
@@ -172,15 +172,15 @@ def test_nobody_at_the_address_is_told_once_and_given_up_without_the_address(cap
         for number in range(100, 600, 100):
             reporter.handle(step(number))
         reporter.close()
-    said = "\n".join(caplog.messages)
-    assert "the webhook" in said and "3 messages in a row did not arrive" in said
-    assert TOKEN not in said
+    messages = "\n".join(caplog.messages)
+    assert "the webhook" in messages and "3 messages in a row did not arrive" in messages
+    assert TOKEN not in messages
 
 
 def test_a_webhook_that_hangs_costs_a_run_no_time_and_its_end_a_little(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """All 2,000 steps are told and the run has ended while the first message still has no answer."""
+    """All 2,000 steps are reported and the run has ended while the first message still has no answer."""
     monkeypatch.setattr("helpers.reporting.webhook.TIMEOUT_SECONDS", 3600)  # the server's answer comes first
     with loopback_webhook(Answer(after_seconds=30), Answer()) as webhook:
         listener = BackgroundListener(sender(webhook), name="the webhook", close_seconds=0.05)
@@ -197,4 +197,4 @@ def test_a_webhook_that_hangs_costs_a_run_no_time_and_its_end_a_little(
         for thread in [each for each in threading.enumerate() if each.name == "the webhook"]:
             thread.join(timeout=60)
     assert webhook.answered == 20, "a process that lives on sends the others late"
-    assert any("the webhook was left after" in text for text in caplog.messages)
+    assert any("the webhook did not finish within" in text for text in caplog.messages)

@@ -1,4 +1,4 @@
-"""Reads back what trackers wrote, with their own readers."""
+"""Reads what trackers wrote, with their own readers."""
 
 import json
 import struct
@@ -13,7 +13,7 @@ PIECE_HEADER = struct.Struct("<IHB")
 
 @dataclass
 class WandbFile:
-    """One file of an offline run. history: a row for each step that was told."""
+    """One file of an offline run. history: a row for each logged step."""
 
     id: str = ""
     name: str = ""

@@ -1,4 +1,4 @@
-"""A loopback server that hears webhooks and answers as it is told."""
+"""A loopback server that receives webhook messages and sends prepared answers."""
 
 import json
 import re

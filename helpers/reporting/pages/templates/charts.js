@@ -1,7 +1,7 @@
 for (const plot of document.querySelectorAll('.plot')) {
   const data = JSON.parse(plot.dataset.points), field = plot.querySelector('.field');
-  const hair = field.querySelector('.hair'), told = field.querySelector('.told');
-  const hide = () => { hair.hidden = told.hidden = true; };
+  const hair = field.querySelector('.hair'), tooltip = field.querySelector('.tooltip');
+  const hide = () => { hair.hidden = tooltip.hidden = true; };
   field.addEventListener('pointermove', event => {
     const box = field.getBoundingClientRect(), share = (event.clientX - box.left) / box.width;
     const step = data.low + share * (data.high - data.low), lines = [];
@@ -15,10 +15,10 @@ for (const plot of document.querySelectorAll('.plot')) {
     if (at === null) return;
     const place = (at - data.low) / (data.high - data.low) * 100;
     hair.style.left = place + '%';
-    told.style.left = place < 50 ? `calc(${place}% + .5rem)` : '';
-    told.style.right = place < 50 ? '' : `calc(${100 - place}% + .5rem)`;
-    told.textContent = `step ${Math.round(at).toLocaleString('en')}\n` + lines.join('\n');
-    hair.hidden = told.hidden = false;
+    tooltip.style.left = place < 50 ? `calc(${place}% + .5rem)` : '';
+    tooltip.style.right = place < 50 ? '' : `calc(${100 - place}% + .5rem)`;
+    tooltip.textContent = `step ${Math.round(at).toLocaleString('en')}\n` + lines.join('\n');
+    hair.hidden = tooltip.hidden = false;
   });
   field.addEventListener('pointerleave', hide);
 }

@@ -8,7 +8,7 @@
   if (kept) {
     folds().forEach((each, n) => { each.open = kept.folds[n] ?? each.open; });
     inputs().forEach((each, n) => { each.value = kept.inputs[n] ?? 50; each.dispatchEvent(new Event('input')); });
-    kept.chosen.forEach(said => steps().find(each => name(each) === said)?.click());
+    kept.chosen.forEach(label => steps().find(each => name(each) === label)?.click());
     scrollTo(0, kept.top);
   }
   addEventListener('pointerdown', () => { busy = true; });
@@ -22,5 +22,5 @@
   setInterval(() => { if (!busy && !document.hidden) location.reload(); }, document.body.dataset.reloadSeconds * 1000);
   const old = document.querySelector('[data-written]'), age = Date.now() / 1000 - old.dataset.written;
   if (age > 900)
-    old.textContent += `, ${Math.round(age / 60).toLocaleString('en')} minutes ago: the run may have been stopped`;
+    old.textContent += `, ${Math.round(age / 60).toLocaleString('en')} minutes ago: the run may have stopped`;
 }

@@ -11,12 +11,12 @@ for (const card of document.querySelectorAll('.prompt')) {
     show('.under', '.right', step);
     for (const each of steps) each.setAttribute('aria-pressed', each === step);
   };
-  const cut = () => box.style.setProperty('--cut', range.value + '%');
+  const split = () => box.style.setProperty('--split', range.value + '%');
   const drag = event => {
     const area = stack.getBoundingClientRect();
-    range.value = (event.clientX - area.left) / area.width * 100; cut();
+    range.value = (event.clientX - area.left) / area.width * 100; split();
   };
-  range.addEventListener('input', cut);
+  range.addEventListener('input', split);
   stack.addEventListener('pointerdown', event => { stack.setPointerCapture(event.pointerId); drag(event); });
   stack.addEventListener('pointermove', event => { if (event.buttons) drag(event); });
   for (const step of steps) step.addEventListener('click', () => choose(step));
