@@ -170,30 +170,21 @@ def estimate_of(folder: Path, settings: Mapping[str, Any]) -> MemoryEstimate:
     import torch
 
     from helpers.config.parse import parse_arguments
-    from helpers.models.memory import workload_of
+    from helpers.models.memory import Workload
     from helpers.training.distributed.runtime import resolve_precision
 
     model = folder / "memory"
     config = parse_arguments(arguments_of(settings, model=model, output=folder))
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     edge = int(config.data.resolution)
-    workload = workload_of(
+    workload = Workload.from_config(
+        config,
         device=device.type,
         precision=resolve_precision(config.precision, device),
-        model=config.model,
-        lora=config.lora,
-        full=config.full,
-        ema=config.ema,
-        text=config.text,
-        run=config.run,
-        speed=config.speed,
-        optimizer=config.optimizer,
-        validation=config.validation,
         threads=config.run.torch_num_threads or 1,
         width=edge,
         height=edge,
         vae_batch_size=config.cache.vae_batch_size,
-        keeps_vae=config.cache.keep_vae_loaded,
     )
     architecture = read_architecture(
         transformer=model / "transformer",

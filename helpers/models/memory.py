@@ -1,13 +1,11 @@
-"""What is said of a run to estimate its memory, and what is answered; standard library only, for every family."""
+"""The settings that a memory estimate needs and the estimate itself, for every family; standard library only."""
 
 from dataclasses import dataclass, field
 
 from helpers.config.files.prompt_library import parse_validation_sizes
-from helpers.config.options.finetune import EmaOptions, FullOptions
-from helpers.config.options.model import LoraOptions, ModelOptions, PrecisionOptions, TextOptions
-from helpers.config.options.speed import SpeedOptions
-from helpers.config.options.training import OptimizerOptions, RunOptions
-from helpers.config.options.validation import ValidationOptions
+from helpers.config.options.finetune import FullOptions
+from helpers.config.options.model import PrecisionOptions
+from helpers.config.train_config import RunConfig
 
 STARTS_OF_THE_BASE = ("pissa", "olora", "loftq")
 """Of `lora_init_type`: those that begin at numbers of the base's, which are taken off what is exported."""
@@ -54,6 +52,51 @@ class Workload:
     fused_backward: bool = False
     trains_text: bool = False
 
+    @classmethod
+    def from_config(
+        cls,
+        config: RunConfig,
+        *,
+        device: str,
+        precision: PrecisionOptions,
+        threads: int,
+        width: int,
+        height: int,
+        vae_batch_size: int,
+    ) -> "Workload":
+        """The workload of a run. threads: of PyTorch, each of which encodes an image on a CPU; for others see above."""
+        lora, ema, run, speed, validation = config.lora, config.ema, config.run, config.speed, config.validation
+        model_type, optimizer = config.model.model_type, config.optimizer.optimizer
+        sizes = parse_validation_sizes(validation.validation_resolution) if validation.draws else ()
+        return cls(
+            device=device,
+            precision=precision.for_training(model_type=model_type, optimizer=optimizer),
+            model_type=model_type,
+            optimizer=optimizer,
+            lora_rank=lora.lora_rank,
+            lora_target=lora.lora_target,
+            lora_ranks=lora.ranks,
+            full=config.full,
+            keeps_average=ema.use_ema and (device == "cpu" or ema.ema_device == "accelerator"),
+            use_dora=lora.use_dora,
+            keeps_start=lora.lora_init_type in STARTS_OF_THE_BASE,
+            batch_size=run.train_batch_size,
+            accumulation=run.gradient_accumulation_steps,
+            width=width,
+            height=height,
+            t5_tokens=config.text.tokenizer_max_length,
+            gradient_checkpointing=run.gradient_checkpointing,
+            checkpointing_interval=speed.gradient_checkpointing_interval,
+            offload_blocks=speed.offload_blocks,
+            offload_activations=speed.offload_activations,
+            vae_batch_size=threads if device == "cpu" else vae_batch_size,
+            validation=max(sizes, key=lambda size: size[0] * size[1], default=None),
+            keeps_vae=config.cache.keep_vae_loaded,
+            fused_backward=config.optimizer.fused_backward,
+            trains_text=config.text.train_text_encoder,
+            guided=validation.validation_guidance > 1,
+        )
+
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingMemory:
@@ -87,54 +130,3 @@ class MemoryEstimate:
     def peak_bytes(self) -> int:
         """The most that any part of the run needs."""
         return max(self.caching_bytes, self.training_bytes, self.validation_bytes)
-
-
-def workload_of(
-    *,
-    device: str,
-    precision: PrecisionOptions,
-    model: ModelOptions,
-    lora: LoraOptions,
-    full: FullOptions,
-    ema: EmaOptions,
-    text: TextOptions,
-    run: RunOptions,
-    speed: SpeedOptions,
-    optimizer: OptimizerOptions,
-    validation: ValidationOptions,
-    threads: int,
-    width: int,
-    height: int,
-    vae_batch_size: int,
-    keeps_vae: bool,
-) -> Workload:
-    """The settings that decide how much memory a run needs, see `Workload`. threads: of PyTorch's arithmetic."""
-    sizes = parse_validation_sizes(validation.validation_resolution) if validation.draws else ()
-    return Workload(
-        device=device,
-        precision=precision.for_training(model_type=model.model_type, optimizer=optimizer.optimizer),
-        model_type=model.model_type,
-        optimizer=optimizer.optimizer,
-        lora_rank=lora.lora_rank,
-        lora_target=lora.lora_target,
-        lora_ranks=lora.ranks,
-        full=full,
-        keeps_average=ema.use_ema and (device == "cpu" or ema.ema_device == "accelerator"),
-        use_dora=lora.use_dora,
-        keeps_start=lora.lora_init_type in STARTS_OF_THE_BASE,
-        batch_size=run.train_batch_size,
-        accumulation=run.gradient_accumulation_steps,
-        width=width,
-        height=height,
-        t5_tokens=text.tokenizer_max_length,
-        gradient_checkpointing=run.gradient_checkpointing,
-        checkpointing_interval=speed.gradient_checkpointing_interval,
-        offload_blocks=speed.offload_blocks,
-        offload_activations=speed.offload_activations,
-        vae_batch_size=threads if device == "cpu" else vae_batch_size,
-        validation=max(sizes, key=lambda size: size[0] * size[1], default=None),
-        keeps_vae=keeps_vae,
-        fused_backward=optimizer.fused_backward,
-        trains_text=text.train_text_encoder,
-        guided=validation.validation_guidance > 1,
-    )

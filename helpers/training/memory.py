@@ -13,7 +13,7 @@ from helpers.config.train_config import RunConfig
 from helpers.data.types import Catalog
 from helpers.device import is_out_of_memory
 from helpers.errors import TrainingError
-from helpers.models.memory import MemoryEstimate, Workload, workload_of
+from helpers.models.memory import MemoryEstimate, Workload
 from helpers.reporting.format import format_bytes
 from helpers.training.preparation.prepare import PreparedRun, RunContext
 
@@ -60,23 +60,14 @@ def memory_needs(
     """The needs of a run over `catalogs`, on the device that `place` knows."""
     sizes = [bucket.size for catalog in catalogs for bucket in catalog.buckets]
     largest = max(sizes, key=lambda size: size.width * size.height)
-    workload = workload_of(
+    workload = Workload.from_config(
+        config,
         device=place.runtime.device.type,
         precision=place.runtime.precision,
-        model=config.model,
-        lora=config.lora,
-        full=config.full,
-        ema=config.ema,
-        text=config.text,
-        run=config.run,
-        speed=config.speed,
-        optimizer=config.optimizer,
-        validation=config.validation,
         threads=torch.get_num_threads(),
         width=largest.width,
         height=largest.height,
         vae_batch_size=max(dataset.vae_batch_size for dataset in files.all_images),
-        keeps_vae=config.cache.keep_vae_loaded,
     )
     family, parts = place.family, place.parts
     return MemoryNeeds(workload=workload, estimate_for=lambda workload: family.estimate_memory(parts, workload))

@@ -58,7 +58,7 @@ COMMANDS = ("cache/__main__.py", "convert.py", "recipe.py")
 
 RULES: dict[str, tuple[Callable[[ast.AST], bool], tuple[str, ...]]] = {
     "os.environ is read in config/ only": (reads_the_environment, ("config/",)),
-    "argparse is for the commands beside training": (parses_arguments, ("config/convert_cli.py", "convert.py")),
+    "argparse is for the commands beside training": (parses_arguments, ("convert.py",)),
     "print is for reporting/console/ and config/wizard/": (prints, ("reporting/console/", "config/wizard/")),
     "only train.py and the launcher end the program": (
         ends_the_program,

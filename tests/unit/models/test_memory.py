@@ -8,18 +8,18 @@ from typing import Any
 
 import pytest
 
-from helpers.config.options.finetune import EmaOptions, FullOptions
-from helpers.config.options.model import LoraOptions, ModelOptions, PrecisionOptions, TextOptions
-from helpers.config.options.speed import SpeedOptions
-from helpers.config.options.training import OptimizerOptions, RunOptions
-from helpers.config.options.validation import ValidationOptions
-from helpers.models.memory import Workload, workload_of
+from helpers.config.options.finetune import FullOptions
+from helpers.config.options.model import PrecisionOptions
+from helpers.config.parse import parse_arguments
+from helpers.config.train_config import RunConfig
+from helpers.models.memory import Workload
 from helpers.models.sd3.memory.architecture import KNOWN
 from helpers.models.sd3.memory.estimate import caching_memory, estimate_memory, frozen_bytes
 from helpers.models.sd3.memory.trainable_parameters import trained_parameters
 
 MEDIUM = KNOWN["SD3 medium"]
 BF16 = PrecisionOptions(mixed_precision="bf16")
+CONFIG = parse_arguments(["--pretrained_model_name_or_path=m", "--max_train_steps=1", "--output_dir=o"])
 USUAL = Workload(device="cuda", precision=BF16)
 
 
@@ -185,22 +185,24 @@ def test_gradients_that_wait_for_a_second_batch_are_there_while_it_is_computed()
 @pytest.mark.parametrize(("guidance", "guided"), [(1.0, False), (1.5, True)])
 def test_an_image_is_drawn_twice_only_where_it_is_guided(guidance: float, guided: bool) -> None:
     """As diffusers does: at 1 the prediction with the prompt is all that counts."""
-    workload = workload_of(
-        device="cuda",
-        precision=BF16,
-        model=ModelOptions(),
-        lora=LoraOptions(),
-        full=FullOptions(),
-        ema=EmaOptions(),
-        text=TextOptions(),
-        run=RunOptions(),
-        speed=SpeedOptions(),
-        optimizer=OptimizerOptions(),
-        validation=ValidationOptions(validation_guidance=guidance),
-        threads=1,
-        width=1024,
-        height=1024,
-        vae_batch_size=4,
-        keeps_vae=False,
+    config = replace(CONFIG, validation=replace(CONFIG.validation, validation_guidance=guidance))
+    assert from_config(config).guided == guided
+
+
+def test_a_workload_follows_the_options_of_its_run() -> None:
+    config = replace(
+        CONFIG,
+        run=replace(CONFIG.run, train_batch_size=3, gradient_accumulation_steps=2),
+        cache=replace(CONFIG.cache, keep_vae_loaded=True),
+        speed=replace(CONFIG.speed, offload_blocks=5),
     )
-    assert workload.guided == guided
+    workload = from_config(config)
+    assert (workload.batch_size, workload.accumulation, workload.offload_blocks) == (3, 2, 5)
+    assert workload.keeps_vae and not from_config(CONFIG).keeps_vae
+    assert (from_config(CONFIG).vae_batch_size, from_config(CONFIG, device="cpu").vae_batch_size) == (4, 2)
+
+
+def from_config(config: RunConfig, *, device: str = "cuda") -> Workload:
+    return Workload.from_config(
+        config, device=device, precision=BF16, threads=2, width=1024, height=1024, vae_batch_size=4
+    )

@@ -10,7 +10,7 @@ from pathlib import Path
 from helpers.config.train_config import RunConfig
 from helpers.config.wizard.machine import MemoryPeaks
 from helpers.errors import ModelError
-from helpers.models.memory import workload_of
+from helpers.models.memory import Workload
 from helpers.models.sd3.memory.architecture import (
     KNOWN,
     Architecture,
@@ -46,23 +46,14 @@ def forecast(config: RunConfig) -> MemoryPeaks | None:
     edge = math.sqrt(resolution * 1e6) if config.data.resolution_type == "area" else resolution
     alignment = config.data.aspect_bucket_alignment
     edge_px = max(1, round(edge / alignment)) * alignment
-    workload = workload_of(
+    workload = Workload.from_config(
+        config,
         device="cuda",
         precision=replace(config.precision, mixed_precision=config.precision.mixed_precision or "bf16"),
-        model=config.model,
-        lora=config.lora,
-        full=config.full,
-        ema=config.ema,
-        text=config.text,
-        run=config.run,
-        speed=config.speed,
-        optimizer=config.optimizer,
-        validation=config.validation,
         threads=1,
         width=edge_px,
         height=edge_px,
         vae_batch_size=1,  # all that must fit: the encoder halves its batch where memory runs out
-        keeps_vae=config.cache.keep_vae_loaded,
     )
     estimate = estimate_memory(architecture, workload)
     return MemoryPeaks(

@@ -13,11 +13,10 @@ from torch import Tensor
 
 from helpers.errors import ModelError
 from helpers.models.formats.safetensors import LazyTensor, Opened, open_all
-from helpers.models.sd3.weights import original_keys as original_layout
-from helpers.models.sd3.weights import original_text, original_vae
+from helpers.models.sd3.weights import original_keys, original_text, original_vae
 
 TRANSFORMER, VAE = "transformer", "vae"
-PREFIXES = {TRANSFORMER: original_layout.PREFIX, VAE: original_vae.PREFIX, **original_text.PREFIXES}
+PREFIXES = {TRANSFORMER: original_keys.PREFIX, VAE: original_vae.PREFIX, **original_text.PREFIXES}
 TELLING = "joint_blocks.0."
 
 EIGHT_BITS = (torch.float8_e4m3fn, torch.float8_e5m2)
@@ -40,7 +39,7 @@ OTHERS = {
 
 def is_single_file(names: Iterable[str]) -> bool:
     """Whether tensors with these names are an SD3 in the original layout, its prefix there or not."""
-    return any(name.removeprefix(original_layout.PREFIX).startswith(TELLING) for name in names)
+    return any(name.removeprefix(original_keys.PREFIX).startswith(TELLING) for name in names)
 
 
 def parts_in(path: Path) -> tuple[str, ...]:
@@ -49,7 +48,7 @@ def parts_in(path: Path) -> tuple[str, ...]:
         names = sorted(tensors)
     if not is_single_file(names):
         raise ModelError(f"{path} holds no SD3 in the original layout{_what_else(names)}.")
-    if not any(name.startswith(original_layout.PREFIX) for name in names):
+    if not any(name.startswith(original_keys.PREFIX) for name in names):
         return (TRANSFORMER,)
     odd = [name for name in names if not name.startswith((*PREFIXES.values(), *original_text.SAY_NOTHING))]
     if odd:
@@ -130,7 +129,7 @@ def _widened(tensor: LazyTensor, *scales: LazyTensor) -> LazyTensor:
 
 def _to_diffusers(tensors: Mapping[str, LazyTensor], part: str) -> dict[str, LazyTensor]:
     if part == TRANSFORMER:
-        return original_layout.to_diffusers(tensors)
+        return original_keys.to_diffusers(tensors)
     return original_vae.vae_to_diffusers(tensors) if part == VAE else original_text.text_to_diffusers(tensors, part)
 
 
@@ -140,4 +139,4 @@ def _what_else(names: list[str]) -> str:
         known = iter((OTHERS["lora_"],))
     if what := next(known, None):
         return f": it is {what}"
-    return f" ({original_layout.PREFIX}{TELLING}...), but tensors such as {min(names, default='none')}"
+    return f" ({original_keys.PREFIX}{TELLING}...), but tensors such as {min(names, default='none')}"

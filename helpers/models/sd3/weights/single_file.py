@@ -10,8 +10,7 @@ from typing import Any
 from helpers.models.family import ModelComponents
 from helpers.models.formats.lora import Pair, merged, of_text_encoder
 from helpers.models.formats.safetensors import LazyTensor, Opened, write_tensors
-from helpers.models.sd3.weights import original_keys as original_layout
-from helpers.models.sd3.weights import original_vae
+from helpers.models.sd3.weights import original_keys, original_vae
 from helpers.models.sd3.weights.component_files import open_part, read_config
 from helpers.models.sd3.weights.components import TEXT_ENCODERS
 from helpers.models.sd3.weights.original_config import HEADER_ENTRY, left_open
@@ -75,5 +74,5 @@ def _with_facts(metadata: Mapping[str, str], facts: Mapping[str, Mapping[str, An
 
 def _original(part: str, tensors: Mapping[str, LazyTensor]) -> Mapping[str, LazyTensor]:
     if part == TRANSFORMER:
-        return original_layout.to_original(tensors)
+        return original_keys.to_original(tensors)
     return original_vae.vae_to_original(tensors) if part == VAE else tensors
