@@ -1,4 +1,4 @@
-"""One set-up of logging, so that every module's logger speaks in the same way and no line tells a secret."""
+"""The set-up of logging: one format for every module's logger, and no secret in any line."""
 
 import logging
 import sys
@@ -8,13 +8,13 @@ from logging.handlers import MemoryHandler
 from typing import TextIO
 
 NOISY_LIBRARIES = ("diffusers", "transformers", "accelerate", "peft", "bitsandbytes", "PIL")
-# These tell whole addresses, which may be secrets.
+# These log full URLs, which may contain secrets.
 SILENT_LIBRARIES = ("httpx", "httpx2", "httpcore", "httpcore2")
 HIDDEN = "(hidden)"
 
 
 class CurrentStderr(logging.StreamHandler[TextIO]):
-    """Writes to whatever `sys.stderr` is when a line comes, which a live progress bar may have put its own in for."""
+    """Writes to the current `sys.stderr`, which a live progress bar may have replaced."""
 
     def emit(self, record: logging.LogRecord) -> None:
         self.stream = sys.stderr
@@ -22,7 +22,7 @@ class CurrentStderr(logging.StreamHandler[TextIO]):
 
 
 class RedactFilter(logging.Filter):
-    """Hides secrets in the records that pass."""
+    """Removes secrets from log records."""
 
     def __init__(self, secrets: Sequence[str]) -> None:
         super().__init__()
@@ -34,7 +34,7 @@ class RedactFilter(logging.Filter):
 
 
 def redact(text: str, *, secrets: Sequence[str]) -> str:
-    """`text` without `secrets`, the longest of which come first."""
+    """`text` with every one of `secrets`, sorted longest first, replaced."""
     for secret in secrets:
         text = text.replace(secret, HIDDEN)
     return text
@@ -43,19 +43,19 @@ def redact(text: str, *, secrets: Sequence[str]) -> str:
 def set_up_logging(level: int = logging.INFO) -> None:
     """Send our own messages of `level` and above to stderr, and other libraries' errors only.
 
-    They are kept as well, until `send_log_to` says what other place they go to.
+    They are also kept until `send_log_to` sets another handler for them.
     """
     kept = MemoryHandler(capacity=1, flushLevel=logging.NOTSET, flushOnClose=False)
     logging.basicConfig(level=level, format="%(message)s", handlers=[CurrentStderr(), kept], force=True)
     for name in (*NOISY_LIBRARIES, *SILENT_LIBRARIES):
         logging.getLogger(name).setLevel(logging.ERROR)
-    warnings.filterwarnings("ignore", module="PIL")  # what is wrong with an image is told with its name
+    warnings.filterwarnings("ignore", module="PIL")  # problems with an image are reported with its name
     warnings.filterwarnings("ignore", category=FutureWarning)
     warnings.filterwarnings("ignore", category=DeprecationWarning)
 
 
 def set_level(name: str, *, secrets: Sequence[str]) -> None:
-    """Show messages from level `name` up on stderr, `debug` with what other libraries say; `secrets` never."""
+    """Show messages from level `name` up on stderr, with `debug` also those of other libraries; remove `secrets`."""
     for handler in logging.getLogger().handlers:
         handler.addFilter(RedactFilter(secrets))
         if isinstance(handler, CurrentStderr):
@@ -66,7 +66,7 @@ def set_level(name: str, *, secrets: Sequence[str]) -> None:
 
 
 def send_log_to(target: logging.Handler | None) -> None:
-    """Also send every message to `target`, those from before first; None: from now on to stderr only."""
+    """Also send every message to `target`, starting with the earlier ones; None: from now on to stderr only."""
     for handler in logging.getLogger().handlers:
         if isinstance(handler, MemoryHandler):
             handler.setTarget(target)

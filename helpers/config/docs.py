@@ -29,7 +29,7 @@ switch, `--allow_tf32` is the same as `--allow_tf32=true`. For the dataset file,
 
 
 def reference_page() -> str:
-    """Every setting by group, then the old names: replaced, without effect, and refused."""
+    """Every setting by group, then the old names: replaced, without effect, refused."""
     groups = [(group.name, group.type) for group in fields(RunConfig)]
     titles = [_title(name) for name, _ in groups]
     contents = " · ".join(
@@ -47,12 +47,16 @@ def _group(name: str, *, options: type) -> str:
 
 def _row(option: Option, *, flag: bool) -> tuple[str, ...]:
     names = f"`{option.env}`<br>`--{option.name}`" if flag else f"`{option.env}`"
-    values = ", ".join(f"`{choice}`" for choice in option.choices) or wanted(option).removeprefix("a ")
+    values = ", ".join(f"`{choice}`" for choice in option.choices) or _without_article(wanted(option))
     by_reason: dict[str, list[str]] = {}
     for value, reason in option.refused:
         by_reason.setdefault(reason, []).append(f"`{value}`")
     refused = "".join(f" Refused: {', '.join(values)} ({reason})." for reason, values in by_reason.items())
     return names, values, default_words(option), option.help + refused
+
+
+def _without_article(words: str) -> str:
+    return words.removeprefix("an ").removeprefix("a ")
 
 
 def _title(name: str) -> str:
@@ -111,7 +115,7 @@ def help_page() -> str:
 
 def _help_lines(option: Option) -> list[str]:
     choices = option.choices or (("true", "false") if option.kind is bool else ())
-    values = "| ".join(choices) or KINDS.get(option.kind, "a text").removeprefix("a ").upper()
+    values = "| ".join(choices) or _without_article(KINDS.get(option.kind, "text")).upper()
     default = default_words(option)
     text = f"{option.help} ({'' if option.required else 'default: '}{default}; {option.env})"
     wrapped = textwrap.wrap(text, HELP_WIDTH, initial_indent="        ", subsequent_indent="        ")

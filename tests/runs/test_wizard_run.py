@@ -160,7 +160,7 @@ def test_plain_lines_are_answers(clone: Path) -> None:
     start = ("", "", "SD3 medium", "", "5", "<", "many", "32", "", "")
     finished = plain(clone, *start, "colors", *[""] * 60)
     assert finished.returncode == 0, finished.stdout + finished.stderr
-    assert "many will not do: it is not a whole number" in finished.stdout
+    assert "many is not valid: it is not an integer" in finished.stdout
     assert finished.stdout.rstrip().endswith("ENV=plain bash train.sh")
     env = (clone / "config" / "plain" / "config.env").read_text()
     assert "export LORA_RANK=32\n" in env

@@ -89,23 +89,23 @@ def _sizes(entry: Entry, *, dataset: ImageDataset) -> Iterator[Problem]:
         there, missing = "maximum_image_size", "target_downsample_size"
         if largest is None:
             there, missing = missing, there
-        yield entry.problem(there, reason=f"it has no meaning without {missing}", fix=f"say both, or remove {there}")
+        yield entry.problem(there, reason=f"it has no meaning without {missing}", fix=f"use both, or remove {there}")
     elif largest is not None and shrunk is not None and shrunk > largest:
         reason = f"it is more than maximum_image_size ({largest:g}), so it would enlarge instead of shrink"
-        yield entry.problem("target_downsample_size", reason=reason, fix="say at most maximum_image_size")
+        yield entry.problem("target_downsample_size", reason=reason, fix="use at most maximum_image_size")
     if largest is not None and smallest is not None and smallest > largest:
         reason = f"it is more than maximum_image_size ({largest:g}), so no image could be used"
-        yield entry.problem("minimum_image_size", reason=reason, fix="say less than maximum_image_size")
+        yield entry.problem("minimum_image_size", reason=reason, fix="use less than maximum_image_size")
     if dataset.resolution_type == "area" and dataset.resolution > MOST_MEGAPIXELS:
         reason = f"resolution_type is area, so this asks for {dataset.resolution:g} megapixels"
-        yield entry.problem("resolution", reason=reason, fix='say 1.0, or "resolution_type": "pixel"')
+        yield entry.problem("resolution", reason=reason, fix='use 1.0, or "resolution_type": "pixel"')
     edge = 1000 * dataset.resolution**0.5 if dataset.resolution_type == "area" else dataset.resolution
     if edge < dataset.aspect_bucket_alignment:
         reason = (
             f"an edge of {edge:.0f} pixels is less than aspect_bucket_alignment ({dataset.aspect_bucket_alignment})"
         )
         unit = "megapixels" if dataset.resolution_type == "area" else "pixels"
-        yield entry.problem("resolution", reason=reason, fix=f"say a larger resolution, in {unit}")
+        yield entry.problem("resolution", reason=reason, fix=f"use a larger resolution, in {unit}")
 
 
 def _crops(entry: Entry, *, dataset: ImageDataset) -> Iterator[Problem]:
@@ -115,10 +115,10 @@ def _crops(entry: Entry, *, dataset: ImageDataset) -> Iterator[Problem]:
         yield entry.problem("crop_aspect", reason=reason, fix='add "crop_aspect_buckets": [0.75, 1.0, 1.5]')
     if dataset.vae_cache_clear_each_epoch and not (dataset.crop and dataset.crop_style == "random"):
         reason = "only random crops are other ones in another epoch"
-        fix = 'leave it out, or say "crop": true and "crop_style": "random"'
+        fix = 'leave it out, or set "crop": true and "crop_style": "random"'
         yield entry.problem("vae_cache_clear_each_epoch", reason=reason, fix=fix)
     for word in sorted(dataset.trusted.difference(SKIPPABLE)):
-        fix = did_you_mean(word, SKIPPABLE, otherwise=f"say words of: {' '.join(SKIPPABLE)}")
+        fix = did_you_mean(word, SKIPPABLE, otherwise=f"use words of: {' '.join(SKIPPABLE)}")
         yield entry.problem("skip_file_discovery", reason=f"{word} names nothing to skip", fix=fix)
 
 
@@ -148,17 +148,17 @@ def check_mixing(images: Sequence[tuple[Entry, ImageDataset | None]], *, model_t
             yield entry.problem("repeats", reason=reason, fix="leave it out, and say `probability`")
         if dataset.is_regularisation_data and model_type != "lora":
             reason = "the base model's own prediction is gone once its weights are trained in full"
-            yield entry.problem("is_regularisation_data", reason=reason, fix="say false, or MODEL_TYPE=lora")
+            yield entry.problem("is_regularisation_data", reason=reason, fix="use false, or MODEL_TYPE=lora")
     if trained and all(dataset.ignore_epochs for _, dataset in trained):
         reason = "no dataset is left that says how long an epoch is"
-        yield trained[0][0].problem("ignore_epochs", reason=reason, fix="say false in one entry at least")
+        yield trained[0][0].problem("ignore_epochs", reason=reason, fix="use false in one entry at least")
 
 
 def _kept_back(entry: Entry) -> Iterator[Problem]:
     for key in OF_TRAINING:
         if entry.said.get(key):
             reason = "an eval dataset is never trained on"
-            yield entry.problem(key, reason=reason, fix='leave it out, or say "dataset_type": "image"')
+            yield entry.problem(key, reason=reason, fix='leave it out, or set "dataset_type": "image"')
 
 
 TABLE_ENDINGS = (".parquet", ".jsonl")
@@ -202,7 +202,7 @@ def _about_files(entry: Entry, *, dataset: LocalDataset | S3Dataset) -> Iterator
         yield entry.problem(
             "parquet",
             reason='"metadata_backend": "parquet" takes sizes from it, and their columns are not named',
-            fix='add "width_column" and "height_column" in it, or say "metadata_backend": "discovery"',
+            fix='add "width_column" and "height_column" in it, or set "metadata_backend": "discovery"',
         )
     if captions and not table.caption_column:
         yield entry.problem("parquet", reason="the column of captions is not named", fix='add "caption_column" in it')
@@ -217,4 +217,4 @@ def _hub(entry: Entry, *, dataset: HuggingFaceDataset) -> Iterator[Problem]:
     name = dataset.dataset_name
     if dataset.folder is None and (name.count("/") > 1 or name.startswith((".", "/", "~"))):
         fix = "name a folder of .parquet files, or a hub id such as owner/name"
-        yield entry.problem("dataset_name", reason="there is no such folder, and no hub id looks like it", fix=fix)
+        yield entry.problem("dataset_name", reason="no such folder, and not a hub id", fix=fix)

@@ -207,7 +207,7 @@ def _default_folder(entry: Entry, of_folder: str) -> str:
 
 def _no_store(entry: Entry) -> Problem:
     reason = "what was encoded is kept in a folder or a bucket"
-    return entry.problem("type", reason=reason, fix='say "local" or "aws"')
+    return entry.problem("type", reason=reason, fix='set "local" or "aws"')
 
 
 def _usable(entry: Entry, *, problems: list[Problem]) -> bool:
@@ -221,11 +221,11 @@ def _usable(entry: Entry, *, problems: list[Problem]) -> bool:
     ]
     known = {"type": tuple(KINDS_OF_DATASET), "dataset_type": DATASET_TYPES}
     if "type" not in said:
-        problems.append(entry.problem("type", reason="it is missing", fix='say "type": "local"'))
+        problems.append(entry.problem("type", reason="it is missing", fix='set "type": "local"'))
     for key, choices in known.items():
         value = said.get(key, choices[0])
         if value not in choices:
-            fix = did_you_mean(str(value), choices, otherwise=f"say one of {', '.join(choices)}")
+            fix = did_you_mean(str(value), choices, otherwise=f"use one of {', '.join(choices)}")
             problems.append(entry.problem(key, reason="there is no such kind", fix=fix))
     return len(problems) == before
 
@@ -298,8 +298,8 @@ def _words(key: str, *, detail: ErrorDetails, known: tuple[str, ...]) -> dict[st
         choices = detail["ctx"]["expected"].replace("'", "") if "ctx" in detail else ""
         words = choices.replace(" or ", ", ").split(", ")
         return {
-            "reason": "there is no such choice",
-            "fix": did_you_mean(str(detail["input"]), words, otherwise=f"say {choices}"),
+            "reason": "not an allowed value",
+            "fix": did_you_mean(str(detail["input"]), words, otherwise=f"use {choices}"),
         }
     wanted = KINDS.get(detail["type"]) or detail["msg"].removeprefix("Input should be ")
     quoted = isinstance(detail["input"], str) and detail["type"] in UNQUOTED

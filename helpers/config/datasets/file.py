@@ -121,7 +121,7 @@ def read_entries(said: list[Any], *, file: str, config: RunConfig) -> tuple[Data
 def _wrong_choice(chosen: str | None, *, among: list[str]) -> Iterator[Problem]:
     """That no eval dataset has the id `chosen`."""
     if chosen is not None and chosen not in among:
-        otherwise = f"there are {', '.join(among)}" if among else 'say "dataset_type": "eval" in its entry'
+        otherwise = f"there are {', '.join(among)}" if among else 'set "dataset_type": "eval" in its entry'
         fix = did_you_mean(chosen, among, otherwise=otherwise)
         yield Problem(option="EVAL_DATASET_ID", value=chosen, reason="no eval dataset has this id", fix=fix)
 
@@ -135,7 +135,7 @@ def _text_stores(
     if len(entries) > 1 and len(marked) != 1:
         names = ", ".join(entry.name for entry in entries)
         reason = f"of several text_embeds entries exactly one is the default, but {len(marked)} say so"
-        fix = 'say "default": true in one of them only'
+        fix = 'set "default": true in one of them only'
         problems.append(Problem(option=f"{file}: entries {names}, key default", value="", reason=reason, fix=fix))
     if not entries:
         unsaid = Entry(file=file, name="text-embeds", said={"id": "text-embeds"})

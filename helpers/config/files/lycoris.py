@@ -82,15 +82,15 @@ def needed_lycoris(path: Path) -> LycorisConfig:
 def _of_file(said: Mapping[str, Any], *, file: str) -> Iterable[Problem]:
     yield from _group(said, keys=KEYS, where=file)
     if "algo" not in said:
-        fix = f"say one of {', '.join(ALGORITHMS)}"
+        fix = f"use one of {', '.join(ALGORITHMS)}"
         yield Problem(option=f"{file}: algo", value="", reason="not set", fix=fix)
     if said.get("multiplier", 1) != 1:
         reason = "it is no part of the finished file, which would draw otherwise elsewhere"
-        fix = "say 1, or leave it out, and choose linear_alpha"
+        fix = "use 1, or leave it out, and choose linear_alpha"
         yield Problem(option=f"{file}: multiplier", value=str(said["multiplier"]), reason=reason, fix=fix)
     preset = said.get("apply_preset")
     if not isinstance(preset, dict) or not any(preset.get(key) for key in PRESET_KEYS[:4]):
-        reason, fix = "nothing says which layers", 'say {"target_module": ["Attention", "FeedForward"]}'
+        reason, fix = "nothing says which layers", 'use {"target_module": ["Attention", "FeedForward"]}'
         yield Problem(option=f"{file}: apply_preset", value="", reason=reason, fix=fix)
         return
     yield from _group(preset, keys=PRESET_KEYS, where=f"{file}: apply_preset")
@@ -107,7 +107,7 @@ def _group(said: Mapping[str, Any], *, keys: tuple[str, ...], where: str) -> Ite
             fix = did_you_mean(key, keys, otherwise=f"the keys are {', '.join(keys)}")
             yield Problem(option=option, value=str(value), reason="there is no such key", fix=fix)
         elif key == "algo" and value not in ALGORITHMS:
-            fix = did_you_mean(str(value), ALGORITHMS, otherwise=f"say one of {', '.join(ALGORITHMS)}")
+            fix = did_you_mean(str(value), ALGORITHMS, otherwise=f"use one of {', '.join(ALGORITHMS)}")
             yield Problem(option=option, value=str(value), reason="there is no such algorithm here", fix=fix)
         elif key in NUMBERS and (isinstance(value, bool) or not isinstance(value, int | float)):
-            yield Problem(option=option, value=str(value), reason="it is not a number", fix="say a number")
+            yield Problem(option=option, value=str(value), reason="it is not a number", fix="use a number")

@@ -85,12 +85,12 @@ def _wrong(name: str, entry: Any, *, file: str) -> Iterator[Problem]:
     """Everything wrong with an entry."""
     entry = _entry(entry)
     if not isinstance(entry, dict):
-        fix = 'say a prompt in quotes, or {"prompt": "…", "seed": 1}'
+        fix = 'use a prompt in quotes, or {"prompt": "…", "seed": 1}'
         yield Problem(option=f"{file}: {name}", value="", reason="it is no prompt", fix=fix)
         return
     known = [field.name for field in fields(LibraryPrompt)]
     if "prompt" not in entry:
-        yield Problem(option=f"{file}: {name}", value="", reason="it has no prompt", fix='say "prompt": "…" in it')
+        yield Problem(option=f"{file}: {name}", value="", reason="it has no prompt", fix='set "prompt": "…" in it')
     for key, value in entry.items():
         option = f"{file}: {name}, {key}"
         if key not in known:
@@ -109,7 +109,7 @@ def _wrong_value(key: str, value: Any) -> str:
         case "seed" | "steps":
             least = 1 if key == "steps" else 0
             is_whole = is_number and isinstance(value, int) and value >= least
-            return "" if is_whole else f"it is no whole number from {least} up"
+            return "" if is_whole else f"it is not an integer from {least} up"
         case "guidance":
             return "" if is_number and value >= 0 else "it is no number from 0 up"
         case _:

@@ -102,7 +102,7 @@ class _Reader:
     def kind(self) -> str:
         kind = self.said.get("webhook_type", "")
         if kind not in KINDS:
-            fix = did_you_mean(str(kind), KINDS, otherwise='say "discord" or "raw"')
+            fix = did_you_mean(str(kind), KINDS, otherwise='set "discord" or "raw"')
             self._problem("webhook_type", value=str(kind), reason="there is no such kind of webhook", fix=fix)
         return str(kind)
 
@@ -133,13 +133,13 @@ class _Reader:
         """The events asked for by name, else by the level of older files, else all."""
         level = self.said.get("log_level")
         if level is not None and level not in LEVELS:
-            fix = did_you_mean(str(level), LEVELS, otherwise=f"say one of {', '.join(LEVELS)}, or leave it out")
+            fix = did_you_mean(str(level), LEVELS, otherwise=f"use one of {', '.join(LEVELS)}, or leave it out")
             self._problem("log_level", value=str(level), reason="there is no such level", fix=fix)
         events = self.said.get("events")
         if events is None:
             return LEVELS.get(str(level), EVENTS)
         if not isinstance(events, list):
-            self._problem("events", reason="it is no list", fix=f"say [{', '.join(EVENTS)}] or some of them, in quotes")
+            self._problem("events", reason="it is no list", fix=f"use [{', '.join(EVENTS)}] or some of them, in quotes")
             return ()
         for event in events:
             if event not in EVENTS:
@@ -150,6 +150,6 @@ class _Reader:
     def progress_steps(self) -> int:
         steps = self.said.get("progress_steps", PROGRESS_STEPS)
         if not isinstance(steps, int) or isinstance(steps, bool) or steps < 1:
-            self._problem("progress_steps", value=str(steps), reason="it is no whole number from 1 up", fix="say 100")
+            self._problem("progress_steps", value=str(steps), reason="it is not an integer from 1 up", fix="use 100")
             return PROGRESS_STEPS
         return steps

@@ -70,7 +70,7 @@ class Draft:
     def problems(self) -> list[Problem]:
         """All that the trainer would refuse."""
         reading = self.read()
-        return [*reading.problems, *check(reading.config(), unless=reading.wrong)]
+        return [*reading.problems, *check(reading.config(), skip=reading.wrong)]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -234,7 +234,7 @@ def problem_with(question: Question, draft: Draft, *, text: str) -> str:
         if found := _problem_of(option, draft.answered(question.name, text), blames=question.blames):
             return found
     elif not question.other and (choices := offered(question, draft)) and text not in [each.value for each in choices]:
-        return f"say {' or '.join(each.value for each in choices)}"
+        return f"use {' or '.join(each.value for each in choices)}"
     return question.problem(draft, text) if question.problem else ""
 
 

@@ -75,7 +75,7 @@ def _folder_problem(draft: Draft, text: str) -> str:
 
 
 def _repeats_problem(draft: Draft, text: str) -> str:
-    return "" if text.isdecimal() and text.isascii() else "say a whole number from 0 up"
+    return "" if text.isdecimal() and text.isascii() else "use a whole number from 0 up"
 
 
 def _seen(draft: Draft) -> str:
@@ -263,7 +263,7 @@ IMAGES = Chapter(
             title="Which prompt?",
             why="A name of its own for the new thing, and its kind: a photograph of mikesh, a gray cat.",
             when=lambda draft: new_file(draft) and draft["captions"] == "instanceprompt",
-            problem=lambda draft, text: "" if text.strip() else "say what the images show",
+            problem=lambda draft, text: "" if text.strip() else "use what the images show",
         ),
         Question(
             name="repeats",

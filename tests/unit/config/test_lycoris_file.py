@@ -32,7 +32,7 @@ def test_the_example_is_a_lokr() -> None:
     [
         ({"algo": "lokr", "apply_preset": PRESET, "liner_dim": 4}, "did you mean linear_dim"),
         ({"algo": "lokrr", "apply_preset": PRESET}, "did you mean lokr"),
-        ({"algo": "boft", "apply_preset": PRESET}, "say one of lokr, loha, full, lora"),
+        ({"algo": "boft", "apply_preset": PRESET}, "use one of lokr, loha, full, lora"),
         ({"apply_preset": PRESET}, "not set"),
         ({"algo": "lokr", "linear_dim": "4", "apply_preset": PRESET}, "it is not a number"),
         ({"algo": "lokr", "multiplier": 0.5, "apply_preset": PRESET}, "draw otherwise elsewhere"),

@@ -103,7 +103,7 @@ def test_a_value_of_the_wrong_kind_is_told(option: Option) -> None:
     (problem,) = problems_of(f"--{option.name}=penguin")
     assert problem.option == f"--{option.name}"
     assert problem.value == "penguin"
-    assert problem.fix.startswith("say ")
+    assert problem.fix.startswith("use ")
 
 
 @pytest.mark.parametrize("option", OPTIONS, ids=lambda option: option.name)
@@ -201,7 +201,7 @@ def test_everything_wrong_is_told_at_once() -> None:
         ("--flux", "only Stable Diffusion 3 and 3.5 are supported"),
         ("--lora_type=lycoris", "needs a file"),
         ("--delete_unwanted_images=1", "does not delete"),
-        ("--lora_init_type=loftq", "BASE_MODEL_PRECISION=no_change takes nothing"),
+        ("--lora_init_type=loftq", "BASE_MODEL_PRECISION=no_change does not quantize"),
     ],
 )
 def test_what_is_refused_is_refused_with_its_reason(word: str, reason: str) -> None:
