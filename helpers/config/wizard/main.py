@@ -113,7 +113,7 @@ def read_before(path: Path) -> ExistingConfig:
         variables = read_env_file(path, known=env_names())
     except ConfigError as error:
         return ExistingConfig(remarks=(f"\n{path} cannot be read, so everything is asked again:\n{error}",))
-    translation = translate(variables, file=str(path), words=[])
+    translation = translate(variables, file=str(path), arguments=[])
     flags = (word[2:].partition("=") for word in translation.arguments)
     settings = {name: _as_said(name, text, variables) for name, _, text in flags}
     default = LaunchOptions()

@@ -235,7 +235,7 @@ def test_what_cannot_be_is_told_by_entry_and_key(tmp_path: Path, more: dict[str,
 def test_a_text_cache_may_not_lie_among_the_images(tmp_path: Path) -> None:
     text = {"id": "t", "type": "local", "dataset_type": "text_embeds", "cache_dir": "images/text"}
     (problem,) = problems(tmp_path, [entry(tmp_path), text])
-    assert "writes nothing" in problem.reason
+    assert "nothing may be written" in problem.reason
 
 
 def test_keys_of_later_are_accepted_where_they_ask_for_nothing(tmp_path: Path) -> None:
@@ -255,7 +255,7 @@ def test_keys_of_later_are_accepted_where_they_ask_for_nothing(tmp_path: Path) -
         ('[{"id": "a", "id": "b"}]', 'the key "id" stands twice'),
         ("{}", "list of entries"),
         ("[]", "no entry names images"),
-        ("[3]", "it is no object"),
+        ("[3]", "it is not an object"),
         ('[{"resolution": NaN}]', "line 1|missing"),
     ],
 )
