@@ -25,6 +25,10 @@ Generated from the declarations in `helpers/config/options/` with `{COMMAND}`.
 Each setting has a name in `config/config.env` and a flag: `export LORA_RANK=16` or `bash train.sh --lora_rank=16`. If a
 setting is given more than once, the command line wins, then `TRAINER_EXTRA_ARGS`, then the name in the file. For a
 switch, `--allow_tf32` is the same as `--allow_tf32=true`. For the dataset file, see [DATALOADER](DATALOADER.md).
+
+`config.env` is a bash script in UTF-8: put values with spaces in quotes, and write `\\$` for a dollar sign. Lines of
+which bash would lose a part, such as `export VALIDATION_PROMPT=a cat`, are errors. Numbers without a maximum in the
+table are limited to 10⁹.
 """
 
 

@@ -17,6 +17,20 @@ ENCODED_AGAIN: dict[tuple[str, ...], str] = {
 }
 TRUE = ("true", "1", "yes")
 FALSE = ("false", "0", "no")
+MAX_NUMBER = 10**9
+"""The upper bound of every number that declares no other: what fits is computed with, without an overflow."""
+
+MAX_SEED = 2**62
+"""Seeds are added to, and must still fit into 63 bits."""
+
+MAX_STEPS = 1000
+"""Denoising steps: as many as the noise levels that SD3 was trained with."""
+
+MAX_BATCH = 10_000
+MAX_THREADS = 4096
+MAX_RANK = 8192
+"""Above the size of every layer."""
+
 KINDS = {int: "an integer", float: "a number", bool: "true or false"}
 
 
@@ -60,7 +74,8 @@ class Option:
     on_change: what a changed value means for a run that resumes.
     env: the name in `config.env`.
     choices: the allowed values; empty if the type is enough.
-    minimum, maximum: the bounds of a number, both included. above: a bound that is itself not allowed.
+    minimum, maximum: the bounds of a number, both included; without a maximum it is `MAX_NUMBER`. above: a bound that
+        is itself not allowed.
     multiple_of: what an integer must be a multiple of.
     required: whether it is an error if it is not set.
     empty_means: whether an empty text is a value, rather than the same as not set.
@@ -149,7 +164,8 @@ def read_value(option: Option, *, text: str) -> Any:
         fix = did_you_mean(text, option.choices, otherwise=f"use {wanted(option)}")
         raise WrongValue("not an allowed value", fix=fix)
     if isinstance(value, int | float) and not isinstance(value, bool) and not _within(option, value):
-        raise WrongValue(f"it must be {wanted(option)}", fix=f"use {wanted(option)}")
+        limit = "" if abs(value) <= MAX_NUMBER or option.maximum is not None else f", at most {MAX_NUMBER}"
+        raise WrongValue(f"it must be {wanted(option)}{limit}", fix=f"use {wanted(option)}{limit}")
     return value
 
 
@@ -181,12 +197,16 @@ def wanted(option: Option) -> str:
     if option.above is not None:
         words += f" above {option.above:g}"
     if option.minimum is not None and option.maximum is not None:
-        words += f" from {option.minimum:g} to {option.maximum:g}"
+        words += f" from {_digits(option.minimum)} to {_digits(option.maximum)}"
     elif option.minimum is not None:
         words += f" of at least {option.minimum:g}"
     if option.multiple_of is not None:
         words += f", a multiple of {option.multiple_of}"
     return words
+
+
+def _digits(number: float) -> str:
+    return str(number) if isinstance(number, int) else f"{number:g}"
 
 
 def _of_kind(option: Option, *, text: str) -> Any:
@@ -200,15 +220,15 @@ def _of_kind(option: Option, *, text: str) -> Any:
             value = option.kind(text)
         except ValueError:
             value = math.nan
-        if math.isfinite(value) and "_" not in text:
+        if (isinstance(value, int) or math.isfinite(value)) and "_" not in text:
             return value
     raise WrongValue(f"it is not {KINDS[option.kind]}", fix=f"use {wanted(option)}")
 
 
 def _within(option: Option, value: float) -> bool:
     return (
-        (option.minimum is None or value >= option.minimum)
-        and (option.maximum is None or value <= option.maximum)
+        (-MAX_NUMBER if option.minimum is None else option.minimum) <= value
+        and value <= (MAX_NUMBER if option.maximum is None else option.maximum)
         and (option.above is None or value > option.above)
         and (option.multiple_of is None or value % option.multiple_of == 0)
     )

@@ -1,6 +1,5 @@
 """Every secret that a run is given, to remove them from all that is shown, written or sent."""
 
-import json
 import os
 import re
 from collections.abc import Iterator, Mapping
@@ -9,6 +8,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from helpers.config.datasets.file import dataset_file_path
+from helpers.config.files.json_file import WrongJson, read_json
 from helpers.config.files.webhook import read_webhook
 from helpers.config.train_config import RunConfig
 
@@ -35,8 +35,8 @@ def _in_mapping(values: Mapping[str, Any]) -> Iterator[str]:
 def _in_json(path: Path) -> Iterator[str]:
     """The secrets in a file; mistakes in it are reported where it is read."""
     try:
-        values = json.loads(path.read_bytes())
-    except (OSError, ValueError):
+        values = read_json(path)
+    except WrongJson:
         return
     for entry in values if isinstance(values, list) else ():
         if isinstance(entry, dict):

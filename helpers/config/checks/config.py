@@ -10,6 +10,7 @@ from helpers.config.files.lycoris import read_lycoris
 from helpers.config.files.prompt_library import parse_validation_sizes, read_prompts
 from helpers.config.files.webhook import read_webhook
 from helpers.config.optimizers import LEARNING_RATE_FREE, check_optimizer_settings
+from helpers.config.option import MAX_SEED
 from helpers.config.options.output import TRACKERS
 from helpers.config.suggestions import did_you_mean
 from helpers.config.train_config import RunConfig, all_options
@@ -75,9 +76,9 @@ def _validation(config: RunConfig) -> Iterator[tuple[str, Problem]]:
     except ValueError as error:
         fix = "use 1024x1024, or a comma-separated list such as 1024x1024,1280x768"
         yield _problem("validation_resolution", value=options.validation_resolution, reason=str(error), fix=fix)
-    if options.validation_seed and not options.validation_seed.isdecimal():
-        fix = "use an integer of at least 0, or leave it empty for a new seed each time"
-        yield _problem("validation_seed", value=options.validation_seed, reason="it is not an integer", fix=fix)
+    if (seed := options.validation_seed) and not (seed.isdecimal() and len(seed) < 20 and int(seed) <= MAX_SEED):
+        fix = "use that, or leave it empty for a new seed each time"
+        yield _problem("validation_seed", value=seed, reason=f"it is not an integer from 0 to {MAX_SEED}", fix=fix)
 
     if options.user_prompt_library:
         _, problems = read_prompts(Path(options.user_prompt_library).expanduser())

@@ -1,10 +1,10 @@
 """The entries of `caption_filter_list`: text to remove, a regular expression, or `s/search/replace/`."""
 
-import json
 import re
-from json import JSONDecodeError
 from pathlib import Path
 from typing import Any
+
+from helpers.config.files.json_file import WrongJson, read_json
 
 ENDINGS = (".txt", ".json")
 SUBSTITUTION = re.compile(r"s/((?:\\.|[^/\\])*)/((?:\\.|[^/\\])*)/([gi]*)", re.DOTALL)
@@ -46,9 +46,12 @@ def _entries_of(file: Path) -> Any:
     if file.suffix.lower() not in ENDINGS:
         raise ValueError(f"a list, or the name of a .txt or .json file; {file.name} is neither")
     try:
-        text = file.read_text(encoding="utf-8")
-        return json.loads(text) if file.suffix.lower() == ".json" else [line for line in text.splitlines() if line]
+        if file.suffix.lower() == ".json":
+            return read_json(file)
+        return [line for line in file.read_text(encoding="utf-8").splitlines() if line]
+    except WrongJson as wrong:
+        raise ValueError(f"a JSON file; {file}: {wrong.reason}; {wrong.fix}") from wrong
     except OSError as error:
         raise ValueError(f"a file that can be read; {file}: {error.strerror}") from error
-    except (UnicodeDecodeError, JSONDecodeError) as error:
-        raise ValueError(f"a file of UTF-8 text or JSON; {file}: {error}") from error
+    except UnicodeDecodeError as error:
+        raise ValueError(f"a file of UTF-8 text; {file}: {error}") from error

@@ -1,10 +1,8 @@
 """Reads the dataset file: datasets with every value filled in, or all its problems at once."""
 
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
-from json import JSONDecodeError
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +15,7 @@ from helpers.config.datasets.entries import (
     sort_entries,
 )
 from helpers.config.datasets.types import EmbedsStore, ImageDataset, TextEmbedsStore
+from helpers.config.files.json_file import MissingJson, WrongJson, read_json
 from helpers.config.suggestions import did_you_mean
 from helpers.config.train_config import RunConfig
 from helpers.errors import ConfigError, Problem
@@ -150,31 +149,11 @@ def _read_list(path: Path) -> tuple[list[Any] | None, list[Problem]]:
         return None, [Problem(option="DATALOADER_CONFIG", value=str(path), reason=reason, fix=fix)]
 
     try:
-        listed = json.loads(path.read_bytes(), object_pairs_hook=_object)
-    except FileNotFoundError:
-        return problem("there is no such file", f"write it there ({CONFIG_FOLDER.name}/{FILE_NAME}.example shows how)")
-    except OSError as error:
-        return problem(f"it cannot be read: {error.strerror}", "name a file that this user may read")
-    except JSONDecodeError as error:
-        place = f"line {error.lineno}, column {error.colno}"
-        return problem(f"it is not JSON: {error.msg} ({place})", f"mend {place}; a comma too many or a missing one?")
-    except UnicodeDecodeError as error:
-        return problem(f"it is not UTF-8 text ({error.reason} at byte {error.start})", "save the file as UTF-8")
-    except RepeatedKey as error:
-        return problem(f'the key "{error}" stands twice in one entry', "remove one of the two")
+        listed = read_json(path)
+    except MissingJson as wrong:
+        return problem(wrong.reason, f"write it there ({CONFIG_FOLDER.name}/{FILE_NAME}.example shows how)")
+    except WrongJson as wrong:
+        return problem(wrong.reason, wrong.fix)
     if not isinstance(listed, list):
         return problem("it does not hold a list of entries", "put the entries between [ and ]")
     return listed, []
-
-
-class RepeatedKey(Exception):
-    """A key is set twice in one entry, so one of the two values would be lost."""
-
-
-def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    for key, value in pairs:
-        if key in found:
-            raise RepeatedKey(key)
-        found[key] = value
-    return found

@@ -1,5 +1,6 @@
 """The types of entries in the dataset file, and their keys; unknown keys and values of another type are errors."""
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
@@ -8,6 +9,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, V
 from pydantic_core import PydanticCustomError
 
 from helpers.config.datasets.caption_filters import read_filters
+from helpers.config.option import MAX_BATCH, MAX_NUMBER
 
 OUTPUT_DIR = "output_dir"
 """The key of the validation context that names the folder relative paths start at."""
@@ -47,8 +49,20 @@ def _filters(value: Any, info: ValidationInfo) -> Any:
 
 
 Folder = Annotated[Path, BeforeValidator(_absolute)]
-Positive = Annotated[float, Field(gt=0)]
-Count = Annotated[int, Field(ge=1)]
+
+
+def _name(value: Any) -> Any:
+    if isinstance(value, str) and (value in (".", "..") or not ID.fullmatch(value)):
+        raise PydanticCustomError("id", "a name of at most 100 characters, without / or \\")
+    return value
+
+
+ID = re.compile(r"[^/\\\x00-\x1f]{1,100}")
+Name = Annotated[str, BeforeValidator(_name)]
+"""An id, which names files and folders."""
+
+Positive = Annotated[float, Field(gt=0, le=MAX_NUMBER)]
+Count = Annotated[int, Field(ge=1, le=MAX_NUMBER)]
 
 
 class ImageDataset(BaseModel):
@@ -64,7 +78,7 @@ class ImageDataset(BaseModel):
     brings_captions: ClassVar[bool] = False
     """Whether captions come with the images, so that the option `caption_strategy` is for other datasets."""
 
-    id: str = Field(min_length=1)
+    id: Name = Field(min_length=1)
     cache_dir_vae: Folder
     crop: bool = False
     crop_aspect: Literal["square", "preserve", "random", "closest"] = "square"
@@ -74,12 +88,12 @@ class ImageDataset(BaseModel):
     crop_aspect_buckets: tuple[Positive, ...] = Field(default=(), strict=False)
     resolution: Positive = 1.0
     resolution_type: Literal["area", "pixel", "pixel_area"] = "area"
-    minimum_image_size: Annotated[float, Field(ge=0)] | None = None
+    minimum_image_size: Annotated[float, Field(ge=0, le=MAX_NUMBER)] | None = None
     maximum_image_size: Positive | None = None
     target_downsample_size: Positive | None = None
-    aspect_bucket_alignment: Annotated[int, Field(ge=16, multiple_of=16)] = 64
+    aspect_bucket_alignment: Annotated[int, Field(ge=16, le=4096, multiple_of=16)] = 64
     aspect_bucket_rounding: Annotated[int, Field(ge=1, le=9)] = 2
-    repeats: Annotated[int, Field(ge=0)] = 0
+    repeats: Annotated[int, Field(ge=0, le=MAX_NUMBER)] = 0
     probability: Annotated[float, Field(ge=0.0001, le=100)] = 1.0
     ignore_epochs: bool = False
     max_num_samples: Count | None = None
@@ -90,12 +104,12 @@ class ImageDataset(BaseModel):
     only_instance_prompt: bool = False
     caption_fallback: bool = False
     caption_shuffle: bool = False
-    caption_shuffle_count: Count = 4
-    caption_keep_tokens: Annotated[int, Field(ge=0)] = 0
+    caption_shuffle_count: Annotated[int, Field(ge=1, le=1000)] = 4
+    caption_keep_tokens: Annotated[int, Field(ge=0, le=MAX_NUMBER)] = 0
     caption_separator: str = Field(default=",", min_length=1)
     metadata_backend: Annotated[str, BeforeValidator(_discovered)] = "discovery"
     write_batch_size: Count = 128
-    vae_batch_size: Count = 4
+    vae_batch_size: Annotated[int, Field(ge=1, le=MAX_BATCH)] = 4
     scan_for_errors: bool = False
     skip_file_discovery: str = ""
     image_embeds: str | None = None
@@ -227,7 +241,7 @@ class EmbedsStore(BaseModel):
 
     model_config = ConfigDict(frozen=True, strict=True, extra="forbid", allow_inf_nan=False)
 
-    id: str = Field(min_length=1)
+    id: Name = Field(min_length=1)
     cache_dir: Folder
     write_batch_size: Count = 128
 

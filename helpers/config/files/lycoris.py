@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from helpers.config.files.json_file import WrongJson, read_json
 from helpers.config.suggestions import did_you_mean
 from helpers.errors import ConfigError, Problem
 
@@ -45,13 +46,9 @@ def read_lycoris(path: Path) -> tuple[LycorisConfig | None, list[Problem]]:
     """The settings in the file, or None and every problem."""
     fix = f"name a JSON file such as {EXAMPLE}"
     try:
-        content = json.loads(path.read_bytes())
-    except OSError as error:
-        reason = f"it cannot be read: {error.strerror}"
-        return None, [Problem(option="LYCORIS_CONFIG", value=str(path), reason=reason, fix=fix)]
-    except ValueError as error:
-        reason = f"it is not JSON: {error}"
-        return None, [Problem(option="LYCORIS_CONFIG", value=str(path), reason=reason, fix="mend it there")]
+        content = read_json(path, example=EXAMPLE)
+    except WrongJson as wrong:
+        return None, [wrong.problem("LYCORIS_CONFIG", value=str(path))]
     if not isinstance(content, dict):
         reason = "it does not hold one adapter between { and }"
         return None, [Problem(option="LYCORIS_CONFIG", value=str(path), reason=reason, fix=fix)]
@@ -95,7 +92,12 @@ def _of_file(content: Mapping[str, Any], *, file: str) -> Iterable[Problem]:
         return
     yield from _group(preset, keys=PRESET_KEYS, where=f"{file}: apply_preset")
     for kind in ("module_algo_map", "name_algo_map"):
-        for name, arguments in preset.get(kind, {}).items():
+        layers = preset.get(kind, {})
+        if not isinstance(layers, dict) or not all(isinstance(each, dict) for each in layers.values()):
+            fix = 'use { "Attention": { "algo": "lokr" } }'
+            yield Problem(option=f"{file}: {kind}", value="", reason="it is not an object of objects", fix=fix)
+            continue
+        for name, arguments in layers.items():
             yield from _group(arguments, keys=MAP_KEYS, where=f"{file}: {kind}, {name}")
 
 

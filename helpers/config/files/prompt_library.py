@@ -8,6 +8,8 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
+from helpers.config.files.json_file import WrongJson, read_json
+from helpers.config.option import MAX_NUMBER, MAX_SEED, MAX_STEPS
 from helpers.config.suggestions import did_you_mean
 from helpers.errors import Problem
 
@@ -49,11 +51,9 @@ def read_prompts(path: Path) -> tuple[dict[str, LibraryPrompt], list[Problem]]:
     """The prompts in the file by name, and every problem with it."""
     fix = "name a JSON file such as config/user_prompt_library.json.example"
     try:
-        content = json.loads(path.read_bytes())
-    except OSError as error:
-        return {}, [_unreadable(path, f"it cannot be read: {error.strerror}", fix)]
-    except ValueError as error:
-        return {}, [_unreadable(path, f"it is not JSON: {error}", "mend it there")]
+        content = read_json(path, example="config/user_prompt_library.json.example")
+    except WrongJson as wrong:
+        return {}, [wrong.problem("USER_PROMPT_LIBRARY", value=str(path))]
     if not isinstance(content, dict) or not content:
         return {}, [_unreadable(path, "it does not hold prompts by name between { and }", fix)]
     problems = [problem for name, entry in content.items() for problem in _wrong(name, entry, file=path.name)]
@@ -107,11 +107,11 @@ def _wrong_value(key: str, value: Any) -> str:
         case "prompt" | "negative_prompt":
             return "" if isinstance(value, str) else "it is not text in quotes"
         case "seed" | "steps":
-            least = 1 if key == "steps" else 0
-            is_whole = is_number and isinstance(value, int) and value >= least
-            return "" if is_whole else f"it is not an integer of at least {least}"
+            least, most = (1, MAX_STEPS) if key == "steps" else (0, MAX_SEED)
+            fits = is_number and isinstance(value, int) and least <= value <= most
+            return "" if fits else f"it is not an integer of at least {least} and at most {most}"
         case "guidance":
-            return "" if is_number and value >= 0 else "it is not a number of at least 0"
+            return "" if is_number and 0 <= value <= MAX_NUMBER else "it is not a number of at least 0"
         case _:
             try:
                 parse_validation_sizes(value if isinstance(value, str) else str(int(value)))
@@ -120,7 +120,7 @@ def _wrong_value(key: str, value: Any) -> str:
             return "" if isinstance(value, str) else "it is not text in quotes"
 
 
-SMALLEST_PX = 64
+SMALLEST_PX, LARGEST_PX = 64, 16384
 MULTIPLE_PX = 16
 """SD3's latents are an eighth of the image, and its transformer takes them two by two."""
 
@@ -134,11 +134,13 @@ def parse_validation_sizes(text: str) -> tuple[tuple[int, int], ...]:
 
 
 def _size(text: str) -> tuple[int, int]:
-    found = re.fullmatch(r"([0-9]+)(?:x([0-9]+))?", text.lower())
+    found = re.fullmatch(r"([0-9]{1,9})(?:x([0-9]{1,9}))?", text.lower())
     if found is None:
         raise ValueError(f"{text!r} is not a size such as 1024 or 1280x768")
     size = int(found[1]), int(found[2] or found[1])
     for edge in size:
+        if edge > LARGEST_PX:
+            raise ValueError(f"{text!r} has an edge of more than {LARGEST_PX} pixels")
         if edge < SMALLEST_PX or edge % MULTIPLE_PX:
             near = max(SMALLEST_PX, round(edge / MULTIPLE_PX) * MULTIPLE_PX)
             raise ValueError(

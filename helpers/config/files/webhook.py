@@ -3,13 +3,13 @@
 Its URL is a secret, because it gives write access. No message and no `repr` contains it.
 """
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from helpers.config.files.json_file import WrongJson, read_json
 from helpers.config.suggestions import did_you_mean
 from helpers.errors import Problem
 
@@ -63,12 +63,9 @@ def read_webhook(path: Path) -> tuple[Webhook | None, list[Problem]]:
 def _read_object(path: Path, problems: list[Problem]) -> dict[str, Any] | None:
     fix = "name a JSON file such as config/webhook.json.example"
     try:
-        content = json.loads(path.read_bytes())
-    except OSError as error:
-        problems.append(_unreadable(path, reason=f"it cannot be read: {error.strerror}", fix=fix))
-        return None
-    except ValueError as error:
-        problems.append(_unreadable(path, reason=f"it is not JSON: {error}", fix="mend it there"))
+        content = read_json(path, example="config/webhook.json.example")
+    except WrongJson as wrong:
+        problems.append(wrong.problem("WEBHOOK_CONFIG", value=str(path)))
         return None
     # Some files hold a list with one webhook.
     content = content[0] if isinstance(content, list) and len(content) == 1 else content
@@ -101,7 +98,7 @@ class _Reader:
 
     def kind(self) -> str:
         kind = self.content.get("webhook_type", "")
-        if kind not in KINDS:
+        if not isinstance(kind, str) or kind not in KINDS:
             fix = did_you_mean(str(kind), KINDS, otherwise='use "discord" or "raw"')
             self._problem("webhook_type", value=str(kind), reason="not a supported type of webhook", fix=fix)
         return str(kind)
@@ -132,7 +129,7 @@ class _Reader:
     def events(self) -> tuple[str, ...]:
         """The events set by name, else by the level of older files, else all."""
         level = self.content.get("log_level")
-        if level is not None and level not in LEVELS:
+        if level is not None and str(level) not in LEVELS:
             fix = did_you_mean(str(level), LEVELS, otherwise=f"use one of {', '.join(LEVELS)}, or leave it out")
             self._problem("log_level", value=str(level), reason="there is no such level", fix=fix)
         events = self.content.get("events")

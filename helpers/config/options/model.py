@@ -4,7 +4,7 @@ import math
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from helpers.config.option import EMBEDDINGS, LATENTS, OnResume, option
+from helpers.config.option import EMBEDDINGS, LATENTS, MAX_RANK, OnResume, option
 
 QUANTO_LEVELS = ("no_change", "int8-quanto", "int4-quanto", "int2-quanto", "fp8-quanto")
 WITHOUT = "none"
@@ -182,6 +182,7 @@ class LoraOptions:
     lora_rank: int = option(
         16,
         minimum=1,
+        maximum=MAX_RANK,
         on_resume=OnResume.REFUSE,
         requires=("model_type", ("lora",)),
         help="Rank of the LoRA. A higher rank can learn more and makes a larger file.",
@@ -278,7 +279,7 @@ class LoraOptions:
         """The names in `lora_ranks` with their ranks; raises ValueError where it is written otherwise."""
         parts = [part.partition("=") for part in self.lora_ranks.split(",") if part.strip()]
         found = tuple((name.strip(), int(rank)) for name, _, rank in parts)
-        if any(not name or rank < 1 for name, rank in found):
+        if any(not name or not 1 <= rank <= MAX_RANK for name, rank in found):
             raise ValueError(self.lora_ranks)
         return found
 

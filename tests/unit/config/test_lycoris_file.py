@@ -50,4 +50,4 @@ def test_a_slip_is_told_with_its_cure(tmp_path: Path, said: Any, hint: str) -> N
 
 def test_a_file_that_is_not_there_is_told(tmp_path: Path) -> None:
     config, (problem,) = read_lycoris(tmp_path / "none.json")
-    assert config is None and "cannot be read" in problem.reason and EXAMPLE in problem.fix
+    assert config is None and "there is no such file" in problem.reason and EXAMPLE in problem.fix

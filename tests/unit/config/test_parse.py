@@ -272,3 +272,30 @@ def test_values_that_follow_others(tmp_path: Path) -> None:
 
 def test_every_group_of_a_run_has_a_docstring_for_the_help_page() -> None:
     assert all(isinstance(group.type, type) and group.type.__doc__ for group in fields(RunConfig))
+
+
+NUMBERS = [each for each in OPTIONS if each.kind in (int, float)]
+OPTION_ENVS = {option.name: option.env for option in OPTIONS}
+
+
+@pytest.mark.parametrize("option", NUMBERS, ids=lambda option: option.name)
+@pytest.mark.parametrize("text", [str(10**30), str(10**400), "9" * 5000, "-" + str(10**30)])
+def test_every_number_has_bounds(option: Option, text: str) -> None:
+    (problem,) = problems_of(f"--{option.name}={text}")
+    assert problem.option == f"--{option.name}"
+    assert "must be" in problem.reason or "it is not a" in problem.reason
+
+
+@pytest.mark.parametrize(
+    ("flag", "text"),
+    [
+        ("validation_seed", str(2**63)),
+        ("validation_seed", "9" * 5000),
+        ("validation_resolution", "9" * 5000),
+        ("validation_resolution", "16400"),
+        ("lora_ranks", "attn.to_q=100000"),
+        ("optimizer_config", f"weight_decay={10**30}"),
+    ],
+)
+def test_numbers_in_texts_have_bounds_too(flag: str, text: str) -> None:
+    assert any(OPTION_ENVS[flag] in problem.option for problem in problems_of(f"--{flag}={text}"))
