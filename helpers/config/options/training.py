@@ -195,12 +195,12 @@ class OptimizerOptions:
 
     @property
     def settings(self) -> dict[str, Any]:
-        """The optimizer's own settings, by name; `optimizer_config` is known to be without mistakes."""
+        """The optimizer's own settings, by name; `optimizer_config` must be valid."""
         return settings_of(self.optimizer, config=self.optimizer_config)
 
     @property
     def averages(self) -> bool:
-        """Whether the weights to hand on are an average that the optimizer keeps."""
+        """Whether the resulting weights are an average that the optimizer keeps."""
         return KINDS[self.optimizer].is_schedule_free
 
 

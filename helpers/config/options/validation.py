@@ -134,12 +134,12 @@ class ValidationOptions:
 
     @property
     def skip_layers(self) -> tuple[int, ...]:
-        """The blocks to skip; raises ValueError where they are no numbers."""
+        """The blocks to skip; raises ValueError if they are not numbers."""
         return tuple(int(each) for each in self.validation_skip_layers.split(",") if each.strip())
 
     @property
     def draws(self) -> bool:
-        """Whether there is anything to draw."""
+        """Whether there is any prompt to generate images for."""
         return bool(self.validation_prompt or self.user_prompt_library or self.validation_prompt_library)
 
 
