@@ -1,7 +1,7 @@
-"""Asks what a run needs to know and writes config/config.env and the dataset file: python configure.py
+"""Asks for the settings of a run and writes config/config.env and the dataset file: python configure.py
 
 ENV=name python configure.py writes config/name/config.env instead, as ENV=name bash train.sh reads it. Without a
-terminal it reads an answer a line (helpers/config/wizard/plain.py says how).
+terminal it reads one answer per line (see helpers/config/wizard/plain.py).
 """
 
 import os
@@ -16,7 +16,7 @@ This Python has no {name}. Make the environment, and start it from there:
 
 
 def main() -> int:
-    """Start the wizard with what it may ask of the rest of the program; its exit status."""
+    """Start the wizard with the functions of the program that it uses; its exit status."""
     os.chdir(os.path.dirname(os.path.abspath(__file__)))
     try:
         from helpers.config.env.gpus import find_gpus

@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# From the env file to a running trainer. Run `bash train.sh`, from anywhere; more words are flags for train.py and win:
+# From the env file to a running trainer. Run `bash train.sh`, from anywhere; arguments are flags for
+# train.py and override the file:
 #
 #   bash train.sh --max_train_steps=10      config/config.env, or the embedded demo while there is none
 #   ENV=name bash train.sh                  config/name/config.env
@@ -20,7 +21,7 @@ if [ ! -f "$config" ]; then
     exit 1
 fi
 
-# The environment's place may stand in the env file, which is a shell script; mistakes in it are told of below.
+# The env file may set the environment's path; it is a shell script, and mistakes in it are reported below.
 if grep -q '^[^#]*VENV_PATH=' "$config"; then
     VENV_PATH="$(set +eu; eval "$(tr -d '\r' <"$config")" >/dev/null 2>&1; printf %s "${VENV_PATH:-}")"
 fi

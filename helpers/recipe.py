@@ -1,4 +1,4 @@
-"""`python -m helpers.recipe FILE`: prints the env file with which the run that wrote these weights can be repeated."""
+"""`python -m helpers.recipe FILE`: prints the env file that repeats the run which wrote these weights."""
 
 import sys
 from collections.abc import Sequence
@@ -11,7 +11,7 @@ USAGE = "usage: python -m helpers.recipe FILE > config/config.env    (a LoRA, a 
 
 
 def main(argv: Sequence[str]) -> int:
-    """Print it; the exit status: 0, 1 where the file tells of no run, 2 where none is named."""
+    """Print the env file; the exit status: 0, 1 if the file has no settings, 2 if no file is named."""
     if len(argv) != 1 or argv[0].startswith("-"):
         sys.stderr.write(USAGE)
         return 2

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Makes the Python environment this repository is tested with. Run it as often as you like: when nothing
-# changed it does nothing, and a run that was interrupted goes on where it stopped.
+# changed it does nothing, and an interrupted run resumes where it stopped.
 #
 #   bash install/setup.sh        what training needs
 #   bash install/setup.sh dev    and what the checks need
@@ -17,7 +17,7 @@ case "${1:-}" in
     *) echo "install/setup.sh: '$1' is not known; say nothing, or 'dev'." >&2; exit 2 ;;
 esac
 
-# A list that was installed whole is copied into the environment, last of all: the copy is the proof.
+# A list that was installed completely is copied into the environment, last of all: the copy is the proof.
 missing=()
 for list in "${lists[@]}"; do
     cmp -s "install/$list" "$venv/.installed-$list" || missing+=("$list")

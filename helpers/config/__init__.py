@@ -1,1 +1,1 @@
-"""What the user may say, and the checks of it; imports the standard library and pydantic only."""
+"""Settings and their checks; imports the standard library and pydantic only."""

@@ -25,11 +25,15 @@ Generated from the declarations in `helpers/config/options/` with `{COMMAND}`.
 Each setting has a name in `config/config.env` and a flag: `export LORA_RANK=16` or `bash train.sh --lora_rank=16`. If a
 setting is given more than once, the command line wins, then `TRAINER_EXTRA_ARGS`, then the name in the file. For a
 switch, `--allow_tf32` is the same as `--allow_tf32=true`. For the dataset file, see [DATALOADER](DATALOADER.md).
+
+`config.env` is a bash script in UTF-8: put values with spaces in quotes, and write `\\$` for a dollar sign. Lines of
+which bash would lose a part, such as `export VALIDATION_PROMPT=a cat`, are errors. Numbers without a maximum in the
+table are limited to 10⁹.
 """
 
 
 def reference_page() -> str:
-    """Every setting by group, then the old names: replaced, without effect, and refused."""
+    """Every setting by group, then the old names: replaced, without effect, refused."""
     groups = [(group.name, group.type) for group in fields(RunConfig)]
     titles = [_title(name) for name, _ in groups]
     contents = " · ".join(
@@ -47,12 +51,16 @@ def _group(name: str, *, options: type) -> str:
 
 def _row(option: Option, *, flag: bool) -> tuple[str, ...]:
     names = f"`{option.env}`<br>`--{option.name}`" if flag else f"`{option.env}`"
-    values = ", ".join(f"`{choice}`" for choice in option.choices) or wanted(option).removeprefix("a ")
+    values = ", ".join(f"`{choice}`" for choice in option.choices) or _without_article(wanted(option))
     by_reason: dict[str, list[str]] = {}
     for value, reason in option.refused:
         by_reason.setdefault(reason, []).append(f"`{value}`")
     refused = "".join(f" Refused: {', '.join(values)} ({reason})." for reason, values in by_reason.items())
     return names, values, default_words(option), option.help + refused
+
+
+def _without_article(words: str) -> str:
+    return words.removeprefix("an ").removeprefix("a ")
 
 
 def _title(name: str) -> str:
@@ -111,7 +119,7 @@ def help_page() -> str:
 
 def _help_lines(option: Option) -> list[str]:
     choices = option.choices or (("true", "false") if option.kind is bool else ())
-    number = KINDS.get(option.kind, "a text").removeprefix("a ").upper()
+    number = _without_article(KINDS.get(option.kind, "text")).upper()
     values = "| ".join(choices or [number, *option.words])
     default = default_words(option)
     text = f"{option.help} ({'' if option.required else 'default: '}{default}; {option.env})"

@@ -1,4 +1,4 @@
-"""Every supported optimizer: its settings, and what the program must know before it builds one."""
+"""Every supported optimizer: its settings and properties."""
 
 import math
 from collections.abc import Iterator
@@ -20,7 +20,7 @@ class OptimizerSpec:
     settings: what `optimizer_config` can set, with the defaults.
     state_bytes_per_param: optimizer state per trainable parameter.
     is_learning_rate_free: whether it finds a learning rate itself and multiplies it by the option's.
-    is_schedule_free: whether the result is an average of the weights that it keeps, not the weights it trains with.
+    is_schedule_free: whether the result is an average of the weights that it keeps, not the current weights.
     supports_fused_backward: whether it updates each weight from that weight's gradient and state alone, and counts
         steps per weight.
     package, module: the package to install and the module to import, if it needs one; else empty.
@@ -38,7 +38,7 @@ class OptimizerSpec:
 
     @property
     def is_installed(self) -> bool:
-        """Whether all that it needs is installed."""
+        """Whether the package it needs is installed."""
         return not self.module or find_spec(self.module) is not None
 
 
@@ -221,7 +221,7 @@ LEARNING_RATE_FREE = tuple(name for name, kind in KINDS.items() if kind.is_learn
 
 
 def settings_of(optimizer: str, *, config: str) -> dict[str, Any]:
-    """The optimizer's settings: what `config` says, a comma list of `key=value` without mistakes, over the defaults."""
+    """The optimizer's settings: the defaults, overridden by `config`, a valid comma-separated list of `key=value`."""
     settings = {option.name: option.default for option in KINDS[optimizer].settings}
     for key, text in _pairs(config):
         settings[key] = read_value(_options(optimizer)[key], text=text)
@@ -229,22 +229,22 @@ def settings_of(optimizer: str, *, config: str) -> dict[str, Any]:
 
 
 def check_optimizer_settings(optimizer: str, *, config: str) -> Iterator[tuple[str, str, str]]:
-    """What is wrong with `config`: the words, why, and the fix."""
+    """The mistakes in `config`: the setting, the reason and the fix."""
     options = _options(optimizer)
     seen: set[str] = set()
     for key, text in _pairs(config):
-        said = f"{key}={text}"
+        pair = f"{key}={text}"
         if key in seen:
-            yield said, "it is said before, too", "say it once"
+            yield pair, "it is set twice", "set it once"
         seen.add(key)
         if key not in options:
-            fix = did_you_mean(key, options, otherwise=f"say one of {', '.join(options)}")
-            yield said, f"{optimizer} has no setting of that name", fix
+            fix = did_you_mean(key, options, otherwise=f"use one of {', '.join(options)}")
+            yield pair, f"{optimizer} has no setting of that name", fix
             continue
         try:
             read_value(options[key], text=text)
         except WrongValue as wrong:
-            yield said, wrong.reason, wrong.fix
+            yield pair, wrong.reason, wrong.fix
 
 
 def _options(optimizer: str) -> dict[str, Option]:

@@ -1,4 +1,4 @@
-"""An option is declared once, as a field of a frozen group, with everything that the program needs to know of it."""
+"""Options, each declared once as a field of a frozen group with everything that the program needs to know about it."""
 
 import dataclasses
 import math
@@ -18,14 +18,28 @@ ENCODED_AGAIN: dict[tuple[str, ...], str] = {
 }
 TRUE = ("true", "1", "yes")
 FALSE = ("false", "0", "no")
-KINDS = {int: "a whole number", float: "a number", bool: "true or false"}
+MAX_NUMBER = 10**9
+"""The upper bound of every number that declares no other: what fits is computed with, without an overflow."""
+
+MAX_SEED = 2**62
+"""Seeds are added to, and must still fit into 63 bits."""
+
+MAX_STEPS = 1000
+"""Denoising steps: as many as the noise levels that SD3 was trained with."""
+
+MAX_BATCH = 10_000
+MAX_THREADS = 4096
+MAX_RANK = 8192
+"""Above the size of every layer."""
+
+KINDS = {int: "an integer", float: "a number", bool: "true or false"}
 
 
 class OnResume(StrEnum):
-    """What happens where a checkpoint was saved with another value."""
+    """What happens if a checkpoint was saved with another value."""
 
     REFUSE = "refuse"
-    """The saved weights, optimizer state or position would mean something else."""
+    """The checkpoint cannot be resumed: its weights, optimizer state or position would mean something else."""
     ANNOUNCE = "announce"
     """The run resumes with the new value, and reports the change."""
     IGNORE = "ignore"
@@ -36,7 +50,7 @@ class OnResume(StrEnum):
 class ChangeRule:
     """What a changed value of a setting or a dataset key means.
 
-    invalidates: what is encoded again, `LATENTS` or `EMBEDDINGS`. effect: a sentence, where these two say too little.
+    invalidates: what is encoded again, `LATENTS` or `EMBEDDINGS`. effect: a sentence, if these two are not enough.
     """
 
     on_resume: OnResume
@@ -44,7 +58,7 @@ class ChangeRule:
     effect: str = ""
 
     def describe(self) -> str:
-        """One sentence: what follows from the change."""
+        """What follows from the change, as one sentence."""
         if self.on_resume is OnResume.REFUSE:
             return "checkpoints saved with the other value cannot be resumed with this one"
         if self.effect or self.invalidates:
@@ -58,19 +72,20 @@ class Option:
     """A declared option: the field's name is the flag (`--name`) and the attribute of its group.
 
     help: one sentence that says what the setting does, and its unit.
-    on_change: what another value means for a run that resumes.
+    on_change: what a changed value means for a run that resumes.
     env: the name in `config.env`.
-    choices: every value allowed; empty where the type says enough. words: texts allowed besides a number.
-    minimum, maximum: the bounds of a number, both included. above: a bound that is itself not allowed.
-    multiple_of: what a whole number must be a multiple of.
-    required: an error where it is not set.
-    empty_means: whether an empty text is a value like others, rather than the same as not set.
-    refused: values that people set, each with the reason that it is not accepted.
-    default_with: other defaults, each with another option's name and the value of that which brings it; the first
-        that fits counts.
-    requires: another option's name and its values; with any other value of that, this option has no effect.
-    unrecorded: of an option whose default has changed, the value that a record without one stands for; where the
-        option is not set, a resumed run keeps its checkpoint's value.
+    choices: the allowed values; empty if the type is enough. words: texts allowed besides a number.
+    minimum, maximum: the bounds of a number, both included; without a maximum it is `MAX_NUMBER`. above: a bound that
+        is itself not allowed.
+    multiple_of: what an integer must be a multiple of.
+    required: whether it is an error if it is not set.
+    empty_means: whether an empty text is a value, rather than the same as not set.
+    refused: values that are not accepted, each with the reason.
+    default_with: other defaults: another option's name, the value of that option, and the default with it. The first
+        match counts.
+    requires: another option's name and the values of it with which this option has an effect.
+    unrecorded: of an option whose default has changed, the value of a record without one; if the option is not set, a
+        resumed run keeps its checkpoint's value.
     publish: whether the value is written to the header of exported weights and to the model card.
     """
 
@@ -130,7 +145,7 @@ def options_in(group: str, options: type) -> Iterator[Option]:
 
 
 class WrongValue(Exception):
-    """A text that is no value of its option; says why, and the fix."""
+    """A text that is not a value of its option, with the reason and the fix."""
 
     def __init__(self, reason: str, *, fix: str) -> None:
         super().__init__(reason)
@@ -139,21 +154,22 @@ class WrongValue(Exception):
 
 
 def read_value(option: Option, *, text: str) -> Any:
-    """The value that `text` stands for. Raises WrongValue where it is none."""
+    """The value that `text` stands for. Raises WrongValue if there is none."""
     if not text and not option.empty_means:
         if option.optional:
             return None
-        raise WrongValue("it is empty", fix=f"say {wanted(option)}, or leave it out")
+        raise WrongValue("it is empty", fix=f"use {wanted(option)}, or leave it out")
     value = _of_kind(option, text=text)
-    said = str(value).lower() if option.kind is bool else text
+    given = str(value).lower() if option.kind is bool else text
     for refused, reason in option.refused:
-        if said == refused:
-            raise WrongValue(reason, fix=f"say {wanted(option)}")
+        if given == refused:
+            raise WrongValue(reason, fix=f"use {wanted(option)}")
     if option.choices and value not in option.choices:
-        fix = did_you_mean(text, option.choices, otherwise=f"say {wanted(option)}")
-        raise WrongValue("there is no such choice", fix=fix)
+        fix = did_you_mean(text, option.choices, otherwise=f"use {wanted(option)}")
+        raise WrongValue("not an allowed value", fix=fix)
     if isinstance(value, int | float) and not isinstance(value, bool) and not _within(option, value):
-        raise WrongValue(f"it must be {wanted(option)}", fix=f"say {wanted(option)}")
+        limit = "" if abs(value) <= MAX_NUMBER or option.maximum is not None else f", at most {MAX_NUMBER}"
+        raise WrongValue(f"it must be {wanted(option)}{limit}", fix=f"use {wanted(option)}{limit}")
     return value
 
 
@@ -165,39 +181,43 @@ def recorded(option: Option, record: Mapping[str, Mapping[str, Any]], *, otherwi
 
 
 def written(value: Any) -> str:
-    """`value` as a text that `read_value` reads as the same."""
+    """`value` as the text that `read_value` turns into it again."""
     if value is None:
         return ""
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def default_words(option: Option) -> str:
-    """In words, the value that the option has where nobody says one."""
+    """The default of the option, in words."""
     if option.required:
         return "required"
-    bringing: dict[tuple[Any, str], list[str]] = {}
-    for name, said, value in option.default_with:
-        bringing.setdefault((value, name), []).append(written(said))
-    others = [f"{written(value)} with {name}={', '.join(said)}" for (value, name), said in bringing.items()]
+    by_default: dict[tuple[Any, str], list[str]] = {}
+    for name, other, value in option.default_with:
+        by_default.setdefault((value, name), []).append(written(other))
+    others = [f"{written(value)} with {name}={', '.join(values)}" for (value, name), values in by_default.items()]
     return "; ".join([written(option.default) or "none", *others])
 
 
 def wanted(option: Option) -> str:
-    """In words, the values that the option takes."""
+    """The allowed values, in words."""
     if option.choices:
         return " or ".join(filter(None, [", ".join(option.choices[:-1]), option.choices[-1]]))
     if option.kind is bool and any(text == "false" for text, _ in option.refused):
         return "true"
-    words = KINDS.get(option.kind, "a text")
+    words = KINDS.get(option.kind, "text")
     if option.above is not None:
         words += f" above {option.above:g}"
     if option.minimum is not None and option.maximum is not None:
-        words += f" from {option.minimum:g} to {option.maximum:g}"
+        words += f" from {_digits(option.minimum)} to {_digits(option.maximum)}"
     elif option.minimum is not None:
         words += f" of at least {option.minimum:g}"
     if option.multiple_of is not None:
         words += f", a multiple of {option.multiple_of}"
     return " or ".join([", ".join([words, *option.words[:-1]]), *option.words[-1:]])
+
+
+def _digits(number: float) -> str:
+    return str(number) if isinstance(number, int) else f"{number:g}"
 
 
 def _of_kind(option: Option, *, text: str) -> Any:
@@ -211,15 +231,15 @@ def _of_kind(option: Option, *, text: str) -> Any:
             value = option.kind(text)
         except ValueError:
             value = math.nan
-        if math.isfinite(value) and "_" not in text:
+        if (isinstance(value, int) or math.isfinite(value)) and "_" not in text:
             return value
-    raise WrongValue(f"it is not {KINDS[option.kind]}", fix=f"say {wanted(option)}")
+    raise WrongValue(f"it is not {KINDS[option.kind]}", fix=f"use {wanted(option)}")
 
 
 def _within(option: Option, value: float) -> bool:
     return (
-        (option.minimum is None or value >= option.minimum)
-        and (option.maximum is None or value <= option.maximum)
+        (-MAX_NUMBER if option.minimum is None else option.minimum) <= value
+        and value <= (MAX_NUMBER if option.maximum is None else option.maximum)
         and (option.above is None or value > option.above)
         and (option.multiple_of is None or value % option.multiple_of == 0)
     )

@@ -39,7 +39,7 @@ class OptionNames:
         return (option is not None and option.kind is bool) or (old is not None and old.switch)
 
     def closest(self, name: str) -> str | None:
-        """The flag that an unknown one most likely means, or whose env name it is."""
+        """The flag that an unknown name most likely means, or whose name in the env file it is."""
         env_names = {option.env.lower(): option.name for option in self.options.values()}
         return env_names.get(name.lower()) or nearest(name, (*self.options, *self.old))
 
@@ -68,13 +68,13 @@ class ParseResult:
         """The run's options; those not set have their defaults."""
         options = {option.name: option for option in all_options()}
         values = {name: self.values.get(name, option.default) for name, option in options.items()}
-        said: dict[str, dict[str, Any]] = {group.name: {} for group in fields(RunConfig)}
+        groups: dict[str, dict[str, Any]] = {group.name: {} for group in fields(RunConfig)}
         for name, option in options.items():
-            said[option.group][name] = values[name]
+            groups[option.group][name] = values[name]
             if name not in self.values:
                 fitting = (new for other, value, new in option.default_with if values[other] == value)
-                said[option.group][name] = next(fitting, values[name])
-        return RunConfig(**{group.name: group.type(**said[group.name]) for group in fields(RunConfig)})  # type: ignore[operator]
+                groups[option.group][name] = next(fitting, values[name])
+        return RunConfig(**{group.name: group.type(**groups[group.name]) for group in fields(RunConfig)})  # type: ignore[operator]
 
 
 def known_names() -> OptionNames:
@@ -82,7 +82,7 @@ def known_names() -> OptionNames:
     return OptionNames(options={o.name: o for o in all_options()}, old={old.name: old for old in OLD_NAMES})
 
 
-def read_settings(said: Iterable[RawSetting], *, guessed: Iterable[RawSetting] = ()) -> ParseResult:
+def read_settings(settings: Iterable[RawSetting], *, guessed: Iterable[RawSetting] = ()) -> ParseResult:
     """Parse settings; the last value of each counts. Problems are collected, not raised.
 
     guessed: settings under misspelt names that were already reported, by the names they most likely mean.
@@ -90,12 +90,12 @@ def read_settings(said: Iterable[RawSetting], *, guessed: Iterable[RawSetting] =
     names, reading = known_names(), ParseResult()
     guesses = {each.name: each for each in guessed}
     last: dict[str, RawSetting] = {}
-    for each in said:
+    for each in settings:
         name = each.name
         if name in names.options:
             last[name] = each
         elif name in names.old:
-            _read_old(names.old[name], said=each, last=last, reading=reading)
+            _read_old(names.old[name], setting=each, last=last, reading=reading)
         else:
             problem = Problem(
                 option=each.spelled, value=each.text, reason="there is no such setting", fix=names.suggest(name)
@@ -104,9 +104,9 @@ def read_settings(said: Iterable[RawSetting], *, guessed: Iterable[RawSetting] =
             guess = names.closest(name) or ""
             guesses[guess] = replace(each, name=guess)
     for name, each in last.items():
-        _read_last(names.options[name], said=each, reading=reading)
+        _read_last(names.options[name], setting=each, reading=reading)
     for name in guesses.keys() & names.options.keys() - last.keys():
-        _read_guess(names.options[name], said=guesses[name], reading=reading)
+        _read_guess(names.options[name], setting=guesses[name], reading=reading)
     for option in names.options.values():
         if option.required and not reading.values.get(option.name) and option.name not in reading.wrong:
             fix = f"set {option.env} in config/config.env, or pass --{option.name}=…"
@@ -114,34 +114,34 @@ def read_settings(said: Iterable[RawSetting], *, guessed: Iterable[RawSetting] =
     return reading
 
 
-def _read_last(option: Option, *, said: RawSetting, reading: ParseResult) -> None:
+def _read_last(option: Option, *, setting: RawSetting, reading: ParseResult) -> None:
     try:
-        value = read_value(option, text=said.text)
+        value = read_value(option, text=setting.text)
     except WrongValue as wrong:
         reading.wrong.add(option.name)
-        reading.problems.append(Problem(option=said.spelled, value=said.text, reason=wrong.reason, fix=wrong.fix))
+        reading.problems.append(Problem(option=setting.spelled, value=setting.text, reason=wrong.reason, fix=wrong.fix))
         return
     if value is not None:
         reading.values[option.name] = value
 
 
-def _read_guess(option: Option, *, said: RawSetting, reading: ParseResult) -> None:
+def _read_guess(option: Option, *, setting: RawSetting, reading: ParseResult) -> None:
     reading.wrong.add(option.name)
     with suppress(WrongValue):
-        reading.values[option.name] = read_value(option, text=said.text)
+        reading.values[option.name] = read_value(option, text=setting.text)
 
 
-def _read_old(old: DeprecatedOption, *, said: RawSetting, last: dict[str, RawSetting], reading: ParseResult) -> None:
-    text = said.text.strip().lower()
+def _read_old(old: DeprecatedOption, *, setting: RawSetting, last: dict[str, RawSetting], reading: ParseResult) -> None:
+    text = setting.text.strip().lower()
     if old.stands_for is not None:
         name, value = old.stands_for
         if text not in ("false", "0", "no", ""):
-            last[name] = RawSetting(name=name, text=value, spelled=said.spelled)
-            reading.remarks.append(f"{said.spelled} is now --{name}={value}")
+            last[name] = RawSetting(name=name, text=value, spelled=setting.spelled)
+            reading.remarks.append(f"{setting.spelled} is now --{name}={value}")
     elif old.harmless is None:
-        reading.remarks.append(f"{said.spelled} {old.remark}")
+        reading.remarks.append(f"{setting.spelled} {old.remark}")
     elif text not in old.harmless:
-        reading.problems.append(Problem(option=said.spelled, value=said.text, reason=old.reason, fix=old.fix))
+        reading.problems.append(Problem(option=setting.spelled, value=setting.text, reason=old.reason, fix=old.fix))
 
 
 def parse_arguments(argv: Sequence[str]) -> RunConfig:
@@ -156,7 +156,7 @@ def parse_arguments(argv: Sequence[str]) -> RunConfig:
 
 def problems_of(reading: ParseResult) -> list[Problem]:
     """Every problem with the settings and with the resulting options."""
-    return [*reading.problems, *check(reading.config(), unless=reading.wrong)]
+    return [*reading.problems, *check(reading.config(), skip=reading.wrong)]
 
 
 def log_warnings(reading: ParseResult) -> None:
@@ -167,8 +167,8 @@ def log_warnings(reading: ParseResult) -> None:
 
 def read_arguments(argv: Sequence[str]) -> ParseResult:
     """Parse a command line. Problems are collected, not raised."""
-    said, problems = split_arguments(argv)
-    reading = read_settings(said)
+    settings, problems = split_arguments(argv)
+    reading = read_settings(settings)
     reading.problems[:0] = problems
     return reading
 
@@ -181,7 +181,7 @@ def given_options(argv: Sequence[str]) -> frozenset[str]:
 def split_arguments(argv: Sequence[str], *, place: str = "") -> tuple[list[RawSetting], list[Problem]]:
     """Split `argv` into flags with values, and words that are neither. place: of the words, for messages."""
     names = known_names()
-    said: list[RawSetting] = []
+    settings: list[RawSetting] = []
     problems: list[Problem] = []
     words = list(argv)
     while words:
@@ -189,18 +189,18 @@ def split_arguments(argv: Sequence[str], *, place: str = "") -> tuple[list[RawSe
         name, equals, text = word[2:].partition("=")
         spelled = f"--{name}{place}"
         if not word.startswith("--") or not name:
-            problems.append(_stray(word, place=place, before=said, names=names))
+            problems.append(_stray(word, place=place, before=settings, names=names))
         elif equals:
-            said.append(RawSetting(name=name, text=text, spelled=spelled))
+            settings.append(RawSetting(name=name, text=text, spelled=spelled))
         elif names.stands_alone(name):
-            said.append(RawSetting(name=name, text="true", spelled=spelled))
+            settings.append(RawSetting(name=name, text="true", spelled=spelled))
         elif words and not words[0].startswith("--"):
-            said.append(RawSetting(name=name, text=words.pop(0), spelled=spelled))
+            settings.append(RawSetting(name=name, text=words.pop(0), spelled=spelled))
         elif name in names.options or name in names.old:
             problems.append(Problem(option=spelled, value="", reason="it needs a value", fix=f"write --{name}=…"))
         else:
-            said.append(RawSetting(name=name, text="", spelled=spelled))
-    return said, problems
+            settings.append(RawSetting(name=name, text="", spelled=spelled))
+    return settings, problems
 
 
 def wants_help(argv: Sequence[str]) -> bool:

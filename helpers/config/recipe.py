@@ -1,4 +1,4 @@
-"""What of a run's settings travels with its weights, and the env file that they come to again."""
+"""The settings of a run that are saved with its weights, and the env file made from them."""
 
 import json
 import shlex
@@ -11,19 +11,19 @@ from helpers.errors import ModelError
 
 SETTINGS, DATASETS, PROCESSES = "settings", "datasets", "processes"
 LOCAL_PATH = ""
-"""Stands for a path that means something on one machine only; where a person keeps things is nobody else's affair."""
+"""Saved in place of a path that exists on one machine only, and that nobody else needs to see."""
 OUTPUT = "OUTPUT_DIR"
 
 
 def published_settings(config: RunConfig, *, clean: Callable[[str], str]) -> dict[str, str]:
-    """Every setting that says what was learned, by its env name, as text. clean: a text without secrets."""
-    told = {}
+    """Every setting that may be published, by its env name, as text. clean: removes secrets from a text."""
+    published = {}
     for option in all_options():
         value = getattr(getattr(config, option.group), option.name)
         if option.publish and value is not None:
             text = written(value)
-            told[option.env] = LOCAL_PATH if _is_of_this_machine(text) else clean(text)
-    return {env: text for env, text in told.items() if text or env not in _empty_by_default()}
+            published[option.env] = LOCAL_PATH if _is_of_this_machine(text) else clean(text)
+    return {env: text for env, text in published.items() if text or env not in _empty_by_default()}
 
 
 def _empty_by_default() -> set[str]:
@@ -31,18 +31,18 @@ def _empty_by_default() -> set[str]:
 
 
 def _is_of_this_machine(text: str) -> bool:
-    """Whether it is a path from the root, the home folder or above this one, or an address."""
+    """Whether it is an absolute path, a path from the home folder or above this one, or a URL."""
     path = PurePath(text)
     return path.is_absolute() or text.startswith("~") or ".." in path.parts or "://" in text
 
 
 def config_env(header: Mapping[str, str]) -> str:
-    """The env file of the run that wrote a file with this header; what cannot be known elsewhere is commented out.
+    """The env file of the run that wrote a file with this header; settings of one machine only are commented out.
 
-    Raises ModelError where the header tells of no run.
+    Raises ModelError if the header has no settings.
     """
     if SETTINGS not in header:
-        raise ModelError("Its header tells of no settings: only what a finished run of this program leaves does.")
+        raise ModelError("Its header has no settings: only files that a finished run of this program wrote have them.")
     return "".join(f"{line}\n" for line in (*_about(header), "", *_lines(header)))
 
 
@@ -63,9 +63,9 @@ def _lines(header: Mapping[str, str]) -> Iterator[str]:
         if env not in options:
             yield f"#{line}   # this version has no such setting"
         elif env == OUTPUT:
-            yield f"#{line}   # name a folder that no run has written to"
+            yield f"#{line}   # set a folder that no run has written to"
         elif text == LOCAL_PATH:
-            yield f"#{line}   # a path on the machine of the run: say yours"
+            yield f"#{line}   # a path on the machine of the run: set your own"
         elif text != written(options[env].default):
             yield line
     if int(header.get(PROCESSES, "1")) > 1:
@@ -73,9 +73,9 @@ def _lines(header: Mapping[str, str]) -> Iterator[str]:
 
 
 def header_of(path: Path) -> Mapping[str, str]:
-    """What is said in the header of a safetensors file, or of the first in a folder that tells of settings.
+    """The header of a safetensors file, or of the first one in a folder that has settings; empty if none has.
 
-    Raises ModelError where there is none.
+    Raises ModelError if a file cannot be read.
     """
     files = sorted(path.rglob("*.safetensors")) if path.is_dir() else [path]
     headers = [_header_of_file(file) for file in files]
@@ -88,4 +88,4 @@ def _header_of_file(path: Path) -> Mapping[str, str]:
             length = int.from_bytes(file.read(8), "little")
             return json.loads(file.read(length)).get("__metadata__", {})
     except (OSError, ValueError, OverflowError, MemoryError) as error:
-        raise ModelError(f"{path} cannot be read as tensors: {error}") from error
+        raise ModelError(f"{path} cannot be read as a safetensors file: {error}") from error

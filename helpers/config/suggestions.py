@@ -1,30 +1,30 @@
-"""Which known name a misspelt one was meant to be."""
+"""Suggestions for misspelt names."""
 
 from collections.abc import Iterable
 from difflib import SequenceMatcher
 
 
 def nearest(name: str, known: Iterable[str]) -> str | None:
-    """The known name that `name` is a slip of, or None where none is near enough.
+    """The known name that `name` most likely means, or None if none is close enough.
 
-    Capitals, dashes and underscores do not count; beyond them, one slip in short names and two in long ones.
+    Case, dashes and underscores are ignored. Up to 6 letters, one edit is close enough; above, two.
     """
-    said = _plain(name)
-    near = [(distance(said, _plain(other)), -SequenceMatcher(None, name, other).ratio(), other) for other in known]
-    near = [each for each in near if each[0] <= (1 if len(said) <= 6 else 2)]
+    plain = _plain(name)
+    near = [(distance(plain, _plain(other)), -SequenceMatcher(None, name, other).ratio(), other) for other in known]
+    near = [each for each in near if each[0] <= (1 if len(plain) <= 6 else 2)]
     return min(near)[2] if near else None
 
 
 def did_you_mean(name: str, known: Iterable[str], *, otherwise: str) -> str:
-    """The fix for an unknown `name`: the nearest known one, or `otherwise`."""
+    """The fix for an unknown `name`: a question about the closest known one, or `otherwise`."""
     meant = nearest(name, known)
     return f"did you mean {meant}?" if meant else otherwise
 
 
 def distance(one: str, other: str) -> int:
-    """How many letters must be put in, left out, changed or swapped to make `one` into `other`.
+    """The number of letters to insert, delete, change or swap to turn `one` into `other`.
 
-    The optimal string alignment distance; counting stops at 3, which is far enough for every use here.
+    The optimal string alignment distance; at most 3, which is enough here.
     """
     if abs(len(one) - len(other)) > 2:
         return 3

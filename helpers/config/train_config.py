@@ -1,4 +1,4 @@
-"""The whole of what a run was told: its option groups, frozen."""
+"""The configuration of a run: its option groups, frozen."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field, fields
@@ -20,7 +20,7 @@ from helpers.config.options.validation import EvalOptions, ValidationOptions
 
 @dataclass(frozen=True, kw_only=True)
 class RunConfig:
-    """Every option's value, by group; below `train.py` a function is handed its own group only."""
+    """Every option's value, by group; below `train.py` a function receives its own group only."""
 
     model: ModelOptions = field(default_factory=ModelOptions)
     precision: PrecisionOptions = field(default_factory=PrecisionOptions)

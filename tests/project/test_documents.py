@@ -159,10 +159,10 @@ def _is_accepted(setting: str) -> bool:
 
 def _is_accepted_with(setting: str, said: dict[str, str]) -> bool:
     if setting.startswith("--"):
-        return not translate(said, file="a document", words=[setting]).problems
+        return not translate(said, file="a document", arguments=[setting]).problems
     name, _, value = setting.partition("=")
     said = said | {name: shlex.split(value)[0]}
-    return name in env_names() and not translate(said, file="a document", words=[]).problems
+    return name in env_names() and not translate(said, file="a document", arguments=[]).problems
 
 
 @pytest.mark.parametrize("document", documents(), ids=name_of)

@@ -78,29 +78,29 @@ def environment(clone: Path) -> dict[str, str]:
 
 
 def test_answers_by_keys_become_a_run_of_two_steps(clone: Path, keyboard: Keyboard, tiny_pipeline: Path) -> None:
-    keyboard.type("Where shall the results go?", "it's ours")
-    keyboard.press("What shall be trained?", ENTER)
-    keyboard.press("Which model do you start from?", UP, ENTER)  # past the first is the last: another
+    keyboard.type("Where should the results go?", "it's ours")
+    keyboard.press("What do you want to train?", ENTER)
+    keyboard.press("Which base model?", UP, ENTER)  # past the first is the last: another
     keyboard.type(TYPED_INSTEAD, "no/such/model/here")
     keyboard.type("there is no such folder", str(tiny_pipeline))
-    keyboard.press("Which kind of adapter?", ENTER)
-    keyboard.press("What rank shall the LoRA have?", ENTER)
-    keyboard.press("What shall the LoRA be attached to?", ESCAPE)
-    keyboard.press("What rank shall the LoRA have?", UP, ENTER)
-    keyboard.press("What shall the LoRA be attached to?", DOWN, ENTER)
-    keyboard.press("Shall it be a DoRA?", ENTER)
+    keyboard.press("Which type of adapter?", ENTER)
+    keyboard.press("Which LoRA rank?", ENTER)
+    keyboard.press("Which layers should the LoRA train?", ESCAPE)
+    keyboard.press("Which LoRA rank?", UP, ENTER)
+    keyboard.press("Which layers should the LoRA train?", DOWN, ENTER)
+    keyboard.press("Use DoRA?", ENTER)
     keyboard.type("Which folder holds your images?", "colors")
-    keyboard.press("How large shall they be trained at?", DOWN, ENTER)
+    keyboard.press("Which training resolution?", DOWN, ENTER)
     keyboard.type(TYPED_INSTEAD, "0.005")
     for title in (
-        "How shall they be cut?",
-        "What says what they show?",
+        "How should images be cropped?",
+        "Where do the captions come from?",
         "How often more than once",
         "encoded images",
     ):
         keyboard.press(title, ENTER)
-    keyboard.press("And encoded captions?", ENTER)
-    keyboard.press("How do you want to say how long", ENTER)
+    keyboard.press("Where should encoded captions be cached?", ENTER)
+    keyboard.press("Set the length in steps", ENTER)
     keyboard.type("How many steps?", "2")
     write_the_rest_as_proposed(keyboard)
     said, status = keyboard.ended()
@@ -131,9 +131,9 @@ def write_the_rest_as_proposed(keyboard: Keyboard) -> None:
 
 @pytest.mark.parametrize("keys", [(ENTER, CTRL_C), (CLEAR, CTRL_D)], ids=["ctrl-c at a list", "ctrl-d at a text"])
 def test_leaving_leaves_everything_as_it_was(keys: tuple[str, ...], clone: Path, keyboard: Keyboard) -> None:
-    keyboard.press("Where shall the results go?", keys[0])
+    keyboard.press("Where should the results go?", keys[0])
     if keys[0] == ENTER:
-        keyboard.press("What shall be trained?")
+        keyboard.press("What do you want to train?")
     keyboard.child.send(keys[1])
     said, status = keyboard.ended()
     assert status == 130
@@ -160,7 +160,7 @@ def test_plain_lines_are_answers(clone: Path) -> None:
     start = ("", "", "SD3 medium", "", "5", "<", "many", "32", "", "")
     finished = plain(clone, *start, "colors", *[""] * 60)
     assert finished.returncode == 0, finished.stdout + finished.stderr
-    assert "many will not do: it is not a whole number" in finished.stdout
+    assert "many is not valid: it is not an integer" in finished.stdout
     assert finished.stdout.rstrip().endswith("ENV=plain bash train.sh")
     env = (clone / "config" / "plain" / "config.env").read_text()
     assert "export LORA_RANK=32\n" in env
@@ -178,27 +178,27 @@ def answered(asked: str, answers: dict[str, str]) -> list[str]:
     """An empty line for every question that was asked before, but for those of `answers`; a dataset file is kept."""
     titles = re.findall(r"^\[.*?, \d+ of \d+\] (.*)$", asked, flags=re.MULTILINE)
     kept = [title for title in dict.fromkeys(titles) if title not in IMAGES_ASKED]
-    place = kept.index(next(title for title in kept if title.startswith("How do you want")))
+    place = kept.index(next(title for title in kept if title.startswith("Set the length")))
     kept.insert(place, "the dataset file")
     return [next((text for start, text in answers.items() if title.startswith(start)), "") for title in kept]
 
 
 IMAGES_ASKED = (
     "Which folder holds your images?",
-    "How large shall they be trained at?",
-    "How shall they be cut?",
-    "Some images are less than half that size. What of them?",
-    "What says what they show?",
-    "How often more than once is each image shown in an epoch?",
-    "Where shall encoded images be kept?",
-    "And encoded captions?",
+    "Which training resolution?",
+    "How should images be cropped?",
+    "Some images are less than half that size. What to do with them?",
+    "Where do the captions come from?",
+    "How many repeats per epoch?",
+    "Where should encoded images be cached?",
+    "Where should encoded captions be cached?",
 )
 
 
 def test_lines_that_end_too_early_write_nothing_and_start_no_torch(clone: Path) -> None:
     finished = plain(clone, "somewhere", flags=("-X", "importtime"))
     assert finished.returncode == 1
-    assert "nothing was written: What shall be trained?" in finished.stderr
+    assert "nothing was written: What do you want to train?" in finished.stderr
     assert list((clone / "config").iterdir()) == []
     imported = re.findall(r"\| +(\S+)$", finished.stderr, flags=re.MULTILINE)
     assert "helpers.config.wizard.main" in imported

@@ -1,1 +1,1 @@
-"""The dataset file: its types, its entries and their checks."""
+"""The dataset file: its types, entries and checks."""

@@ -1,38 +1,37 @@
-"""What `caption_filter_list` says, entry by entry: text to remove, a regular expression, or `s/search/replace/`."""
+"""The entries of `caption_filter_list`: text to remove, a regular expression, or `s/search/replace/`."""
 
-import json
 import re
-from json import JSONDecodeError
 from pathlib import Path
 from typing import Any
 
+from helpers.config.files.json_file import WrongJson, read_json
+
 ENDINGS = (".txt", ".json")
 SUBSTITUTION = re.compile(r"s/((?:\\.|[^/\\])*)/((?:\\.|[^/\\])*)/([gi]*)", re.DOTALL)
-OF_EXPRESSIONS = frozenset("\\^$*+[]{}|")
-"""Characters that make an entry a regular expression: text that is to be removed as it stands seldom has them."""
+REGEX_CHARACTERS = frozenset("\\^$*+[]{}|")
+"""An entry with one of these characters is a regular expression; literal text to remove seldom has them."""
 
 
 def compiled(entry: str) -> tuple[re.Pattern[str], str]:
-    """What an entry searches, and what is put there. Raises re.error for a wrong expression or replacement.
+    """The pattern and the replacement of an entry. Raises re.error if either is invalid.
 
-    `s/search/replace/` replaces what an expression finds, everywhere, with \\1 for its first group; a trailing `i` lets
-    capitals and small letters be the same.
+    `s/search/replace/` replaces every match, with \\1 for the first group; a trailing `i` ignores case.
     """
-    if said := SUBSTITUTION.fullmatch(entry):
-        search, replacement, flags = said.groups()
+    if substitution := SUBSTITUTION.fullmatch(entry):
+        search, replacement, flags = substitution.groups()
         pattern = re.compile(search.replace("\\/", "/"), re.IGNORECASE if "i" in flags else 0)
         replacement = replacement.replace("\\/", "/")
-        pattern.sub(replacement, "")  # a group that is not there is told of now
+        pattern.sub(replacement, "")  # raises if the replacement names a missing group
         return pattern, replacement
-    return re.compile(entry if OF_EXPRESSIONS & set(entry) else re.escape(entry)), ""
+    return re.compile(entry if REGEX_CHARACTERS & set(entry) else re.escape(entry)), ""
 
 
-def read_filters(said: Any, *, start: Path) -> Any:
-    """The entries: those of a list, or of the file that `said` names (relative to `start`); other values as they are.
+def read_filters(value: Any, *, start: Path) -> Any:
+    """The entries: `value` itself, or those of the file that it names (relative to `start`).
 
-    Raises ValueError, in words that go on from "it must be", for a file or an expression that is of no use.
+    Raises ValueError, worded to follow "it must be", if a file or an expression cannot be used.
     """
-    entries = _entries_of(Path(start / Path(said).expanduser())) if isinstance(said, str) and said else said or ()
+    entries = _entries_of(Path(start / Path(value).expanduser())) if isinstance(value, str) and value else value or ()
     for entry in entries if isinstance(entries, list | tuple) else ():
         if isinstance(entry, str):
             try:
@@ -43,13 +42,16 @@ def read_filters(said: Any, *, start: Path) -> Any:
 
 
 def _entries_of(file: Path) -> Any:
-    """One entry a line of a .txt, less the empty ones, or the list in a .json."""
+    """The lines of a .txt that are not empty, or the list in a .json."""
     if file.suffix.lower() not in ENDINGS:
         raise ValueError(f"a list, or the name of a .txt or .json file; {file.name} is neither")
     try:
-        text = file.read_text(encoding="utf-8")
-        return json.loads(text) if file.suffix.lower() == ".json" else [line for line in text.splitlines() if line]
+        if file.suffix.lower() == ".json":
+            return read_json(file)
+        return [line for line in file.read_text(encoding="utf-8").splitlines() if line]
+    except WrongJson as wrong:
+        raise ValueError(f"a JSON file; {file}: {wrong.reason}; {wrong.fix}") from wrong
     except OSError as error:
         raise ValueError(f"a file that can be read; {file}: {error.strerror}") from error
-    except (UnicodeDecodeError, JSONDecodeError) as error:
-        raise ValueError(f"a file of UTF-8 text or JSON; {file}: {error}") from error
+    except UnicodeDecodeError as error:
+        raise ValueError(f"a file of UTF-8 text; {file}: {error}") from error

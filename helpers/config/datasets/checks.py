@@ -1,4 +1,4 @@
-"""What is wrong with datasets beyond single values: folders that are not there, keys that need one another."""
+"""Checks of dataset entries beyond single values: missing folders and files, keys that depend on each other."""
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -15,8 +15,8 @@ from helpers.config.datasets.types import (
 from helpers.config.suggestions import did_you_mean
 from helpers.errors import Problem
 
-MOST_MEGAPIXELS = 100.0
-"""More than any image model trains at: whoever says more has pixels in mind."""
+MAX_MEGAPIXELS = 100.0
+"""More than any image model trains at, so a larger value was probably meant in pixels."""
 
 
 def check_datasets(
@@ -26,7 +26,7 @@ def check_datasets(
     stores: Sequence[EmbedsStore],
     output_dir: Path,
 ) -> list[Problem]:
-    """Everything wrong with the datasets beyond single values; None stands for one that could not be read."""
+    """Every problem with the datasets beyond single values; None stands for one that could not be read."""
     problems: list[Problem] = []
     for entry, dataset in images:
         problems += _store(entry, "text_embeds", known=entries.texts)
@@ -44,21 +44,21 @@ def check_datasets(
 
 
 def _store(entry: Entry, key: str, *, known: Sequence[Entry]) -> Iterator[Problem]:
-    named, ids = entry.said.get(key), [each.name for each in known]
+    named, ids = entry.values.get(key), [each.name for each in known]
     if isinstance(named, str) and named not in ids:
         fix = did_you_mean(str(named), ids, otherwise=f"remove it, or add an entry of this id and dataset_type {key}")
         yield entry.problem(key, reason=f"no {key} entry has this id", fix=fix)
-    if key == "image_embeds" and named is not None and "cache_dir_vae" in entry.said:
-        reason = f"latents are kept in {named}, as image_embeds says"
+    if key == "image_embeds" and named is not None and "cache_dir_vae" in entry.values:
+        reason = f"image_embeds already sets {named} as the cache of latents"
         yield entry.problem("cache_dir_vae", reason=reason, fix="remove one of the two")
 
 
 def _keys(entry: Entry) -> Iterator[Problem]:
-    said, missing = "aws_access_key_id", "aws_secret_access_key"
-    if (said in entry.said) != (missing in entry.said):
-        said, missing = (said, missing) if said in entry.said else (missing, said)
+    given, missing = "aws_access_key_id", "aws_secret_access_key"
+    if (given in entry.values) != (missing in entry.values):
+        given, missing = (given, missing) if given in entry.values else (missing, given)
         fix = f"add {missing}, or remove both to use the environment's AWS settings"
-        yield entry.problem(said, reason=f"it has no meaning without {missing}", fix=fix)
+        yield entry.problem(given, reason=f"it has no effect without {missing}", fix=fix)
 
 
 def _folders(
@@ -71,16 +71,16 @@ def _folders(
         yield entry.problem("instance_data_dir", reason=reason, fix=fix)
     own = images.resolve()
     if output_dir.resolve().is_relative_to(own):
-        reason = f"OUTPUT_DIR ({output_dir}) lies inside it, so the images drawn would be trained on"
+        reason = f"OUTPUT_DIR ({output_dir}) lies inside it, so generated images would be trained on"
         yield entry.problem("instance_data_dir", reason=reason, fix="move the images, or OUTPUT_DIR, elsewhere")
         return
     if dataset.cache_dir_vae.resolve().is_relative_to(own):
-        reason = "it lies inside the image folder, where this program writes nothing"
+        reason = "it is inside the image folder, where nothing may be written"
         yield entry.problem("cache_dir_vae", reason=reason, fix="name a folder outside instance_data_dir")
     for store in stores:
         if store.cache_dir.resolve().is_relative_to(own):
-            reason = f"the cache_dir of {store.id} ({store.cache_dir}) lies inside; this program writes nothing there"
-            yield entry.problem("instance_data_dir", reason=reason, fix="name a cache_dir outside of it")
+            reason = f"the cache_dir of {store.id} ({store.cache_dir}) is inside it, where nothing may be written"
+            yield entry.problem("instance_data_dir", reason=reason, fix="name a cache_dir outside it")
 
 
 def _sizes(entry: Entry, *, dataset: ImageDataset) -> Iterator[Problem]:
@@ -89,37 +89,37 @@ def _sizes(entry: Entry, *, dataset: ImageDataset) -> Iterator[Problem]:
         there, missing = "maximum_image_size", "target_downsample_size"
         if largest is None:
             there, missing = missing, there
-        yield entry.problem(there, reason=f"it has no meaning without {missing}", fix=f"say both, or remove {there}")
+        yield entry.problem(there, reason=f"it has no effect without {missing}", fix=f"use both, or remove {there}")
     elif largest is not None and shrunk is not None and shrunk > largest:
-        reason = f"it is more than maximum_image_size ({largest:g}), so it would enlarge instead of shrink"
-        yield entry.problem("target_downsample_size", reason=reason, fix="say at most maximum_image_size")
+        reason = f"it is more than maximum_image_size ({largest:g}), so images would be enlarged instead of shrunk"
+        yield entry.problem("target_downsample_size", reason=reason, fix="use at most maximum_image_size")
     if largest is not None and smallest is not None and smallest > largest:
         reason = f"it is more than maximum_image_size ({largest:g}), so no image could be used"
-        yield entry.problem("minimum_image_size", reason=reason, fix="say less than maximum_image_size")
-    if dataset.resolution_type == "area" and dataset.resolution > MOST_MEGAPIXELS:
-        reason = f"resolution_type is area, so this asks for {dataset.resolution:g} megapixels"
-        yield entry.problem("resolution", reason=reason, fix='say 1.0, or "resolution_type": "pixel"')
+        yield entry.problem("minimum_image_size", reason=reason, fix="use less than maximum_image_size")
+    if dataset.resolution_type == "area" and dataset.resolution > MAX_MEGAPIXELS:
+        reason = f"resolution_type is area, so this means {dataset.resolution:g} megapixels"
+        yield entry.problem("resolution", reason=reason, fix='use 1.0, or "resolution_type": "pixel"')
     edge = 1000 * dataset.resolution**0.5 if dataset.resolution_type == "area" else dataset.resolution
     if edge < dataset.aspect_bucket_alignment:
         reason = (
             f"an edge of {edge:.0f} pixels is less than aspect_bucket_alignment ({dataset.aspect_bucket_alignment})"
         )
         unit = "megapixels" if dataset.resolution_type == "area" else "pixels"
-        yield entry.problem("resolution", reason=reason, fix=f"say a larger resolution, in {unit}")
+        yield entry.problem("resolution", reason=reason, fix=f"use a larger resolution, in {unit}")
 
 
 def _crops(entry: Entry, *, dataset: ImageDataset) -> Iterator[Problem]:
     chosen = dataset.crop_aspect in ("random", "closest")
     if dataset.crop and chosen and not dataset.crop_aspect_buckets:
-        reason = "it chooses among crop_aspect_buckets, which are missing"
+        reason = "it selects one of crop_aspect_buckets, which is not set"
         yield entry.problem("crop_aspect", reason=reason, fix='add "crop_aspect_buckets": [0.75, 1.0, 1.5]')
     if dataset.vae_cache_clear_each_epoch and not (dataset.crop and dataset.crop_style == "random"):
-        reason = "only random crops are other ones in another epoch"
-        fix = 'leave it out, or say "crop": true and "crop_style": "random"'
+        reason = "only random crops differ between epochs"
+        fix = 'leave it out, or set "crop": true and "crop_style": "random"'
         yield entry.problem("vae_cache_clear_each_epoch", reason=reason, fix=fix)
     for word in sorted(dataset.trusted.difference(SKIPPABLE)):
-        fix = did_you_mean(word, SKIPPABLE, otherwise=f"say words of: {' '.join(SKIPPABLE)}")
-        yield entry.problem("skip_file_discovery", reason=f"{word} names nothing to skip", fix=fix)
+        fix = did_you_mean(word, SKIPPABLE, otherwise=f"use any of {' '.join(SKIPPABLE)}")
+        yield entry.problem("skip_file_discovery", reason=f"{word} cannot be skipped", fix=fix)
 
 
 def _captions(entry: Entry, *, dataset: ImageDataset) -> Iterator[Problem]:
@@ -128,37 +128,39 @@ def _captions(entry: Entry, *, dataset: ImageDataset) -> Iterator[Problem]:
         "prepend_instance_prompt": dataset.prepend_instance_prompt,
         "only_instance_prompt": dataset.only_instance_prompt,
     }
-    for key, asks in needed.items():
-        if asks and not dataset.instance_prompt:
+    for key, needs_table in needed.items():
+        if needs_table and not dataset.instance_prompt:
             yield entry.problem(key, reason="it needs an instance prompt", fix='add "instance_prompt": "…"')
 
 
-OF_TRAINING = ("repeats", "probability", "ignore_epochs", "is_regularisation_data")
+TRAINING_KEYS = ("repeats", "probability", "ignore_epochs", "is_regularisation_data")
 
 
 def check_mixing(images: Sequence[tuple[Entry, ImageDataset | None]], *, model_type: str) -> Iterator[Problem]:
-    """Everything wrong with amounts and kinds of datasets; None stands for one that could not be read."""
+    """Every problem with how datasets are combined; None stands for one that could not be read."""
     trained = [(entry, dataset) for entry, dataset in images if dataset is not None and not entry.is_eval]
     for entry, dataset in images:
         if dataset is not None and entry.is_eval:
-            yield from _kept_back(entry)
+            yield from _check_eval(entry)
     for entry, dataset in trained:
         if dataset.ignore_epochs and dataset.repeats:
-            reason = "with ignore_epochs the size of this dataset, and so its repeats, decide nothing"
-            yield entry.problem("repeats", reason=reason, fix="leave it out, and say `probability`")
+            reason = (
+                "with ignore_epochs the length of an epoch does not depend on this dataset, so repeats have no effect"
+            )
+            yield entry.problem("repeats", reason=reason, fix="remove it, and set `probability`")
         if dataset.is_regularisation_data and model_type != "lora":
-            reason = "the base model's own prediction is gone once its weights are trained in full"
-            yield entry.problem("is_regularisation_data", reason=reason, fix="say false, or MODEL_TYPE=lora")
+            reason = "it needs the base model's own prediction, which full fine-tuning does not keep"
+            yield entry.problem("is_regularisation_data", reason=reason, fix="use false, or MODEL_TYPE=lora")
     if trained and all(dataset.ignore_epochs for _, dataset in trained):
-        reason = "no dataset is left that says how long an epoch is"
-        yield trained[0][0].problem("ignore_epochs", reason=reason, fix="say false in one entry at least")
+        reason = "no dataset is left that sets the length of an epoch"
+        yield trained[0][0].problem("ignore_epochs", reason=reason, fix="use false in one entry at least")
 
 
-def _kept_back(entry: Entry) -> Iterator[Problem]:
-    for key in OF_TRAINING:
-        if entry.said.get(key):
+def _check_eval(entry: Entry) -> Iterator[Problem]:
+    for key in TRAINING_KEYS:
+        if entry.values.get(key):
             reason = "an eval dataset is never trained on"
-            yield entry.problem(key, reason=reason, fix='leave it out, or say "dataset_type": "image"')
+            yield entry.problem(key, reason=reason, fix='leave it out, or set "dataset_type": "image"')
 
 
 TABLE_ENDINGS = (".parquet", ".jsonl")
@@ -166,7 +168,7 @@ NEEDS = 'add "parquet": { "path": …, "filename_column": … }'
 
 
 def check_table(entry: Entry, *, dataset: ImageDataset) -> Iterator[Problem]:
-    """Everything wrong with the tables that a dataset's entry names, or fails to name."""
+    """Every problem with the tables that a dataset's entry names or needs."""
     match dataset:
         case LocalDataset() | S3Dataset():
             yield from _about_files(entry, dataset=dataset)
@@ -184,28 +186,28 @@ def _about_files(entry: Entry, *, dataset: LocalDataset | S3Dataset) -> Iterator
         *(each == "parquet" for each in (dataset.metadata_backend, dataset.caption_strategy)),
     )
     if table is None:
-        for key, asks in {"metadata_backend": sizes, "caption_strategy": captions}.items():
-            if asks and "parquet" not in entry.said:
-                yield entry.problem(key, reason="no table is named", fix=NEEDS)
+        for key, needs_table in {"metadata_backend": sizes, "caption_strategy": captions}.items():
+            if needs_table and "parquet" not in entry.values:
+                yield entry.problem(key, reason="no table is set", fix=NEEDS)
         return
-    said = entry.said.get("caption_strategy", dataset.caption_strategy)
-    if not sizes and not captions and said == dataset.caption_strategy:
+    strategy = entry.values.get("caption_strategy", dataset.caption_strategy)
+    if not sizes and not captions and strategy == dataset.caption_strategy:
         fix = 'add "metadata_backend": "parquet" or "caption_strategy": "parquet", or remove it'
-        yield entry.problem("parquet", reason="nothing in this entry asks for a table", fix=fix)
+        yield entry.problem("parquet", reason="nothing in this entry uses a table", fix=fix)
     if not str(table.path).endswith(TABLE_ENDINGS):
         yield entry.problem(
-            "parquet", reason=f"{table.path} is no table that is known", fix="name a .parquet or .jsonl file"
+            "parquet", reason=f"{table.path} is not a supported table", fix="name a .parquet or .jsonl file"
         )
     elif isinstance(table.path, Path) and not table.path.is_file():
         yield _no_file(entry, "parquet", path=table.path)
     if sizes and not (table.width_column and table.height_column):
         yield entry.problem(
             "parquet",
-            reason='"metadata_backend": "parquet" takes sizes from it, and their columns are not named',
-            fix='add "width_column" and "height_column" in it, or say "metadata_backend": "discovery"',
+            reason='"metadata_backend": "parquet" takes sizes from it, and their columns are not set',
+            fix='add "width_column" and "height_column" in it, or set "metadata_backend": "discovery"',
         )
     if captions and not table.caption_column:
-        yield entry.problem("parquet", reason="the column of captions is not named", fix='add "caption_column" in it')
+        yield entry.problem("parquet", reason="the column of captions is not set", fix='add "caption_column" in it')
 
 
 def _no_file(entry: Entry, key: str, *, path: Path) -> Problem:
@@ -217,4 +219,4 @@ def _hub(entry: Entry, *, dataset: HuggingFaceDataset) -> Iterator[Problem]:
     name = dataset.dataset_name
     if dataset.folder is None and (name.count("/") > 1 or name.startswith((".", "/", "~"))):
         fix = "name a folder of .parquet files, or a hub id such as owner/name"
-        yield entry.problem("dataset_name", reason="there is no such folder, and no hub id looks like it", fix=fix)
+        yield entry.problem("dataset_name", reason="no such folder, and not a hub id", fix=fix)

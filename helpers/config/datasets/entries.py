@@ -1,4 +1,4 @@
-"""One entry of the dataset file at a time: which kind it is, and its keys checked and filled in."""
+"""The entries of the dataset file: each one's type, with its keys checked and filled in."""
 
 import json
 from dataclasses import dataclass, field
@@ -43,7 +43,7 @@ FROM_DATA_OPTIONS = (
 
 KINDS = {
     "bool_type": "true or false",
-    "int_type": "a whole number",
+    "int_type": "an integer",
     "float_type": "a number",
     "string_type": "text in quotes",
     "path_type": "a folder's name in quotes",
@@ -52,7 +52,7 @@ KINDS = {
     "model_type": 'an object such as { "path": … }',
     "string_too_short": "at least one letter",
 }
-"""pydantic's kinds of mistakes, and what is wanted instead."""
+"""pydantic's types of errors, and what is expected instead."""
 
 UNQUOTED = ("bool_type", "int_type", "float_type")
 
@@ -92,48 +92,48 @@ LATER_TEXT_KEYS: dict[str, UnsupportedKey] = {}
 
 @dataclass(frozen=True, kw_only=True)
 class Entry:
-    """An entry as written, with what to call it in a message."""
+    """An entry as written, with its name for messages."""
 
     file: str
     name: str
-    said: dict[str, Any]
+    values: dict[str, Any]
 
     @property
     def is_eval(self) -> bool:
-        """Whether its images are kept back, never to be trained on."""
-        return self.said.get("dataset_type") == "eval"
+        """Whether its images are held out from training."""
+        return self.values.get("dataset_type") == "eval"
 
     def problem(self, key: str, *, reason: str, fix: str) -> Problem:
-        """What is wrong with this entry's `key`."""
-        value = json.dumps(self.said[key], ensure_ascii=False) if key in self.said and not is_secret(key) else ""
+        """A problem with this entry's `key`."""
+        value = json.dumps(self.values[key], ensure_ascii=False) if key in self.values and not is_secret(key) else ""
         return Problem(option=f"{self.file}: entry {self.name}, key {key}", value=value, reason=reason, fix=fix)
 
 
 @dataclass(frozen=True)
 class SortedEntries:
-    """The enabled entries: of images (also those kept back), of places for captions, of places for latents."""
+    """The enabled entries: of images (including eval), of text caches, of latent caches."""
 
     images: list[Entry] = field(default_factory=list)
     texts: list[Entry] = field(default_factory=list)
     latents: list[Entry] = field(default_factory=list)
 
     def of(self, dataset_type: Any) -> list[Entry]:
-        """The entries that `dataset_type` belongs to."""
+        """The list for `dataset_type`."""
         return {"text_embeds": self.texts, "image_embeds": self.latents}.get(dataset_type, self.images)
 
 
-def sort_entries(said: list[Any], *, file: str, problems: list[Problem]) -> SortedEntries:
-    """The entries by what they are for; those that cannot be used become problems."""
+def sort_entries(listed: list[Any], *, file: str, problems: list[Problem]) -> SortedEntries:
+    """The entries by dataset type; those that cannot be used become problems."""
     found = SortedEntries()
-    for number, each in enumerate(said, 1):
+    for number, each in enumerate(listed, 1):
         if not isinstance(each, dict):
             fix = 'write it as { "id": …, … }'
             problems.append(
-                Problem(option=f"{file}: entry {number}", value=str(each), reason="it is no object", fix=fix)
+                Problem(option=f"{file}: entry {number}", value=str(each), reason="it is not an object", fix=fix)
             )
             continue
         name = each.get("id")
-        entry = Entry(file=file, name=name if isinstance(name, str) and name else f"number {number}", said=each)
+        entry = Entry(file=file, name=name if isinstance(name, str) and name else f"number {number}", values=each)
         if each.get("disabled") is True or each.get("disable") is True:
             continue
         if _usable(entry, problems=problems):
@@ -145,12 +145,12 @@ def sort_entries(said: list[Any], *, file: str, problems: list[Problem]) -> Sort
 def read_image_entry(
     entry: Entry, *, config: RunConfig, output_dir: Path, problems: list[Problem]
 ) -> ImageDataset | None:
-    """The dataset that `entry` describes; None where it says too little to be checked further.
+    """The dataset that `entry` describes; None if required keys are missing.
 
-    A key with a wrong value counts as left out once it is told of, so that the other keys can be checked with it.
+    A key with a wrong value is reported and then counts as not set, so that the other keys can be checked.
     """
     defaults: dict[str, Any] = {name: getattr(config.data, name) for name in FROM_DATA_OPTIONS}
-    kind = KINDS_OF_DATASET[entry.said["type"]]
+    kind = KINDS_OF_DATASET[entry.values["type"]]
     if kind.brings_captions:
         del defaults["caption_strategy"]
     if kind is CsvDataset:
@@ -160,33 +160,33 @@ def read_image_entry(
         "write_batch_size": config.cache.write_batch_size,
         "cache_dir_vae": output_dir / "cache" / "vae" / entry.name,
     }
-    said = _without_later(entry, later=LATER_IMAGE_KEYS, also=(*EVERY_ENTRY, *ACCEPTED_ONLY), problems=problems)
-    return _validated(kind, entry, said=said, defaults=defaults, output_dir=output_dir, problems=problems)
+    values = _without_later(entry, later=LATER_IMAGE_KEYS, also=(*EVERY_ENTRY, *ACCEPTED_ONLY), problems=problems)
+    return _validated(kind, entry, values=values, defaults=defaults, output_dir=output_dir, problems=problems)
 
 
 def read_text_entry(
     entry: Entry, *, config: RunConfig, output_dir: Path, problems: list[Problem]
 ) -> TextEmbedsStore | None:
-    """The store that `entry` describes; None where it says too little."""
+    """The text cache that `entry` describes; None if required keys are missing."""
     defaults: dict[str, Any] = {
         "cache_dir": output_dir / "cache" / _default_folder(entry, "text"),
         "write_batch_size": config.cache.write_batch_size,
     }
-    kind = KINDS_OF_TEXT_STORE.get(entry.said.get("type", "local"))
+    kind = KINDS_OF_TEXT_STORE.get(entry.values.get("type", "local"))
     if kind is None:
         problems.append(_no_store(entry))
         return None
-    if not isinstance(entry.said.get("default", True), bool):
+    if not isinstance(entry.values.get("default", True), bool):
         problems.append(entry.problem("default", reason="it must be true or false", fix="write it without quotes"))
-    said = _without_later(entry, later=LATER_TEXT_KEYS, also=(*EVERY_ENTRY, "default"), problems=problems)
-    return _validated(kind, entry, said=said, defaults=defaults, output_dir=output_dir, problems=problems)
+    values = _without_later(entry, later=LATER_TEXT_KEYS, also=(*EVERY_ENTRY, "default"), problems=problems)
+    return _validated(kind, entry, values=values, defaults=defaults, output_dir=output_dir, problems=problems)
 
 
 def read_latents_entry(
     entry: Entry, *, config: RunConfig, output_dir: Path, problems: list[Problem]
 ) -> EmbedsStore | None:
-    """The place for latents that `entry` describes; None where it says too little."""
-    kind = KINDS_OF_IMAGE_STORE.get(entry.said["type"])
+    """The latent cache that `entry` describes; None if required keys are missing."""
+    kind = KINDS_OF_IMAGE_STORE.get(entry.values["type"])
     if kind is None:
         problems.append(_no_store(entry))
         return None
@@ -194,38 +194,38 @@ def read_latents_entry(
         "cache_dir": output_dir / "cache" / _default_folder(entry, f"vae/{entry.name}"),
         "write_batch_size": config.cache.write_batch_size,
     }
-    said = {key: value for key, value in entry.said.items() if key not in EVERY_ENTRY}
-    if kind is EmbedsStore and "instance_data_dir" in said:  # how a local place is called elsewhere
-        said.setdefault("cache_dir", said.pop("instance_data_dir"))
-    return _validated(kind, entry, said=said, defaults=defaults, output_dir=output_dir, problems=problems)
+    values = {key: value for key, value in entry.values.items() if key not in EVERY_ENTRY}
+    if kind is EmbedsStore and "instance_data_dir" in values:  # an older name of the key
+        values.setdefault("cache_dir", values.pop("instance_data_dir"))
+    return _validated(kind, entry, values=values, defaults=defaults, output_dir=output_dir, problems=problems)
 
 
 def _default_folder(entry: Entry, of_folder: str) -> str:
-    """The folder within `cache` of a place that names none; a bucket's mirror never lies among other files."""
-    return f"mirrors/{entry.name}" if entry.said.get("type") == "aws" else of_folder
+    """The default folder of a store within `cache`; a bucket's mirror has a folder of its own."""
+    return f"mirrors/{entry.name}" if entry.values.get("type") == "aws" else of_folder
 
 
 def _no_store(entry: Entry) -> Problem:
-    reason = "what was encoded is kept in a folder or a bucket"
-    return entry.problem("type", reason=reason, fix='say "local" or "aws"')
+    reason = "a cache is a folder or a bucket"
+    return entry.problem("type", reason=reason, fix='use "local" or "aws"')
 
 
 def _usable(entry: Entry, *, problems: list[Problem]) -> bool:
-    """Whether the entry is of a kind that is built; tells of what it says about itself wrongly."""
-    said, before = entry.said, len(problems)
-    flags = [key for key in ("disabled", "disable", "preserve_data_backend_cache", *ACCEPTED_ONLY) if key in said]
+    """Whether the type of the entry is supported; problems with its flags and types are added."""
+    values, before = entry.values, len(problems)
+    flags = [key for key in ("disabled", "disable", "preserve_data_backend_cache", *ACCEPTED_ONLY) if key in values]
     problems += [
         entry.problem(key, reason="it must be true or false", fix="write it without quotes")
         for key in flags
-        if not isinstance(said[key], bool)
+        if not isinstance(values[key], bool)
     ]
     known = {"type": tuple(KINDS_OF_DATASET), "dataset_type": DATASET_TYPES}
-    if "type" not in said:
-        problems.append(entry.problem("type", reason="it is missing", fix='say "type": "local"'))
+    if "type" not in values:
+        problems.append(entry.problem("type", reason="it is missing", fix='set "type": "local"'))
     for key, choices in known.items():
-        value = said.get(key, choices[0])
+        value = values.get(key, choices[0])
         if value not in choices:
-            fix = did_you_mean(str(value), choices, otherwise=f"say one of {', '.join(choices)}")
+            fix = did_you_mean(str(value), choices, otherwise=f"use one of {', '.join(choices)}")
             problems.append(entry.problem(key, reason="there is no such kind", fix=fix))
     return len(problems) == before
 
@@ -241,9 +241,9 @@ def _check_ids(entries: list[Entry], *, problems: list[Problem]) -> None:
 def _without_later(
     entry: Entry, *, later: dict[str, UnsupportedKey], also: tuple[str, ...], problems: list[Problem]
 ) -> dict[str, Any]:
-    """The keys that are left for the entry's own type, once those of later and of every entry are dealt with."""
+    """The keys of the entry's own type, without the unsupported ones and those of every entry."""
     left: dict[str, Any] = {}
-    for key, value in entry.said.items():
+    for key, value in entry.values.items():
         if key in also:
             continue
         if key in later:
@@ -258,14 +258,14 @@ def _validated(
     kind: type[Kind],
     entry: Entry,
     *,
-    said: dict[str, Any],
+    values: dict[str, Any],
     defaults: dict[str, Any],
     output_dir: Path,
     problems: list[Problem],
 ) -> Kind | None:
     context = {OUTPUT_DIR: output_dir}
     try:
-        return kind.model_validate(defaults | said, context=context)
+        return kind.model_validate(defaults | values, context=context)
     except ValidationError as error:
         details = error.errors(include_url=False, include_context=True)
     known = (*kind.model_fields, *EVERY_ENTRY, *ACCEPTED_ONLY, *LATER_IMAGE_KEYS)
@@ -274,13 +274,13 @@ def _validated(
         words = _words(key, detail=detail, known=known)
         problems.append(entry.problem(key, **(_words_within(detail) or words)))
     try:
-        return kind.model_validate(defaults | {k: v for k, v in said.items() if k not in wrong}, context=context)
+        return kind.model_validate(defaults | {k: v for k, v in values.items() if k not in wrong}, context=context)
     except ValidationError:
         return None
 
 
 def _words_within(detail: ErrorDetails) -> dict[str, str] | None:
-    """The reason and the fix for a finding about a key of an object within the entry; None for any other."""
+    """The reason and the fix for an error in a key of an object within the entry; None for other errors."""
     key = detail["loc"][-1]
     if len(detail["loc"]) < 2 or not isinstance(key, str):
         return None
@@ -289,7 +289,7 @@ def _words_within(detail: ErrorDetails) -> dict[str, str] | None:
 
 
 def _words(key: str, *, detail: ErrorDetails, known: tuple[str, ...]) -> dict[str, str]:
-    """The reason and the fix for one of pydantic's findings."""
+    """The reason and the fix for one of pydantic's errors."""
     if detail["type"] == "extra_forbidden":
         return {"reason": "there is no such key", "fix": did_you_mean(key, known, otherwise="remove it")}
     if detail["type"] == "missing":
@@ -298,8 +298,8 @@ def _words(key: str, *, detail: ErrorDetails, known: tuple[str, ...]) -> dict[st
         choices = detail["ctx"]["expected"].replace("'", "") if "ctx" in detail else ""
         words = choices.replace(" or ", ", ").split(", ")
         return {
-            "reason": "there is no such choice",
-            "fix": did_you_mean(str(detail["input"]), words, otherwise=f"say {choices}"),
+            "reason": "not an allowed value",
+            "fix": did_you_mean(str(detail["input"]), words, otherwise=f"use {choices}"),
         }
     wanted = KINDS.get(detail["type"]) or detail["msg"].removeprefix("Input should be ")
     quoted = isinstance(detail["input"], str) and detail["type"] in UNQUOTED

@@ -1,10 +1,8 @@
-"""From the dataset file to datasets with every value filled in, or to everything wrong with the file at once."""
+"""Reads the dataset file: datasets with every value filled in, or all its problems at once."""
 
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
-from json import JSONDecodeError
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +15,7 @@ from helpers.config.datasets.entries import (
     sort_entries,
 )
 from helpers.config.datasets.types import EmbedsStore, ImageDataset, TextEmbedsStore
+from helpers.config.files.json_file import MissingJson, WrongJson, read_json
 from helpers.config.suggestions import did_you_mean
 from helpers.config.train_config import RunConfig
 from helpers.errors import ConfigError, Problem
@@ -29,10 +28,10 @@ CONFIG_FOLDER = Path(__file__).resolve().parents[3] / "config"
 
 @dataclass(frozen=True, kw_only=True)
 class DatasetFile:
-    """What the dataset file asks to train on, what it keeps back, and where encoded captions are kept.
+    """The datasets to train on, the eval datasets, and the caches.
 
-    eval: datasets that are prepared like the others and never trained on. text_embeds: the default place for encoded
-    captions; other_text_embeds, image_embeds: places that datasets name.
+    eval: datasets that are encoded like the others and never trained on. text_embeds: the default text cache;
+    other_text_embeds, image_embeds: caches that datasets name.
     """
 
     images: tuple[ImageDataset, ...]
@@ -48,15 +47,15 @@ class DatasetFile:
 
     @property
     def text_stores(self) -> tuple[TextEmbedsStore, ...]:
-        """Every place for encoded captions, the default one first."""
+        """Every text cache, the default one first."""
         return (self.text_embeds, *self.other_text_embeds)
 
     def text_store_of(self, dataset: ImageDataset) -> TextEmbedsStore:
-        """Where the dataset's encoded captions are kept."""
+        """The text cache of the dataset."""
         return next((store for store in self.text_stores if store.id == dataset.text_embeds), self.text_embeds)
 
     def latents_of(self, dataset: ImageDataset) -> EmbedsStore:
-        """Where the dataset's latents are kept: the store that it names, else its `cache_dir_vae`."""
+        """The latent cache of the dataset: the one it names, else its `cache_dir_vae`."""
         own = EmbedsStore.model_construct(
             id=dataset.id, cache_dir=dataset.cache_dir_vae, write_batch_size=dataset.write_batch_size
         )
@@ -64,7 +63,7 @@ class DatasetFile:
 
 
 def load_datasets(config: RunConfig) -> DatasetFile:
-    """The run's datasets. Raises ConfigError, listing every problem, where the file cannot be used."""
+    """The run's datasets. Raises ConfigError, listing every problem."""
     datasets, problems = read_datasets(config)
     if datasets is None:
         raise ConfigError(problems)
@@ -72,7 +71,7 @@ def load_datasets(config: RunConfig) -> DatasetFile:
 
 
 def dataset_file_path(config: RunConfig) -> Path:
-    """The dataset file: the one named, else the output folder's, else the configuration folder's."""
+    """The dataset file: the one that is set, else the one in the output folder, else the one in `config/`."""
     if config.data.data_backend_config:
         return Path(config.data.data_backend_config).expanduser()
     in_output = Path(config.run.output_dir).expanduser() / FILE_NAME
@@ -81,17 +80,17 @@ def dataset_file_path(config: RunConfig) -> Path:
 
 
 def read_datasets(config: RunConfig) -> tuple[DatasetFile | None, list[Problem]]:
-    """The datasets, or None and all that is wrong with them."""
+    """The datasets, or None and every problem."""
     path = dataset_file_path(config)
-    said, problems = _read_list(path)
-    return read_entries(said, file=path.name, config=config) if said is not None else (None, problems)
+    listed, problems = _read_list(path)
+    return read_entries(listed, file=path.name, config=config) if listed is not None else (None, problems)
 
 
-def read_entries(said: list[Any], *, file: str, config: RunConfig) -> tuple[DatasetFile | None, list[Problem]]:
-    """The same from the list that `file` holds, or is to hold."""
+def read_entries(listed: list[Any], *, file: str, config: RunConfig) -> tuple[DatasetFile | None, list[Problem]]:
+    """The same for the list in `file`."""
     problems: list[Problem] = []
     output_dir = Path(config.run.output_dir).expanduser().absolute()
-    entries = sort_entries(said, file=file, problems=problems)
+    entries = sort_entries(listed, file=file, problems=problems)
     read: dict[str, Any] = {"config": config, "output_dir": output_dir, "problems": problems}
     images = [(entry, read_image_entry(entry, **read)) for entry in entries.images]
     texts = _text_stores(entries.texts, file=file, **read)
@@ -119,9 +118,9 @@ def read_entries(said: list[Any], *, file: str, config: RunConfig) -> tuple[Data
 
 
 def _wrong_choice(chosen: str | None, *, among: list[str]) -> Iterator[Problem]:
-    """That no eval dataset has the id `chosen`."""
+    """A problem if no eval dataset has the id `chosen`."""
     if chosen is not None and chosen not in among:
-        otherwise = f"there are {', '.join(among)}" if among else 'say "dataset_type": "eval" in its entry'
+        otherwise = f"there are {', '.join(among)}" if among else 'set "dataset_type": "eval" in its entry'
         fix = did_you_mean(chosen, among, otherwise=otherwise)
         yield Problem(option="EVAL_DATASET_ID", value=chosen, reason="no eval dataset has this id", fix=fix)
 
@@ -129,52 +128,32 @@ def _wrong_choice(chosen: str | None, *, among: list[str]) -> Iterator[Problem]:
 def _text_stores(
     entries: list[Entry], *, file: str, config: RunConfig, output_dir: Path, problems: list[Problem]
 ) -> list[TextEmbedsStore | None]:
-    """The stores, first the default one: the only entry's, the one marked so, or the output folder's own."""
+    """The text caches, the default one first: the only entry, the one marked as default, or the output folder's."""
     read = partial(read_text_entry, config=config, output_dir=output_dir, problems=problems)
-    marked = [entry for entry in entries if entry.said.get("default") is True]
+    marked = [entry for entry in entries if entry.values.get("default") is True]
     if len(entries) > 1 and len(marked) != 1:
         names = ", ".join(entry.name for entry in entries)
-        reason = f"of several text_embeds entries exactly one is the default, but {len(marked)} say so"
-        fix = 'say "default": true in one of them only'
+        reason = f"exactly one of several text_embeds entries must be the default, and {len(marked)} are"
+        fix = 'set "default": true in one of them only'
         problems.append(Problem(option=f"{file}: entries {names}, key default", value="", reason=reason, fix=fix))
     if not entries:
-        unsaid = Entry(file=file, name="text-embeds", said={"id": "text-embeds"})
-        return [read(unsaid)]
+        default = Entry(file=file, name="text-embeds", values={"id": "text-embeds"})
+        return [read(default)]
     return [read(entry) for entry in sorted(entries, key=lambda entry: entry not in marked)]
 
 
 def _read_list(path: Path) -> tuple[list[Any] | None, list[Problem]]:
-    """The file's JSON list as it stands, or None and why it cannot be read."""
+    """The list in the file, or None and why it cannot be read."""
 
     def problem(reason: str, fix: str) -> tuple[None, list[Problem]]:
         return None, [Problem(option="DATALOADER_CONFIG", value=str(path), reason=reason, fix=fix)]
 
     try:
-        said = json.loads(path.read_bytes(), object_pairs_hook=_object)
-    except FileNotFoundError:
-        return problem("there is no such file", f"write it there ({CONFIG_FOLDER.name}/{FILE_NAME}.example shows how)")
-    except OSError as error:
-        return problem(f"it cannot be read: {error.strerror}", "name a file that this user may read")
-    except JSONDecodeError as error:
-        place = f"line {error.lineno}, column {error.colno}"
-        return problem(f"it is not JSON: {error.msg} ({place})", f"mend {place}; a comma too many or a missing one?")
-    except UnicodeDecodeError as error:
-        return problem(f"it is not UTF-8 text ({error.reason} at byte {error.start})", "save the file as UTF-8")
-    except RepeatedKey as error:
-        return problem(f'the key "{error}" stands twice in one entry', "remove one of the two")
-    if not isinstance(said, list):
+        listed = read_json(path)
+    except MissingJson as wrong:
+        return problem(wrong.reason, f"write it there ({CONFIG_FOLDER.name}/{FILE_NAME}.example shows how)")
+    except WrongJson as wrong:
+        return problem(wrong.reason, wrong.fix)
+    if not isinstance(listed, list):
         return problem("it does not hold a list of entries", "put the entries between [ and ]")
-    return said, []
-
-
-class RepeatedKey(Exception):
-    """One entry says one key twice, so one of the two would be lost."""
-
-
-def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    for key, value in pairs:
-        if key in found:
-            raise RepeatedKey(key)
-        found[key] = value
-    return found
+    return listed, []

@@ -1,5 +1,6 @@
-"""What an entry of the dataset file may say, with every value's kind; unknown keys and near-kinds are errors."""
+"""The types of entries in the dataset file, and their keys; unknown keys and values of another type are errors."""
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
@@ -8,51 +9,64 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, V
 from pydantic_core import PydanticCustomError
 
 from helpers.config.datasets.caption_filters import read_filters
+from helpers.config.option import MAX_BATCH, MAX_NUMBER
 
 OUTPUT_DIR = "output_dir"
 """The key of the validation context that names the folder relative paths start at."""
 
 
-def _absolute(said: Any, info: ValidationInfo) -> Any:
-    """A path as written, as an absolute one."""
-    if isinstance(said, str) and said:
+def _absolute(value: Any, info: ValidationInfo) -> Any:
+    """The absolute path of `value`."""
+    if isinstance(value, str) and value:
         start = (info.context or {}).get(OUTPUT_DIR, Path.cwd())
-        return Path(start / Path(said).expanduser()).absolute()
-    return said
+        return Path(start / Path(value).expanduser()).absolute()
+    return value
 
 
-def _folder_or_name(said: Any, info: ValidationInfo) -> Any:
-    """The folder of that name where there is one, else what was said."""
-    path = _absolute(said, info)
-    return str(path) if isinstance(path, Path) and path.is_dir() else said
+def _folder_or_name(value: Any, info: ValidationInfo) -> Any:
+    """The folder of that name if there is one, else the name."""
+    path = _absolute(value, info)
+    return str(path) if isinstance(path, Path) and path.is_dir() else value
 
 
-def _american(said: Any) -> Any:
-    return "center" if said == "centre" else said
+def _american(value: Any) -> Any:
+    return "center" if value == "centre" else value
 
 
-def _joined(said: Any) -> Any:
-    return "instanceprompt" if said == "instance_prompt" else said
+def _joined(value: Any) -> Any:
+    return "instanceprompt" if value == "instance_prompt" else value
 
 
-def _discovered(said: Any) -> Any:
-    return "discovery" if said == "json" else said
+def _discovered(value: Any) -> Any:
+    return "discovery" if value == "json" else value
 
 
-def _filters(said: Any, info: ValidationInfo) -> Any:
+def _filters(value: Any, info: ValidationInfo) -> Any:
     try:
-        return read_filters(said, start=(info.context or {}).get(OUTPUT_DIR, Path.cwd()))
+        return read_filters(value, start=(info.context or {}).get(OUTPUT_DIR, Path.cwd()))
     except ValueError as error:
         raise PydanticCustomError("caption_filter_list", "{why}", {"why": str(error)}) from error
 
 
 Folder = Annotated[Path, BeforeValidator(_absolute)]
-Positive = Annotated[float, Field(gt=0)]
-Count = Annotated[int, Field(ge=1)]
+
+
+def _name(value: Any) -> Any:
+    if isinstance(value, str) and (value in (".", "..") or not ID.fullmatch(value)):
+        raise PydanticCustomError("id", "a name of at most 100 characters, without / or \\")
+    return value
+
+
+ID = re.compile(r"[^/\\\x00-\x1f]{1,100}")
+Name = Annotated[str, BeforeValidator(_name)]
+"""An id, which names files and folders."""
+
+Positive = Annotated[float, Field(gt=0, le=MAX_NUMBER)]
+Count = Annotated[int, Field(ge=1, le=MAX_NUMBER)]
 
 
 class ImageDataset(BaseModel):
-    """What every dataset of images says, wherever they are; what the entry left out is filled in from the options.
+    """The keys of every dataset of images; defaults come from the options.
 
     Sizes (`resolution`, `minimum_image_size`, …) are in the unit of `resolution_type`.
     """
@@ -64,7 +78,7 @@ class ImageDataset(BaseModel):
     brings_captions: ClassVar[bool] = False
     """Whether captions come with the images, so that the option `caption_strategy` is for other datasets."""
 
-    id: str = Field(min_length=1)
+    id: Name = Field(min_length=1)
     cache_dir_vae: Folder
     crop: bool = False
     crop_aspect: Literal["square", "preserve", "random", "closest"] = "square"
@@ -74,12 +88,12 @@ class ImageDataset(BaseModel):
     crop_aspect_buckets: tuple[Positive, ...] = Field(default=(), strict=False)
     resolution: Positive = 1.0
     resolution_type: Literal["area", "pixel", "pixel_area"] = "area"
-    minimum_image_size: Annotated[float, Field(ge=0)] | None = None
+    minimum_image_size: Annotated[float, Field(ge=0, le=MAX_NUMBER)] | None = None
     maximum_image_size: Positive | None = None
     target_downsample_size: Positive | None = None
-    aspect_bucket_alignment: Annotated[int, Field(ge=16, multiple_of=16)] = 64
+    aspect_bucket_alignment: Annotated[int, Field(ge=16, le=4096, multiple_of=16)] = 64
     aspect_bucket_rounding: Annotated[int, Field(ge=1, le=9)] = 2
-    repeats: Annotated[int, Field(ge=0)] = 0
+    repeats: Annotated[int, Field(ge=0, le=MAX_NUMBER)] = 0
     probability: Annotated[float, Field(ge=0.0001, le=100)] = 1.0
     ignore_epochs: bool = False
     max_num_samples: Count | None = None
@@ -90,12 +104,12 @@ class ImageDataset(BaseModel):
     only_instance_prompt: bool = False
     caption_fallback: bool = False
     caption_shuffle: bool = False
-    caption_shuffle_count: Count = 4
-    caption_keep_tokens: Annotated[int, Field(ge=0)] = 0
+    caption_shuffle_count: Annotated[int, Field(ge=1, le=1000)] = 4
+    caption_keep_tokens: Annotated[int, Field(ge=0, le=MAX_NUMBER)] = 0
     caption_separator: str = Field(default=",", min_length=1)
     metadata_backend: Annotated[str, BeforeValidator(_discovered)] = "discovery"
     write_batch_size: Count = 128
-    vae_batch_size: Count = 4
+    vae_batch_size: Annotated[int, Field(ge=1, le=MAX_BATCH)] = 4
     scan_for_errors: bool = False
     skip_file_discovery: str = ""
     image_embeds: str | None = None
@@ -108,30 +122,30 @@ class ImageDataset(BaseModel):
 
     @field_validator("caption_strategy")
     @classmethod
-    def _known_strategy(cls, said: str) -> str:
-        return _one_of(cls.caption_strategies, said)
+    def _known_strategy(cls, value: str) -> str:
+        return _one_of(cls.caption_strategies, value)
 
     @field_validator("metadata_backend")
     @classmethod
-    def _known_backend(cls, said: str) -> str:
-        return _one_of(cls.metadata_backends, said)
+    def _known_backend(cls, value: str) -> str:
+        return _one_of(cls.metadata_backends, value)
 
 
-def _one_of(choices: tuple[str, ...], said: str) -> str:
-    if said not in choices:
+def _one_of(choices: tuple[str, ...], value: str) -> str:
+    if value not in choices:
         raise PydanticCustomError("literal_error", "{expected}", {"expected": " or ".join(choices)})
-    return said
+    return value
 
 
 class FilesDataset(ImageDataset):
-    """Images that are files of their own, with text files beside them or a table about them."""
+    """Image files, with text files next to them or a table about them."""
 
     caption_strategies = ("filename", "textfile", "instanceprompt", "parquet")
     metadata_backends = ("discovery", "parquet")
 
 
 class TableColumns(BaseModel):
-    """The key `parquet`: which columns of a .parquet or .jsonl file are looked at. Sizes are of upright images."""
+    """The key `parquet`: the columns of a .parquet or .jsonl file to use. Sizes are of upright images."""
 
     model_config = ConfigDict(frozen=True, strict=True, extra="forbid")
 
@@ -144,7 +158,7 @@ class TableColumns(BaseModel):
 
 
 class TableFile(TableColumns):
-    """A table in a file of this machine."""
+    """A table in a local file."""
 
     path: Folder
 
@@ -157,7 +171,7 @@ class LocalDataset(FilesDataset):
 
 
 class S3Settings(BaseModel):
-    """Where a bucket is, and who asks; keys that are left out are the environment's, by AWS's own rules."""
+    """A bucket and its credentials; keys that are not set come from the environment, as for AWS's own tools."""
 
     aws_bucket_name: str = Field(min_length=1)
     aws_data_prefix: str = ""
@@ -180,7 +194,7 @@ class S3Dataset(S3Settings, FilesDataset):
 
 
 class CsvDataset(ImageDataset):
-    """A table of addresses, from which images are downloaded once."""
+    """A table of URLs, from which images are downloaded once."""
 
     caption_strategies = ("csv", "filename", "instanceprompt")
     brings_captions = True
@@ -194,7 +208,7 @@ class CsvDataset(ImageDataset):
 
 
 class HuggingFaceDataset(ImageDataset):
-    """A folder of parquet files that hold images, here or on the Hugging Face hub. split: None for `train`, or all."""
+    """A folder of parquet files with images, local or on the Hugging Face hub. split: None for `train`, or all."""
 
     caption_strategies = ("huggingface", "instanceprompt")
     brings_captions = True
@@ -208,7 +222,7 @@ class HuggingFaceDataset(ImageDataset):
 
     @property
     def folder(self) -> Path | None:
-        """The folder that `dataset_name` is; None where it is a name on the hub."""
+        """The folder `dataset_name`; None if it is a name on the hub."""
         path = Path(self.dataset_name)
         return path if path.is_absolute() and path.is_dir() else None
 
@@ -219,21 +233,21 @@ KINDS_OF_DATASET: Mapping[str, type[ImageDataset]] = {
     "csv": CsvDataset,
     "huggingface": HuggingFaceDataset,
 }
-"""By the entry's `type`: where images are decides what else an entry says."""
+"""By the entry's `type`, which sets where images come from."""
 
 
 class EmbedsStore(BaseModel):
-    """A place where what was encoded is kept: `cache_dir`, or a bucket that `cache_dir` mirrors."""
+    """A cache of encoded images or captions: the folder `cache_dir`, or a bucket that `cache_dir` mirrors."""
 
     model_config = ConfigDict(frozen=True, strict=True, extra="forbid", allow_inf_nan=False)
 
-    id: str = Field(min_length=1)
+    id: Name = Field(min_length=1)
     cache_dir: Folder
     write_batch_size: Count = 128
 
 
 class TextEmbedsStore(EmbedsStore):
-    """Where encoded captions are kept, and what is taken out of captions before they are encoded."""
+    """A cache of encoded captions, and the filters for captions before they are encoded."""
 
     caption_filter_list: Annotated[tuple[str, ...], BeforeValidator(_filters)] = Field(default=(), strict=False)
 
@@ -251,6 +265,6 @@ KINDS_OF_IMAGE_STORE: Mapping[str, type[EmbedsStore]] = {"local": EmbedsStore, "
 
 
 def is_secret(key: str) -> bool:
-    """Whether the value of a key of an entry, however misspelt, must never be shown."""
+    """Whether the value of an entry's key, even a misspelt one, must never be shown."""
     name = key.lower()
     return "secret" in name or (name.startswith("aws") and "key" in name)

@@ -13,7 +13,7 @@ from helpers.errors import Problem
 CONFIG_FILE = "--config_file"
 EXTRA_ARGS = "ACCELERATE_EXTRA_ARGS"
 PLAIN = Path(__file__).with_name("plain_accelerate.json")
-"""A file that asks for nothing; accelerate reads the default one unless it is given another."""
+"""A file without settings; accelerate reads the default one unless it is given another."""
 
 REQUIRED = "distributed_type"
 """The only setting without which accelerate refuses a file."""
@@ -30,7 +30,7 @@ HARMLESS = {
 
 
 def default_file(environment: Mapping[str, str]) -> Path | None:
-    """The file that `accelerate config` wrote, where it is; its place follows huggingface_hub's rules."""
+    """The file that `accelerate config` wrote, if there is one; found by huggingface_hub's rules."""
     cache = Path(environment.get("XDG_CACHE_HOME", "~/.cache")) / "huggingface"
     folder = Path(environment.get("HF_HOME", cache)).expanduser() / "accelerate"
     files = (folder / f"default_config.{ending}" for ending in ("yaml", "json"))
@@ -38,7 +38,7 @@ def default_file(environment: Mapping[str, str]) -> Path | None:
 
 
 def named_file(extra: Sequence[str]) -> Path | None:
-    """The file that words for accelerate name; None where they name none."""
+    """The file that arguments of accelerate name, if any."""
     for word, following in zip(extra, (*extra, "")[1:], strict=True):
         name, equals, value = word.partition("=")
         if name == CONFIG_FILE:
@@ -47,7 +47,7 @@ def named_file(extra: Sequence[str]) -> Path | None:
 
 
 def remarks_on(launch: LaunchOptions, *, extra: Sequence[str], environment: Mapping[str, str]) -> Iterator[str]:
-    """Lines that name, by its path, accelerate's file and what it asks for without effect; none for one that agrees."""
+    """Warnings about settings in accelerate's file that have no effect; none if they agree with the run."""
     named = named_file(extra)
     if named is not None:
         precision = (_settings(named) or {}).get("mixed_precision", "no")
@@ -61,7 +61,7 @@ def remarks_on(launch: LaunchOptions, *, extra: Sequence[str], environment: Mapp
 
 
 def problems_with_named_file(extra: Sequence[str]) -> list[Problem]:
-    """Why accelerate would fail at the file that the words of ACCELERATE_EXTRA_ARGS name; empty if it would not."""
+    """Why accelerate could not read the file that ACCELERATE_EXTRA_ARGS names; empty if it can."""
     named = named_file(extra)
     if named is None or _settings(named) is not None:
         return []
@@ -71,7 +71,7 @@ def problems_with_named_file(extra: Sequence[str]) -> list[Problem]:
 
 
 def _asked(file: Path, launch: LaunchOptions) -> str:
-    """What a file asks for that the run does not do, in words; empty where they agree."""
+    """In words, the settings of a file that differ from the run's; empty if none does."""
     settings = _settings(file)
     if settings is None:
         return "cannot be read: it is broken"
@@ -89,7 +89,7 @@ def _asked(file: Path, launch: LaunchOptions) -> str:
 
 
 def _settings(file: Path) -> dict[str, str] | None:
-    """The scalars of such a file, YAML or JSON, as they are written; None where accelerate could not read it."""
+    """The scalars of such a file, YAML or JSON, as text; None if accelerate could not read it."""
     import yaml
 
     try:

@@ -1,4 +1,4 @@
-"""What the environment says of AWS, by Amazon's own rules: variables first, then the profile in AWS's own files."""
+"""AWS settings of the environment, in AWS's own order: variables, then the profile in AWS's files."""
 
 import os
 from configparser import ConfigParser, Error
@@ -8,9 +8,9 @@ from pathlib import Path
 
 @dataclass(frozen=True, kw_only=True)
 class AwsEnvironment:
-    """What an entry may leave out.
+    """Settings for entries that do not set their own.
 
-    credentials: access key, secret and session token; None where the role of the machine is to be asked.
+    credentials: access key, secret and session token; None to use the role of the machine.
     """
 
     credentials: tuple[str, str, str | None] | None = field(repr=False)
@@ -19,7 +19,7 @@ class AwsEnvironment:
 
 
 def aws_environment() -> AwsEnvironment:
-    """The environment's settings as they are now."""
+    """The current settings of the environment."""
     name = os.environ.get("AWS_PROFILE") or "default"
     profile = _section("AWS_CONFIG_FILE", "~/.aws/config", name if name == "default" else f"profile {name}")
     profile |= _section("AWS_SHARED_CREDENTIALS_FILE", "~/.aws/credentials", name)
@@ -43,10 +43,10 @@ def _first(*variables: str) -> str | None:
 
 
 def _section(variable: str, usual: str, name: str) -> dict[str, str]:
-    """A section of the file that `variable` names, or of the usual one; empty where there is none."""
+    """A section of the file that `variable` names, else of the default file; empty if there is none."""
     parser = ConfigParser(interpolation=None)
     try:
         parser.read(Path(os.environ.get(variable) or usual).expanduser(), encoding="utf-8")
-    except (Error, UnicodeDecodeError):  # another program's file, which says nothing that is asked here
+    except (Error, UnicodeDecodeError):  # the file of another program: its mistakes are not ours to report
         return {}
     return dict(parser[name]) if parser.has_section(name) else {}

@@ -1,4 +1,4 @@
-"""The graphics cards that the machine's drivers list, found without PyTorch, whether it can use them or not."""
+"""The GPUs that the machine's drivers list, found without PyTorch, whether it can use them or not."""
 
 import os
 import re
@@ -13,7 +13,7 @@ HIDING = ("CUDA_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES")
 
 @dataclass(frozen=True, kw_only=True)
 class Gpu:
-    """A graphics card, and how much memory it has."""
+    """A GPU and its memory."""
 
     name: str
     memory_bytes: int
@@ -21,7 +21,7 @@ class Gpu:
 
 @dataclass(frozen=True, kw_only=True)
 class ListedCards:
-    """Cards of one vendor that its driver lists. driver_version: empty where the machine does not tell it."""
+    """GPUs of one vendor that its driver lists. driver_version: empty if unknown."""
 
     names: tuple[str, ...]
     driver_version: str
@@ -32,7 +32,7 @@ class ListedCards:
 
 
 def find_gpus() -> tuple[Gpu, ...]:
-    """The NVIDIA cards that the driver lists; none where there is no driver."""
+    """The NVIDIA GPUs that the driver lists; none without a driver."""
     rows = (line.rpartition(", ") for line in _nvidia_smi("name,memory.total"))
     return tuple(
         Gpu(name=name, memory_bytes=int(mebibytes) * MEBIBYTE) for name, _, mebibytes in rows if mebibytes.isdecimal()
@@ -40,10 +40,10 @@ def find_gpus() -> tuple[Gpu, ...]:
 
 
 def nvidia_cards(machine: Path = MACHINE) -> ListedCards | None:
-    """The NVIDIA cards, None where there are none.
+    """The NVIDIA GPUs, None if there are none.
 
-    `nvidia-smi` lists them; where it is missing or fails, as after a driver's update without a restart, the driver's
-    files below `machine` do.
+    Listed by `nvidia-smi`; if it is missing or fails, as after a driver update without a restart, by the driver's
+    files below `machine`.
     """
     rows = [line.rpartition(", ") for line in _nvidia_smi("name,driver_version")]
     if listed := [(name, version) for name, _, version in rows if name and re.fullmatch(r"[\d.]+", version)]:
@@ -59,7 +59,7 @@ def nvidia_cards(machine: Path = MACHINE) -> ListedCards | None:
 
 
 def amd_cards(machine: Path = MACHINE) -> ListedCards | None:
-    """The AMD cards that ROCm's driver has opened a way to, None where there are none; processors' own among them."""
+    """The AMD GPUs that ROCm's driver gives access to, including integrated ones; None if there are none."""
     node = machine / "dev/kfd"
     if not node.exists():
         return None
@@ -68,13 +68,13 @@ def amd_cards(machine: Path = MACHINE) -> ListedCards | None:
 
 
 def cards_hidden_by() -> str:
-    """The environment variable that hides every card from this process, as `NAME=value`; empty where none does."""
+    """The environment variable that hides every GPU from this process, as `NAME=value`; empty if none does."""
     hiding = (f"{name}={os.environ[name]}" for name in HIDING if os.environ.get(name, "0") in ("", "-1", "NoDevFiles"))
     return next(hiding, "")
 
 
 def _nvidia_smi(columns: str) -> list[str]:
-    """A line for each card with these columns, none where the tool is missing or fails."""
+    """A line per GPU with these columns; none if the tool is missing or fails."""
     command = ["nvidia-smi", f"--query-gpu={columns}", "--format=csv,noheader,nounits"]
     try:
         return subprocess.run(command, capture_output=True, text=True, check=True, timeout=20).stdout.splitlines()

@@ -1,4 +1,4 @@
-"""From an env file to a running `train.py`: the program that `train.sh` becomes."""
+"""From an env file to a running `train.py`: the program that `train.sh` starts."""
 
 import os
 import shlex
@@ -19,10 +19,10 @@ DEMO = Path("config/demo/config.env")
 SEVERAL = "helpers.config.env.supervise"
 
 
-def main(words: Sequence[str]) -> int:
-    """Become the trainer that `words` (an env file, then flags) ask for; 1 where something is wrong with them."""
+def main(arguments: Sequence[str]) -> int:
+    """Run the trainer with `arguments`: an env file, then flags. Returns 1 if something is wrong with them."""
     try:
-        translation = translated(Path(words[0]), flags=words[1:])
+        translation = translated(Path(arguments[0]), flags=arguments[1:])
         environment = {**os.environ, **translation.exports}
         extra = shlex.split(translation.launch.accelerate_extra_args)
         remarks = remarks_on(translation.launch, extra=extra, environment=environment)
@@ -34,7 +34,7 @@ def main(words: Sequence[str]) -> int:
 
 
 def translated(path: Path, *, flags: Sequence[str]) -> Translation:
-    """What the env file at `path` and `flags` come to. Raises ConfigError with everything wrong with them."""
+    """The env file at `path` and `flags`, translated. Raises ConfigError with every problem."""
     if wants_help(flags):
         return Translation(arguments=("--help",))
     broken: tuple[Problem, ...] = ()
@@ -43,13 +43,13 @@ def translated(path: Path, *, flags: Sequence[str]) -> Translation:
         variables = read_env_file(path, known=env_names())
     except BrokenLines as error:
         variables, broken, attempts = error.variables, error.problems, error.attempts
-    translation = translate(variables, file=str(path), words=flags, attempts=attempts)
+    translation = translate(variables, file=str(path), arguments=flags, attempts=attempts)
     if broken or translation.problems:
-        # Read here only to tell of everything at once; the trainer reads it in any case.
+        # Read here only to report every problem at once; the trainer reads it again.
         from helpers.config.load import files_of
 
-        told = add_line_numbers(translation.problems, path=path)
-        raise ConfigError([*broken, *told, *files_of(translation.reading)[1]])
+        numbered = add_line_numbers(translation.problems, path=path)
+        raise ConfigError([*broken, *numbered, *files_of(translation.reading)[1]])
     return translation
 
 
@@ -66,16 +66,16 @@ def apply_env_file(flags: Sequence[str]) -> tuple[str, ...]:
 
 
 def exec_trainer(translation: Translation, *, environment: Mapping[str, str]) -> NoReturn:
-    """Put the trainer in this process's place, so that signals reach it and its exit status is ours."""
+    """Replace this process with the trainer, so that signals reach it and its exit status is ours."""
     command = [sys.executable, *command_line(translation, environment=environment)]
     sys.stderr.flush()
     os.execve(command[0], command, environment)
 
 
 def command_line(translation: Translation, *, environment: Mapping[str, str]) -> list[str]:
-    """The words after `python`: the trainer itself where one plain process is asked for, else through accelerate.
+    """The arguments of `python`: the trainer itself for one process, else accelerate's launcher.
 
-    `accelerate launch` imports torch once more, which costs seconds, and is a process of its own.
+    `accelerate launch` is a process of its own and imports torch once more, which costs seconds.
     """
     launch = translation.launch
     extra = shlex.split(launch.accelerate_extra_args)
@@ -87,13 +87,13 @@ def command_line(translation: Translation, *, environment: Mapping[str, str]) ->
 
 
 def _accelerate_flags(launch: LaunchOptions, *, extra: Sequence[str], environment: Mapping[str, str]) -> list[str]:
-    """What is said to accelerate: where its words name a file, only what our env file says, else all it would ask.
+    """The flags of accelerate: those that our env file sets and, without a file of accelerate's, all that it needs.
 
-    `--multi_gpu` is its word for several processes, GPUs or not. Mixed precision is the trainer's own affair.
+    `--multi_gpu` means several processes, on GPUs or not. Mixed precision is set by the trainer.
     """
     by_file = named_file(extra) is not None
-    said = {"--num_processes": launch.training_num_processes, "--num_machines": launch.training_num_machines}
-    flags = [f"{name}={number or 1}" for name, number in said.items() if number or not by_file]
+    numbers = {"--num_processes": launch.training_num_processes, "--num_machines": launch.training_num_machines}
+    flags = [f"{name}={number or 1}" for name, number in numbers.items() if number or not by_file]
     flags.append("--mixed_precision=no")
     if by_file:
         return flags

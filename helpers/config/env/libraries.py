@@ -1,4 +1,4 @@
-"""The environment variables that decide how libraries behave, set before any of them is imported."""
+"""The environment variables that configure libraries, set before any of them is imported."""
 
 import os
 import sys
@@ -13,11 +13,11 @@ KERNEL = Path("/proc/version")
 
 
 def set_up_libraries() -> None:
-    """Choose LyCORIS's arithmetic and PyTorch's allocator; what the person has set for them stays.
+    """Choose LyCORIS's backend and PyTorch's allocator, unless the user has set them.
 
-    LyCORIS: on CUDA it would take its triton kernels, or compile with inductor, and give other numbers than on every
+    LyCORIS: on CUDA it would use its triton kernels, or compile with inductor, with results that differ from every
     other device. Its plain PyTorch code needs no compiler.
-    The allocator: segments that grow leave less memory reserved and unused where sizes differ from batch to batch.
+    The allocator: expandable segments leave less memory reserved and unused if sizes differ between batches.
     """
     os.environ.setdefault(LYCORIS_BACKEND, "torch")
     if segments_can_grow(version("torch")) and not any(name in os.environ for name in ALLOCATOR_NAMES):
@@ -25,10 +25,10 @@ def set_up_libraries() -> None:
 
 
 def segments_can_grow(pytorch: str, *, kernel: Path = KERNEL) -> bool:
-    """Whether a CUDA device may have such segments here, with PyTorch of this version.
+    """Whether a CUDA device can use expandable segments here, with PyTorch of this version.
 
     On Linux, but not on WSL, whose NVIDIA drivers before 615 fail at the first allocation (pytorch/pytorch issue
-    192330), and not with ROCm, where it was never tried. kernel: the file that names the system's kernel.
+    192330), and not with ROCm, where it was not tested. kernel: the file that names the system's kernel.
     """
     if sys.platform != "linux" or "rocm" in pytorch:
         return False

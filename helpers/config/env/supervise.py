@@ -1,8 +1,8 @@
-"""Stands between `train.sh` and accelerate's launcher where a run has several processes.
+"""Runs accelerate's launcher for runs with several processes.
 
-The launcher by itself gives processes that were asked to end 30 seconds, in which a large checkpoint is not written,
-and ends with a traceback of its own below the error that ended the run. This passes signals on and waits; its exit
-status is that of the first process that failed.
+The launcher itself gives processes 30 seconds to end, too little to write a large checkpoint, and prints a traceback
+of its own below the error that ended the run. This forwards signals and waits; its exit status is that of the first
+process that failed.
 """
 
 import os
@@ -24,8 +24,8 @@ EXIT_STATUS_OF_SIGNAL = 128
 
 
 def main() -> int:
-    """Launch what the words say; the exit status: 0, or that of the process which failed first."""
-    os.environ["PET_SIGNALS_TO_HANDLE"] = "SIGHUP,SIGQUIT"  # the others are heard here
+    """Run the launcher; the exit status: 0, or that of the process which failed first."""
+    os.environ["PET_SIGNALS_TO_HANDLE"] = "SIGHUP,SIGQUIT"  # the others are handled here
     os.environ.setdefault("LOGLEVEL", "CRITICAL")  # of the launcher's own lines
     for number in SIGNALS:
         signal.signal(number, forward_signal)
@@ -35,7 +35,7 @@ def main() -> int:
     except Exception as error:
         if failures := getattr(error, "failures", None):
             return exit_status(failures)
-        if isinstance(error, subprocess.CalledProcessError):  # of one process, which told itself
+        if isinstance(error, subprocess.CalledProcessError):  # of one process, which has reported its error
             return error.returncode if error.returncode > 0 else EXIT_STATUS_OF_SIGNAL - error.returncode
         reason = f"accelerate cannot start the run: {error}"
         fix = "change ACCELERATE_EXTRA_ARGS, or the file that it names"
@@ -46,14 +46,14 @@ def main() -> int:
 
 
 def forward_signal(signal_number: int, frame: FrameType | None) -> None:
-    """Hand a signal to every process of the run on this machine, each of which leads a group of its own."""
+    """Forward a signal to every process of the run on this machine; each leads a process group."""
     for process in children():
         with suppress(ProcessLookupError, PermissionError):
             os.killpg(process, signal_number)
 
 
 def children() -> Iterator[int]:
-    """The numbers of this process's own children, as Linux tells them; elsewhere there is one process to a run."""
+    """The ids of this process's children, on Linux; elsewhere a run has one process."""
     for file in Path("/proc").glob("[0-9]*/stat"):
         with suppress(OSError):
             _, parent = file.read_text(errors="replace").rpartition(")")[2].split()[:2]
@@ -62,7 +62,7 @@ def children() -> Iterator[int]:
 
 
 def exit_status(failures: dict[int, Any]) -> int:
-    """The exit status of the process that failed first; what the launcher ended itself came after it."""
+    """The exit status of the process that failed first; the launcher ended the others after it."""
     first = min(failures.values(), key=lambda failure: (failure.exitcode < 0, failure.timestamp))
     return first.exitcode if first.exitcode > 0 else EXIT_STATUS_OF_SIGNAL - first.exitcode
 

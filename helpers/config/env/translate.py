@@ -1,4 +1,4 @@
-"""From the variables of an env file, and the words after `train.sh`, to the flags of `train.py`."""
+"""From the variables of an env file and the arguments of `train.sh` to the flags of `train.py`."""
 
 import shlex
 from collections.abc import Iterable, Mapping, Sequence
@@ -14,16 +14,16 @@ from helpers.config.train_config import all_options
 from helpers.errors import Problem
 
 EXTRA = ("DEBUG_EXTRA_ARGS", "TRAINER_EXTRA_ARGS")
-"""The names whose words are flags, the later one winning."""
+"""The names whose values are flags; the later one wins."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Translation:
-    """What an env file comes to.
+    """A translated env file.
 
     arguments: flags of `train.py`, each option once.
-    exports: variables that are no settings of ours, for the trainer's environment.
-    reading: what of it the options' values are.
+    exports: variables that are not settings, for the trainer's environment.
+    reading: the options' values.
     """
 
     arguments: tuple[str, ...]
@@ -36,10 +36,10 @@ class Translation:
 
 @dataclass(frozen=True, kw_only=True)
 class _Sorted:
-    """The variables of an env file, by what they are."""
+    """The variables of an env file, by kind."""
 
-    said: list[RawSetting] = field(default_factory=list)
-    meant: list[RawSetting] = field(default_factory=list)
+    settings: list[RawSetting] = field(default_factory=list)
+    guessed: list[RawSetting] = field(default_factory=list)
     launch: dict[str, str] = field(default_factory=dict)
     exports: dict[str, str] = field(default_factory=dict)
     problems: list[Problem] = field(default_factory=list)
@@ -52,11 +52,11 @@ def env_names() -> tuple[str, ...]:
 
 
 def translate(
-    variables: Mapping[str, str], *, file: str, words: Sequence[str], attempts: Mapping[str, str] | None = None
+    variables: Mapping[str, str], *, file: str, arguments: Sequence[str], attempts: Mapping[str, str] | None = None
 ) -> Translation:
-    """The flags that `variables`, set by `file`, and the command line's `words` come to; the latter win.
+    """The flags for `variables`, set by `file`, and the command line's `arguments`, which win.
 
-    `attempts` is what lines of the file that failed seem to set. Every problem is listed, none raised.
+    attempts: what lines of the file that failed seem to set. Every problem is listed, none raised.
     """
     sorted_ = _sort(variables, file=file)
     options = {option.env: option.name for option in all_options()}
@@ -70,17 +70,17 @@ def translate(
     problems = list(sorted_.problems)
     for name in EXTRA:
         flags = _split(getattr(launch, name.lower()), name=name, problems=problems)
-        said, wrong = split_arguments(flags, place=f" in {name}")
-        extra += said
+        given, wrong = split_arguments(flags, place=f" in {name}")
+        extra += given
         problems += wrong
     problems += problems_with_named_file(_split(launch.accelerate_extra_args, name=EXTRA_ARGS, problems=problems))
-    typed, wrong = split_arguments(words)
-    reading = read_settings([*sorted_.said, *extra, *typed], guessed=[*tried, *sorted_.meant])
+    typed, wrong = split_arguments(arguments)
+    reading = read_settings([*sorted_.settings, *extra, *typed], guessed=[*tried, *sorted_.guessed])
     problems += [*wrong, *problems_of(reading)]
-    remarks = [*_overruled(sorted_.said, extra=extra), *reading.remarks]
+    remarks = [*_overridden(sorted_.settings, extra=extra), *reading.remarks]
     if sorted_.exports:
         names = ", ".join(sorted_.exports)
-        remarks.append(f"{file} also sets {names}: no settings of this program, handed on to the environment")
+        remarks.append(f"{file} also sets {names}: not settings of this program, passed on to the environment")
     return Translation(
         arguments=tuple(f"--{name}={written(value)}" for name, value in reading.values.items()),
         launch=launch,
@@ -100,25 +100,25 @@ def _sort(variables: Mapping[str, str], *, file: str) -> _Sorted:
         spelled = f"{name} in {file}"
         if name in options:
             if text or options[name].empty_means:
-                found.said.append(RawSetting(name=options[name].name, text=text, spelled=spelled))
+                found.settings.append(RawSetting(name=options[name].name, text=text, spelled=spelled))
         elif name in launch:
             if text:
                 found.launch[launch[name]] = text
         elif name in old:
             if text:
-                found.said.append(RawSetting(name=old[name], text=text, spelled=spelled))
+                found.settings.append(RawSetting(name=old[name], text=text, spelled=spelled))
         elif meant := _meant(name):
             fix = f"did you mean {meant}?"
             found.problems.append(Problem(option=spelled, value=text, reason="there is no such setting", fix=fix))
             if meant in options:
-                found.meant.append(RawSetting(name=options[meant].name, text=text, spelled=spelled))
+                found.guessed.append(RawSetting(name=options[meant].name, text=text, spelled=spelled))
         else:
             found.exports[name] = text
     return found
 
 
 def _meant(name: str) -> str | None:
-    """The setting that a name is a slip of; a known name with a number or a word more is a person's own variable."""
+    """The setting that a name most likely means; a known name with a suffix is the user's own variable."""
     known = env_names()
     flags = {option.name: option.env for option in all_options()}
     if name.lower() in flags:
@@ -146,21 +146,21 @@ def _split(text: str, *, name: str, problems: list[Problem]) -> list[str]:
     try:
         return shlex.split(text)
     except ValueError as error:
-        reason = f"it cannot be split into words: {str(error).lower()}"
+        reason = f"it cannot be split into arguments: {str(error).lower()}"
         problems.append(Problem(option=name, value=text, reason=reason, fix="close every quote that you open"))
         return []
 
 
-def _overruled(said: Iterable[RawSetting], *, extra: Iterable[RawSetting]) -> list[str]:
-    """A line for each option to which the extra words give another value than its name in the file."""
-    named = {each.name: each for each in said}
+def _overridden(settings: Iterable[RawSetting], *, extra: Iterable[RawSetting]) -> list[str]:
+    """A line for each option that the extra arguments set to another value than the file."""
+    named = {each.name: each for each in settings}
     options, old = known_names().options, known_names().old
     lines: list[str] = []
     for each in extra:
         replaced = old[each.name].stands_for if each.name in old else None
         name, text = replaced or (each.name, each.text)
         if name in named and name in options and _differ(named[name].text, text, name=name):
-            lines.append(f"{each.spelled} says {text}, which wins over {named[name].spelled} ({named[name].text})")
+            lines.append(f"{each.spelled} sets {text}, which overrides {named[name].spelled} ({named[name].text})")
     return lines
 
 

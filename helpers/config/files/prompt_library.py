@@ -1,4 +1,4 @@
-"""The prompts that validation images are drawn from: one setting's, a person's file, the built-in list."""
+"""The prompts of validation images: from the settings, from a file, and built in."""
 
 import hashlib
 import json
@@ -8,6 +8,8 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
+from helpers.config.files.json_file import WrongJson, read_json
+from helpers.config.option import MAX_NUMBER, MAX_SEED, MAX_STEPS
 from helpers.config.suggestions import did_you_mean
 from helpers.errors import Problem
 
@@ -16,7 +18,7 @@ LONGEST_NAME = 48
 
 @dataclass(frozen=True, kw_only=True)
 class LibraryPrompt:
-    """A prompt, and what is drawn otherwise than the settings say; None where they decide."""
+    """A prompt and settings of its own; None to use those of the run."""
 
     prompt: str
     negative_prompt: str | None = None
@@ -46,24 +48,22 @@ BUILT_IN: Mapping[str, LibraryPrompt] = {
 
 
 def read_prompts(path: Path) -> tuple[dict[str, LibraryPrompt], list[Problem]]:
-    """The prompts of a person's file by name, and all that is wrong with it."""
+    """The prompts in the file by name, and every problem with it."""
     fix = "name a JSON file such as config/user_prompt_library.json.example"
     try:
-        said = json.loads(path.read_bytes())
-    except OSError as error:
-        return {}, [_unreadable(path, f"it cannot be read: {error.strerror}", fix)]
-    except ValueError as error:
-        return {}, [_unreadable(path, f"it is not JSON: {error}", "mend it there")]
-    if not isinstance(said, dict) or not said:
+        content = read_json(path, example="config/user_prompt_library.json.example")
+    except WrongJson as wrong:
+        return {}, [wrong.problem("USER_PROMPT_LIBRARY", value=str(path))]
+    if not isinstance(content, dict) or not content:
         return {}, [_unreadable(path, "it does not hold prompts by name between { and }", fix)]
-    problems = [problem for name, entry in said.items() for problem in _wrong(name, entry, file=path.name)]
+    problems = [problem for name, entry in content.items() for problem in _wrong(name, entry, file=path.name)]
     if problems:
         return {}, problems
-    return {name: LibraryPrompt(**_entry(entry)) for name, entry in said.items()}, []
+    return {name: LibraryPrompt(**_entry(entry)) for name, entry in content.items()}, []
 
 
 def file_names(names: Iterable[str]) -> Iterator[str]:
-    """For each of `names` one that every file system takes; no two are alike, capitals aside."""
+    """For each of `names` a valid file name on every file system; all differ, also without case."""
     taken: set[str] = set()
     for name in names:
         safe = re.sub(r"[^A-Za-z0-9_-]+", "-", name)[:LONGEST_NAME].strip("-")
@@ -77,20 +77,20 @@ def _unreadable(path: Path, reason: str, fix: str) -> Problem:
     return Problem(option="USER_PROMPT_LIBRARY", value=str(path), reason=reason, fix=fix)
 
 
-def _entry(said: Any) -> Any:
-    return {"prompt": said} if isinstance(said, str) else said
+def _entry(content: Any) -> Any:
+    return {"prompt": content} if isinstance(content, str) else content
 
 
 def _wrong(name: str, entry: Any, *, file: str) -> Iterator[Problem]:
-    """Everything wrong with an entry."""
+    """Every problem with an entry."""
     entry = _entry(entry)
     if not isinstance(entry, dict):
-        fix = 'say a prompt in quotes, or {"prompt": "…", "seed": 1}'
-        yield Problem(option=f"{file}: {name}", value="", reason="it is no prompt", fix=fix)
+        fix = 'use a prompt in quotes, or {"prompt": "…", "seed": 1}'
+        yield Problem(option=f"{file}: {name}", value="", reason="it is not a prompt", fix=fix)
         return
     known = [field.name for field in fields(LibraryPrompt)]
     if "prompt" not in entry:
-        yield Problem(option=f"{file}: {name}", value="", reason="it has no prompt", fix='say "prompt": "…" in it')
+        yield Problem(option=f"{file}: {name}", value="", reason="it has no prompt", fix='set "prompt": "…" in it')
     for key, value in entry.items():
         option = f"{file}: {name}, {key}"
         if key not in known:
@@ -101,45 +101,49 @@ def _wrong(name: str, entry: Any, *, file: str) -> Iterator[Problem]:
 
 
 def _wrong_value(key: str, value: Any) -> str:
-    """Why `value` cannot be what `key` says; nothing where it can."""
+    """Why `value` is not valid for `key`; empty if it is."""
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
     match key:
         case "prompt" | "negative_prompt":
-            return "" if isinstance(value, str) else "it is no text between quotes"
+            return "" if isinstance(value, str) else "it is not text in quotes"
         case "seed" | "steps":
-            least = 1 if key == "steps" else 0
-            is_whole = is_number and isinstance(value, int) and value >= least
-            return "" if is_whole else f"it is no whole number from {least} up"
+            least, most = (1, MAX_STEPS) if key == "steps" else (0, MAX_SEED)
+            fits = is_number and isinstance(value, int) and least <= value <= most
+            return "" if fits else f"it is not an integer of at least {least} and at most {most}"
         case "guidance":
-            return "" if is_number and value >= 0 else "it is no number from 0 up"
+            return "" if is_number and 0 <= value <= MAX_NUMBER else "it is not a number of at least 0"
         case _:
             try:
                 parse_validation_sizes(value if isinstance(value, str) else str(int(value)))
             except (ValueError, TypeError) as error:
                 return str(error)
-            return "" if isinstance(value, str) else "it is no text between quotes"
+            return "" if isinstance(value, str) else "it is not text in quotes"
 
 
-SMALLEST_PX = 64
+SMALLEST_PX, LARGEST_PX = 64, 16384
 MULTIPLE_PX = 16
 """SD3's latents are an eighth of the image, and its transformer takes them two by two."""
 
 
 def parse_validation_sizes(text: str) -> tuple[tuple[int, int], ...]:
-    """(width, height) in pixels of each size in `text`: `1024`, `1280x768`, or a comma list of these; none twice.
+    """(width, height) in pixels of each size in `text`: `1024`, `1280x768`, or a comma-separated list.
 
-    Raises ValueError, with the reason as its message, where one cannot be drawn.
+    Raises ValueError, with the reason as its message, if a size cannot be generated.
     """
     return tuple(dict.fromkeys(_size(each.strip()) for each in text.split(",")))
 
 
 def _size(text: str) -> tuple[int, int]:
-    found = re.fullmatch(r"([0-9]+)(?:x([0-9]+))?", text.lower())
+    found = re.fullmatch(r"([0-9]{1,9})(?:x([0-9]{1,9}))?", text.lower())
     if found is None:
         raise ValueError(f"{text!r} is not a size such as 1024 or 1280x768")
     size = int(found[1]), int(found[2] or found[1])
     for edge in size:
+        if edge > LARGEST_PX:
+            raise ValueError(f"{text!r} has an edge of more than {LARGEST_PX} pixels")
         if edge < SMALLEST_PX or edge % MULTIPLE_PX:
             near = max(SMALLEST_PX, round(edge / MULTIPLE_PX) * MULTIPLE_PX)
-            raise ValueError(f"{edge} in {text!r} is not a multiple of {MULTIPLE_PX} from {SMALLEST_PX} up; {near} is")
+            raise ValueError(
+                f"{edge} in {text!r} is not a multiple of {MULTIPLE_PX} of at least {SMALLEST_PX}; {near} is"
+            )
     return size

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from helpers.config.option import EMBEDDINGS, LATENTS, OnResume, option
+from helpers.config.option import EMBEDDINGS, LATENTS, MAX_BATCH, MAX_THREADS, OnResume, option
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,6 +49,7 @@ class DataOptions:
     aspect_bucket_alignment: int = option(
         64,
         minimum=16,
+        maximum=4096,
         multiple_of=16,
         on_resume=OnResume.ANNOUNCE,
         invalidates=(LATENTS,),
@@ -90,6 +91,7 @@ class DataOptions:
     caption_shuffle_count: int = option(
         4,
         minimum=1,
+        maximum=1000,
         on_resume=OnResume.ANNOUNCE,
         invalidates=(EMBEDDINGS,),
         help="Shuffled orders per caption with `caption_shuffle`. Each is encoded once and cached.",
@@ -116,12 +118,14 @@ class DataOptions:
     max_workers: int | None = option(
         None,
         minimum=1,
+        maximum=MAX_THREADS,
         on_resume=OnResume.IGNORE,
         help="Threads that read and decode images. If not set: one per CPU core.",
     )
     aws_max_pool_connections: int | None = option(
         None,
         minimum=1,
+        maximum=MAX_THREADS,
         on_resume=OnResume.IGNORE,
         help="Images to read from a bucket and decode at once. If not set: 16, or one per CPU core if there are more "
         "cores.",
@@ -135,6 +139,7 @@ class CacheOptions:
     vae_batch_size: int = option(
         4,
         minimum=1,
+        maximum=MAX_BATCH,
         on_resume=OnResume.IGNORE,
         help="Maximum number of images to encode at once.",
     )

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from helpers.config.option import OnResume, option
+from helpers.config.option import MAX_BATCH, OnResume, option
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -13,6 +13,7 @@ class LaunchOptions:
         None,
         on_resume=OnResume.IGNORE,
         minimum=1,
+        maximum=MAX_BATCH,
         help="Total number of processes, one per GPU. If not set: the number in the file named in "
         "`accelerate_extra_args`, else 1.",
     )
@@ -20,6 +21,7 @@ class LaunchOptions:
         None,
         on_resume=OnResume.IGNORE,
         minimum=1,
+        maximum=MAX_BATCH,
         help="Number of machines. If not set: the number in the file named in `accelerate_extra_args`, else 1.",
     )
     accelerate_extra_args: str = option(

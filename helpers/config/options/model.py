@@ -4,7 +4,7 @@ import math
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from helpers.config.option import EMBEDDINGS, LATENTS, OnResume, option
+from helpers.config.option import EMBEDDINGS, LATENTS, MAX_RANK, OnResume, option
 
 QUANTO_LEVELS = ("no_change", "int8-quanto", "int4-quanto", "int2-quanto", "fp8-quanto")
 WITHOUT = "none"
@@ -161,18 +161,18 @@ class PrecisionOptions:
     )
 
     def for_training(self, *, model_type: str, optimizer: str) -> "PrecisionOptions":
-        """With the dtype of weights that are trained themselves said: fp32, which an optimizer can move.
+        """With `base_model_default_dtype` set for full fine-tuning: fp32, unless the optimizer rounds stochastically.
 
-        bf16 keeps 8 bits of a weight, so that most steps would be rounded away; `adamw_bf16` rounds at random instead.
+        bf16 keeps 8 bits of a weight, so most updates would be rounded away; `adamw_bf16` rounds stochastically instead.
         """
         if model_type != "full" or self.base_model_default_dtype:
             return self
         return replace(self, base_model_default_dtype="bf16" if optimizer == "adamw_bf16" else "fp32")
 
     def text_encoder_precision(self, number: int) -> str:
-        """How far text encoder `number` (1 CLIP-L, 2 CLIP-G, 3 T5) is quantized: what was said, else as the base."""
-        said = (self.text_encoder_1_precision, self.text_encoder_2_precision, self.text_encoder_3_precision)
-        return said[number - 1] or self.base_model_precision
+        """Quantization of text encoder `number` (1 CLIP-L, 2 CLIP-G, 3 T5): its own setting, else the base model's."""
+        levels = (self.text_encoder_1_precision, self.text_encoder_2_precision, self.text_encoder_3_precision)
+        return levels[number - 1] or self.base_model_precision
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -182,6 +182,7 @@ class LoraOptions:
     lora_rank: int = option(
         16,
         minimum=1,
+        maximum=MAX_RANK,
         on_resume=OnResume.REFUSE,
         requires=("model_type", ("lora",)),
         help="Rank of the LoRA. A higher rank can learn more and makes a larger file.",
@@ -265,31 +266,31 @@ class LoraOptions:
 
     @property
     def init_file(self) -> Path | None:
-        """The file that `init_lora` names; None where it is left out."""
+        """The file that `init_lora` names; None if not set."""
         return Path(self.init_lora).expanduser() if self.init_lora else None
 
     @property
     def adapter_name(self) -> str:
-        """What the adapter is called."""
+        """The name of the adapter."""
         return ("rank-stabilised " if self.use_rslora else "") + ("DoRA" if self.use_dora else "LoRA")
 
     @property
     def ranks(self) -> tuple[tuple[str, int], ...]:
-        """The names in `lora_ranks` with their ranks; raises ValueError where it is written otherwise."""
+        """The names in `lora_ranks` with their ranks; raises ValueError if it cannot be read."""
         parts = [part.partition("=") for part in self.lora_ranks.split(",") if part.strip()]
         found = tuple((name.strip(), int(rank)) for name, _, rank in parts)
-        if any(not name or rank < 1 for name, rank in found):
+        if any(not name or not 1 <= rank <= MAX_RANK for name, rank in found):
             raise ValueError(self.lora_ranks)
         return found
 
     @property
     def scaling(self) -> float:
-        """What the adapter's product of matrices is multiplied by."""
+        """The scale of the adapter's product of matrices."""
         return self.alpha / (math.sqrt(self.lora_rank) if self.use_rslora else self.lora_rank)
 
     @property
     def alpha(self) -> float:
-        """The alpha that was said, else the rank."""
+        """`lora_alpha`, else the rank."""
         return float(self.lora_rank) if self.lora_alpha is None else self.lora_alpha
 
 

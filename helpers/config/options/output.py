@@ -123,10 +123,10 @@ class ReportingOptions:
 
     @property
     def trackers(self) -> tuple[str, ...]:
-        """The trackers asked for, in the words that were said."""
-        said = (word.strip().lower() for word in self.report_to.split(","))
-        return tuple(dict.fromkeys(word for word in said if word not in ("", "none")))
+        """The trackers that are set."""
+        words = (word.strip().lower() for word in self.report_to.split(","))
+        return tuple(dict.fromkeys(word for word in words if word not in ("", "none")))
 
     def folder(self, output_dir: str) -> Path:
-        """Where log files are written, in a run whose output folder was said as `output_dir`."""
+        """The folder of log files, in a run with this `output_dir`."""
         return Path(output_dir).expanduser() / Path(self.logging_dir or "logs").expanduser()

@@ -1,4 +1,4 @@
-"""Speed and peak VRAM of a step; what the model learns stays the same."""
+"""Speed and peak VRAM of a step; training itself does not change."""
 
 from dataclasses import dataclass
 

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from helpers.config.optimizers import FUSABLE_OPTIMIZERS, KINDS, LEARNING_RATE_FREE, OPTIMIZERS, settings_of
-from helpers.config.option import OnResume, option
+from helpers.config.option import MAX_BATCH, MAX_SEED, MAX_THREADS, OnResume, option
 
 DECAYING_SCHEDULES = ("linear", "cosine", "cosine_with_restarts", "polynomial", "sine")
 ENDS = "the run ends there, and so does the learning rate schedule"
@@ -27,6 +27,7 @@ class RunOptions:
         42,
         env="TRAINING_SEED",
         minimum=0,
+        maximum=MAX_SEED,
         on_resume=OnResume.REFUSE,
         help="Seed of every random choice in the run.",
     )
@@ -49,12 +50,14 @@ class RunOptions:
     train_batch_size: int = option(
         1,
         minimum=1,
+        maximum=MAX_BATCH,
         on_resume=OnResume.REFUSE,
         help="Batch size: images in one forward pass of one process.",
     )
     gradient_accumulation_steps: int = option(
         1,
         minimum=1,
+        maximum=MAX_BATCH,
         on_resume=OnResume.REFUSE,
         help="Gradient accumulation: forward passes per optimizer step.",
     )
@@ -81,6 +84,7 @@ class RunOptions:
     torch_num_threads: int | None = option(
         None,
         minimum=1,
+        maximum=MAX_THREADS,
         on_resume=OnResume.IGNORE,
         help="Threads that PyTorch computes with on the CPU. If not set: PyTorch's default.",
     )
@@ -192,12 +196,12 @@ class OptimizerOptions:
 
     @property
     def settings(self) -> dict[str, Any]:
-        """The optimizer's own settings, by name; `optimizer_config` is known to be without mistakes."""
+        """The optimizer's own settings, by name; `optimizer_config` must be valid."""
         return settings_of(self.optimizer, config=self.optimizer_config)
 
     @property
     def averages(self) -> bool:
-        """Whether the weights to hand on are an average that the optimizer keeps."""
+        """Whether the resulting weights are an average that the optimizer keeps."""
         return KINDS[self.optimizer].is_schedule_free
 
 

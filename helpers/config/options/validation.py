@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from helpers.config.option import OnResume, option
+from helpers.config.option import MAX_STEPS, OnResume, option
 
 IMAGES = "validation images change with it; training does not change"
 
@@ -41,6 +41,7 @@ class ValidationOptions:
         on_resume=OnResume.IGNORE,
         effect=IMAGES,
         minimum=1,
+        maximum=1000,
         help="Images per prompt and size. The seed increases by 1 for each.",
     )
     validation_negative_prompt: str = option(
@@ -74,6 +75,7 @@ class ValidationOptions:
     validation_num_inference_steps: int = option(
         28,
         minimum=1,
+        maximum=MAX_STEPS,
         on_resume=OnResume.IGNORE,
         effect=IMAGES,
         help="Denoising steps per validation image.",
@@ -132,12 +134,12 @@ class ValidationOptions:
 
     @property
     def skip_layers(self) -> tuple[int, ...]:
-        """The blocks to skip; raises ValueError where they are no numbers."""
+        """The blocks to skip; raises ValueError if they are not numbers."""
         return tuple(int(each) for each in self.validation_skip_layers.split(",") if each.strip())
 
     @property
     def draws(self) -> bool:
-        """Whether there is anything to draw."""
+        """Whether there is any prompt to generate images for."""
         return bool(self.validation_prompt or self.user_prompt_library or self.validation_prompt_library)
 
 

@@ -1,4 +1,4 @@
-"""What the wizard writes: the env file and the dataset file, with backups of what was there, whole or not at all."""
+"""Writes the env file and the dataset file, both or neither, with backups of existing files."""
 
 import re
 import shutil
@@ -17,11 +17,11 @@ from helpers.files import atomic_file, sync
 PLAIN = re.compile(r"[\w./:@%+,=-]+", flags=re.ASCII)
 WIDTH = 120
 HEADING = """\
-# Written by `python configure.py`. Edit it as you like, or run that again: it starts from what stands here.
+# Written by `python configure.py`. Edit it, or run that again: it starts from these settings.
 # A setting that is not here has its default; `python train.py --help` lists them all.
 """
 SPLICED = ("trainer_extra_args", "debug_extra_args")
-"""Flags in one line, which were read into the settings that they stand for."""
+"""Flags in one line, which were already read as the settings that they set."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,20 +33,20 @@ class NewFile:
 
     @property
     def is_there(self) -> bool:
-        """Whether it stands already, just so."""
+        """Whether the file already has this content."""
         return self.path.is_file() and self.path.read_bytes() == self.text.encode()
 
 
 def env_text(draft: Draft, *, chapters: Sequence[Chapter], others: Mapping[str, str]) -> str:
-    """The env file of the draft's settings, by chapter; `others` are variables that are no settings of ours."""
+    """The env file of the draft's settings, by chapter; `others` are variables that are not settings."""
     settings = {name: text for name, text in draft.settings().items() if name not in SPLICED}
     lines = [HEADING]
     for chapter in chapters:
         names = [question.name for question in chapter.questions if question.name in settings]
         lines += _section(chapter.title, {name: settings.pop(name) for name in names})
-    lines += _section("What was set before, and was not asked", settings)
+    lines += _section("Other settings that were set before", settings)
     if others:
-        lines += ["## Handed on to the environment", ""]
+        lines += ["## Passed on to the environment", ""]
         lines += [f"export {name}={quoted(text)}" for name, text in others.items()] + [""]
     return "\n".join(lines)
 
@@ -73,9 +73,9 @@ def _empty_means(option: Option) -> bool:
 
 
 def write(files: Sequence[NewFile], *, now: datetime) -> list[Path]:
-    """Write `files`, all or none as far as a disk allows; the backups made of those that were there.
+    """Write `files`, all or none if the disk allows it; returns the backups of existing files.
 
-    Raises ConfigError, naming the file, where one cannot be written.
+    Raises ConfigError, naming the file, if one cannot be written.
     """
     backups: list[Path] = []
     with ExitStack() as replacements:
@@ -102,13 +102,13 @@ def _problem_with(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        fix = "let it be written to, free some space, or choose another output folder"
+        fix = "allow writing to it, free some space, or choose another output folder"
         reason = f"it cannot be written: {error.strerror}"
         raise ConfigError([Problem(option=str(path), value="", reason=reason, fix=fix)]) from error
 
 
 def _back_up(path: Path, *, now: datetime) -> Path:
-    """A copy of `path` beside it, under a name of its own."""
+    """A copy of `path` next to it, under a new name."""
     stamp = f"{path.name}.backup-{now:%Y%m%d-%H%M%S}"
     number = 1
     while True:

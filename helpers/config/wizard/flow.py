@@ -1,6 +1,6 @@
-"""The course of the wizard's questions: what each asks at a moment, what answers it takes, and the way back.
+"""The wizard's questions in order: what each asks, which answers it accepts, and going back.
 
-No terminal and no files here: a front end shows what is `Prompt` and hands back a text, or None to go back.
+No terminal and no files here: a front end shows a `Prompt` and returns a text, or None to go back.
 """
 
 import unicodedata
@@ -29,33 +29,33 @@ def options_by_name() -> Mapping[str, Option]:
 class Draft:
     """What is known so far, by name of option or question, as texts.
 
-    said: what the old env file says of options; answers: what was answered; machine: what can be found out here.
+    existing: the settings of the old env file; answers: the answers; machine: what was found out about this machine.
     """
 
     machine: SystemInfo
-    said: Mapping[str, str] = field(default_factory=dict)
+    existing: Mapping[str, str] = field(default_factory=dict)
     answers: Mapping[str, str] = field(default_factory=dict)
 
     def __getitem__(self, name: str) -> str:
-        """What was answered, else said, else the option's default; empty for a question of no option."""
+        """The answer, else the existing setting, else the option's default; empty for a question without an option."""
         option = options_by_name().get(name)
         default = written(option.default) if option else ""
-        return self.answers.get(name, self.said.get(name, default))
+        return self.answers.get(name, self.existing.get(name, default))
 
     def knows(self, name: str) -> bool:
-        """Whether somebody said or answered it."""
-        return name in self.answers or name in self.said
+        """Whether it is set or answered."""
+        return name in self.answers or name in self.existing
 
     def answered(self, name: str, text: str) -> "Draft":
-        """This, with an answer more."""
+        """The draft with one more answer."""
         return replace(self, answers={**self.answers, name: text})
 
     def settings(self) -> dict[str, str]:
-        """The options said or answered."""
-        return {name: text for name, text in {**self.said, **self.answers}.items() if name in options_by_name()}
+        """The options that are set or answered."""
+        return {name: text for name, text in {**self.existing, **self.answers}.items() if name in options_by_name()}
 
     def read(self) -> ParseResult:
-        """The same, as the trainer's own parser reads it."""
+        """The settings, parsed by the trainer's own parser."""
         names = ((options_by_name()[name], text) for name, text in self.settings().items())
         return read_settings(
             RawSetting(name=option.name, text=text, spelled=option.env)
@@ -64,18 +64,18 @@ class Draft:
         )
 
     def config(self) -> RunConfig:
-        """The run as it stands; what cannot be read has its default."""
+        """The resulting configuration; invalid settings have their defaults."""
         return self.read().config()
 
     def problems(self) -> list[Problem]:
-        """All that the trainer would refuse."""
+        """Every problem that the trainer would report."""
         reading = self.read()
-        return [*reading.problems, *check(reading.config(), unless=reading.wrong)]
+        return [*reading.problems, *check(reading.config(), skip=reading.wrong)]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Choice:
-    """One answer of a list: the text it stands for, how it is called, and what is good to know about it."""
+    """One answer of a list: its value, its label, and a note."""
 
     value: str
     label: str = ""
@@ -86,12 +86,12 @@ class Choice:
 class Question:
     """A question by the name of its option, or by a name of its own.
 
-    why: a sentence or two that help to decide; choices: the answers offered, else the option's own; note: what is good
-    to know about one of them; other: what to call an answer that is not among the choices, empty where they are all;
-    when: whether it has a meaning, given what is known; proposal: the answer proposed where nobody said one;
-    problem: what is wrong with an answer, for questions of no option; blames: other options whose problems count here;
-    shows: a text to put before the question; act: what an answer sets going; folder: whether it asks for a folder;
-    stays: whether what the old file says of it holds where it is not asked; own: whether its name is no option's.
+    why: a sentence or two that help to decide; choices: the answers offered, else the option's own; note: a note on one
+    of them; other: the label of an answer that is not among the choices, empty if there is none; when: whether the
+    question applies; proposal: the default answer; problem: what is wrong with an answer, for questions without an
+    option; blames: other options whose problems count here; shows: a text to show before the question; act: what to do
+    with an answer; folder: whether it asks for a folder; stays: whether the existing setting is kept if it is not
+    asked; own: whether its name is not an option's.
     """
 
     name: str
@@ -113,7 +113,7 @@ class Question:
 
 @dataclass(frozen=True, kw_only=True)
 class Prompt:
-    """A question as it is asked now; `problem` says what is wrong with an answer, nothing where it will do."""
+    """A question to show; `problem` returns what is wrong with an answer, empty if it is valid."""
 
     name: str
     chapter: str
@@ -130,19 +130,19 @@ class Prompt:
 
 @dataclass(frozen=True, kw_only=True)
 class Chapter:
-    """Questions that belong together."""
+    """Questions of one topic."""
 
     title: str
     questions: tuple[Question, ...]
 
 
 def ask_all(chapters: Sequence[Chapter], *, draft: Draft, ask: Callable[[Prompt], str | None]) -> Draft:
-    """Ask all that has a meaning, in order; None takes up the question before, with its answer as the default."""
-    course = [(chapter, question) for chapter in chapters for question in chapter.questions]
+    """Ask every question that applies, in order; None goes back to the one before, with its answer as the default."""
+    steps = [(chapter, question) for chapter in chapters for question in chapter.questions]
     history: list[int] = []
     place = 0
-    while place < len(course):
-        chapter, question = course[place]
+    while place < len(steps):
+        chapter, question = steps[place]
         now = without_irrelevant(draft, chapters)
         if not is_asked(question, now):
             place += 1
@@ -160,24 +160,24 @@ def ask_all(chapters: Sequence[Chapter], *, draft: Draft, ask: Callable[[Prompt]
 
 
 def without_irrelevant(draft: Draft, chapters: Iterable[Chapter]) -> Draft:
-    """The draft without what the answers have left no meaning, such as a rank where no LoRA is trained."""
+    """The draft without settings that no longer apply, such as a rank if no LoRA is trained."""
     questions = [each for chapter in chapters for each in chapter.questions]
-    moot = {each.name for each in questions if not each.stays and not each.when(draft)}
+    irrelevant = {each.name for each in questions if not each.stays and not each.when(draft)}
     return replace(
         draft,
-        said={name: text for name, text in draft.said.items() if name not in moot},
-        answers={name: text for name, text in draft.answers.items() if name not in moot},
+        existing={name: text for name, text in draft.existing.items() if name not in irrelevant},
+        answers={name: text for name, text in draft.answers.items() if name not in irrelevant},
     )
 
 
 def is_asked(question: Question, draft: Draft) -> bool:
-    """Whether there is something to decide: its option is declared, has a meaning, and allows more than one value."""
+    """Whether to ask: its option exists, applies, and allows more than one value."""
     is_known = question.own or question.name in options_by_name()
     return is_known and question.when(draft) and (bool(question.other) or len(offered(question, draft)) != 1)
 
 
 def offered(question: Question, draft: Draft) -> tuple[Choice, ...]:
-    """The answers to choose from; of an option, only those that its declaration allows."""
+    """The answers to choose from; for an option, only those that it allows."""
     option = options_by_name().get(question.name)
     allowed = _allowed(option) if option else ()
     if question.choices is None:
@@ -187,14 +187,14 @@ def offered(question: Question, draft: Draft) -> tuple[Choice, ...]:
 
 
 def _allowed(option: Option) -> tuple[str, ...]:
-    """Every value of an option that has few, without those that it refuses."""
+    """The values of a switch or choice, without those that it refuses."""
     refused = [value for value, _ in option.refused]
     values = ("true", "false") if option.kind is bool else option.choices
     return tuple(value for value in values if value not in refused)
 
 
 def make_prompt(question: Question, draft: Draft, *, chapter: Chapter) -> Prompt:
-    """The question as it is asked of `draft`."""
+    """The question to show for `draft`."""
     choices = offered(question, draft)
     if question.note is not None:
         choices = tuple(replace(each, note=each.note or question.note(draft, each.value)) for each in choices)
@@ -221,9 +221,9 @@ def make_prompt(question: Question, draft: Draft, *, chapter: Chapter) -> Prompt
 
 
 def problem_with(question: Question, draft: Draft, *, text: str) -> str:
-    """What is wrong with `text` as the answer, and the fix; empty where it will do."""
+    """What is wrong with `text` as the answer, and the fix; empty if it is valid."""
     if any(unicodedata.category(letter) in ("Cc", "Cs") for letter in text):
-        return "it holds a character that no file of settings can hold; type it again"
+        return "it has a character that cannot be written to the file; type it again"
     option = options_by_name().get(question.name)
     if option is not None:
         try:
@@ -234,12 +234,12 @@ def problem_with(question: Question, draft: Draft, *, text: str) -> str:
         if found := _problem_of(option, draft.answered(question.name, text), blames=question.blames):
             return found
     elif not question.other and (choices := offered(question, draft)) and text not in [each.value for each in choices]:
-        return f"say {' or '.join(each.value for each in choices)}"
+        return f"use {' or '.join(each.value for each in choices)}"
     return question.problem(draft, text) if question.problem else ""
 
 
 def _problem_of(option: Option, draft: Draft, *, blames: Iterable[str]) -> str:
-    """What the trainer's own checks say of the option, in the company of the others."""
+    """The problem that the trainer's own checks find in the option; empty if none."""
     if option.group == LAUNCH:
         return ""
     envs = {option.env, *(options_by_name()[name].env for name in blames)}

@@ -1,4 +1,4 @@
-"""What the wizard can find out about the machine and ask of the rest of the program, which it must not import."""
+"""What the wizard finds out about the machine, and functions of the rest of the program, which it must not import."""
 
 import subprocess
 import sys
@@ -15,11 +15,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class FolderPreview:
-    """What the headers of a folder's images tell.
+    """A summary of the images in a folder, from their headers.
 
-    images: how many there are; where there are very many, as estimated from those looked at;
-    sizes: upright width and height in pixels of those looked at; unreadable: images that cannot be read among them;
-    captioned: images with a text file beside; telling_names: of those looked at, names that read like captions.
+    images: their number, estimated if there are very many; sizes: upright width and height in pixels of those that were
+    read; unreadable: how many of them cannot be read; captioned: images with a text file next to them; telling_names:
+    how many names read like captions.
     """
 
     images: int
@@ -32,7 +32,7 @@ class FolderPreview:
 
 @dataclass(frozen=True, kw_only=True)
 class MemoryPeaks:
-    """The most memory in bytes that encoding, and that training with its test images, take of a card."""
+    """Peak VRAM in bytes of encoding, and of training with its validation images."""
 
     encoding: int
     training: int
@@ -40,10 +40,10 @@ class MemoryPeaks:
 
 @dataclass(frozen=True, kw_only=True)
 class SystemInfo:
-    """What is here, and what the program can say of it.
+    """The machine, and functions of the program.
 
-    look_at: a look at a folder of images; raises UserError. memory: what a run takes, None where nobody knows.
-    logged_in: whether the hub knows us. log_in: logs in, by asking in the terminal; None where there is no terminal.
+    look_at: summarizes a folder of images; raises UserError. memory: the memory of a run, None if unknown. logged_in:
+    whether there is a login to the hub. log_in: logs in, by asking in the terminal; None without a terminal.
     """
 
     gpus: tuple[Gpu, ...]
@@ -55,10 +55,10 @@ class SystemInfo:
 
     @property
     def room_bytes(self) -> int | None:
-        """The memory of the smallest card, which every process must fit into; None where there is no card."""
+        """The memory of the smallest GPU, which every process must fit into; None without a GPU."""
         return min((gpu.memory_bytes for gpu in self.gpus), default=None)
 
 
 def log_in() -> None:
-    """Have the hub's own program ask for a token; what it says is for the person to read."""
+    """Run the hub's own login, which asks for a token in the terminal."""
     subprocess.run([Path(sys.executable).with_name("hf"), "auth", "login"], check=False)

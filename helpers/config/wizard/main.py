@@ -1,4 +1,4 @@
-"""The wizard behind `python configure.py`: from a person's answers to the two files that a run needs."""
+"""The wizard of `python configure.py`: from answers to the two files that a run needs."""
 
 import os
 import re
@@ -35,12 +35,12 @@ from helpers.errors import ConfigError, UserError
 
 INTERRUPTED = 130
 CALCULATED = re.compile(r"^[^#]*(?<!\\)[$`]", flags=re.MULTILINE)
-"""A line whose value bash finds out."""
+"""A line whose value bash computes."""
 
 WELCOME = """
 # SimpleTuner: a run of your own
 Your answers become {path} and the dataset file.
-Enter takes what is proposed. Nothing is written before you have seen it all."""
+Enter accepts the default. Nothing is written before you have seen all of it."""
 
 
 class FrontEnd(Protocol):
@@ -51,13 +51,13 @@ class FrontEnd(Protocol):
         ...
 
     def ask(self, question: Prompt) -> str | None:
-        """An answer that will do, or None to go back."""
+        """A valid answer, or None to go back."""
         ...
 
 
 @dataclass(frozen=True, kw_only=True)
 class ExistingConfig:
-    """What an env file says already: settings by name of option, other variables, and what to tell of it."""
+    """An existing env file: settings by option name, other variables, and remarks to show."""
 
     settings: Mapping[str, str] = field(default_factory=dict)
     others: Mapping[str, str] = field(default_factory=dict)
@@ -73,7 +73,7 @@ def main(machine: SystemInfo) -> int:
         command = f"ENV={name} bash train.sh" if name else "bash train.sh"
         return configure(path, machine=machine, front=front, command=command)
     except (KeyboardInterrupt, EOFError):
-        print("\nLeft; nothing was written.", file=sys.stderr)
+        print("\nCanceled; nothing was written.", file=sys.stderr)
         return INTERRUPTED
     except InputEnded as ended:
         print(f"\nThe input ended before this was answered, so nothing was written: {ended}", file=sys.stderr)
@@ -83,7 +83,7 @@ def main(machine: SystemInfo) -> int:
 
 
 def configure(path: Path, *, machine: SystemInfo, front: FrontEnd, command: str) -> int:
-    """Ask for everything, write the env file `path` and the dataset file, and say that `command` comes next."""
+    """Ask every question, write the env file `path` and the dataset file, and show the next `command`."""
     before = read_before(path)
     front.show(WELCOME.format(path=path))
     for remark in before.remarks:
@@ -92,7 +92,7 @@ def configure(path: Path, *, machine: SystemInfo, front: FrontEnd, command: str)
     if not settings and path.parent.name != "config":
         settings["output_dir"] = f"output/{path.parent.name}"
     chapters = (*CHAPTERS, _the_end(path, before=before))
-    draft = ask_all(chapters, draft=Draft(machine=machine, said=settings), ask=front.ask)
+    draft = ask_all(chapters, draft=Draft(machine=machine, existing=settings), ask=front.ask)
     if draft["write"] != "yes":
         front.show("\nNothing was written.")
         return 0
@@ -106,40 +106,40 @@ CHAPTERS: tuple[Chapter, ...] = (RUN, IMAGES, LENGTH, VALIDATION, MEMORY, LEARNI
 
 
 def read_before(path: Path) -> ExistingConfig:
-    """What the env file at `path` says, as far as it can be read; nothing where there is none."""
+    """The env file at `path`, as far as it can be read; empty if there is none."""
     if not path.is_file():
         return ExistingConfig()
     try:
         variables = read_env_file(path, known=env_names())
     except ConfigError as error:
         return ExistingConfig(remarks=(f"\n{path} cannot be read, so everything is asked again:\n{error}",))
-    translation = translate(variables, file=str(path), words=[])
+    translation = translate(variables, file=str(path), arguments=[])
     flags = (word[2:].partition("=") for word in translation.arguments)
-    settings = {name: _as_said(name, text, variables) for name, _, text in flags}
+    settings = {name: _as_written(name, text, variables) for name, _, text in flags}
     default = LaunchOptions()
     for name, value in vars(translation.launch).items():
         if value != getattr(default, name):
             settings[name] = written(value)
-    remarks = [f"\n{path} is there already; its settings are what is proposed."]
+    remarks = [f"\n{path} exists; its settings are the defaults."]
     if translation.problems:
-        remarks += ["These of them need a change:", *map(str, translation.problems)]
+        remarks += ["These settings need a change:", *map(str, translation.problems)]
     if CALCULATED.search(path.read_text(encoding="utf-8", errors="replace")):
-        remarks.append("Its $variables and $(commands) are written down as what they are now; the backup keeps them.")
+        remarks.append("Its $variables and $(commands) are replaced by their current values; the backup keeps them.")
     return ExistingConfig(settings=settings, others=translation.exports, remarks=tuple(remarks))
 
 
-def _as_said(name: str, text: str, variables: Mapping[str, str]) -> str:
-    """A number as the person wrote it, 1e-4 for 0.0001, where that is what holds."""
+def _as_written(name: str, text: str, variables: Mapping[str, str]) -> str:
+    """A number as the user wrote it, such as 1e-4 for 0.0001, if it is the one in effect."""
     option = options_by_name()[name]
-    said = variables.get(option.env, "")
+    text_in_file = variables.get(option.env, "")
     try:
-        return said if option.kind is float and float(said) == float(text) else text
+        return text_in_file if option.kind is float and float(text_in_file) == float(text) else text
     except ValueError:
         return text
 
 
 def new_files(draft: Draft, path: Path, *, others: Mapping[str, str]) -> list[NewFile]:
-    """The files that the answers make: the env file at `path` and, where one is wanted, the dataset file."""
+    """The files made from the answers: the env file at `path` and, if one is wanted, the dataset file."""
     final = without_irrelevant(draft, CHAPTERS)
     files = [NewFile(path=path, text=env_text(final, chapters=CHAPTERS, others=others))]
     if new_file(draft):
@@ -148,7 +148,7 @@ def new_files(draft: Draft, path: Path, *, others: Mapping[str, str]) -> list[Ne
 
 
 def _the_end(path: Path, *, before: ExistingConfig) -> Chapter:
-    """The last question, with what will be written before it."""
+    """The last question, which first shows what will be written."""
 
     def shows(draft: Draft) -> str:
         hidden = dict.fromkeys(before.others, "…")
@@ -157,7 +157,7 @@ def _the_end(path: Path, *, before: ExistingConfig) -> Chapter:
 
     def why(draft: Draft) -> str:
         there = [str(file.path) for file in new_files(draft, path, others=before.others) if file.path.exists()]
-        return f"A copy is kept of what is there: {', '.join(there)}." if there else "Nothing is there yet."
+        return f"A backup is kept of: {', '.join(there)}." if there else "No file exists yet."
 
     write_it = Question(
         name="write",
@@ -175,18 +175,18 @@ def _the_end(path: Path, *, before: ExistingConfig) -> Chapter:
 
 
 def _settings_of(file: NewFile) -> str:
-    """A file without its remarks."""
+    """The lines of a file without comments."""
     return "\n".join(line for line in file.text.splitlines() if line and not line.startswith("#"))
 
 
 def _what_is_wrong(draft: Draft) -> list[str]:
-    """What the trainer would still refuse, such as a setting of the old file that was not asked."""
+    """What the trainer would still refuse, such as an existing setting that was not asked."""
     return [f"bash train.sh will refuse this:\n{problem}" for problem in without_irrelevant(draft, CHAPTERS).problems()]
 
 
 def _farewell(draft: Draft, *, files: list[NewFile], backups: list[Path], command: str) -> str:
     lines = [f"Written: {file.path}" for file in files]
-    lines += [f"Kept, as it was: {backup}" for backup in backups]
+    lines += [f"Backup: {backup}" for backup in backups]
     model = draft["pretrained_model_name_or_path"]
     if is_on_hub(draft):
         lines += ["Once, before the first run: accept the license on the hub's page of", f"    {model}"]
@@ -194,4 +194,4 @@ def _farewell(draft: Draft, *, files: list[NewFile], backups: list[Path], comman
         lines.append("Once, before the first run: hf auth login")
     if "wandb" in draft["report_to"]:
         lines.append("Once, before the first run: wandb login")
-    return "\n".join([*lines, "", f"# Now say: {command}"])
+    return "\n".join([*lines, "", f"# Next: {command}"])

@@ -1,4 +1,4 @@
-"""What each choice costs in memory, and which fits the graphics card that was found."""
+"""The memory that each choice needs, and whether it fits the GPU."""
 
 from collections.abc import Callable
 
@@ -7,13 +7,13 @@ from helpers.config.wizard.machine import MemoryPeaks
 
 GIGABYTE = 1e9
 SPARE = 0.92
-"""The share of a card's memory that a run may be estimated to take: the desktop and the allocator take the rest."""
+"""The share of a GPU's memory that a run may use by estimate: the desktop and the allocator need the rest."""
 
 BY_QUALITY = ("no_change", "int8-quanto", "int4-quanto")
 
 
 def memory_note(name: str, *parts: str) -> Callable[[Draft, str], str]:
-    """What is said beside each value of the option `name`: what `parts` of the run take with it, and whether it fits.
+    """A note for each value of the option `name`: the memory that `parts` of the run need with it, and whether it fits.
 
     parts: `training`, `encoding` or both.
     """
@@ -23,17 +23,17 @@ def memory_note(name: str, *parts: str) -> Callable[[Draft, str], str]:
         if peaks is None:
             return ""
         needed = {part: getattr(peaks, part) for part in parts}
-        said = ", ".join(f"{part} {number / GIGABYTE:.1f} GB" for part, number in needed.items())
+        text = ", ".join(f"{part} {number / GIGABYTE:.1f} GB" for part, number in needed.items())
         room = draft.machine.room_bytes
         if room is None:
-            return said
-        return f"{said}: fits" if max(needed.values()) <= SPARE * room else f"{said}: too much"
+            return text
+        return f"{text}: fits" if max(needed.values()) <= SPARE * room else f"{text}: too much"
 
     return note
 
 
 def precision_that_fits(draft: Draft) -> str:
-    """The finest precision of the base with which the run fits the card; the base as it is where nothing is known."""
+    """The highest precision of the base model with which the run fits the GPU; unquantized if that is unknown."""
     room = draft.machine.room_bytes
     for value in BY_QUALITY:
         peaks = draft.machine.memory(draft.answered("base_model_precision", value).config())

@@ -1,7 +1,7 @@
-"""Asks the wizard's questions without a terminal: one plain line for each answer, so that a script can answer them.
+"""Asks the wizard's questions without a terminal: one line per answer, so that a script can answer them.
 
-An empty line takes the default, `-` is the empty answer, `<` goes back, and a list may be answered by number. An answer
-that will not do is told of, and the next line is another try; where the lines end too early, nothing is written.
+An empty line takes the default, `-` is the empty answer, `<` goes back, and choices can be given by number. After an
+invalid answer the next line is another try; if the input ends too early, nothing is written.
 """
 
 from typing import TextIO
@@ -44,7 +44,7 @@ class PlainPrompts:
             problem = question.problem(text)
             if not problem:
                 return text
-            print(f"    {text or 'nothing'} will not do: {problem}")
+            print(f"    {text or 'nothing'} is not valid: {problem}")
 
 
 def _called(question: Prompt) -> str:
@@ -53,7 +53,7 @@ def _called(question: Prompt) -> str:
 
 
 def _meant(line: str, question: Prompt) -> str:
-    """The answer that a line stands for: a value or its name before a number of the list."""
+    """The answer in a line: a value, a label or a number of the list."""
     if not line:
         return question.default
     if line == "-":

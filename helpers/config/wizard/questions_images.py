@@ -1,4 +1,4 @@
-"""The wizard's questions about images and captions, with answers proposed from a look at the folder."""
+"""The wizard's questions about images and captions, with defaults from the images in the folder."""
 
 import math
 from functools import partial
@@ -19,7 +19,7 @@ from helpers.config.wizard.machine import FolderPreview
 from helpers.errors import UserError
 
 PLACES = (1.0, 0.5, 0.25)
-"""Megapixels worth training at."""
+"""Training resolutions to offer, in megapixels."""
 
 NEARLY = 0.9
 MOST = 0.5
@@ -30,12 +30,12 @@ LATENT_BYTES_PER_PIXEL = 16 * 2 / 64
 
 
 def sight(draft: Draft) -> FolderPreview:
-    """What the folder looks like; remembered by the machine, so that each folder is looked at once."""
+    """The summary of the folder, cached so that each folder is read once."""
     return draft.machine.look_at(image_folder(draft))
 
 
 def sizes(draft: Draft) -> list[float]:
-    """How large the images looked at are, smallest first, in the unit of `resolution_type`."""
+    """The sizes of the images, smallest first, in the unit of `resolution_type`."""
     measures = {"area": lambda w, h: w * h / 1e6, "pixel": min, "pixel_area": lambda w, h: math.sqrt(w * h)}
     measure = measures[draft["resolution_type"]]
     return sorted(measure(*size) for size in sight(draft).sizes)
@@ -49,7 +49,7 @@ def _what_is_there(draft: Draft) -> str:
 
 
 def _folder_of_before(draft: Draft) -> str:
-    """The folder that the dataset file names, else the only one where the quickstart has people put theirs."""
+    """The folder in the dataset file, else the only one in the `datasets` folder of the quickstart."""
     found, _ = read_datasets(draft.config())
     for dataset in found.images if found else ():
         if isinstance(dataset, LocalDataset):
@@ -61,12 +61,12 @@ def _folder_of_before(draft: Draft) -> str:
 def _folder_problem(draft: Draft, text: str) -> str:
     if not text:
         return "name the folder that holds the images"
-    said = draft.answered("image_folder", text)
-    folder = image_folder(said)
+    answered = draft.answered("image_folder", text)
+    folder = image_folder(answered)
     if not folder.is_dir():
         return f"there is no folder {folder}"
     try:
-        seen = sight(said)
+        seen = sight(answered)
     except UserError as error:
         return str(error)
     if not seen.sizes:
@@ -75,7 +75,7 @@ def _folder_problem(draft: Draft, text: str) -> str:
 
 
 def _repeats_problem(draft: Draft, text: str) -> str:
-    return "" if text.isdecimal() and text.isascii() else "say a whole number from 0 up"
+    return "" if text.isdecimal() and text.isascii() else "use an integer of at least 0"
 
 
 def _seen(draft: Draft) -> str:
@@ -83,8 +83,8 @@ def _seen(draft: Draft) -> str:
     seen = sight(draft)
     areas = sorted(width * height for width, height in seen.sizes)
     middle = areas[len(areas) // 2] / 1e6
-    said = f"{seen.images:,} images, half of them above {middle:.2g} megapixels"
-    return f"{said}, {seen.unreadable:,} that cannot be read." if seen.unreadable else f"{said}."
+    summary = f"{seen.images:,} images, half of them above {middle:.2g} megapixels"
+    return f"{summary}, {seen.unreadable:,} that cannot be read." if seen.unreadable else f"{summary}."
 
 
 def _share_below(draft: Draft, least: float) -> str:
@@ -115,16 +115,16 @@ def _is_square(size: tuple[int, int]) -> bool:
     return max(size) <= SQUARE * min(size)
 
 
-def _why_cut(draft: Draft) -> str:
+def _why_crop(draft: Draft) -> str:
     shapes = [width / height for width, height in sight(draft).sizes]
     square = 100 * sum(map(_is_square, sight(draft).sizes)) / len(shapes)
     return (
         f"They are {min(shapes):.2f} to {max(shapes):.2f} times as wide as high, {square:.0f}% of them square. "
-        "SD3 draws every shape, so keeping them loses nothing."
+        "SD3 generates every aspect ratio, so keeping them loses nothing."
     )
 
 
-def _proposed_cut(draft: Draft) -> str:
+def _proposed_crop(draft: Draft) -> str:
     found = sight(draft).sizes
     return "square-center" if all(map(_is_square, found)) else "keep"
 
@@ -144,7 +144,7 @@ def _small_choices(draft: Draft) -> tuple[Choice, ...]:
 def _why_captions(draft: Draft) -> str:
     seen = sight(draft)
     return (
-        f"{seen.captioned:,} of {seen.images:,} images have a text file beside them, and "
+        f"{seen.captioned:,} of {seen.images:,} images have a text file, and "
         f"{seen.telling_names:,} of {len(seen.sizes):,} names read like captions ({seen.example})."
     )
 
@@ -166,7 +166,7 @@ def _why_latents(draft: Draft) -> str:
     pixels = resolution * 1e6 if draft["resolution_type"] == "area" else resolution**2
     return (
         f"Each image is encoded once, {_megabytes(seen.images * pixels * LATENT_BYTES_PER_PIXEL)} in all. "
-        "A relative place starts at the output folder; it may not lie inside the folder of images."
+        "A relative path starts at the output folder; it must be outside the folder of images."
     )
 
 
@@ -180,7 +180,7 @@ IMAGES = Chapter(
             why=_what_is_there,
             choices=lambda draft: (
                 Choice(value="keep", label="keep it as it is"),
-                Choice(value="new", label="write a new one", note="what is there is kept as a backup"),
+                Choice(value="new", label="write a new one", note="a backup of the old one is kept"),
             ),
             when=lambda draft: path_in_use(draft).is_file(),
             proposal=lambda draft: "keep" if read_datasets(draft.config())[0] else "new",
@@ -189,7 +189,7 @@ IMAGES = Chapter(
             name="image_folder",
             own=True,
             title="Which folder holds your images?",
-            why="It is looked at now, headers only. Nothing is ever written, moved or deleted there.",
+            why="Only image headers are read now. Nothing is ever written, moved or deleted there.",
             when=new_file,
             proposal=_folder_of_before,
             problem=_folder_problem,
@@ -197,9 +197,9 @@ IMAGES = Chapter(
         ),
         Question(
             name="resolution",
-            title="How large shall they be trained at?",
+            title="Which training resolution?",
             why=lambda draft: (
-                f"{_seen(draft)} SD3 is at home at 1 megapixel; a quarter is four times quicker, for a first try."
+                f"{_seen(draft)} SD3 was trained at 1 megapixel; 0.25 is four times as fast, for a first try."
                 if draft["resolution_type"] == "area"
                 else f"{_seen(draft)} In the unit of RESOLUTION_TYPE={draft['resolution_type']}."
             ),
@@ -211,47 +211,47 @@ IMAGES = Chapter(
             proposal=_proposed_resolution,
         ),
         Question(
-            name="cut",
+            name="crop",
             own=True,
-            title="How shall they be cut?",
-            why=_why_cut,
+            title="How should images be cropped?",
+            why=_why_crop,
             choices=lambda draft: (
-                Choice(value="keep", label="keep each image's shape"),
-                Choice(value="square-center", label="a square from the middle"),
-                Choice(value="square-random", label="a square from anywhere", note="for textures and styles"),
+                Choice(value="keep", label="keep the aspect ratio"),
+                Choice(value="square-center", label="center crop to a square"),
+                Choice(value="square-random", label="random crop to a square", note="for textures and styles"),
             ),
             when=new_file,
-            proposal=_proposed_cut,
+            proposal=_proposed_crop,
         ),
         Question(
-            name="small",
+            name="small_images",
             own=True,
-            title="Some images are less than half that size. What of them?",
-            why="Enlarged images are soft, and softness is learned.",
+            title="Some images are less than half that size. What to do with them?",
+            why="Enlarged images are blurry, and the model learns that.",
             choices=_small_choices,
             when=_has_small,
         ),
         Question(
             name="captions",
             own=True,
-            title="What says what they show?",
+            title="Where do the captions come from?",
             why=_why_captions,
             choices=lambda draft: (
-                Choice(value="textfile", label="text files", note="IMG_1.txt beside IMG_1.jpg; a caption a line"),
-                Choice(value="filename", label="the files' names", note="with spaces for underscores"),
-                Choice(value="instanceprompt", label="one prompt for all", note="for one subject or style"),
+                Choice(value="textfile", label="text files", note="IMG_1.txt next to IMG_1.jpg; one caption per line"),
+                Choice(value="filename", label="file names", note="with spaces for underscores"),
+                Choice(value="instanceprompt", label="one caption for all", note="for one subject or style"),
             ),
             when=new_file,
             proposal=_proposed_captions,
         ),
         Question(
-            name="unsaid",
+            name="missing_captions",
             own=True,
-            title="Some images have no text file. What of them?",
+            title="Some images have no text file. What to do with them?",
             why=lambda draft: f"{sight(draft).images - sight(draft).captioned:,} have none.",
             choices=lambda draft: (
                 Choice(value="leave", label="leave them out", note="each is named when the run starts"),
-                Choice(value="name", label="call them by the file's name"),
+                Choice(value="name", label="use the file name as caption"),
             ),
             when=lambda draft: (
                 new_file(draft) and draft["captions"] == "textfile" and sight(draft).captioned < sight(draft).images
@@ -260,16 +260,16 @@ IMAGES = Chapter(
         Question(
             name="prompt_for_all",
             own=True,
-            title="Which prompt?",
-            why="A name of its own for the new thing, and its kind: a photograph of mikesh, a gray cat.",
+            title="Which caption for all images?",
+            why="A trigger word and its class: a photograph of mikesh, a gray cat.",
             when=lambda draft: new_file(draft) and draft["captions"] == "instanceprompt",
-            problem=lambda draft, text: "" if text.strip() else "say what the images show",
+            problem=lambda draft, text: "" if text.strip() else "describe what the images show",
         ),
         Question(
             name="repeats",
             own=True,
-            title="How often more than once is each image shown in an epoch?",
-            why="0 is once. It matters beside other datasets, to show the smaller one more often.",
+            title="How many repeats per epoch?",
+            why="0 shows each image once. More repeats help a small dataset next to larger ones.",
             when=new_file,
             proposal=lambda draft: "0",
             problem=_repeats_problem,
@@ -277,7 +277,7 @@ IMAGES = Chapter(
         Question(
             name="latent_cache",
             own=True,
-            title="Where shall encoded images be kept?",
+            title="Where should encoded images be cached?",
             why=_why_latents,
             when=new_file,
             proposal=proposed_cache,
@@ -286,7 +286,7 @@ IMAGES = Chapter(
         Question(
             name="text_cache",
             own=True,
-            title="And encoded captions?",
+            title="Where should encoded captions be cached?",
             why="They are shared by all datasets; the same words are encoded once.",
             when=new_file,
             proposal=lambda draft: TEXT_CACHE,

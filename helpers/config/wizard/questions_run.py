@@ -1,4 +1,4 @@
-"""The wizard's questions about what is trained and how long; names, bounds and choices are the declarations'."""
+"""The wizard's questions about model, adapter and length; names, bounds and choices come from the options."""
 
 from pathlib import Path
 
@@ -21,28 +21,28 @@ def trains_lora(draft: Draft) -> bool:
 
 
 def trains_standard_lora(draft: Draft) -> bool:
-    """Whether that adapter is one whose rank and place the settings say."""
+    """Whether the adapter is one whose rank and layers are settings."""
     return trains_lora(draft) and draft["lora_type"] == "standard"
 
 
 def is_on_hub(draft: Draft) -> bool:
-    """Whether the model has to come from the hub."""
+    """Whether the model must be downloaded from the hub."""
     name = draft["pretrained_model_name_or_path"]
     return not Path(name).expanduser().exists() and HUB_ID.fullmatch(name) is not None
 
 
 def counts_epochs(draft: Draft) -> bool:
-    """Whether the run's length is said in epochs: as answered, else as the old file has it."""
+    """Whether the length is set in epochs: as answered, else as in the old file."""
     return draft["length"] == "epochs" if draft.knows("length") else draft["num_train_epochs"] != "0"
 
 
 def wants_hub(draft: Draft) -> bool:
-    """Whether the run needs somebody logged in at the hub."""
+    """Whether the run needs a login to the hub."""
     return is_on_hub(draft) or draft["push_to_hub"] == "true"
 
 
 def several(values: str) -> tuple[Choice, ...]:
-    """Choices that need no further word."""
+    """Choices without labels or notes."""
     return tuple(Choice(value=value) for value in values.split())
 
 
@@ -51,24 +51,24 @@ RUN = Chapter(
     questions=(
         Question(
             name="output_dir",
-            title="Where shall the results go?",
-            why="Checkpoints, test images, caches and the finished weights are written below this folder.",
+            title="Where should the results go?",
+            why="Checkpoints, validation images, caches and the finished weights are written below this folder.",
             folder=True,
         ),
         Question(
             name="model_type",
-            title="What shall be trained?",
-            why="A LoRA is a small file beside the model; it learns a subject or a style on one card. "
-            "Training the whole model wants far more memory and images.",
+            title="What do you want to train?",
+            why="A LoRA is a small file on top of the model; it learns a subject or a style on one GPU. "
+            "Full fine-tuning needs far more memory and images.",
             choices=lambda draft: (
                 Choice(value="lora", label="a LoRA", note="megabytes; the usual choice"),
-                Choice(value="full", label="the whole model", note="gigabytes, and a large card"),
+                Choice(value="full", label="the full model", note="gigabytes, and a large GPU"),
             ),
         ),
         Question(
             name="pretrained_model_name_or_path",
-            title="Which model do you start from?",
-            why="3.5 medium is the one to begin with; large draws better, and wants twice the memory or more.",
+            title="Which base model?",
+            why="Start with 3.5 medium; large gives better images and needs at least twice the memory.",
             choices=lambda draft: HUB_MODELS,
             other="another: a folder in diffusers layout, a .safetensors file, or a hub id",
             proposal=lambda draft: HUB_MODELS[0].value,
@@ -98,46 +98,46 @@ RUN = Chapter(
         ),
         Question(
             name="lora_type",
-            title="Which kind of adapter?",
+            title="Which type of adapter?",
             why="A LoRA is what recipes are written for, and every program opens it.",
             choices=lambda draft: (
                 Choice(value="standard", label="LoRA or DoRA"),
-                Choice(value="lycoris", label="LyCORIS", note="LoKr, LoHa and others, as a file says"),
+                Choice(value="lycoris", label="LyCORIS", note="LoKr, LoHa and others, as set in a file"),
             ),
             when=trains_lora,
         ),
         Question(
             name="lycoris_config",
-            title="Which file says what LyCORIS shall do?",
+            title="Which LyCORIS config file?",
             why="The example is a LoKr on all attention and feed-forward layers; copy it to change it.",
             proposal=lambda draft: LYCORIS_EXAMPLE,
             when=lambda draft: trains_lora(draft) and draft["lora_type"] == "lycoris",
         ),
         Question(
             name="lora_rank",
-            title="What rank shall the LoRA have?",
-            why="Its width. More holds more detail, from more images; it costs memory and makes the file larger.",
+            title="Which LoRA rank?",
+            why="A higher rank learns more detail, needs more images and memory, and makes a larger file.",
             choices=lambda draft: several("4 8 16 32 64 128"),
             other="another number",
             when=trains_standard_lora,
         ),
         Question(
             name="lora_target",
-            title="What shall the LoRA be attached to?",
-            why="More places learn more, and forget more.",
+            title="Which layers should the LoRA train?",
+            why="More layers learn more, and forget more.",
             choices=lambda draft: (
                 Choice(value="attention", note="both streams, text and image; the usual choice"),
                 Choice(value="image-attention", note="the image stream only; the gentlest"),
                 Choice(value="attention+mlp", note="the feed-forward layers too; for styles and many images"),
             ),
-            other="a comma list of module names",
+            other="a comma-separated list of module names",
             when=trains_standard_lora,
         ),
         Question(
             name="use_dora",
-            title="Shall it be a DoRA?",
-            why="It learns how strong each row of the weights is apart from where it points: closer to training the "
-            "whole model at small ranks, and slower.",
+            title="Use DoRA?",
+            why="It learns the magnitude of each row of the weights apart from its direction: closer to full "
+            "fine-tuning at small ranks, and slower.",
             choices=lambda draft: (
                 Choice(value="false", label="no, a plain LoRA", note="every program opens it"),
                 Choice(value="true", label="yes", note="for programs that know DoRA, such as diffusers and ComfyUI"),
@@ -153,15 +153,15 @@ LENGTH = Chapter(
         Question(
             name="length",
             own=True,
-            title="How do you want to say how long the run is?",
-            why="Steps are the same work whatever the images; epochs count how often each image is seen.",
+            title="Set the length in steps or epochs?",
+            why="Steps do not depend on the number of images; epochs count how often each image is seen.",
             choices=lambda draft: (Choice(value="steps"), Choice(value="epochs")),
             proposal=lambda draft: "epochs" if counts_epochs(draft) else "steps",
         ),
         Question(
             name="max_train_steps",
             title="How many steps?",
-            why="A thousand for a subject, two to four for a style is a first guess; stop when the images are right.",
+            why="As a first guess 1000 for a subject, 2000 to 4000 for a style; stop when the images are right.",
             when=lambda draft: not counts_epochs(draft),
             proposal=lambda draft: "1000",
         ),
@@ -175,73 +175,73 @@ LENGTH = Chapter(
         ),
         Question(
             name="train_batch_size",
-            title="How many images at once?",
-            why="More at once is steadier and a little faster; memory grows with it.",
+            title="Which batch size?",
+            why="A larger batch is less noisy and a little faster, and needs more memory.",
             note=memory_note("train_batch_size", "training"),
             choices=lambda draft: several("1 2 4 8"),
             other="another number",
         ),
         Question(
             name="gradient_accumulation_steps",
-            title="How many such batches make one step?",
-            why="The same steadiness as a larger batch without its memory, for that many times the work.",
+            title="How many gradient accumulation steps?",
+            why="Like a larger batch without its memory, for that many times the work.",
             choices=lambda draft: several("1 2 4 8"),
             other="another number",
             proposal=lambda draft: str(max(1, 4 // int(draft["train_batch_size"]))),
         ),
         Question(
             name="caption_dropout_probability",
-            title="Which share of the images is shown without its caption?",
-            why="A tenth keeps the model steerable by guidance; none is for a few images of one subject.",
+            title="How much caption dropout?",
+            why="0.1 keeps guidance working; 0 is for a few images of one subject.",
             choices=lambda draft: several("0.0 0.05 0.1 0.2"),
             other="another share, from 0 to 1",
         ),
         Question(
             name="checkpointing_steps",
-            title="After how many steps is a checkpoint saved?",
-            why="A run that stops, for whatever reason, goes on exactly from the last one.",
+            title="How many steps between checkpoints?",
+            why="A run that stops for any reason resumes exactly from the last one.",
         ),
         Question(
             name="checkpoints_total_limit",
-            title="How many checkpoints are kept?",
-            why="The newest are; you can go back to any that is there.",
+            title="How many checkpoints to keep?",
+            why="The newest ones; a run can resume from any of them.",
         ),
     ),
 )
 
 VALIDATION = Chapter(
-    title="Test images",
+    title="Validation images",
     questions=(
         Question(
             name="validation_prompt",
-            title="Which prompt shall be drawn as the run goes on?",
-            why="In the words of your captions, but of a scene that is in none. Empty: nothing is drawn.",
+            title="Which validation prompt?",
+            why="Worded like your captions, but with a scene of its own. Empty: no validation images.",
         ),
         Question(
             name="validation_negative_prompt",
-            title="And away from what?",
-            why="What test images are steered away from. Empty is fine.",
+            title="Which negative prompt?",
+            why="What validation images should not show. It can be empty.",
             when=lambda draft: bool(draft["validation_prompt"]),
         ),
         Question(
             name="validation_steps",
-            title="After how many steps is it drawn?",
-            why="It is also drawn before the first step, so that you see what changes, and at the end.",
+            title="How many steps between validation images?",
+            why="Images are also generated before the first step, for comparison, and at the end.",
             when=lambda draft: bool(draft["validation_prompt"]),
             proposal=lambda draft: draft["checkpointing_steps"],
         ),
         Question(
             name="validation_resolution",
-            title="At which sizes?",
-            why="In pixels; several with commas between. SD3 is at home around one megapixel.",
+            title="Which validation sizes?",
+            why="In pixels, a comma-separated list. SD3 was trained around one megapixel.",
             choices=lambda draft: several("1024x1024 768x768 512x512 1024x1024,1280x768"),
             other="others, such as 832x1216",
             when=lambda draft: bool(draft["validation_prompt"]),
         ),
         Question(
             name="validation_guidance",
-            title="How closely do they follow the prompt?",
-            why="Guidance: SD3 likes it low, 3 to 5.",
+            title="Which guidance scale?",
+            why="How closely images follow the prompt; 3 to 5 is usual for SD3.",
             when=lambda draft: bool(draft["validation_prompt"]),
         ),
     ),

@@ -1,4 +1,4 @@
-"""The wizard's questions about how the model learns, and who is told; names, bounds, choices are the declarations'."""
+"""The wizard's questions about optimizer, memory and reporting; names, bounds and choices come from the options."""
 
 from helpers.config.checks.warnings import warnings
 from helpers.config.optimizers import KINDS, LEARNING_RATE_FREE
@@ -11,9 +11,9 @@ FULL_RATE = 1e-5
 
 
 def proposed_rate(draft: Draft) -> str:
-    """A learning rate to begin with.
+    """A learning rate to start with.
 
-    An adapter's strength is alpha / rank = 1 here, so a wider one moves the model further at the same rate: the rate
+    The adapter's scale is alpha / rank = 1 here, so a higher rank changes the model more at the same rate: the rate
     falls with the fourth root of the rank, through 1e-4 at rank 16.
     """
     if draft["optimizer"] in LEARNING_RATE_FREE:
@@ -24,16 +24,16 @@ def proposed_rate(draft: Draft) -> str:
 
 
 def _why_rate(draft: Draft) -> str:
-    said = f"{proposed_rate(draft)} is a good start for "
-    said += f"rank {draft['lora_rank']}" if trains_lora(draft) else "a whole model"
-    return f"How far each step goes. {said} with {draft['optimizer']}. Burnt colors mean it was too high."
+    start = f"{proposed_rate(draft)} is a good start for "
+    start += f"rank {draft['lora_rank']}" if trains_lora(draft) else "full fine-tuning"
+    return f"{start} with {draft['optimizer']}. Oversaturated images mean it was too high."
 
 
 def _rate_problem(draft: Draft, text: str) -> str:
-    """What the trainer would only remark: a rate of another order than the optimizer wants."""
+    """What the trainer would only warn about: a learning rate that is unusual for the optimizer."""
     name = options_by_name()["learning_rate"].env
-    said = [line for line in warnings(draft.answered("learning_rate", text).config()) if line.startswith(name)]
-    return said[0] if said else ""
+    lines = [line for line in warnings(draft.answered("learning_rate", text).config()) if line.startswith(name)]
+    return lines[0] if lines else ""
 
 
 MEMORY = Chapter(
@@ -41,17 +41,17 @@ MEMORY = Chapter(
     questions=(
         Question(
             name="gradient_checkpointing",
-            title="Save memory by computing twice?",
-            why="Gradient checkpointing: a third slower, and far less memory.",
+            title="Use gradient checkpointing?",
+            why="Recomputes activations: a third slower, and far less memory.",
             choices=lambda draft: YES_NO,
             note=memory_note("gradient_checkpointing", "training"),
         ),
         Question(
             name="base_model_precision",
-            title="How far shall the frozen model be quantized?",
+            title="How should the base model be quantized?",
             why=lambda draft: (
-                "Fewer bits, less memory; int8 is hard to tell from none. "
-                + (f"Found: {draft.machine.gpus[0].name}." if draft.machine.gpus else "No NVIDIA card was found here.")
+                "Fewer bits need less memory; int8 hardly differs from none. "
+                + (f"Found: {draft.machine.gpus[0].name}." if draft.machine.gpus else "No NVIDIA GPU was found.")
             ),
             choices=lambda draft: tuple(
                 Choice(value=value, label=label)
@@ -60,7 +60,7 @@ MEMORY = Chapter(
                     ("int8-quanto", "int8"),
                     *(() if draft.machine.is_mac else (("fp8-quanto", "fp8"),)),
                     ("int4-quanto", "int4"),
-                    ("int2-quanto", "int2, for the curious"),
+                    ("int2-quanto", "int2, experimental"),
                 )
             ),
             note=memory_note("base_model_precision", "training", "encoding"),
@@ -69,21 +69,21 @@ MEMORY = Chapter(
         ),
         Question(
             name="text_encoder_3_precision",
-            title="And T5, the largest text encoder?",
-            why="It is needed only while captions are encoded, and gone before training.",
+            title="How should T5, the largest text encoder, be quantized?",
+            why="It is loaded only while captions are encoded.",
             choices=lambda draft: (
-                Choice(value="", label="as the model"),
-                Choice(value="no_change", label="whole"),
+                Choice(value="", label="as the base model"),
+                Choice(value="no_change", label="not at all"),
             ),
             note=memory_note("text_encoder_3_precision", "encoding"),
             when=lambda draft: trains_lora(draft) and draft["base_model_precision"] != "no_change",
         ),
         Question(
             name="mixed_precision",
-            title="In which dtype shall it compute?",
-            why="bf16 is fast and small; not every device knows it.",
+            title="Which compute dtype (mixed precision)?",
+            why="bf16 is fast and needs less memory; not every device supports it.",
             choices=lambda draft: (
-                Choice(value="", label="what the device is good at"),
+                Choice(value="", label="the best for the device"),
                 Choice(value="bf16"),
                 Choice(value="no", label="fp32", note="twice the memory, and slower"),
             ),
@@ -92,12 +92,12 @@ MEMORY = Chapter(
 )
 
 LEARNING = Chapter(
-    title="Learning",
+    title="Optimizer",
     questions=(
         Question(
             name="optimizer",
             title="Which optimizer?",
-            why="adamw is the one that recipes are written for.",
+            why="Most recipes are written for adamw.",
             choices=lambda draft: tuple(Choice(value=kind.name) for kind in KINDS.values() if kind.is_installed),
             note=lambda draft, value: KINDS[value].summary if value in KINDS else "",
         ),
@@ -110,32 +110,32 @@ LEARNING = Chapter(
         ),
         Question(
             name="lr_scheduler",
-            title="How shall it move over the run?",
-            why="A constant rate lets you go on as long as you like; cosine falls and often ends a little cleaner.",
+            title="Which learning rate schedule?",
+            why="A constant rate can train as long as you like; cosine decays and often ends a little better.",
         ),
         Question(
             name="lr_warmup_steps",
-            title="Over how many steps does it rise at first?",
-            why="A short rise spares the model a jolt.",
+            title="How many warm-up steps?",
+            why="A short warm-up avoids large first steps.",
             when=lambda draft: draft["lr_scheduler"] != "constant",
             proposal=lambda draft: str(min(100, int(draft["max_train_steps"]) // 10 or 100)),
         ),
         Question(
             name="use_ema",
-            title="Keep a running average of the weights as well?",
-            why="It is smoother than the weights themselves, and takes their memory once more.",
+            title="Keep an EMA of the weights?",
+            why="An average that is smoother than the weights themselves, and needs their memory again.",
             choices=lambda draft: YES_NO,
         ),
     ),
 )
 
 REPORTS = Chapter(
-    title="Who is told",
+    title="Reporting",
     questions=(
         Question(
             name="report_to",
-            title="Where shall the run be followed?",
-            why="The console tells in any case.",
+            title="Which trackers?",
+            why="The console shows the run in any case.",
             choices=lambda draft: (
                 Choice(value="none", label="the console only"),
                 Choice(value="tensorboard", note="files on this machine"),
@@ -145,14 +145,14 @@ REPORTS = Chapter(
         ),
         Question(
             name="tracker_project_name",
-            title="Under which project name?",
+            title="Which tracker project?",
             why="Runs of one project are shown side by side.",
             when=lambda draft: draft["report_to"] not in ("none", ""),
         ),
         Question(
             name="push_to_hub",
-            title="Publish the result on the Hugging Face hub?",
-            why="It is uploaded when the run is complete, with a model card.",
+            title="Upload the result to the Hugging Face hub?",
+            why="It is uploaded with a model card when the run is complete.",
             choices=lambda draft: YES_NO,
         ),
         Question(
@@ -163,15 +163,15 @@ REPORTS = Chapter(
         ),
         Question(
             name="hub_private",
-            title="For your eyes only?",
+            title="Keep the repository private?",
             why="A private repository can be made public later, on its page.",
             choices=lambda draft: YES_NO,
             when=lambda draft: draft["push_to_hub"] == "true",
         ),
         Question(
             name="push_checkpoints_to_hub",
-            title="Each checkpoint, too?",
-            why="A copy elsewhere of everything a run needs to go on; gigabytes, for a whole model.",
+            title="Upload checkpoints, too?",
+            why="Everything that a run needs to resume; gigabytes for full fine-tuning.",
             choices=lambda draft: YES_NO,
             when=lambda draft: draft["push_to_hub"] == "true",
         ),
@@ -183,8 +183,8 @@ MACHINE = Chapter(
     questions=(
         Question(
             name="training_num_processes",
-            title="How many processes shall train?",
-            why=lambda draft: f"One for each graphics card; {len(draft.machine.gpus) or 'no NVIDIA'} found here.",
+            title="How many training processes?",
+            why=lambda draft: f"One per GPU; {len(draft.machine.gpus) or 'no NVIDIA GPU'} found.",
             proposal=lambda draft: str(max(1, len(draft.machine.gpus))),
         ),
         Question(

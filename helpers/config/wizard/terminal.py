@@ -1,6 +1,6 @@
-"""Asks the wizard's questions in a terminal: lists by arrow keys, texts with their mistakes told below, a way back.
+"""Asks the wizard's questions in a terminal: lists by arrow keys, text with its errors shown, and going back.
 
-A question and its answer shrink to one line once answered, so that what was said stays in view.
+A question shrinks to one line once answered, so that earlier answers stay in view.
 """
 
 import shutil
@@ -16,8 +16,8 @@ MOST_COLUMNS = 100
 ESCAPE_SECONDS = 0.15
 """How long a lone Escape waits to see whether it is the first letter of an arrow key."""
 
-LIST_KEYS = "↑↓ choose · enter take · esc back · ctrl-c leave"
-TEXT_KEYS = "enter take · esc back · ctrl-c leave"
+LIST_KEYS = "↑↓ choose · enter accept · esc back · ctrl-c quit"
+TEXT_KEYS = "enter accept · esc back · ctrl-c quit"
 OTHER = "\0other"
 BACK = "\0back"
 
@@ -25,7 +25,7 @@ BOLD, DIM, RED, ACCENT, PLAIN = "\033[1m", "\033[2m", "\033[31m", "\033[36m", "\
 
 
 class Terminal:
-    """A front end for a person."""
+    """The front end for a terminal."""
 
     def __init__(self) -> None:
         self._chapter = ""
@@ -50,23 +50,23 @@ class Terminal:
         return text
 
     def _shrink(self, question: Prompt, text: str | None, *, height: int) -> None:
-        """Put one line in the question's place; going back, take away the line of the question before as well."""
+        """Replace the question with one line; when going back, also remove the line of the question before."""
         if text is None:
             again = min(1, self._answers_above)
             _erase(height + again)
             self._answers_above -= again
         else:
             columns = shutil.get_terminal_size().columns - 1
-            said = textwrap.shorten(
+            shown = textwrap.shorten(
                 _called(question, text), max(10, columns - 4 - len(question.title)), placeholder="…"
             )
             _erase(height)
-            print(f"   {DIM}{question.title}{PLAIN} {ACCENT}{said}{PLAIN}")
+            print(f"   {DIM}{question.title}{PLAIN} {ACCENT}{shown}{PLAIN}")
             self._answers_above += 1
 
 
 def _answered(question: Prompt) -> str | None:
-    """An answer that will do, from the list or typed in its place; what is wrong with another is told above it."""
+    """A valid answer, from the list or typed; what is wrong with an invalid one is shown above it."""
     offered = [choice.value for choice in question.choices]
     default, typing, complaint = question.default, not offered, 0
     while True:
@@ -84,10 +84,10 @@ def _answered(question: Prompt) -> str | None:
 
 
 def _problem(question: Prompt, text: str) -> str:
-    """What is wrong with an answer; looking at a large folder takes its time."""
+    """What is wrong with an answer; reading a large folder takes a while."""
     if not question.folder:
         return question.problem(text)
-    print(f"   {DIM}looking there …{PLAIN}", flush=True)
+    print(f"   {DIM}reading the folder …{PLAIN}", flush=True)
     problem = question.problem(text)
     _erase(1)
     return problem
@@ -106,7 +106,7 @@ def _columns() -> int:
 
 
 def _erase(lines: int) -> None:
-    """Take away the lines above the cursor."""
+    """Remove the lines above the cursor."""
     if lines:
         print(f"\033[{lines}F\033[J", end="", flush=True)
 
@@ -175,7 +175,7 @@ def _write(question: Prompt, *, default: str) -> str | None:
 
 
 def _answer(asked: "Question") -> str | None:
-    """What the person answers; None where Escape was pressed."""
+    """The answer; None if Escape was pressed."""
     from prompt_toolkit.key_binding import KeyBindings, merge_key_bindings
 
     bindings = KeyBindings()

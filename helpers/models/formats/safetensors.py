@@ -167,4 +167,4 @@ def opened(path: Path) -> Iterator[Any]:
             yield file
     except (OSError, SafetensorError) as error:
         read_header(path)  # which knows better what is wrong
-        raise ModelError(f"{path} cannot be read as tensors: {error}; is it whole?") from error
+        raise ModelError(f"{path} cannot be read as a safetensors file: {error}; is it whole?") from error

@@ -48,7 +48,7 @@ def test_caption_filters_come_from_the_entry_or_a_file_beside_the_output(tmp_pat
         ([r"s/(a)/\2/"], "invalid group reference"),
         ("none.txt", "No such file"),
         ("words.md", "words.md is neither"),
-        ("broken.json", "UTF-8 text or JSON"),
+        ("broken.json", "complete the file"),
         ([1], "text in quotes"),
     ],
 )

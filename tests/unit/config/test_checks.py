@@ -80,7 +80,7 @@ def test_a_model_whose_place_the_result_would_take(tmp_path: Path, name: str) ->
         "--max_train_steps=1",
         f"--output_dir={tmp_path}/second/../first",
     )
-    with pytest.raises(ConfigError, match="the result of this run would take its place"):
+    with pytest.raises(ConfigError, match="this run's result would overwrite it"):
         parse_arguments(words)
 
 
@@ -103,7 +103,7 @@ def test_a_checkpoint_that_is_not_there(tmp_path: Path, said: str) -> None:
     words = (MODEL, "--max_train_steps=1", f"--output_dir={tmp_path}")
     problem = problem_of(*words, f"--resume_from_checkpoint={said}")
     assert (problem.option, problem.value) == ("RESUME_CHECKPOINT", said)
-    fix = "did you mean latest?" if said == "lastest" else "say latest or none, or one of checkpoint-5"
+    fix = "did you mean latest?" if said == "lastest" else "use latest or none, or one of checkpoint-5"
     assert problem.fix == fix
     assert parse_arguments([*words, "--resume_from_checkpoint=checkpoint-5"])
 
@@ -113,7 +113,7 @@ def test_a_checkpoint_that_is_not_there(tmp_path: Path, said: str) -> None:
     [
         (["--learning_rate=1"], "LEARNING_RATE=1 is very large for adamw"),
         (["--lr_end=1e-3", "--lr_scheduler=cosine"], "so the rate rises"),
-        (["--lr_warmup_steps=10"], "LR_WARMUP_STEPS=10 is the whole run (MAX_NUM_STEPS=10)"),
+        (["--lr_warmup_steps=10"], "LR_WARMUP_STEPS=10 is as long as the run (MAX_NUM_STEPS=10)"),
         (
             ["--lr_scheduler=constant", "--lr_warmup_steps=3"],
             "LR_WARMUP_STEPS=3 has no effect with LR_SCHEDULE",
@@ -138,7 +138,7 @@ def test_the_learning_rate_follows_what_it_steers() -> None:
 
 def test_an_optimizer_that_finds_its_rate_is_given_no_small_one() -> None:
     problem = problem_of(MODEL, "--max_train_steps=1", "--optimizer=prodigy", "--learning_rate=1e-4")
-    assert (problem.option, problem.value, problem.fix) == ("LEARNING_RATE", "0.0001", "say 1.0, or leave it out")
+    assert (problem.option, problem.value, problem.fix) == ("LEARNING_RATE", "0.0001", "use 1.0, or leave it out")
 
 
 @pytest.mark.parametrize(

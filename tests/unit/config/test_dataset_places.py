@@ -15,7 +15,7 @@ def test_of_several_text_stores_one_is_the_default(tmp_path: Path) -> None:
     assert load(tmp_path, [entry(tmp_path), first, second]).text_embeds.id == "b"
     for wrong in ([first, first | {"id": "c"}], [second, second | {"id": "c"}]):
         (problem,) = problems(tmp_path, [entry(tmp_path), *wrong])
-        assert "exactly one is the default" in problem.reason
+        assert "must be the default" in problem.reason
 
 
 def test_data_sets_name_the_places_of_what_is_encoded(tmp_path: Path) -> None:

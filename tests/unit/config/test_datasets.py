@@ -235,7 +235,7 @@ def test_what_cannot_be_is_told_by_entry_and_key(tmp_path: Path, more: dict[str,
 def test_a_text_cache_may_not_lie_among_the_images(tmp_path: Path) -> None:
     text = {"id": "t", "type": "local", "dataset_type": "text_embeds", "cache_dir": "images/text"}
     (problem,) = problems(tmp_path, [entry(tmp_path), text])
-    assert "writes nothing" in problem.reason
+    assert "nothing may be written" in problem.reason
 
 
 def test_keys_of_later_are_accepted_where_they_ask_for_nothing(tmp_path: Path) -> None:
@@ -252,16 +252,32 @@ def test_keys_of_later_are_accepted_where_they_ask_for_nothing(tmp_path: Path) -
     [
         ('[{"id": "a",}]', r"line 1, column \d+"),
         ('[\n  {"id": "a"\n   "b": 1}]', "line 3, column 4"),
-        ('[{"id": "a", "id": "b"}]', 'the key "id" stands twice'),
+        ('[{"id": "a", "id": "b"}]', 'the key "id" is set twice'),
         ("{}", "list of entries"),
         ("[]", "no entry names images"),
-        ("[3]", "it is no object"),
-        ('[{"resolution": NaN}]', "line 1|missing"),
+        ("[3]", "it is not an object"),
+        ('[{"resolution": NaN}]', "NaN is not a number"),
     ],
 )
 def test_a_file_that_is_no_list_of_entries(tmp_path: Path, text: str, reason: str) -> None:
     told = problems(tmp_path, text)
     assert any(re.search(reason, problem.reason) for problem in told)
+
+
+@pytest.mark.parametrize("name", ["..", ".", "../..", "a/b", "/abs", "a\\b", "a\0b", "x" * 101])
+@pytest.mark.parametrize("kind", [None, "text_embeds", "image_embeds", "eval"])
+def test_an_id_is_a_name_and_not_a_path(tmp_path: Path, name: str, kind: str | None) -> None:
+    more = {} if kind is None else {"dataset_type": kind}
+    told = problems(tmp_path, [entry(tmp_path), {**entry(tmp_path), "id": name, **more}])
+    (problem,) = [each for each in told if each.option.endswith("key id")]
+    assert "it must be a name" in problem.reason
+
+
+@pytest.mark.parametrize("key", ["repeats", "resolution", "max_num_samples", "vae_batch_size"])
+@pytest.mark.parametrize("value", [10**30, 10**400])
+def test_numbers_of_an_entry_have_an_upper_bound(tmp_path: Path, key: str, value: int) -> None:
+    told = problems(tmp_path, [entry(tmp_path, **{key: value})])
+    assert any(problem.option.endswith(f"key {key}") for problem in told)
 
 
 def test_a_file_that_is_not_there_or_no_text(tmp_path: Path) -> None:

@@ -179,8 +179,8 @@ def test_two_different_values_are_announced_and_equal_ones_are_not(tmp_path: Pat
     script = "LORA_RANK=16\nLORA_DROPOUT=0.1\nOPTIMIZER=adamw\n"
     script += 'TRAINER_EXTRA_ARGS="--lora_rank=16 --lora_dropout=.2 --use_prodigy_optimizer"\n'
     remarks = "\n".join(translate_file(tmp_path, script).remarks)
-    assert "--lora_dropout in TRAINER_EXTRA_ARGS says .2, which wins over LORA_DROPOUT" in remarks
-    assert "says prodigy, which wins over OPTIMIZER" in remarks
+    assert "--lora_dropout in TRAINER_EXTRA_ARGS sets .2, which overrides LORA_DROPOUT" in remarks
+    assert "sets prodigy, which overrides OPTIMIZER" in remarks
     assert "lora_rank" not in remarks
 
 
@@ -262,3 +262,74 @@ def test_everything_wrong_is_told_at_once_and_under_the_name_that_was_said(tmp_p
         f"LORA_RANK in {file}, line 5",
         f"NUM_EPOCHS in {file}, line 8",
     ]
+
+
+@pytest.mark.parametrize(
+    ("line", "reason", "fix"),
+    [
+        ("export VALIDATION_PROMPT=a photo of a cat", "bash takes photo for the name", 'PROMPT="a photo of a cat"'),
+        ("VALIDATION_PROMPT=a cat", "bash takes cat for a command", 'VALIDATION_PROMPT="a cat"'),
+        ('export VALIDATION_PROMPT="a "red" cat"', "inner double quotes", '\\"'),
+        ("set VALIDATION_STEPS=8", "`set` does not set a variable", "export VALIDATION_STEPS=8"),
+        ("TRAINER_EXTRA_ARGS=(--seed=1)", "bash makes an array of it", 'TRAINER_EXTRA_ARGS="…"'),
+        ("export TRAINER_EXTRA_ARGS+=(--seed=1)", "bash makes an array of it", 'TRAINER_EXTRA_ARGS="…"'),
+        ("declare -a TRAINER_EXTRA_ARGS", "bash makes an array of it", 'TRAINER_EXTRA_ARGS="…"'),
+        ('VALIDATION_PROMPT="a $100 bill"', "$1 for an argument", "\\$"),
+    ],
+)
+def test_words_that_bash_would_lose_are_an_error(tmp_path: Path, line: str, reason: str, fix: str) -> None:
+    (problem,) = problems(tmp_path, f"{line}\nSEED_OF_MINE=1\n")
+    assert problem.option == f"{tmp_path / 'config.env'}, line 4"
+    assert reason in problem.reason
+    assert fix in problem.fix
+
+
+def test_what_looks_alike_and_loses_nothing_is_read(tmp_path: Path) -> None:
+    script = r"""
+set -o pipefail
+export VALIDATION_PROMPT='a $100 bill' A="$(echo hi | awk '{print $1}')" 2> /dev/null; export B="$A"/x/"y z"
+C=\$1; D="a \$2 note"
+export A B
+paid() { echo "$1"; }
+E=$(paid 7)
+TZ=UTC true
+"""
+    found = variables(tmp_path, script)
+    assert {name: found[name] for name in "ABCDE"} == {
+        "A": "hi",
+        "B": "hi/x/y z",
+        "C": "$1",
+        "D": "a $2 note",
+        "E": "7",
+    }
+    assert found["VALIDATION_PROMPT"] == "a $100 bill"
+
+
+def test_a_lost_word_beside_a_secret_does_not_show_it(tmp_path: Path) -> None:
+    (problem,) = problems(tmp_path, "export MY_TOKEN=hunter2hunter2 SOMETHING\n")
+    assert "hunter2" not in str(problem)
+
+
+@pytest.mark.parametrize("name", ["1", "__file", "__before", "__name"])
+def test_nothing_of_the_reader_is_visible(tmp_path: Path, name: str) -> None:
+    assert variables(tmp_path, f'show() {{ :; }}\nSEEN=$(eval "echo \\"\\${{{name}-}}\\"")\n')["SEEN"] == ""
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        ("A=1\n".encode("utf-16"), "UTF-16"),
+        ("A=1\n".encode("utf-16-le"), "UTF-16"),
+        ("B=2\nA='café'\n".encode("latin-1"), "not UTF-8"),
+    ],
+)
+def test_another_encoding_is_one_clear_error(tmp_path: Path, content: bytes, reason: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        variables(tmp_path, content)
+    (problem,) = caught.value.problems
+    assert reason in problem.reason
+    assert problem.fix == "save the file as UTF-8"
+
+
+def test_a_comment_may_be_in_any_encoding(tmp_path: Path) -> None:
+    assert variables(tmp_path, "# café\nA=1\n".encode("latin-1"))["A"] == "1"

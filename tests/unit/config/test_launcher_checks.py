@@ -25,10 +25,10 @@ def test_an_engine_that_divides_the_model_otherwise_is_refused_with_the_cure(
 ) -> None:
     monkeypatch.setenv(variable, "true")
     said = said_of()
-    assert f"asks for {engine}" in said
+    assert f"ask for {engine}" in said
     assert "documentation/DISTRIBUTED.md" in said
     monkeypatch.setenv(variable, "false")
-    assert "asks for" not in said_of()
+    assert "ask for" not in said_of()
 
 
 @pytest.mark.parametrize(
@@ -44,14 +44,14 @@ def test_an_engine_that_divides_the_model_otherwise_is_refused_with_the_cure(
     ids=lambda flags: flags[-1].removeprefix("--"),
 )
 def test_what_needs_whole_weights_does_not_go_with_fsdp(flags: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    assert "does not go with FSDP" not in said_of(*flags)
+    assert "cannot be combined with FSDP" not in said_of(*flags)
     for variable, value in FSDP2.items():
         monkeypatch.setenv(variable, value)
     said = said_of(*flags)
-    assert said.count("does not go with FSDP") == 1
+    assert said.count("cannot be combined with FSDP") == 1
     name = flags[-1].removeprefix("--").partition("=")[0]
     assert name in said.lower()
-    assert "take FSDP out" in said
+    assert "remove FSDP" in said
 
 
 @pytest.mark.parametrize(
@@ -63,7 +63,7 @@ def test_what_fsdps_file_may_not_say_is_refused(variable: str, value: str, monke
         monkeypatch.setenv(name, good)
     assert "FSDP" not in said_of("--model_type=full")
     monkeypatch.setenv(variable, value)
-    assert "FSDP is asked for with" in said_of("--model_type=full")
+    assert "FSDP is set up with" in said_of("--model_type=full")
 
 
 @pytest.fixture
@@ -90,9 +90,9 @@ def deepspeed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 )
 def test_what_does_not_go_with_deepspeed(flags: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     said = said_of(*flags)
-    assert said.count("does not go with DeepSpeed") == 1
+    assert said.count("cannot be combined with DeepSpeed") == 1
     assert flags[-1].removeprefix("--").partition("=")[0] in said.lower()
-    assert "take DeepSpeed out" in said
+    assert "remove DeepSpeed" in said
     monkeypatch.setenv("ACCELERATE_USE_DEEPSPEED", "false")
     assert "DeepSpeed" not in said_of(*flags)
 
@@ -114,7 +114,7 @@ def test_what_deepspeeds_file_may_not_say_is_refused(
 ) -> None:
     assert "DeepSpeed" not in said_of("--model_type=full")
     monkeypatch.setenv(variable, value)
-    assert said_of("--model_type=full").count("DeepSpeed is asked for with") == 1
+    assert said_of("--model_type=full").count("DeepSpeed is set up with") == 1
 
 
 @pytest.mark.usefixtures("deepspeed")

@@ -32,11 +32,11 @@ def test_the_example_is_a_lokr() -> None:
     [
         ({"algo": "lokr", "apply_preset": PRESET, "liner_dim": 4}, "did you mean linear_dim"),
         ({"algo": "lokrr", "apply_preset": PRESET}, "did you mean lokr"),
-        ({"algo": "boft", "apply_preset": PRESET}, "say one of lokr, loha, full, lora"),
+        ({"algo": "boft", "apply_preset": PRESET}, "use one of lokr, loha, full, lora"),
         ({"apply_preset": PRESET}, "not set"),
         ({"algo": "lokr", "linear_dim": "4", "apply_preset": PRESET}, "it is not a number"),
-        ({"algo": "lokr", "multiplier": 0.5, "apply_preset": PRESET}, "draw otherwise elsewhere"),
-        ({"algo": "lokr"}, "nothing says which layers"),
+        ({"algo": "lokr", "multiplier": 0.5, "apply_preset": PRESET}, "generate different images"),
+        ({"algo": "lokr"}, "the layers are not set"),
         ({"algo": "lokr", "apply_preset": {**PRESET, "target_modul": []}}, "did you mean target_module"),
         ({"algo": "lokr", "apply_preset": {"module_algo_map": {"Attention": {"factr": 4}}}}, "did you mean factor"),
         ([], "does not hold one adapter"),
@@ -50,4 +50,4 @@ def test_a_slip_is_told_with_its_cure(tmp_path: Path, said: Any, hint: str) -> N
 
 def test_a_file_that_is_not_there_is_told(tmp_path: Path) -> None:
     config, (problem,) = read_lycoris(tmp_path / "none.json")
-    assert config is None and "cannot be read" in problem.reason and EXAMPLE in problem.fix
+    assert config is None and "there is no such file" in problem.reason and EXAMPLE in problem.fix

@@ -38,6 +38,6 @@ def test_new_crops_in_every_epoch_need_crops_that_chance_decides(tmp_path: Path)
 def test_only_a_lora_can_be_held_to_the_base(tmp_path: Path) -> None:
     said = entry(tmp_path, is_regularisation_data=True)
     assert load(tmp_path, [said]).images[0].is_regularisation_data
-    images = [(Entry(file="f.json", name="mine", said=said), load(tmp_path, [said]).images[0])]
+    images = [(Entry(file="f.json", name="mine", values=said), load(tmp_path, [said]).images[0])]
     (problem,) = check_mixing(images, model_type="full")
     assert "MODEL_TYPE=lora" in problem.fix

@@ -43,9 +43,9 @@ def test_sd3_is_sd3(tmp_path: Path, tiny_pipeline: Path) -> None:
             "lfs pull",
         ),
         ({"model_index": []}, "it does not hold an object", "download it again"),
-        ({"config": {"_class_name": "SD3Transformer2DModel"}}, "one part of a model only, a SD3Trans", "folder above"),
-        ({"config": {"architectures": ["T5EncoderModel"]}}, "one part of a model only, a T5Enc", "folder above"),
-        ({"inside__model_index": SD3}, "it has no model_index.json", "folder inside of it: "),
+        ({"config": {"_class_name": "SD3Transformer2DModel"}}, "only one component of a model, a SD3", "folder above"),
+        ({"config": {"architectures": ["T5EncoderModel"]}}, "only one component of a model, a T5Enc", "folder above"),
+        ({"inside__model_index": SD3}, "it has no model_index.json", "folder inside it: "),
     ],
 )
 def test_what_is_no_sd3(tmp_path: Path, files: dict[str, object], reason: str, fix: str) -> None:

@@ -34,12 +34,12 @@ def test_settings_are_read_in_the_format_of_their_defaults() -> None:
     ("said", "value", "reason", "fix"),
     [
         ("wieght_decay=0.1", "wieght_decay=0.1", "adamw has no setting of that name", "did you mean weight_decay?"),
-        ("d_coef=2", "d_coef=2", "adamw has no setting", "say one of weight_decay, beta1, beta2, eps"),
-        ("beta1=much", "beta1=much", "it is not a number", "say a number from 0 to"),
-        ("beta1=1.5", "beta1=1.5", "must be a number from 0", "say a number"),
-        ("weight_decay", "weight_decay=", "it is empty", "say a number of at least 0"),
+        ("d_coef=2", "d_coef=2", "adamw has no setting", "use one of weight_decay, beta1, beta2, eps"),
+        ("beta1=much", "beta1=much", "it is not a number", "use a number from 0 to"),
+        ("beta1=1.5", "beta1=1.5", "must be a number from 0", "use a number"),
+        ("weight_decay", "weight_decay=", "it is empty", "use a number of at least 0"),
         ("betas=0.9,0.99", "betas=0.9", "has no setting", "did you mean beta"),
-        ("eps=1e-6,eps=1e-8", "eps=1e-8", "said before", "say it once"),
+        ("eps=1e-6,eps=1e-8", "eps=1e-8", "set twice", "set it once"),
     ],
 )
 def test_a_setting_that_cannot_be_is_told_with_its_cure(said: str, value: str, reason: str, fix: str) -> None:
@@ -73,15 +73,15 @@ def test_a_library_that_is_lacking_is_told_before_anything_is_loaded(monkeypatch
 
 def test_an_average_of_an_average_is_refused() -> None:
     (problem,) = problems_of("--optimizer=adamw_schedulefree", "--use_ema")
-    assert (problem.option, problem.fix) == ("USE_EMA", "leave it out, or say OPTIMIZER=adamw")
+    assert (problem.option, problem.fix) == ("USE_EMA", "leave it out, or set OPTIMIZER=adamw")
 
 
 @pytest.mark.parametrize(
     ("words", "remark"),
     [
-        (["--optimizer=adamw_schedulefree", "--lr_scheduler=cosine"], "does what adamw_schedulefree does by averaging"),
+        (["--optimizer=adamw_schedulefree", "--lr_scheduler=cosine"], "not needed with adamw_schedulefree"),
         (["--optimizer=dadaptation", "--learning_rate=0.5"], "multiplies the rate that dadaptation finds itself"),
-        (["--optimizer=lion", "--learning_rate=3e-4"], "a third to a tenth of adamw's rate"),
+        (["--optimizer=lion", "--learning_rate=3e-4"], "a third to a tenth of adamw's"),
         (["--optimizer=soap", "--model_type=full"], "max_precondition_dim=2500"),
     ],
 )

@@ -103,7 +103,7 @@ def test_a_value_of_the_wrong_kind_is_told(option: Option) -> None:
     (problem,) = problems_of(f"--{option.name}=penguin")
     assert problem.option == f"--{option.name}"
     assert problem.value == "penguin"
-    assert problem.fix.startswith("say ")
+    assert problem.fix.startswith("use ")
 
 
 @pytest.mark.parametrize("option", OPTIONS, ids=lambda option: option.name)
@@ -122,7 +122,7 @@ def test_a_word_may_stand_for_a_number(text: str, value: float | str) -> None:
     assert parse_arguments([*LEAST, f"--flow_shift={text}"]).objective.flow_shift == value
     for wrong in ("Auto", "0", "-1", "scheduler"):
         (problem,) = problems_of(f"--flow_shift={wrong}")
-        assert problem.fix == "say a number above 0, model or auto"
+        assert problem.fix == "use a number above 0, model or auto"
 
 
 @pytest.mark.parametrize("text", ["nan", "inf", "1_0", "", "1e400"])
@@ -209,7 +209,7 @@ def test_everything_wrong_is_told_at_once() -> None:
         ("--flux", "only Stable Diffusion 3 and 3.5 are supported"),
         ("--lora_type=lycoris", "needs a file"),
         ("--delete_unwanted_images=1", "does not delete"),
-        ("--lora_init_type=loftq", "BASE_MODEL_PRECISION=no_change takes nothing"),
+        ("--lora_init_type=loftq", "BASE_MODEL_PRECISION=no_change does not quantize"),
     ],
 )
 def test_what_is_refused_is_refused_with_its_reason(word: str, reason: str) -> None:
@@ -280,3 +280,30 @@ def test_values_that_follow_others(tmp_path: Path) -> None:
 
 def test_every_group_of_a_run_has_a_docstring_for_the_help_page() -> None:
     assert all(isinstance(group.type, type) and group.type.__doc__ for group in fields(RunConfig))
+
+
+NUMBERS = [each for each in OPTIONS if each.kind in (int, float)]
+OPTION_ENVS = {option.name: option.env for option in OPTIONS}
+
+
+@pytest.mark.parametrize("option", NUMBERS, ids=lambda option: option.name)
+@pytest.mark.parametrize("text", [str(10**30), str(10**400), "9" * 5000, "-" + str(10**30)])
+def test_every_number_has_bounds(option: Option, text: str) -> None:
+    (problem,) = problems_of(f"--{option.name}={text}")
+    assert problem.option == f"--{option.name}"
+    assert "must be" in problem.reason or "it is not a" in problem.reason
+
+
+@pytest.mark.parametrize(
+    ("flag", "text"),
+    [
+        ("validation_seed", str(2**63)),
+        ("validation_seed", "9" * 5000),
+        ("validation_resolution", "9" * 5000),
+        ("validation_resolution", "16400"),
+        ("lora_ranks", "attn.to_q=100000"),
+        ("optimizer_config", f"weight_decay={10**30}"),
+    ],
+)
+def test_numbers_in_texts_have_bounds_too(flag: str, text: str) -> None:
+    assert any(OPTION_ENVS[flag] in problem.option for problem in problems_of(f"--{flag}={text}"))

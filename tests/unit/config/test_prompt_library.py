@@ -21,12 +21,12 @@ def test_the_example_is_read() -> None:
     ("entry", "said"),
     [
         ({"promt": "a cat"}, ["did you mean prompt?", "it has no prompt"]),
-        ({"prompt": 3}, ["no text"]),
-        ({"prompt": "a", "seed": -1}, ["no whole number from 0 up"]),
-        ({"prompt": "a", "steps": 0}, ["no whole number from 1 up"]),
-        ({"prompt": "a", "seed": True, "guidance": "3"}, ["no whole number", "no number from 0 up"]),
+        ({"prompt": 3}, ["not text"]),
+        ({"prompt": "a", "seed": -1}, ["not an integer of at least 0"]),
+        ({"prompt": "a", "steps": 0}, ["not an integer of at least 1"]),
+        ({"prompt": "a", "seed": True, "guidance": "3"}, ["not an integer", "not a number of at least 0"]),
         ({"prompt": "a", "resolution": "1000"}, ["1000"]),
-        (["a cat"], ["it is no prompt"]),
+        (["a cat"], ["it is not a prompt"]),
     ],
 )
 def test_every_slip_is_told(entry: object, said: list[str], tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ def problems_of(*words: str) -> tuple[Problem, ...]:
 
 def test_publishing_needs_a_name_and_proposes_one() -> None:
     (problem,) = problems_of("--push_to_hub", "--output_dir=output/my cats!")
-    assert (problem.option, problem.fix) == ("HUB_MODEL_NAME", "say HUB_MODEL_NAME=my-cats or the like")
+    assert (problem.option, problem.fix) == ("HUB_MODEL_NAME", "set HUB_MODEL_NAME=my-cats or similar")
 
 
 @pytest.mark.parametrize("name", ["a b", "a/b/c", "-a", "a--b", "a..b", "a.git", "a/", "/a", "ä", "a" * 97])

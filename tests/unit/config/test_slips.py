@@ -54,7 +54,7 @@ def test_every_env_name_misspelt() -> None:
     known = set(env_names())
     for name in sorted(option.env for option in ENV_OPTIONS):
         slip = slip_of(name, known)
-        told = translate({**SAYING_NAMES, slip: ""}, file="config.env", words=[]).problems[0]
+        told = translate({**SAYING_NAMES, slip: ""}, file="config.env", arguments=[]).problems[0]
         assert (told.option, told.fix) == (f"{slip} in config.env", f"did you mean {name}?")
 
 
@@ -70,7 +70,7 @@ def test_every_flag_with_a_value_of_the_wrong_kind() -> None:
 def test_every_env_name_with_a_value_of_the_wrong_kind() -> None:
     for option in ENV_OPTIONS:
         for text in wrong_texts(option):
-            told = translate({**SAYING_NAMES, option.env: text}, file="config.env", words=[]).problems
+            told = translate({**SAYING_NAMES, option.env: text}, file="config.env", arguments=[]).problems
             assert (f"{option.env} in config.env", text) in [(each.option, each.value) for each in told]
 
 

@@ -57,16 +57,16 @@ def test_an_older_file_s_level_stands_for_events(tmp_path: Path, level: str, eve
     [
         (DISCORD | {"webhook_typ": "raw"}, "webhook_typ: did you mean webhook_type?"),
         (DISCORD | {"webhook_type": "discrod"}, "webhook_type: did you mean discord?"),
-        ({"webhook_type": "discord", "callback_url": ADDRESS}, "webhook_url: copy the whole address"),
-        (DISCORD | {"webhook_url": ADDRESS.replace("https", "http")}, "webhook_url: copy the whole address"),
-        (DISCORD | {"webhook_url": ADDRESS.removeprefix("https://")}, "webhook_url: copy the whole address"),
-        (DISCORD | {"webhook_url": "https://[ThisIsTheSecretToken"}, "webhook_url: copy the whole address"),
+        ({"webhook_type": "discord", "callback_url": ADDRESS}, "webhook_url: copy the complete URL"),
+        (DISCORD | {"webhook_url": ADDRESS.replace("https", "http")}, "webhook_url: copy the complete URL"),
+        (DISCORD | {"webhook_url": ADDRESS.removeprefix("https://")}, "webhook_url: copy the complete URL"),
+        (DISCORD | {"webhook_url": "https://[ThisIsTheSecretToken"}, "webhook_url: copy the complete URL"),
         (DISCORD | {"events": ["start", "ends"]}, "events: did you mean end?"),
-        (DISCORD | {"events": "all"}, "events: say ["),
+        (DISCORD | {"events": "all"}, "events: use ["),
         (DISCORD | {"log_level": "infos"}, "log_level: did you mean info?"),
-        (DISCORD | {"message_prefix": 3}, "message_prefix: put it between quotes"),
-        (DISCORD | {"progress_steps": "10"}, "progress_steps: say 100"),
-        (json.dumps(DISCORD)[:-1], "WEBHOOK_CONFIG: mend it there"),
+        (DISCORD | {"message_prefix": 3}, "message_prefix: put it in quotes"),
+        (DISCORD | {"progress_steps": "10"}, "progress_steps: use 100"),
+        (json.dumps(DISCORD)[:-1], "WEBHOOK_CONFIG: "),
         ("[]", "WEBHOOK_CONFIG: name a JSON file"),
     ],
 )
@@ -81,4 +81,4 @@ def test_slips_come_with_all_others(tmp_path: Path) -> None:
         parse_arguments([*words, "--report_to=wandb,tensorbord"])
     report, webhook = caught.value.problems
     assert (report.option, report.fix) == ("REPORT_TO", "did you mean tensorboard?")
-    assert (webhook.option, webhook.reason) == ("WEBHOOK_CONFIG", "it cannot be read: No such file or directory")
+    assert (webhook.option, webhook.reason) == ("WEBHOOK_CONFIG", "there is no such file")

@@ -25,7 +25,7 @@ def test_taking_all_that_is_proposed_makes_a_run(here: Path) -> None:
     (dataset,) = load_datasets(config).images
     assert dataset.instance_data_dir == here / "barns"
     assert dataset.caption_strategy == "filename"
-    assert person.told[-1].endswith("# Now say: go")
+    assert person.told[-1].endswith("# Next: go")
 
 
 def test_every_question_of_no_name_of_its_own_is_an_option() -> None:
@@ -63,7 +63,7 @@ def test_a_wrong_answer_is_told_of_in_the_parsers_words(here: Path) -> None:
     (here / "config").mkdir()
     person = wizard(said)
     assert person.refused.keys() == said.keys() - {"validation_prompt"}
-    assert "at least 1" in person.refused["lora_rank"]
+    assert "from 1 to" in person.refused["lora_rank"]
     assert "model_index.json" in person.refused["pretrained_model_name_or_path"]
     assert "no image" in person.refused["image_folder"]
     assert "inside the image folder" in person.refused["latent_cache"]

@@ -16,7 +16,7 @@ def test_a_dataset_file_that_is_there_is_kept_unless_a_new_one_is_wanted(here: P
     person = wizard({"dataset": "keep"})
     assert "barns" in person.question("dataset").why and "image_folder" not in person.names
     assert file.read_text() == before and run_of().data.resolution == 1.0
-    wizard({"dataset": "new", "cut": "square-center"})
+    wizard({"dataset": "new", "crop": "square-center"})
     assert json.loads(file.read_text())[0]["crop_aspect"] == "square"
     (backup,) = file.parent.glob("multidatabackend.json.backup-*")
     assert backup.read_text() == before
@@ -28,7 +28,7 @@ def test_a_folder_that_would_hold_the_results_is_refused(here: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("sizes", "resolution", "cut"),
+    ("sizes", "resolution", "crop"),
     [
         ([(1600, 1200)] * 3, "1.0", "keep"),
         ([(1024, 1024)] * 2 + [(1000, 1040)], "1.0", "square-center"),
@@ -37,26 +37,26 @@ def test_a_folder_that_would_hold_the_results_is_refused(here: Path) -> None:
     ],
 )
 def test_sizes_and_shapes_are_proposed_from_what_is_seen(
-    sizes: list[tuple[int, int]], resolution: str, cut: str, here: Path
+    sizes: list[tuple[int, int]], resolution: str, crop: str, here: Path
 ) -> None:
     folder_of_images(here / "seen", *sizes)
     person = wizard({"image_folder": "seen"})
-    assert (person.question("resolution").default, person.question("cut").default) == (resolution, cut)
+    assert (person.question("resolution").default, person.question("crop").default) == (resolution, crop)
 
 
 def test_few_small_images_are_left_out_and_many_enlarged(here: Path) -> None:
     folder_of_images(here / "few", *[(1200, 900)] * 9, (300, 200))
-    assert wizard({"image_folder": "few"}).question("small").default == "0.5"
+    assert wizard({"image_folder": "few"}).question("small_images").default == "0.5"
     assert load_datasets(run_of()).images[0].minimum_image_size == 0.5
     folder_of_images(here / "many", (1200, 900), *[(300, 200)] * 9)
     person = wizard({"image_folder": "many", "dataset": "new", "resolution": "1.0"})
-    assert person.question("small").default == "keep"
+    assert person.question("small_images").default == "keep"
     assert load_datasets(run_of()).images[0].minimum_image_size is None
 
 
 def test_captions_are_proposed_from_what_is_seen(here: Path) -> None:
     folder_of_images(here / "told", *[(90, 90)] * 4, texts=3)
-    person = wizard({"image_folder": "told", "unsaid": "name"})
+    person = wizard({"image_folder": "told", "missing_captions": "name"})
     assert "3 of 4 images have a text file" in person.question("captions").why
     (dataset,) = load_datasets(run_of()).images
     assert (dataset.caption_strategy, dataset.caption_fallback) == ("textfile", True)

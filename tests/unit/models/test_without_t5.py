@@ -107,5 +107,5 @@ def test_what_is_written_holds_the_clips_alone(without: ModelComponents, theirs:
 def test_nothing_but_t5_may_be_left_out(name: str, tmp_path: Path, tiny_pipeline: Path) -> None:
     words = [f"--pretrained_model_name_or_path={tiny_pipeline}", "--max_train_steps=1", f"--output_dir={tmp_path}"]
     assert parse_arguments([*words, "--pretrained_t5_model_name_or_path=none"]).model.without_t5
-    with pytest.raises(ConfigError, match="only T5 may be left out"):
+    with pytest.raises(ConfigError, match="only T5 can be left out"):
         parse_arguments([*words, f"--pretrained_{name}_model_name_or_path=none"])

@@ -63,7 +63,7 @@ def weight_files(folder: Path, variant: str | None, *, part: str = "") -> tuple[
     if not found:
         there = ", ".join(name for name in names if name != "config.json") or "nothing else"
         raise ModelError(
-            f"{folder} has no safetensors weights (`{weight_patterns(variant)[0]}` or the like); beside config.json "
+            f"{folder} has no safetensors weights (`{weight_patterns(variant)[0]}` or similar); beside config.json "
             f"there is {there}. Download them, or name the variant that is there with --variant."
         )
     if missing := sorted(set(found) - set(names)):

@@ -18,7 +18,7 @@ FILES = {
     VAE: "a VAE's .safetensors file",
     "text_encoder": "clip_l.safetensors",
     "text_encoder_2": "clip_g.safetensors",
-    T5: "t5xxl_fp16.safetensors or the like",
+    T5: "t5xxl_fp16.safetensors or similar",
 }
 
 
