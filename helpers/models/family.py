@@ -262,6 +262,25 @@ class AdapterLayers:
 
 
 @dataclass(frozen=True, kw_only=True)
+class FamilyFacts:
+    """What other programs and sites call a family of models.
+
+    title: for messages. pipeline_class: diffusers' class. hub_tag: of model cards.
+    architecture: ModelSpec's name; variant_architectures: more exact ones, by `ModelComponents.variant`.
+    original_implementation: ModelSpec's name of the layout that `FamilyFormats.write_single_file` writes.
+    licenses: by hub id, the license entries of a model card's metadata, for models without a card of their own.
+    """
+
+    title: str
+    pipeline_class: str
+    hub_tag: str
+    architecture: str
+    original_implementation: str
+    variant_architectures: Mapping[str, str] = field(default_factory=dict)
+    licenses: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
 class ModelFamily:
     """Everything the trainer asks of a family of models.
 
@@ -286,10 +305,11 @@ class ModelFamily:
     write_pipeline: fill an empty folder with a denoiser's tensors and the base's other parts (tensors by diffusers'
     names, ModelComponents, folder; text: a text encoder LoRA to merge; metadata), from which the family's
     diffusers pipeline opens.
-    files: see `FamilyFormats`.
+    formats: see `FamilyFormats`. facts: see `FamilyFacts`.
     """
 
     name: str
+    facts: FamilyFacts
     locate: Callable[[ModelOptions], ModelComponents]
     component_files: Callable[[ModelComponents], dict[str, tuple[Path, ...]]]
     check_settings: Callable[..., Iterable[Problem]]

@@ -5,6 +5,9 @@ from collections.abc import Mapping
 from helpers.models.family import ModelFamily
 from helpers.models.sd3.family import sd3_family
 
+DEFAULT_FAMILY = "sd3"
+"""The family that a run trains."""
+
 
 def families() -> Mapping[str, ModelFamily]:
     """Every family by its name; costs no import beyond torch."""
