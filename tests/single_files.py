@@ -12,8 +12,8 @@ from torch import Tensor
 
 from helpers.models.formats.safetensors import write_tensors
 from helpers.models.sd3.weights.component_files import open_part, read_config
-from helpers.models.sd3.weights.original_config import HEADER_ENTRY, left_open
-from helpers.models.sd3.weights.original_vae import vae_to_original
+from helpers.models.sd3.weights.original.config import HEADER_ENTRY, left_open
+from helpers.models.sd3.weights.original.vae import vae_to_original
 
 NAMES = {
     "text_encoder": "clip_l.safetensors",

@@ -16,7 +16,7 @@ from helpers.config.env.launch import translated
 from helpers.config.recipe import config_env
 from helpers.models.formats.lora import of_transformer
 from helpers.models.sd3.weights.lora_forms import read_lora
-from helpers.models.sd3.weights.single_file import open_single_file
+from helpers.models.sd3.weights.original.single_file import open_single_file
 from tests.runs.harness import REPOSITORY, SmallRun, copied, draw_set, same
 
 SECRET = "recognizable-secret-0815"

@@ -17,10 +17,15 @@ from helpers.models.sd3.weights.comfyui_lycoris import has_full_differences, to_
 from helpers.models.sd3.weights.component_files import read_config
 from helpers.models.sd3.weights.components import component_files, locate
 from helpers.models.sd3.weights.lora_forms import read_lora
-from helpers.models.sd3.weights.original_file import is_single_file
+from helpers.models.sd3.weights.original.file import is_single_file
+from helpers.models.sd3.weights.original.single_file import (
+    open_base,
+    open_single_file,
+    with_own_parts,
+    write_single_file,
+)
 from helpers.models.sd3.weights.other_files import what_it_is
 from helpers.models.sd3.weights.pipeline import write_pipeline
-from helpers.models.sd3.weights.single_file import open_base, open_single_file, with_own_parts, write_single_file
 
 
 def sd3_family() -> ModelFamily:

@@ -24,7 +24,7 @@ from helpers.models.sd3.weights.component_files import (
     part_weights,
     read_config,
 )
-from helpers.models.sd3.weights.original_text import T5
+from helpers.models.sd3.weights.original.text import T5
 
 NAMES = ("clip_l", "clip_g", "t5")
 # To be raised whenever the same settings begin to give other numbers.

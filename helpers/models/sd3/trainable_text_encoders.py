@@ -19,7 +19,7 @@ from helpers.models.sd3.text_encoders import (
     load_tokenizer,
 )
 from helpers.models.sd3.weights.components import TEXT_ENCODERS
-from helpers.models.sd3.weights.original_text import T5
+from helpers.models.sd3.weights.original.text import T5
 
 CLIPS = tuple(name for name in TEXT_ENCODERS if name != T5)
 ATTENTION = ("q_proj", "k_proj", "v_proj", "out_proj")

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from helpers.models.formats.lora import Pair, of_text_encoder, of_transformer, write_diffusers_lora
 from helpers.models.sd3.weights.comfyui_lora import write_comfyui_lora
-from helpers.models.sd3.weights.original_keys import Layer, layers, with_halves_swapped
+from helpers.models.sd3.weights.original.keys import Layer, layers, with_halves_swapped
 
 Write = Callable[[Path, Mapping[str, Pair]], Path]
 CLIPS = ("text_encoder.", "text_encoder_2.")

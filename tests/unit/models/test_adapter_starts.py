@@ -19,7 +19,7 @@ from helpers.models.quantization import dequantize
 from helpers.models.sd3.transformer import load_denoiser, predict, target_modules
 from helpers.models.sd3.weights.comfyui_lora import write_comfyui_lora
 from helpers.models.sd3.weights.lora_forms import read_lora
-from helpers.models.sd3.weights.single_file import open_base
+from helpers.models.sd3.weights.original.single_file import open_base
 from tests.unit.models.lora import inputs_of, randomise
 
 

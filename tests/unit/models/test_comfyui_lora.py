@@ -22,7 +22,7 @@ from helpers.models.sd3.transformer import load_denoiser, predict
 from helpers.models.sd3.weights.comfyui_lora import write_comfyui_lora
 from helpers.models.sd3.weights.components import locate
 from helpers.models.sd3.weights.lora_forms import read_lora
-from helpers.models.sd3.weights.original_keys import count_of, layers, to_original, with_halves_swapped
+from helpers.models.sd3.weights.original.keys import count_of, layers, to_original, with_halves_swapped
 from tests.unit.models.lora import KINDS, attach
 
 LORAS: Mapping[str, dict[str, Any]] = {

@@ -22,7 +22,7 @@ from helpers.models.sd3.family import sd3_family
 from helpers.models.sd3.transformer import load_denoiser, predict, target_modules
 from helpers.models.sd3.weights.comfyui_lora import MOST_BLOCKS
 from helpers.models.sd3.weights.lora_forms import read_lora
-from helpers.models.sd3.weights.original_keys import layers
+from helpers.models.sd3.weights.original.keys import layers
 from tests.unit.models.lora import inputs_of
 from tests.unit.models.lora_forms import FORMS, WITHOUT_DORA, WITHOUT_TEXT, onetrainer_legacy
 

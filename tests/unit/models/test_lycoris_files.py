@@ -14,7 +14,7 @@ from helpers.models.family import ModelComponents
 from helpers.models.formats.safetensors import lazy
 from helpers.models.sd3.family import sd3_family
 from helpers.models.sd3.tiny import make_tiny_pipeline
-from helpers.models.sd3.weights.original_keys import to_diffusers, to_original
+from helpers.models.sd3.weights.original.keys import to_diffusers, to_original
 from tests.unit.models.lora import KINDS as VARIANTS
 
 LAYER = "transformer_blocks.1.attn.to_k"

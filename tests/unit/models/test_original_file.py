@@ -17,7 +17,7 @@ from helpers.models.family import ModelComponents
 from helpers.models.sd3.text_encoders import text_parts
 from helpers.models.sd3.weights.component_files import part_identity, read_config
 from helpers.models.sd3.weights.components import locate
-from helpers.models.sd3.weights.original_file import open_in_file
+from helpers.models.sd3.weights.original.file import open_in_file
 
 T5, CLIP_L = "text_encoders.t5xxl.transformer.", "text_encoders.clip_l.transformer."
 DIFFUSION = "model.diffusion_model."

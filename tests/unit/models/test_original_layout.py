@@ -10,7 +10,7 @@ from torch import Tensor
 
 from helpers.errors import ModelError
 from helpers.models.formats.safetensors import LazyTensor, lazy
-from helpers.models.sd3.weights.original_keys import PREFIX, to_diffusers, to_original
+from helpers.models.sd3.weights.original.keys import PREFIX, to_diffusers, to_original
 
 KINDS: dict[str, dict[str, Any]] = {
     "SD3 medium": {},

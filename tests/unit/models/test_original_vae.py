@@ -9,7 +9,7 @@ from safetensors.torch import load_file
 from helpers.errors import ModelError
 from helpers.models.formats.safetensors import lazy
 from helpers.models.sd3.weights.components import read_config
-from helpers.models.sd3.weights.original_vae import PREFIX, vae_to_diffusers, vae_to_original
+from helpers.models.sd3.weights.original.vae import PREFIX, vae_to_diffusers, vae_to_original
 
 
 def test_diffusers_converts_it_back_to_the_same_numbers(tiny_pipeline: Path) -> None:

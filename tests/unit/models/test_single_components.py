@@ -22,8 +22,8 @@ from helpers.models.sd3.text_encoders import text_parts
 from helpers.models.sd3.vae import latent_part
 from helpers.models.sd3.weights.component_files import part_identity
 from helpers.models.sd3.weights.components import TEXT_ENCODERS, component_files, locate
-from helpers.models.sd3.weights.original_config import config_of
-from helpers.models.sd3.weights.original_text import text_to_diffusers
+from helpers.models.sd3.weights.original.config import config_of
+from helpers.models.sd3.weights.original.text import text_to_diffusers
 from tests.single_files import OPTIONS, all_component_files, component_file
 
 CPU = torch.device("cpu")

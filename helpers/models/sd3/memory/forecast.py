@@ -85,7 +85,7 @@ def _text_encoders(folder: Path) -> Iterator[TextEncoder]:
 def _of_file(file: Path, rest: Architecture | None) -> Architecture | None:
     """What is in the one file by its shapes, all else as in `rest`, or as in any published SD3."""
     from helpers.models.sd3.weights.component_files import read_config
-    from helpers.models.sd3.weights.original_file import TRANSFORMER, parts_in
+    from helpers.models.sd3.weights.original.file import TRANSFORMER, parts_in
 
     others = rest or KNOWN["SD3 medium"]
     try:

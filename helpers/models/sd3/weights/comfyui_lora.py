@@ -15,7 +15,7 @@ from torch import Tensor
 from helpers.errors import ModelError
 from helpers.models.formats.lora import Pair, columns_in_use, lengths, of_text_encoder, of_transformer
 from helpers.models.formats.safetensors import LazyTensor, write_tensors
-from helpers.models.sd3.weights.original_keys import Layer, count_of, layers, with_halves_swapped
+from helpers.models.sd3.weights.original.keys import Layer, count_of, layers, with_halves_swapped
 
 PREFIX = "lora_unet_"
 DOWN, UP, ALPHA, SCALE = ".lora_down.weight", ".lora_up.weight", ".alpha", ".dora_scale"

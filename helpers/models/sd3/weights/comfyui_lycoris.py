@@ -12,7 +12,7 @@ from helpers.models.formats.lycoris import BIAS, FULL
 from helpers.models.formats.lycoris import PREFIX as LYCORIS
 from helpers.models.formats.safetensors import LazyTensor
 from helpers.models.sd3.weights.comfyui_lora import MOST_BLOCKS, PREFIX, is_swapped
-from helpers.models.sd3.weights.original_keys import joined, layers
+from helpers.models.sd3.weights.original.keys import joined, layers
 
 (WEIGHT,) = FULL
 ALPHA = "alpha"

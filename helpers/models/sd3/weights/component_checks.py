@@ -13,9 +13,9 @@ from helpers.models.formats.safetensors import DTYPES
 from helpers.models.sd3.memory.architecture import transformer_of
 from helpers.models.sd3.weights.component_files import is_in_file, read_config, weight_files
 from helpers.models.sd3.weights.missing_components import BASE, NAMED, PARTS_OPTION
-from helpers.models.sd3.weights.original_config import config_in_file
-from helpers.models.sd3.weights.original_file import TRANSFORMER, check_component
-from helpers.models.sd3.weights.original_keys import POSITIONS
+from helpers.models.sd3.weights.original.config import config_in_file
+from helpers.models.sd3.weights.original.file import TRANSFORMER, check_component
+from helpers.models.sd3.weights.original.keys import POSITIONS
 from helpers.wrong_files import again, wrong_content
 
 PARTS = PARTS_OPTION.upper()

@@ -24,8 +24,8 @@ from helpers.models.formats.safetensors import Opened, open_all
 from helpers.models.hub import weight_patterns
 from helpers.models.loading import Weights, weights_of
 from helpers.models.sd3.weights.component_identity import facts_for_identity, without_copies
-from helpers.models.sd3.weights.original_config import config_in_file
-from helpers.models.sd3.weights.original_file import names_of_part, open_in_file
+from helpers.models.sd3.weights.original.config import config_in_file
+from helpers.models.sd3.weights.original.file import names_of_part, open_in_file
 
 SHARD = re.compile(r"-(\d+)-of-(\d+)(?=\.)")
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from helpers.models.formats.safetensors import LazyTensor
-from helpers.models.sd3.weights.original_text import ALSO_SHARED, POSITIONS, SHARED
+from helpers.models.sd3.weights.original.text import ALSO_SHARED, POSITIONS, SHARED
 
 CLIP_FACTS: Mapping[str, Any] = {
     "hidden_act": "quick_gelu",

@@ -20,8 +20,8 @@ from helpers.models.sd3.weights.component_files import (
 )
 from helpers.models.sd3.weights.components_fit import check_parts_fit, longest_edge_px, variant_of
 from helpers.models.sd3.weights.missing_components import BASE, NAMED, PARTS_OPTION, refuse_missing
-from helpers.models.sd3.weights.original_file import TRANSFORMER, VAE, parts_in
-from helpers.models.sd3.weights.original_text import T5
+from helpers.models.sd3.weights.original.file import TRANSFORMER, VAE, parts_in
+from helpers.models.sd3.weights.original.text import T5
 
 TEXT_ENCODERS = ("text_encoder", "text_encoder_2", T5)
 PARTS = (TRANSFORMER, VAE, *TEXT_ENCODERS)

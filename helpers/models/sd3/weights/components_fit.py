@@ -7,8 +7,8 @@ from typing import Any
 from helpers.errors import ModelError
 from helpers.models.sd3.assets import CLIP_TOKENS, CLIP_VOCABULARY, T5_VOCABULARY, TOKENIZERS
 from helpers.models.sd3.weights.component_files import read_config
-from helpers.models.sd3.weights.original_file import TRANSFORMER, VAE
-from helpers.models.sd3.weights.original_text import T5
+from helpers.models.sd3.weights.original.file import TRANSFORMER, VAE
+from helpers.models.sd3.weights.original.text import T5
 
 CLIP_L, CLIP_G = "text_encoder", "text_encoder_2"
 

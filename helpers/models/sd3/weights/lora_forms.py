@@ -14,7 +14,7 @@ from helpers.models.formats.lora import EXPORT_PREFIX, Pair
 from helpers.models.formats.lora_file import LayerName, LoraForm, is_lora, layer_name, part_of, read_pairs
 from helpers.models.formats.safetensors import opened
 from helpers.models.sd3.weights.comfyui_lora import MOST_BLOCKS, split_pair
-from helpers.models.sd3.weights.original_keys import Layer, layers
+from helpers.models.sd3.weights.original.keys import Layer, layers
 from helpers.models.sd3.weights.other_files import model_of_lora, what_it_is
 
 CLIP_L, CLIP_G, T5 = "text_encoder.", "text_encoder_2.", "text_encoder_3."

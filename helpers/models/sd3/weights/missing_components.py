@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 
 from helpers.errors import ModelError
-from helpers.models.sd3.weights.original_file import CALLED, TRANSFORMER, VAE
-from helpers.models.sd3.weights.original_text import T5
+from helpers.models.sd3.weights.original.file import CALLED, TRANSFORMER, VAE
+from helpers.models.sd3.weights.original.text import T5
 
 BASE = "MODEL_NAME"
 PARTS_OPTION = "pretrained_parts_model_name_or_path"

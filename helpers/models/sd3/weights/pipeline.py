@@ -14,8 +14,8 @@ from helpers.models.formats.safetensors import LazyTensor, write_tensors
 from helpers.models.sd3.assets import TOKENIZERS
 from helpers.models.sd3.weights.component_files import is_in_file, loading_variant, open_part, read_config, weight_files
 from helpers.models.sd3.weights.components import TEXT_ENCODERS
-from helpers.models.sd3.weights.original_file import VAE
-from helpers.models.sd3.weights.original_text import T5
+from helpers.models.sd3.weights.original.file import VAE
+from helpers.models.sd3.weights.original.text import T5
 
 
 def write_pipeline(

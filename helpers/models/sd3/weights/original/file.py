@@ -13,7 +13,9 @@ from torch import Tensor
 
 from helpers.errors import ModelError
 from helpers.models.formats.safetensors import LazyTensor, Opened, open_all
-from helpers.models.sd3.weights import original_keys, original_text, original_vae
+from helpers.models.sd3.weights.original import keys as original_keys
+from helpers.models.sd3.weights.original import text as original_text
+from helpers.models.sd3.weights.original import vae as original_vae
 
 TRANSFORMER, VAE = "transformer", "vae"
 PREFIXES = {TRANSFORMER: original_keys.PREFIX, VAE: original_vae.PREFIX, **original_text.PREFIXES}

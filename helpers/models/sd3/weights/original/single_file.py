@@ -10,12 +10,13 @@ from typing import Any
 from helpers.models.family import ModelComponents
 from helpers.models.formats.lora import Pair, merged, of_text_encoder
 from helpers.models.formats.safetensors import LazyTensor, Opened, write_tensors
-from helpers.models.sd3.weights import original_keys, original_vae
 from helpers.models.sd3.weights.component_files import open_part, read_config
 from helpers.models.sd3.weights.components import TEXT_ENCODERS
-from helpers.models.sd3.weights.original_config import HEADER_ENTRY, left_open
-from helpers.models.sd3.weights.original_file import PREFIXES, TRANSFORMER, VAE, open_in_file, parts_in
-from helpers.models.sd3.weights.original_text import T5
+from helpers.models.sd3.weights.original import keys as original_keys
+from helpers.models.sd3.weights.original import vae as original_vae
+from helpers.models.sd3.weights.original.config import HEADER_ENTRY, left_open
+from helpers.models.sd3.weights.original.file import PREFIXES, TRANSFORMER, VAE, open_in_file, parts_in
+from helpers.models.sd3.weights.original.text import T5
 
 
 def open_base(parts: ModelComponents) -> AbstractContextManager[Opened]:

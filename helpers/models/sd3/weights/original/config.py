@@ -13,10 +13,10 @@ from typing import Any
 from helpers.errors import ModelError
 from helpers.models.formats.safetensors import LazyTensor
 from helpers.models.sd3.memory.architecture import Transformer, transformer_of
-from helpers.models.sd3.weights.original_file import TRANSFORMER, VAE, open_in_file
-from helpers.models.sd3.weights.original_keys import POSITIONS, count_of
-from helpers.models.sd3.weights.original_text import CLIP_LAYERS, T5, T5_LAYERS, layers_of
-from helpers.models.sd3.weights.original_vae import resnets_in
+from helpers.models.sd3.weights.original.file import TRANSFORMER, VAE, open_in_file
+from helpers.models.sd3.weights.original.keys import POSITIONS, count_of
+from helpers.models.sd3.weights.original.text import CLIP_LAYERS, T5, T5_LAYERS, layers_of
+from helpers.models.sd3.weights.original.vae import resnets_in
 
 HEAD_WIDTH = 64
 """Of every published SD3 and its text encoders, whose width is a number of such heads."""

@@ -1,0 +1,1 @@
+"""The original layout, as Stability AI and ComfyUI name tensors: read and written."""
