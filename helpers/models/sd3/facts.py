@@ -1,10 +1,10 @@
 """What other programs and sites call Stable Diffusion 3 and 3.5: diffusers' class, ModelSpec's names, licenses."""
 
 from helpers.models.family import FamilyFacts
-from helpers.models.formats.modelspec import ORIGINAL
 
 HUB = "https://huggingface.co/stabilityai"
 ARCHITECTURE = "stable-diffusion-v3"
+ORIGINAL = "https://github.com/Stability-AI/sd3.5"
 
 
 def _community(repository: str) -> dict[str, str]:
