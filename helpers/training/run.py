@@ -265,13 +265,12 @@ def _run_started(
     configuration = configuration_of(config)
     changes: tuple[Change, ...] = ()
     if checkpoint is not None:
-        found = compare(
+        changes = compare(
             checkpoint.manifest,
             configuration=configuration,
             foundations=run_inputs(prepared),
             folder=str(checkpoint.folder),
-        )
-        changes = found.announced
+        ).announced
     return RunStarted(
         base_model=prepared.parts.name,
         model_type=config.model.model_type,
@@ -286,6 +285,7 @@ def _run_started(
         pipeline_class=prepared.family.facts.pipeline_class,
         hub_tag=prepared.family.facts.hub_tag,
         known_licenses=prepared.family.facts.licenses,
+        text_options=prepared.family.facts.text_options,
         base_folder=prepared.parts.transformer.parent,
         trained=model.trained.summary,
         result=model.trained.output_name,

@@ -31,6 +31,7 @@ def check_card(run: SmallRun) -> None:
     assert f"- {FACTS.hub_tag}" in card
     assert "license: apache-2.0" in card
     assert "StableDiffusion3" not in card and "stable-diffusion-3" not in card
+    assert "sd3_t5_mask_behaviour" not in card and "max_sequence_length" not in card
 
 
 def test_a_lora_of_a_second_family_is_trained_exported_and_described(toy_run: SmallRun) -> None:
@@ -43,6 +44,7 @@ def test_a_lora_of_a_second_family_is_trained_exported_and_described(toy_run: Sm
         said = file.metadata()
     assert said["modelspec.architecture"] == "toy-v1-one/lora"
     assert said["modelspec.license"] == "apache-2.0"
+    assert not {"tokenizer_max_length", "sd3_t5_mask_behaviour"} & said.keys()
     assert np.ptp(image_of(toy_run, 2)) > 0
     check_card(toy_run)
     assert f"from diffusers import {FACTS.pipeline_class}" in (toy_run.output / "README.md").read_text()

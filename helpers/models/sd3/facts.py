@@ -23,6 +23,7 @@ SD3_FACTS = FamilyFacts(
         "SD3.5 large": f"{ARCHITECTURE}.5-large",
     },
     original_implementation=ORIGINAL,
+    text_options=("tokenizer_max_length", "sd3_t5_mask_behaviour"),
     # From the models' cards on the hub.
     licenses={
         "stabilityai/stable-diffusion-3-medium-diffusers": _community("stable-diffusion-3-medium"),
