@@ -51,12 +51,12 @@ def convert(wanted: Conversion) -> None:
     from helpers.config.options.model import ModelOptions
     from helpers.files import atomic_folder, atomic_write
     from helpers.models import conversions
-    from helpers.models.registry import default_family
+    from helpers.models.registry import family_of
 
     _check_source(wanted)
     if wanted.target.exists():
         raise ModelError(f"{wanted.target} is there already: name another place, or move it away.")
-    family, all_of_it = default_family(), wanted.with_text_encoders
+    family, all_of_it = family_of(wanted.base or str(wanted.source)), wanted.with_text_encoders
     named = ModelOptions(
         pretrained_model_name_or_path=wanted.base, pretrained_parts_model_name_or_path=wanted.parts or None
     )

@@ -269,6 +269,7 @@ class FamilyFacts:
     architecture: ModelSpec's name; variant_architectures: more exact ones, by `ModelComponents.variant`.
     original_implementation: ModelSpec's name of the layout that `FamilyFormats.write_single_file` writes.
     licenses: by hub id, the license entries of a model card's metadata, for models without a card of their own.
+    text_options: those of `TextOptions` that the family's text encoders depend on; named in trained files and cards.
     """
 
     title: str
@@ -278,6 +279,7 @@ class FamilyFacts:
     original_implementation: str
     variant_architectures: Mapping[str, str] = field(default_factory=dict)
     licenses: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    text_options: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)

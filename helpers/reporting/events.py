@@ -66,7 +66,8 @@ class RunStarted:
     model_type: what is trained, `lora` or `full`, with so many numbers that move. settings: every setting by group and
     name. datasets: images by dataset id. first_step: the optimizer steps done before, 0 in a new run. changes: those
     since the checkpoint that is continued. base_variant: such as `SD3 medium`; base_folder: where the base's files are.
-    pipeline_class: diffusers' class of the base; hub_tag: of its family; known_licenses: see `license_of`.
+    pipeline_class: diffusers' class of the base; hub_tag: of its family; known_licenses: see `license_of`;
+    text_options: those of the settings in `text` that the family depends on.
     trained: what moves, in words. result: the file or folder in output_dir that a finished run leaves.
     """
 
@@ -84,6 +85,7 @@ class RunStarted:
     pipeline_class: str = "DiffusionPipeline"
     hub_tag: str = ""
     known_licenses: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    text_options: tuple[str, ...] = ()
     trained: str = ""
     result: str = ""
 

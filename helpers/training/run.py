@@ -15,7 +15,7 @@ from helpers.config.option import recorded, written
 from helpers.config.train_config import RunConfig, all_options
 from helpers.errors import ConfigError, ModelError, Problem
 from helpers.models.adapters.init_lora import options_from_file
-from helpers.models.registry import default_family
+from helpers.models.registry import family_of
 from helpers.reporting.events import Change, Notice, RunFinished, RunStarted
 from helpers.reporting.reporter import Reporter
 from helpers.training.checkpoint.checkpoint import Checkpoint
@@ -76,7 +76,7 @@ def with_init_lora(config: RunConfig, reporter: Reporter, *, given: Collection[s
     path = config.lora.init_file
     if path is None or config.model.model_type != "lora":
         return config
-    family = default_family()
+    family = family_of(config.model.pretrained_model_name_or_path)
     components = checked_parts(config, family=family)
     try:
         pairs = family.formats.read_lora(path)
@@ -120,7 +120,7 @@ def open_run(config: RunConfig, files: DatasetFile, reporter: Reporter) -> RunCo
     runtime = open_runtime(config.precision, config.run)
     check_attention(config.speed, runtime=runtime)
     check_optimizer_on(runtime.device, config.optimizer)
-    family = default_family()
+    family = family_of(config.model.pretrained_model_name_or_path)
     components = checked_parts(config, family=family)
     compare_with_last_run(config, files, ranks=runtime, reporter=reporter)
     if sources := components.describe_sources():
@@ -265,13 +265,12 @@ def _run_started(
     configuration = configuration_of(config)
     changes: tuple[Change, ...] = ()
     if checkpoint is not None:
-        found = compare(
+        changes = compare(
             checkpoint.manifest,
             configuration=configuration,
             foundations=run_inputs(prepared),
             folder=str(checkpoint.folder),
-        )
-        changes = found.announced
+        ).announced
     return RunStarted(
         base_model=prepared.parts.name,
         model_type=config.model.model_type,
@@ -286,6 +285,7 @@ def _run_started(
         pipeline_class=prepared.family.facts.pipeline_class,
         hub_tag=prepared.family.facts.hub_tag,
         known_licenses=prepared.family.facts.licenses,
+        text_options=prepared.family.facts.text_options,
         base_folder=prepared.parts.transformer.parent,
         trained=model.trained.summary,
         result=model.trained.output_name,

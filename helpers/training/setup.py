@@ -227,7 +227,9 @@ def _main_or_no_hooks(
         trained=model.trained,
         optimizer=model.optimizer,
         average=model.average,
-        metadata=provenance(prepared_run.parts, trained=model.trained, text=config.text),
+        metadata=provenance(
+            prepared_run.parts, family=prepared_run.family.facts, trained=model.trained, text=config.text
+        ),
     )
     writer = CheckpointWriter(
         output_dir=output_dir,

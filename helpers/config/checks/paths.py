@@ -123,8 +123,8 @@ def _checkpoint(value: str, *, output_dir: Path) -> Iterator[Wrong]:
     yield "resume_from_checkpoint", value, f"no such checkpoint in {output_dir}, and no such folder", fix
 
 
-PIPELINES = "StableDiffusion3"
-"""How the names of SD3's pipelines in diffusers begin."""
+PIPELINES = ("StableDiffusion3",)
+"""How the names of each family's pipelines in diffusers begin; here, since this is checked before PyTorch loads."""
 
 TRANSFORMER = "SD3Transformer2DModel"
 ONLY_SD3 = "this program trains Stable Diffusion 3 and 3.5 only"

@@ -16,7 +16,6 @@ from torch import Tensor
 
 from helpers.errors import ModelError
 from helpers.models.formats.lora import DIFFUSERS_ENTRY, EXPORT_PREFIX, Pair
-from helpers.models.formats.modelspec import ORIGINAL
 from helpers.models.formats.modelspec import PREFIX as MODELSPEC
 from helpers.models.formats.safetensors import opened, planned_from
 
@@ -76,9 +75,10 @@ def layer_name(whole: str, forms: Sequence[LoraForm]) -> LayerName | None:
     return LayerName(form=form, component=component, layer=whole.removeprefix(start))
 
 
-def read_pairs(path: Path, forms: Sequence[LoraForm]) -> list[tuple[LayerName, Pair]]:
+def read_pairs(path: Path, forms: Sequence[LoraForm], *, original: str) -> list[tuple[LayerName, Pair]]:
     """The pairs of a file whose tensors are all parts of a LoRA in one of the `forms`.
 
+    original: the family's `FamilyFacts.original_implementation`, which this program's own files for ComfyUI name.
     Raises ModelError for any other tensor, for halves, and for shapes, dtypes or numbers that no LoRA has.
     """
     with opened(path) as file:
@@ -94,6 +94,7 @@ def read_pairs(path: Path, forms: Sequence[LoraForm]) -> list[tuple[LayerName, P
             raise ModelError(f"{path} holds {name} twice under different names.")
         by_layer[layer][word] = tensor
     config = _config(path, header)
+    is_original = header.get(f"{MODELSPEC}implementation") == original
     found = []
     for whole, parts in by_layer.items():
         name = layer_name(whole, forms)
@@ -102,7 +103,7 @@ def read_pairs(path: Path, forms: Sequence[LoraForm]) -> list[tuple[LayerName, P
         matrices = _matrices(path, whole, parts)
         alpha = _alpha(path, whole, parts, rank=len(matrices[0]), name=name, config=config)
         pair = Pair(down=matrices[0], up=matrices[1], alpha=alpha)
-        found.append((name, _without_padding(_with_lengths(path, whole, parts, pair=pair, header=header))))
+        found.append((name, _without_padding(_with_lengths(path, whole, parts, pair=pair, is_original=is_original))))
     return found
 
 
@@ -131,15 +132,13 @@ def _floats(path: Path, layer: str, tensor: Tensor) -> Tensor:
     return values
 
 
-def _with_lengths(
-    path: Path, layer: str, parts: Mapping[str, Tensor], *, pair: Pair, header: Mapping[str, str]
-) -> Pair:
+def _with_lengths(path: Path, layer: str, parts: Mapping[str, Tensor], *, pair: Pair, is_original: bool) -> Pair:
     """The pair with the lengths of a DoRA, of which programs keep the rows' or the columns'."""
     word = next((each for each in ("magnitude", "scale") if each in parts), None)
     if word is None:
         return pair
     # This program's own file for ComfyUI; beside a magnitude, its scale is the same in ComfyUI's terms.
-    if word == "scale" and header.get(f"{MODELSPEC}implementation") == ORIGINAL:
+    if word == "scale" and is_original:
         raise ModelError(
             f"{path} is a DoRA that was written for ComfyUI, whose scales cannot be turned back: use the file that it "
             "was made of, such as pytorch_lora_weights.safetensors."

@@ -11,7 +11,6 @@ from helpers.models.formats.safetensors import HASH_TO_COME
 
 PREFIX = "modelspec."
 DIFFUSERS = "diffusers"
-ORIGINAL = "https://github.com/Stability-AI/sd3.5"
 ADAPTER = "/lora"
 
 

@@ -1,10 +1,10 @@
 """What other programs and sites call Stable Diffusion 3 and 3.5: diffusers' class, ModelSpec's names, licenses."""
 
 from helpers.models.family import FamilyFacts
-from helpers.models.formats.modelspec import ORIGINAL
 
 HUB = "https://huggingface.co/stabilityai"
 ARCHITECTURE = "stable-diffusion-v3"
+ORIGINAL = "https://github.com/Stability-AI/sd3.5"
 
 
 def _community(repository: str) -> dict[str, str]:
@@ -23,6 +23,7 @@ SD3_FACTS = FamilyFacts(
         "SD3.5 large": f"{ARCHITECTURE}.5-large",
     },
     original_implementation=ORIGINAL,
+    text_options=("tokenizer_max_length", "sd3_t5_mask_behaviour"),
     # From the models' cards on the hub.
     licenses={
         "stabilityai/stable-diffusion-3-medium-diffusers": _community("stable-diffusion-3-medium"),

@@ -28,7 +28,7 @@ SETTINGS_SHOWN: Mapping[str, tuple[str, ...]] = {
     "run": ("train_batch_size", "gradient_accumulation_steps", "caption_dropout_probability", "seed"),
     "objective": ("timestep_sampling", "flow_shift", "loss_weighting", "loss_type"),
     "precision": ("mixed_precision", "base_model_precision"),
-    "text": ("tokenizer_max_length", "sd3_t5_mask_behaviour", "train_text_encoder"),
+    "text": ("train_text_encoder",),
     "ema": ("use_ema", "ema_decay"),
     "data": ("resolution", "resolution_type"),
 }
@@ -36,6 +36,8 @@ SETTINGS_SHOWN: Mapping[str, tuple[str, ...]] = {
 OLDEST_DIFFUSERS = "0.32"
 WITHOUT_T5 = "It was trained without T5: zeros take its place, as in diffusers when `text_encoder_3` is None."
 URL_MARKS = "/:?#=&%"
+LENGTH = "tokenizer_max_length"
+TRAINED_LENGTH = " `max_sequence_length={length}` is the length it was trained with; diffusers' own default is 256."
 ONLY_FOR = {"lora": "lora", "full": "full"}
 
 
@@ -157,7 +159,7 @@ def _in_diffusers(card: CardContext) -> str:
     width, height = parse_validation_sizes(str(validation.get("validation_resolution", "1024x1024")))[0]
     seed = str(validation.get("validation_seed") or "42")
     prompt = next((each.prompt for each in card.images if each.prompt), "a photograph of a lighthouse")
-    length = card.run.settings.get("text", {}).get("tokenizer_max_length", 256)
+    length = card.run.settings.get("text", {}).get(LENGTH, 256) if LENGTH in card.run.text_options else None
     lines = (
         "import torch",
         f"from diffusers import {card.run.pipeline_class}",
@@ -172,7 +174,7 @@ def _in_diffusers(card: CardContext) -> str:
         f"    height={height},",
         f"    num_inference_steps={validation.get('validation_num_inference_steps', 28)},",
         f"    guidance_scale={validation.get('validation_guidance', 5.0)},",
-        f"    max_sequence_length={length},",
+        *(() if length is None else (f"    max_sequence_length={length},",)),
         f'    generator=torch.Generator("cpu").manual_seed({seed}),',
         ").images[0]",
         'image.save("image.png")',
@@ -181,8 +183,8 @@ def _in_diffusers(card: CardContext) -> str:
         (
             "## In diffusers",
             "",
-            f"It needs diffusers {OLDEST_DIFFUSERS} or newer{' and lycoris-lora' if card.is_lycoris else ''}. "
-            f"`max_sequence_length={length}` is the length it was trained with; diffusers' own default is 256.",
+            f"It needs diffusers {OLDEST_DIFFUSERS} or newer{' and lycoris-lora' if card.is_lycoris else ''}."
+            + ("" if length is None else TRAINED_LENGTH.format(length=length)),
             *((WITHOUT_T5,) if card.is_without_t5 else ()),
             "",
             "```python",
@@ -245,7 +247,7 @@ def _settings(card: CardContext) -> str:
         for group, names in SETTINGS_SHOWN.items()
         if ONLY_FOR.get(group, card.run.model_type) == card.run.model_type
         for values in (card.run.settings.get(group, {}),)
-        for name in names
+        for name in (*(card.run.text_options if group == "text" else ()), *names)
         if values.get(name) not in (None, "")
     )
     return "\n".join(("## Settings", "", "| setting | value |", "|---|---|", *rows))

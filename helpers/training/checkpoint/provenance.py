@@ -21,7 +21,7 @@ from helpers.training.checkpoint.manifest import RunInputs
 LIBRARIES = ("torch", "diffusers", "transformers", "peft", "accelerate")
 
 
-def provenance(parts: ModelComponents, *, trained: Trainable, text: TextOptions) -> dict[str, str]:
+def provenance(parts: ModelComponents, *, family: FamilyFacts, trained: Trainable, text: TextOptions) -> dict[str, str]:
     """What a file's header says of its making, besides the step; free of paths on this machine.
 
     The prompt length matters to whoever draws with it: diffusers' own default of 256 is not what was trained. So does
@@ -33,8 +33,7 @@ def provenance(parts: ModelComponents, *, trained: Trainable, text: TextOptions)
         "base_model_identity": parts.identity,
         **dict.fromkeys(parts.absent, "none"),
         **trained.metadata,
-        "tokenizer_max_length": str(text.tokenizer_max_length),
-        "sd3_t5_mask_behaviour": text.sd3_t5_mask_behaviour,
+        **{name: str(getattr(text, name)) for name in family.text_options},
         "program": f"SimpleTuner {__version__}",
     }
 
@@ -65,7 +64,7 @@ def provenance_of_result(
         spec |= {f"{PREFIX}license": license.name or license.identifier}
     return {
         **spec,
-        **provenance(parts, trained=trained, text=config.text),
+        **provenance(parts, family=family, trained=trained, text=config.text),
         "step": str(step),
         SETTINGS: json.dumps(published_settings(config, clean=clean)),
         DATASETS: json.dumps(dict(foundations.datasets)),

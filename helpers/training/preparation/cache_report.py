@@ -16,7 +16,7 @@ from helpers.data.sources.open import open_cache
 from helpers.data.types import Catalog
 from helpers.dataloader.loader import EMPTY_CAPTION
 from helpers.models.family import TextEncoderSpec, VaeSpec
-from helpers.models.registry import default_family
+from helpers.models.registry import family_of
 from helpers.ranks import SingleProcess
 from helpers.reporting.events import Notice
 from helpers.reporting.format import format_bytes
@@ -78,7 +78,7 @@ def report_caches(config: RunConfig, files: DatasetFile, *, prunes: bool, report
 
 def read_inputs(config: RunConfig, files: DatasetFile, *, reporter: Reporter) -> RunInputs:
     """Open the datasets and the model's files as a run does; no weights are loaded."""
-    family = default_family()
+    family = family_of(config.model.pretrained_model_name_or_path)
     parts = checked_parts(config, family=family)
     device = find_device(config.run)
     precision = resolve_precision(config.precision, device)

@@ -49,6 +49,7 @@ def started(output: Path, **more: object) -> RunStarted:
         pipeline_class=SD3_FACTS.pipeline_class,
         hub_tag=SD3_FACTS.hub_tag,
         known_licenses=SD3_FACTS.licenses,
+        text_options=SD3_FACTS.text_options,
         trained="a LoRA of rank 16 on 96 layers",
         result="pytorch_lora_weights.safetensors",
     )

@@ -223,8 +223,9 @@ def test_a_requested_stop_ends_drawing_early(painter_with: PainterWith, tmp_path
 
 def test_the_exported_file_tells_where_it_comes_from_and_holds_alpha(model: Model, tmp_path: Path) -> None:
     _, parts, _, trained = model
-    metadata = {**provenance(parts, trained=trained, text=TextOptions(tokenizer_max_length=99)), "step": "31"}
-    family, more = families()["sd3"], ExportOptions()
+    family, text = families()["sd3"], TextOptions(tokenizer_max_length=99)
+    metadata = {**provenance(parts, family=family.facts, trained=trained, text=text), "step": "31"}
+    more = ExportOptions()
     (path,) = export_result(
         tmp_path, trained=trained, metadata=metadata, more=more, parts=parts, family=family, reporter=Reporter()
     )

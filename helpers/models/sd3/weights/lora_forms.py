@@ -13,6 +13,7 @@ from helpers.errors import ModelError
 from helpers.models.formats.lora import EXPORT_PREFIX, Pair
 from helpers.models.formats.lora_file import LayerName, LoraForm, is_lora, layer_name, part_of, read_pairs
 from helpers.models.formats.safetensors import opened
+from helpers.models.sd3.facts import ORIGINAL
 from helpers.models.sd3.weights.comfyui_lora import MOST_BLOCKS, split_pair
 from helpers.models.sd3.weights.original.keys import Layer, layers
 from helpers.models.sd3.weights.other_files import model_of_lora, what_it_is
@@ -63,7 +64,7 @@ def read_lora(path: Path) -> dict[str, Pair]:
     for name in names:
         _refuse_unknown(path, name, names=names, header=header)
     found: dict[str, Pair] = {}
-    for name, pair in read_pairs(path, FORMS):
+    for name, pair in read_pairs(path, FORMS, original=ORIGINAL):
         layer = _layer(name)
         assert layer is not None, "names were looked at above"
         try:
