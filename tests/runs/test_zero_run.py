@@ -73,7 +73,7 @@ def gone_on_with(run: SmallRun, *, stage_1: bool = False) -> SmallRun:
     shutil.rmtree(run.output / "pipeline")
     ended = run_ranks(run, before=by_stage_1 if stage_1 else by_zero)
     assert ended.statuses == (0, 0), ended.said
-    assert "continues from" in ended.said[0]
+    assert "resumes from" in ended.said[0]
     return run
 
 
