@@ -182,7 +182,7 @@ def test_any_checkpoint_can_be_named_and_none_begins_anew(
     assert "checkpoint-2, checkpoint-4, checkpoint-6" in capsys.readouterr().err
 
 
-def test_what_differs_is_told_and_what_cannot_be_continued_is_refused_before_anything_is_encoded(
+def test_changes_are_reported_and_what_cannot_be_resumed_is_refused_before_anything_is_encoded(
     cached: SmallRun, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run = copied(cached, tmp_path)
@@ -199,12 +199,12 @@ def test_what_differs_is_told_and_what_cannot_be_continued_is_refused_before_any
     assert "since the last run" not in capsys.readouterr().out
 
 
-def test_other_keys_of_a_data_set_are_told_and_the_order_goes_on(
+def test_changed_keys_of_a_dataset_are_reported_and_the_order_is_kept(
     cached: SmallRun, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run = copied(cached, tmp_path)
     assert run.start(max_train_steps=2) == 0
-    assert "changed since" not in capsys.readouterr().out
+    assert "changed since checkpoint" not in capsys.readouterr().out
     (colors,) = run.datasets
     run.datasets = [{**colors, "flip": True, "prepend_instance_prompt": True, "instance_prompt": "an image of"}]
     assert run.start(max_train_steps=3) == 0
