@@ -165,7 +165,7 @@ def dry_run(config: RunConfig, files: DatasetFile, context: RunContext, reporter
         catalogs=context.catalogs,
         order=sampler,
         plan=make_plan(config, order=sampler),
-        cut=truncated_captions(files, context=context),
+        truncated=truncated_captions(files, context=context),
         needs=cache_needs(files, context=context, options=config.cache),
         estimate=memory_needs(config, files, place=context, catalogs=catalogs).estimate,
         device=context.runtime.device,

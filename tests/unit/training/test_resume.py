@@ -114,10 +114,8 @@ def test_a_learning_rate_is_announced_and_a_folder_is_not() -> None:
     )
     assert start(config) == start()
     (change,) = compared(config).settings
-    assert (
-        str(change)
-        == "learning_rate: 0.0001 before, 1.0 now; the learning rate follows the new value from the next step on"
-    )
+    effect = "the learning rate follows the new value from the next step on"
+    assert str(change) == f"learning_rate: 0.0001 before, 1.0 now; {effect}"
 
 
 @pytest.mark.parametrize(("level", "is_announced"), [("no_change", False), ("int8-quanto", True)])
