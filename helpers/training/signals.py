@@ -61,9 +61,7 @@ class StopSignal:
             if not self._is_deferred:
                 raise Interrupted(signal_number)
             # Straight to the terminal: the thread may be in the middle of a call to the reporter.
-            os.write(
-                2, b"\nStopping: this step is finished and saved first. Ctrl-C again exits at once without saving.\n"
-            )
+            os.write(2, b"\nStopping after this step is finished and saved. Ctrl-C again exits without saving.\n")
         elif signal_number == signal.SIGINT and now - self._requested_at > ECHO_SECONDS:
             os._exit(EXIT_STATUS_OF_SIGNAL + signal_number)
 

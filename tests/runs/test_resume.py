@@ -77,7 +77,7 @@ def test_a_run_killed_again_and_again_ends_in_the_same_weights(
 
     assert broken.start() == 0
     said = capsys.readouterr().out
-    assert "never finished" in said
+    assert "deleted an unfinished checkpoint" in said
     assert "resumes from" in said
     assert straight.start() == 0
     assert same(broken.weights(), straight.weights())
@@ -166,13 +166,13 @@ def test_a_finished_run_says_so_and_changes_nothing(
     assert same(run.weights(), longer.weights())
 
 
-def test_any_checkpoint_can_be_named_and_none_begins_anew(
+def test_any_checkpoint_can_be_named_and_none_starts_from_the_beginning(
     cached: SmallRun, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run = copied(cached, tmp_path)
     assert run.start() == 0
     weights = run.weights()
-    for resume, first in (("checkpoint-2", "resumes from"), ("none", "begins again")):
+    for resume, first in (("checkpoint-2", "resumes from"), ("none", "starts from the beginning")):
         (run.output / "pytorch_lora_weights.safetensors").unlink()
         capsys.readouterr()
         assert run.start(resume_from_checkpoint=resume) == 0

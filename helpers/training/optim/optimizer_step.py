@@ -56,7 +56,7 @@ class StandardStep:
         self._runtime.backward(loss)
 
     def gradient_norm(self) -> Tensor:
-        return self._runtime.clip_gradients(self._weights.values(), longest=self._max_grad_norm)
+        return self._runtime.clip_gradients(self._weights.values(), max_norm=self._max_grad_norm)
 
     @property
     def has_updated(self) -> bool:

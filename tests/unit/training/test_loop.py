@@ -176,7 +176,7 @@ def test_nan_weights_are_not_saved(tmp_path: Path) -> None:
 def test_gradients_are_left_as_they_are_without_a_limit() -> None:
     step_context = small_learner(SmallDenoiser())
     step_context.weights["transformer.a.lora_B.weight"].grad = torch.full((16, 2), 3.0)
-    norm = step_context.runtime.clip_gradients(step_context.weights.values(), longest=0.0)
+    norm = step_context.runtime.clip_gradients(step_context.weights.values(), max_norm=0.0)
     assert norm.item() == pytest.approx(3 * math.sqrt(32))
     assert step_context.weights["transformer.a.lora_B.weight"].grad.eq(3.0).all()
 
