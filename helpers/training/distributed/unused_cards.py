@@ -17,7 +17,7 @@ def check_no_card_is_unused() -> None:
     if cards is None:
         return
     reason = f"the driver lists {cards}, and {pytorch_build()} cannot use it: {_pytorchs_reason()}"
-    fix = f"{fix_of(cards, is_nvidia=nvidia is not None)}; FORCE_CPU=true trains on the processor instead"
+    fix = f"{fix_of(cards, is_nvidia=nvidia is not None)}; FORCE_CPU=true trains on the CPU instead"
     raise ConfigError([Problem(option="FORCE_CPU", value="false", reason=reason, fix=fix)])
 
 
@@ -33,7 +33,7 @@ def pytorch_build() -> str:
 def fix_of(cards: ListedCards, *, is_nvidia: bool) -> str:
     """How to make PyTorch work with the GPUs, without a full stop."""
     if hidden_by := cards_hidden_by():
-        return f"unset {hidden_by.partition('=')[0]}, which hides every card"
+        return f"unset {hidden_by.partition('=')[0]}, which hides every GPU"
     if not is_nvidia:
         return "install AMD's ROCm driver and join the groups `render` and `video`"
     if torch.version.hip or not torch.version.cuda:

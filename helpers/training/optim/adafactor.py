@@ -10,8 +10,8 @@ from torch.optim import Optimizer
 
 # Gradients of a diffusion model are around 1e-5: PyTorch's default, 1e-7 in fp32, would exceed their squares.
 SMALLEST_GRADIENT = 1e-16
-# Steps scale with the weights only above 1, otherwise with the learning rate alone: an adapter that starts at zero would
-# not train otherwise (`scale_parameter=False` elsewhere).
+# Steps scale with the weights only above 1, below that with the learning rate alone: an adapter that starts at zero
+# would not train otherwise (`scale_parameter=False` elsewhere).
 SMALLEST_WEIGHT = 1.0
 
 
@@ -60,7 +60,7 @@ class Adafactor(Optimizer):
         weight.addcmul_(update, (length / too_long).to(update.dtype))
 
     def _begin(self, weight: nn.Parameter, gradient: Tensor) -> dict[str, Tensor]:
-        """The initial state of a weight: for matrices [..., n, 1] and [..., 1, m], otherwise of the gradient's shape."""
+        """The initial state of a weight: for matrices [..., n, 1] and [..., 1, m], otherwise like the gradient."""
         state = self.state[weight]
         state["step"] = torch.tensor(0.0)
         if gradient.dim() > 1:

@@ -60,7 +60,7 @@ class StochasticAdamW(Optimizer):
         for state in states:
             state["step"] += 1
         step = states[0]["step"]
-        draws = [
+        generators = [
             torch.Generator(weight.device).manual_seed(seeded_int(self._seed, "rounding", *self._place(weight), step))
             for weight in weights
         ]
@@ -68,16 +68,16 @@ class StochasticAdamW(Optimizer):
         firsts, seconds = [state["exp_avg"] for state in states], [state["exp_avg_sq"] for state in states]
         first = _flat(firsts).lerp_(gradients, 1 - beta1)
         second = _flat(seconds).lerp_(gradients.square_(), 1 - beta2)
-        _store(first, firsts, draws)
-        _store(second, seconds, draws)
+        _store(first, firsts, generators)
+        _store(second, seconds, generators)
 
         bias1, bias2 = 1 - beta1**step, 1 - beta2**step
         length = second.sqrt_().div_(math.sqrt(bias2)).add_(group["eps"])
         moved = _flat(weights).mul_(1 - group["lr"] * group["weight_decay"])
-        _store(moved.addcdiv_(first, length, value=-group["lr"] / bias1), weights, draws)
+        _store(moved.addcdiv_(first, length, value=-group["lr"] / bias1), weights, generators)
 
     def _portions(self, weights: list[nn.Parameter]) -> Iterator[list[nn.Parameter]]:
-        """Groups of weights with the same dtype and step count: at most `WEIGHTS_AT_ONCE` numbers, or one larger weight."""
+        """Groups of the same dtype and step count, of at most `WEIGHTS_AT_ONCE` numbers, or one larger weight."""
         portion: list[nn.Parameter] = []
         numbers = 0
         for weight in weights:
@@ -106,12 +106,12 @@ def _flat(tensors: list[Any]) -> Tensor:
     return torch.cat([local_shard(tensor.detach()).reshape(-1) for tensor in tensors]).float()
 
 
-def _store(values: Tensor, into: list[Any], draws: list[torch.Generator]) -> None:
+def _store(values: Tensor, into: list[Any], generators: list[torch.Generator]) -> None:
     """Copy a vector back into the tensors that `_flat` read, with stochastic rounding to bf16."""
     into = [local_shard(tensor) for tensor in into]
     lengths = [tensor.numel() for tensor in into]
     if into[0].dtype is torch.bfloat16:
-        dither = [random_low_bits(length, draw) for length, draw in zip(lengths, draws, strict=True)]
+        dither = [random_low_bits(length, draw) for length, draw in zip(lengths, generators, strict=True)]
         values = rounded_at_random(values, torch.cat(dither))
     for tensor, part in zip(into, values.split(lengths), strict=True):
         tensor.copy_(part.view_as(tensor))

@@ -57,18 +57,23 @@ def _with_crops_of(
 
 
 def _cropped(prepared: PreparedDataset, *, epoch: int, seed: int, prepared_run: PreparedRun) -> PreparedDataset:
-    dataset, place = prepared.dataset, prepared.latent_store
-    store = places.epoch_crop_store(dataset, latents=place, seed=seed, epoch=epoch)
+    dataset, latent_store = prepared.dataset, prepared.latent_store
+    store = places.epoch_crop_store(dataset, latents=latent_store, seed=seed, epoch=epoch)
     catalog = recrop(prepared.catalog, dataset=dataset, seed=seed, epoch=epoch)
     rejected = encode_flips(
-        dataset, catalog=catalog, place=place, store=store, part=prepared_run.latent_part, workers=prepared_run.workers
+        dataset,
+        catalog=catalog,
+        latent_store=latent_store,
+        store=store,
+        part=prepared_run.latent_part,
+        workers=prepared_run.workers,
     )
     if rejected:
         raise CacheError(
             f"{dataset.id}: {rejected[0].path} was trained on and {rejected[0].reason}. Restore the file; the "
             "same command then resumes from the last checkpoint."
         )
-    return open_flips(dataset, catalog=catalog, place=place, store=store, part=prepared_run.latent_part)
+    return open_flips(dataset, catalog=catalog, latent_store=latent_store, store=store, part=prepared_run.latent_part)
 
 
 def _remove_before(epoch: int, *, prepared: PreparedDataset, seed: int) -> None:

@@ -237,11 +237,11 @@ def prepare_text(files: DatasetFile, *, context: RunContext, options: CacheOptio
     """Encode the captions that are not cached yet, each into its dataset's store."""
     wanted = [
         CaptionJob(
-            captions=tuple(dict.fromkeys(captions_for_store(place, files=files, context=context))),
-            store=places.open_cache(place),
-            write_batch_size=place.write_batch_size,
+            captions=tuple(dict.fromkeys(captions_for_store(text_store, files=files, context=context))),
+            store=places.open_cache(text_store),
+            write_batch_size=text_store.write_batch_size,
         )
-        for place in files.text_stores
+        for text_store in files.text_stores
     ]
     fill_text_cache(
         wanted,
@@ -262,24 +262,26 @@ def prepare_latents(
 
     A trusted cache is used as it is. Raises DataError if no image is left.
     """
-    place = files.latents_of(dataset)
-    store = places.open_cache(place)
+    latent_store = files.latents_of(dataset)
+    store = places.open_cache(latent_store)
     if "vae" in dataset.trusted:
-        return open_flips(dataset, catalog=catalog, place=place, store=store, part=part)
-    rejected = encode_flips(dataset, catalog=catalog, place=place, store=store, part=part, workers=workers)
+        return open_flips(dataset, catalog=catalog, latent_store=latent_store, store=store, part=part)
+    rejected = encode_flips(
+        dataset, catalog=catalog, latent_store=latent_store, store=store, part=part, workers=workers
+    )
     for image in rejected:
         text = f"{dataset.id}: {image.path} is left out: {image.reason}"
         workers.reporter.handle(Notice(level="warning", text=text))
     if workers.ranks.rank == 0:
-        remember_rejected(places.metadata_store(dataset, latents=place), catalog, rejected)
-    return open_flips(dataset, catalog=catalog.without(rejected), place=place, store=store, part=part)
+        remember_rejected(places.metadata_store(dataset, latents=latent_store), catalog, rejected)
+    return open_flips(dataset, catalog=catalog.without(rejected), latent_store=latent_store, store=store, part=part)
 
 
 def encode_flips(
     dataset: ImageDataset,
     *,
     catalog: Catalog,
-    place: EmbedsStore,
+    latent_store: EmbedsStore,
     store: CacheStore,
     part: VaeSpec,
     workers: CacheWorkers,
@@ -292,7 +294,7 @@ def encode_flips(
             part=part,
             store=store,
             vae_batch_size=dataset.vae_batch_size,
-            write_batch_size=place.write_batch_size,
+            write_batch_size=latent_store.write_batch_size,
             workers=workers.threads_for(dataset),
             ranks=workers.ranks,
             reporter=workers.reporter,
@@ -303,13 +305,13 @@ def encode_flips(
 
 
 def open_flips(
-    dataset: ImageDataset, *, catalog: Catalog, place: EmbedsStore, store: CacheStore, part: VaeSpec
+    dataset: ImageDataset, *, catalog: Catalog, latent_store: EmbedsStore, store: CacheStore, part: VaeSpec
 ) -> PreparedDataset:
     """The dataset with the latents that `encode_flips` wrote."""
     caches = [LatentCache(store, catalog=side, part=part) for side in sides_of(dataset, catalog)]
     return PreparedDataset(
         dataset=dataset,
-        latent_store=place,
+        latent_store=latent_store,
         catalog=catalog,
         latents=caches[0],
         mirrored=caches[1] if dataset.flip else None,

@@ -77,7 +77,7 @@ def _smallest(catalog: Catalog, *, count: int, seed: int) -> list[Image]:
 def _only(each: PreparedDataset, these: NDArray[np.bool_], *, part: VaeSpec) -> PreparedDataset:
     catalog = each.catalog.only(np.flatnonzero(these))
     store = places.open_cache(each.latent_store)
-    return open_flips(each.dataset, catalog=catalog, place=each.latent_store, store=store, part=part)
+    return open_flips(each.dataset, catalog=catalog, latent_store=each.latent_store, store=store, part=part)
 
 
 def _in_words(held_out: PreparedDataset) -> str:
