@@ -1,4 +1,4 @@
-"""Where a run's captions become what the denoiser is given: in the cache alone, or in text encoders that learn too."""
+"""Turns captions into the denoiser's conditioning: from the cache alone, or through text encoders that are trained."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -21,9 +21,10 @@ from helpers.training.preparation.prepare import PreparedRun
 
 @dataclass(frozen=True, kw_only=True)
 class TextConditioning:
-    """lookup: captions as the model stands now, to draw and to measure with. tokens: see `BatchBuilder`.
+    """The conditioning of a run.
 
-    module: what predicts from a batch, the denoiser or one that has text encoders before it.
+    lookup: embeddings of captions with the current weights, for validation. tokens: see `BatchBuilder`. module: the
+    denoiser, or a module that runs the text encoders before it.
     """
 
     lookup: TextLookup
@@ -41,9 +42,9 @@ def build_conditioning(
     run: RunOptions,
     reporter: Reporter,
 ) -> tuple[TextConditioning, Trainable]:
-    """How `denoiser` is told of captions, and all that is trained: what it was, and text encoders where that is asked.
+    """The conditioning of `denoiser`, and everything that is trained: text encoders too, with `train_text_encoder`.
 
-    Without them nothing is loaded, and nothing changes.
+    Without it nothing is loaded, and `trained` is returned as it is.
     """
     if not text.train_text_encoder:
         return TextConditioning(lookup=prepared_run.text, tokens=None, module=denoiser), trained
@@ -62,7 +63,7 @@ def build_conditioning(
 
 @dataclass(frozen=True, kw_only=True)
 class TrainableTextLookup:
-    """Captions through the text encoders as they stand, beside what the cache has of the others."""
+    """Embeddings from the current weights of the trained text encoders, and from the cache for the others."""
 
     cached: TextLookup
     learning: TrainableTextEncoders

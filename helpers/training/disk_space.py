@@ -1,4 +1,4 @@
-"""What the caches still need of the disk, so that a full one is told of before hours of encoding instead of after."""
+"""Checks the disk space for caches and checkpoints before the work begins, not after hours of it."""
 
 import os
 import shutil
@@ -23,17 +23,17 @@ from helpers.training.checkpoint.checkpoint import complete_checkpoints
 
 LATENT_BYTES = 2
 ENTRY_BYTES = 250
-"""What a shard's header says of a tensor: its name, place and checksum."""
+"""A shard's header per tensor: its name, offset and checksum."""
 
 COMPRESSED = 0.7
-"""The share that `compress_disk_cache` leaves of a caption (benchmarks/cache_size.py)."""
+"""Size of a compressed caption relative to the original, with `compress_disk_cache` (benchmarks/cache_size.py)."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class CacheNeed:
-    """What a cache lacks: `missing` of `total` images or captions, whose tensors take `size_bytes` in `folder`.
+    """What a cache still needs: `missing` of `total` images or captions take `size_bytes` in `folder`.
 
-    name: of a dataset, or of a text encoder.
+    name: of a dataset or of a text encoder.
     """
 
     name: str
@@ -45,9 +45,9 @@ class CacheNeed:
 
 
 def latents_needed(catalog: Catalog, *, part: VaeSpec, store: CacheStore, look: bool = True) -> CacheNeed:
-    """What the cache lacks of a dataset's latents; nothing of it is read but its index.
+    """What the cache still needs for a dataset's latents; only its index is read.
 
-    look: False takes all as missing, which tells the most that may be needed, at once.
+    look: False counts all as missing, an upper bound that needs no reading.
     """
     missing = np.ones(len(catalog), bool)
     if look:
@@ -76,7 +76,7 @@ def captions_needed(
     options: CacheOptions,
     look: bool = True,
 ) -> tuple[CacheNeed, ...]:
-    """What the cache lacks of each text encoder's outputs; captions: as often as they stand. look: as above."""
+    """What the cache still needs for each text encoder. captions: may repeat. look: see `latents_needed`."""
     wanted = tuple(dict.fromkeys(captions))
     share = COMPRESSED if options.compress_disk_cache else 1.0
     needs = []
@@ -101,62 +101,63 @@ def captions_needed(
 
 
 def free_bytes(folder: Path) -> int:
-    """What this user may still write where `folder` is or will be."""
+    """The free bytes for this user where `folder` is or will be."""
     return shutil.disk_usage(_existing(folder)).free
 
 
 def check_cache_space(
     needs_of: Callable[..., Sequence[CacheNeed]], *, free: Callable[[Path], int] = free_bytes
 ) -> None:
-    """Raise CacheError where caches on one disk need more than is `free` there, with the figures and the fix.
+    """Raise CacheError, with the sizes and the fix, if the caches on one disk need more than is `free` there.
 
-    needs_of: what they need (look). With room for all that they could need, nobody looks at what they hold.
+    needs_of: returns the needs for a value of `look`. If the upper bound fits, the caches are not read.
     """
-    if _short_of_room(needs_of(look=False), free=free) and (short := _short_of_room(needs_of(look=True), free=free)):
+    if _shortage(needs_of(look=False), free=free) and (short := _shortage(needs_of(look=True), free=free)):
         raise CacheError(short)
 
 
-def _short_of_room(needs: Iterable[CacheNeed], *, free: Callable[[Path], int]) -> str:
-    """What to tell the person of the first disk that is too small; nothing where there is room."""
+def _shortage(needs: Iterable[CacheNeed], *, free: Callable[[Path], int]) -> str:
+    """The error message for the first disk that is too small; empty if all have enough space."""
     by_disk: dict[int, list[CacheNeed]] = {}
     for need in needs:
         by_disk.setdefault(os.stat(_existing(need.folder)).st_dev, []).append(need)
-    for together in by_disk.values():
-        needed = sum(need.size_bytes for need in together)
-        room = free(together[0].folder)
-        if needed > room:
-            folders = " and ".join(sorted({str(need.folder) for need in together}))
-            parts = ", ".join(f"{need.name} {format_bytes(need.size_bytes)}" for need in together if need.size_bytes)
+    for on_disk in by_disk.values():
+        needed = sum(need.size_bytes for need in on_disk)
+        available = free(on_disk[0].folder)
+        if needed > available:
+            folders = " and ".join(sorted({str(need.folder) for need in on_disk}))
+            parts = ", ".join(f"{need.name} {format_bytes(need.size_bytes)}" for need in on_disk if need.size_bytes)
             return (
-                f"The caches need {format_bytes(needed)} more ({parts}), but only {format_bytes(room)} are free in"
-                f" {folders}. Free some space there, name a folder on another disk (cache_dir_vae, or cache_dir of the"
+                f"The caches need {format_bytes(needed)} more ({parts}), but only {format_bytes(available)} are free in"
+                f" {folders}. Free some space there, set a folder on another disk (cache_dir_vae, or cache_dir of the"
                 " text_embeds entry), set compress_disk_cache for captions, or train at a smaller resolution."
             )
     return ""
 
 
 def _existing(folder: Path) -> Path:
-    return next(place for place in (folder, *folder.parents) if place.exists())
+    return next(parent for parent in (folder, *folder.parents) if parent.exists())
 
 
 def checkpoint_bytes(weights: Iterable[Tensor], *, optimizer: str, keeps_average: bool) -> int:
-    """What a checkpoint of trained `weights` takes: they, what the optimizer remembers, and their average in fp32."""
-    beside = KINDS[optimizer].state_bytes_per_param + (torch.float32.itemsize if keeps_average else 0)
-    return sum(weight.numel() * (weight.element_size() + beside) for weight in weights)
+    """The size of a checkpoint: the trained `weights`, the optimizer state and the average in fp32."""
+    extra = KINDS[optimizer].state_bytes_per_param + (torch.float32.itemsize if keeps_average else 0)
+    return sum(weight.numel() * (weight.element_size() + extra) for weight in weights)
 
 
 def check_checkpoint_space(
     output_dir: Path, *, each_bytes: int, saves: int, keep: int, free: Callable[[Path], int] = free_bytes
 ) -> None:
-    """Raise CheckpointError where the disk has no room for the checkpoints to come, with the figures and the fix.
+    """Raise CheckpointError, with the sizes and the fix, if the disk has no space for the remaining checkpoints.
 
-    saves: how often the run will still save. keep: how many stand; the latest is complete before the oldest goes.
+    saves: how often the run will still save. keep: how many are kept; the oldest is deleted after the latest is
+    complete.
     """
-    standing = len(complete_checkpoints(output_dir))
-    more = min(saves, max(0, keep - standing) + 1)
-    if (room := free(output_dir)) < more * each_bytes:
+    existing = len(complete_checkpoints(output_dir))
+    more = min(saves, max(0, keep - existing) + 1)
+    if (available := free(output_dir)) < more * each_bytes:
         raise CheckpointError(
             f"The checkpoints need {format_bytes(more * each_bytes)} more ({more} of {format_bytes(each_bytes)} each),"
-            f" but only {format_bytes(room)} are free in {output_dir}. Free some space there, name a folder on another"
-            " disk (OUTPUT_DIR), or keep fewer (CHECKPOINTING_LIMIT=1 needs room for two while it saves)."
+            f" but only {format_bytes(available)} are free in {output_dir}. Free some space there, set a folder on"
+            " another disk (OUTPUT_DIR), or keep fewer (CHECKPOINTING_LIMIT=1 needs space for two while it saves)."
         )

@@ -1,4 +1,4 @@
-"""The loop: one fixed order of duties for each optimizer step, and one wait for the device."""
+"""The training loop: a fixed order of work for each optimizer step, and one wait for the device."""
 
 from collections.abc import Iterator
 from contextlib import nullcontext
@@ -21,18 +21,18 @@ from helpers.training.step import StepContext, draws_random_numbers, forward_bac
 
 
 class TrainingHooks(Protocol):
-    """What is done between steps."""
+    """What the loop calls between steps."""
 
     def on_step_end(self, step: int) -> None:
-        """Optimizer step `step`, from 1, has moved the weights."""
+        """Called after optimizer step `step`, from 1."""
         ...
 
     def save(self, state: TrainState, *, keep_all: bool = False) -> None:
-        """Let a complete checkpoint stand, on the first rank; older ones go, unless `keep_all`."""
+        """Write a checkpoint on the first rank, and delete old ones unless `keep_all`."""
         ...
 
     def validate(self, info: StepInfo) -> None:
-        """Run the evaluators that are due, without effect on training; at the beginning only what is missing."""
+        """Run the evaluators that are due, without effect on training; at the start only for missing results."""
         ...
 
 
@@ -49,7 +49,7 @@ def train(
 ) -> None:
     """Take the steps from `state.step` to `plan.total_steps`, or until `stop`; the last step is always saved.
 
-    batches: of this rank, from `state.position` on. Raises TrainingError before a step that would spoil the weights.
+    batches: of this rank, from `state.position` on. Raises TrainingError before NaN reaches the weights.
     """
     reporter.handle(
         TrainingStarted(
@@ -97,7 +97,7 @@ def take_step(
     plan: LoopPlan,
     seeded: bool,
 ) -> StepFinished:
-    """One optimizer step. `state` moves with it; raises NonFiniteStep before the weights would be spoilt."""
+    """Take one optimizer step and advance `state`; raises NonFiniteStep before NaN reaches the weights."""
     losses: list[Tensor] = []
     sigmas: list[Tensor] = []
     images: list[str] = []
@@ -118,7 +118,7 @@ def take_step(
     norm = stepping.gradient_norm()
     by_sigma = sums_by_sigma(all_losses, torch.cat(sigmas), edges=context.sigma_edges).flatten()
     shared = context.runtime.mean_over_ranks(torch.cat([all_losses.mean().view(1), by_sigma]))
-    gradient_norm, loss, *rows = torch.cat([norm.view(1), shared]).tolist()  # the one moment that waits for the device
+    gradient_norm, loss, *rows = torch.cat([norm.view(1), shared]).tolist()  # the one point that waits for the device
     figures = {"loss": loss, "gradient_norm": gradient_norm}
     check_finite(context.runtime, **figures, losses=losses, sigmas=sigmas, images=images)
 

@@ -1,4 +1,4 @@
-"""What a run needs of the device's memory, and, where that is not there, which settings take less of it."""
+"""Estimates the memory that a run needs, and suggests settings that need less when it runs out."""
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -18,24 +18,24 @@ from helpers.reporting.format import format_bytes
 from helpers.training.preparation.prepare import PreparedRun, RunContext
 
 ALL_BLOCKS = 38
-"""As many as the largest model has; fewer there are no harm."""
+"""The blocks of the largest model; a larger number than a model has is allowed."""
 
 ENCODING = "encoding images and captions"
 TRAINING = "training"
-VALIDATING = "drawing validation images"
-FIXES_NAMED = 6
-MOST_LETTERS = 200
+VALIDATING = "generating validation images"
+FIXES_LISTED = 6
+MAX_REASON_CHARACTERS = 200
 COARSER = {"no_change": "int8-quanto", "int8-quanto": "int4-quanto"}
 LEAST_SHARE = 0.01
-"""Of what is needed: a setting that saves less is not worth naming."""
+"""Relative to what is needed: settings that save less are not listed."""
 
 LARGEST_SMALL = 512
-"""An edge in pixels: an image of more than a megapixel is decoded in tiles of one, so that half of it saves little."""
+"""An edge in pixels: images above a megapixel are decoded in tiles, so halving them saves little."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class MemoryNeeds:
-    """What a run is, as far as memory goes, and how that is estimated."""
+    """A run's workload and how its memory is estimated."""
 
     workload: Workload
     estimate_for: Callable[[Workload], MemoryEstimate]
@@ -45,39 +45,39 @@ class MemoryNeeds:
         return self.estimate_for(self.workload)
 
     def suggestions(self, doing: str) -> list[str]:
-        """A line for each setting that takes less while `doing`, the one that saves most first."""
+        """A line for each setting that saves memory while `doing`, the largest saving first."""
         needed = _peak(self.estimate, doing)
         saved = [
             (needed - _peak(self.estimate_for(less), doing), words) for words, less in cheaper_variants(self.workload)
         ]
         worth = sorted((each for each in saved if each[0] > LEAST_SHARE * needed), reverse=True)
-        return [f"{words}: about {format_bytes(size)} less" for size, words in worth[:FIXES_NAMED]]
+        return [f"{words}: about {format_bytes(size)} less" for size, words in worth[:FIXES_LISTED]]
 
 
 def memory_needs(
-    config: RunConfig, files: DatasetFile, *, place: RunContext | PreparedRun, catalogs: Iterable[Catalog]
+    config: RunConfig, files: DatasetFile, *, prepared: RunContext | PreparedRun, catalogs: Iterable[Catalog]
 ) -> MemoryNeeds:
-    """The needs of a run over `catalogs`, on the device that `place` knows."""
+    """The memory needs of a run over `catalogs`, on the device of `prepared`."""
     sizes = [bucket.size for catalog in catalogs for bucket in catalog.buckets]
     largest = max(sizes, key=lambda size: size.width * size.height)
     workload = Workload.from_config(
         config,
-        device=place.runtime.device.type,
-        precision=place.runtime.precision,
+        device=prepared.runtime.device.type,
+        precision=prepared.runtime.precision,
         threads=torch.get_num_threads(),
         width=largest.width,
         height=largest.height,
         vae_batch_size=max(dataset.vae_batch_size for dataset in files.all_images),
     )
-    family, parts = place.family, place.parts
+    family, parts = prepared.family, prepared.parts
     return MemoryNeeds(workload=workload, estimate_for=lambda workload: family.estimate_memory(parts, workload))
 
 
 @contextmanager
 def explain_out_of_memory(doing: str, needs: Callable[[], MemoryNeeds]) -> Iterator[None]:
-    """Within it, where memory does not suffice a TrainingError is raised that says what takes less.
+    """Within it, running out of memory raises a TrainingError that lists settings that need less.
 
-    doing: `ENCODING`, `TRAINING` or `DRAWING`.
+    doing: `ENCODING`, `TRAINING` or `VALIDATING`.
     """
     try:
         yield
@@ -86,19 +86,23 @@ def explain_out_of_memory(doing: str, needs: Callable[[], MemoryNeeds]) -> Itera
             raise
         fixes = needs().suggestions(doing)
         lines = "\n".join(f"  {line}" for line in fixes)
-        words = f"Each of these takes less, the most first:\n{lines}" if fixes else "No setting takes much less of it."
-        said = shorten(str(error), MOST_LETTERS, placeholder=" …") or "none is left"
-        raise TrainingError(f"Out of memory while {doing}: {said}\n{words}") from error
+        advice = (
+            f"Each of these needs less memory, largest saving first:\n{lines}"
+            if fixes
+            else "No setting needs much less."
+        )
+        reason = shorten(str(error), MAX_REASON_CHARACTERS, placeholder=" …") or "none is left"
+        raise TrainingError(f"Out of memory while {doing}: {reason}\n{advice}") from error
 
 
 def cheaper_variants(workload: Workload) -> Iterator[tuple[str, Workload]]:
-    """Every setting that can be turned down from where it is, in words, with what the run then is."""
+    """Every setting that can be lowered, in words, with the workload it leads to."""
     precision, full = workload.precision, workload.model_type == "full"
     if not workload.gradient_checkpointing:
         yield "USE_GRADIENT_CHECKPOINTING=true", replace(workload, gradient_checkpointing=True)
     if workload.batch_size > 1:
         more = workload.batch_size * workload.accumulation
-        words = f"TRAIN_BATCH_SIZE=1, with GRADIENT_ACCUMULATION_STEPS={more} for steps of as many images"
+        words = f"TRAIN_BATCH_SIZE=1, with GRADIENT_ACCUMULATION_STEPS={more} for as many images per step"
         yield words, replace(workload, batch_size=1, accumulation=more)
     if not full and (coarser := COARSER.get(precision.base_model_precision)):
         less = replace(precision, base_model_precision=coarser)
@@ -106,31 +110,33 @@ def cheaper_variants(workload: Workload) -> Iterator[tuple[str, Workload]]:
     if precision.mixed_precision == "no" and workload.device == "cuda":
         yield "MIXED_PRECISION=bf16", replace(workload, precision=replace(precision, mixed_precision="bf16"))
     if full:
-        yield from _turned_down_in_full(workload)
+        yield from _cheaper_full(workload)
     elif workload.optimizer != "adafactor":
         yield "OPTIMIZER=adafactor", replace(workload, optimizer="adafactor")
-    yield from _turned_down_elsewhere(workload)
+    yield from _offloaded(workload)
     yield (
-        "a RESOLUTION, or one in the dataset file, at which images have half as many points",
+        "a RESOLUTION, or one in the dataset file, at which images have half as many pixels",
         replace(workload, width=round(workload.width * 0.5**0.5), height=round(workload.height * 0.5**0.5)),
     )
     if workload.keeps_vae:
         yield "KEEP_VAE_LOADED=false", replace(workload, keeps_vae=False)
     if workload.trains_text:
         yield "TRAIN_TEXT_ENCODER=false", replace(workload, trains_text=False)
-    yield from _turned_down_beside(workload)
+    yield from _cheaper_encoding_and_validation(workload)
 
 
-def _turned_down_elsewhere(workload: Workload) -> Iterator[tuple[str, Workload]]:
-    """What can wait in the processor's memory, where the device has one of its own."""
+def _offloaded(workload: Workload) -> Iterator[tuple[str, Workload]]:
+    """What can be offloaded to the CPU's memory, on devices with their own."""
     if workload.checkpointing_interval > 1:
         yield "GRADIENT_CHECKPOINTING_INTERVAL=1", replace(workload, checkpointing_interval=1)
-    visits = workload.model_type == "lora" and workload.gradient_checkpointing and workload.checkpointing_interval == 1
-    if workload.device != "cpu" and visits and not workload.offload_blocks:
+    can_offload = (
+        workload.model_type == "lora" and workload.gradient_checkpointing and workload.checkpointing_interval == 1
+    )
+    if workload.device != "cpu" and can_offload and not workload.offload_blocks:
         yield f"OFFLOAD_BLOCKS={ALL_BLOCKS}", replace(workload, offload_blocks=ALL_BLOCKS)
 
 
-def _turned_down_in_full(workload: Workload) -> Iterator[tuple[str, Workload]]:
+def _cheaper_full(workload: Workload) -> Iterator[tuple[str, Workload]]:
     if workload.optimizer != "adamw_bf16":
         in_bf16 = replace(workload.precision, base_model_default_dtype="bf16")
         yield "OPTIMIZER=adamw_bf16", replace(workload, optimizer="adamw_bf16", precision=in_bf16)
@@ -139,8 +145,8 @@ def _turned_down_in_full(workload: Workload) -> Iterator[tuple[str, Workload]]:
     yield "MODEL_TYPE=lora", replace(workload, model_type="lora", optimizer="adamw")
 
 
-def _turned_down_beside(workload: Workload) -> Iterator[tuple[str, Workload]]:
-    """What training itself does not use: the encoders and the images drawn."""
+def _cheaper_encoding_and_validation(workload: Workload) -> Iterator[tuple[str, Workload]]:
+    """What training itself does not use: encoding and validation."""
     precision = workload.precision
     if workload.vae_batch_size > 1 and workload.device != "cpu":
         yield "VAE_BATCH_SIZE=1, or vae_batch_size in the dataset file", replace(workload, vae_batch_size=1)
@@ -157,7 +163,7 @@ def _turned_down_beside(workload: Workload) -> Iterator[tuple[str, Workload]]:
 
 
 def _peak(estimate: MemoryEstimate, doing: str) -> int:
-    """In bytes, without what the libraries take, which no setting turns down."""
+    """In bytes, without the libraries' overhead, which no setting lowers."""
     peaks = {
         ENCODING: estimate.caching_bytes,
         TRAINING: estimate.training_bytes,

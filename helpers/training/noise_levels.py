@@ -30,10 +30,10 @@ def describe_shift(objective: ObjectiveOptions, *, order: SampleOrder, model_shi
 
 
 def sigma_quantiles(objective: ObjectiveOptions, *, order: SampleOrder, model_shift: float) -> tuple[float, ...]:
-    """The edges, from 0 to 1, of ranges of σ that have equally many of a run's samples; to two decimals.
+    """The edges, from 0 to 1, of ranges of σ with equally many of a run's samples, to two decimals.
 
-    model_shift: of the model's scheduler. Measured on draws of the run's own distribution, always the same ones. Fewer
-    than `RANGES` where that is so narrow that edges fall together.
+    model_shift: of the model's scheduler. Measured on fixed samples of the run's own distribution. Fewer
+    ranges than `RANGES` if it is so narrow that edges coincide.
     """
     last = torch.tensor(order.bucket_images_per_epoch, dtype=torch.float64).cumsum(0)
     bucket = torch.bucketize((torch.arange(DRAWS) + 0.5) / DRAWS * last[-1], last)
@@ -50,7 +50,7 @@ def _shifts(objective: ObjectiveOptions, *, order: SampleOrder, model_shift: flo
 
 
 def sums_by_sigma(losses: Tensor, sigmas: Tensor, *, edges: Sequence[float]) -> Tensor:
-    """Of samples with `losses`, fp32 [N], and `sigmas`, fp32 [N] on the CPU: a row for each range, fp32 [ranges, 3].
+    """Sums over samples with `losses`, fp32 [N], and `sigmas`, fp32 [N] on the CPU, by range; fp32 [ranges, 3].
 
     A row is the sum of losses, the sum of σ and the number of samples. Additions only: a matrix product would round to
     TF32 on some devices.

@@ -1,4 +1,4 @@
-"""Makes a loaded model's steps quicker or smaller, as the settings ask, without changing what is learned."""
+"""Makes a model's steps faster or smaller, as configured, without changing the training result."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -27,21 +27,21 @@ NOT_COMPILED = "no"
 
 
 def check_attention(options: SpeedOptions, *, runtime: Runtime) -> None:
-    """Raise ConfigError where the device lacks the attention kernel that is asked for."""
+    """Raise ConfigError if the device does not have the attention kernel that is set."""
     precision, device = runtime.precision, runtime.device
     dtype = torch.bfloat16 if precision.mixed_precision == "bf16" else base_dtype(precision)
     if can_attend(options.attention, device=device, dtype=dtype):
         return
-    number_format = str(dtype).removeprefix("torch.")
-    reason = f"PyTorch has no such kernel for {number_format} on this device ({device.type})"
-    fix = "leave it out: PyTorch then takes the quickest that there is"
+    dtype_name = str(dtype).removeprefix("torch.")
+    reason = f"PyTorch has no such kernel for {dtype_name} on this device ({device.type})"
+    fix = "do not set it: PyTorch then uses the fastest available"
     raise ConfigError([Problem(option="ATTENTION", value=options.attention, reason=reason, fix=fix)])
 
 
 def apply_performance_options(
     denoiser: nn.Module, options: SpeedOptions, *, run: RunOptions, family: ModelFamily, device: torch.device
 ) -> None:
-    """Change how `denoiser` computes, in place, once what is trained has been attached; its weights' names stay."""
+    """Change how `denoiser` computes, in place, after the adapter is attached; weight names stay the same."""
     if run.gradient_checkpointing:
         family.enable_checkpointing(denoiser, interval=options.gradient_checkpointing_interval)
     use_attention(denoiser, options.attention)
@@ -57,15 +57,14 @@ def apply_performance_options(
 def warm_up_compile(
     options: SpeedOptions, *, step_context: StepContext, source: BatchBuilder, reporter: Reporter
 ) -> None:
-    """Let everything be compiled that training needs, where it is asked for; no weight, gradient or mode changes.
+    """Compile everything that training needs, if set; no weight, gradient or mode changes.
 
-    By the run's very first batch, wherever the run goes on from: compiled code depends a little on the sizes that it
-    is first shown, and a resumed run is to compute as the run that was not interrupted. Raises TrainingError where
-    the compiler fails.
+    Uses the run's first batch, even when resuming: compiled code depends slightly on the sizes it first sees, and a
+    resumed run must compute like an uninterrupted one. Raises TrainingError if the compiler fails.
     """
     if options.training_dynamo_backend == NOT_COMPILED:
-        if (asked := accelerate_dynamo_backend()) != NOT_COMPILED:
-            text = f"accelerate's own dynamo_backend={asked} has no effect; TRAINING_DYNAMO_BACKEND=inductor compiles"
+        if (backend := accelerate_dynamo_backend()) != NOT_COMPILED:
+            text = f"accelerate's own dynamo_backend={backend} has no effect; TRAINING_DYNAMO_BACKEND=inductor compiles"
             reporter.handle(Notice(level="warning", text=text))
         return
     from torch._dynamo.exc import TorchDynamoException
@@ -95,7 +94,7 @@ def warm_up_compile(
 
 @contextmanager
 def _dropping_gradients(step_context: StepContext) -> Iterator[None]:
-    """Within it a backward pass leaves no gradient, and never holds more than one."""
+    """Within it a backward pass frees each gradient at once."""
 
     def drop(weight: Tensor) -> None:
         weight.grad = None

@@ -164,9 +164,9 @@ def dry_run(config: RunConfig, files: DatasetFile, context: RunContext, reporter
         catalogs=context.catalogs,
         order=sampler,
         plan=make_plan(config, order=sampler),
-        cut=truncated_captions(files, context=context),
+        truncated=truncated_captions(files, context=context),
         needs=cache_needs(files, context=context, options=config.cache),
-        estimate=memory_needs(config, files, place=context, catalogs=catalogs).estimate,
+        estimate=memory_needs(config, files, prepared=context, catalogs=catalogs).estimate,
         device=context.runtime.device,
         output_dir=config.run.output_folder,
         reporter=reporter,
@@ -175,7 +175,7 @@ def dry_run(config: RunConfig, files: DatasetFile, context: RunContext, reporter
 
 def fill_caches(config: RunConfig, files: DatasetFile, context: RunContext) -> PreparedRun:
     """Encode every image and caption that no cache holds yet. Raises CacheError if the disk has no room for them."""
-    needs = partial(memory_needs, config, files, place=context, catalogs=context.catalogs)
+    needs = partial(memory_needs, config, files, prepared=context, catalogs=context.catalogs)
     with explain_out_of_memory(ENCODING, needs):
         warn_long_captions(files, context=context)
         check_cache_space(partial(cache_needs, files, context=context, options=config.cache))
@@ -207,7 +207,7 @@ def fill_caches(config: RunConfig, files: DatasetFile, context: RunContext) -> P
 
 def run_training(config: RunConfig, prepared: PreparedRun, stop: StopSignal, reporter: Reporter) -> None:
     """Resume or start, train, and export the result."""
-    needs = partial(memory_needs, config, prepared.files, place=prepared, catalogs=prepared.catalogs.values())
+    needs = partial(memory_needs, config, prepared.files, prepared=prepared, catalogs=prepared.catalogs.values())
     with explain_out_of_memory(TRAINING, needs):
         _train(config, prepared, stop, reporter)
 

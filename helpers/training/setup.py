@@ -292,7 +292,7 @@ def _image_validator(
         autocast=prepared_run.runtime.autocast,
         latent_part=prepared_run.latent_part,
         needs=partial(
-            memory_needs, config, prepared_run.files, place=prepared_run, catalogs=prepared_run.catalogs.values()
+            memory_needs, config, prepared_run.files, prepared=prepared_run, catalogs=prepared_run.catalogs.values()
         ),
         embedding=model.text.lookup.embedding,
         output_dir=config.run.output_folder,

@@ -1,7 +1,7 @@
-"""Ctrl-C and SIGTERM: before the loop they end the run at once, within it they let the step end and be saved.
+"""Ctrl-C and SIGTERM: before the training loop they end the run at once, in it after the step is saved.
 
-Everything before the loop (scanning, caching, loading) may be ended anywhere, because its files stand whole or not at
-all. A second Ctrl-C always leaves at once.
+Everything before the loop (scanning, caching, loading) may be interrupted anywhere, because its files are written
+atomically. A second Ctrl-C always exits at once.
 """
 
 import os
@@ -14,12 +14,12 @@ from typing import Any
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 EXIT_STATUS_OF_SIGNAL = 128
-# A launcher passes on the Ctrl-C that its children were sent as well; such an echo is no second one.
+# A launcher forwards the Ctrl-C that its children received as well; this echo does not count as a second one.
 ECHO_SECONDS = 0.3
 
 
 class Interrupted(KeyboardInterrupt):
-    """The run was asked to end; like its parent, it passes by `except Exception`."""
+    """The run was asked to stop; like its parent class, `except Exception` does not catch it."""
 
     def __init__(self, signal_number: int) -> None:
         super().__init__(signal.Signals(signal_number).name)
@@ -27,52 +27,52 @@ class Interrupted(KeyboardInterrupt):
 
 
 class StopSignal:
-    """Whether the run was asked to end, and by which signal."""
+    """Whether the run was asked to stop, and by which signal."""
 
     def __init__(self) -> None:
         self._signal_number: int | None = None
-        self._asked_at = 0.0
-        self._waits = False
+        self._requested_at = 0.0
+        self._is_deferred = False
 
     @property
     def requested(self) -> bool:
-        """Whether to end as soon as the work at hand is whole."""
+        """Whether to stop as soon as the current work is complete."""
         return self._signal_number is not None
 
     def raise_if_requested(self) -> None:
-        """Raise Interrupted where the run was asked to end, its work being saved."""
+        """Raise Interrupted if the run was asked to stop; call it after the work is saved."""
         if self._signal_number is not None:
             raise Interrupted(self._signal_number)
 
     @contextmanager
     def deferred(self) -> Iterator[None]:
-        """Within it a first signal sets `requested` and nothing else, so that a step can end and be saved."""
-        self._waits = True
+        """Within it a first signal only sets `requested`, so that the step can finish and be saved."""
+        self._is_deferred = True
         try:
             yield
         finally:
-            self._waits = False
+            self._is_deferred = False
 
     def handle(self, signal_number: int, frame: FrameType | None) -> None:
-        """Take a signal in; called by Python between two operations of the main thread."""
+        """The signal handler; Python calls it between two operations of the main thread."""
         now = time.monotonic()
         if self._signal_number is None:
-            self._signal_number, self._asked_at = signal_number, now
-            if not self._waits:
+            self._signal_number, self._requested_at = signal_number, now
+            if not self._is_deferred:
                 raise Interrupted(signal_number)
-            # Straight to the terminal: the thread may be in the midst of telling the reporter something.
-            os.write(2, b"\nStopping: this step is finished and saved first. Ctrl-C again leaves at once, unsaved.\n")
-        elif signal_number == signal.SIGINT and now - self._asked_at > ECHO_SECONDS:
+            # Straight to the terminal: the thread may be in the middle of a call to the reporter.
+            os.write(2, b"\nStopping after this step is finished and saved. Ctrl-C again exits without saving.\n")
+        elif signal_number == signal.SIGINT and now - self._requested_at > ECHO_SECONDS:
             os._exit(EXIT_STATUS_OF_SIGNAL + signal_number)
 
 
 @contextmanager
 def handle_signals() -> Iterator[StopSignal]:
-    """Within it, SIGINT and SIGTERM are heard by the StopSignal; afterwards by whoever heard them before."""
-    request = StopSignal()
-    before: dict[int, Any] = {number: signal.signal(number, request.handle) for number in SIGNALS}
+    """Within it, the StopSignal handles SIGINT and SIGTERM; the previous handlers are restored afterwards."""
+    stop = StopSignal()
+    before: dict[int, Any] = {number: signal.signal(number, stop.handle) for number in SIGNALS}
     try:
-        yield request
+        yield stop
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

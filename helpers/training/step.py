@@ -16,9 +16,9 @@ from helpers.training.distributed.runtime import Runtime
 
 @dataclass(frozen=True, kw_only=True)
 class StepContext:
-    """What learns: the denoiser as `runtime` prepared it, and the weights in it that move, by exported name.
+    """What a training step uses: the denoiser as `runtime` prepared it, and its trainable weights by exported name.
 
-    as_base: see `Trained`. sigma_edges: of the ranges of σ by which losses are told, from 0 to 1.
+    as_base: see `Trainable`. sigma_edges: of the ranges of σ by which losses are reported, from 0 to 1.
     """
 
     runtime: Runtime
@@ -31,19 +31,19 @@ class StepContext:
 
 
 def draws_random_numbers(denoiser: nn.Module) -> bool:
-    """Whether a forward pass in training mode draws from PyTorch's own generators."""
+    """Whether a forward pass in training mode uses PyTorch's global random state."""
     return any(isinstance(module, nn.Dropout) and module.p > 0 for module in denoiser.modules())
 
 
 def forward_backward(
     step_context: StepContext, batch: TrainBatch, *, share: float, seeded: bool, backward: Callable[[Tensor], None]
 ) -> Tensor:
-    """Add the gradients of `share` times the batch's mean loss; the loss of each sample, fp32 [B], on the device.
+    """Add the gradients of `share` times the batch's mean loss; returns each sample's loss, fp32 [B], on the device.
 
-    Samples `prior_preservation` are to be predicted as the base alone does (prior preservation, Ruiz et al.
-    2022, section 3.3, with the base's prediction in the place of images that it drew).
-    Nothing here waits for the device. backward: computes the gradients of a loss. seeded: seed what the forward pass
-    draws itself, for batches that `draws_random_numbers`.
+    With `batch.prior_preservation` the target is the base model's own prediction (prior preservation, Ruiz et al. 2022,
+    section 3.3, with predictions instead of generated images).
+    Nothing here waits for the device. backward: computes the gradients of a loss. seeded: seed PyTorch's global random
+    state, for a denoiser that `draws_random_numbers`.
     """
     device = step_context.runtime.device
     latents, noise, sigmas, prompt_embeds, pooled = (

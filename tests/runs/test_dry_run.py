@@ -36,8 +36,9 @@ def test_the_plan_has_each_number_of_the_run(run: SmallRun, capsys: pytest.Captu
     assert "colors: 4 images, 1 left out\n    speechless.png has no caption file" in said
     assert "colors 64x64: 3 images, 2 batches; the last is filled with 1 of the next epoch's" in said
     assert "colors 128x64: 1 image, 1 batch; fewer than the 2 of a batch, which shows each 2 times" in said
-    assert "CLIP reads 77 tokens: 1 of 4 captions is longer and cut, the longest has 102\n    102: 'word word" in said
-    assert "T5 reads 77 tokens: 1 of 4 captions is longer and cut" in said
+    clip = "CLIP reads 77 tokens: 1 of 4 captions is longer and truncated, the longest has 102"
+    assert f"{clip}\n    102: 'word word" in said
+    assert "T5 reads 77 tokens: 1 of 4 captions is longer and truncated" in said
     assert "6 in all, of 4 images each; 1 an epoch\n  so 6 epochs; a checkpoint every 2 steps" in said
     assert "t5: 6 captions to encode" in said
     assert "colors: 4 images to encode" in said
@@ -71,7 +72,7 @@ def test_all_left_out_are_in_a_file_where_they_are_many(run: SmallRun, capsys: p
         draw(run.output / "datasets" / "colors" / f"mute {number}.png", color=(0, 0, 0), size=(80, 80))
     assert run.start(dry_run=True) == 0
     path = run.output / "left_out.txt"
-    assert f"all that are left out: {path}" in capsys.readouterr().out
+    assert f"all images left out: {path}" in capsys.readouterr().out
     assert len(path.read_text().splitlines()) == 6
 
 

@@ -98,7 +98,7 @@ def gone_on_with(run: SmallRun, folder: Path) -> SmallRun:
     shutil.rmtree(again.output / "pipeline")
     ended = run_ranks(again, before=by_fsdp)
     assert ended.statuses == (0, 0), ended.said
-    assert "continues from" in ended.said[0]
+    assert "resumes from" in ended.said[0]
     return again
 
 

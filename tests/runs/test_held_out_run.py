@@ -135,4 +135,4 @@ def test_learning_by_heart_is_seen_and_said(
     assert sum(losses[-20:]) < sum(losses[at - 5 : at + 15]) * 0.97
     said = capsys.readouterr().out
     assert f"lowest at step {at} " in said
-    assert said.count("the run learns its images by heart") == 2  # when it is seen, and among the warnings at the end
+    assert said.count("the run overfits from there on") == 2  # when it is seen, and among the warnings at the end

@@ -71,7 +71,7 @@ def test_a_run_for_which_memory_does_not_suffice_says_what_takes_less(
     places = {
         "helpers.training.run.check_cache_space": "while encoding images and captions",
         "helpers.training.step.velocity_target": "while training",
-        "helpers.training.validation.images.release_device_memory": "while drawing validation images",
+        "helpers.training.validation.images.release_device_memory": "while generating validation images",
     }
     for place, told in places.items():
         with monkeypatch.context() as patched:

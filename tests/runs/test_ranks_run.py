@@ -94,7 +94,7 @@ def test_as_many_processes_go_on_exactly(two: Finished, tmp_path: Path) -> None:
     resumed = at_step(2, two, tmp_path)
     again = run_ranks(resumed)
     assert again.statuses == (0, 0), again.said
-    assert "continues from" in again.said[0]
+    assert "resumes from" in again.said[0]
     assert same(resumed.remembered(STEPS), two.run.remembered(STEPS))
     assert same(resumed.weights(), two.run.weights())
 

@@ -137,7 +137,7 @@ def test_every_line_is_in_a_log_file_with_its_time(told: Told) -> None:
     lines = second.read_text().splitlines()
     assert all(re.match(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d ", line) for line in lines)
     logged = [line[20:] for line in lines]
-    assert any(line.startswith("continues from") for line in logged)
+    assert any(line.startswith("resumes from") for line in logged)
     for line in ("LEARNING_RATE=0.01 is very large", f"finished after step {STEPS}", f"checkpoint at step {STEPS}"):
         assert any(line in each for each in logged) == (line in told.said), line
     assert "encode images of colors: 7 images in " in first.read_text()

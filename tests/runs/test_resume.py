@@ -77,8 +77,8 @@ def test_a_run_killed_again_and_again_ends_in_the_same_weights(
 
     assert broken.start() == 0
     said = capsys.readouterr().out
-    assert "never finished" in said
-    assert "continues from" in said
+    assert "deleted an unfinished checkpoint" in said
+    assert "resumes from" in said
     assert straight.start() == 0
     assert same(broken.weights(), straight.weights())
     assert same(broken.remembered(STEPS), straight.remembered(STEPS))
@@ -132,13 +132,13 @@ def test_a_checkpoint_of_an_older_run_resumes_with_its_scheduler_s_shift(
         assert older.start(max_train_steps=steps) == 0
         output = capsys.readouterr().out
         assert f"FLOW_SHIFT is not set: it stays model, as in {older.output / f'checkpoint-{steps - 2}'}" in output
-        assert "changed since: flow_shift" not in output
+        assert "flow_shift: " not in output
         assert "noise levels: logit_normal, shifted by 3 (FLOW_SHIFT=model)" in output
     assert same(older.weights(), straight.weights())
     assert same(older.remembered(STEPS), straight.remembered(STEPS))
 
     assert older.start(flow_shift=1, resume_from_checkpoint="checkpoint-4") == 0
-    assert "changed since: flow_shift: model in the checkpoint, 1.0 now" in capsys.readouterr().out
+    assert "changed since checkpoint-4: flow_shift: model before, 1.0 now" in capsys.readouterr().out
     assert not same(older.weights(), straight.weights())
     assert fresh.start() == 0
     assert "FLOW_SHIFT" not in capsys.readouterr().out
@@ -166,13 +166,13 @@ def test_a_finished_run_says_so_and_changes_nothing(
     assert same(run.weights(), longer.weights())
 
 
-def test_any_checkpoint_can_be_named_and_none_begins_anew(
+def test_any_checkpoint_can_be_named_and_none_starts_from_the_beginning(
     cached: SmallRun, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run = copied(cached, tmp_path)
     assert run.start() == 0
     weights = run.weights()
-    for resume, first in (("checkpoint-2", "continues from"), ("none", "begins again")):
+    for resume, first in (("checkpoint-2", "resumes from"), ("none", "starts from the beginning")):
         (run.output / "pytorch_lora_weights.safetensors").unlink()
         capsys.readouterr()
         assert run.start(resume_from_checkpoint=resume) == 0
@@ -182,7 +182,7 @@ def test_any_checkpoint_can_be_named_and_none_begins_anew(
     assert "checkpoint-2, checkpoint-4, checkpoint-6" in capsys.readouterr().err
 
 
-def test_what_differs_is_told_and_what_cannot_be_continued_is_refused_before_anything_is_encoded(
+def test_changes_are_reported_and_what_cannot_be_resumed_is_refused_before_anything_is_encoded(
     cached: SmallRun, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run = copied(cached, tmp_path)
@@ -199,24 +199,52 @@ def test_what_differs_is_told_and_what_cannot_be_continued_is_refused_before_any
     assert "since the last run" not in capsys.readouterr().out
 
 
-def test_other_keys_of_a_data_set_are_told_and_the_order_goes_on(
+def test_changed_keys_of_a_dataset_are_reported_and_the_order_is_kept(
     cached: SmallRun, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run = copied(cached, tmp_path)
     assert run.start(max_train_steps=2) == 0
-    assert "changed since" not in capsys.readouterr().out
+    assert "changed since checkpoint" not in capsys.readouterr().out
     (colors,) = run.datasets
     run.datasets = [{**colors, "flip": True, "prepend_instance_prompt": True, "instance_prompt": "an image of"}]
     assert run.start(max_train_steps=3) == 0
     said = capsys.readouterr().out
-    assert "changed since: dataset colors, flip: false in the checkpoint, true now" in said
-    assert "changed since: dataset colors, instance_prompt: none in the checkpoint, an image of now" in said
+    assert "changed since checkpoint-2: dataset colors, flip: false before, true now" in said
+    assert "changed since checkpoint-2: dataset colors, instance_prompt: none before, an image of now" in said
     assert "the order of images changes" not in said
     run.datasets = [{**run.datasets[0], "repeats": 1}]
     assert run.start(max_train_steps=4) == 0
     said = capsys.readouterr().out
-    assert "changed since: dataset colors, repeats: 0 in the checkpoint, 1 now" in said
+    assert "changed since checkpoint-3: dataset colors, repeats: 0 before, 1 now" in said
     assert "flip: false" not in said and "the order of images changes" in said
+
+
+def test_each_changed_setting_is_reported_once_and_before_anything_is_encoded(
+    cached: SmallRun, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Whether the checkpoint stores it (the first three) or not, and in a dry run as well."""
+    run = copied(cached, tmp_path)
+    assert run.start(max_train_steps=2) == 0
+    (colors,) = run.datasets
+    run.datasets = [{**colors, "resolution": 80}, {**colors, "id": "more", "cache_dir_vae": str(tmp_path / "more")}]
+    since = "changed since checkpoint-2: "
+    expected = {
+        "learning_rate: ": f"{since}learning_rate: ",
+        "dataset colors, resolution: ": f"{since}dataset colors, resolution: 64.0 before, 80.0 now; ",
+        "dataset more: ": f"{since}dataset more: not there before, there now; ",
+        "VALIDATION_GUIDANCE: ": "VALIDATION_GUIDANCE: ",
+    }
+    for is_dry_run in (True, False):
+        capsys.readouterr()
+        assert run.start(max_train_steps=3, learning_rate=0.02, validation_guidance=2.0, dry_run=is_dry_run) == 0
+        output = capsys.readouterr().out
+        lines = [line for line in output.splitlines() if " before, " in line]
+        for name, text in expected.items():
+            (line,) = [line for line in lines if name.lower() in line.lower()]
+            assert text in line
+        if not is_dry_run:
+            assert output.index(expected["dataset more: "]) < output.index("encode")
+            assert "the order of images changes" in output
 
 
 def test_the_latest_checkpoints_are_kept(cached: SmallRun, tmp_path: Path) -> None:

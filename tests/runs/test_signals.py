@@ -67,7 +67,7 @@ def test_a_signal_lets_the_step_end_saves_it_and_the_run_goes_on_from_there(
     process.send_signal(number)
     output, _ = process.communicate(timeout=PATIENCE_SECONDS)
     assert process.returncode == status, output
-    assert "this step is finished and saved first" in output
+    assert "Stopping after this step is finished and saved" in output
     assert "Traceback" not in output
     last = stopped.saved_steps()[-1]
     assert f"stopped after step {last}" in output
@@ -87,7 +87,7 @@ def test_a_second_ctrl_c_leaves_at_once(tmp_path: Path, tiny_pipeline: Path) -> 
     assert any(line.startswith("training:") for line in lines)
     time.sleep(0.5)
     process.send_signal(signal.SIGINT)
-    assert any("Ctrl-C again leaves at once" in line for line in lines)
+    assert any("Ctrl-C again exits without saving" in line for line in lines)
     time.sleep(ECHO_SECONDS + 0.1)
     assert process.poll() is None
     asked = time.monotonic()

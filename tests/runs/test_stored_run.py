@@ -56,7 +56,7 @@ def test_an_earlier_version_s_run_resumes_with_its_caches(
     assert run.start() == 0
     output = capsys.readouterr().out
     assert not encoded(output), "the earlier version's entries are found"
-    assert f"continues from {run.output / 'checkpoint-2'}" in output
+    assert f"resumes from {run.output / 'checkpoint-2'}" in output
     assert notice in output and ("FLOW_SHIFT" in output) == bool(notice)
     assert run.saved_steps() == [2, 4]
     found = run.weights()

@@ -1,4 +1,4 @@
-"""Saves a run so that it can be continued exactly, and finds what to continue from."""
+"""Saves checkpoints that a run resumes from exactly, and finds the one to resume from."""
 
 import re
 from collections.abc import Mapping
@@ -44,7 +44,7 @@ class Checkpoint:
 
 @dataclass(frozen=True, kw_only=True)
 class CheckpointContent:
-    """What a checkpoint is made of: what is trained, its optimizer and average, and what the files say of it all."""
+    """What a checkpoint stores: what is trained, its optimizer and average, and the files' metadata."""
 
     trained: Trainable
     optimizer: Optimizer
@@ -54,7 +54,7 @@ class CheckpointContent:
 
 @dataclass(frozen=True, kw_only=True)
 class CheckpointWriter:
-    """Writes an output folder's checkpoints and keeps the `keep` latest; only the first rank may call it."""
+    """Writes the checkpoints of an output folder and keeps the latest `keep`; only for the first rank."""
 
     output_dir: Path
     keep: int
@@ -64,9 +64,9 @@ class CheckpointWriter:
     reporter: Reporter
 
     def save(self, state: TrainState, *, keep_all: bool = False) -> Path:
-        """Let `checkpoint-STEP` stand; older ones beyond `keep` go after that, unless `keep_all`.
+        """Write `checkpoint-STEP`, then delete older ones beyond `keep`, unless `keep_all`.
 
-        Raises CheckpointError.
+        Raises CheckpointError if it cannot be written.
         """
         folder = self.output_dir / f"checkpoint-{state.step}"
         before = complete_checkpoints(self.output_dir)
@@ -75,11 +75,11 @@ class CheckpointWriter:
             with atomic_folder(folder) as partial:
                 self._write(partial, state=state, serial=serial)
         except OSError as error:
-            raise CheckpointError(f"{folder} cannot be written: {error}. The checkpoints before it stand.") from error
+            raise CheckpointError(f"{folder} cannot be written: {error}. Earlier checkpoints are kept.") from error
         self.reporter.handle(CheckpointSaved(step=state.step, path=folder))
         older = [checkpoint.folder for checkpoint in before if checkpoint.folder != folder]
-        for leaving in () if keep_all else older[: max(0, len(older) - self.keep + 1)]:
-            remove_folder(leaving)
+        for old in () if keep_all else older[: max(0, len(older) - self.keep + 1)]:
+            remove_folder(old)
         return folder
 
     def _write(self, folder: Path, *, state: TrainState, serial: int) -> None:
@@ -102,10 +102,10 @@ class CheckpointWriter:
 
 
 def find_checkpoint(output_dir: Path, resume: str, *, reporter: Reporter) -> Checkpoint | None:
-    """What to continue from: None where `resume` is `none`, or `latest` and there is none.
+    """The checkpoint to resume from; None if `resume` is `none`, or `latest` and there is none.
 
-    resume: `latest`, `none`, a name such as `checkpoint-500`, or a path. Incomplete checkpoints are told of and left
-    out. Raises CheckpointError where the one that is named is not there or not complete.
+    resume: `latest`, `none`, a name such as `checkpoint-500`, or a path. Incomplete checkpoints are skipped with a
+    warning. Raises CheckpointError if the requested one is missing or incomplete.
     """
     if resume in ("none", "latest"):
         found = complete_checkpoints(output_dir, reporter=reporter)
@@ -113,20 +113,20 @@ def find_checkpoint(output_dir: Path, resume: str, *, reporter: Reporter) -> Che
             return found[-1] if found else None
         if found:
             names = ", ".join(checkpoint.folder.name for checkpoint in found)
-            reporter.handle(Notice(text=f"begins again, as asked; its checkpoints will take the place of {names}"))
+            reporter.handle(Notice(text=f"starts from the beginning; its checkpoints will replace {names}"))
         return None
     named = output_dir / resume if NAME.fullmatch(resume) else Path(resume).expanduser()
     if not named.is_dir():
-        there = ", ".join(each.folder.name for each in complete_checkpoints(output_dir)) or "none"
+        names = ", ".join(each.folder.name for each in complete_checkpoints(output_dir)) or "none"
         raise CheckpointError(
             f"resume_from_checkpoint = {resume}: there is no folder {named}. Complete checkpoints of {output_dir}:"
-            f" {there}. `latest` continues from the last of them, and begins again where there is none."
+            f" {names}. `latest` resumes from the last of them, or starts from the beginning if there is none."
         )
     return Checkpoint(folder=named, manifest=read_manifest(named))
 
 
 def complete_checkpoints(output_dir: Path, *, reporter: Reporter | None = None) -> list[Checkpoint]:
-    """The complete checkpoints of a folder in the order in which they were saved; others are told to `reporter`."""
+    """The complete checkpoints of a folder in the order they were saved; others are reported as warnings."""
     found = []
     for folder in sorted(output_dir.iterdir()) if output_dir.is_dir() else ():
         if NAME.fullmatch(folder.name) and folder.is_dir():
@@ -139,17 +139,17 @@ def complete_checkpoints(output_dir: Path, *, reporter: Reporter | None = None) 
 
 
 def clear_partial_checkpoints(output_dir: Path, *, reporter: Reporter) -> None:
-    """Delete what a killed run left of a checkpoint or pipeline it was writing; only the first rank, at the start."""
+    """Delete unfinished checkpoints and pipelines of a killed run; only on the first rank, at the start."""
     for folder in clear_leftovers(output_dir, name_pattern="checkpoint-*"):
-        reporter.handle(Notice(text=f"cleared away a checkpoint that was never finished: {folder.name}"))
+        reporter.handle(Notice(text=f"deleted an unfinished checkpoint: {folder.name}"))
     for folder in clear_leftovers(output_dir, name_pattern=PIPELINE):
-        reporter.handle(Notice(text=f"cleared away a pipeline that was never finished: {folder.name}"))
+        reporter.handle(Notice(text=f"deleted an unfinished pipeline: {folder.name}"))
 
 
 def restore_trained(checkpoint: Checkpoint, *, trained: Trainable) -> None:
-    """Put the checkpoint's numbers into what is trained.
+    """Load the checkpoint's weights into what is trained.
 
-    Raises CheckpointError where any file is damaged, ModelError where something else was trained.
+    Raises CheckpointError if a file is damaged, ModelError if something else was trained.
     """
     verify_files(checkpoint.folder, checkpoint.manifest)
     trained.load(checkpoint.folder)
@@ -158,7 +158,7 @@ def restore_trained(checkpoint: Checkpoint, *, trained: Trainable) -> None:
 def restore_optimizer_state(
     checkpoint: Checkpoint, *, weights: Mapping[str, nn.Parameter], optimizer: Optimizer
 ) -> None:
-    """Let a new optimizer over `weights`, of which `restore_trained` found the files whole, remember what it did."""
+    """Load the optimizer state into a new optimizer over `weights`; `restore_trained` has verified the files."""
     from safetensors.torch import load_file
 
     restore_optimizer(

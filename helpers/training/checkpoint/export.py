@@ -1,4 +1,4 @@
-"""What a run is for: the finished weights, as other programs open them."""
+"""Exports the finished weights in the formats that other programs open."""
 
 import logging
 from collections.abc import Callable, Iterator, Mapping
@@ -30,11 +30,10 @@ def export_result(
     family: ModelFamily,
     reporter: Reporter,
 ) -> Iterator[Path]:
-    """Write the final weights, and what else is asked for, each in the place of an earlier run's; yields where.
+    """Write the final weights and the other exports that are set, replacing those of earlier runs; yields each path.
 
-    Each is a stage of its own, as a whole model takes minutes.
-
-    Only the first rank may call it. Raises TrainingError where the disk has no room.
+    Each is a stage of its own, as a full model takes minutes. Only for the first rank. Raises TrainingError if the disk
+    is full.
     """
     result = output_dir / trained.output_name
     written = partial(_written, reporter=reporter)
@@ -47,8 +46,8 @@ def export_result(
     yield written(result, export)
     if result.suffix and not more.export_comfyui and loses_differences(result, family=family):
         logger.warning(
-            "ComfyUI does not read all of %s, as it holds full differences. Make a file that it reads whole: "
-            "`python -m helpers.convert %s %s --to comfyui`. With export_comfyui=true a run writes it itself.",
+            "ComfyUI does not read all of %s, as it holds full differences. Convert it to a file that ComfyUI reads: "
+            "`python -m helpers.convert %s %s --to comfyui`. With export_comfyui=true the run writes that file.",
             result,
             result,
             output_dir / COMFYUI_FILE,
@@ -64,7 +63,7 @@ def export_result(
 
 
 def _written(path: Path, write: Callable[[Path], object], *, reporter: Reporter) -> Path:
-    """Let `write` fill what then takes the place of `path`: a file, or without a suffix a folder; returns `path`."""
+    """Replace `path`, a file or (without a suffix) a folder, with what `write` writes; returns `path`."""
     try:
         with stage(reporter, f"write {path.name}", total=1, unit="files" if path.suffix else "folders") as advance:
             if path.suffix:
@@ -75,7 +74,7 @@ def _written(path: Path, write: Callable[[Path], object], *, reporter: Reporter)
             advance()
     except OSError as error:
         raise TrainingError(
-            f"{path} cannot be written: {error}. Nothing is lost: the last checkpoint stands. Make room, and start the"
-            " same command again, which has only this left to do."
+            f"{path} cannot be written: {error}. Nothing is lost: the last checkpoint is complete. Free some"
+            " space and run the same command again; it only repeats the export."
         ) from error
     return path

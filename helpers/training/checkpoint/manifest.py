@@ -1,4 +1,4 @@
-"""What a checkpoint says of itself, so that whoever opens it knows what it is, if it is whole, and what made it."""
+"""The manifest of a checkpoint: what it holds, whether it is complete, and which run wrote it."""
 
 import dataclasses
 import hashlib
@@ -22,12 +22,11 @@ MANIFEST = "manifest.json"
 
 @dataclass(frozen=True, kw_only=True)
 class RunInputs:
-    """What a run stands on besides its settings.
+    """The inputs of a run besides its settings.
 
     base_identity: of the base model's weights (`ModelComponents.identity`). datasets: a fingerprint by dataset id.
-    dataset_settings: what else decides what is trained on, as texts by dataset id and key; empty in checkpoints of
-    versions that did not keep it. quantized_layers: how they compute; checkpoints that do not keep it had quanto's
-    kernels.
+    dataset_settings: the keys that affect training, as texts by dataset id and key; empty in checkpoints of versions
+    that did not store it. quantized_layers: their arithmetic; quanto's kernels in checkpoints that do not store it.
     """
 
     base_model: str
@@ -40,7 +39,7 @@ class RunInputs:
 
 @dataclass(frozen=True, kw_only=True)
 class WrittenFile:
-    """A file of a checkpoint, and how to know that it is whole."""
+    """The size and checksum of a checkpoint's file."""
 
     size_bytes: int
     sha256: str
@@ -48,10 +47,10 @@ class WrittenFile:
 
 @dataclass(frozen=True, kw_only=True)
 class CheckpointManifest:
-    """All about a checkpoint but its tensors.
+    """Everything about a checkpoint except its tensors.
 
-    serial: 1 for the first checkpoint of an output folder, rising by 1 with each; the latest is the highest, also where
-    a run was begun again or continued from an earlier step. configuration: by group, as the run had it.
+    serial: 1 for the first checkpoint of an output folder, then one more for each; the highest is the latest, even if a
+    run restarted or resumed from an earlier step. configuration: the run's settings by group.
     """
 
     serial: int
@@ -65,14 +64,14 @@ class CheckpointManifest:
 
 
 def configuration_of(config: RunConfig) -> dict[str, dict[str, Any]]:
-    """Every setting by group and name, alpha as it is used."""
+    """Every setting by group and name, with the alpha that is in effect."""
     by_group = dataclasses.asdict(config)
     by_group["lora"]["lora_alpha"] = config.lora.alpha
     return by_group
 
 
 def dataset_fingerprints(catalogs: Sequence[Catalog]) -> dict[str, str]:
-    """What the order and the pixels of each dataset depend on, as `N images, HASH`."""
+    """A fingerprint of what determines each dataset's order and pixels, as `N images, HASH`."""
     return {catalog.dataset_id: _fingerprint(catalog) for catalog in catalogs}
 
 
@@ -88,7 +87,7 @@ def _fingerprint(catalog: Catalog) -> str:
 
 
 def describe_files(folder: Path) -> dict[str, WrittenFile]:
-    """Every file of `folder` as it stands."""
+    """The size and checksum of every file of `folder`."""
     return {file.name: _describe(file) for file in sorted(folder.iterdir())}
 
 
@@ -99,14 +98,14 @@ def _describe(file: Path) -> WrittenFile:
 
 
 def to_json(manifest: CheckpointManifest) -> str:
-    """The manifest as it is written."""
+    """The manifest as it is stored."""
     return json.dumps(dataclasses.asdict(manifest), indent=1) + "\n"
 
 
 def read_manifest(folder: Path) -> CheckpointManifest:
-    """The manifest of the checkpoint in `folder`, its files being there in full length.
+    """The manifest of the checkpoint in `folder`, after checking that its files have their full size.
 
-    Raises CheckpointError where it is not whole, or was written by a newer version of this program.
+    Raises CheckpointError if it is incomplete or was written by a newer version of this program.
     """
     try:
         content = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
@@ -126,10 +125,10 @@ def read_manifest(folder: Path) -> CheckpointManifest:
 
 
 def verify_files(folder: Path, manifest: CheckpointManifest) -> None:
-    """Raise CheckpointError naming the first file of `folder` that is not what was written."""
+    """Raise CheckpointError naming the first file of `folder` whose checksum is wrong."""
     for name, file in manifest.files.items():
         if _describe(folder / name) != file:
             raise CheckpointError(
-                f"{folder / name} is damaged: its checksum is not the one that was written. Continue from another"
+                f"{folder / name} is damaged: its checksum does not match the manifest. Resume from another"
                 " checkpoint with resume_from_checkpoint=checkpoint-N, or delete this folder."
             )

@@ -1,4 +1,4 @@
-"""What the header of a file of weights says of its making: of every checkpoint's, and more of what a run hands on."""
+"""The provenance in the headers of weight files: for every checkpoint, and more for the result of a run."""
 
 import json
 import math
@@ -22,10 +22,10 @@ LIBRARIES = ("torch", "diffusers", "transformers", "peft", "accelerate")
 
 
 def provenance(parts: ModelComponents, *, family: FamilyFacts, trained: Trainable, text: TextOptions) -> dict[str, str]:
-    """What a file's header says of its making, besides the step; free of paths on this machine.
+    """The header's provenance besides the step, without paths on this machine.
 
-    The prompt length matters to whoever draws with it: diffusers' own default of 256 is not what was trained. So does
-    a text encoder that the model was trained without, `none` by its name in a folder of diffusers layout.
+    The prompt length matters for inference: diffusers' default of 256 is not what was trained. So does a text encoder
+    that the model was trained without: `none`, under its folder name in the diffusers layout.
     """
     return {
         "base_model": Path(parts.name).name if Path(parts.name).expanduser().exists() else parts.name,
@@ -48,9 +48,9 @@ def provenance_of_result(
     step: int,
     clean: Callable[[str], str],
 ) -> dict[str, str]:
-    """All that is known of finished weights, see `provenance`, with the run's settings. clean: a text without secrets.
+    """The full provenance of finished weights: `provenance` and the run's settings.
 
-    Datasets are told by their fingerprints, and never by where they are.
+    clean: removes secrets from a text. Datasets are given by their fingerprints, never by their location.
     """
     spec = modelspec(
         architecture=family.variant_architectures.get(parts.variant, family.architecture),
@@ -74,6 +74,6 @@ def provenance_of_result(
 
 
 def edge_of(data: DataOptions) -> int:
-    """The edge in pixels of a square of the training size, as it is cut."""
+    """The edge in pixels of a square training image after cropping."""
     edge = math.sqrt(data.resolution * 1e6) if data.resolution_type == "area" else data.resolution
     return data.aspect_bucket_alignment * round(edge / data.aspect_bucket_alignment)

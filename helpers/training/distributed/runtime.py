@@ -1,7 +1,7 @@
-"""The engine: device, processes and dtypes; the only module that knows accelerate.
+"""The runtime: device, processes and dtypes; the only module that imports accelerate.
 
-It is opened before anything is encoded, since caching needs a device and ranks too; the model joins it later. With one
-process nothing is wrapped and every call is PyTorch's own.
+It is opened before anything is encoded, since encoding needs a device and ranks too; the model is prepared later. With
+one process nothing is wrapped and every call is PyTorch's own.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -23,19 +23,19 @@ from helpers.models.quantization import check_device_support
 from helpers.training.distributed.sharded_tensors import full_tensor
 from helpers.training.distributed.unused_cards import check_no_card_is_unused
 
-# What PyTorch's engines say where a process that they wait for is gone.
-SIGNS_OF_LOSS = ("closed by peer", "reset by peer", "Broken pipe", "remote process exited", "got 0 bytes")
+# What PyTorch's backends report when a process that they wait for has ended.
+LOST_RANK_ERRORS = ("closed by peer", "reset by peer", "Broken pipe", "remote process exited", "got 0 bytes")
 # A rank may wait for another that scans or encodes for hours.
 LONGEST_WAIT = timedelta(days=1)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Runtime:
-    """An opened engine. It is the run's `helpers.ranks.Ranks`.
+    """An open runtime. It is the run's `helpers.ranks.Ranks`.
 
     precision: with `mixed_precision` resolved for the device.
-    divides: whether each process holds a part of the model's weights only, as FSDP2 has it.
-    zero_stage: of DeepSpeed's ZeRO, which divides the optimizer's memory (1) and the gradients (2); 0 for neither.
+    is_sharded: whether each process holds only a shard of the model's weights (FSDP2).
+    zero_stage: of DeepSpeed's ZeRO, which shards the optimizer state (1) and the gradients (2); 0 without it.
     """
 
     device: torch.device
@@ -47,25 +47,25 @@ class Runtime:
     _accelerator: Any
 
     def barrier(self) -> None:
-        """Return once every process has come here."""
+        """Return once every process has called this."""
         self._accelerator.wait_for_everyone()
 
     def prepare(self, denoiser: nn.Module) -> nn.Module:
-        """What the forward pass is called on: `denoiser` itself, or its wrapper that shares gradients among ranks.
+        """The module to call for the forward pass: `denoiser` itself, or a wrapper that averages gradients over ranks.
 
-        Each rank has loaded the same frozen weights, which are not sent around (and, quantized, could not be).
+        Each rank has loaded the same frozen weights, so they are not broadcast (quantized ones could not be).
         """
         if self.world_size == 1 or self.is_sharded:
             return denoiser
         frozen = [name for name, weight in denoiser.named_parameters() if not weight.requires_grad]
         buffers = [name for name, _ in denoiser.named_buffers()]
         DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(denoiser, frozen + buffers)
-        return self._accelerator.prepare_model(denoiser, device_placement=False)  # it is where it should be
+        return self._accelerator.prepare_model(denoiser, device_placement=False)  # it is on its device already
 
     def shard(self, denoiser: nn.Module) -> None:
-        """Leave this process its part of every weight; those of a block come together while the block computes.
+        """Keep this process's shard of every weight; a block's weights are gathered while it computes.
 
-        Its parameters are others afterwards. All processes hold the same whole weights before.
+        Replaces the parameters. All processes must hold the same full weights before.
         """
         from accelerate.utils.fsdp_utils import fsdp2_prepare_model
 
@@ -73,9 +73,9 @@ class Runtime:
 
     @contextmanager
     def gathered_weights(self, denoiser: nn.Module) -> Iterator[None]:
-        """Within it each process holds all weights, as plain tensors, and a forward pass needs no other process.
+        """Within it each process holds all weights as plain tensors, and a forward pass needs no other process.
 
-        All processes come here and leave; `denoiser` is the bare module. Not for backward passes.
+        Collective: all processes enter and leave. `denoiser` is the bare module. Not for backward passes.
         """
         if not self.is_sharded:
             yield
@@ -101,11 +101,11 @@ class Runtime:
         return torch.autocast(self.device.type, dtype=torch.bfloat16)
 
     def no_sync(self, denoiser: Any) -> AbstractContextManager[Any]:
-        """Within it, backward passes of the prepared `denoiser` add up gradients on each rank without sharing them."""
+        """Within it, backward passes of the prepared `denoiser` accumulate gradients on each rank without averaging."""
         if self.is_sharded:
-            return _keeping(denoiser.set_requires_gradient_sync)
+            return _without_sync(denoiser.set_requires_gradient_sync)
         if self.zero_stage:
-            return _keeping(denoiser.set_gradient_accumulation_boundary)
+            return _without_sync(denoiser.set_gradient_accumulation_boundary)
         return nullcontext() if self.world_size == 1 else self._accelerator.no_sync(denoiser)
 
     def backward(self, loss: Tensor) -> None:
@@ -113,67 +113,67 @@ class Runtime:
         self._accelerator.backward(loss)
 
     def mean_over_ranks(self, values: Tensor) -> Tensor:
-        """The mean of each rank's `values`, the same on all of them."""
+        """The mean of `values` over ranks; the same on all ranks."""
         return values if self.world_size == 1 else self._accelerator.reduce(values, reduction="mean")
 
     def shutdown(self) -> None:
-        """Return once every process is done with its work, which cannot speak to the others afterwards.
+        """Return once every process is done, and end communication among them.
 
-        Launchers end all processes where one has gone, and the first may still be writing.
+        Launchers stop all processes when one exits, and the first may still be writing.
         """
         if self.world_size > 1:
             self.barrier()
             self._accelerator.end_training()
 
     def on_any_rank(self, flag: bool) -> bool:
-        """Whether `flag` is set on one rank at least, the same answer on all of them."""
+        """Whether `flag` is set on at least one rank; the same on all ranks."""
         if self.world_size == 1:
             return flag
         return bool(self._accelerator.reduce(torch.tensor(float(flag), device=self.device)).item())
 
     def gather_objects(self, words: list[str]) -> list[str]:
-        """The `words` of all ranks, the same on all of them."""
+        """The concatenated `words` of all ranks; the same on all ranks."""
         if self.world_size == 1:
             return words
         from accelerate.utils import gather_object
 
         return gather_object(words)
 
-    def clip_gradients(self, weights: Iterable[nn.Parameter], *, longest: float) -> Tensor:
-        """Shorten the gradients, taken as one vector, to `longest` (0: leave them); their length before, fp32 []."""
+    def clip_gradients(self, weights: Iterable[nn.Parameter], *, max_norm: float) -> Tensor:
+        """Clip the gradient norm to `max_norm` (0: no clipping); returns the norm before, fp32 []."""
         weights = list(weights)
-        if longest > 0:
-            norm = self._accelerator.clip_grad_norm_(weights, longest)
+        if max_norm > 0:
+            norm = self._accelerator.clip_grad_norm_(weights, max_norm)
         else:
             norm = nn.utils.get_total_norm([weight.grad for weight in weights if weight.grad is not None])
         return full_tensor(norm).to(self.device)
 
 
 def open_runtime(precision: PrecisionOptions, run: RunOptions) -> Runtime:
-    """Find the device and the other processes, and set PyTorch up for them.
+    """Find the device and the other processes, and set up PyTorch for them.
 
-    Raises ConfigError where there is a graphics card that PyTorch cannot use, unless `force_cpu` is set.
+    Raises ConfigError if there is a GPU that PyTorch cannot use, unless `force_cpu` is set.
     """
     from accelerate import Accelerator, InitProcessGroupKwargs
     from accelerate.utils import GradientAccumulationPlugin
 
-    on_processor = find_device(run).type == "cpu"
-    if on_processor and not run.force_cpu:
+    on_cpu = find_device(run).type == "cpu"
+    if on_cpu and not run.force_cpu:
         check_no_card_is_unused()
     plugin = _fsdp_plugin() if is_fsdp() else None
     with hide_deepspeed_from_accelerate():
         accelerator = Accelerator(
-            cpu=on_processor,  # without it, processes without a GPU would not find each other
-            dynamo_backend="no",  # ours compiles block by block; accelerate would compile what is compiled once more
-            mixed_precision="no",  # ours is `autocast`, so that one process and several compute alike
+            cpu=on_cpu,  # without it, processes without a GPU would not find each other
+            dynamo_backend="no",  # blocks are compiled elsewhere; accelerate would compile them again
+            mixed_precision="no",  # `autocast` below, so that one process and several compute the same
             fsdp_plugin=plugin,
-            # unsaid, ACCELERATE_GRADIENT_ACCUMULATION_STEPS in the environment would divide every loss
+            # otherwise ACCELERATE_GRADIENT_ACCUMULATION_STEPS in the environment would divide every loss
             gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=1),
             kwargs_handlers=[InitProcessGroupKwargs(timeout=LONGEST_WAIT)],
         )
-    accelerator.state.fsdp_plugin = plugin  # which accelerate itself does on GPUs only
+    accelerator.state.fsdp_plugin = plugin  # accelerate sets it on GPUs only
     if run.torch_num_threads is not None:
-        torch.set_num_threads(run.torch_num_threads)  # after the engine, which sets a number of its own
+        torch.set_num_threads(run.torch_num_threads)  # after accelerate, which sets its own number
     leave_out_cudnn(accelerator.device)
     if precision.allow_tf32:
         torch.backends.cuda.matmul.allow_tf32 = True
@@ -196,7 +196,7 @@ def find_device(run: RunOptions) -> torch.device:
 
 
 def _fsdp_plugin() -> Any:
-    """What accelerate's file says of FSDP; the model itself names the blocks that stay together."""
+    """FSDP as accelerate's config file sets it; the model names the blocks that are sharded as a unit."""
     from accelerate.utils import FullyShardedDataParallelPlugin
     from torch.distributed.fsdp.wrap import transformer_auto_wrap_policy
 
@@ -207,32 +207,32 @@ def _fsdp_plugin() -> Any:
 
 
 @contextmanager
-def _keeping(share: Callable[[bool], None]) -> Iterator[None]:
-    share(False)
+def _without_sync(set_sync: Callable[[bool], None]) -> Iterator[None]:
+    set_sync(False)
     try:
         yield
     finally:
-        share(True)
+        set_sync(True)
 
 
 @contextmanager
 def explain_lost_ranks() -> Iterator[None]:
-    """Within it, what fails because another process of the run has gone raises LostRankError."""
+    """Within it, failures because another process of the run has ended raise LostRankError."""
     try:
         yield
     except RuntimeError as error:
-        if not any(sign in str(error) for sign in SIGNS_OF_LOSS):
+        if not any(sign in str(error) for sign in LOST_RANK_ERRORS):
             raise
         raise LostRankError(
-            "Another process of this run has ended, and so this one does. What it said stands above, with its number,"
-            " or in its own file in OUTPUT_DIR/logs. The last checkpoint stands."
+            "Another process of this run has ended, so this one stops too. Its error is printed above, with its number,"
+            " or in its own file in OUTPUT_DIR/logs. The last checkpoint is complete."
         ) from error
 
 
 def resolve_precision(precision: PrecisionOptions, device: torch.device) -> PrecisionOptions:
-    """`precision` with `mixed_precision` said: as asked, else bf16 where `device` computes it natively.
+    """`precision` with `mixed_precision` resolved: as set, otherwise bf16 if `device` supports it natively.
 
-    Raises ConfigError where `device` cannot compute what is asked for.
+    Raises ConfigError if `device` does not support the precision.
     """
     if precision.mixed_precision is None:
         precision = replace(precision, mixed_precision="bf16" if computes_bf16(device) else "no")
@@ -242,10 +242,10 @@ def resolve_precision(precision: PrecisionOptions, device: torch.device) -> Prec
 
 
 def computes_bf16(device: torch.device) -> bool:
-    """Whether bf16 is worth it on `device`.
+    """Whether `device` gains from bf16.
 
-    NVIDIA from Ampere on and AMD's like. Not Apple's GPUs, where the quickstart asks for `no`. A processor only with
-    instructions for it (AVX512-BF16 or AMX), which were measured to save a quarter of a step; others emulate it slowly.
+    NVIDIA GPUs do from Ampere on, and comparable AMD GPUs. Not Apple's GPUs, for which the quickstart sets `no`. CPUs
+    do with AVX512-BF16 or AMX, which save a quarter of a step (measured); others emulate bf16 slowly.
     """
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)

@@ -1,6 +1,6 @@
-"""Goes between a whole tensor and the part of it that each process holds where the engine divides the model.
+"""Converts between full tensors and the shards that each process holds with FSDP2.
 
-A tensor in parts is PyTorch's DTensor. It is known by what it can do, since most runs never import the class.
+A sharded tensor is PyTorch's DTensor. It is recognized by its methods, since most runs never import the class.
 """
 
 from typing import Any
@@ -9,17 +9,17 @@ from torch import Tensor
 
 
 def full_tensor(tensor: Tensor) -> Tensor:
-    """`tensor` itself or, of one in parts, all of it in the machine's memory; then all processes come here."""
+    """`tensor` itself, or a sharded one gathered on the CPU; that is collective: all ranks call it."""
     return tensor.full_tensor().cpu() if is_sharded(tensor) else tensor  # type: ignore[attr-defined]
 
 
 def local_shard(tensor: Any) -> Tensor:
-    """`tensor` itself or, of one in parts, the part that this process holds; it shares the memory."""
+    """`tensor` itself, or this process's shard of a sharded one, sharing its memory."""
     return tensor.to_local() if is_sharded(tensor) else tensor
 
 
 def shard_like(value: Any, weight: Tensor) -> Any:
-    """`value`; where it is as large as a `weight` that is in parts, which each process has whole, in such parts."""
+    """`value`, sharded like `weight` if that is sharded and of the same shape; each process has the full `value`."""
     if not is_sharded(weight) or not isinstance(value, Tensor) or value.shape != weight.shape:
         return value
     from torch.distributed.tensor import DTensor, distribute_tensor
@@ -29,5 +29,5 @@ def shard_like(value: Any, weight: Tensor) -> Any:
 
 
 def is_sharded(tensor: Tensor) -> bool:
-    """Whether each process holds a part of it."""
+    """Whether each process holds a shard of it."""
     return hasattr(tensor, "full_tensor")

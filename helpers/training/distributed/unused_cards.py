@@ -1,23 +1,23 @@
-"""Stops a run that would train on the processor, unnoticed, because PyTorch cannot use the graphics card."""
+"""Stops a run that would train on the CPU because PyTorch cannot use the GPU."""
 
 import torch
 
 from helpers.config.env.gpus import ListedCards, amd_cards, cards_hidden_by, nvidia_cards
 from helpers.errors import ConfigError, Problem
 
-# NVIDIA's release notes of CUDA, Linux: the oldest driver that a version of it runs on.
+# From NVIDIA's CUDA release notes for Linux: the oldest driver for each CUDA version.
 OLDEST_DRIVERS = {"13": "580", "12": "525"}
 BUILDS = "https://pytorch.org/get-started/locally"
 
 
 def check_no_card_is_unused() -> None:
-    """Raise ConfigError where the driver lists a card, PyTorch having none that it can use."""
+    """Raise ConfigError if the driver lists a GPU but PyTorch cannot use any."""
     nvidia = nvidia_cards()
     cards = nvidia or (amd_cards() if torch.version.hip else None)
     if cards is None:
         return
     reason = f"the driver lists {cards}, and {pytorch_build()} cannot use it: {_pytorchs_reason()}"
-    fix = f"{fix_of(cards, is_nvidia=nvidia is not None)}; FORCE_CPU=true trains on the processor instead"
+    fix = f"{fix_of(cards, is_nvidia=nvidia is not None)}; FORCE_CPU=true trains on the CPU instead"
     raise ConfigError([Problem(option="FORCE_CPU", value="false", reason=reason, fix=fix)])
 
 
@@ -31,9 +31,9 @@ def pytorch_build() -> str:
 
 
 def fix_of(cards: ListedCards, *, is_nvidia: bool) -> str:
-    """What makes the installed PyTorch and the cards fit each other, without a full stop."""
+    """How to make PyTorch work with the GPUs, without a full stop."""
     if hidden_by := cards_hidden_by():
-        return f"unset {hidden_by.partition('=')[0]}, which hides every card"
+        return f"unset {hidden_by.partition('=')[0]}, which hides every GPU"
     if not is_nvidia:
         return "install AMD's ROCm driver and join the groups `render` and `video`"
     if torch.version.hip or not torch.version.cuda:
@@ -49,7 +49,7 @@ def _is_older(version: str, oldest: str) -> bool:
 
 
 def _pytorchs_reason() -> str:
-    """Why PyTorch has no device, in its own words."""
+    """PyTorch's own error message for why it has no device."""
     try:
         torch.cuda.init()
     except (RuntimeError, AssertionError) as error:

@@ -1,4 +1,4 @@
-"""Adafactor that never waits for the device; PyTorch's own waits twice for each weight to divide on the processor."""
+"""Adafactor that never waits for the device; PyTorch's own waits twice per weight to divide on the CPU."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -8,20 +8,20 @@ from torch import Tensor, nn
 from torch.linalg import vector_norm
 from torch.optim import Optimizer
 
-# Gradients of a diffusion model are around 1e-5: PyTorch's own bound, 1e-7 in fp32, would hide their squares.
+# Gradients of a diffusion model are around 1e-5: PyTorch's default, 1e-7 in fp32, would exceed their squares.
 SMALLEST_GRADIENT = 1e-16
-# Steps are as long as the learning rate says, and in proportion to the weights only beyond 1: an adapter that starts at
-# zero would not move otherwise (`scale_parameter=False` elsewhere).
+# Steps scale with the weights only above 1, below that with the learning rate alone: an adapter that starts at zero
+# would not train otherwise (`scale_parameter=False` elsewhere).
 SMALLEST_WEIGHT = 1.0
 
 
 class Adafactor(Optimizer):
-    """Adafactor (Shazeer and Stern 2018, arXiv 1804.04235) as `torch.optim.Adafactor` computes and remembers it.
+    """Adafactor (Shazeer and Stern 2018, arXiv 1804.04235) with the math and state of `torch.optim.Adafactor`.
 
-    Checkpoints of either go on in the other. The lengths of weights and updates stay on the device as tensors [].
+    Checkpoints of either resume in the other. The norms of weights and updates stay on the device as tensors [].
 
-    beta2_decay: how the mean square's memory grows. d: the longest step's root mean square, before the rate.
-    eps: the smallest root mean square of a gradient, and of a weight where steps are in proportion to it.
+    beta2_decay: how the averaging window grows. d: the largest root mean square of an update, before the rate.
+    eps: the smallest root mean square of a gradient, and of a weight when steps scale with it.
     """
 
     def __init__(
@@ -39,17 +39,17 @@ class Adafactor(Optimizer):
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:  # type: ignore[override]
-        """Move all weights that have a gradient."""
+        """Update all weights that have a gradient."""
         for group in self.param_groups:
             for weight in group["params"]:
                 if weight.grad is not None:
-                    self._move(weight, weight.grad, group)
+                    self._update(weight, weight.grad, group)
 
-    def _move(self, weight: nn.Parameter, gradient: Tensor, group: dict[str, Any]) -> None:
+    def _update(self, weight: nn.Parameter, gradient: Tensor, group: dict[str, Any]) -> None:
         smallest_gradient, smallest_weight = group["eps"]
         state = self.state[weight] or self._begin(weight, gradient)
         state["step"] += 1
-        step = state["step"].item()  # on the processor
+        step = state["step"].item()  # on the CPU
         rate = min(group["lr"], step**-0.5)
         length = _root_mean_square(weight).clamp_(min=smallest_weight).mul_(-rate)
         if group["weight_decay"]:
@@ -60,7 +60,7 @@ class Adafactor(Optimizer):
         weight.addcmul_(update, (length / too_long).to(update.dtype))
 
     def _begin(self, weight: nn.Parameter, gradient: Tensor) -> dict[str, Tensor]:
-        """What is remembered of a weight before its first step: for matrices [..., n, 1] and [..., 1, m], else all."""
+        """The initial state of a weight: for matrices [..., n, 1] and [..., 1, m], otherwise like the gradient."""
         state = self.state[weight]
         state["step"] = torch.tensor(0.0)
         if gradient.dim() > 1:
@@ -72,7 +72,7 @@ class Adafactor(Optimizer):
 
 
 def _mean_square(state: dict[str, Tensor], gradient: Tensor, *, share: float, smallest: float) -> Tensor:
-    """The running mean of squared gradients, as large as `gradient`, with this one's share taken in."""
+    """The running mean of squared gradients in the shape of `gradient`, updated with it."""
     if gradient.dim() == 1:
         return state["variance"].lerp_(gradient.square(), share).clone()
     rows, columns = state["row_var"], state["col_var"]

@@ -1,4 +1,4 @@
-"""A running average of what is trained, which draws more calmly than the weights of any one step."""
+"""The exponential moving average (EMA) of the trained weights, whose images vary less than those of any one step."""
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -13,7 +13,7 @@ from helpers.models.formats.safetensors import copy_tensors, write_tensors
 
 AVERAGES = "ema.safetensors"
 DOWNLOAD_NUMBERS = 2**24
-"""Weights that are copied to an average on the processor at once, for each of which the device is waited for once."""
+"""How many numbers are copied at once to an average on the CPU; each copy waits for the device once."""
 
 
 class WeightAverage(Protocol):
@@ -21,37 +21,37 @@ class WeightAverage(Protocol):
 
     @property
     def facts(self) -> Mapping[str, str]:
-        """What a file made of the average says of it."""
+        """The metadata of a file made from the average."""
         ...
 
     def update(self, step: int) -> None:
-        """Take in the weights as optimizer step `step`, from 1, left them."""
+        """Update the average with the weights after optimizer step `step`, from 1."""
         ...
 
     def applied(self) -> AbstractContextManager[None]:
-        """Within it the model has the average's numbers; afterwards its own again, to the bit."""
+        """Within it the model has the averaged weights; afterwards its own again, to the bit."""
         ...
 
     def applied_for_saving(self) -> AbstractContextManager[None]:
-        """Within it the model has the numbers that a checkpoint's own file of weights is to hold."""
+        """Within it the model has the weights that a checkpoint stores as its result."""
         ...
 
     def save(self, folder: Path) -> None:
-        """Write the rest of it to a checkpoint's folder."""
+        """Write the average's own file into a checkpoint's folder."""
         ...
 
     def load(self, folder: Path) -> None:
-        """Go on from a checkpoint's folder; where an average is not there, from the weights as they are."""
+        """Load it from a checkpoint's folder; without a file there, it starts from the current weights."""
         ...
 
 
 class NoAverage:
-    """The weights as they are."""
+    """No average: the weights as they are."""
 
     facts: Mapping[str, str] = {}
 
     def update(self, step: int) -> None:
-        """Nothing to take in."""
+        """Nothing to update."""
 
     def applied(self) -> AbstractContextManager[None]:
         return nullcontext()
@@ -67,9 +67,9 @@ class NoAverage:
 
 
 class Ema:
-    """An exponential moving average in fp32, whatever the weights' format: a <- d a + (1 - d) w.
+    """An exponential moving average in fp32, whatever the weights' dtype: a <- d a + (1 - d) w.
 
-    It begins at the weights as they are. What it is after a step depends on the weights and the step's number alone.
+    It starts at the current weights. Its value after a step depends only on the weights and the step number.
     """
 
     def __init__(self, weights: Mapping[str, nn.Parameter], *, decay: float, interval: int, device: str) -> None:
@@ -108,13 +108,13 @@ class Ema:
 
     def load(self, folder: Path) -> None:
         if (folder / AVERAGES).exists():
-            copy_tensors(folder / AVERAGES, into=self._averages, fix="Set what is trained back, or say USE_EMA=false.")
+            copy_tensors(folder / AVERAGES, into=self._averages, fix="Set what is trained back, or set USE_EMA=false.")
 
 
 def downloaded(weights: Mapping[str, nn.Parameter], *, to: Mapping[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
-    """Each weight by name, in fp32 where its tensor in `to` is.
+    """Each weight by name in fp32, on the device of its tensor in `to`.
 
-    Those that are elsewhere are copied many at a time, since each copy waits for the device.
+    Weights on another device are copied in groups, since each copy waits for the device.
     """
     group: dict[str, Tensor] = {}
     for name, weight in weights.items():
@@ -122,14 +122,14 @@ def downloaded(weights: Mapping[str, nn.Parameter], *, to: Mapping[str, Tensor])
             yield name, weight.detach().float()
             continue
         if group and sum(each.numel() for each in group.values()) + weight.numel() > DOWNLOAD_NUMBERS:
-            yield from _at_once(group)
+            yield from _copied_together(group)
             group = {}
         group[name] = weight.detach()
     if group:
-        yield from _at_once(group)
+        yield from _copied_together(group)
 
 
-def _at_once(group: Mapping[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
+def _copied_together(group: Mapping[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
     flat = torch.cat([weight.flatten().float() for weight in group.values()]).cpu()
     parts = flat.split([weight.numel() for weight in group.values()])
     for (name, weight), part in zip(group.items(), parts, strict=True):
@@ -138,8 +138,8 @@ def _at_once(group: Mapping[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
 
 @contextmanager
 def restored_weights(weights: Mapping[str, nn.Parameter]) -> Iterator[None]:
-    """Afterwards the weights are again what they were, to the bit."""
-    # They wait on the processor, so that a device never holds two copies of a large model.
+    """Restores the weights on exit, to the bit."""
+    # The copy is on the CPU, so that a device never holds two copies of a large model.
     own = {name: weight.detach().to("cpu", copy=True) for name, weight in weights.items()}
     try:
         yield
@@ -148,13 +148,13 @@ def restored_weights(weights: Mapping[str, nn.Parameter]) -> Iterator[None]:
 
 
 def copy_weights(weights: Mapping[str, nn.Parameter], values: Mapping[str, Tensor]) -> None:
-    """Give the weights these numbers."""
+    """Copy `values` into the weights."""
     for name, weight in weights.items():
         weight.detach().copy_(values[name])
 
 
 def decay_at(step: int, *, decay: float) -> float:
-    """How much of the average stays at step `step`, from 1: less at first, when it holds little but where it began.
+    """The decay at step `step`, from 1: smaller at first, when the average is mostly the initial weights.
 
     min(decay, (1 + step) / (10 + step)), as TensorFlow's `tf.train.ExponentialMovingAverage` does with `num_updates`.
     """
@@ -162,5 +162,5 @@ def decay_at(step: int, *, decay: float) -> float:
 
 
 def validation_weights(average: WeightAverage, options: EmaOptions) -> Callable[[], AbstractContextManager[None]]:
-    """The context in which validation images are drawn."""
+    """The context in which validation images are generated."""
     return average.applied if options.ema_validation == "ema_only" else nullcontext

@@ -1,7 +1,7 @@
-"""How the learning rate moves over a run: a pure function of the optimizer step, so that nothing of it can be lost.
+"""Learning rate schedules as pure functions of the optimizer step, so that a resumed run needs no state for them.
 
-Steps count from 0: a run of `total_steps` asks for steps 0 to `total_steps` - 1. The shapes are those that diffusers'
-and transformers' scripts use under the same names, so learning rates carry over from there.
+Steps count from 0 to `total_steps` - 1. The shapes are those of diffusers' and transformers' scripts under the same
+names, so learning rates carry over from there.
 """
 
 import math
@@ -12,11 +12,11 @@ from helpers.config.options.training import OptimizerOptions
 
 
 def learning_rate(step: int, *, options: OptimizerOptions, total_steps: int) -> float:
-    """The learning rate with which optimizer step `step` (from 0) of `total_steps` moves the weights."""
+    """The learning rate of optimizer step `step` (from 0) of `total_steps`."""
     warmup_steps = 0 if options.lr_scheduler == "constant" else options.lr_warmup_steps
     if step < warmup_steps:
         return options.learning_rate * step / warmup_steps
-    # Exact, so that a cycle begins at its first step and not, by a rounding, one later.
+    # Exact, so that rounding cannot start a cycle one step late.
     progress = min(Fraction(1), Fraction(step - warmup_steps, max(1, total_steps - warmup_steps)))
     height = _shape(options)(progress)
     return options.lr_end + (options.learning_rate - options.lr_end) * height

@@ -1,4 +1,4 @@
-"""What an optimizer remembers, written down and read back without losing a bit, whatever it is made of."""
+"""Saves and restores the state of any optimizer without losing a bit."""
 
 import json
 from collections.abc import Mapping
@@ -12,16 +12,16 @@ from helpers.errors import CheckpointError
 from helpers.training.distributed.sharded_tensors import full_tensor, shard_like
 
 LR_SCALE = "share_of_rate"
-# Of a group's values: its weights are known by name, its learning rate is set at each step.
+# Not saved of a group: weights are known by name, the learning rate is set at each step.
 NOT_SAVED = ("params", "lr", LR_SCALE)
 STRIDE = "stride"
 
 
 def optimizer_state(optimizer: Optimizer, *, weights: Mapping[str, nn.Parameter]) -> tuple[dict[str, Tensor], str]:
-    """All the optimizer remembers: its tensors by name, and the rest as JSON, whose numbers are exact.
+    """The optimizer state: its tensors by name, and the rest as JSON with exact numbers.
 
-    The learning rate is left out: the schedule says it again at each step. Where weights are divided among processes,
-    all of them come here, and each has the whole.
+    The learning rate is left out, as the schedule sets it at each step. With sharded weights this is collective: all
+    ranks call it, and each gets the full state.
     """
     tensors: dict[str, Tensor] = {}
     groups = [
@@ -46,11 +46,14 @@ def optimizer_state(optimizer: Optimizer, *, weights: Mapping[str, nn.Parameter]
 def restore_optimizer(
     optimizer: Optimizer, *, weights: Mapping[str, nn.Parameter], tensors: Mapping[str, Tensor], text: str
 ) -> None:
-    """Make a new `optimizer` remember what `optimizer_state` wrote; raises CheckpointError for unknown weights."""
+    """Load the state that `optimizer_state` returned into a new `optimizer`.
+
+    Raises CheckpointError for unknown weights.
+    """
     saved = json.loads(text)
     if unknown := sorted(set(saved["weights"]) - set(weights)):
         raise CheckpointError(
-            f"The checkpoint's optimizer remembers {len(unknown)} weights that this adapter does not have, such as"
+            f"The checkpoint's optimizer state has {len(unknown)} weights that this adapter does not have, such as"
             f" {unknown[0]}: it was saved with another lora_target or another model."
         )
     device = next(iter(weights.values())).device
@@ -58,7 +61,7 @@ def restore_optimizer(
         for key, value in values.items():
             found = _rebuilt(value, name=f"group {index}/{key}", tensors=tensors, device=device)
             group[key] = tuple(found) if isinstance(found, list) else found
-    # As torch's own `load_state_dict` does: a step counter stays on the processor unless the fused kernel reads it.
+    # As torch's own `load_state_dict` does: a step counter stays on the CPU unless the fused kernel reads it.
     counts_on = device if optimizer.param_groups[0].get("fused") else torch.device("cpu")
     for name, values in saved["weights"].items():
         optimizer.state[weights[name]] = {
@@ -71,19 +74,19 @@ def restore_optimizer(
 
 
 def _described(value: Any, *, name: str, tensors: dict[str, Tensor]) -> Any:
-    """`value` as JSON can hold it; the tensors in it are put in `tensors`, named after `name` and their place."""
+    """`value` as JSON; its tensors go into `tensors`, named after `name` and their index."""
     if isinstance(value, Tensor):
-        # A single number may lie at any stride, as a cut of a longer tensor does; a file's has to be 1.
+        # A single number may have any stride, as a slice of a longer tensor does; in a file it must be 1.
         value = full_tensor(value)
         tensors[name] = value if value.numel() > 1 else value.clone(memory_format=torch.contiguous_format)
         return {STRIDE: value.stride()}
     if isinstance(value, list | tuple):
-        return [_described(each, name=f"{name}/{place}", tensors=tensors) for place, each in enumerate(value)]
+        return [_described(each, name=f"{name}/{index}", tensors=tensors) for index, each in enumerate(value)]
     return value
 
 
 def _rebuilt(value: Any, *, name: str, tensors: Mapping[str, Tensor], device: torch.device) -> Any:
-    """What `_described` was given. A tensor lies in memory as it did, as products of matrices round by how they lie."""
+    """The inverse of `_described`. Strides are kept, since the rounding of matrix products depends on them."""
     if isinstance(value, dict):
         saved = tensors[name]
         return torch.empty_strided(saved.shape, value[STRIDE], dtype=saved.dtype, device=device).copy_(saved)

@@ -1,4 +1,4 @@
-"""How gradients become a step: all of them at its end, or each while the backward pass still goes on."""
+"""Optimizer steps: all weights at the end of the backward pass, or each weight during it."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -14,10 +14,10 @@ from helpers.training.optim.zero import ZeroOptimizer
 
 
 class OptimizerStep(Protocol):
-    """What `take_step` asks for, in this order."""
+    """What `take_step` calls, in this order."""
 
     def begin(self, rate: float) -> None:
-        """A step begins, at this learning rate."""
+        """Begin a step with this learning rate."""
         ...
 
     def backward(self, loss: Tensor) -> None:
@@ -25,21 +25,21 @@ class OptimizerStep(Protocol):
         ...
 
     def gradient_norm(self) -> Tensor:
-        """The length of all gradients taken as one vector, before they were shortened; fp32 []."""
+        """The gradient norm before clipping, fp32 []."""
         ...
 
     @property
     def has_updated(self) -> bool:
-        """Whether some weights have moved since the step began."""
+        """Whether some weights were updated since the step began."""
         ...
 
     def finish(self) -> None:
-        """Loss and gradients being finite numbers: the weights have moved when this returns."""
+        """Update the weights, unless the backward pass did; loss and gradients are finite."""
         ...
 
 
 class StandardStep:
-    """Gathers all gradients, shortens them together, and moves all weights."""
+    """Accumulates all gradients, clips them together and updates all weights."""
 
     def __init__(
         self, runtime: Runtime, *, weights: Mapping[str, nn.Parameter], optimizer: Optimizer, max_grad_norm: float
@@ -47,7 +47,7 @@ class StandardStep:
         self._runtime = runtime
         self._weights = weights
         self._optimizer = optimizer
-        self._longest_gradient = max_grad_norm
+        self._max_grad_norm = max_grad_norm
 
     def begin(self, rate: float) -> None:
         set_learning_rate(self._optimizer, rate)
@@ -56,11 +56,11 @@ class StandardStep:
         self._runtime.backward(loss)
 
     def gradient_norm(self) -> Tensor:
-        return self._runtime.clip_gradients(self._weights.values(), longest=self._longest_gradient)
+        return self._runtime.clip_gradients(self._weights.values(), max_norm=self._max_grad_norm)
 
     @property
     def has_updated(self) -> bool:
-        return False  # as `finish` ends the step
+        return False  # `finish` updates them
 
     def finish(self) -> None:
         self._optimizer.step()
@@ -68,7 +68,7 @@ class StandardStep:
 
 
 class ZeroStep:
-    """Gathers all gradients, of which each process keeps a part, shortens them together, and moves all weights."""
+    """Like `StandardStep`, with ZeRO's engine, which shards the gradients."""
 
     def __init__(self, optimizer: ZeroOptimizer) -> None:
         self.optimizer = optimizer
@@ -80,20 +80,20 @@ class ZeroStep:
         self.optimizer.engine.backward(loss)
 
     def gradient_norm(self) -> Tensor:
-        return self.optimizer.engine.optimizer.scaled_global_norm()  # infinite where it is no number
+        return self.optimizer.engine.optimizer.scaled_global_norm()  # infinite if NaN
 
     @property
     def has_updated(self) -> bool:
-        return False  # as `finish` ends the step
+        return False  # `finish` updates them
 
     def finish(self) -> None:
-        self.optimizer.engine.step()  # which shortens and drops the gradients too
+        self.optimizer.engine.step()  # also clips and frees the gradients
 
 
 class FusedBackwardStep:
-    """Moves each weight, and drops its gradient, as soon as the backward pass has it: never are two of them held.
+    """Updates each weight as soon as its gradient is computed, then frees it: one gradient in memory at a time.
 
-    For an optimizer that moves each weight by its own gradient alone, one backward pass to a step, and one process.
+    For optimizers that update each weight from its own gradient alone, one backward pass per step, one process.
     """
 
     def __init__(self, runtime: Runtime, *, optimizer: Optimizer) -> None:
@@ -104,10 +104,10 @@ class FusedBackwardStep:
 
     @contextmanager
     def registered(self) -> Iterator["FusedBackwardStep"]:
-        """Within it backward passes move the weights."""
+        """Within it, backward passes update the weights."""
         groups = self._optimizer.param_groups
         members = [group["params"] for group in groups]
-        handles = [weight.register_post_accumulate_grad_hook(self._move) for weight in self._group_of]
+        handles = [weight.register_post_accumulate_grad_hook(self._update) for weight in self._group_of]
         for group in groups:
             group["params"] = []
         try:
@@ -123,7 +123,7 @@ class FusedBackwardStep:
         self._squares = []
 
     def backward(self, loss: Tensor) -> None:
-        if torch.isfinite(loss):  # waits for the device, as no weight may move by a loss that is no number
+        if torch.isfinite(loss):  # waits for the device: a NaN loss must not update any weight
             self._runtime.backward(loss)
 
     def gradient_norm(self) -> Tensor:
@@ -135,9 +135,9 @@ class FusedBackwardStep:
         return bool(self._squares)
 
     def finish(self) -> None:
-        """All has been done on the way."""
+        """Nothing: the backward pass updated the weights."""
 
-    def _move(self, weight: Tensor) -> None:
+    def _update(self, weight: Tensor) -> None:
         assert weight.grad is not None
         self._squares.append(weight.grad.float().square().sum())
         group = self._group_of[weight]
@@ -156,11 +156,11 @@ def make_optimizer_step(
     max_grad_norm: float,
     fused_backward: bool,
 ) -> Iterator[OptimizerStep]:
-    """How the steps of a run are taken, for as long as this context lasts."""
+    """The optimizer step of a run, valid within this context."""
     if isinstance(optimizer, ZeroOptimizer):
         yield ZeroStep(optimizer)
     elif fused_backward:
-        with FusedBackwardStep(runtime, optimizer=optimizer).registered() as during:
-            yield during
+        with FusedBackwardStep(runtime, optimizer=optimizer).registered() as step:
+            yield step
     else:
         yield StandardStep(runtime, weights=weights, optimizer=optimizer, max_grad_norm=max_grad_norm)

@@ -1,7 +1,7 @@
-"""The average that a schedule-free optimizer keeps: the weights to hand on, where it trains with others.
+"""The average of a schedule-free optimizer: the result of the run, while it trains with other weights.
 
-Gradients are taken at y = (1 - beta) z + beta x: z moves as the optimizer says, and x, the mean of all z, is the result
-(Defazio et al. 2024, "The Road Less Scheduled", arXiv 2405.15682, eqs. 3 to 5). The model holds y while it learns.
+Gradients are taken at y = (1 - beta) z + beta x: the optimizer updates z, and x, the mean of all z, is the result
+(Defazio et al. 2024, "The Road Less Scheduled", arXiv 2405.15682, eqs. 3 to 5). The model holds y during training.
 """
 
 from collections.abc import Iterator, Mapping
@@ -21,9 +21,9 @@ TRAINED_WITH = "trained_with.safetensors"
 
 
 class ScheduleFreeAverage:
-    """x, which the optimizer works out from y and its z; an `Average`.
+    """x, which the optimizer computes from y and its z; a `WeightAverage`.
 
-    A checkpoint's file of weights holds x, so that it is as good as a finished run's, and a file beside it y.
+    A checkpoint's weights are x, so they are as usable as a finished run's; y is stored in a file beside them.
     """
 
     facts: Mapping[str, str] = {"averaged": "schedule-free"}
@@ -33,11 +33,11 @@ class ScheduleFreeAverage:
         self._optimizer = optimizer
 
     def update(self, step: int) -> None:
-        """The optimizer's own step did it."""
+        """Nothing: the optimizer's step updates it."""
 
     @contextmanager
     def applied(self) -> Iterator[None]:
-        with restored_weights(self._weights):  # the optimizer's own way back rounds
+        with restored_weights(self._weights):  # the optimizer's own conversion back to y rounds
             self._optimizer.eval()
             try:
                 yield

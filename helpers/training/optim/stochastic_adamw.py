@@ -1,10 +1,10 @@
-"""AdamW for weights and moments in bf16 that rounds at random, because rounding to nearest would freeze them.
+"""AdamW for weights and moments in bf16 with stochastic rounding, because rounding to nearest would freeze them.
 
-bf16 has 8 significant bits: a number that moves by less than 1/256 of itself (the second moment does, at a rate of
-0.001; a weight does, at the learning rates of fine-tuning) is rounded back to where it was. Rounded up or down at
-random, by how near each is, it moves right on average. torchao's optimizer of the same kind compiles each shape of
+bf16 has 8 significant bits: a change of less than 1/256 of a number (typical of the second moment at a rate of 0.001,
+and of weights at the learning rates of fine-tuning) is rounded away. Stochastic rounding goes up or down with a
+probability given by the distance, so the mean is right. torchao's optimizer of the same kind compiles each shape of
 weight again (23 s for two shapes on two cores) or, not compiled, takes 13 times as long per step as PyTorch's fused
-AdamW, and draws from the global random state; this one works on many tensors at once and needs no compiler.
+AdamW, and uses the global random state; this one works on many tensors at once and needs no compiler.
 """
 
 import math
@@ -18,7 +18,7 @@ from torch.optim import Optimizer
 from helpers.dataloader.rng import seeded_int
 from helpers.training.distributed.sharded_tensors import is_sharded, local_shard
 
-# Bounds the working memory to 6 times 4 bytes for each of so many weights, whatever the model's size.
+# Limits the working memory to 6 times 4 bytes for each of this many weights, whatever the model's size.
 WEIGHTS_AT_ONCE = 2**24
 LOW_BITS = 0xFFFF
 
@@ -26,9 +26,9 @@ LOW_BITS = 0xFFFF
 class StochasticAdamW(Optimizer):
     """AdamW (Loshchilov and Hutter 2019, arXiv 1711.05101) with moments in bf16, computed in fp32.
 
-    Weights in bf16 are rounded in the same way, weights in fp32 stay exact. What is drawn for a weight's step depends
-    on `seed`, its place among the weights and its count of steps alone: a resumed run rounds as one that was not
-    interrupted, and weights moved one by one as those moved together.
+    Weights in bf16 are rounded in the same way, weights in fp32 stay exact. The random bits of a weight's step depend
+    only on `seed`, its index and its step count: a resumed run rounds like an uninterrupted one, and weights updated
+    one by one like those updated together.
     """
 
     def __init__(
@@ -48,19 +48,19 @@ class StochasticAdamW(Optimizer):
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:  # type: ignore[override]
-        """Move all weights that have a gradient."""
+        """Update all weights that have a gradient."""
         for group in self.param_groups:
             for weights in self._portions([weight for weight in group["params"] if weight.grad is not None]):
-                self._move(weights, group)
+                self._update(weights, group)
 
-    def _move(self, weights: list[nn.Parameter], group: dict[str, Any]) -> None:
+    def _update(self, weights: list[nn.Parameter], group: dict[str, Any]) -> None:
         beta1, beta2 = group["betas"]
         gradients = _flat([weight.grad for weight in weights])
         states = [self.state[weight] for weight in weights]
         for state in states:
             state["step"] += 1
         step = states[0]["step"]
-        draws = [
+        generators = [
             torch.Generator(weight.device).manual_seed(seeded_int(self._seed, "rounding", *self._place(weight), step))
             for weight in weights
         ]
@@ -68,16 +68,16 @@ class StochasticAdamW(Optimizer):
         firsts, seconds = [state["exp_avg"] for state in states], [state["exp_avg_sq"] for state in states]
         first = _flat(firsts).lerp_(gradients, 1 - beta1)
         second = _flat(seconds).lerp_(gradients.square_(), 1 - beta2)
-        _store(first, firsts, draws)
-        _store(second, seconds, draws)
+        _store(first, firsts, generators)
+        _store(second, seconds, generators)
 
         bias1, bias2 = 1 - beta1**step, 1 - beta2**step
         length = second.sqrt_().div_(math.sqrt(bias2)).add_(group["eps"])
         moved = _flat(weights).mul_(1 - group["lr"] * group["weight_decay"])
-        _store(moved.addcdiv_(first, length, value=-group["lr"] / bias1), weights, draws)
+        _store(moved.addcdiv_(first, length, value=-group["lr"] / bias1), weights, generators)
 
     def _portions(self, weights: list[nn.Parameter]) -> Iterator[list[nn.Parameter]]:
-        """Weights of one dtype and count of steps: of `WEIGHTS_AT_ONCE` numbers at most, or one larger one."""
+        """Groups of the same dtype and step count, of at most `WEIGHTS_AT_ONCE` numbers, or one larger weight."""
         portion: list[nn.Parameter] = []
         numbers = 0
         for weight in weights:
@@ -93,7 +93,7 @@ class StochasticAdamW(Optimizer):
             yield portion
 
     def _place(self, weight: Any) -> tuple[int, ...]:
-        """Which weight it is and, of one in parts, which part."""
+        """The index of the weight and, if it is sharded, of the shard."""
         part = (weight.device_mesh.get_local_rank(),) if is_sharded(weight) else ()
         return (self._places[weight], *part)
 
@@ -102,30 +102,30 @@ class StochasticAdamW(Optimizer):
 
 
 def _flat(tensors: list[Any]) -> Tensor:
-    """All numbers of `tensors` in one new fp32 vector."""
+    """The concatenated values of `tensors` as a new fp32 vector."""
     return torch.cat([local_shard(tensor.detach()).reshape(-1) for tensor in tensors]).float()
 
 
-def _store(values: Tensor, into: list[Any], draws: list[torch.Generator]) -> None:
-    """Put a vector's numbers where `_flat` took them from, rounded at random where bf16 is stored."""
+def _store(values: Tensor, into: list[Any], generators: list[torch.Generator]) -> None:
+    """Copy a vector back into the tensors that `_flat` read, with stochastic rounding to bf16."""
     into = [local_shard(tensor) for tensor in into]
     lengths = [tensor.numel() for tensor in into]
     if into[0].dtype is torch.bfloat16:
-        dither = [random_low_bits(length, draw) for length, draw in zip(lengths, draws, strict=True)]
+        dither = [random_low_bits(length, draw) for length, draw in zip(lengths, generators, strict=True)]
         values = rounded_at_random(values, torch.cat(dither))
     for tensor, part in zip(into, values.split(lengths), strict=True):
         tensor.copy_(part.view_as(tensor))
 
 
 def random_low_bits(count: int, draw: torch.Generator) -> Tensor:
-    """int32 [count], uniform over the numbers that the lower half of an fp32 number can be."""
+    """int32 [count], uniform over the values of the lower 16 bits of an fp32 number."""
     return torch.randint(0, LOW_BITS + 1, (count,), generator=draw, device=draw.device, dtype=torch.int32)
 
 
 def rounded_at_random(values: Tensor, low_bits: Tensor) -> Tensor:
-    """Finite fp32 `values` rounded to numbers that bf16 has, up with the probability that keeps their mean; fp32.
+    """Finite fp32 `values` rounded stochastically to bf16 values, which keeps their mean; fp32.
 
-    bf16 is the upper half of fp32: a random lower half (int32, used up) is added, which carries as often as it should,
-    and cut off.
+    bf16 is the upper half of fp32: random lower bits (int32, overwritten) are added, which carry with the right
+    probability, and the lower half is then cleared.
     """
     return low_bits.add_(values.view(torch.int32)).bitwise_and_(~LOW_BITS).view(torch.float32)

@@ -1,7 +1,7 @@
-"""Divides an optimizer's memory among processes, each of which keeps the whole model: DeepSpeed's ZeRO, stage 1 and 2.
+"""DeepSpeed's ZeRO, stages 1 and 2: shards the optimizer state among processes, each of which holds the full model.
 
-Weights are whole wherever they are read, and a checkpoint is the one that whole optimizers leave. What DeepSpeed is not
-asked for: precision, learning rate, when a step is taken and what is saved.
+Weights are complete wherever they are read, and checkpoints are the same as without sharding. DeepSpeed does not
+control precision, learning rate, when a step is taken or what is saved.
 """
 
 import logging
@@ -18,14 +18,14 @@ from helpers.config.options.training import OptimizerOptions, RunOptions
 from helpers.training.distributed.runtime import Runtime
 from helpers.training.optim.optimizers import make_optimizer
 
-# 200 MB of fp32 gradients are shared at once; its own choice takes 2 GB of each card.
+# 200 MB of fp32 gradients are reduced at once; DeepSpeed's default takes 2 GB of each GPU.
 GRADIENTS_AT_ONCE = 50_000_000
 
 
 class ZeroOptimizer(Optimizer):
-    """An optimizer of which each process holds a part; to whoever saves or restores it, it looks whole.
+    """An optimizer sharded among processes, with a `state` that reads and writes complete tensors.
 
-    engine: DeepSpeed's, on which the forward pass is called. All processes come to every look into `state`.
+    engine: DeepSpeed's, on which the forward pass is called. Every access to `state` is collective: all ranks make it.
     """
 
     def __init__(self, engine: Any, *, optimizer: Optimizer, group_of: dict[nn.Parameter, int]) -> None:
@@ -35,10 +35,10 @@ class ZeroOptimizer(Optimizer):
 
 
 class GatheredState(MutableMapping[nn.Parameter, dict[str, Any]]):
-    """What is remembered of each weight, put together from the parts of all processes where it is asked for.
+    """The optimizer state of each weight, gathered from the shards of all processes on access.
 
-    Its optimizer knows one flat tensor to a group, this process's part of the group's weights laid end to end;
-    DeepSpeed notes on each weight where it lies in there.
+    The wrapped optimizer has one flat tensor per group: this process's shard of the group's concatenated weights.
+    DeepSpeed stores on each weight its offset in there.
     """
 
     def __init__(self, optimizer: Optimizer, *, group_of: dict[nn.Parameter, int]) -> None:
@@ -46,28 +46,28 @@ class GatheredState(MutableMapping[nn.Parameter, dict[str, Any]]):
         self._group_of = group_of
 
     def __getitem__(self, weight: nn.Parameter) -> dict[str, Any]:
-        part = self._part_of(weight)
-        memory = self._optimizer.state[part]
-        return {key: self._whole(value, weight) if _lies_like(value, part) else value for key, value in memory.items()}
+        shard = self._shard_of(weight)
+        state = self._optimizer.state[shard]
+        return {key: self._full(value, weight) if _is_shaped(value, shard) else value for key, value in state.items()}
 
     def __setitem__(self, weight: nn.Parameter, values: dict[str, Any]) -> None:
-        """Take this process's part of `values`, which are whole."""
-        part = self._part_of(weight)
-        memory = self._optimizer.state[part]
+        """Store this process's shard of the complete `values`."""
+        shard = self._shard_of(weight)
+        state = self._optimizer.state[shard]
         for key, value in values.items():
-            if not _lies_like(value, weight):
-                memory[key] = value
+            if not _is_shaped(value, weight):
+                state[key] = value
                 continue
-            if key not in memory:
-                memory[key] = torch.zeros_like(part, requires_grad=False)
-            for here, there in _places(weight):
-                memory[key][here] = value.flatten()[there]
+            if key not in state:
+                state[key] = torch.zeros_like(shard, requires_grad=False)
+            for here, there in _slices(weight):
+                state[key][here] = value.flatten()[there]
 
     def __delitem__(self, weight: nn.Parameter) -> None:
-        raise NotImplementedError("an optimizer does not forget single weights")
+        raise NotImplementedError("the state of a single weight cannot be deleted")
 
     def __contains__(self, weight: object) -> bool:
-        return weight in self._group_of and bool(self._optimizer.state.get(self._part_of(weight)))
+        return weight in self._group_of and bool(self._optimizer.state.get(self._shard_of(weight)))
 
     def __iter__(self) -> Iterator[nn.Parameter]:
         return iter(self._group_of)
@@ -75,31 +75,31 @@ class GatheredState(MutableMapping[nn.Parameter, dict[str, Any]]):
     def __len__(self) -> int:
         return len(self._group_of)
 
-    def _part_of(self, weight: Any) -> Tensor:
-        """This process's part of all weights of its group, flat."""
+    def _shard_of(self, weight: Any) -> Tensor:
+        """This process's flat shard of the group's weights."""
         return self._optimizer.param_groups[self._group_of[weight]]["params"][0]
 
-    def _whole(self, memory: Tensor, weight: nn.Parameter) -> Tensor:
-        whole = torch.zeros(weight.numel(), dtype=memory.dtype, device=memory.device)
-        for here, there in _places(weight):
-            whole[there] = memory[here]
-        torch.distributed.all_reduce(whole)  # each number is one process's, and zero elsewhere
-        return whole.view(weight.shape).cpu()
+    def _full(self, shard: Tensor, weight: nn.Parameter) -> Tensor:
+        full = torch.zeros(weight.numel(), dtype=shard.dtype, device=shard.device)
+        for here, there in _slices(weight):
+            full[there] = shard[here]
+        torch.distributed.all_reduce(full)  # each element is set on one process and zero on the others
+        return full.view(weight.shape).cpu()
 
 
-def _places(weight: Any) -> Iterator[tuple[slice, slice]]:
-    """Where numbers of `weight` lie in this process's part, and in the flattened weight; nothing where none does."""
-    if (known := weight._hp_mapping) is not None:
-        here, there = known.hp_fragment_address, known.lp_fragment_address
+def _slices(weight: Any) -> Iterator[tuple[slice, slice]]:
+    """The slices of this process's shard and of the flattened weight that match; none if the shard has none of it."""
+    if (mapping := weight._hp_mapping) is not None:
+        here, there = mapping.hp_fragment_address, mapping.lp_fragment_address
         yield slice(here.start, here.start + here.numel), slice(there.start, there.start + there.numel)
 
 
-def _lies_like(value: Any, other: Tensor) -> bool:
+def _is_shaped(value: Any, other: Tensor) -> bool:
     return isinstance(value, Tensor) and value.shape == other.shape
 
 
 class AutocastModule(nn.Module):
-    """A model that computes in the dtype it is told to, since DeepSpeed's forward pass turns autocast off."""
+    """A model that runs under the given autocast, since DeepSpeed's forward pass turns autocast off."""
 
     def __init__(self, model: nn.Module, autocast: Callable[[], AbstractContextManager[Any]]) -> None:
         super().__init__()
@@ -119,20 +119,20 @@ def wrap_model_and_optimizer(
     run: RunOptions,
     runtime: Runtime,
 ) -> tuple[nn.Module, Optimizer]:
-    """What the forward pass is called on, and a new optimizer of `weights`: as ZeRO divides it where that is asked for.
+    """The module to call for the forward pass, and a new optimizer of `weights`, sharded if ZeRO is set.
 
-    model: holds `weights`; the same in all processes.
+    model: holds `weights`; the same on all processes.
     """
     optimizer = make_optimizer(options, weights=weights, seed=run.seed)
     if not runtime.zero_stage:
         return runtime.prepare(model), optimizer
-    deepspeed: Any = import_module("deepspeed")  # which a person installs who wants it
-    logging.getLogger("DeepSpeed").setLevel(logging.WARNING)  # it tells of every buffer
+    deepspeed: Any = import_module("deepspeed")  # an optional package
+    logging.getLogger("DeepSpeed").setLevel(logging.WARNING)  # it logs every buffer
     group_of = {weight: index for index, group in enumerate(optimizer.param_groups) for weight in group["params"]}
     deepspeed.init_distributed(dist_backend=torch.distributed.get_backend(), auto_mpi_discovery=False)
     settings = {
-        "train_micro_batch_size_per_gpu": 1,  # with this it only estimates its own speed
-        "gradient_accumulation_steps": 1,  # `Runtime.keep_gradients` says which is the last
+        "train_micro_batch_size_per_gpu": 1,  # used only for its throughput estimate
+        "gradient_accumulation_steps": 1,  # `Runtime.no_sync` marks the last pass
         "gradient_clipping": options.max_grad_norm,
         "zero_allow_untested_optimizer": True,
         "zero_optimization": {"stage": runtime.zero_stage, "reduce_bucket_size": GRADIENTS_AT_ONCE},

@@ -1,4 +1,4 @@
-"""What the caches of a run hold, and which of their entries its datasets, captions and encoders use."""
+"""Reports what the caches of a run hold, and which entries its datasets, captions and encoders use."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -37,7 +37,7 @@ HINT = "Nothing was removed. To remove what is not used: python -m helpers.cache
 
 @dataclass(frozen=True, kw_only=True)
 class RunInputs:
-    """What the keys of a run's cached entries are made of. captions: of each text cache, by its id."""
+    """What the cache keys of a run are made from. captions: of each text cache, by its id."""
 
     catalogs: tuple[Catalog, ...]
     captions: dict[str, list[str]]
@@ -48,16 +48,16 @@ class RunInputs:
 
 @dataclass(frozen=True, kw_only=True)
 class UsedCache:
-    """A cache, and the keys of what is used in it: [K] of each dataset or encoder."""
+    """A cache, and the keys of its used entries: [K] per dataset or encoder."""
 
     store: CacheStore
     keys: list[Keys] = field(default_factory=list)
 
 
 def report_caches(config: RunConfig, files: DatasetFile, *, prunes: bool, reporter: Reporter) -> Iterator[str]:
-    """A line for each cache, and what counts as used; with `prunes`, what is not used is removed on the way.
+    """Yield a line for each cache, and what counts as used; with `prunes`, also remove what is not used.
 
-    Raises UserErrors where the model or a dataset cannot be opened: then it is not known what is used.
+    Raises UserError if the model or a dataset cannot be opened, since then it is unknown what is used.
     """
     inputs = read_inputs(config, files, reporter=reporter)
     unused = 0
@@ -95,7 +95,7 @@ def read_inputs(config: RunConfig, files: DatasetFile, *, reporter: Reporter) ->
 
 
 def _captions(files: DatasetFile, *, catalogs: Sequence[Catalog], default: Sequence[str]) -> dict[str, list[str]]:
-    """Every caption of each text cache that a dataset names, also of datasets whose cache is not to be checked."""
+    """Every caption of each text cache that a dataset uses, including datasets whose cache is trusted."""
     captions = {files.text_embeds.id: dict.fromkeys(default)}
     for dataset, catalog in zip(files.all_images, catalogs, strict=True):
         theirs = captions.setdefault(files.text_store_of(dataset).id, {})
@@ -105,7 +105,7 @@ def _captions(files: DatasetFile, *, catalogs: Sequence[Catalog], default: Seque
 
 
 def used_caches(files: DatasetFile, inputs: RunInputs) -> tuple[UsedCache, ...]:
-    """Every cache that a dataset names, once, with the keys of what is used in it."""
+    """Every cache that a dataset uses, once, with the keys of its used entries."""
     caches: dict[str, UsedCache] = {}
     for dataset, catalog in zip(files.all_images, inputs.catalogs, strict=True):
         cache = _cache_of(open_cache(files.latents_of(dataset)), caches)

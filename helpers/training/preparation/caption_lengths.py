@@ -1,4 +1,4 @@
-"""Says which captions are longer than what an encoder reads, since what is behind that is never learned."""
+"""Warns about captions that a text encoder truncates, since it never sees the rest."""
 
 from collections.abc import Sequence, Set
 
@@ -18,7 +18,7 @@ from helpers.storage.protocols import CacheStore
 MAX_LISTED = 3
 
 
-def tell_long_captions(
+def warn_truncated_captions(
     captions: Sequence[str],
     *,
     catalogs: Sequence[Catalog],
@@ -26,9 +26,9 @@ def tell_long_captions(
     store: CacheStore,
     reporter: Reporter,
 ) -> None:
-    """A warning for each tokenizer that cuts captions: how many, the longest, and some of the images they belong to.
+    """Warn for each tokenizer that truncates captions: how many, the longest, and some of their images.
 
-    captions: of all catalogs, each once. store: the text cache, where counts are remembered.
+    captions: of all catalogs, each once. store: the text cache, which keeps the token counts.
     """
     for limit in (part.limit for part in parts if part.limit is not None and captions):
         counts = token_counts(captions, limit=limit, store=store)
@@ -45,7 +45,7 @@ def tell_long_captions(
 def lengths_by_tokenizer(
     catalog: Catalog, *, parts: Sequence[TextEncoderSpec], store: CacheStore
 ) -> tuple[CaptionLengths, ...]:
-    """How long the captions of some of a dataset's images are, evenly spread, as each tokenizer counts."""
+    """The token counts of the captions of evenly spaced images of a dataset, by tokenizer."""
     rows = evenly_spaced(len(catalog), SAMPLED).tolist()
     captions = tuple(dict.fromkeys(caption for row in rows for caption in catalog.captions_of(row)))
     return tuple(
@@ -60,7 +60,7 @@ def lengths_by_tokenizer(
 
 
 def _images(captions: Set[str], *, catalogs: Sequence[Catalog]) -> list[str]:
-    """The first images that one of the captions belongs to."""
+    """The first images with one of the captions."""
     named: list[str] = []
     for catalog in catalogs:
         for row in range(len(catalog)):

@@ -1,4 +1,4 @@
-"""Writes `OUTPUT_DIR/datasets.html`, again only where what it shows has changed."""
+"""Writes `OUTPUT_DIR/datasets.html` if its content has changed."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -28,7 +28,7 @@ def log_buckets(order: SampleOrder, reporter: Reporter) -> None:
     for each in plans[:BUCKETS_LISTED]:
         reporter.handle(Notice(text=str(each)))
     if len(plans) > BUCKETS_LISTED:
-        reporter.handle(Notice(text=f"and {len(plans) - BUCKETS_LISTED} buckets more"))
+        reporter.handle(Notice(text=f"and {len(plans) - BUCKETS_LISTED} more buckets"))
     if mixed := mix(order):
         reporter.handle(Notice(text=mixed))
 
@@ -36,27 +36,27 @@ def log_buckets(order: SampleOrder, reporter: Reporter) -> None:
 def report_datasets(
     output_dir: Path, *, catalogs: Sequence[Catalog], order: SampleOrder, lengths_of: LengthsOf, workers: CacheWorkers
 ) -> None:
-    """Let the page show `catalogs` as `order` trains on them; the first rank writes it. A full disk costs a warning."""
+    """Write the page about `catalogs` and how `order` uses them, on the first rank; an OSError only warns."""
     if workers.ranks.rank != 0:
         return
     reporter = workers.reporter
     plans = {(plan.dataset_id, plan.size): plan.in_words for plan in first_epoch(order)}
     notes = [[plans.get((each.dataset_id, bucket.size), "") for bucket in each.buckets] for each in catalogs]
-    mark = fingerprint(catalogs, notes=notes)
+    digest = fingerprint(catalogs, notes=notes)
     path = output_dir / PAGE
-    if path.is_file() and mark in _start(path):
+    if path.is_file() and digest in _start(path):
         return
     views = [
-        survey(each, notes=said, lengths=lengths_of(each), workers=workers.threads)
-        for each, said in zip(catalogs, notes, strict=True)
+        survey(each, notes=bucket_notes, lengths=lengths_of(each), workers=workers.threads)
+        for each, bucket_notes in zip(catalogs, notes, strict=True)
     ]
-    content = reporter.redact(datasets_page(views, fingerprint=mark))
+    content = reporter.redact(datasets_page(views, fingerprint=digest))
     try:
         atomic_write(path, lambda partial: partial.write_text(content, encoding="utf-8", errors="replace"))
     except OSError as error:
         reporter.handle(Notice(text=f"{path} cannot be written: {error.strerror}", level="warning"))
         return
-    reporter.handle(Notice(text=f"what is trained on can be looked at: {path}"))
+    reporter.handle(Notice(text=f"the training data at a glance: {path}"))
 
 
 def _start(path: Path) -> str:

@@ -1,4 +1,4 @@
-"""Says what a run would do and need, without loading a model: `--dry_run`."""
+"""Reports what a run would do and need, without loading a model: `--dry_run`."""
 
 import os
 from collections.abc import Iterator, Sequence
@@ -25,30 +25,30 @@ from helpers.training.plan import LoopPlan
 from helpers.training.preparation.prepare import RunContext
 
 LEFT_OUT_FILE = "left_out.txt"
-CUT_NAMED = 3
+TRUNCATED_LISTED = 3
 CAPTION_SHOWN_CHARACTERS = 60
 
 
 @dataclass(frozen=True, kw_only=True)
 class TruncatedCaptions:
-    """The captions that a tokenizer does not pass on to their end: (tokens, caption), the longest first."""
+    """The captions that a tokenizer truncates, as (tokens, caption), the longest first."""
 
-    reader: str
-    length: int
+    tokenizer: str
+    limit: int
     total: int
-    cut: tuple[tuple[int, str], ...]
+    captions: tuple[tuple[int, str], ...]
 
 
 def truncated_captions(files: DatasetFile, *, context: RunContext) -> tuple[TruncatedCaptions, ...]:
-    """What each tokenizer cuts; loads the tokenizers and nothing else, and those only where a caption is new."""
+    """The captions that each tokenizer truncates; loads only tokenizers, and those only for new captions."""
     store = places.open_cache(files.text_embeds)
     found = []
     for limit in (part.limit for part in context.text_parts if part.limit is not None):
         counts = token_counts(context.captions, limit=limit, store=store).tolist()
-        cut = [(n, said) for n, said in zip(counts, context.captions, strict=True) if n > limit.tokens]
-        ordered = tuple(sorted(cut, key=lambda each: (-each[0], each[1])))
+        long = [(n, caption) for n, caption in zip(counts, context.captions, strict=True) if n > limit.tokens]
+        ordered = tuple(sorted(long, key=lambda each: (-each[0], each[1])))
         found.append(
-            TruncatedCaptions(reader=limit.name, length=limit.tokens, total=len(context.captions), cut=ordered)
+            TruncatedCaptions(tokenizer=limit.name, limit=limit.tokens, total=len(context.captions), captions=ordered)
         )
     return tuple(found)
 
@@ -58,25 +58,25 @@ def log_plan(
     catalogs: Sequence[Catalog],
     order: SampleOrder,
     plan: LoopPlan,
-    cut: Sequence[TruncatedCaptions],
+    truncated: Sequence[TruncatedCaptions],
     needs: Sequence[CacheNeed],
     estimate: MemoryEstimate,
     device: torch.device,
     output_dir: Path,
     reporter: Reporter,
 ) -> None:
-    """Tell of the whole plan, a section for each question that a person has before a run."""
+    """Report the whole plan, one section per topic."""
     sections = {
         "Images": [*_images(catalogs, output_dir)],
         "Buckets, in the first epoch": [*_buckets(order)],
-        "Captions": [line for each in cut for line in _cut(each)],
+        "Captions": [line for each in truncated for line in _captions(each)],
         "Steps": [*_steps(plan)],
         "Caches": [*_caches(needs)],
         "Memory, estimated": [*_memory(estimate, device)],
     }
     for title, lines in sections.items():
         reporter.handle(Notice(text="\n".join(["", title, *(f"  {line}" for line in lines)])))
-    reporter.handle(Notice(text="\nThis was a dry run: nothing was encoded or trained. Without --dry_run, it begins."))
+    reporter.handle(Notice(text="\nThis was a dry run: nothing was encoded or trained. Start it without --dry_run."))
 
 
 def _images(catalogs: Sequence[Catalog], output_dir: Path) -> Iterator[str]:
@@ -89,7 +89,7 @@ def _images(catalogs: Sequence[Catalog], output_dir: Path) -> Iterator[str]:
     if any(len(catalog.rejected) > NAMES_SHOWN for catalog in catalogs):
         path = output_dir / LEFT_OUT_FILE
         atomic_write(path, lambda partial: partial.write_text("".join(lines), encoding="utf-8"))
-        yield f"all that are left out: {path}"
+        yield f"all images left out: {path}"
 
 
 def _buckets(order: SampleOrder) -> Iterator[str]:
@@ -98,17 +98,17 @@ def _buckets(order: SampleOrder) -> Iterator[str]:
         yield mixed
 
 
-def _cut(found: TruncatedCaptions) -> Iterator[str]:
-    if not found.cut:
-        yield f"{found.reader} reads {found.length} tokens: none of {format_count(found.total, 'captions')} is longer"
+def _captions(found: TruncatedCaptions) -> Iterator[str]:
+    if not found.captions:
+        yield f"{found.tokenizer} reads {found.limit} tokens: none of {format_count(found.total, 'captions')} is longer"
         return
-    longest = found.cut[0][0]
-    are = "is" if len(found.cut) == 1 else "are"
+    longest = found.captions[0][0]
+    are = "is" if len(found.captions) == 1 else "are"
     yield (
-        f"{found.reader} reads {found.length} tokens: {len(found.cut):,} of {format_count(found.total, 'captions')} "
-        f"{are} longer and cut, the longest has {longest}"
+        f"{found.tokenizer} reads {found.limit} tokens: {len(found.captions):,} of "
+        f"{format_count(found.total, 'captions')} {are} longer and truncated, the longest has {longest}"
     )
-    for tokens, caption in found.cut[:CUT_NAMED]:
+    for tokens, caption in found.captions[:TRUNCATED_LISTED]:
         shown = caption if len(caption) <= CAPTION_SHOWN_CHARACTERS else caption[: CAPTION_SHOWN_CHARACTERS - 1] + "…"
         yield f"  {tokens}: {printable(shown)!r}"
 
@@ -140,9 +140,9 @@ def _memory(estimate: MemoryEstimate, device: torch.device) -> Iterator[str]:
     yield f"training {training}: {parts}, libraries {libraries}"
     if estimate.validation_bytes:
         yield f"validation {format_bytes(estimate.validation_bytes)}"
-    room = _memory_of(device)
-    verdict = "the run should fit" if estimate.peak_bytes < room else "the run would not fit"
-    yield f"{_name_of(device)} has {format_bytes(room)}: {verdict}"
+    available = _memory_of(device)
+    verdict = "the run should fit" if estimate.peak_bytes < available else "the run would not fit"
+    yield f"{_name_of(device)} has {format_bytes(available)}: {verdict}"
 
 
 def _memory_of(device: torch.device) -> int:

@@ -1,4 +1,4 @@
-"""Opens every header and config that a run needs before it encodes anything, and shows all that is wrong at once."""
+"""Opens every header and config that a run needs before anything is encoded, and reports all problems at once."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,10 +16,10 @@ TENSORS = "*.safetensors"
 
 
 def checked_parts(config: RunConfig, *, family: ModelFamily) -> ModelComponents:
-    """Where the model's components are, once every file and setting that goes with the model has been checked.
+    """The model's components, after every file and setting that depends on the model has been checked.
 
-    Raises ConfigError with all that is wrong. Nothing is downloaded for a run that cannot start without it already;
-    what only the download can tell (its place, the license, the network) is raised as ModelError.
+    Raises ConfigError with all problems. Nothing is downloaded if a local file is already broken. Problems of the
+    download itself (its id, the license, the network) raise ModelError.
     """
     problems = [*_broken_files(config)]
     if problems and not _is_here(config.model):
@@ -34,7 +34,7 @@ def checked_parts(config: RunConfig, *, family: ModelFamily) -> ModelComponents:
         if not problems:
             raise
         name = config.model.pretrained_model_name_or_path
-        fix = "change what is wrong with the model, too"
+        fix = "fix the model as well"
         raise ConfigError([Problem(option="MODEL_NAME", value=name, reason=str(error), fix=fix), *problems]) from error
     if found := [*problems, *family.check_settings(parts, config)]:
         raise ConfigError(found)
@@ -42,7 +42,7 @@ def checked_parts(config: RunConfig, *, family: ModelFamily) -> ModelComponents:
 
 
 def _is_here(model: ModelOptions) -> bool:
-    """Whether all that the model is made of lies on this machine."""
+    """Whether all files of the model are on this machine."""
     names = (
         model.pretrained_model_name_or_path,
         model.pretrained_parts_model_name_or_path,
@@ -55,12 +55,12 @@ def _is_here(model: ModelOptions) -> bool:
 
 
 def _broken_files(config: RunConfig) -> Iterator[Problem]:
-    """The files that need no model to be wrong: INIT_LORA's, and the checkpoint's to continue from."""
+    """Broken files that can be found without the model: of INIT_LORA and of the checkpoint to resume from."""
     if config.lora.init_lora:
         yield from _broken(Path(config.lora.init_lora).expanduser(), option="INIT_LORA")
     resume, output_dir = config.checkpoint.resume_from_checkpoint, config.run.output_folder
     if resume == "latest":
-        # One that is not complete is passed over; git-lfs's is complete where it came from.
+        # Incomplete checkpoints are skipped anyway; with a git-lfs pointer, the checkpoint was complete at its origin.
         for folder in sorted(output_dir.glob("checkpoint-*")):
             for file in sorted(folder.glob(TENSORS)) if NAME.fullmatch(folder.name) else ():
                 if is_lfs_pointer(file):

@@ -1,6 +1,6 @@
-"""The batches of a run; where a dataset asks for it, each epoch shows other random crops, encoded when it begins.
+"""The batches of a run; with `vae_cache_clear_each_epoch`, each epoch has new random crops, encoded when it begins.
 
-Which crop an image has is a function of the seed, the image and the epoch, so a resumed run meets the same ones.
+An image's crop is a function of the seed, the image and the epoch, so a resumed run has the same ones.
 """
 
 from collections.abc import Generator, Sequence
@@ -15,13 +15,13 @@ from helpers.errors import CacheError
 from helpers.training.preparation.prepare import PreparedDataset, PreparedRun, encode_flips, open_flips
 
 EPOCHS_KEPT = 2
-"""The epoch that runs, and the one before, which a checkpoint may lie in."""
+"""The current epoch and the previous one, which the latest checkpoint may be in."""
 
 
 def batches_from(
     start: Position, *, source: BatchBuilder, prepared_run: PreparedRun, depth: int
 ) -> Generator[TrainBatch, None, None]:
-    """This rank's batches from `start` on, for ever, made `depth` ahead at the most; close it to stop making them."""
+    """This rank's batches from `start` on, without end, at most `depth` prepared ahead; close it to stop."""
     pin_memory = prepared_run.runtime.device.type == "cuda"
     changing = [prepared for prepared in prepared_run.datasets if prepared.dataset.vae_cache_clear_each_epoch]
     if not changing:
@@ -38,10 +38,10 @@ def batches_from(
 def _with_crops_of(
     epoch: int, *, source: BatchBuilder, changing: Sequence[PreparedDataset], prepared_run: PreparedRun
 ) -> BatchBuilder:
-    """`source` with the latents of the crops of `epoch`, encoded where they are not cached; old ones go.
+    """`source` with the latents of the crops of `epoch`, encoded unless cached; old crops are deleted.
 
-    The first epoch's are those that were encoded before training. Raises CacheError where an image cannot be read any
-    more: the order of images is settled.
+    Those of the first epoch were encoded before training. Raises CacheError if an image cannot be read any more,
+    since the order of images is fixed.
     """
     if epoch == 0:
         return source
@@ -57,22 +57,27 @@ def _with_crops_of(
 
 
 def _cropped(prepared: PreparedDataset, *, epoch: int, seed: int, prepared_run: PreparedRun) -> PreparedDataset:
-    dataset, place = prepared.dataset, prepared.latent_store
-    store = places.epoch_crop_store(dataset, latents=place, seed=seed, epoch=epoch)
+    dataset, latent_store = prepared.dataset, prepared.latent_store
+    store = places.epoch_crop_store(dataset, latents=latent_store, seed=seed, epoch=epoch)
     catalog = recrop(prepared.catalog, dataset=dataset, seed=seed, epoch=epoch)
     rejected = encode_flips(
-        dataset, catalog=catalog, place=place, store=store, part=prepared_run.latent_part, workers=prepared_run.workers
+        dataset,
+        catalog=catalog,
+        latent_store=latent_store,
+        store=store,
+        part=prepared_run.latent_part,
+        workers=prepared_run.workers,
     )
     if rejected:
         raise CacheError(
-            f"{dataset.id}: {rejected[0].path} was trained on and {rejected[0].reason}. Put it back as it was, and the "
-            "same command goes on from the last checkpoint."
+            f"{dataset.id}: {rejected[0].path} was trained on and {rejected[0].reason}. Restore the file; the "
+            "same command then resumes from the last checkpoint."
         )
-    return open_flips(dataset, catalog=catalog, place=place, store=store, part=prepared_run.latent_part)
+    return open_flips(dataset, catalog=catalog, latent_store=latent_store, store=store, part=prepared_run.latent_part)
 
 
 def _remove_before(epoch: int, *, prepared: PreparedDataset, seed: int) -> None:
-    """Remove what this program wrote for the epochs before `epoch`, back to one of which nothing is there."""
+    """Delete the crops of the epochs before `epoch`, back to the first epoch without any."""
     for over in range(epoch - 1, 0, -1):
         store = places.epoch_crop_store(prepared.dataset, latents=prepared.latent_store, seed=seed, epoch=over)
         names = list(store.sizes())

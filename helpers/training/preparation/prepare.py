@@ -1,4 +1,4 @@
-"""From the dataset file to caches that hold all a run will read: the road before the first step."""
+"""Opens the datasets and fills the caches, from the dataset file to everything that training reads."""
 
 import itertools
 import os
@@ -25,14 +25,14 @@ from helpers.reporting.reporter import Reporter
 from helpers.storage.protocols import CacheStore, SourceStore
 from helpers.training.disk_space import CacheNeed, captions_needed, latents_needed
 from helpers.training.distributed.runtime import Runtime
-from helpers.training.preparation.caption_lengths import lengths_by_tokenizer, tell_long_captions
+from helpers.training.preparation.caption_lengths import lengths_by_tokenizer, warn_truncated_captions
 
 
 @dataclass(frozen=True, kw_only=True)
 class CacheWorkers:
-    """Who prepares: this process among its ranks, with so many threads, and who is told of it.
+    """The ranks, the number of threads and the reporter with which caches are filled.
 
-    connections: threads for images that are far away, which mostly wait.
+    connections: threads for images in a bucket, which mostly wait for the network.
     """
 
     ranks: Ranks
@@ -41,15 +41,15 @@ class CacheWorkers:
     reporter: Reporter
 
     def threads_for(self, dataset: ImageDataset) -> int:
-        """So many of its images are read and decoded at once."""
+        """How many of its images are read and decoded at once."""
         return self.connections if isinstance(dataset, S3Dataset) else self.threads
 
 
 @dataclass(frozen=True, kw_only=True)
 class RunContext:
-    """What a run finds before it encodes anything: the engine, the model's places, and all images and captions.
+    """What a run opens before it encodes anything: the runtime, the model's components, all images and captions.
 
-    catalogs: of every dataset, also of those kept back. captions: of all of them, each once. drawn_captions: of
+    catalogs: of every dataset, eval datasets included. captions: of all of them, each once. drawn_captions: of
     validation images. vae_batch_size: images encoded at once on an accelerator.
     """
 
@@ -66,7 +66,7 @@ class RunContext:
 
     @property
     def frozen_text_parts(self) -> tuple[TextEncoderSpec, ...]:
-        """The text encoders whose outputs for a caption stay the same."""
+        """The text encoders that are not trained."""
         return tuple(part for part in self.text_parts if not part.trains)
 
     @property
@@ -77,9 +77,9 @@ class RunContext:
 
 @dataclass(frozen=True, kw_only=True)
 class PreparedDataset:
-    """A dataset of which every image has its latents, kept in `place`.
+    """A dataset whose images are all encoded.
 
-    mirrored: left for right, where it shows both sides.
+    mirrored: the latents of the mirrored images, if the dataset has `flip`.
     """
 
     dataset: ImageDataset
@@ -91,10 +91,9 @@ class PreparedDataset:
 
 @dataclass(frozen=True, kw_only=True)
 class PreparedRun:
-    """All that a run stands on before its model is loaded: the engine, the model's places, and filled caches.
+    """What a run has before its model is loaded: the runtime, the model's components and filled caches.
 
-    files: what was asked for. datasets: what is trained on. kept_back: what never is, by whose loss others see what
-    was learned.
+    files: the dataset file. datasets: what is trained on. kept_back: the held-out images, for the validation loss.
     """
 
     runtime: Runtime
@@ -110,22 +109,22 @@ class PreparedRun:
 
     @property
     def catalogs(self) -> dict[str, Catalog]:
-        """The catalogs of what is trained on, by dataset id."""
+        """The catalogs of the training datasets, by dataset id."""
         return {dataset.catalog.dataset_id: dataset.catalog for dataset in self.datasets}
 
     @property
     def latents(self) -> dict[str, LatentCache]:
-        """The latent caches of what is trained on, by dataset id."""
+        """The latent caches of the training datasets, by dataset id."""
         return {dataset.catalog.dataset_id: dataset.latents for dataset in self.datasets}
 
     @property
     def mirrored(self) -> dict[str, LatentCache]:
-        """The same left for right, of those that show both sides."""
+        """The latent caches of mirrored images, by dataset id, for datasets with `flip`."""
         return {dataset.catalog.dataset_id: dataset.mirrored for dataset in self.datasets if dataset.mirrored}
 
 
 def workers_for(options: DataOptions, *, ranks: Ranks, reporter: Reporter) -> CacheWorkers:
-    """As many threads as asked for, else one for each of the machine's processor cores."""
+    """The number of threads that is set, otherwise one per CPU core."""
     threads = options.max_workers or os.cpu_count() or 1
     connections = options.aws_max_pool_connections or max(places.LEAST_AT_ONCE, threads)
     return CacheWorkers(ranks=ranks, threads=threads, connections=connections, reporter=reporter)
@@ -134,9 +133,9 @@ def workers_for(options: DataOptions, *, ranks: Ranks, reporter: Reporter) -> Ca
 def open_catalogs(
     files: DatasetFile, *, parts: ModelComponents, seed: int, workers: CacheWorkers
 ) -> tuple[Catalog, ...]:
-    """What each prepared dataset has; the first rank reads the headers, the others what it found.
+    """The catalog of each dataset; the first rank reads the image headers, the others read its result.
 
-    Raises DataError where a dataset has nothing to train on.
+    Raises DataError if a dataset has nothing to train on.
     """
     if workers.ranks.rank != 0:
         workers.ranks.barrier()
@@ -163,7 +162,7 @@ def open_catalogs(
 def _images(
     dataset: ImageDataset, *, files: DatasetFile, workers: CacheWorkers
 ) -> tuple[SourceStore, ImageTable | None]:
-    """Where the images are, listed again unless that is to be skipped, and the table about them, if any."""
+    """The store of the images, listed again unless that is to be skipped, and their table, if any."""
     is_first = workers.ranks.rank == 0
     source, table = places.open_images(dataset, ask=is_first, threads=workers.threads, reporter=workers.reporter)
     metadata = places.metadata_store(dataset, latents=files.latents_of(dataset))
@@ -175,7 +174,7 @@ def _images(
 
 
 def captions_of(files: DatasetFile, *, catalogs: Iterable[Catalog], store: TextEmbedsStore) -> Iterator[str]:
-    """Every caption that `store` may lack, as often as it stands: not of datasets that say it is to be trusted."""
+    """Every caption that `store` may lack, repeats included; not of datasets whose text cache is to be trusted."""
     for dataset, catalog in zip(files.all_images, catalogs, strict=True):
         if files.text_store_of(dataset) is store and "text" not in dataset.trusted:
             for index in range(len(catalog)):
@@ -189,10 +188,10 @@ def all_captions(files: DatasetFile, *, catalogs: Sequence[Catalog]) -> tuple[st
 
 
 def warn_long_captions(files: DatasetFile, *, context: RunContext) -> None:
-    """Have the first rank say which captions are cut (see `tell_long_captions`)."""
+    """Warn on the first rank about truncated captions (see `warn_truncated_captions`)."""
     if context.workers.ranks.rank == 0:
         store = places.open_cache(files.text_embeds)
-        tell_long_captions(
+        warn_truncated_captions(
             context.captions,
             catalogs=context.catalogs,
             parts=context.text_parts,
@@ -202,14 +201,14 @@ def warn_long_captions(files: DatasetFile, *, context: RunContext) -> None:
 
 
 def lengths_of_captions(files: DatasetFile, *, context: RunContext) -> Callable[[Catalog], tuple[CaptionLengths, ...]]:
-    """What tells how long a dataset's captions are; a tokenizer is loaded only where it has to count."""
+    """A function that returns a dataset's caption lengths; a tokenizer is loaded only if counts are missing."""
     return partial(lengths_by_tokenizer, parts=context.text_parts, store=places.open_cache(files.text_embeds))
 
 
 def captions_for_store(store: TextEmbedsStore, *, files: DatasetFile, context: RunContext) -> Iterator[str]:
-    """Every caption that this place keeps, as often as it stands: of the images of datasets that name it.
+    """Every caption that `store` holds, repeats included: of the images of datasets that use it.
 
-    The default place keeps those of validation images too, and the empty one that caption dropout trains with.
+    The default store also holds the prompts of validation images and the empty caption of caption dropout.
     """
     if store is files.text_embeds:
         yield from (EMPTY_CAPTION, *context.drawn_captions)
@@ -219,12 +218,12 @@ def captions_for_store(store: TextEmbedsStore, *, files: DatasetFile, context: R
 def cache_needs(
     files: DatasetFile, *, context: RunContext, options: CacheOptions, look: bool = True
 ) -> tuple[CacheNeed, ...]:
-    """What the caches of captions and of every dataset still lack; look: False tells the most that may be."""
+    """What the caches of captions and of every dataset still need; look: see `latents_needed`."""
     needs: list[CacheNeed] = []
-    for place in files.text_stores:
-        captions = captions_for_store(place, files=files, context=context)
+    for text_store in files.text_stores:
+        captions = captions_for_store(text_store, files=files, context=context)
         needs += captions_needed(
-            captions, parts=context.cached_text_parts, store=places.open_cache(place), options=options, look=look
+            captions, parts=context.cached_text_parts, store=places.open_cache(text_store), options=options, look=look
         )
     for dataset, catalog in zip(files.all_images, context.catalogs, strict=True):
         store = places.open_cache(files.latents_of(dataset))
@@ -235,14 +234,14 @@ def cache_needs(
 
 
 def prepare_text(files: DatasetFile, *, context: RunContext, options: CacheOptions) -> TextCache:
-    """Encode what is not cached yet of every image's captions, each in its dataset's place."""
+    """Encode the captions that are not cached yet, each into its dataset's store."""
     wanted = [
         CaptionJob(
-            captions=tuple(dict.fromkeys(captions_for_store(place, files=files, context=context))),
-            store=places.open_cache(place),
-            write_batch_size=place.write_batch_size,
+            captions=tuple(dict.fromkeys(captions_for_store(text_store, files=files, context=context))),
+            store=places.open_cache(text_store),
+            write_batch_size=text_store.write_batch_size,
         )
-        for place in files.text_stores
+        for text_store in files.text_stores
     ]
     fill_text_cache(
         wanted,
@@ -259,35 +258,35 @@ def prepare_text(files: DatasetFile, *, context: RunContext, options: CacheOptio
 def prepare_latents(
     dataset: ImageDataset, *, files: DatasetFile, catalog: Catalog, part: VaeSpec, workers: CacheWorkers
 ) -> PreparedDataset:
-    """Encode the images that are not cached yet; those that turn out unreadable are left out, by name.
+    """Encode the images that are not cached yet; unreadable ones are left out with a warning.
 
-    A cache that is to be trusted is taken as it is.
-
-    Raises DataError where none is left.
+    A trusted cache is used as it is. Raises DataError if no image is left.
     """
-    place = files.latents_of(dataset)
-    store = places.open_cache(place)
+    latent_store = files.latents_of(dataset)
+    store = places.open_cache(latent_store)
     if "vae" in dataset.trusted:
-        return open_flips(dataset, catalog=catalog, place=place, store=store, part=part)
-    rejected = encode_flips(dataset, catalog=catalog, place=place, store=store, part=part, workers=workers)
+        return open_flips(dataset, catalog=catalog, latent_store=latent_store, store=store, part=part)
+    rejected = encode_flips(
+        dataset, catalog=catalog, latent_store=latent_store, store=store, part=part, workers=workers
+    )
     for image in rejected:
         text = f"{dataset.id}: {image.path} is left out: {image.reason}"
         workers.reporter.handle(Notice(level="warning", text=text))
     if workers.ranks.rank == 0:
-        remember_rejected(places.metadata_store(dataset, latents=place), catalog, rejected)
-    return open_flips(dataset, catalog=catalog.without(rejected), place=place, store=store, part=part)
+        remember_rejected(places.metadata_store(dataset, latents=latent_store), catalog, rejected)
+    return open_flips(dataset, catalog=catalog.without(rejected), latent_store=latent_store, store=store, part=part)
 
 
 def encode_flips(
     dataset: ImageDataset,
     *,
     catalog: Catalog,
-    place: EmbedsStore,
+    latent_store: EmbedsStore,
     store: CacheStore,
     part: VaeSpec,
     workers: CacheWorkers,
 ) -> tuple[Rejected, ...]:
-    """Encode what `store` lacks of the images, and with `flip` of the same left for right; those unreadable."""
+    """Encode the images that `store` lacks, and with `flip` the mirrored ones; returns the unreadable ones."""
     rejected: dict[str, Rejected] = {}
     for side in sides_of(dataset, catalog):
         found = fill_latent_cache(
@@ -295,7 +294,7 @@ def encode_flips(
             part=part,
             store=store,
             vae_batch_size=dataset.vae_batch_size,
-            write_batch_size=place.write_batch_size,
+            write_batch_size=latent_store.write_batch_size,
             workers=workers.threads_for(dataset),
             ranks=workers.ranks,
             reporter=workers.reporter,
@@ -306,13 +305,13 @@ def encode_flips(
 
 
 def open_flips(
-    dataset: ImageDataset, *, catalog: Catalog, place: EmbedsStore, store: CacheStore, part: VaeSpec
+    dataset: ImageDataset, *, catalog: Catalog, latent_store: EmbedsStore, store: CacheStore, part: VaeSpec
 ) -> PreparedDataset:
-    """The dataset with what `encode_flips` made of it."""
+    """The dataset with the latents that `encode_flips` wrote."""
     caches = [LatentCache(store, catalog=side, part=part) for side in sides_of(dataset, catalog)]
     return PreparedDataset(
         dataset=dataset,
-        latent_store=place,
+        latent_store=latent_store,
         catalog=catalog,
         latents=caches[0],
         mirrored=caches[1] if dataset.flip else None,
@@ -320,5 +319,5 @@ def open_flips(
 
 
 def sides_of(dataset: ImageDataset, catalog: Catalog) -> tuple[Catalog, ...]:
-    """The catalog, and with `flip` the same mirrored: all that the dataset has encoded."""
+    """The catalog, and with `flip` also its mirrored copy: all that is encoded of the dataset."""
     return (catalog, replace(catalog, mirrored=True)) if dataset.flip else (catalog,)

@@ -1,4 +1,4 @@
-"""Draws what the model makes of a prompt while it learns, borrowing the model and giving it back as it was."""
+"""Generates validation images during training and leaves the model as it was."""
 
 import json
 import secrets
@@ -38,9 +38,9 @@ ONLY_PROMPT, WITHOUT_PROMPT = "validation", "unconditional"
 
 @dataclass(frozen=True, kw_only=True)
 class ValidationImage:
-    """An image to draw, and all that decides what it shows besides the weights; kept in the PNG's header.
+    """An image to generate, with every setting besides the weights that affects it; stored in the PNG's header.
 
-    name: of its prompt, safe in a file's name. any_seed: whether the seed was drawn again.
+    name: of its prompt, safe in a file name. any_seed: whether the seed is random.
     """
 
     step: int
@@ -63,23 +63,23 @@ class ValidationImage:
     def file_name(self) -> str:
         return f"{self.name}_{self.width}x{self.height}_seed{self.seed}.png"
 
-    def is_drawn(self, folder: Path) -> bool:
-        """Whether `folder` holds it, drawn from the same words and settings."""
+    def exists_in(self, folder: Path) -> bool:
+        """Whether `folder` has it, generated from the same prompt and settings."""
         pattern = f"{self.name}_{self.width}x{self.height}_seed*.png" if self.any_seed else self.file_name
         ignored = {"seed": None} if self.any_seed else {}
-        said = json.loads(json.dumps(asdict(self))) | ignored
-        return any(_settings_in(file) | ignored == said for file in folder.glob(pattern))
+        settings = json.loads(json.dumps(asdict(self))) | ignored
+        return any(_settings_in(file) | ignored == settings for file in folder.glob(pattern))
 
 
 def validation_prompts(options: ValidationOptions) -> tuple[str, ...]:
     """The texts that must be encoded for the validation images."""
     wanted = validation_images(options, step=0, base_model="")
-    said = [text for each in wanted for text in (each.prompt, each.negative_prompt if each.guidance > 1 else None)]
-    return tuple(dict.fromkeys(text for text in said if text is not None))
+    texts = [text for each in wanted for text in (each.prompt, each.negative_prompt if each.guidance > 1 else None)]
+    return tuple(dict.fromkeys(text for text in texts if text is not None))
 
 
 def validation_images(options: ValidationOptions, *, step: int, base_model: str) -> tuple[ValidationImage, ...]:
-    """Each prompt in each of its sizes and seeds; without a seed, new ones each time."""
+    """Each prompt in each of its sizes and seeds; random seeds if none is set."""
     prompts = _prompts(options)
     named = zip(file_names(prompts), prompts.values(), strict=True)
     return tuple(
@@ -118,7 +118,7 @@ def _images(
 
 
 def _prompts(options: ValidationOptions) -> dict[str, LibraryPrompt]:
-    """Every prompt by name: the setting's, the person's, the built-in ones, and none at all beside a library."""
+    """Every prompt by name: the option's, the user's, the built-in ones, and the empty prompt beside a library."""
     prompts: dict[str, LibraryPrompt] = {}
     if options.validation_prompt:
         prompts[ONLY_PROMPT] = LibraryPrompt(prompt=options.validation_prompt)
@@ -127,17 +127,17 @@ def _prompts(options: ValidationOptions) -> dict[str, LibraryPrompt]:
         library |= BUILT_IN
     if options.user_prompt_library:
         read, problems = read_prompts(Path(options.user_prompt_library).expanduser())
-        if problems:  # the file was in order when the run began
+        if problems:  # the file was valid when the run began
             raise ConfigError(problems)
         library |= read
     if library and not options.validation_disable_unconditional:
         prompts[WITHOUT_PROMPT] = LibraryPrompt(prompt=EMPTY_CAPTION)
-    # A person's prompt of one of these names is the one that counts.
+    # A user's prompt with one of these names takes precedence.
     return prompts | library
 
 
 def _settings_in(file: Path) -> dict[str, object]:
-    """What an image's header says it was drawn with; empty for one that says nothing."""
+    """The settings in an image's header; empty if it has none."""
     from PIL import Image
 
     with Image.open(file) as image:
@@ -175,29 +175,29 @@ class ImageValidator:
         folder = self.output_dir / "validation_images" / f"step_{step}"
         wanted = validation_images(self.options, step=step, base_model=self.parts.identity)
         if only_missing:
-            wanted = tuple(image for image in wanted if not image.is_drawn(folder))
+            wanted = tuple(image for image in wanted if not image.exists_in(folder))
         if not wanted or self.stop.requested:
             return {}
         device = next(self.denoiser.parameters()).device
         # Each training step seeds its own random numbers; this keeps other users of the global state undisturbed too.
         undisturbed = torch.random.fork_rng(devices=[device] if device.type == "cuda" else [])
         with explain_out_of_memory(VALIDATING, self.needs), torch.no_grad(), undisturbed, self.weights():
-            drawn = self._generate(wanted)
-        paths = tuple(_write(image, pixels, folder) for image, pixels in drawn)
+            generated = self._generate(wanted)
+        paths = tuple(_write(image, pixels, folder) for image, pixels in generated)
         if paths:
-            captions = tuple(image.prompt for image, _ in drawn)
+            captions = tuple(image.prompt for image, _ in generated)
             self.reporter.handle(ValidationImagesSaved(step=step, paths=paths, captions=captions))
         return {}
 
     def _generate(self, wanted: tuple[ValidationImage, ...]) -> list[tuple[ValidationImage, Tensor]]:
         """uint8 RGB pixels [H, W, 3] of each image; the VAE is loaded once, after the denoiser has finished."""
         latents: list[Tensor] = []
-        with stage(self.reporter, "draw validation images", total=len(wanted), unit="images") as advance:
+        with stage(self.reporter, "generate validation images", total=len(wanted), unit="images") as advance:
             for image in wanted:
                 if self.stop.requested:
                     return []
                 request = self._request(image)
-                with self.autocast():  # not around the VAE, which has a dtype of its own
+                with self.autocast():  # not around the VAE, which has its own dtype
                     latents.append(self.family.render(self.denoiser, self.parts, request))
                 advance()
             vae = self.latent_part.load()

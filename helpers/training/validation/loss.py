@@ -32,15 +32,15 @@ SIGMAS = tuple((part + 0.5) / RANGES for part in range(RANGES))
 """The middles of equal ranges: the same for every run, so that runs can be compared."""
 
 RISEN_TIMES, RISEN_BY = 3, 1.02
-"""So many measurements in a row, each so much above the lowest one, are called over-fitting."""
+"""Overfitting: this many measurements in a row, each this factor above the lowest one."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Measurement:
-    """One line of the log: the mean loss over `images`, each at the same noise and levels σ every time.
+    """One line of the log: the mean loss over `images`, each with the same noise and noise levels σ every time.
 
-    by_sigma: by σ, whose range of `SigmaLoss` it stands for. ema_…: of the average of the weights, where one is kept.
-    base_mean: the base model's; None where it can no longer be measured.
+    by_sigma: one loss per range of σ, measured at its middle. ema_…: of the averaged weights, if any. base_mean: of the
+    base model; None if it can no longer be measured.
     """
 
     step: int
@@ -52,7 +52,7 @@ class Measurement:
     ema_by_sigma: tuple[SigmaLoss, ...] = ()
 
     def metrics(self) -> dict[str, float]:
-        """By tracker name, as far as measured: the mean, that of averaged weights, of the base, and by σ."""
+        """The measured values by metric name: the means of the weights, the average and the base, and by σ."""
         means = {"mean": self.mean, "ema_mean": self.ema_mean, "base_mean": self.base_mean}
         found = {f"held_out/{name}": value for name, value in means.items() if value is not None}
         ranges = [("", part) for part in self.by_sigma] + [("ema_", part) for part in self.ema_by_sigma]
@@ -61,7 +61,7 @@ class Measurement:
 
 @dataclass(frozen=True, kw_only=True)
 class LossValidator:
-    """The evaluator of the validation loss: held-out images, and what their loss is measured with.
+    """The evaluator of the validation loss on held-out images.
 
     denoiser: the bare module. average: None without one. as_base: see `Trainable`; None in full fine-tuning.
     batch_size: images at once. base_identity: of the base's weights.
@@ -118,7 +118,7 @@ class LossValidator:
         return measured.metrics()
 
     def _contexts(self, points: Sequence[Any]) -> dict[str, AbstractContextManager[None]]:
-        """What is to be measured by name, each with the weights to measure it with; the base once."""
+        """A context with the weights to measure, by name; the base model only once."""
         contexts: dict[str, AbstractContextManager[None]] = {"raw": nullcontext()}
         if self.average is not None:
             contexts["ema"] = self.average.applied()
@@ -128,7 +128,7 @@ class LossValidator:
 
     @torch.no_grad()
     def _losses(self, advance: Callable[..., None]) -> list[float]:
-        """The mean loss over all images by σ, unweighted; the device is waited for once."""
+        """The unweighted mean loss over all images by σ; waits for the device once per batch."""
         sums = torch.zeros(len(SIGMAS), dtype=torch.float64)
         with eval_mode(self.denoiser):
             for dataset, indices in self._batches():
@@ -187,14 +187,14 @@ class LossValidator:
 
     @cached_property
     def _measured(self) -> str:
-        """A hash of all that a loss depends on but what is learned: losses of another one are not comparable."""
-        said: list[object] = [self.base_identity, self.seed, SIGMAS, self.step_context.objective.loss_type]
+        """A hash of everything the loss depends on besides the weights: losses with another hash are not comparable."""
+        inputs: list[object] = [self.base_identity, self.seed, SIGMAS, self.step_context.objective.loss_type]
         for dataset in self.datasets:
             catalog = dataset.catalog
             for index in range(len(catalog)):
-                said += [catalog.dataset_id, catalog.paths[index], catalog.captions_of(index)[0]]
-            said.append(catalog.geometries.tolist())
-        return hashlib.blake2b(ascii(said).encode(), digest_size=8).hexdigest()
+                inputs += [catalog.dataset_id, catalog.paths[index], catalog.captions_of(index)[0]]
+            inputs.append(catalog.geometries.tolist())
+        return hashlib.blake2b(ascii(inputs).encode(), digest_size=8).hexdigest()
 
     def _lines(self) -> list[dict[str, Any]]:
         file = self.output_dir / LOG
@@ -212,10 +212,10 @@ class LossValidator:
 
 
 def detect_overfitting(points: Sequence[dict[str, Any]]) -> str:
-    """What to say where the validation loss has just risen for good; nothing before, and nothing again.
+    """The warning when the validation loss has started to rise for good; empty before and after that.
 
-    points: of all measurements so far, `step`, `mean` and `ema_mean`; what is averaged is judged by the average, which
-    is what the run hands on.
+    points: all measurements so far, with `step`, `mean` and `ema_mean`. With an average, its loss decides, since the
+    average is the result of the run.
     """
     means = [point["mean"] if point["ema_mean"] is None else point["ema_mean"] for point in points]
     if not _has_risen(means) or _has_risen(means[:-1]):
@@ -223,8 +223,8 @@ def detect_overfitting(points: Sequence[dict[str, Any]]) -> str:
     lowest = min(range(len(means)), key=means.__getitem__)
     return (
         f"the validation loss was lowest at step {points[lowest]['step']:,} ({means[lowest]:.4f}) and has been higher"
-        f" for {RISEN_TIMES} measurements ({means[-1]:.4f} now): from there on the run learns its images by heart. More"
-        " images, a lower learning rate or fewer steps help; a checkpoint near that step generalises best."
+        f" for {RISEN_TIMES} measurements ({means[-1]:.4f} now): the run overfits from there on. More"
+        " images, a lower learning rate or fewer steps help; a checkpoint near that step generalizes best."
     )
 
 

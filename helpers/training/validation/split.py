@@ -1,4 +1,4 @@
-"""Keeps images back from training, the same ones in every run with the same seed, so that their loss can be told."""
+"""Holds images out of training for the validation loss, the same ones in every run with the same seed."""
 
 from collections.abc import Sequence
 from heapq import nsmallest
@@ -18,16 +18,16 @@ from helpers.training.preparation.prepare import PreparedDataset, open_flips
 
 NAMED = 5
 Image = tuple[str, str]
-"""Where an image lies: its source, and its path there."""
+"""An image's source and its path there."""
 
 
 def held_out_mask(catalogs: Sequence[Catalog], *, count: int, seed: int) -> tuple[NDArray[np.bool_], ...]:
-    """Which images of each catalog are not trained on: `count` of each but regularization data, and their like.
+    """Mask of the held-out images of each catalog: `count` of each, none of regularization data.
 
-    They are those whose hash of (seed, path) is smallest, so that one more image moves one at the most. What one data
-    set keeps back no other one that shows the same file trains on.
+    They are the images with the smallest hash of (seed, path), so a new image replaces at most one of them. A file
+    held out of one dataset is held out of all others that contain it.
 
-    Raises DataError where a dataset would have nothing left to train on.
+    Raises DataError if a dataset would have no image left to train on.
     """
     held = {image for catalog in catalogs for image in _smallest(catalog, count=count, seed=seed)}
     found = []
@@ -37,13 +37,13 @@ def held_out_mask(catalogs: Sequence[Catalog], *, count: int, seed: int) -> tupl
         if found[-1].all():
             raise DataError(
                 f"num_eval_images={count} leaves nothing of the {len(catalog)} images of dataset"
-                f" {catalog.dataset_id} to train on: say a smaller number."
+                f" {catalog.dataset_id} to train on: set a smaller number."
             )
     return tuple(found)
 
 
 def training_split(catalogs: Sequence[Catalog], *, count: int, seed: int) -> tuple[Catalog, ...]:
-    """The catalogs without what is kept back of them."""
+    """The catalogs without their held-out images."""
     if not count:
         return tuple(catalogs)
     held = held_out_mask(catalogs, count=count, seed=seed)
@@ -53,7 +53,7 @@ def training_split(catalogs: Sequence[Catalog], *, count: int, seed: int) -> tup
 def split_validation(
     prepared: Sequence[PreparedDataset], *, count: int, seed: int, part: VaeSpec, reporter: Reporter
 ) -> tuple[tuple[PreparedDataset, ...], tuple[PreparedDataset, ...]]:
-    """What is trained on, and what is kept back, of which `reporter` is told; see `kept_back`."""
+    """The datasets to train on and the held-out ones, which are reported; see `held_out_mask`."""
     if not count:
         return tuple(prepared), ()
     held = held_out_mask([each.catalog for each in prepared], count=count, seed=seed)
@@ -77,11 +77,11 @@ def _smallest(catalog: Catalog, *, count: int, seed: int) -> list[Image]:
 def _only(each: PreparedDataset, these: NDArray[np.bool_], *, part: VaeSpec) -> PreparedDataset:
     catalog = each.catalog.only(np.flatnonzero(these))
     store = places.open_cache(each.latent_store)
-    return open_flips(each.dataset, catalog=catalog, place=each.latent_store, store=store, part=part)
+    return open_flips(each.dataset, catalog=catalog, latent_store=each.latent_store, store=store, part=part)
 
 
-def _in_words(kept: PreparedDataset) -> str:
-    paths = kept.catalog.paths
+def _in_words(held_out: PreparedDataset) -> str:
+    paths = held_out.catalog.paths
     more = f" and {len(paths) - NAMED:,} more" if len(paths) > NAMED else ""
     named = ", ".join(paths[index] for index in range(min(NAMED, len(paths))))
-    return f"{kept.catalog.dataset_id}: kept back from training: {named}{more}"
+    return f"{held_out.catalog.dataset_id}: held out of training: {named}{more}"

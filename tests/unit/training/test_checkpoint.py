@@ -159,7 +159,7 @@ def test_a_run_killed_while_a_checkpoint_is_written_continues_exactly(tmp_path: 
     events = Events()
     found = SmallRun(output=broken).run(StopSignal(), events)
     assert all(torch.equal(found[name], weight) for name, weight in expected.items())
-    assert any("never finished" in event.text for event in events if isinstance(event, Notice))
+    assert any("deleted an unfinished checkpoint" in event.text for event in events if isinstance(event, Notice))
     assert not list(broken.glob(".*"))
 
 

@@ -44,7 +44,7 @@ def test_each_difference_is_told_once_with_what_follows(tmp_path: Path) -> None:
     assert told(tmp_path) == []
     lines = told(tmp_path, "--seed=7", "--learning_rate=1e-3", "--validation_prompt=a cat")
     assert lines == [
-        f"since the last run into {tmp_path}:",
+        f"changed since the last run into {tmp_path}:",
         f"TRAINING_SEED: 42 before, 7 now; {rule('seed')}",
         f"LEARNING_RATE: 0.0001 before, 0.001 now; {rule('learning_rate')}",
         f"VALIDATION_PROMPT: none before, a cat now; {rule('validation_prompt')}",

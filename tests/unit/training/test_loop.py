@@ -102,7 +102,7 @@ def test_events_tell_of_each_step() -> None:
     assert started.steps_per_epoch == pytest.approx(5 / 4)
 
 
-def test_a_loss_that_is_no_number_ends_the_run_before_the_weights_change() -> None:
+def test_a_nan_loss_ends_the_run_before_the_weights_change() -> None:
     denoiser = SmallDenoiser()
     before = {name: weight.clone() for name, weight in denoiser.weights().items()}
 
@@ -120,22 +120,22 @@ def test_a_loss_that_is_no_number_ends_the_run_before_the_weights_change() -> No
         assert torch.equal(weight, before[name])
 
 
-def test_a_gradient_that_is_no_number_ends_the_run_before_the_weights_change() -> None:
+def test_an_infinite_gradient_ends_the_run_before_the_weights_change() -> None:
     denoiser = SmallDenoiser()
     with torch.no_grad():
         denoiser.lora_a.mul_(1e30)  # the loss stays finite, the square of B's gradient does not
-    with pytest.raises(TrainingError, match=r"length of the gradient[\s\S]*a: 0-0-1\.png"):
+    with pytest.raises(TrainingError, match=r"gradient norm[\s\S]*a: 0-0-1\.png"):
         train_small(denoiser, batches=iter([batch_at(Position())]), steps=1, accumulation=1)
     assert not denoiser.lora_b.any()
 
 
-def test_what_was_learnt_before_a_loss_that_is_no_number_is_saved_and_goes_on_exactly(tmp_path: Path) -> None:
+def test_the_weights_before_a_nan_loss_are_saved_and_training_resumes_exactly(tmp_path: Path) -> None:
     straight = SmallRun(output=tmp_path / "straight", steps=6, keep=1)
     expected = straight.run(StopSignal(), Events())
     broken = SmallRun(output=tmp_path / "broken", steps=6, keep=1, spoilt_batch="2-1")
-    with pytest.raises(TrainingError, match=r"step 4 the loss[\s\S]*a: 2-1-0\.png[\s\S]*checkpoint-3 holds them"):
+    with pytest.raises(TrainingError, match=r"step 4 the loss[\s\S]*a: 2-1-0\.png[\s\S]*saved in checkpoint-3"):
         broken.run(StopSignal(), Events())
-    # The one from long before stays, in case that the last one was on the way to no good.
+    # The older one is kept, in case the loss was already rising at the last one.
     assert sorted(folder.name for folder in broken.output.iterdir()) == ["checkpoint-2", "checkpoint-3"]
     found = SmallRun(output=tmp_path / "broken", steps=6, keep=1).run(StopSignal(), Events())
     assert all(torch.equal(found[name], weight) for name, weight in expected.items())
@@ -146,7 +146,7 @@ def test_what_was_learnt_before_a_loss_that_is_no_number_is_saved_and_goes_on_ex
     [
         (math.nan, "the loss", ["checkpoint-2", "checkpoint-3"]),
         # Found in the middle of the backward pass, when weights have moved: what the last checkpoint holds is right.
-        (1e12, "the length of the gradient", ["checkpoint-2"]),
+        (1e12, "the gradient norm", ["checkpoint-2"]),
     ],
 )
 def test_weights_that_move_during_the_backward_pass_are_saved_as_they_were_or_not_at_all(
@@ -159,16 +159,16 @@ def test_weights_that_move_during_the_backward_pass_are_saved_as_they_were_or_no
     broken = dataclasses.replace(run, spoilt_batch="1-0", spoilt_by=scale)
     with pytest.raises(TrainingError, match=rf"step 4 {what}[\s\S]*a: 1-0-0\.png") as error:
         broken.run(StopSignal(), Events())
-    assert ("spoilt already" in str(error.value)) == (what != "the loss")
+    assert ("already damaged" in str(error.value)) == (what != "the loss")
     assert sorted(folder.name for folder in tmp_path.iterdir()) == stand
     found = run.run(StopSignal(), Events())
     assert all(torch.equal(found[name], weight) for name, weight in expected.items())
 
 
-def test_weights_that_are_no_numbers_are_not_saved(tmp_path: Path) -> None:
-    """A step that makes them so cannot be told beforehand; checkpoints before it stand."""
+def test_nan_weights_are_not_saved(tmp_path: Path) -> None:
+    """A step that makes them NaN cannot be foreseen; earlier checkpoints are kept."""
     run = SmallRun(output=tmp_path, steps=6, save_every=4, learning_rate=1e39)
-    with pytest.raises(TrainingError, match=r"step 2 the loss[\s\S]*spoilt already"):
+    with pytest.raises(TrainingError, match=r"step 2 the loss[\s\S]*already damaged"):
         run.run(StopSignal(), Events())
     assert not any(tmp_path.iterdir())
 
@@ -176,7 +176,7 @@ def test_weights_that_are_no_numbers_are_not_saved(tmp_path: Path) -> None:
 def test_gradients_are_left_as_they_are_without_a_limit() -> None:
     step_context = small_learner(SmallDenoiser())
     step_context.weights["transformer.a.lora_B.weight"].grad = torch.full((16, 2), 3.0)
-    norm = step_context.runtime.clip_gradients(step_context.weights.values(), longest=0.0)
+    norm = step_context.runtime.clip_gradients(step_context.weights.values(), max_norm=0.0)
     assert norm.item() == pytest.approx(3 * math.sqrt(32))
     assert step_context.weights["transformer.a.lora_B.weight"].grad.eq(3.0).all()
 

@@ -80,7 +80,7 @@ def test_memory_that_is_not_there_is_explained_and_other_errors_are_themselves()
 def test_half_as_many_points_and_all_blocks_are_what_is_advised() -> None:
     workload = Workload(device="cuda", precision=BF16)
     advised = dict(cheaper_variants(workload))
-    smaller = next(less for words, less in advised.items() if "half as many points" in words)
+    smaller = next(less for words, less in advised.items() if "half as many pixels" in words)
     assert smaller.width * smaller.height == pytest.approx(workload.width * workload.height / 2, rel=0.01)
     away = next(less for words, less in advised.items() if words.startswith("OFFLOAD_BLOCKS="))
     assert away.offload_blocks == max(each.transformer.layers for each in KNOWN.values())

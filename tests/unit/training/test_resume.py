@@ -1,4 +1,4 @@
-"""What may differ when a run is continued: refused by name, announced, or of no account."""
+"""Which changes are refused, reported or ignored when a run resumes."""
 
 import dataclasses
 from pathlib import Path
@@ -18,6 +18,7 @@ from helpers.models.quantized_weight import ARITHMETIC
 from helpers.reporting.events import Notice
 from helpers.reporting.reporter import Reporter
 from helpers.training.checkpoint.checkpoint import Checkpoint
+from helpers.training.checkpoint.compatibility import ResumeComparison, compare
 from helpers.training.checkpoint.manifest import CheckpointManifest, RunInputs, configuration_of, dataset_fingerprints
 from helpers.training.checkpoint.resume import starting_state
 from helpers.training.plan import TrainState
@@ -36,17 +37,9 @@ def start(
     saved: RunConfig = SAVED,
     ranks: int = 1,
 ) -> tuple[TrainState, list[str]]:
-    manifest = CheckpointManifest(
-        serial=1,
-        step=7,
-        position=SAVED_AT,
-        foundations=before,
-        configuration=configuration_of(saved),
-        files={},
-    )
     events = Events()
     state = starting_state(
-        Checkpoint(folder=Path("out/checkpoint-7"), manifest=manifest),
+        Checkpoint(folder=Path("out/checkpoint-7"), manifest=manifest_of(before, saved=saved)),
         configuration=configuration_of(config),
         foundations=foundations,
         order=small_order(world_size=ranks),
@@ -55,12 +48,30 @@ def start(
     return state, [event.text for event in events if isinstance(event, Notice)]
 
 
+def compared(
+    config: RunConfig = SAVED, foundations: RunInputs = FOUNDATIONS, *, before: RunInputs = FOUNDATIONS
+) -> ResumeComparison:
+    manifest = manifest_of(before, saved=SAVED)
+    return compare(manifest, configuration=configuration_of(config), foundations=foundations, folder="checkpoint-7")
+
+
+def manifest_of(foundations: RunInputs, *, saved: RunConfig) -> CheckpointManifest:
+    return CheckpointManifest(
+        serial=1,
+        step=7,
+        position=SAVED_AT,
+        foundations=foundations,
+        configuration=configuration_of(saved),
+        files={},
+    )
+
+
 def changed(**groups: object) -> RunConfig:
     return RunConfig(**{"lora": SAVED.lora, **groups})  # type: ignore[arg-type]
 
 
 def test_equal_settings_continue_in_silence() -> None:
-    assert start() == (TrainState(step=7, position=SAVED_AT), ["continues from out/checkpoint-7"])
+    assert start() == (TrainState(step=7, position=SAVED_AT), ["resumes from out/checkpoint-7"])
 
 
 @pytest.mark.parametrize(
@@ -91,7 +102,7 @@ def test_another_base_model_is_refused_and_the_same_one_elsewhere_is_not() -> No
         start(foundations=other)
 
 
-def test_alpha_that_was_the_rank_may_be_said() -> None:
+def test_alpha_that_was_the_rank_may_be_set() -> None:
     assert start(changed(lora=LoraOptions(lora_rank=8, lora_alpha=8.0)))[0].step == 7
 
 
@@ -101,9 +112,10 @@ def test_a_learning_rate_is_announced_and_a_folder_is_not() -> None:
         run=RunOptions(output_dir="elsewhere"),
         validation=ValidationOptions(validation_prompt="a cat"),
     )
-    state, notices = start(config)
-    assert state == TrainState(step=7, position=SAVED_AT)
-    assert notices[1:] == ["changed since: learning_rate: 0.0001 in the checkpoint, 1.0 now"]
+    assert start(config) == start()
+    (change,) = compared(config).settings
+    effect = "the learning rate follows the new value from the next step on"
+    assert str(change) == f"learning_rate: 0.0001 before, 1.0 now; {effect}"
 
 
 @pytest.mark.parametrize(("level", "is_announced"), [("no_change", False), ("int8-quanto", True)])
@@ -112,8 +124,8 @@ def test_a_checkpoint_of_quanto_s_kernels_continues_and_that_is_announced(level:
     now = dataclasses.replace(FOUNDATIONS, quantized_layers=ARITHMETIC)
     state, notices = start(config, now, saved=config)
     assert state == TrainState(step=7, position=SAVED_AT)
-    change = f"the arithmetic of quantized layers: quanto's kernels in the checkpoint, {ARITHMETIC} now"
-    assert notices[1:] == ([f"changed since: {change}"] if is_announced else [])
+    change = f"the arithmetic of quantized layers: quanto's kernels before, {ARITHMETIC} now"
+    assert notices[1:] == ([f"changed since checkpoint-7: {change}"] if is_announced else [])
     assert start(config, now, before=now, saved=config)[1][1:] == []
 
 
@@ -121,8 +133,8 @@ def test_another_number_of_processes_is_announced_and_leaves_no_image_out() -> N
     state, notices = start(foundations=dataclasses.replace(FOUNDATIONS, world_size=2), ranks=2)
     order = small_order(world_size=2)
     assert state.position == order.position_after_images(order.for_world_size(1).images_shown(SAVED_AT)) != SAVED_AT
-    assert "changed since: the number of processes: 1 in the checkpoint, 2 now" in notices
-    assert "no image is left out; some come again" in notices[-1]
+    assert "changed since checkpoint-7: the number of processes: 1 before, 2 now" in notices
+    assert "no image is skipped; some repeat" in notices[-1]
 
 
 @pytest.mark.parametrize(
@@ -133,23 +145,23 @@ def test_another_number_of_processes_is_announced_and_leaves_no_image_out() -> N
     ],
     ids=["images", "dataset"],
 )
-def test_another_order_starts_the_epoch_anew_and_says_so(foundations: RunInputs) -> None:
+def test_another_order_starts_the_epoch_again_and_is_reported(foundations: RunInputs) -> None:
     state, notices = start(foundations=foundations)
     assert state == TrainState(step=7, position=Position(3, 0))
-    assert "again at the beginning of epoch 4" in notices[-1]
+    assert "the order of images changes: training resumes at the beginning of epoch 4" in notices[-1]
 
 
 @pytest.mark.parametrize(
     ("saved", "current", "announced"),
     [
-        ({"a": {"flip": "false"}}, {"a": {"flip": "true"}}, ["a, flip: false in the checkpoint, true now"]),
+        ({"a": {"flip": "false"}}, {"a": {"flip": "true"}}, ["a, flip: false before, true now"]),
         (
             {"a": {"caption_strategy": "textfile", "instance_prompt": ""}, "texts": {"caption_filter_list": "[]"}},
             {"a": {"caption_strategy": "filename", "instance_prompt": "x"}, "texts": {"caption_filter_list": '["a"]'}},
             [
-                "a, caption_strategy: textfile in the checkpoint, filename now",
-                "a, instance_prompt: none in the checkpoint, x now",
-                'texts, caption_filter_list: [] in the checkpoint, ["a"] now',
+                "a, caption_strategy: textfile before, filename now",
+                "a, instance_prompt: none before, x now",
+                'texts, caption_filter_list: [] before, ["a"] now',
             ],
         ),
         ({}, {"a": {"flip": "true"}}, []),
@@ -161,9 +173,10 @@ def test_keys_of_data_sets_are_announced_and_the_place_in_the_order_stays(
     saved: dict[str, dict[str, str]], current: dict[str, dict[str, str]], announced: list[str]
 ) -> None:
     before = dataclasses.replace(FOUNDATIONS, dataset_settings=saved)
-    state, notices = start(foundations=dataclasses.replace(FOUNDATIONS, dataset_settings=current), before=before)
-    assert state == TrainState(step=7, position=SAVED_AT)
-    assert notices[1:] == [f"changed since: dataset {line}" for line in announced]
+    now = dataclasses.replace(FOUNDATIONS, dataset_settings=current)
+    assert start(foundations=now, before=before) == start()
+    changes = compared(foundations=now, before=before).settings
+    assert [str(change).partition(";")[0] for change in changes] == [f"dataset {line}" for line in announced]
 
 
 def test_a_data_sets_fingerprint_changes_with_its_images_and_their_geometry() -> None:

@@ -39,7 +39,7 @@ def test_a_signal_lets_the_step_end_and_saves_it(tmp_path: Path, number: signal.
     process.send_signal(number)
     output, errors = process.communicate(timeout=60)
     assert process.returncode == status
-    assert "Ctrl-C again leaves at once" in errors
+    assert "Ctrl-C again exits without saving" in errors
     (checkpoint,) = complete_checkpoints(tmp_path / "broken")
     steps = [line for line in output.splitlines() if line.startswith("StepFinished")]
     assert steps == [f"StepFinished {step}" for step in range(2, checkpoint.manifest.step + 1)]

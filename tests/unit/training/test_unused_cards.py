@@ -36,7 +36,7 @@ def test_a_card_that_pytorch_cannot_use_stops_the_run(listed: None) -> None:
     with pytest.raises((RuntimeError, AssertionError)) as pytorchs_own:
         torch.cuda.init()
     assert " ".join(str(pytorchs_own.value).split()) in said
-    assert "FORCE_CPU=true trains on the processor" in said
+    assert "FORCE_CPU=true trains on the CPU" in said
     assert open_runtime(PRECISION, RunOptions(torch_num_threads=1, force_cpu=True)).device.type == "cpu"
 
 
