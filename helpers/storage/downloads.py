@@ -106,12 +106,12 @@ class Downloads:
 
     def _rows(self, names: Sequence[str]) -> np.ndarray:
         """The row of each name [N], -1 if the file is missing."""
-        asked = np.fromiter((_address(name).encode() for name in names), self._addresses.dtype, len(names))
+        wanted = np.fromiter((_address(name).encode() for name in names), self._addresses.dtype, len(names))
         if not len(self._addresses):
-            return np.full(len(asked), -1)
+            return np.full(len(wanted), -1)
         # Folders and files are read in the order of their names, so the addresses are sorted.
-        rows = np.minimum(np.searchsorted(self._addresses, asked), len(self._addresses) - 1)
-        return np.where(self._addresses[rows] == asked, rows, -1)
+        rows = np.minimum(np.searchsorted(self._addresses, wanted), len(self._addresses) - 1)
+        return np.where(self._addresses[rows] == wanted, rows, -1)
 
     def _read_failed(self) -> dict[str, str]:
         """The reasons of failed downloads, by address; incomplete lines of a killed run are skipped."""

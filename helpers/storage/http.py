@@ -86,7 +86,7 @@ async def _fetch_all(
     room = asyncio.Semaphore(WAITING_PER_PLACE * at_once)
     places = asyncio.Semaphore(at_once)
     hosts: WeakValueDictionary[str, asyncio.Semaphore] = WeakValueDictionary()
-    silent: list[tuple[str, str]] = []
+    unreachable: list[tuple[str, str]] = []
     answered = asyncio.Event()
 
     async def fetch(name: str, url: str) -> None:
@@ -99,31 +99,31 @@ async def _fetch_all(
             give_up(name, NO_ADDRESS)
             return
         except NotFetched as failure:
-            silent.append((name, failure.reason))
+            unreachable.append((name, failure.reason))
             if not failure.reached:
-                _raise_if_cut_off(silent, at_least=SILENT_AT_MOST)
+                _raise_if_cut_off(unreachable, at_least=SILENT_AT_MOST)
                 return
         finally:
             room.release()
         answered.set()
-        while silent:  # another server answered, so these servers are down and not the network
-            give_up(*silent.pop())
+        while unreachable:  # another server answered, so these servers are down and not the network
+            give_up(*unreachable.pop())
 
     async with open_client(at_once=at_once, limits=limits) as client, asyncio.TaskGroup() as tasks:
         for name, url in wanted:
             await room.acquire()
             tasks.create_task(fetch(name, url))
     if not answered.is_set():
-        _raise_if_cut_off(silent, at_least=1)
-    for name, reason in silent:
+        _raise_if_cut_off(unreachable, at_least=1)
+    for name, reason in unreachable:
         give_up(name, reason)
 
 
-def _raise_if_cut_off(silent: list[tuple[str, str]], *, at_least: int) -> None:
-    if len(silent) >= at_least:
+def _raise_if_cut_off(unreachable: list[tuple[str, str]], *, at_least: int) -> None:
+    if len(unreachable) >= at_least:
         raise DataError(
-            f"the last {len(silent)} URLs could not be reached ({silent[-1][1]}). Check this machine's network and "
-            "start again: downloaded files are kept, and these URLs are tried again."
+            f"the last {len(unreachable)} URLs could not be reached ({unreachable[-1][1]}). Check your network "
+            "connection and start again: downloaded files are kept, and these URLs are tried again."
         )
 
 

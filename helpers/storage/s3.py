@@ -49,8 +49,8 @@ class BucketAddress:
 
     def __str__(self) -> str:
         place = "/".join(part for part in (self.bucket, self.prefix.strip("/")) if part)
-        whose = f" (entry {self.entry})" if self.entry else ""
-        return f"the bucket {place}" + (f" at {self.endpoint}" if self.endpoint else "") + whose
+        entry = f" (entry {self.entry})" if self.entry else ""
+        return f"the bucket {place}" + (f" at {self.endpoint}" if self.endpoint else "") + entry
 
     def __repr__(self) -> str:  # never the credentials
         return f"<{self}>"

@@ -110,10 +110,10 @@ def remember_rejected(metadata: CacheStore, catalog: Catalog, rejected: Sequence
     rows = [row for row, path in enumerate(catalog.paths) if path in reasons]
     paths = [catalog.paths[row] for row in rows]
     keys = file_keys(paths, catalog.size_bytes[rows].tolist(), [catalog.tags[row] for row in rows])
-    remembered = FileMetadataCache(metadata, name=HEADERS)
+    cache = FileMetadataCache(metadata, name=HEADERS)
     for key, path in zip(keys, paths, strict=True):
-        remembered.add(key, header((0, 0), reason=reasons[path]))
-    remembered.flush()
+        cache.add(key, header((0, 0), reason=reasons[path]))
+    cache.flush()
 
 
 def _rows_left(sizes: NDArray[np.int32], rejected: dict[int, str]) -> NDArray[np.int64]:

@@ -50,8 +50,8 @@ class TableMatch:
         texts = self.table.captions_of(rows)
         if fallback:
             return texts, {}
-        silent = np.flatnonzero(texts.encoded.lengths == 0)
-        reasons = zip(left[silent].tolist(), (rows[silent] == NO_ROW).tolist(), strict=True)
+        uncaptioned = np.flatnonzero(texts.encoded.lengths == 0)
+        reasons = zip(left[uncaptioned].tolist(), (rows[uncaptioned] == NO_ROW).tolist(), strict=True)
         return texts, {row: NOT_IN_TABLE if absent else NO_CAPTION_IN_TABLE for row, absent in reasons}
 
 

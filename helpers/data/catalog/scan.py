@@ -119,10 +119,10 @@ class FileReader:
 
     def known_rejections(self) -> dict[int, str]:
         """The rejections that earlier runs cached, by row; no file is opened."""
-        remembered = FileMetadataCache(self.metadata, name=HEADERS)
-        rows = remembered.find(self.found.keys)
+        cache = FileMetadataCache(self.metadata, name=HEADERS)
+        rows = cache.find(self.found.keys)
         known = np.flatnonzero(rows != UNKNOWN)
-        values = remembered.values(rows[known])
+        values = cache.values(rows[known])
         rejected = np.flatnonzero(values.lengths > HEADER.size).tolist()
         return {int(known[place]): values[place][HEADER.size :].decode() for place in rejected}
 
@@ -142,8 +142,8 @@ class FileReader:
     def read_captions(self, rows: NDArray[np.int64]) -> tuple[dict[int, bytes], dict[int, str]]:
         """The content of the text file of each image at `rows` that has one, by row, and why others cannot be read."""
         stems = (split_ending(path)[0] for path in self.found.paths.take(rows))
-        beside = zip(rows.tolist(), map(self.found.notes.get, stems), strict=True)
-        notes = {row: note for row, note in beside if note is not None}
+        note_of_row = zip(rows.tolist(), map(self.found.notes.get, stems), strict=True)
+        notes = {row: note for row, note in note_of_row if note is not None}
         listed = list(notes.values())
         keys = file_keys([n.path for n in listed], [n.size_bytes for n in listed], [n.tag for n in listed])
         known, values, failed = self.read_missing(
@@ -173,8 +173,8 @@ class FileReader:
         Returns the positions that have a value, their values, and why the others could not be read: an OSError is not
         cached, since it may not occur next time.
         """
-        remembered = FileMetadataCache(self.metadata, name=table)
-        rows = remembered.find(keys)
+        cache = FileMetadataCache(self.metadata, name=table)
+        rows = cache.find(keys)
         unknown = np.flatnonzero(rows == UNKNOWN)
         failed: dict[int, str] = {}
 
@@ -199,9 +199,9 @@ class FileReader:
                         elif isinstance(result, OSError):
                             failed[position] = f"{UNREADABLE} ({result.strerror or result})"
                         else:
-                            remembered.add(keys[position], result)
+                            cache.add(keys[position], result)
                     advance(len(positions))
-            remembered.flush()
-            rows = remembered.find(keys)
+            cache.flush()
+            rows = cache.find(keys)
         known = np.flatnonzero(rows != UNKNOWN)
-        return known, remembered.values(rows[known]), failed
+        return known, cache.values(rows[known]), failed

@@ -182,11 +182,11 @@ class _Walk:
 
     def _batch(self, group: int, batch: int) -> "pyarrow.Array":
         """The images of a batch: ROWS_AT_ONCE, or fewer at the end of the row group; raises IndexError."""
-        begun = 0
+        opened = 0
         while (group, batch) not in self._kept:
             if group not in self._groups:
-                begun += 1
-                if begun > 1:
+                opened += 1
+                if opened > 1:
                     raise IndexError(f"{self.shard.name} has changed: it has fewer rows now")
                 self._groups[group] = self._begin(group)
                 _keep_last(self._groups, GROUPS_OPEN)

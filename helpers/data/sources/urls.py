@@ -63,14 +63,14 @@ def _blocks(path: Path, wanted: Sequence[str]) -> Iterator[list[list[str]]]:
                 there = ", ".join(names)
                 raise DataError(f"the table {path} has no column {', '.join(missing)}; its columns are: {there}")
             places = [names.index(name) for name in wanted]
-            reader, silent = csv.reader(file, delimiter=delimiter), 0
+            reader, skipped = csv.reader(file, delimiter=delimiter), 0
             while rows := list(islice(reader, ROWS_AT_ONCE)):
                 found = [[row[place].strip() for place in places] for row in rows if len(row) > max(places)]
                 found = [cells for cells in found if cells[0]]
-                silent += len(rows) - len(found)
+                skipped += len(rows) - len(found)
                 yield found
-            if silent:
-                logger.warning("the table %s has %d rows without a URL, which are skipped", path, silent)
+            if skipped:
+                logger.warning("the table %s has %d rows without a URL, which are skipped", path, skipped)
     except UnicodeDecodeError as error:
         raise DataError(f"the table {path} is not UTF-8 text; save it as UTF-8") from error
     except csv.Error as error:
@@ -92,8 +92,8 @@ def _open(path: Path) -> TextIO:
 def _delimiter(header: str, url_column: str) -> str:
     """The delimiter that gives the most columns, one of them the URL column; may be any character next to its name."""
     place = header.find(url_column)
-    beside = header[place + len(url_column) :].lstrip('"')[:1] + header[:place].rstrip('"')[-1:] if place >= 0 else ""
-    odd = "".join(character for character in beside if not character.isalnum() and character not in '_- "\r\n')
+    adjacent = header[place + len(url_column) :].lstrip('"')[:1] + header[:place].rstrip('"')[-1:] if place >= 0 else ""
+    odd = "".join(character for character in adjacent if not character.isalnum() and character not in '_- "\r\n')
 
     def columns(delimiter: str) -> tuple[bool, int]:
         names = next(csv.reader([header], delimiter=delimiter), [])
