@@ -1,6 +1,6 @@
-"""The errors a person can cause and fix; anything else that is raised is a bug of ours.
+"""Errors that you can cause and fix; any other exception is a bug.
 
-`train.py` shows a `UserError` as its message alone and exits with a status that is not 0.
+`train.py` prints only the message of a `UserError` and exits with a nonzero status.
 """
 
 from collections.abc import Sequence
@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, kw_only=True)
 class Problem:
-    """One thing wrong with what the user said: where, what, why, and the fix."""
+    """One invalid setting: the option, its value, the reason and the fix."""
 
     option: str
     value: str
@@ -17,21 +17,21 @@ class Problem:
     fix: str
 
     def __str__(self) -> str:
-        said = f" = {self.value}" if self.value else ""
-        return f"{self.option}{said}\n    why:  {self.reason}\n    fix: {self.fix}"
+        value = f" = {self.value}" if self.value else ""
+        return f"{self.option}{value}\n    why:  {self.reason}\n    fix: {self.fix}"
 
 
 class UserError(Exception):
-    """A failure the user can fix; its message says how.
+    """An error that you can fix; the message says how.
 
-    on_every_rank: whether each process of a run meets it alike, so that only the first one tells it.
+    on_every_rank: whether every process of a run raises it, so that only the first one reports it.
     """
 
     on_every_rank = False
 
 
 class ConfigError(UserError):
-    """Everything wrong with the settings, shown together."""
+    """All problems with the settings, in one message."""
 
     on_every_rank = True
 
@@ -43,12 +43,12 @@ class ConfigError(UserError):
 
 
 def numbered(problems: Sequence[Problem]) -> str:
-    """All of them, each with its number, as lines."""
+    """The problems as a numbered list, as text."""
     return "\n".join(f"  {number}. {problem}" for number, problem in enumerate(problems, 1))
 
 
 class DataError(UserError):
-    """A dataset that cannot be trained on as it is."""
+    """A dataset that cannot be used for training."""
 
 
 class CacheError(UserError):
@@ -60,27 +60,27 @@ class ModelError(UserError):
 
 
 class BrokenModelError(ModelError):
-    """Everything wrong with the files of a model, shown together."""
+    """All problems with the files of a model, in one message."""
 
     on_every_rank = True
 
     def __init__(self, problems: Sequence[Problem]) -> None:
         self.problems = tuple(problems)
-        super().__init__(f"the model cannot be used as its files are:\n{numbered(problems)}")
+        super().__init__(f"the model's files cannot be used:\n{numbered(problems)}")
 
 
 class CheckpointError(UserError):
-    """A checkpoint that cannot be written, read or continued from."""
+    """A checkpoint that cannot be written, read or resumed from."""
 
     on_every_rank = True
 
 
 class TrainingError(UserError):
-    """A run that cannot go on, such as a loss that is no longer a number."""
+    """A run that cannot continue, for example because the loss is NaN."""
 
 
 class NonFiniteLossError(TrainingError):
-    """A loss or a gradient that is no number, which all processes are told of."""
+    """A loss or gradient that is NaN or infinite; raised in all processes."""
 
     on_every_rank = True
 
@@ -92,4 +92,4 @@ class LostRankError(UserError):
 
 
 class ReportingError(UserError):
-    """Someone who was to be told of a run cannot be reached."""
+    """A tracker or webhook that cannot be reached."""

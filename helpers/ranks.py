@@ -1,11 +1,11 @@
-"""Which of a run's processes this one is; the launcher's engine supplies the real thing."""
+"""The rank of this process in a run; the launcher's engine implements it for several processes."""
 
 from dataclasses import dataclass
 from typing import Protocol
 
 
 class Ranks(Protocol):
-    """This process's number among `world_size`, and a place where all of them meet."""
+    """The rank of this process, the number of processes, and a barrier."""
 
     @property
     def rank(self) -> int: ...
@@ -14,7 +14,7 @@ class Ranks(Protocol):
     def world_size(self) -> int: ...
 
     def barrier(self) -> None:
-        """Return once every process has come here."""
+        """Block until every process has called this."""
         ...
 
 
@@ -26,4 +26,4 @@ class SingleProcess:
     world_size: int = 1
 
     def barrier(self) -> None:
-        """Nobody to wait for."""
+        """Return at once; there are no other processes."""

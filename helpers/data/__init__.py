@@ -1,1 +1,1 @@
-"""What exists to train on: images, their sizes and captions, and how each will be cut."""
+"""Training data: images, their sizes, captions and crops."""

@@ -1,4 +1,4 @@
-"""Captions: from file names, text files, a table or one prompt for all; filtered and with shuffled tags."""
+"""Captions from file names, text files, a table or one prompt for all images, filtered and with shuffled tags."""
 
 import hashlib
 import os
@@ -17,9 +17,9 @@ from helpers.data.rejections import EMPTY_CAPTION_FILE, FOREIGN_CAPTION_FILE, NO
 
 @dataclass(frozen=True)
 class CaptionFilter:
-    """Takes out of captions what the entries of a `caption_filter_list` say; `changed` counts captions by entry.
+    """Applies the entries of a `caption_filter_list` to captions; `changed` counts the changed captions by entry.
 
-    Its `str` tells what came of it; empty where no caption was looked at.
+    `str()` gives a summary; empty if no caption was filtered.
     """
 
     entries: Sequence[str]
@@ -30,7 +30,7 @@ class CaptionFilter:
         return f"captions changed by caption_filter_list: {', '.join(counts)}" if self.changed else ""
 
     def __call__(self, captions: tuple[str, ...]) -> tuple[str, ...]:
-        """The captions, filtered, less those of which nothing is left."""
+        """The filtered captions, without those that became empty."""
         if not self.entries:
             return captions
         return tuple(filter(None, map(self._filtered, captions)))
@@ -47,9 +47,9 @@ class CaptionFilter:
 
 @dataclass(frozen=True, kw_only=True)
 class Shuffle:
-    """Puts a caption's tags in `count` orders: the same for the same seed, caption and number, whatever the image.
+    """Shuffles a caption's tags into `count` orders, which depend only on the seed, the caption and the order's number.
 
-    keep: so many tags stay first, in their order; separator: what stands between two tags.
+    keep: the number of tags that stay first, in their order; separator: the text between two tags.
     """
 
     seed: int
@@ -58,23 +58,23 @@ class Shuffle:
     separator: str
 
     def __call__(self, captions: Sequence[str]) -> tuple[str, ...]:
-        """Each caption in its first order, then each in its second, and so on."""
+        """Every caption in its first order, then every caption in its second, and so on."""
         return tuple(self._shuffled(caption, number) for number in range(self.count) for caption in captions)
 
     def _shuffled(self, caption: str, number: int) -> str:
-        tags = [tag for tag in (said.strip() for said in caption.split(self.separator)) if tag]
+        tags = [tag for tag in (part.strip() for part in caption.split(self.separator)) if tag]
         moving = tags[self.keep :]
         if len(moving) < 2:
             return caption
-        drawn_by = hashlib.shake_128(ascii((self.seed, number, caption)).encode())
-        draws = np.frombuffer(drawn_by.digest(BYTES_OF_A_DRAW * len(moving)), "<u4")
-        order = np.argsort(draws, kind="stable").tolist()
+        random_bytes = hashlib.shake_128(ascii((self.seed, number, caption)).encode())
+        keys = np.frombuffer(random_bytes.digest(BYTES_PER_KEY * len(moving)), "<u4")
+        order = np.argsort(keys, kind="stable").tolist()
         between = self.separator + " " if self.separator.strip() else self.separator
         return between.join(chain(tags[: self.keep], (moving[place] for place in order)))
 
 
 class MissingCaption(Exception):
-    """An image nothing is said of; `reason` says why, in words that go on from its name."""
+    """An image without a caption; `reason` says why, as a phrase that follows the image's name."""
 
     def __init__(self, reason: str) -> None:
         self.reason = reason
@@ -83,11 +83,11 @@ class MissingCaption(Exception):
 
 @dataclass(frozen=True, kw_only=True)
 class CaptionRules:
-    """Where captions come from: `strategy` as in the dataset file, and what is done with them.
+    """Where captions come from (`strategy`, as in the dataset file) and how they are processed.
 
-    prompt: the instance prompt, empty where there is none; prepend: it is put before each caption;
-    fallback: an image without a text file, or a caption in its table, is called by its file name. filters: entries
-    of a caption_filter_list; shuffle: what puts tags in other orders.
+    prompt: the instance prompt, empty if not set; prepend: whether to put it before each caption;
+    fallback: whether an image without a text file, or without a caption in its table, uses its file name.
+    filters: the entries of a caption_filter_list; shuffle: shuffles the tags.
     """
 
     strategy: str
@@ -99,7 +99,7 @@ class CaptionRules:
 
 
 def caption_rules(dataset: ImageDataset, *, seed: int, filters: Sequence[str] = ()) -> CaptionRules:
-    """The rules a dataset states; `seed` decides orders of tags."""
+    """The caption rules of a dataset; `seed` determines the order of tags."""
     shuffle = Shuffle(
         seed=seed,
         count=dataset.caption_shuffle_count,
@@ -117,9 +117,9 @@ def caption_rules(dataset: ImageDataset, *, seed: int, filters: Sequence[str] = 
 
 
 def caption_from_name(path: str) -> str:
-    """The file's name without its ending, with spaces for underscores; empty where nothing is left.
+    """The file name without its extension, with underscores as spaces; empty if nothing is left.
 
-    A name that is not UTF-8 is read as Latin-1, which such names mostly are.
+    A name that is not UTF-8 is read as Latin-1, the most common encoding of such names.
     """
     stem = encode_name(os.path.splitext(os.path.basename(path))[0])
     try:
@@ -130,9 +130,9 @@ def caption_from_name(path: str) -> str:
 
 
 def captions_for(path: str, note: bytes | None, *, rules: CaptionRules) -> tuple[str, ...]:
-    """The captions of an image: the lines of `note`, or what its name says; raises MissingCaption.
+    """The captions of an image: the lines of `note`, or its file name; raises MissingCaption.
 
-    note: its text file, or a table's captions; None where there is none, or none is asked for.
+    note: the content of its text file, or its captions in a table; None if there is none or it is not used.
     """
     if rules.strategy != "filename":
         try:
@@ -150,14 +150,14 @@ def captions_for(path: str, note: bytes | None, *, rules: CaptionRules) -> tuple
 
 
 def _lines(content: bytes) -> tuple[str, ...]:
-    """The lines of a UTF-8 text that say something."""
+    """The lines of a UTF-8 text that are not blank."""
     lines = (line.strip() for line in content.decode().removeprefix("\ufeff").splitlines())
     return tuple(line for line in lines if line)
 
 
 @dataclass(frozen=True, slots=True)
 class ConstantCaption:
-    """One caption for every image."""
+    """The same caption for every image."""
 
     prompt: str
 
@@ -167,7 +167,7 @@ class ConstantCaption:
 
 @dataclass(frozen=True, slots=True)
 class CaptionColumn:
-    """The captions of image `i`: the lines of item `i`, each in all its orders, with `prefix` before each."""
+    """The captions of image `i`: the lines of item `i`, each in all its shuffled orders, prefixed with `prefix`."""
 
     texts: TextColumn
     prefix: str = ""
@@ -179,14 +179,14 @@ class CaptionColumn:
 
 
 def captions_from_lines(texts: TextColumn, *, rules: CaptionRules) -> CaptionColumn:
-    """Captions that stand in lines already, as a column."""
+    """A column of captions that are already joined by line breaks."""
     return CaptionColumn(texts, f"{rules.prompt} " if rules.prepend else "", rules.shuffle)
 
 
 def caption_column(captions: Iterable[tuple[str, ...]], *, rules: CaptionRules) -> CaptionColumn:
-    """Captions of each image, as a column."""
+    """A column of the captions of each image."""
     encoded = BytesColumn.of("\n".join(lines).encode() for lines in captions)
     return captions_from_lines(TextColumn(encoded), rules=rules)
 
 
-BYTES_OF_A_DRAW = 4
+BYTES_PER_KEY = 4

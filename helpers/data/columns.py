@@ -1,4 +1,4 @@
-"""Text by the million: one block of bytes and where each piece of it begins, in place of an object per string."""
+"""Columns of millions of strings, stored as one block of bytes and offsets instead of an object per string."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import pairwise
@@ -11,7 +11,7 @@ TAKEN_AT_ONCE = 65_536
 
 
 class BytesColumn(Sequence[bytes]):
-    """Byte strings behind each other in `block` [bytes]; item i lies between `offsets` [N + 1] i and i + 1."""
+    """Byte strings stored one after another in `block` [bytes]; item i lies between `offsets` [N + 1] i and i + 1."""
 
     def __init__(self, block: NDArray[np.uint8], offsets: NDArray[np.int64]) -> None:
         self.block = block
@@ -19,7 +19,7 @@ class BytesColumn(Sequence[bytes]):
 
     @classmethod
     def of(cls, items: Iterable[bytes]) -> "BytesColumn":
-        """The items, copied."""
+        """A column with copies of the items."""
         kept = list(items)
         offsets = np.zeros(len(kept) + 1, np.int64)
         np.cumsum([len(item) for item in kept], out=offsets[1:])
@@ -45,12 +45,12 @@ class BytesColumn(Sequence[bytes]):
 
     @property
     def lengths(self) -> NDArray[np.int64]:
-        """The bytes in each item [N]."""
+        """The length of each item in bytes [N]."""
         return np.diff(self.offsets)
 
     @classmethod
     def joined(cls, columns: Sequence["BytesColumn"]) -> "BytesColumn":
-        """The items of several columns behind each other."""
+        """The items of several columns, concatenated."""
         starts = np.cumsum([0] + [len(column.block) for column in columns])
         offsets = [column.offsets[:-1] + start for column, start in zip(columns, starts, strict=False)]
         return cls(np.concatenate([column.block for column in columns]), np.concatenate([*offsets, starts[-1:]]))
@@ -66,21 +66,21 @@ class BytesColumn(Sequence[bytes]):
         for first in range(0, len(rows), TAKEN_AT_ONCE):
             few = slice(first, first + TAKEN_AT_ONCE)
             begin, end = offsets[first], offsets[min(first + TAKEN_AT_ONCE, len(rows))]
-            # Where a byte was: where it will be, moved by as much as its item moves.
+            # A byte's source index is its target index, shifted by as much as its item moves.
             moves = np.repeat(starts[few] - offsets[:-1][few], lengths[few])
             block[begin:end] = self.block[np.arange(begin, end) + moves]
         return BytesColumn(block, offsets)
 
 
 class TextColumn(Sequence[str]):
-    """Strings kept as UTF-8; names that are not UTF-8 come back with the surrogate escapes they came with."""
+    """Strings stored as UTF-8; file names that are not UTF-8 keep their surrogate escapes."""
 
     def __init__(self, encoded: BytesColumn) -> None:
         self.encoded = encoded
 
     @classmethod
     def of(cls, items: Iterable[str]) -> "TextColumn":
-        """The items, copied."""
+        """A column with copies of the items."""
         return cls(BytesColumn.of(encode_name(item) for item in items))
 
     def __len__(self) -> int:
@@ -101,7 +101,7 @@ class TextColumn(Sequence[str]):
 
     @classmethod
     def joined(cls, columns: Sequence["TextColumn"]) -> "TextColumn":
-        """The items of several columns behind each other."""
+        """The items of several columns, concatenated."""
         return cls(BytesColumn.joined([column.encoded for column in columns]))
 
     def take(self, rows: NDArray[np.integer]) -> "TextColumn":
@@ -110,10 +110,10 @@ class TextColumn(Sequence[str]):
 
 
 def encode_name(name: str) -> bytes:
-    """The bytes a file name was made from."""
+    """The bytes of a file name, as on disk."""
     return name.encode("utf-8", "surrogateescape")
 
 
 def printable(name: str) -> str:
-    """A file name for messages: as it is where one line can show it, else with its odd characters spelt out."""
+    """A file name for messages: unchanged if printable, otherwise with special characters escaped."""
     return name if name.isprintable() else ascii(name)

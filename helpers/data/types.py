@@ -1,4 +1,4 @@
-"""The words that images are spoken of with: sizes, boxes, geometries, catalogs."""
+"""The types that describe images: sizes, boxes, geometries, buckets and catalogs."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -25,7 +25,7 @@ class Size(NamedTuple):
 
 
 class Box(NamedTuple):
-    """A rectangle in pixels; right and bottom are not inside."""
+    """A rectangle in pixels; right and bottom are exclusive."""
 
     left: int
     top: int
@@ -39,20 +39,20 @@ class Box(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Geometry:
-    """How an upright image becomes training pixels: resized to `resize`, of which `crop` is kept."""
+    """How an upright image becomes training pixels: it is resized to `resize`, then cropped to `crop`."""
 
     resize: Size
     crop: Box
 
     @property
     def target(self) -> Size:
-        """The size trained on, which names the bucket."""
+        """The training size, which determines the bucket."""
         return self.crop.size
 
 
 @dataclass(frozen=True, slots=True)
 class ImageRecord:
-    """One image of a dataset; `size` is that of the upright image, after EXIF's orientation."""
+    """One image of a dataset; `size` is the upright size, after the EXIF orientation is applied."""
 
     dataset_id: str
     path: str
@@ -66,9 +66,9 @@ class ImageRecord:
 
 @dataclass(frozen=True, slots=True)
 class Rejected:
-    """An image that is not trained on, and why, in words that go on from its name.
+    """An image that is left out; `reason` says why, as a phrase that follows the image's name.
 
-    lasting: whether that holds until the file changes; what may be over at the next start is not remembered.
+    lasting: whether the reason holds until the file changes; if not, it is not cached for the next start.
     """
 
     path: str
@@ -78,9 +78,9 @@ class Rejected:
 
 @dataclass(frozen=True, slots=True)
 class Bucket:
-    """The images of one dataset that are trained on at one size.
+    """The images of one dataset that share a training size.
 
-    repeats, probability, ignore_epochs: how much of them an epoch shows, as the dataset's entry says.
+    repeats, probability, ignore_epochs: how often an epoch shows them, as set in the dataset's entry.
     """
 
     dataset_id: str
@@ -96,7 +96,7 @@ class Bucket:
 
 @dataclass(frozen=True, slots=True)
 class _CaptionsOfSome:
-    """The captions of images that were others' rows before some were dropped."""
+    """The captions of some images of a catalog; rows: their rows in that catalog."""
 
     captions_of: Callable[[int], tuple[str, ...]]
     rows: NDArray[np.int64]
@@ -107,15 +107,15 @@ class _CaptionsOfSome:
 
 @dataclass(frozen=True, kw_only=True)
 class Catalog:
-    """All of a dataset that can be trained on, by column; image `i` is row `i`, ordered by path.
+    """All images of a dataset that can be used for training, as columns; image `i` is row `i`, ordered by path.
 
     paths, tags: [N]; size_bytes: [N]; sizes: [N, 2] width and height, upright;
     geometries: [N, 6] resize width and height, crop left, top, right and bottom;
-    captions_of: the captions of image `i`, one or more.
-    repeats, probability, ignore_epochs: see `Bucket`. is_regularisation_data: trained against the base's own
-    prediction. not_chosen: images that max_num_samples left out, counted only.
-    mirrored: the images are shown left for right, after they are cut.
-    ignored: names of files that are no images or hidden, counted only.
+    captions_of: returns the captions of image `i`, one or more.
+    repeats, probability, ignore_epochs: see `Bucket`. is_regularisation_data: whether the target is the base model's
+    own prediction. mirrored: whether the images are flipped horizontally after the crop.
+    not_chosen: the number of images left out by max_num_samples.
+    ignored: the number of files that are hidden or not images.
     """
 
     dataset_id: str
@@ -140,7 +140,7 @@ class Catalog:
 
     @cached_property
     def buckets(self) -> tuple[Bucket, ...]:
-        """The images by the width and height that they are trained on, in their order; images in rising order."""
+        """The images grouped by training size, ordered by width, then height; rows within a bucket ascend."""
         targets = self.geometries[:, 4:6].astype(np.int64) - self.geometries[:, 2:4]
         order = np.lexsort((targets[:, 1], targets[:, 0]))
         starts = np.flatnonzero(np.diff(targets[order], axis=0, prepend=-1).any(axis=1))
@@ -163,7 +163,7 @@ class Catalog:
         return Geometry(resize=Size(width, height), crop=Box(left, top, right, bottom))
 
     def without(self, rejected: Sequence[Rejected]) -> "Catalog":
-        """The catalog less images whose pixels turned out unreadable; raises DataError where nothing is left."""
+        """The catalog without images whose pixels cannot be decoded; raises DataError if none are left."""
         if not rejected:
             return self
         dropped = {image.path for image in rejected}
@@ -175,7 +175,7 @@ class Catalog:
         return replace(self.only(rows), rejected=everything)
 
     def only(self, rows: NDArray[np.int64]) -> "Catalog":
-        """The catalog of the images `rows`, in rising order, alone."""
+        """The catalog of only the images at `rows`, in ascending order."""
         kept = np.zeros(len(self), bool)
         kept[rows] = True
         return replace(
@@ -189,7 +189,7 @@ class Catalog:
         )
 
     def record(self, index: int) -> ImageRecord:
-        """All that is known of image `index`."""
+        """All data of image `index`."""
         width, height = self.sizes[index].tolist()
         return ImageRecord(
             dataset_id=self.dataset_id,

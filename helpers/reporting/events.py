@@ -1,4 +1,4 @@
-"""Everything that happens in a run and is worth telling, as frozen values."""
+"""The events of a run that are reported, as frozen dataclasses."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -8,7 +8,7 @@ from typing import Any
 
 @dataclass(frozen=True, kw_only=True)
 class Notice:
-    """A line for the person: `level` is info or warning."""
+    """A line of text for you; `level` is `info` or `warning`."""
 
     text: str
     level: str = "info"
@@ -16,7 +16,7 @@ class Notice:
 
 @dataclass(frozen=True, kw_only=True)
 class StageStarted:
-    """Long work begins, of `total` units; 0 where the total is not known."""
+    """A long task started, of `total` units; 0 if the total is not known."""
 
     name: str
     total: int
@@ -25,7 +25,7 @@ class StageStarted:
 
 @dataclass(frozen=True, kw_only=True)
 class StageAdvanced:
-    """`count` more units of the stage are done."""
+    """`count` more units of the stage were completed."""
 
     name: str
     count: int = 1
@@ -33,9 +33,10 @@ class StageAdvanced:
 
 @dataclass(frozen=True, kw_only=True)
 class StageFinished:
-    """The stage is over; the peaks are its own (resident: the process's where the system cannot tell), device's too.
+    """The stage finished; the peaks are those of the stage.
 
-    peak_device_memory_bytes: PyTorch's tensors; peak_reserved_memory_bytes: all that PyTorch held of the device.
+    peak_memory_bytes: resident memory; the whole process's peak if the system does not measure it per stage.
+    peak_device_memory_bytes: PyTorch's tensors. peak_reserved_memory_bytes: all device memory that PyTorch reserved.
     """
 
     name: str
@@ -47,7 +48,7 @@ class StageFinished:
 
 @dataclass(frozen=True, kw_only=True)
 class Change:
-    """A setting, or something else that a run depends on, that differs from an earlier start. effect: what follows."""
+    """A setting, or something else that a run depends on, that changed since an earlier start. effect: the result."""
 
     name: str
     before: str
@@ -61,14 +62,14 @@ class Change:
 
 @dataclass(frozen=True, kw_only=True)
 class RunStarted:
-    """All is loaded and training is about to begin; what this run is, told once.
+    """Everything is loaded and training is about to begin; describes the run, sent once.
 
-    model_type: what is trained, `lora` or `full`, with so many numbers that move. settings: every setting by group and
-    name. datasets: images by dataset id. first_step: the optimizer steps done before, 0 in a new run. changes: those
-    since the checkpoint that is continued. base_variant: such as `SD3 medium`; base_folder: where the base's files are.
-    pipeline_class: diffusers' class of the base; hub_tag: of its family; known_licenses: see `license_of`;
-    text_options: those of the settings in `text` that the family depends on.
-    trained: what moves, in words. result: the file or folder in output_dir that a finished run leaves.
+    model_type: `lora` or `full`. trainable_parameters: their number. settings: every setting by group and name.
+    datasets: the number of images by dataset id. first_step: optimizer steps already done, 0 in a new run.
+    changes: since the checkpoint that the run resumes from. base_variant: for example `SD3 medium`.
+    base_folder: the folder of the base model's files. trained: what is trained, in words.
+    result: the file or folder in output_dir that a finished run writes. pipeline_class: diffusers' class of the base.
+    hub_tag: of its family. known_licenses: see `license_of`. text_options: the `text` settings that the family uses.
     """
 
     base_model: str
@@ -92,7 +93,7 @@ class RunStarted:
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingStarted:
-    """The loop begins at optimizer step `first_step` (0 in a new run) of `total_steps`."""
+    """The training loop starts after optimizer step `first_step` (0 in a new run) of `total_steps`."""
 
     first_step: int
     total_steps: int
@@ -102,9 +103,10 @@ class TrainingStarted:
 
 @dataclass(frozen=True, kw_only=True)
 class MemoryUse:
-    """Bytes: the process's highest since training began, PyTorch's on the device now, and its highest there.
+    """Memory in bytes.
 
-    peak_reserved_bytes: the most that PyTorch held of the device, in use or not.
+    peak_bytes: the process's peak since training started. device_bytes: PyTorch's tensors on the device now.
+    peak_device_bytes: their peak. peak_reserved_bytes: the peak that PyTorch reserved on the device, in use or not.
     """
 
     peak_bytes: int = 0
@@ -115,9 +117,9 @@ class MemoryUse:
 
 @dataclass(frozen=True, kw_only=True)
 class SigmaLoss:
-    """The loss of a step's samples whose noise level σ is in a range; only of ranges that had samples.
+    """The loss of a step's samples whose noise level σ is in a range; only for ranges with samples.
 
-    low, high: the range. loss, sigma: means over its `samples`.
+    low, high: the range. loss, sigma: means over the range's `samples`.
     """
 
     low: float
@@ -131,8 +133,8 @@ class SigmaLoss:
 class StepFinished:
     """Optimizer step `step` (from 1) of epoch `epoch` (from 0) is done; loss is the mean over its samples, in fp32.
 
-    images: of all ranks. by_sigma: the loss by noise level, of all ranks. seconds: the step's own, its wait for data
-    included, duties between steps not; 0 where nobody measured.
+    images: on all ranks. by_sigma: the loss by noise level, on all ranks. seconds: the duration of the step, with its
+    wait for data but without the work between steps; 0 if not measured.
     """
 
     step: int
@@ -148,7 +150,7 @@ class StepFinished:
 
 @dataclass(frozen=True, kw_only=True)
 class ValidationImagesSaved:
-    """Validation images were written, each with the caption it was drawn from; step 0 is the base model's."""
+    """Validation images were saved, each with the caption it was generated from; step 0 is the base model."""
 
     step: int
     paths: tuple[Path, ...]
@@ -157,10 +159,10 @@ class ValidationImagesSaved:
 
 @dataclass(frozen=True, kw_only=True)
 class MetricsMeasured:
-    """An evaluator measured something after optimizer step `step`; step 0 is the base model.
+    """The metrics of an evaluator after optimizer step `step`; step 0 is the base model.
 
-    evaluator: its name, such as `validation loss`. metrics: by tracker name, such as `held_out/mean`, the most
-    important first; a name that ends in a range, such as `held_out/0.00-0.25`, is the value at these noise levels.
+    evaluator: its name, such as `validation loss`. metrics: by tracker name, such as `held_out/mean`, most important
+    first; a name that ends in a range, such as `held_out/0.00-0.25`, is the value at those noise levels.
     """
 
     step: int
@@ -170,7 +172,7 @@ class MetricsMeasured:
 
 @dataclass(frozen=True, kw_only=True)
 class CheckpointSaved:
-    """A complete checkpoint stands."""
+    """A complete checkpoint was saved."""
 
     step: int
     path: Path
@@ -178,10 +180,10 @@ class CheckpointSaved:
 
 @dataclass(frozen=True, kw_only=True)
 class RunFinished:
-    """The run is over, by itself or (`interrupted`) by a signal after which it can be continued.
+    """The run finished, or was `interrupted` by a signal and can be resumed.
 
-    exported: what of `written` is the finished weights, in every form that was asked for.
-    next_step: what the person may do now, in words.
+    exported: the files of `written` that hold the trained weights, in every requested format.
+    next_step: what you can do next, in words.
     """
 
     step: int
@@ -194,7 +196,7 @@ class RunFinished:
 
 @dataclass(frozen=True, kw_only=True)
 class RunFailed:
-    """The run ended in an error: what a person is told, and of a bug of ours the traceback."""
+    """The run failed: the error message, and the traceback if it is a bug."""
 
     message: str
     traceback: str = ""

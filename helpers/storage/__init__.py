@@ -1,1 +1,1 @@
-"""Bytes by name, somewhere: sources that are only read, and folders that caches live in."""
+"""File storage, local or in S3 buckets: read-only sources of datasets, and stores for caches."""

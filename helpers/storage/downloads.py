@@ -1,6 +1,6 @@
-"""A folder of downloaded files, and the source they are to a dataset: what came once is never asked for again.
+"""A folder of downloaded files, and a dataset source that reads it; a file is never downloaded twice.
 
-A file is called by hashes of its address and of its content, so that no address can lead a name astray.
+File names are hashes of the URL and the content, so a URL cannot cause an unsafe path.
 """
 
 import hashlib
@@ -26,7 +26,7 @@ HIDDEN = re.compile(r"(^|/)\.+")
 
 
 def name_of(url: str) -> str:
-    """What a file at an address is called: host and path, without what may be a secret, and a hash of all of it."""
+    """The name of the file at a URL: host and path, without parts that may be secret, and a hash of the whole URL."""
     match = ADDRESS.match(url)
     shown = match[1][:SHOWN_CHARACTERS] if match else ""
     if not (shown.isascii() and shown.isprintable()):
@@ -37,7 +37,7 @@ def name_of(url: str) -> str:
 
 
 class Downloads:
-    """What has been downloaded into a folder, by the names of `name_of`, as it stood when this was made."""
+    """The files downloaded into a folder when this object was created, by the names of `name_of`."""
 
     def __init__(self, root: Path) -> None:
         self._root = root
@@ -54,7 +54,7 @@ class Downloads:
         self._sizes = np.array(sizes, np.int64)
 
     def missing(self, names: Sequence[str], *, retry_failed: bool) -> list[int]:
-        """The places in `names` of files that are not here, and not known to be dead unless those are to be retried."""
+        """The indices in `names` of missing files; failed downloads count as missing only with `retry_failed`."""
         gone = np.flatnonzero(self._rows(names) < 0).tolist()
         return [place for place in gone if retry_failed or _address(names[place]) not in self._failed]
 
@@ -66,7 +66,7 @@ class Downloads:
         limits: FetchLimits,
         advance: Callable[[], None],
     ) -> None:
-        """Bring each (name, address); raises DataError where the network is gone, CacheError where the disk is full."""
+        """Download each (name, URL); raises DataError if the network is down, CacheError if a file can't be written."""
         folders = [LocalCache(self._root / f"{number:02x}") for number in range(256)]
         try:
             self._root.mkdir(parents=True, exist_ok=True)
@@ -88,40 +88,40 @@ class Downloads:
             raise CacheError(f"cannot write in {self._root}: {error.strerror}. {FIX}") from error
 
     def listed(self, names: Sequence[str]) -> Iterator[Listed]:
-        """The files of these names, in their order; those known to be dead have no size and no tag."""
+        """The files of these names, in order; missing files have size 0 and no tag."""
         rows = self._rows(names)
         for name, row in zip(names, rows.tolist(), strict=True):
             yield Listed(name, int(self._sizes[row]), self._tag(row)) if row >= 0 else Listed(name, 0, "")
 
     def local_path(self, name: str) -> Path:
-        """Where a file is; raises FileMissing with the reason for one that could not be downloaded."""
+        """The path of a file; raises FileMissing with the reason if it could not be downloaded."""
         address = _address(name)
         row = int(self._rows([name])[0])
         if row < 0:
-            raise FileMissing(f"cannot be downloaded: {self._failed.get(address, 'it was not asked for yet')}")
+            raise FileMissing(f"cannot be downloaded: {self._failed.get(address, 'it was not requested yet')}")
         return self._root / address[:2] / f"{address}-{self._tag(row)}"
 
     def _tag(self, row: int) -> str:
         return bytes(self._tags[row]).decode("ascii")
 
     def _rows(self, names: Sequence[str]) -> np.ndarray:
-        """The row of each name [N], -1 where it is not here."""
-        asked = np.fromiter((_address(name).encode() for name in names), self._addresses.dtype, len(names))
+        """The row of each name [N], -1 if the file is missing."""
+        wanted = np.fromiter((_address(name).encode() for name in names), self._addresses.dtype, len(names))
         if not len(self._addresses):
-            return np.full(len(asked), -1)
-        # The folders are read in the order of their names, and they in that of theirs: so are the addresses.
-        rows = np.minimum(np.searchsorted(self._addresses, asked), len(self._addresses) - 1)
-        return np.where(self._addresses[rows] == asked, rows, -1)
+            return np.full(len(wanted), -1)
+        # Folders and files are read in the order of their names, so the addresses are sorted.
+        rows = np.minimum(np.searchsorted(self._addresses, wanted), len(self._addresses) - 1)
+        return np.where(self._addresses[rows] == wanted, rows, -1)
 
     def _read_failed(self) -> dict[str, str]:
-        """Why addresses are dead; a line that a killed run left unfinished is passed over."""
+        """The reasons of failed downloads, by address; incomplete lines of a killed run are skipped."""
         failed: dict[str, str] = {}
         try:
             with (self._root / FAILED).open(encoding="ascii") as lines:
                 for line in lines:
                     try:
-                        said = json.loads(line)
-                        failed[_address(said["name"])] = sys.intern(said["reason"])
+                        entry = json.loads(line)
+                        failed[_address(entry["name"])] = sys.intern(entry["reason"])
                     except (ValueError, KeyError, TypeError):
                         continue
         except FileNotFoundError:
@@ -132,21 +132,21 @@ class Downloads:
 
 
 class DownloadedSource:
-    """The files behind a table's addresses, by `names` (of `name_of`, sorted, each once)."""
+    """The files at a table's URLs, by `names` (from `name_of`, sorted, unique)."""
 
     def __init__(self, downloads: Downloads, *, names: Sequence[str], place: str) -> None:
         self._downloads, self._names, self._place = downloads, names, place
 
     def list(self) -> Iterator[Listed]:
-        """Every file, those that could not be downloaded without a tag: reading them says why."""
+        """Every file; those that could not be downloaded have no tag, and reading them raises the reason."""
         return self._downloads.listed(self._names)
 
     def read(self, path: str) -> bytes:
-        """A file's bytes; raises OSError where it cannot be read, or could not be downloaded."""
+        """A file's bytes; raises OSError if it cannot be read or could not be downloaded."""
         return self._downloads.local_path(path).read_bytes()
 
     def read_start(self, path: str, length: int) -> bytes:
-        """The first `length` bytes of a file, or all of a shorter one; raises OSError."""
+        """The first `length` bytes of a file, or all if it is shorter; raises OSError."""
         with self._downloads.local_path(path).open("rb", buffering=0) as file:
             return file.read(length)
 

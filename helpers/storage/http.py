@@ -1,6 +1,6 @@
-"""Brings files from http addresses that nobody vouches for: bounded in time, size, redirects and demands on a server.
+"""Downloads files from untrusted URLs, with limits on time, size, redirects and requests per server.
 
-No address reaches a message from here: its query, or what stands before its @, may be a secret.
+Messages never contain a URL: its query, or the part before its @, may be a secret.
 """
 
 import asyncio
@@ -16,18 +16,18 @@ if TYPE_CHECKING:
     import httpx
 
 WAITING_PER_PLACE = 16
-"""Addresses looked ahead for each that is asked at once, so that one slow host does not hold up the others."""
+"""URLs queued per concurrent request, so that one slow host does not block the others."""
 
 SILENT_AT_MOST = 64
-"""Servers in a row that cannot be reached; after so many it is the network that is gone."""
+"""Failed connections in a row after which the network counts as down."""
 
 TRY_AGAIN = frozenset({408, 425, 429, 500, 502, 503, 504})
 
 
 @dataclass(frozen=True, kw_only=True)
 class FetchLimits:
-    """What one address may cost. seconds: each try; per_host: asked of one host at once; pause_seconds: between tries,
-    twice as long before each further one.
+    """Limits of one download. seconds: per try; size_bytes: of the file; per_host: concurrent requests to one host;
+    pause_seconds: before the second try, doubled before each further try.
     """
 
     seconds: float = 60.0
@@ -38,17 +38,17 @@ class FetchLimits:
     pause_seconds: float = 1.0
 
 
-NO_ADDRESS = "it is no http or https address"
+NO_ADDRESS = "it is not an http or https URL"
 
 
 class _NoAddress(Exception):
-    """A text that names no server."""
+    """A string that is not a URL with a server."""
 
 
 class NotFetched(Exception):
-    """Nothing usable came from an address; `reason` says why, in words that go on from `cannot be downloaded: `.
+    """A failed download; `reason` says why, as a phrase that follows `cannot be downloaded: `.
 
-    reached: a server answered; passing: another try may go better.
+    reached: whether a server answered; passing: whether another try may succeed.
     """
 
     def __init__(self, reason: str, *, reached: bool = True, passing: bool = False) -> None:
@@ -64,10 +64,10 @@ def fetch_all(
     at_once: int,
     limits: FetchLimits,
 ) -> None:
-    """Ask for each (name, address), `at_once` at a time, and call `keep(name, content)` or `give_up(name, reason)`.
+    """Download each (name, URL), `at_once` at a time, and call `keep(name, content)` or `give_up(name, reason)`.
 
-    `keep` is called in threads. Raises DataError when no server at all can be reached any more; for those addresses
-    nothing is called. Whatever `keep` and `give_up` raise ends it.
+    `keep` is called in threads. Raises DataError if no server can be reached any more; neither function is called for
+    those URLs. An exception of `keep` or `give_up` ends the downloads.
     """
     try:
         asyncio.run(_fetch_all(wanted, keep=keep, give_up=give_up, at_once=at_once, limits=limits))
@@ -86,7 +86,7 @@ async def _fetch_all(
     room = asyncio.Semaphore(WAITING_PER_PLACE * at_once)
     places = asyncio.Semaphore(at_once)
     hosts: WeakValueDictionary[str, asyncio.Semaphore] = WeakValueDictionary()
-    silent: list[tuple[str, str]] = []
+    unreachable: list[tuple[str, str]] = []
     answered = asyncio.Event()
 
     async def fetch(name: str, url: str) -> None:
@@ -99,36 +99,36 @@ async def _fetch_all(
             give_up(name, NO_ADDRESS)
             return
         except NotFetched as failure:
-            silent.append((name, failure.reason))
+            unreachable.append((name, failure.reason))
             if not failure.reached:
-                _raise_if_cut_off(silent, at_least=SILENT_AT_MOST)
+                _raise_if_cut_off(unreachable, at_least=SILENT_AT_MOST)
                 return
         finally:
             room.release()
         answered.set()
-        while silent:  # somebody answered, so these are gone and not the network
-            give_up(*silent.pop())
+        while unreachable:  # another server answered, so these servers are down and not the network
+            give_up(*unreachable.pop())
 
     async with open_client(at_once=at_once, limits=limits) as client, asyncio.TaskGroup() as tasks:
         for name, url in wanted:
             await room.acquire()
             tasks.create_task(fetch(name, url))
     if not answered.is_set():
-        _raise_if_cut_off(silent, at_least=1)
-    for name, reason in silent:
+        _raise_if_cut_off(unreachable, at_least=1)
+    for name, reason in unreachable:
         give_up(name, reason)
 
 
-def _raise_if_cut_off(silent: list[tuple[str, str]], *, at_least: int) -> None:
-    if len(silent) >= at_least:
+def _raise_if_cut_off(unreachable: list[tuple[str, str]], *, at_least: int) -> None:
+    if len(unreachable) >= at_least:
         raise DataError(
-            f"the last {len(silent)} addresses could not be reached ({silent[-1][1]}). Check this machine's network, "
-            "and start again: what was downloaded stays, and these are asked for again."
+            f"the last {len(unreachable)} URLs could not be reached ({unreachable[-1][1]}). Check your network "
+            "connection and start again: downloaded files are kept, and these URLs are tried again."
         )
 
 
 def open_client(*, at_once: int, limits: FetchLimits) -> "httpx.AsyncClient":
-    """A client that keeps no cookies and asks for files as they are."""
+    """A client without cookies that requests uncompressed files."""
     from http.cookiejar import CookieJar, DefaultCookiePolicy
 
     import httpx
@@ -144,7 +144,7 @@ def open_client(*, at_once: int, limits: FetchLimits) -> "httpx.AsyncClient":
 
 
 async def fetch_with_retries(client: "httpx.AsyncClient", url: str, *, limits: FetchLimits) -> bytes:
-    """The content at an address, asked for again where that may help; raises NotFetched."""
+    """The content at a URL, with retries if another try may succeed; raises NotFetched."""
     for earlier_tries in range(limits.tries - 1):
         try:
             return await _fetch_once(client, url, limits=limits)
@@ -166,20 +166,20 @@ async def _fetch_once(client: "httpx.AsyncClient", url: str, *, limits: FetchLim
     except httpx.TooManyRedirects as error:
         raise NotFetched(f"it is redirected more than {limits.redirects} times") from error
     except (httpx.InvalidURL, httpx.UnsupportedProtocol, httpx.LocalProtocolError, UnicodeError) as error:
-        raise NotFetched("it leads to what is no http or https address") from error
+        raise NotFetched("it redirects to something that is not an http or https URL") from error
     except (httpx.ConnectError, httpx.ConnectTimeout) as error:
         raise NotFetched("its server cannot be reached", reached=False, passing=True) from error
     except httpx.HTTPError as error:
-        raise NotFetched("it was cut off", passing=True) from error
+        raise NotFetched("the connection was lost", passing=True) from error
 
 
 async def _body(response: "httpx.Response", *, limits: FetchLimits) -> bytes:
-    """The bytes of an answer as they were sent: an image does not get smaller, and a bomb is not unpacked."""
+    """The bytes of a response, never decompressed: images hardly compress, and a decompression bomb does no harm."""
     if response.status_code != 200:
-        said = f"the server answers {response.status_code} {response.reason_phrase}".strip()
-        raise NotFetched(said, passing=response.status_code in TRY_AGAIN)
+        status = f"the server answers {response.status_code} {response.reason_phrase}".strip()
+        raise NotFetched(status, passing=response.status_code in TRY_AGAIN)
     if response.headers.get("Content-Encoding", "identity").lower() != "identity":
-        raise NotFetched("it is sent compressed, though it was asked for as it is")
+        raise NotFetched("the server sends it compressed, although an uncompressed file was requested")
     content = bytearray()
     length = response.headers.get("Content-Length", "")
     if length.isdecimal() and int(length) > limits.size_bytes:
@@ -196,7 +196,7 @@ def _too_large(limits: FetchLimits) -> str:
 
 
 def _host(url: str) -> str:
-    """What is asked of one server counts together; raises _NoAddress where no server is named."""
+    """The host of a URL, whose requests are limited together; raises _NoAddress if there is none."""
     import httpx
 
     try:

@@ -1,6 +1,6 @@
-"""Folders of this machine, read and written through the operating system.
+"""Local folders, read and written with the functions of the operating system.
 
-An object-store library's local driver refuses a whole listing for one odd file name; the operating system does not.
+The local driver of an object-store library would reject a whole listing because of one unusual file name.
 """
 
 import os
@@ -14,25 +14,24 @@ from helpers.files import PARTIAL_FILES, atomic_write
 from helpers.storage.protocols import Listed
 
 LEFTOVER_FILES = (PARTIAL_FILES, ".unfinished-*")
-"""Globs of what killed writers leave behind, of this version and of earlier ones."""
+"""Globs of the files that killed writers leave behind, for this version and earlier ones."""
 
 LEFTOVER_AGE_SECONDS = 3600.0
 
 
 class LocalSource:
-    """A person's folder, with the folders in it; links are followed, but never back into a folder they are in.
+    """A folder of yours, with its subfolders; links are followed unless they lead back to a parent folder.
 
-    Names that are not UTF-8 survive as Python's surrogate escapes.
+    Names that are not UTF-8 are kept as Python's surrogate escapes.
     """
 
     def __init__(self, root: Path) -> None:
         self._start = os.path.join(root, "")
 
     def list(self) -> Iterator[Listed]:
-        """Every file, in the order of their paths; raises DataError where a folder cannot be read.
+        """Every file, ordered by path; raises DataError if a folder cannot be read.
 
-        Hidden folders are not looked into; sockets, pipes and devices are left out. A link to nothing is listed with an
-        empty tag.
+        Hidden folders, sockets, pipes and devices are left out. A broken link is listed with an empty tag.
         """
         walk = [self._entries("", ancestors=())]
         while walk:
@@ -49,19 +48,19 @@ class LocalSource:
         try:
             status = os.stat(self._start + folder)
             identity = (status.st_dev, status.st_ino)
-            if identity in ancestors:  # a link that leads back into itself
+            if identity in ancestors:  # a link to a parent folder
                 return
             with os.scandir(self._start + folder) as entries:
-                # A slash sorts a folder where its files' paths belong: "a.png" before "a/b.png".
+                # The slash sorts a folder by the paths of its files: "a.png" before "a/b.png".
                 names = sorted(entry.name + ("/" if _is_folder(entry) else "") for entry in entries)
         except OSError as error:
             raise DataError(
                 f"cannot list the folder {self._start + folder!r}: {error.strerror}. "
-                "Check that it exists and may be read, or change the dataset's instance_data_dir."
+                "Check that it exists and is readable, or change the dataset's instance_data_dir."
             ) from error
         for name in names:
             if name.endswith("/"):
-                if not name.startswith("."):  # such as .git, which has a copy of every image of a cloned dataset
+                if not name.startswith("."):  # such as .git, which holds a copy of every image of a cloned dataset
                     yield self._entries(folder + name, ancestors=(*ancestors, identity))
             elif listed := self._listed(folder + name):
                 yield listed
@@ -69,19 +68,19 @@ class LocalSource:
     def _listed(self, path: str) -> Listed | None:
         try:
             status = os.stat(self._start + path)
-        except OSError:  # gone since, or a link to nothing: reading it will say so
+        except OSError:  # deleted since, or a broken link: reading it raises the reason
             return Listed(path, 0, "")
         if not stat.S_ISREG(status.st_mode):
             return None
         return Listed(path, status.st_size, str(status.st_mtime_ns))
 
     def read(self, path: str) -> bytes:
-        """A file's bytes; raises OSError where it cannot be read."""
+        """A file's bytes; raises OSError if it cannot be read."""
         with open(self._start + path, "rb", buffering=0) as file:
             return file.readall()
 
     def read_start(self, path: str, length: int) -> bytes:
-        """The first `length` bytes of a file, or all of a shorter one; raises OSError."""
+        """The first `length` bytes of a file, or all if it is shorter; raises OSError."""
         with open(self._start + path, "rb", buffering=0) as file:
             return file.read(length)
 
@@ -93,12 +92,12 @@ class LocalSource:
 def _is_folder(entry: os.DirEntry[str]) -> bool:
     try:
         return entry.is_dir()
-    except OSError:  # a link in a circle
+    except OSError:  # a circular link
         return False
 
 
 class LocalCache:
-    """A folder of whole files; made with the first file written."""
+    """A folder of atomically written files; created with the first file."""
 
     def __init__(self, root: Path) -> None:
         self._root = root
@@ -110,7 +109,7 @@ class LocalCache:
         return self._root
 
     def sizes(self) -> dict[str, int]:
-        """The bytes of every complete file, by name; what a killed writer left is not complete."""
+        """The size in bytes of every complete file, by name; without leftovers of a killed writer."""
         try:
             with os.scandir(self._root) as entries:
                 names = sorted(entry.name for entry in entries if not entry.name.startswith("."))
@@ -122,15 +121,15 @@ class LocalCache:
         return {name: size for name, size in sizes.items() if size is not None}
 
     def is_here(self, name: str) -> bool:
-        """Whether the file is there."""
+        """Whether the file exists."""
         return self.local_path(name).is_file()
 
     def local_path(self, name: str) -> Path:
-        """Where the file can be mapped into memory."""
+        """A path that can be memory-mapped."""
         return self._root / name
 
     def write(self, name: str, content: bytes) -> None:
-        """Write a file, which appears complete or not at all; raises CacheError naming the folder."""
+        """Write a file atomically; raises CacheError naming the folder."""
         try:
             self._remove_leftovers()
             atomic_write(self._root / name, lambda partial: partial.write_bytes(content))
@@ -141,7 +140,7 @@ class LocalCache:
             ) from error
 
     def _remove_leftovers(self) -> None:
-        """Delete what writers killed long ago left behind; a living one takes seconds, not an hour."""
+        """Delete old files of killed writers; a running writer takes seconds, not an hour."""
         if self._cleaned:
             return
         self._cleaned = True
@@ -149,11 +148,11 @@ class LocalCache:
             try:
                 if time.time() - leftover.stat().st_mtime > LEFTOVER_AGE_SECONDS:
                     leftover.unlink()
-            except FileNotFoundError:  # its writer has finished, or another process cleaned first
+            except FileNotFoundError:  # its writer finished, or another process deleted it
                 continue
 
     def remove(self, name: str) -> None:
-        """Delete a file; it may be gone already."""
+        """Delete a file; it may already be deleted."""
         self.local_path(name).unlink(missing_ok=True)
 
     def describe(self) -> str:
@@ -161,11 +160,11 @@ class LocalCache:
         return f"the folder {self._root}"
 
 
-FIX = "Free some space there or let it be written to, or name another folder (cache_dir_vae, cache_dir or OUTPUT_DIR)."
+FIX = "Free up space, make the folder writable, or set another folder (cache_dir_vae, cache_dir or OUTPUT_DIR)."
 
 
 def _file_size(path: Path) -> int | None:
-    """A file's bytes; None for a folder, and for a file that another process has removed since it was listed."""
+    """A file's size in bytes; None for a folder, or if another process deleted the file after it was listed."""
     try:
         status = path.stat()
     except FileNotFoundError:

@@ -1,4 +1,4 @@
-"""What a place for bytes must be able to do; a source has no way to write or delete in its type."""
+"""Interfaces for file storage; a source has no methods to write or delete."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -8,9 +8,9 @@ SIZE_UNKNOWN = -1
 
 
 class Listed(NamedTuple):
-    """One file of a store: its path from the store's root with forward slashes, and what changes when it does.
+    """One file of a store: its path relative to the root with forward slashes, its size, and its tag.
 
-    size_bytes: SIZE_UNKNOWN where only reading it would tell.
+    size_bytes: SIZE_UNKNOWN if only reading the file would give it. tag: changes whenever the file does.
     """
 
     path: str
@@ -19,46 +19,46 @@ class Listed(NamedTuple):
 
 
 class SourceStore(Protocol):
-    """Where a person's images and captions are; never written to."""
+    """The place of your images and captions; read-only."""
 
     def list(self) -> Iterator[Listed]:
-        """Every file, in the order of their paths; raises DataError where the place cannot be read.
+        """Every file, ordered by path; raises DataError if the place cannot be read.
 
-        Hidden folders need not be looked into.
+        Files in hidden folders may be left out.
         """
         ...
 
     def read(self, path: str) -> bytes:
-        """A file's bytes; raises OSError where it cannot be read."""
+        """A file's bytes; raises OSError if it cannot be read."""
         ...
 
     def read_start(self, path: str, length: int) -> bytes:
-        """The first `length` bytes of a file, or all of a shorter one; raises OSError."""
+        """The first `length` bytes of a file, or all if it is shorter; raises OSError."""
         ...
 
     def describe(self) -> str:
-        """The place in words, for messages; free of credentials."""
+        """The place, for messages; without credentials."""
         ...
 
 
 class CacheStore(Protocol):
-    """A folder of whole files: a file is there entirely or not at all."""
+    """A folder of files that are written atomically."""
 
     @property
     def folder(self) -> Path:
-        """The folder of this machine that the files lie or are mirrored in; it need not be there yet."""
+        """The local folder of the files or their mirror; it may not exist yet."""
         ...
 
     def sizes(self) -> dict[str, int]:
-        """The bytes of every complete file, by name; leftovers of a killed writer are not complete."""
+        """The size in bytes of every complete file, by name; without leftovers of a killed writer."""
         ...
 
     def is_here(self, name: str) -> bool:
-        """Whether `local_path` leads to a file without fetching it first."""
+        """Whether `local_path` returns a file without fetching it first."""
         ...
 
     def local_path(self, name: str) -> Path:
-        """Where the file can be mapped into memory; raises CacheError where it cannot be fetched."""
+        """A local path that can be memory-mapped; raises CacheError if the file cannot be fetched."""
         ...
 
     def write(self, name: str, content: bytes) -> None:
@@ -66,13 +66,13 @@ class CacheStore(Protocol):
         ...
 
     def remove(self, name: str) -> None:
-        """Delete a file; it may be gone already."""
+        """Delete a file; it may already be deleted."""
         ...
 
     def describe(self) -> str:
-        """The place in words, for messages; free of credentials."""
+        """The place, for messages; without credentials."""
         ...
 
 
 class FileMissing(OSError):
-    """A listed file that is known not to be had; its text says why, in words that go on from the file's name."""
+    """A listed file that is not available; the message says why, as a phrase that follows the file's name."""

@@ -1,4 +1,4 @@
-"""S3-compatible buckets, read and written through obstore, which pages, retries and keeps connections open."""
+"""S3-compatible buckets, accessed with obstore, which handles paging, retries and connections."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -22,11 +22,11 @@ CONNECT_SECONDS, SILENCE_SECONDS = 5, 30
 LISTED_AT_ONCE = 1_000
 DEFAULT_REGION = "us-east-1"
 
-REFUSED = "the key is not accepted"
+REFUSED = "the key was rejected"
 REFUSALS = ("403 Forbidden", "401 Unauthorized", "SignatureDoesNotMatch", "InvalidAccessKeyId")
 ELSEWHERE = ("AuthorizationHeaderMalformed", "PermanentRedirect", "redirect without LOCATION")
 NO_BUCKET = "there is no such bucket"
-NO_ANSWER = "nothing answers there"
+NO_ANSWER = "the server does not respond"
 NO_SUCH_PART = "416 Range Not Satisfiable"
 
 Answer = TypeVar("Answer")
@@ -34,10 +34,10 @@ Answer = TypeVar("Answer")
 
 @dataclass(frozen=True, kw_only=True)
 class BucketAddress:
-    """A bucket, and the folder `prefix` in it; `entry`: who named it, for messages.
+    """A bucket, and the folder `prefix` in it. entry: the entry of the dataset file, for messages.
 
-    endpoint: of a service other than Amazon's. credentials: access key, secret and session token; without them the
-    environment's (variables, a container's or a machine's role).
+    endpoint: for services other than Amazon's. credentials: access key, secret and session token; if not set, those of
+    the environment are used (variables, or the role of the container or machine).
     """
 
     bucket: str
@@ -49,27 +49,27 @@ class BucketAddress:
 
     def __str__(self) -> str:
         place = "/".join(part for part in (self.bucket, self.prefix.strip("/")) if part)
-        whose = f" (entry {self.entry})" if self.entry else ""
-        return f"the bucket {place}" + (f" at {self.endpoint}" if self.endpoint else "") + whose
+        entry = f" (entry {self.entry})" if self.entry else ""
+        return f"the bucket {place}" + (f" at {self.endpoint}" if self.endpoint else "") + entry
 
     def __repr__(self) -> str:  # never the credentials
         return f"<{self}>"
 
     def under(self, *parts: str) -> "BucketAddress":
-        """The same with a longer prefix."""
+        """The same address with `parts` appended to the prefix."""
         prefix = "/".join(part.strip("/") for part in (self.prefix, *parts) if part.strip("/"))
         return replace(self, prefix=prefix)
 
 
 class BucketSource:
-    """A person's bucket of images: listed and read, and nothing else. Only names under the prefix are ever listed."""
+    """A bucket of images, read-only. Only names under the prefix are listed."""
 
     def __init__(self, address: BucketAddress) -> None:
         self._address = address
         self._store = _opened(address)
 
     def list(self) -> Iterator[Listed]:
-        """Every object, in the order of their names; raises DataError with the fix where the bucket can't be read."""
+        """Every object, ordered by name; raises DataError with the fix if the bucket cannot be read."""
         try:
             found = [
                 Listed(meta["path"], meta["size"], (meta["e_tag"] or str(meta["last_modified"])).strip('"'))
@@ -78,17 +78,17 @@ class BucketSource:
             ]
         except OSError as error:
             raise DataError(f"cannot list {self._address}: {error}") from error
-        # Amazon lists by name; others need not.
+        # Amazon lists by name; other services may not.
         yield from sorted(found, key=lambda listed: listed.path)
 
     def read(self, path: str) -> bytes:
-        """An object's bytes; raises OSError where it cannot be read."""
+        """An object's bytes; raises OSError if it cannot be read."""
         import obstore
 
         return _with_retries(lambda: bytes(obstore.get(self._store, path).bytes()))
 
     def read_start(self, path: str, length: int) -> bytes:
-        """The first `length` bytes of an object, or all of a shorter one; raises OSError."""
+        """The first `length` bytes of an object, or all if it is shorter; raises OSError."""
         import obstore
 
         def ask() -> bytes:
@@ -102,14 +102,14 @@ class BucketSource:
             return self.read(path)[:length]
 
     def describe(self) -> str:
-        """The bucket, for messages; free of credentials."""
+        """The bucket, for messages; without credentials."""
         return str(self._address)
 
 
 class BucketCache:
-    """Whole files in a bucket, each mirrored in a local folder when it is first needed, since training maps them.
+    """Files in a bucket, each copied to a local mirror when first needed, since training memory-maps them.
 
-    An object appears in a bucket whole or not at all. Names are never used twice for other bytes.
+    Objects are written atomically. A name is never reused for other content.
     """
 
     def __init__(self, address: BucketAddress, *, mirror: Path) -> None:
@@ -123,7 +123,7 @@ class BucketCache:
         return self._mirror.folder
 
     def sizes(self) -> dict[str, int]:
-        """The bytes of every file, by name; raises CacheError with the fix where the bucket can't be listed."""
+        """The size in bytes of every file, by name; raises CacheError with the fix if the bucket cannot be listed."""
         try:
             found = {meta["path"]: meta["size"] for meta in _objects(self._store) if "/" not in meta["path"]}
         except OSError as error:
@@ -135,9 +135,9 @@ class BucketCache:
         return self._mirror.is_here(name)
 
     def local_path(self, name: str) -> Path:
-        """The mirror's copy, fetched where it is not there yet; a path to nothing where the bucket has no such file.
+        """The path of the mirror's copy, fetched if missing; nothing exists there if the bucket has no such file.
 
-        Raises CacheError with the fix where it cannot be fetched or kept.
+        Raises CacheError with the fix if the file cannot be fetched or written.
         """
         if not self.is_here(name):
             self._fetch(name)
@@ -156,7 +156,7 @@ class BucketCache:
         self._mirror.write(name, content)
 
     def remove(self, name: str) -> None:
-        """Delete a file here and there; it may be gone already."""
+        """Delete a file in the bucket and the mirror; it may already be deleted."""
         import obstore
 
         try:
@@ -168,7 +168,7 @@ class BucketCache:
         self._mirror.remove(name)
 
     def describe(self) -> str:
-        """The bucket, for messages; free of credentials."""
+        """The bucket, for messages; without credentials."""
         return str(self._address)
 
     def _fetch(self, name: str) -> None:
@@ -184,7 +184,7 @@ class BucketCache:
 
 
 def _opened(address: BucketAddress) -> "S3Store":
-    """The store behind an address; nothing is asked of it yet."""
+    """The store at an address; sends no request yet."""
     from obstore.store import S3Store
 
     given: dict[str, Any] = {"endpoint": address.endpoint.rstrip("/")} if address.endpoint else {}
@@ -211,7 +211,7 @@ def _opened(address: BucketAddress) -> "S3Store":
 
 @dataclass(frozen=True)
 class _Credentials:
-    """What obstore asks for keys, so that a session token of the environment is not joined to keys of an entry."""
+    """Provides keys to obstore, so that it does not combine an entry's keys with the environment's session token."""
 
     keys: tuple[str, str, str | None]
 
@@ -224,7 +224,7 @@ class _Credentials:
 
 
 def _objects(store: "S3Store") -> Iterator["ObjectMeta"]:
-    """Every object, asking on behind the last name where an answer broke off; raises OSError."""
+    """Every object; continues after the last name if a response is interrupted; raises OSError."""
     import obstore
 
     last, patience = None, _Backoff()
@@ -239,7 +239,7 @@ def _objects(store: "S3Store") -> Iterator["ObjectMeta"]:
 
 
 def _with_retries(ask: Callable[[], Answer]) -> Answer:
-    """What `ask` returns, asked again where the answer broke off; raises OSError, of its kinds FileNotFoundError."""
+    """The result of `ask`, with retries if a response is interrupted; raises OSError, or its FileNotFoundError."""
     patience = _Backoff()
     while True:
         try:
@@ -250,15 +250,15 @@ def _with_retries(ask: Callable[[], Answer]) -> Answer:
 
 @dataclass
 class _Backoff:
-    """Waits longer after each failure in a row, up to a last one.
+    """Waits longer after each failure in a row, and gives up after RETRIES.
 
-    The library itself asks again where a request fails before the first byte of its answer; this is for the rest.
+    obstore itself retries requests that fail before the first byte of the response; this handles later failures.
     """
 
     failures: int = 0
 
     def wait(self, error: Exception) -> None:
-        """Sleep a little, or raise OSError with the reason where that fixes nothing or has been tried enough."""
+        """Sleep before the next try, or raise OSError with the reason if no try is left or none can succeed."""
         reason = _reason(error)
         if isinstance(error, FileNotFoundError) and not reason.startswith(NO_BUCKET):
             raise error
@@ -270,18 +270,18 @@ class _Backoff:
 
 
 def _reason(error: Exception) -> str:
-    """Why a bucket refused, with the fix, in words that hold no keys."""
-    said = str(error)
-    lost = "404 Not Found" in said and not isinstance(error, FileNotFoundError)
-    if lost or "NoSuchBucket" in said or "InvalidBucketName" in said:
+    """The reason of a failed request and the fix, without keys."""
+    text = str(error)
+    lost = "404 Not Found" in text and not isinstance(error, FileNotFoundError)
+    if lost or "NoSuchBucket" in text or "InvalidBucketName" in text:
         return f"{NO_BUCKET}. Check aws_bucket_name, aws_endpoint_url and aws_region_name."
-    if any(word in said for word in ELSEWHERE):
+    if any(word in text for word in ELSEWHERE):
         return f"{NO_BUCKET} in this region. Check aws_region_name."
-    if any(word in said for word in REFUSALS):
+    if any(word in text for word in REFUSALS):
         return (
-            f"{REFUSED}, or may not do this. Check aws_access_key_id and aws_secret_access_key "
-            "(without them, the environment's AWS settings), and the bucket's permissions."
+            f"{REFUSED}, or lacks permission. Check aws_access_key_id and aws_secret_access_key "
+            "(if not set, the environment's AWS settings), and the bucket's permissions."
         )
-    if "error sending request" in said or "169.254." in said or "CredentialProvider" in said:
+    if "error sending request" in text or "169.254." in text or "CredentialProvider" in text:
         return f"{NO_ANSWER}. Check aws_endpoint_url and the network; without keys, that this machine has a role."
-    return said.split("\n", 1)[0][:300]
+    return text.split("\n", 1)[0][:300]

@@ -1,1 +1,1 @@
-"""Which images there are, and how each is cropped."""
+"""Finds a dataset's images and determines how each is cropped."""

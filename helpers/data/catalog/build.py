@@ -1,6 +1,7 @@
-"""Opens a dataset: which images there are, what is said of them, how each is cut, and which are left out and why.
+"""Opens a dataset: its images, captions and crops, and the images it rejects, with reasons.
 
-Only headers are read, and those of known files not again. Neither a listing's order nor the timing of threads matters.
+Only headers are read, and those of known files come from a cache. The result does not depend on the order of a listing
+or the timing of threads.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -34,7 +35,7 @@ from helpers.reporting.reporter import Reporter
 from helpers.storage.protocols import CacheStore, SourceStore
 
 FROM_TABLES = ("parquet", "csv", "huggingface")
-"""Strategies whose captions stand in a table."""
+"""Caption strategies that read a table."""
 UNITS = {"area": "megapixels", "pixel": "pixels (shorter edge)", "pixel_area": "pixels (edge of a square of that area)"}
 
 
@@ -50,25 +51,25 @@ def open_catalog(
     filters: Sequence[str] = (),
     table: ImageTable | None = None,
 ) -> Catalog:
-    """Everything of `dataset` that can be trained on, by path; its images are in `source`.
+    """All images of `dataset` that can be used for training, ordered by path; `source` holds their files.
 
-    metadata: this dataset's own place to remember what files say; seed: decides draws; workers: threads;
-    longest_edge_px: the model can place; filters: of `caption_filter_list`; table: about images.
-    Raises DataError where it cannot be listed or nothing is left, with the reasons and the settings to change.
+    metadata: the dataset's cache of file metadata; seed: for random choices; workers: threads; longest_edge_px: the
+    longest edge that the model supports; filters: of `caption_filter_list`; table: with sizes or captions of images.
+    Raises DataError if `source` cannot be listed or no image is left, with the reasons and the settings to change.
     """
     rules = caption_rules(dataset, seed=seed, filters=filters)
     found = find_files(source, want_notes=rules.strategy == "textfile")
     reader = FileReader(
         dataset_id=dataset.id, found=found, source=source, metadata=metadata, workers=workers, reporter=reporter
     )
-    told = match_table(table, reader) if table is not None else None
-    sizes, rejected, ignored = _sizes(dataset, reader, told)
-    cuts = _cut(dataset, found, sizes, seed=seed)
-    rejected |= _of_unfit_size(dataset, sizes, cuts, longest_edge_px=longest_edge_px)
+    match = match_table(table, reader) if table is not None else None
+    sizes, rejected, ignored = _sizes(dataset, reader, match)
+    crops = _crops(dataset, found, sizes, seed=seed)
+    rejected |= _of_unfit_size(dataset, sizes, crops, longest_edge_px=longest_edge_px)
     not_chosen = _choose(dataset, found, sizes, rejected, seed=seed)
-    rejected |= _cut_around_faces(dataset, reader, sizes, cuts, rows=_rows_left(sizes, rejected))
-    captions_of, speechless = _captions(reader, _rows_left(sizes, rejected), rules, told)
-    rows = _rows_left(sizes, rejected := rejected | speechless)
+    rejected |= _crop_around_faces(dataset, reader, sizes, crops, rows=_rows_left(sizes, rejected))
+    captions_of, captionless = _captions(reader, _rows_left(sizes, rejected), rules, match)
+    rows = _rows_left(sizes, rejected := rejected | captionless)
     catalog = Catalog(
         dataset_id=dataset.id,
         source=source,
@@ -80,26 +81,26 @@ def open_catalog(
         tags=found.tags.take(rows),
         size_bytes=found.size_bytes[rows],
         sizes=sizes[rows],
-        geometries=cuts[rows],
+        geometries=crops[rows],
         captions_of=captions_of,
         rejected=tuple(Rejected(found.paths[row], rejected[row]) for row in sorted(rejected)),
         ignored=ignored,
         not_chosen=not_chosen,
     )
-    _tell(catalog, reporter, told)
+    _report(catalog, reporter, match)
     return catalog
 
 
 def recrop(catalog: Catalog, *, dataset: ImageDataset, seed: int, epoch: int) -> Catalog:
-    """The catalog with the random crops of `epoch` (from 0); every image stays in its bucket."""
+    """The catalog with new random crops for `epoch` (from 0); every image stays in its bucket."""
     draws = draw_of_epoch(catalog.paths, seed=seed, dataset_id=dataset.id, epoch=epoch)
     return replace(catalog, geometries=geometries(catalog.sizes, rules=cut_rules(dataset), draws=draws))
 
 
 def remember_rejected(metadata: CacheStore, catalog: Catalog, rejected: Sequence[Rejected]) -> None:
-    """Note images whose pixels turned out unreadable, so that the next start knows without decoding them.
+    """Cache which images cannot be decoded, so that the next start leaves them out without decoding them.
 
-    Those that are not `lasting` are passed over.
+    Rejections that are not `lasting` are skipped.
     """
     reasons = {image.path: image.reason for image in rejected if image.lasting}
     if not reasons:
@@ -107,10 +108,10 @@ def remember_rejected(metadata: CacheStore, catalog: Catalog, rejected: Sequence
     rows = [row for row, path in enumerate(catalog.paths) if path in reasons]
     paths = [catalog.paths[row] for row in rows]
     keys = file_keys(paths, catalog.size_bytes[rows].tolist(), [catalog.tags[row] for row in rows])
-    remembered = FileMetadataCache(metadata, name=HEADERS)
+    cache = FileMetadataCache(metadata, name=HEADERS)
     for key, path in zip(keys, paths, strict=True):
-        remembered.add(key, header((0, 0), reason=reasons[path]))
-    remembered.flush()
+        cache.add(key, header((0, 0), reason=reasons[path]))
+    cache.flush()
 
 
 def _rows_left(sizes: NDArray[np.int32], rejected: dict[int, str]) -> NDArray[np.int64]:
@@ -123,9 +124,9 @@ def _rows_left(sizes: NDArray[np.int32], rejected: dict[int, str]) -> NDArray[np
 def _choose(
     dataset: ImageDataset, found: FileListing, sizes: NDArray[np.int32], rejected: dict[int, str], *, seed: int
 ) -> int:
-    """Take the size off images that are too many for `max_num_samples`; how many they are.
+    """Drop images beyond `max_num_samples` by setting their size to 0; returns how many.
 
-    Each image has its own place in a queue, so that an image more or less changes the choice by one at the most.
+    Each image's priority depends on its path, so adding or removing an image changes the choice by one at most.
     """
     rows = _rows_left(sizes, rejected)
     if dataset.max_num_samples is None or len(rows) <= dataset.max_num_samples:
@@ -135,92 +136,92 @@ def _choose(
     return len(rows) - dataset.max_num_samples
 
 
-def _cut(dataset: ImageDataset, found: FileListing, sizes: NDArray[np.int32], *, seed: int) -> NDArray[np.int32]:
-    """The cut of each file found [N, 6]; of no use where it is no image."""
+def _crops(dataset: ImageDataset, found: FileListing, sizes: NDArray[np.int32], *, seed: int) -> NDArray[np.int32]:
+    """The geometry of each file found [N, 6]; meaningless for files that are not images."""
     rules = cut_rules(dataset)
     draws = random_draws(found.paths, seed=seed, dataset_id=dataset.id) if rules.draws else np.zeros((0, 3))
     return geometries(np.maximum(sizes, 1), rules=rules, draws=draws)
 
 
-def _cut_around_faces(
+def _crop_around_faces(
     dataset: ImageDataset,
     reader: FileReader,
     sizes: NDArray[np.int32],
-    cuts: NDArray[np.int32],
+    crops: NDArray[np.int32],
     *,
     rows: NDArray[np.int64],
 ) -> dict[int, str]:
-    """Move the crops of images `rows` to their faces, if that is asked for; why some cannot be read, by row."""
+    """If crop_style is `face`, center the crops of images `rows` on their faces; returns read errors by row."""
     if not (dataset.crop and dataset.crop_style == "face"):
         return {}
     middles, unreadable = face_centers(reader, rows, sizes=sizes)
-    cuts[rows] = crop_around(cuts[rows], middles=middles)
+    crops[rows] = crop_around(crops[rows], middles=middles)
     return unreadable
 
 
 def _of_unfit_size(
-    dataset: ImageDataset, sizes: NDArray[np.int32], cuts: NDArray[np.int32], *, longest_edge_px: int
+    dataset: ImageDataset, sizes: NDArray[np.int32], crops: NDArray[np.int32], *, longest_edge_px: int
 ) -> dict[int, str]:
-    """Why images are rejected that are too small, or would become too long, by row."""
+    """The reasons why images are too small, or have a training size that is too long, by row."""
     is_image = sizes[:, 0] > 0
     minimum = dataset.minimum_image_size or 0.0
     too_small = is_image & (size_metric(sizes, dataset.resolution_type) < minimum)
-    too_long = is_image & ((cuts[:, 4:6] - cuts[:, 2:4]).max(axis=1) > longest_edge_px)
+    too_long = is_image & ((crops[:, 4:6] - crops[:, 2:4]).max(axis=1) > longest_edge_px)
     small = f"{TOO_SMALL} = {minimum:g} {UNITS[dataset.resolution_type]}"
     long = f"{TOO_LONG}, {longest_edge_px} pixels"
     return {row: small if too_small[row] else long for row in np.flatnonzero(too_small | too_long).tolist()}
 
 
 def _sizes(
-    dataset: ImageDataset, reader: FileReader, told: TableMatch | None
+    dataset: ImageDataset, reader: FileReader, match: TableMatch | None
 ) -> tuple[NDArray[np.int32], dict[int, str], int]:
-    """The upright size of each file [N, 2], 0 x 0 where it has none, why some are rejected, by row, and how many others
-    are no images.
+    """The upright size of each file [N, 2], 0 x 0 if it has none; the reasons of rejected files, by row; and how many
+    of the other files are not images.
     """
-    if told is not None and dataset.metadata_backend == "parquet":
-        sizes, rejected = told.sizes(reader)
+    if match is not None and dataset.metadata_backend == "parquet":
+        sizes, rejected = match.sizes(reader)
     else:
         sizes, rejected = reader.read_headers()
-        rejected |= told.no_images(sizes, rejected) if told is not None else {}
+        rejected |= match.no_images(sizes, rejected) if match is not None else {}
     images = int((sizes[:, 0] > 0).sum()) + len(rejected)
     return sizes, rejected, reader.found.ignored + len(sizes) - images
 
 
 def _captions(
-    reader: FileReader, rows: NDArray[np.int64], rules: CaptionRules, told: TableMatch | None
+    reader: FileReader, rows: NDArray[np.int64], rules: CaptionRules, match: TableMatch | None
 ) -> tuple[Callable[[int], tuple[str, ...]], dict[int, str]]:
-    """The captions of the images of `rows` that have any, in their order, and why the others have none, by row."""
+    """The captions of the images at `rows` that have any, in order, and why the others have none, by row."""
     if rules.strategy == "instanceprompt":
         return ConstantCaption(rules.prompt), {}
-    speechless: dict[int, str] = {}
+    captionless: dict[int, str] = {}
     if rules.strategy in FROM_TABLES:
-        assert told is not None, "a dataset that wants a table's captions has a table"
-        texts, speechless = told.captions(rows, fallback=rules.fallback)
+        assert match is not None, "a dataset that wants a table's captions has a table"
+        texts, captionless = match.captions(rows, fallback=rules.fallback)
         if not rules.filters and not rules.fallback:
-            return captions_from_lines(texts.take(np.flatnonzero(texts.encoded.lengths)), rules=rules), speechless
+            return captions_from_lines(texts.take(np.flatnonzero(texts.encoded.lengths)), rules=rules), captionless
         notes: Iterable[bytes | None] = texts.encoded
     else:
-        contents, speechless = reader.read_captions(rows) if rules.strategy == "textfile" else ({}, {})
+        contents, captionless = reader.read_captions(rows) if rules.strategy == "textfile" else ({}, {})
         notes = map(contents.get, rows.tolist())
     captions, words = [], CaptionFilter(rules.filters)
     for row, path, note in zip(rows.tolist(), reader.found.paths.take(rows), notes, strict=True):
-        if row not in speechless:
+        if row not in captionless:
             try:
                 left = words(captions_for(path, note, rules=rules))
                 if not left:
                     raise MissingCaption(NOTHING_LEFT_TO_SAY)
                 captions.append(left)
             except MissingCaption as error:
-                speechless[row] = error.reason
-    if said := str(words):
-        reader.reporter.handle(Notice(text=f"dataset {reader.dataset_id}: {said}"))
-    return caption_column(captions, rules=rules), speechless
+                captionless[row] = error.reason
+    if summary := str(words):
+        reader.reporter.handle(Notice(text=f"dataset {reader.dataset_id}: {summary}"))
+    return caption_column(captions, rules=rules), captionless
 
 
-def _tell(catalog: Catalog, reporter: Reporter, told: TableMatch | None) -> None:
-    """Say in a line what a dataset holds, and in another for each reason what is left out.
+def _report(catalog: Catalog, reporter: Reporter, match: TableMatch | None) -> None:
+    """Report the number of images, and the rejected images by reason.
 
-    Raises DataError where that is all.
+    Raises DataError if no image is left.
     """
     if not len(catalog):
         place = catalog.source.describe()
@@ -233,6 +234,6 @@ def _tell(catalog: Catalog, reporter: Reporter, told: TableMatch | None) -> None
         lines = "\n".join(f"  {line}" for line in describe_rejected(catalog.rejected))
         text = f"dataset {catalog.dataset_id}: {len(catalog.rejected)} images left out\n{lines}"
         reporter.handle(Notice(text=text, level="warning"))
-    if told is not None and (without := told.rows_without_files):
-        what = f"{format_count(without, 'rows')} of {told.table.place} without a file there"
+    if match is not None and (without := match.rows_without_files):
+        what = f"{format_count(without, 'rows')} of {match.table.place} without a matching file"
         reporter.handle(Notice(text=f"dataset {catalog.dataset_id}: {what}"))

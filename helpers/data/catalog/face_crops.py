@@ -1,4 +1,4 @@
-"""Where the faces are that images are cut around, found once in each and remembered beside what else is known."""
+"""Finds the face that each image is cropped around; results are cached with the other file metadata."""
 
 import struct
 
@@ -16,16 +16,16 @@ from helpers.reporting.format import format_count
 
 FACES = "faces-1"
 FACE = struct.Struct("<4d")
-"""Left, top, right and bottom of a face, as parts of the upright image's width and height."""
+"""Left, top, right and bottom of a face, as fractions of the upright image's width and height."""
 
 
 def face_centers(
     reader: FileReader, rows: NDArray[np.int64], *, sizes: NDArray[np.int32]
 ) -> tuple[Floats, dict[int, str]]:
-    """Where the largest face of each image of `rows` [n] has its middle, and why others cannot be read, by row.
+    """The center of the largest face of each image at `rows` [n], and why some images cannot be read, by row.
 
-    sizes: of all files found, upright [N, 2]. Returned [n, 2] in parts of width and height: the image's own middle
-    where there is no face, which is told. Only images not yet known are opened.
+    sizes: upright sizes of all files found [N, 2]. Returns centers [n, 2] as fractions of width and height. Without a
+    face this is the center of the image, and the image is reported. Only images that are not cached are opened.
     """
 
     def look(position: int) -> bytes:
@@ -40,32 +40,32 @@ def face_centers(
         unit="images",
         meanwhile=single_threaded,
     )
-    middles = np.full((len(rows), 2), 0.5)
+    centers = np.full((len(rows), 2), 0.5)
     with_face = faces.lengths > 0
     edges = np.frombuffer(b"".join(faces[place] for place in np.flatnonzero(with_face).tolist()), "<f8").reshape(
         -1, 2, 2
     )
-    middles[known[with_face]] = edges.mean(axis=1)
-    _tell(reader, rows[known[~with_face]], looked_at=len(known))
-    return middles, {int(rows[position]): reason for position, reason in unreadable.items()}
+    centers[known[with_face]] = edges.mean(axis=1)
+    _report(reader, rows[known[~with_face]], looked_at=len(known))
+    return centers, {int(rows[position]): reason for position, reason in unreadable.items()}
 
 
 def _face(content: bytes, *, size: Size) -> bytes:
-    """The face of an image as it is remembered: nothing where there is none, or where the image is damaged."""
+    """The face of an image in the cache's format; empty if there is none or the image is damaged."""
     from helpers.data.images.decode import UnreadableImage, decode
 
     seen = detector_size(size)
     try:
         pixels = decode(content, size=size, geometry=Geometry(resize=seen, crop=Box(0, 0, *seen)))
-    except UnreadableImage:  # it is left out by name when it is to be encoded
+    except UnreadableImage:  # encoding will leave it out and report it
         return b""
     face = largest_face(pixels)
     return b"" if face is None else FACE.pack(*(edge / along for edge, along in zip(face, seen * 2, strict=True)))
 
 
-def _tell(reader: FileReader, faceless: NDArray[np.int64], *, looked_at: int) -> None:
+def _report(reader: FileReader, faceless: NDArray[np.int64], *, looked_at: int) -> None:
     if len(faceless):
         names = some_names([printable(path) for path in reader.found.paths.take(faceless)])
         images = format_count(looked_at, "images")
-        text = f"no face was found in {len(faceless)} of {images}, cut at their middle ({names})"
+        text = f"no face was found in {len(faceless)} of {images}, cropped at the center ({names})"
         reader.reporter.handle(Notice(text=f"dataset {reader.dataset_id}: {text}"))

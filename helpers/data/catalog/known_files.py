@@ -1,7 +1,7 @@
-"""What was learned of each file by opening it, remembered beside the caches, so that a known file is not opened again.
+"""Caches metadata of files, so that a known file is not opened again.
 
-A table is whole part files, appended while a scan runs, so a killed scan goes on where it was. They are numpy's `.npz`,
-whose parts carry checksums: reading them needs no library that a fully cached run would not load anyway.
+A table consists of complete part files that are added during a scan, so that a killed scan continues where it stopped.
+They are numpy's `.npz`, which has checksums and needs no library that a fully cached run would not load anyway.
 """
 
 import hashlib
@@ -30,7 +30,7 @@ Keys = NDArray[np.uint64]
 
 
 def file_keys(paths: Iterable[str], sizes_bytes: Iterable[int], tags: Iterable[str]) -> Keys:
-    """What stands for each file as it is now [N, 2]: a hash of its path, size and tag."""
+    """A key for the current version of each file [N, 2]: a hash of its path, size and tag."""
     digests = [
         hashlib.blake2b(b"%s\0%d\0%s" % (encode_name(path), size, tag.encode()), digest_size=16).digest()
         for path, size, tag in zip(paths, sizes_bytes, tags, strict=True)
@@ -39,10 +39,10 @@ def file_keys(paths: Iterable[str], sizes_bytes: Iterable[int], tags: Iterable[s
 
 
 class FileMetadataCache:
-    """A table of bytes by file key that only grows; of two values for one key the longer one holds."""
+    """An append-only table of bytes by file key; if a key has two values, the longer one counts."""
 
     def __init__(self, store: CacheStore, *, name: str) -> None:
-        """name: begins the names of the part files; another name when what the values mean has changed."""
+        """name: the prefix of the part files; change it when the meaning of the values changes."""
         self._store = store
         self._prefix = f"{name}-"
         self._keys: Keys = np.zeros((0, 2), np.uint64)
@@ -53,7 +53,7 @@ class FileMetadataCache:
         self._parts = self._read()
 
     def _read(self) -> list[str]:
-        """Load every part; returns their names. A part that vanishes was merged into another by another process."""
+        """Load every part and return their names. Another process may merge parts, so a part may disappear."""
         while True:
             names = [name for name in self._store.sizes() if name.startswith(self._prefix)]
             try:
@@ -68,12 +68,12 @@ class FileMetadataCache:
             with np.load(self._store.local_path(name)) as arrays:
                 return arrays["keys"], BytesColumn(arrays["block"], arrays["offsets"])
         except (zipfile.BadZipFile, zlib.error, ValueError, KeyError, EOFError):
-            logger.warning("%s in %s is damaged; what it told is found out again", name, self._store.describe())
+            logger.warning("%s in %s is damaged; its files are scanned again", name, self._store.describe())
             self._store.remove(name)
             return None
 
     def _join(self, parts: Sequence[tuple[Keys, BytesColumn]]) -> None:
-        """Make the table of `parts`, in the order of the keys and of the values' lengths."""
+        """Build the table from `parts`, sorted by key, then by the length of the value."""
         if not parts:
             return
         keys = np.concatenate([keys for keys, _ in parts])
@@ -82,18 +82,18 @@ class FileMetadataCache:
         self._keys, self._values = np.ascontiguousarray(keys[order]), values.take(order)
 
     def find(self, keys: Keys) -> NDArray[np.int64]:
-        """The row of each key [N], UNKNOWN where nothing is remembered; rows hold until the next `flush`."""
+        """The row of each key [N], UNKNOWN if it is not cached; rows are valid until the next `flush`."""
         if not len(self._keys):
             return np.full(len(keys), UNKNOWN, np.int64)
         rows = np.searchsorted(self._keys[:, 0], keys[:, 0], side="right") - 1
         return np.where((self._keys[rows] == keys).all(axis=1), rows, UNKNOWN)
 
     def values(self, rows: NDArray[np.int64]) -> BytesColumn:
-        """The values at `rows` of `find`."""
+        """The values at `rows`, which come from `find`."""
         return self._values.take(rows)
 
     def add(self, key: Keys, value: bytes) -> None:
-        """Remember `value` for one key [2]; on disk at the next part, a few seconds later at most."""
+        """Add `value` for one key [2]; it is written with the next part, after a few seconds at most."""
         self._fresh.append((key, value))
         if len(self._fresh) >= ROWS_PER_PART or time.monotonic() - self._written_at > SECONDS_PER_PART:
             self._write_fresh()
@@ -107,7 +107,7 @@ class FileMetadataCache:
         self._written_at = time.monotonic()
 
     def flush(self) -> None:
-        """Write what is not yet on disk, and merge the parts when they have become many."""
+        """Write values that are not on disk yet, and merge the parts if there are many."""
         if self._fresh:
             self._write_fresh()
         if self._loose:
@@ -131,9 +131,9 @@ NAME = "listing-1.npz"
 
 
 class CachedListing:
-    """A SourceStore that is listed once; later its files are taken to be those of that time.
+    """A SourceStore that is listed only once; later calls return the cached listing.
 
-    metadata: where the listing is kept; `clear_listing` has the place listed again.
+    metadata: where the listing is cached; `clear_listing` deletes it.
     """
 
     def __init__(self, source: SourceStore, *, metadata: CacheStore) -> None:
@@ -177,6 +177,6 @@ class CachedListing:
 
 
 def clear_listing(metadata: CacheStore) -> None:
-    """Have the place listed again when its listing is next kept."""
+    """Delete the cached listing, so that the source is listed again."""
     if NAME in metadata.sizes():
         metadata.remove(NAME)

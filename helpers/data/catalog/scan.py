@@ -1,4 +1,4 @@
-"""Finds a dataset's files and opens the ones not known yet, in threads, once each."""
+"""Finds a dataset's files and opens each one that is not cached yet once, in threads."""
 
 import struct
 from collections.abc import Callable, Sequence
@@ -23,7 +23,7 @@ HEADERS = "headers-1"
 CAPTIONS = "captions-1"
 HEADER = struct.Struct("<ii")
 
-# Endings under which nobody keeps images; files with others are looked into.
+# Extensions that are never images; files with any other extension are opened.
 # fmt: off
 NOT_IMAGES = frozenset((
     ".txt", ".caption", ".json", ".jsonl", ".parquet", ".csv", ".tsv", ".md", ".rst", ".yaml", ".yml", ".toml",
@@ -36,9 +36,10 @@ NOT_IMAGES = frozenset((
 
 @dataclass(frozen=True, kw_only=True)
 class FileListing:
-    """The files of a dataset: those that may be images by column [N], in the order of their paths, and the others.
+    """The files of a dataset: possible images as columns [N], ordered by path, and the others.
 
-    keys: see `file_keys`; notes: text files by their path without the ending; ignored: hidden files and no images.
+    keys: see `file_keys`; notes: text files by their path without extension; ignored: the number of other files, which
+    are hidden or not images.
     """
 
     paths: TextColumn
@@ -50,13 +51,13 @@ class FileListing:
 
 
 def split_ending(path: str) -> tuple[str, str]:
-    """A path without its ending, and the ending in small letters with its dot; "" where there is none."""
+    """A path without its extension, and the extension in lower case with its dot; "" if there is none."""
     stem, dot, ending = path.rpartition(".")
     return (stem, f".{ending.lower()}") if dot and "/" not in ending else (path, "")
 
 
 def find_files(source: SourceStore, *, want_notes: bool) -> FileListing:
-    """List `source`; raises DataError where it cannot be listed. `notes` stays empty unless wanted."""
+    """List `source`; raises DataError if it cannot be listed. `notes` is empty unless wanted."""
     notes: dict[str, Listed] = {}
     listing, blocks, ignored = source.list(), [_columns(())], 0
     while few := list(islice(listing, LISTED_AT_ONCE)):
@@ -88,13 +89,13 @@ def _columns(files: Sequence[Listed]) -> tuple[TextColumn, NDArray[np.int64], Te
 
 
 def header(size: tuple[int, int], *, reason: str = "") -> bytes:
-    """What is remembered of a file: its image's upright size, or 0 x 0 and why it is rejected, if it is an image."""
+    """The cache entry of a file: the upright size; 0 x 0 if it is not an image, with a reason if it is rejected."""
     return HEADER.pack(*size) + reason.encode()
 
 
 @dataclass(frozen=True, kw_only=True)
 class FileReader:
-    """Opens files of `found` in `workers` threads, and remembers in `metadata` what they said."""
+    """Opens files of `found` in `workers` threads, and caches the results in `metadata`."""
 
     dataset_id: str
     found: FileListing
@@ -104,7 +105,7 @@ class FileReader:
     reporter: Reporter
 
     def read_headers(self) -> tuple[NDArray[np.int32], dict[int, str]]:
-        """The upright sizes [N, 2] of all files found, 0 x 0 where there is none, and why some are rejected, by row."""
+        """The upright sizes [N, 2] of all files found, 0 x 0 if not known, and why some are rejected, by row."""
         known, values, rejected = self.read_missing(
             self.found.keys, read=self._read_header, table=HEADERS, what="read image sizes", unit="images"
         )
@@ -117,13 +118,13 @@ class FileReader:
         return sizes, rejected
 
     def known_rejections(self) -> dict[int, str]:
-        """Why files are rejected as far as earlier runs have found out, by row; no file is opened."""
-        remembered = FileMetadataCache(self.metadata, name=HEADERS)
-        rows = remembered.find(self.found.keys)
+        """The rejections that earlier runs cached, by row; no file is opened."""
+        cache = FileMetadataCache(self.metadata, name=HEADERS)
+        rows = cache.find(self.found.keys)
         known = np.flatnonzero(rows != UNKNOWN)
-        values = remembered.values(rows[known])
-        told = np.flatnonzero(values.lengths > HEADER.size).tolist()
-        return {int(known[place]): values[place][HEADER.size :].decode() for place in told}
+        values = cache.values(rows[known])
+        rejected = np.flatnonzero(values.lengths > HEADER.size).tolist()
+        return {int(known[place]): values[place][HEADER.size :].decode() for place in rejected}
 
     def _read_header(self, row: int) -> bytes:
         from helpers.data.images.decode import START_BYTES, NotAImage, UnreadableImage, read_size
@@ -139,10 +140,10 @@ class FileReader:
             return header((0, 0))
 
     def read_captions(self, rows: NDArray[np.int64]) -> tuple[dict[int, bytes], dict[int, str]]:
-        """The text file beside each image of `rows` that has one, by row, and why others cannot be read."""
+        """The content of the text file of each image at `rows` that has one, by row, and why others cannot be read."""
         stems = (split_ending(path)[0] for path in self.found.paths.take(rows))
-        beside = zip(rows.tolist(), map(self.found.notes.get, stems), strict=True)
-        notes = {row: note for row, note in beside if note is not None}
+        note_of_row = zip(rows.tolist(), map(self.found.notes.get, stems), strict=True)
+        notes = {row: note for row, note in note_of_row if note is not None}
         listed = list(notes.values())
         keys = file_keys([n.path for n in listed], [n.size_bytes for n in listed], [n.tag for n in listed])
         known, values, failed = self.read_missing(
@@ -166,14 +167,14 @@ class FileReader:
         unit: str,
         meanwhile: Callable[[], AbstractContextManager[None]] = nullcontext,
     ) -> tuple[NDArray[np.int64], BytesColumn, dict[int, str]]:
-        """What is known of each file of `keys` [N], calling `read(position)` for those of which nothing is.
+        """The cached values of the files `keys` [N], calling `read(position)` for each file that is not cached.
 
-        meanwhile: entered where there are such.
-        Returns the positions of which something is known, what it is, and why the others could not be read: an OSError
-        is not remembered, for it may be over next time.
+        meanwhile: a context manager to enter while files are read.
+        Returns the positions that have a value, their values, and why the others could not be read: an OSError is not
+        cached, since it may not occur next time.
         """
-        remembered = FileMetadataCache(self.metadata, name=table)
-        rows = remembered.find(keys)
+        cache = FileMetadataCache(self.metadata, name=table)
+        rows = cache.find(keys)
         unknown = np.flatnonzero(rows == UNKNOWN)
         failed: dict[int, str] = {}
 
@@ -198,9 +199,9 @@ class FileReader:
                         elif isinstance(result, OSError):
                             failed[position] = f"{UNREADABLE} ({result.strerror or result})"
                         else:
-                            remembered.add(keys[position], result)
+                            cache.add(keys[position], result)
                     advance(len(positions))
-            remembered.flush()
-            rows = remembered.find(keys)
+            cache.flush()
+            rows = cache.find(keys)
         known = np.flatnonzero(rows != UNKNOWN)
-        return known, remembered.values(rows[known]), failed
+        return known, cache.values(rows[known]), failed

@@ -1,6 +1,6 @@
-"""The one place where an image's bytes become its size or its pixels, whatever format they are in.
+"""Reads the size and the pixels of an image in any supported format.
 
-Pillow reads; it lets go of the interpreter lock while it decodes and resizes, so threads use every core.
+Pillow releases the interpreter lock while it decodes and resizes, so threads use every core.
 """
 
 import io
@@ -25,12 +25,12 @@ START_BYTES = 65_536
 LONGEST_EDGE_PX = 65_535
 DRAFT_MARGIN = 2
 
-# Formats whose size and orientation stand before the pixels; of the others all bytes are needed to know.
+# Formats that store size and orientation before the pixels; the others need the whole file.
 SIZE_IN_START = frozenset({"BMP", "GIF", "JPEG", "MPO", "PNG", "PPM", "QOI"})
-# Not images, or images that Pillow names but cannot draw without another program.
+# Not images, or images that Pillow knows but cannot decode without another program.
 NEVER_IMAGES = frozenset({"BUFR", "EPS", "FITS", "GRIB", "HDF5", "IPTC", "MPEG", "WMF"})
 COMMON_FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "TIFF", "BMP", "AVIF")
-# Camera files look like a TIFF whose first image is a thumbnail.
+# Camera raw files look like a TIFF whose first image is a thumbnail.
 CAMERA_ENDINGS = frozenset({".arw", ".cr2", ".dng", ".nef", ".orf", ".pef", ".raf", ".rw2", ".sr2", ".srw"})
 OTHER_IMAGE_ENDINGS = frozenset({".cr3", ".eps", ".heic", ".heif", ".jxl", ".svg", ".wmf"})
 
@@ -44,7 +44,7 @@ WEBP_EXIF_OR_XMP = 0x08 | 0x04
 
 
 class UnreadableImage(DataError):
-    """An image that cannot be trained on; `reason` says why, in words that go on from its name."""
+    """An image that cannot be used; `reason` says why, as a phrase that follows the image's name."""
 
     def __init__(self, reason: str) -> None:
         self.reason = reason
@@ -52,19 +52,19 @@ class UnreadableImage(DataError):
 
 
 class NotAImage(Exception):
-    """Bytes in no image format, in a file whose name does not promise one."""
+    """A file that is not an image, by its content and its extension."""
 
 
 def read_size(start: bytes, *, path: str, whole: Callable[[], bytes] | None = None) -> Size:
     """The size in pixels of the upright image, from the first bytes of its file.
 
-    start: the first START_BYTES of the file, or all of a shorter one; whole: reads all of it, needed for formats whose
-    header may be longer or lies elsewhere; None where `start` is all. The pixels are not decoded.
-    Raises UnreadableImage with the reason, NotAImage, and whatever `whole` raises.
+    start: the first START_BYTES of the file, or the whole file if it is shorter; whole: reads the whole file, for
+    formats whose header is longer or elsewhere; None if `start` is the whole file. The pixels are not decoded.
+    Raises UnreadableImage with the reason, NotAImage, and any exception of `whole`.
     """
     ending = os.path.splitext(path)[1].lower()
     if ending in CAMERA_ENDINGS:
-        raise UnreadableImage("is a camera's raw file, which has no colors yet; convert it to PNG or JPEG")
+        raise UnreadableImage("is a camera's raw file, which is not supported; convert it to PNG or JPEG")
     if not start:
         raise UnreadableImage("is an empty file")
     formats = _formats(ending)
@@ -76,7 +76,7 @@ def read_size(start: bytes, *, path: str, whole: Callable[[], bytes] | None = No
                 if image.format in SIZE_IN_START:
                     return _checked(_upright(image))
         except UnreadableImage:
-            pass  # the header goes on behind `start`: all of the file is looked at before judging
+            pass  # the header may be longer than `start`: read the whole file
         start = whole()
     try:
         with _opened(start, formats) as image:
@@ -88,18 +88,18 @@ def read_size(start: bytes, *, path: str, whole: Callable[[], bytes] | None = No
 
 
 def decode(content: bytes, *, size: Size, geometry: Geometry) -> NDArray[np.uint8]:
-    """The pixels trained on: RGB [H, W, 3], upright, alpha flattened on white; may be read-only.
+    """The training pixels: RGB [H, W, 3], upright, alpha flattened on white; may be read-only.
 
-    size: the upright size that `geometry` was made for. Resized with Lanczos in one step with the crop.
-    A JPEG is decoded at a half, quarter or eighth where that leaves at least twice the pixels along each edge that the
-    resize needs: on noise with hard edges its root mean square difference to the full decode is below 2.5 of 255.
-    Raises UnreadableImage, also where the image is of another size now.
+    size: the upright size that `geometry` was made for. Resizing uses Lanczos, in one step with the crop.
+    A JPEG is decoded at 1/2, 1/4 or 1/8 of its size if each edge then still has at least twice the pixels that the
+    resize needs: on noise with hard edges, the root mean square difference to the full decode is below 2.5 of 255.
+    Raises UnreadableImage, also if the image no longer has `size`.
     """
     from PIL import Image
 
     with _opened(content, _formats(None)) as image:
         if _upright(image) != size:
-            raise UnreadableImage(f"{OTHER_SIZE}: it is {_upright(image)}, and was to be {size}")
+            raise UnreadableImage(f"{OTHER_SIZE}: it is {_upright(image)}, expected {size}")
         orientation = _orientation(image)
         turned = orientation in TURNED
         box = _stored_box(geometry, size, orientation)
@@ -117,7 +117,7 @@ def decode(content: bytes, *, size: Size, geometry: Geometry) -> NDArray[np.uint
 
 @contextmanager
 def _opened(content: bytes, formats: tuple[str, ...]) -> Iterator["ImageFile.ImageFile"]:
-    """A lazily opened image; whatever goes wrong in the block is an UnreadableImage that names the reason."""
+    """A lazily opened image; errors in the block become an UnreadableImage with the reason."""
     from PIL import Image, UnidentifiedImageError
 
     try:
@@ -128,17 +128,17 @@ def _opened(content: bytes, formats: tuple[str, ...]) -> Iterator["ImageFile.Ima
     except UnidentifiedImageError as error:
         raise UnreadableImage(NO_IMAGE) from error
     except Image.DecompressionBombError as error:
-        raise UnreadableImage("has so many pixels that it is taken for a bomb; make it smaller") from error
-    except Exception as error:  # decoders raise almost anything on damaged bytes, and all of it means that
+        raise UnreadableImage("has so many pixels that it may be a decompression bomb; make it smaller") from error
+    except Exception as error:  # decoders raise almost any exception on damaged bytes
         cut = "truncated" in str(error).lower()
         raise UnreadableImage("is cut short" if cut else f"is damaged ({error or type(error).__name__})") from error
 
 
 @cache
 def _formats(ending: str | None) -> tuple[str, ...]:
-    """The formats to try on a file with that ending (None: all), the common ones first.
+    """The formats to try on a file with this extension (None: all formats), common ones first.
 
-    A format without a signature matches almost any bytes, so it is tried only where the ending names it.
+    A format without a signature matches almost any bytes, so it is tried only if the extension names it.
     """
     from PIL import Image
 
@@ -161,18 +161,18 @@ def _promises_image(ending: str) -> bool:
 
 
 def _orientation(image: "Image.Image") -> int:
-    """EXIF's orientation, 1 to 8, of an image not yet decoded; 1 where it says nothing that makes sense.
+    """The EXIF orientation, 1 to 8, of an image not yet decoded; 1 if missing or invalid.
 
-    Only what stands before the pixels counts, so that scanning and decoding agree without reading whole PNGs.
+    Only metadata before the pixels counts, so that scanning and decoding agree without reading whole PNGs.
     """
     from PIL import Image
 
-    if image.format == "TIFF":  # Pillow turns these itself
+    if image.format == "TIFF":  # Pillow rotates these itself
         return 1
     try:
-        # The base class's method: PNG's own decodes the image to look behind its pixels.
+        # The base class's method: PNG's own decodes the image to read metadata after the pixels.
         orientation = Image.Image.getexif(image).get(ORIENTATION_TAG, 1)
-    except Exception:  # as broken as EXIF often is, the image is not
+    except Exception:  # broken EXIF is common and does not make the image unusable
         return 1
     return orientation if orientation in range(1, 9) else 1
 
@@ -187,12 +187,12 @@ def _across(size: Size, turned: bool) -> Size:
 
 def _checked(size: Size) -> Size:
     if not 0 < max(size) <= LONGEST_EDGE_PX or min(size) < 1:
-        raise UnreadableImage(f"has an absurd size ({size}); edges may be 1 to {LONGEST_EDGE_PX} pixels long")
+        raise UnreadableImage(f"has an unsupported size ({size}); edges may be 1 to {LONGEST_EDGE_PX} pixels long")
     return size
 
 
 def _stored_box(geometry: Geometry, size: Size, orientation: int) -> tuple[float, ...]:
-    """The part of the image, in pixels of the stored one, that becomes the crop."""
+    """The part of the image that becomes the crop, in pixels of the stored image (before EXIF orientation)."""
     across, down = size.width / geometry.resize.width, size.height / geometry.resize.height
     left, right = geometry.crop.left * across, geometry.crop.right * across
     top, bottom = geometry.crop.top * down, geometry.crop.bottom * down
@@ -204,24 +204,24 @@ def _stored_box(geometry: Geometry, size: Size, orientation: int) -> tuple[float
 
 
 def _draft(image: "ImageFile.ImageFile", resize: tuple[int, int]) -> float:
-    """Have a JPEG decoded smaller where that loses nothing; returns how many times smaller."""
+    """Decode a JPEG at a smaller size if that is enough for the resize; returns how many times smaller."""
     width = image.width
     drafted = image.draft(None, (DRAFT_MARGIN * resize[0], DRAFT_MARGIN * resize[1]))  # type: ignore[arg-type]
     return width / drafted[1][2] if drafted else 1.0
 
 
 def _resizable(image: "Image.Image") -> "Image.Image":
-    """The image in a mode of which resizing makes the same colors: RGB, or L where there are none."""
+    """The image in a mode that can be resized without changing its colors: RGB, or L for gray."""
     from PIL import Image
 
     if image.mode.startswith("I"):
         return Image.fromarray(_eight_bits(np.asarray(image)))
     if image.mode == "F":
-        raise UnreadableImage("has floating-point pixels, of which nobody says which is white; save it with 16 bits")
+        raise UnreadableImage("has floating-point pixels without a defined white; save it with 16 bits")
     if image.has_transparency_data:
-        see_through = image.convert("RGBA")
+        transparent = image.convert("RGBA")
         flat = Image.new("RGB", image.size, "white")
-        flat.paste(see_through, mask=see_through)
+        flat.paste(transparent, mask=transparent)
         return flat
     if image.mode not in ("RGB", "L"):
         return image.convert("RGB")
@@ -230,12 +230,12 @@ def _resizable(image: "Image.Image") -> "Image.Image":
 
 
 def _eight_bits(values: NDArray[np.integer]) -> NDArray[np.uint8]:
-    """16-bit gray levels as 8-bit ones, white staying white."""
+    """16-bit gray levels as 8-bit ones; white stays white."""
     return ((np.clip(values, 0, 65_535).astype(np.uint32) * 255 + 32_767) // 65_535).astype(np.uint8)
 
 
 def _turned_upright(pixels: NDArray[np.uint8], orientation: int) -> NDArray[np.uint8]:
-    """Stored pixels [h, w, 3] as upright ones."""
+    """Stored pixels [h, w, 3], rotated and mirrored to be upright."""
     if orientation in TURNED:
         pixels = pixels.swapaxes(0, 1)
     if orientation in MIRRORED_ACROSS:

@@ -1,7 +1,7 @@
-"""Finds the largest face of an image with BlazeFace, a network so small that every image can be looked at.
+"""Finds the largest face of an image with BlazeFace, a network small enough to run on every image.
 
-Bazarevsky and others, "BlazeFace: Sub-millisecond Neural Face Detection on Mobile GPUs" (arXiv:1907.05047), in the
-form for faces at any distance. Where the weights come from is told in NOTICE.
+Bazarevsky et al., "BlazeFace: Sub-millisecond Neural Face Detection on Mobile GPUs" (arXiv:1907.05047), in the
+full-range variant for faces at any distance. NOTICE gives the source of the weights.
 """
 
 from collections.abc import Iterator, Mapping
@@ -19,25 +19,25 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 EDGE_PX = 256
-"""Width and height of what the network looks at: a whole image, with black where it has another shape."""
+"""Width and height of the network's input: a whole image, padded with black to a square."""
 
 SCORE_THRESHOLD = 0.75
 IOU_THRESHOLD = 0.3
 BLOCKS, HALVING = 31, (7, 15, 23)
 ANCHORS = ((16, 2), (8, 6))
-"""Cells along each edge of the two grids that faces are looked for in, and how many in each cell."""
+"""Cells along each edge of the two anchor grids, and the anchors per cell."""
 
 Floats = NDArray[np.float32]
 
 
 def detector_size(size: Size) -> Size:
-    """The size that an image has to have for `largest_face`: of the same shape, its longer edge EDGE_PX."""
+    """The size that `largest_face` expects: the same aspect ratio, with EDGE_PX as the longer edge."""
     scale = EDGE_PX / max(size)
     return Size(max(1, round(size.width * scale)), max(1, round(size.height * scale)))
 
 
 def largest_face(pixels: NDArray[np.uint8]) -> Box | None:
-    """The box of the largest face in RGB pixels [H, W, 3] of `detector_size`, in their pixels, or None."""
+    """The box of the largest face in RGB pixels [H, W, 3] of `detector_size`, in pixels; None without a face."""
     height, width = pixels.shape[:2]
     left, top = (EDGE_PX - width) // 2, (EDGE_PX - height) // 2
     square = np.zeros((EDGE_PX, EDGE_PX, 3), np.uint8)
@@ -52,7 +52,7 @@ def largest_face(pixels: NDArray[np.uint8]) -> Box | None:
 
 @contextmanager
 def single_threaded() -> Iterator[None]:
-    """Have threads begun meanwhile look at an image each: steps this small only lose by being shared among cores."""
+    """Use one PyTorch thread per detection: operations this small are slower when split among cores."""
     import torch
 
     before = torch.get_num_threads()
@@ -63,20 +63,20 @@ def single_threaded() -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def _faces(sureness: Floats, boxes: Floats) -> Floats:
-    """The faces [N, 4] (centre x and y, width, height) among anchors' boxes [A, 4]; those of one face are averaged."""
-    sure = sureness > SCORE_THRESHOLD
-    sureness, boxes = sureness[sure], boxes[sure]
+def _faces(scores: Floats, boxes: Floats) -> Floats:
+    """The faces [N, 4] (center x and y, width, height) among anchors' boxes [A, 4]; boxes of one face are averaged."""
+    likely = scores > SCORE_THRESHOLD
+    scores, boxes = scores[likely], boxes[likely]
     faces = []
     while len(boxes):
-        same = _overlap(boxes, boxes[np.argmax(sureness)]) > IOU_THRESHOLD
-        faces.append(np.average(boxes[same], axis=0, weights=sureness[same]))
-        sureness, boxes = sureness[~same], boxes[~same]
+        same = _overlap(boxes, boxes[np.argmax(scores)]) > IOU_THRESHOLD
+        faces.append(np.average(boxes[same], axis=0, weights=scores[same]))
+        scores, boxes = scores[~same], boxes[~same]
     return np.array(faces, np.float32).reshape(-1, 4)
 
 
 def _overlap(boxes: Floats, one: Floats) -> Floats:
-    """The shared area of each of `boxes` [N, 4] and `one` [4], over the area of both together; 1 for itself."""
+    """The intersection over union of each of `boxes` [N, 4] with `one` [4]."""
     starts, ends = boxes[:, :2] - boxes[:, 2:] / 2, boxes[:, :2] + boxes[:, 2:] / 2
     shared = np.minimum(ends, one[:2] + one[2:] / 2) - np.maximum(starts, one[:2] - one[2:] / 2)
     area = np.maximum(shared, 0).prod(axis=1)
@@ -84,22 +84,22 @@ def _overlap(boxes: Floats, one: Floats) -> Floats:
 
 
 def _look(square: NDArray[np.uint8]) -> tuple[Floats, Floats]:
-    """How sure the network is of a face at each anchor [A], and the boxes [A, 4] in pixels of `square`."""
+    """The score of a face at each anchor [A], and the boxes [A, 4] in pixels of `square`."""
     import torch
 
     image = torch.from_numpy(square).permute(2, 0, 1)[None].float() / 127.5 - 1
     with torch.inference_mode():
-        sureness, offsets = _run(image, _weights())
+        scores, offsets = _run(image, _weights())
     anchors = np.concatenate([_anchors(cells, each) for cells, each in ANCHORS])
     boxes = offsets.numpy()[:, :4].copy()
     boxes[:, :2] += anchors
-    return sureness.numpy(), boxes
+    return scores.numpy(), boxes
 
 
 def _anchors(cells: int, each: int) -> Floats:
-    """The middles of a grid's cells [cells * cells * each, 2], row by row, each as often as faces are looked for."""
-    middles = (np.arange(cells, dtype=np.float32) + 0.5) * (EDGE_PX / cells)
-    across, down = np.meshgrid(middles, middles)
+    """The centers of a grid's cells [cells * cells * each, 2] in pixels, row by row, repeated for each anchor."""
+    centers = (np.arange(cells, dtype=np.float32) + 0.5) * (EDGE_PX / cells)
+    across, down = np.meshgrid(centers, centers)
     return np.stack([across, down], axis=-1).reshape(-1, 2).repeat(each, axis=0)
 
 
@@ -112,7 +112,7 @@ def _weights() -> Mapping[str, "Tensor"]:
 
 
 def _run(image: "Tensor", weights: Mapping[str, "Tensor"]) -> tuple["Tensor", "Tensor"]:
-    """Sureness [A] and offsets [A, 16] (middle from the anchor, width, height, six points) of every anchor."""
+    """Scores [A] and offsets [A, 16] (center relative to the anchor, width, height, six points) of every anchor."""
     import torch
     from torch.nn.functional import conv2d, pad, relu
 
@@ -120,12 +120,12 @@ def _run(image: "Tensor", weights: Mapping[str, "Tensor"]) -> tuple["Tensor", "T
     for number in range(BLOCKS):
         values = _block(values, weights, f"block.{number}", halving=number in HALVING)
     grids = (("fine", values), ("coarse", relu(_mixed(values, weights, f"block.{BLOCKS}", halving=True))))
-    sureness, offsets = [], []
+    scores, offsets = [], []
     for name, grid in grids:
-        for kind, numbers, found in (("sureness", 1, sureness), ("offsets", 16, offsets)):
+        for kind, numbers, found in (("sureness", 1, scores), ("offsets", 16, offsets)):
             answers = conv2d(grid, weights[f"{name}.{kind}.weight"], weights[f"{name}.{kind}.bias"])
             found.append(answers.permute(0, 2, 3, 1).reshape(-1, numbers))
-    return torch.cat(sureness)[:, 0].sigmoid(), torch.cat(offsets)
+    return torch.cat(scores)[:, 0].sigmoid(), torch.cat(offsets)
 
 
 def _block(values: "Tensor", weights: Mapping[str, "Tensor"], name: str, *, halving: bool) -> "Tensor":
@@ -137,7 +137,7 @@ def _block(values: "Tensor", weights: Mapping[str, "Tensor"], name: str, *, halv
 
 
 def _mixed(values: "Tensor", weights: Mapping[str, "Tensor"], name: str, *, halving: bool) -> "Tensor":
-    """Each channel convolved by itself, then all of them mixed at each place."""
+    """A depthwise convolution, followed by a pointwise one."""
     from torch.nn.functional import conv2d, pad
 
     weight, channels = weights[f"{name}.spread.weight"], values.shape[1]

@@ -1,7 +1,7 @@
-"""How an image of one size becomes training pixels of another: arithmetic on whole columns of sizes, no pixels.
+"""Computes how images are resized and cropped for training: arithmetic on whole columns of sizes, without pixels.
 
-An image is resized as a whole to cover the size trained on, keeping its shape, and what hangs over is cut off;
-nothing is ever stretched by more than the rounding to whole pixels.
+An image is resized to cover its training size at its aspect ratio, and the rest is cropped; it is never stretched by
+more than the rounding to whole pixels.
 """
 
 import hashlib
@@ -21,12 +21,12 @@ DRAW_BYTES = 24
 
 @dataclass(frozen=True, kw_only=True)
 class CropRules:
-    """What decides how images are cut.
+    """The settings that determine how images are resized and cropped.
 
-    resolution, maximum and downsample are in the unit of `resolution_type`: area megapixels, pixel the shorter edge,
-    pixel_area the edge of a square of that area. maximum and downsample are both infinite where nobody set them.
-    alignment: pixels of which widths and heights are multiples; rounding: decimals of the aspect ratio.
-    aspect_buckets: the width over height of each shape to choose from.
+    resolution, maximum and downsample are in the unit of `resolution_type`. area: megapixels; pixel: pixels of the
+    shorter edge; pixel_area: the edge of a square of that area. maximum and downsample are infinite if not set.
+    alignment: widths and heights are multiples of it, in pixels; rounding: decimals of the aspect ratio.
+    aspect_buckets: the aspect ratios (width over height) to choose from.
     """
 
     resolution: float
@@ -42,12 +42,12 @@ class CropRules:
 
     @property
     def draws(self) -> bool:
-        """Whether chance decides anything."""
+        """Whether any of it is random."""
         return self.crop and (self.crop_style == "random" or self.crop_aspect == "random")
 
 
 def cut_rules(dataset: ImageDataset) -> CropRules:
-    """The rules a dataset states."""
+    """The crop rules of a dataset."""
     return CropRules(
         resolution=dataset.resolution,
         resolution_type=dataset.resolution_type,
@@ -63,7 +63,7 @@ def cut_rules(dataset: ImageDataset) -> CropRules:
 
 
 def size_metric(sizes: NDArray[np.integer], resolution_type: str) -> Floats:
-    """How large images of `sizes` [N, 2] are, in the unit of `resolution_type` [N]."""
+    """How large images of `sizes` [N, 2] are [N], in the unit of `resolution_type`."""
     edges = sizes.astype(np.float64)
     if resolution_type == "pixel":
         return edges.min(axis=1)
@@ -72,7 +72,7 @@ def size_metric(sizes: NDArray[np.integer], resolution_type: str) -> Floats:
 
 
 def random_draws(paths: Iterable[str], *, seed: int, dataset_id: str, purpose: str = "crop") -> Floats:
-    """Three numbers in [0, 1) for each image [N, 3]: of the seed, the purpose, the dataset and the path only."""
+    """Three random numbers in [0, 1) per image [N, 3], which depend only on the seed, purpose, dataset and path."""
     start = hashlib.blake2b(f"{purpose}\0{seed}\0{dataset_id}\0".encode(), digest_size=DRAW_BYTES)
     digests = []
     for path in paths:
@@ -84,7 +84,7 @@ def random_draws(paths: Iterable[str], *, seed: int, dataset_id: str, purpose: s
 
 
 def draw_of_epoch(paths: Sequence[str], *, seed: int, dataset_id: str, epoch: int) -> Floats:
-    """`draw` with new places for the crop in each epoch; shapes, and with them the buckets, stay as in the first."""
+    """`random_draws` with a new crop position in each epoch; aspect ratios, and so the buckets, never change."""
     first = random_draws(paths, seed=seed, dataset_id=dataset_id)
     if epoch == 0:
         return first
@@ -93,9 +93,9 @@ def draw_of_epoch(paths: Sequence[str], *, seed: int, dataset_id: str, epoch: in
 
 
 def geometries(sizes: NDArray[np.integer], *, rules: CropRules, draws: Floats) -> NDArray[np.int32]:
-    """The cuts [N, 6] (resize width and height, crop left, top, right and bottom) of upright images `sizes` [N, 2].
+    """The geometries [N, 6] (resize width and height, crop left, top, right and bottom) of upright `sizes` [N, 2].
 
-    draws: from `draw` [N, 3]; not looked at (and may be empty) where `rules.draws` is false.
+    draws: from `random_draws` [N, 3]; not used, and may be empty, if `rules.draws` is false.
     """
     edges = sizes.astype(np.float64)
     target = _targets(edges, rules, draws)
@@ -108,9 +108,9 @@ def geometries(sizes: NDArray[np.integer], *, rules: CropRules, draws: Floats) -
 
 
 def crop_around(cuts: NDArray[np.int32], *, middles: Floats) -> NDArray[np.int32]:
-    """`cuts` [N, 6] with the crop's middle as near as there is image to `middles` [N, 2].
+    """The geometries `cuts` [N, 6] with each crop centered as close to `middles` [N, 2] as the image allows.
 
-    middles: parts of the image's width and height; 0.5 is its own middle.
+    middles: fractions of the image's width and height; 0.5 is the center.
     """
     resize, target = cuts[:, :2], cuts[:, 4:6] - cuts[:, 2:4]
     start = np.clip(np.floor(middles * resize - target / 2), 0, resize - target)
@@ -118,7 +118,7 @@ def crop_around(cuts: NDArray[np.int32], *, middles: Floats) -> NDArray[np.int32
 
 
 def _targets(edges: Floats, rules: CropRules, draws: Floats) -> Floats:
-    """The size each image is trained on [N, 2]."""
+    """The training size of each image [N, 2]."""
     aspects = edges[:, 0] / edges[:, 1]
     if rules.crop and rules.crop_aspect == "square":
         return _sizes_of(np.ones_like(aspects), rules)
@@ -135,13 +135,13 @@ def _targets(edges: Floats, rules: CropRules, draws: Floats) -> Floats:
 
 
 def _sizes_of(aspects: Floats, rules: CropRules) -> Floats:
-    """Widths and heights on the grid [N, 2] of the shapes `aspects` [N], width over height, at the resolution."""
+    """Aligned widths and heights [N, 2] of the aspect ratios `aspects` [N] (width over height) at the resolution."""
     if rules.resolution_type == "pixel":
         shorter = _on_grid(np.full_like(aspects, rules.resolution), rules.alignment)
         widths, heights = shorter * np.maximum(aspects, 1), shorter / np.minimum(aspects, 1)
     else:
         area = rules.resolution * 1e6 if rules.resolution_type == "area" else rules.resolution**2
-        # A strip as narrow as the grid cannot get narrower: it keeps the area, and loses its ends.
+        # A strip of one alignment unit cannot get narrower: it keeps the area, and its ends are cropped.
         longest = max(area / rules.alignment**2, 1.0)
         aspects = np.clip(aspects, 1 / longest, longest)
         widths, heights = np.sqrt(area * aspects), np.sqrt(area / aspects)
@@ -153,7 +153,7 @@ def _on_grid(edges: Floats, alignment: int) -> Floats:
 
 
 def _own_scale(sizes: NDArray[np.integer], rules: CropRules) -> Floats:
-    """The scale [N] that shrinks images over the maximum to `downsample`, and leaves the others as they are."""
+    """The scale [N] that shrinks images above the maximum to `downsample`; 1 for the others."""
     measured = size_metric(sizes, rules.resolution_type)
     scale = np.minimum(rules.downsample / measured, 1.0)
     if rules.resolution_type == "area":
@@ -162,7 +162,7 @@ def _own_scale(sizes: NDArray[np.integer], rules: CropRules) -> Floats:
 
 
 def _offsets(overhang: Floats, rules: CropRules, draws: Floats) -> Floats:
-    """Where the crop begins [N, 2], of images that are `overhang` [N, 2] pixels larger than it."""
+    """Left and top of the crop [N, 2], for images that are `overhang` [N, 2] pixels larger than the crop."""
     if rules.crop and rules.crop_style == "random":
         return np.floor(draws[:, 1:] * (overhang + 1))
     if rules.crop and rules.crop_style == "corner":

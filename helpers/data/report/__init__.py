@@ -1,1 +1,1 @@
-"""What datasets.html and the wizard show of a dataset."""
+"""Collects what datasets.html and the wizard show about a dataset."""

@@ -1,4 +1,4 @@
-"""Finds images that a dataset holds twice: copies byte for byte, and images of nearly the same look."""
+"""Finds duplicates in a dataset: files with the same bytes, and images that look nearly the same."""
 
 import hashlib
 from collections import defaultdict
@@ -13,28 +13,28 @@ from helpers.data.columns import printable
 from helpers.data.types import Box, Catalog, Geometry, Size
 
 COMPARED = 500
-"""Images that are compared by their look."""
+"""The most images to compare by their perceptual hash."""
 
 READ_IN_FULL = 2_000
-"""Files of equal length that are read to see whether they are the same."""
+"""The most files of equal length to read and compare."""
 
 COMPARED_PX = 64
 MOST_BITS_APART = 6
-"""Of the 64 bits of a perceptual hash; crops and re-saved copies differ in a few, other images in about 32."""
+"""Of the 64 bits of a perceptual hash; crops and re-saved copies differ in a few bits, other images in about 32."""
 
 GROUPS_SHOWN = 50
 
 Each = Callable[[Callable[[Any], Any], Sequence[Any]], Iterator[Any]]
-"""Calls a function with each of many things, perhaps several at once: `map`, or a thread pool's."""
+"""Calls a function with each item of a sequence: `map`, or the `map` of a thread pool."""
 
 
 def evenly_spaced(total: int, most: int) -> NDArray[np.int64]:
-    """At most `most` rows of `total`, evenly spread."""
+    """At most `most` rows of `total`, evenly spaced."""
     return np.unique(np.linspace(0, total - 1, min(total, most)).round().astype(np.int64))
 
 
 def exact_duplicates(catalog: Catalog, each: Each) -> list[list[str]]:
-    """Groups of files of the same bytes, found among those of equal length."""
+    """Groups of files with the same bytes; only files of equal length are read."""
     lengths, first, counts = np.unique(catalog.size_bytes, return_inverse=True, return_counts=True)
     rows = np.flatnonzero(counts[first] > 1)
     if not len(lengths) or not len(rows):
@@ -55,7 +55,7 @@ def exact_duplicates(catalog: Catalog, each: Each) -> list[list[str]]:
 
 
 def near_duplicates(catalog: Catalog, each: Each) -> tuple[int, list[list[str]]]:
-    """How many images were compared, and groups of those whose perceptual hashes are nearly the same.
+    """The number of images compared, and groups of images whose perceptual hashes are nearly the same.
 
     A DCT hash of 64 bits (Zauner 2010, section 3.2.1), as the imagehash library computes it.
     """
@@ -82,7 +82,7 @@ def near_duplicates(catalog: Catalog, each: Each) -> tuple[int, list[list[str]]]
 
 
 def _look(catalog: Catalog, row: int) -> NDArray[np.bool_] | None:
-    """The 64 bits of image `row`'s perceptual hash; None where it cannot be read."""
+    """The 64 bits of image `row`'s perceptual hash; None if it cannot be read."""
     from imagehash import phash
     from PIL import Image
 
@@ -92,11 +92,11 @@ def _look(catalog: Catalog, row: int) -> NDArray[np.bool_] | None:
 
 
 def thumbnail(catalog: Catalog, row: int, geometry: Geometry) -> NDArray[np.uint8] | None:
-    """Image `row` cut by a `geometry` smaller than its own; None where it cannot be read."""
+    """Image `row`, resized and cropped by `geometry` [H, W, 3]; None if it cannot be read."""
     from helpers.data.images.decode import UnreadableImage, decode
 
     width, height = catalog.sizes[row].tolist()
     try:
         return decode(catalog.source.read(catalog.paths[row]), size=Size(width, height), geometry=geometry)
     except (OSError, UnreadableImage):
-        return None  # caching will name it, with the reason
+        return None  # encoding will report it with the reason

@@ -1,4 +1,4 @@
-"""Looks at a folder of images, so that the wizard can propose what fits: headers only, and a sample of very many."""
+"""Summarizes a folder of images for the wizard; reads only headers, and only a sample of a large folder."""
 
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -16,9 +16,9 @@ LETTERS_OF_A_CAPTION, LEAST_SHARE = 3, 0.8
 
 
 def preview_folder(folder: Path) -> FolderPreview:
-    """What the images in `folder` look like; raises DataError where it cannot be listed.
+    """A summary of the images in `folder`; raises DataError if it cannot be listed.
 
-    Of very many, an evenly spread sample is looked at.
+    In a large folder, only an evenly spaced sample is read.
     """
     source = LocalSource(folder)
     found = find_files(source, want_notes=True)
@@ -40,13 +40,13 @@ def preview_folder(folder: Path) -> FolderPreview:
 
 
 def _reads_like_caption(name: str) -> bool:
-    """Whether a name is words, rather than a number that a camera gave."""
+    """Whether a name consists of words, unlike the numbered names of a camera."""
     letters = sum(letter.isalpha() or letter == " " for letter in name)
     return letters >= max(LETTERS_OF_A_CAPTION, LEAST_SHARE * len(name))
 
 
 def _size(source: LocalSource, path: str) -> Size | bool | None:
-    """The upright size of an image; None where it cannot be read, False where the file is no image."""
+    """The upright size of an image; None if it cannot be read, False if the file is not an image."""
     from helpers.data.images.decode import START_BYTES, NotAImage, UnreadableImage, read_size
 
     try:

@@ -1,4 +1,4 @@
-"""Looks a dataset over, so that a person can see what will be trained on: samples of it, however large it is."""
+"""Collects the view of a dataset for datasets.html, from evenly spaced samples if the dataset is large."""
 
 import base64
 import hashlib
@@ -25,14 +25,14 @@ from helpers.reporting.pages.datasets_page import (
 )
 
 SAMPLED = 2_000
-"""Images whose sizes and captions are looked at."""
+"""The most images whose sizes and captions are used."""
 
 BUCKETS_IMAGED, IMAGES_EACH, IMAGES_IN_ALL = 24, 8, 120
 THUMBNAIL_PX = 112
 
 WORDS_SHOWN = 60
 WORD = re.compile(r"[^\W\d_][\w'’-]+")
-SAY_NOTHING = (
+STOP_WORDS = (
     *("an", "and", "are", "at", "by", "for", "from", "his", "her", "in", "is", "it", "its", "of", "on", "or", "the"),
     *("their", "this", "to", "with"),
 )
@@ -41,7 +41,7 @@ SAY_NOTHING = (
 def survey(
     catalog: Catalog, *, notes: Sequence[str], lengths: Sequence[CaptionLengths] = (), workers: int = 1
 ) -> DatasetView:
-    """What a page shows of `catalog`. notes: by bucket, what the plan does with it; lengths: of its captions."""
+    """The view of `catalog` for the page. notes: how each bucket is used; lengths: of its captions, in tokens."""
     rows = evenly_spaced(len(catalog), SAMPLED)
     sizes = catalog.sizes[rows]
     with ThreadPoolExecutor(workers) as threads:
@@ -65,13 +65,13 @@ def survey(
 
 
 def fingerprint(catalogs: Sequence[Catalog], *, notes: Sequence[Sequence[str]]) -> str:
-    """A hash of all that the surveys depend on: the files, how they are cut, some captions, the plan's words."""
+    """A hash of everything that the surveys depend on: the files, crops, a sample of the captions, and the notes."""
     digest = hashlib.blake2b(digest_size=16)
-    for catalog, said in zip(catalogs, notes, strict=True):
+    for catalog, bucket_notes in zip(catalogs, notes, strict=True):
         rows = evenly_spaced(len(catalog), SAMPLED)
         captions = [catalog.captions_of(int(row)) for row in rows]
         names = [(image.path, image.reason) for image in catalog.rejected]
-        for part in (catalog.dataset_id, len(catalog), catalog.ignored, captions, names, list(said)):
+        for part in (catalog.dataset_id, len(catalog), catalog.ignored, captions, names, list(bucket_notes)):
             digest.update(repr(part).encode("utf-8", "surrogateescape"))
         for column in (catalog.size_bytes, catalog.sizes, catalog.geometries):
             digest.update(np.ascontiguousarray(column).tobytes())
@@ -79,7 +79,7 @@ def fingerprint(catalogs: Sequence[Catalog], *, notes: Sequence[Sequence[str]]) 
 
 
 def _aspects(sizes: NDArray[np.int32]) -> list[int]:
-    """How many images have each shape, by `aspect_bar`."""
+    """The number of images per aspect ratio, by `aspect_bar`."""
     shapes, counts = np.unique((sizes[:, 0] / sizes[:, 1]).round(3), return_counts=True)
     bars = [0] * ASPECT_BARS
     for shape, count in zip(shapes.tolist(), counts.tolist(), strict=True):
@@ -88,12 +88,12 @@ def _aspects(sizes: NDArray[np.int32]) -> list[int]:
 
 
 def _words(catalog: Catalog, rows: NDArray[np.int64]) -> list[tuple[str, float]]:
-    """The commonest words with the share of the images whose captions say them."""
-    said: Counter[str] = Counter()
+    """The most common words, with the fraction of images whose captions contain them."""
+    counts: Counter[str] = Counter()
     for row in rows.tolist():
         text = " ".join(catalog.captions_of(row)).casefold()
-        said.update(set(WORD.findall(text)).difference(SAY_NOTHING))
-    common = sorted(said.items(), key=lambda item: (-item[1], item[0]))[:WORDS_SHOWN]
+        counts.update(set(WORD.findall(text)).difference(STOP_WORDS))
+    common = sorted(counts.items(), key=lambda item: (-item[1], item[0]))[:WORDS_SHOWN]
     return [(word, count / len(rows)) for word, count in common if count > 1 or len(rows) == 1]
 
 
@@ -105,13 +105,13 @@ def _by_reason(rejected: Sequence[Rejected]) -> dict[str, list[str]]:
 
 
 def _buckets(catalog: Catalog, *, notes: Sequence[str], each: Each) -> list[BucketView]:
-    """The buckets, the fullest first, with thumbnails of the first of them."""
+    """The buckets, largest first, with thumbnails for the first ones."""
     order = sorted(range(len(catalog.buckets)), key=lambda number: -len(catalog.buckets[number]))
     imaged = order[:BUCKETS_IMAGED]
     share = max(1, min(IMAGES_EACH, IMAGES_IN_ALL // len(imaged))) if imaged else 0
-    draw = partial(_thumbnail, catalog)
+    make = partial(_thumbnail, catalog)
     thumbnails: Mapping[int, list[Thumbnail]] = {
-        number: [drawn for drawn in each(draw, _some(catalog.buckets[number], share)) if drawn] for number in imaged
+        number: [image for image in each(make, _some(catalog.buckets[number], share)) if image] for number in imaged
     }
     return [
         BucketView(
@@ -130,7 +130,7 @@ def _some(bucket: Bucket, most: int) -> list[int]:
 
 
 def _thumbnail(catalog: Catalog, row: int) -> Thumbnail | None:
-    """Image `row`, cut as it will be trained on, in small; None where it cannot be read."""
+    """A small version of image `row`, cropped as for training; None if it cannot be read."""
     from PIL import Image
 
     geometry = catalog.geometry(row)
@@ -146,7 +146,7 @@ def _thumbnail(catalog: Catalog, row: int) -> Thumbnail | None:
 
 
 def _shrunk(geometry: Geometry, longest_px: int) -> Geometry:
-    """The same cut, of which the longer edge becomes `longest_px`."""
+    """The same crop, scaled so that its longer edge is at most `longest_px`."""
     scale = min(1.0, longest_px / max(geometry.target))
     width, height = (max(1, round(edge * scale)) for edge in geometry.target)
     left, top = round(geometry.crop.left * scale), round(geometry.crop.top * scale)

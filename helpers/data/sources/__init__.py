@@ -1,1 +1,1 @@
-"""Where images come from: folders, buckets, tables of URLs, hub datasets."""
+"""The sources of images: folders, buckets, tables of URLs and hub datasets."""

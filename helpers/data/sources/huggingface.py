@@ -1,4 +1,4 @@
-"""Images that lie in the rows of parquet files, as the Hugging Face hub keeps them, read a few rows at a time."""
+"""Images in the rows of parquet files, as on the Hugging Face hub, read a few rows at a time."""
 
 import threading
 from collections import OrderedDict
@@ -28,7 +28,7 @@ USUAL_SPLITS = ("train", "validation", "test")
 
 @dataclass(frozen=True)
 class Shard:
-    """A parquet file: its name below the folder, its rows, where each row group begins [G + 1], and its tag."""
+    """A parquet file: its path relative to the folder, the first row of each row group [G + 1], and its tag."""
 
     name: str
     path: Path
@@ -40,15 +40,15 @@ class Shard:
         return self.starts[-1]
 
     def names(self) -> Iterator[str]:
-        """What its rows are called, in an order that is also that of the names."""
+        """The names of its rows, in row order, which is also their alphabetical order."""
         digits = len(str(self.rows - 1))
         return (f"{self.name}#{row:0{digits}}" for row in range(self.rows))
 
 
 def open_embedded(dataset: HuggingFaceDataset, *, folder: Path) -> tuple[SourceStore, ImageTable]:
-    """The images in the parquet files of `folder` that belong to the dataset's split, and the table of captions.
+    """The images in the parquet files of the dataset's split in `folder`, and the table of captions.
 
-    Raises DataError where there are no such files, or they lack a column (naming those they have).
+    Raises DataError if there are no such files or a column is missing (naming the existing ones).
     """
     shards = tuple(_shard(path, folder, dataset) for path in files_of_split(folder, dataset.split))
     table = ImageTable(
@@ -60,9 +60,9 @@ def open_embedded(dataset: HuggingFaceDataset, *, folder: Path) -> tuple[SourceS
 
 
 def files_of_split(folder: Path, split: str | None) -> list[Path]:
-    """The parquet files of a split: those with its name as a folder's, or at the beginning of their own.
+    """The parquet files of a split: those in a folder of that name, or whose name begins with it.
 
-    Without a split those of `train`, or all where no file names any. Raises DataError where there are none.
+    Without a split: those of `train`, or all files if none names a split. Raises DataError if there are none.
     """
     files = sorted(path for path in folder.rglob("*.parquet") if not path.name.startswith("."))
     by_file = {path: _words(path.relative_to(folder)) for path in files}
@@ -71,15 +71,15 @@ def files_of_split(folder: Path, split: str | None) -> list[Path]:
     found = [path for path, words in by_file.items() if wanted is None or wanted in words]
     if found:
         return found
-    there = ", ".join(str(path.relative_to(folder)) for path in files[:5]) or "none"
+    found_names = ", ".join(str(path.relative_to(folder)) for path in files[:5]) or "none"
     which = f"of the split {wanted!r} " if wanted else ""
     raise DataError(
-        f"there are no .parquet files {which}in {folder}; those there: {there}. Change split or dataset_name."
+        f"there are no .parquet files {which}in {folder}; found: {found_names}. Change split or dataset_name."
     )
 
 
 def _words(path: Path) -> set[str]:
-    """What may name a split: `train` in `data/train-00000-of-00002.parquet` and in `default/train/0000.parquet`."""
+    """Words that can name a split: `train` in `data/train-00000-of-00002.parquet` or `default/train/0000.parquet`."""
     return {*path.parts[:-1], path.name.split("-")[0].split(".")[0]}
 
 
@@ -107,7 +107,7 @@ def _check_kind(kind: "pyarrow.DataType", name: str, path: Path) -> None:
     if pa.types.is_struct(kind) and "bytes" in {field.name for field in kind}:
         kind = kind.field("bytes").type
     if not (pa.types.is_binary(kind) or pa.types.is_large_binary(kind)):
-        raise DataError(f"{path} holds no images in its column {name}, but {kind}; name another image_column")
+        raise DataError(f"the column {name} of {path} must hold images, but holds {kind}; change image_column")
 
 
 def _captions(shards: Sequence[Shard], column: str) -> TextColumn:
@@ -123,10 +123,10 @@ def _captions(shards: Sequence[Shard], column: str) -> TextColumn:
 
 
 class EmbeddedSource:
-    """The images in the rows of some parquet files, called `FILE.parquet#ROW`.
+    """The images in the rows of parquet files, named `FILE.parquet#ROW`.
 
-    A few batches of rows are kept in memory, and each file is read on from where it was read last, so that going
-    through the images in their order reads each file once.
+    A few batches of rows stay in memory, and reading continues from the last position in a file, so that reading the
+    images in order reads each file once.
     """
 
     def __init__(self, shards: Sequence[Shard], *, column: str, place: str) -> None:
@@ -134,13 +134,13 @@ class EmbeddedSource:
         self._place = place
 
     def list(self) -> Iterator[Listed]:
-        """Every row of every file; how long an image is only reading it would tell."""
+        """Every row of every file; the sizes of images are not known without reading them."""
         for walk in self._walks.values():
             for name in walk.shard.names():
                 yield Listed(name, SIZE_UNKNOWN, walk.shard.tag)
 
     def read(self, path: str) -> bytes:
-        """The bytes of the image in a row; raises OSError where the row has none, or the file cannot be read."""
+        """The bytes of the image in a row; raises OSError if the row has none or the file cannot be read."""
         import pyarrow as pa
 
         name, _, row = path.rpartition("#")
@@ -153,7 +153,7 @@ class EmbeddedSource:
         return content
 
     def read_start(self, path: str, length: int) -> bytes:
-        """The first `length` bytes of the image in a row, or all of a shorter one; raises OSError."""
+        """The first `length` bytes of the image in a row, or all if it is shorter; raises OSError."""
         return self.read(path)[:length]
 
     def describe(self) -> str:
@@ -162,7 +162,7 @@ class EmbeddedSource:
 
 
 class _Walk:
-    """Reads the rows of a file in small batches, going on in each row group where it was where it can."""
+    """Reads the rows of a file in small batches, and continues from the last position in a row group if possible."""
 
     def __init__(self, shard: Shard, *, column: str) -> None:
         self.shard = shard
@@ -172,7 +172,7 @@ class _Walk:
         self._groups: OrderedDict[int, enumerate[pyarrow.RecordBatch]] = OrderedDict()
 
     def read(self, row: int) -> bytes | None:
-        """The bytes in a row; None where it has none. Raises IndexError for a row that is not there."""
+        """The bytes in a row; None if it has none. Raises IndexError if the row does not exist."""
         if not 0 <= row < self.shard.rows:
             raise IndexError(f"{self.shard.name} has no row {row}")
         group = int(np.searchsorted(self.shard.starts, row, side="right")) - 1
@@ -181,17 +181,17 @@ class _Walk:
             return self._batch(group, batch)[place].as_py()
 
     def _batch(self, group: int, batch: int) -> "pyarrow.Array":
-        """The images of a batch, ROWS_AT_ONCE of them or what is left of the row group; raises IndexError."""
-        begun = 0
+        """The images of a batch: ROWS_AT_ONCE, or fewer at the end of the row group; raises IndexError."""
+        opened = 0
         while (group, batch) not in self._kept:
             if group not in self._groups:
-                begun += 1
-                if begun > 1:
+                opened += 1
+                if opened > 1:
                     raise IndexError(f"{self.shard.name} has changed: it has fewer rows now")
                 self._groups[group] = self._begin(group)
                 _keep_last(self._groups, GROUPS_OPEN)
             number, found = next(self._groups[group], (-1, None))
-            if found is None or number > batch:  # past it: once more from the beginning
+            if found is None or number > batch:  # past the batch: start again from the beginning
                 del self._groups[group]
             else:
                 self._kept[group, number] = _images(found.column(0))
@@ -212,7 +212,7 @@ def _keep_last(kept: OrderedDict[Any, Any], most: int) -> None:
 
 
 def _images(column: "pyarrow.Array") -> "pyarrow.Array":
-    """The bytes of a column of images, which are structs of bytes and a path, or bytes."""
+    """The bytes of a column of images, which are structs of bytes and a path, or plain bytes."""
     import pyarrow as pa
 
     pc = compute()

@@ -1,4 +1,4 @@
-"""What a table says of images, by column: their names, their sizes, what is said of them; and whose row is whose."""
+"""A table about images, by column (names, sizes, captions), and how its rows match files."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -22,9 +22,10 @@ NAMES_SHOWN = 3
 class ImageTable:
     """Rows about images.
 
-    names: as the dataset lists them [M], without their endings unless `names_have_endings`;
-    sizes: upright width and height [M, 2], 0 where the table has none; None without such columns;
-    captions: the captions of each row behind each other in lines [M], empty where there are none; None without any.
+    place: the table, for messages;
+    names: file names as the dataset lists them [M], without extensions unless `names_have_endings`;
+    sizes: upright width and height [M, 2], 0 if missing; None without such columns;
+    captions: the captions of each row, one per line [M], empty if there are none; None without such a column.
     """
 
     place: str
@@ -34,7 +35,7 @@ class ImageTable:
     captions: TextColumn | None = None
 
     def rows_of(self, paths: TextColumn) -> NDArray[np.int64]:
-        """The row about each file of `paths` [N], NO_ROW where there is none; of several the first."""
+        """The first row about each file of `paths` [N], NO_ROW if there is none."""
         pc = compute()
         names = as_arrow(paths)
         if not self.names_have_endings:
@@ -43,39 +44,39 @@ class ImageTable:
         return rows.to_numpy(zero_copy_only=False).astype(np.int64)
 
     def captions_of(self, rows: NDArray[np.int64]) -> TextColumn:
-        """The captions of the files whose rows these are, in lines; empty for NO_ROW."""
+        """The captions at `rows` [N], in lines; empty for NO_ROW."""
         assert self.captions is not None, "settings that ask for captions have named their column"
         encoded = self.captions.encoded
         with_nothing = BytesColumn(encoded.block, np.append(encoded.offsets, encoded.offsets[-1:]))
         return TextColumn(with_nothing.take(rows))  # NO_ROW is the last item, which is empty
 
     def sizes_of(self, rows: NDArray[np.int64]) -> NDArray[np.int32]:
-        """The sizes [N, 2] of the files whose rows these are; 0 x 0 where none is told."""
+        """The sizes [N, 2] at `rows` [N]; 0 x 0 if missing."""
         assert self.sizes is not None, "settings that ask for sizes have named their columns"
-        told = np.append(self.sizes, np.zeros((1, 2), np.int32), axis=0)[rows]  # NO_ROW is the last one
-        told[(told <= 0).any(axis=1)] = 0
-        return told
+        sizes = np.append(self.sizes, np.zeros((1, 2), np.int32), axis=0)[rows]  # NO_ROW is the last item
+        sizes[(sizes <= 0).any(axis=1)] = 0
+        return sizes
 
     def no_names_in_common(self, paths: TextColumn, *, dataset_id: str, source: str) -> DataError:
-        """The error where no file has a row, with names of both sides."""
+        """The error if no file has a row, with example names of both."""
         fix = "remove" if self.names_have_endings else "set"
         return DataError(
-            f"dataset {dataset_id!r}: none of the {len(self.names)} names in {self.place} is that of a file in "
+            f"dataset {dataset_id!r}: none of the {len(self.names)} names in {self.place} matches a file in "
             f"{source}.\n  names in the table: {_some(self.names)}\n  files: {_some(paths)}\n"
-            f"Name another filename_column, or {fix} identifier_includes_extension; names are paths below the data "
-            "set's own folder."
+            f"Change filename_column, or {fix} identifier_includes_extension; names are paths relative to the "
+            "dataset's folder."
         )
 
 
 def compute() -> Any:
-    """Arrow's functions, which it makes while it is imported, so that no checker of types knows them."""
+    """The module `pyarrow.compute`; it creates its functions at import time, so type checkers do not know them."""
     import pyarrow.compute
 
     return pyarrow.compute
 
 
 def as_arrow(column: TextColumn) -> "pyarrow.Array":
-    """The column's bytes as an arrow array, without a copy."""
+    """The column's bytes as an Arrow array, without a copy."""
     import pyarrow as pa
 
     encoded = column.encoded
@@ -84,7 +85,7 @@ def as_arrow(column: TextColumn) -> "pyarrow.Array":
 
 
 def from_arrow(chunks: "Iterable[pyarrow.Array]") -> TextColumn:
-    """Arrow's strings (large, and without nulls), copied behind each other."""
+    """A column of Arrow string arrays (large strings without nulls), copied and concatenated."""
     columns = [BytesColumn.of(())]
     for chunk in chunks:
         _, offsets, content = chunk.buffers()

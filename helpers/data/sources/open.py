@@ -1,4 +1,4 @@
-"""From what the dataset file says of places to the stores that are read and written."""
+"""Opens the stores that the dataset file names: sources of images, and caches."""
 
 from functools import partial
 
@@ -23,15 +23,16 @@ from helpers.storage.protocols import CacheStore, SourceStore
 from helpers.storage.s3 import BucketAddress, BucketCache, BucketSource
 
 LEAST_AT_ONCE = 16
-"""Downloads at once, however few cores there are: they mostly wait."""
+"""The minimum number of concurrent downloads, even with few cores: they mostly wait."""
 
 
 def open_images(
     dataset: ImageDataset, *, ask: bool, threads: int, reporter: Reporter
 ) -> tuple[SourceStore, ImageTable | None]:
-    """Where the dataset's images and captions are, and the table that tells of them, where there is one.
+    """The source of the dataset's images and captions, and the table about them, if any.
 
-    ask: whether this process downloads what is not here yet, with so many threads.
+    ask: whether this process downloads missing images; threads: the number of concurrent downloads, at least
+    LEAST_AT_ONCE.
     """
     match dataset:
         case CsvDataset():
@@ -47,7 +48,7 @@ def open_images(
 
 
 def _table_of(dataset: ImageDataset, source: SourceStore) -> ImageTable | None:
-    """The table about the dataset's images: a file of this machine, or one in their bucket."""
+    """The table about the dataset's images: a local file, or one in their bucket."""
     match dataset:
         case LocalDataset(parquet=file) if file is not None:
             return read_table(file.path, columns=file, name=str(file.path))
@@ -59,18 +60,18 @@ def _table_of(dataset: ImageDataset, source: SourceStore) -> ImageTable | None:
 
 
 def open_source(dataset: ImageDataset) -> SourceStore:
-    """Where the dataset's images and captions are."""
+    """The source of the dataset's images and captions: a folder or a bucket."""
     match dataset:
         case LocalDataset():
             return LocalSource(dataset.instance_data_dir)
         case S3Dataset():
             return BucketSource(_address(dataset, entry=dataset.id))
         case unknown:
-            raise AssertionError(f"no place is known for a {type(unknown).__name__}")
+            raise AssertionError(f"no source for a {type(unknown).__name__}")
 
 
 def open_cache(store: EmbedsStore, *within: str) -> CacheStore:
-    """A place for what was encoded, or the part of it that `within` names."""
+    """The store of cached embeds, or its subfolder `within`."""
     folder = store.cache_dir.joinpath(*within)
     if isinstance(store, S3Settings):
         return BucketCache(_address(store, entry=store.id).under(*within), mirror=folder)
@@ -78,24 +79,24 @@ def open_cache(store: EmbedsStore, *within: str) -> CacheStore:
 
 
 def metadata_store(dataset: ImageDataset, *, latents: EmbedsStore) -> CacheStore:
-    """Where a dataset's headers and captions are remembered: beside its latents, under its own name."""
+    """The cache of a dataset's headers and captions: next to its latents, under the dataset's id."""
     return open_cache(latents, "metadata", dataset.id)
 
 
 def epoch_crop_store(dataset: ImageDataset, *, latents: EmbedsStore, seed: int, epoch: int) -> CacheStore:
-    """Where the random crops of one epoch are kept, for as long as they are of use."""
+    """The cache of the random crops of one epoch, kept as long as they are needed."""
     return open_cache(latents, "epochs", dataset.id, f"seed-{seed}-epoch-{epoch}")
 
 
-def _address(said: S3Settings, *, entry: str) -> BucketAddress:
-    around = aws_environment()
-    access, secret = said.aws_access_key_id, said.aws_secret_access_key
+def _address(settings: S3Settings, *, entry: str) -> BucketAddress:
+    environment = aws_environment()
+    access, secret = settings.aws_access_key_id, settings.aws_secret_access_key
     own = (access.get_secret_value(), secret.get_secret_value(), None) if access and secret else None
     return BucketAddress(
         entry=entry,
-        bucket=said.aws_bucket_name,
-        prefix=said.aws_data_prefix,
-        endpoint=said.aws_endpoint_url or around.endpoint,
-        region=said.aws_region_name or around.region,
-        credentials=own or around.credentials,
+        bucket=settings.aws_bucket_name,
+        prefix=settings.aws_data_prefix,
+        endpoint=settings.aws_endpoint_url or environment.endpoint,
+        region=settings.aws_region_name or environment.region,
+        credentials=own or environment.credentials,
     )

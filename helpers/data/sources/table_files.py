@@ -1,4 +1,4 @@
-"""Reads tables about images from .parquet and .jsonl files, a batch of rows at a time, and only the columns named."""
+"""Reads the needed columns of .parquet and .jsonl tables about images, one batch of rows at a time."""
 
 import io
 import json
@@ -17,16 +17,16 @@ if TYPE_CHECKING:
 
 ROWS_AT_ONCE = 65_536
 JSON_BLOCK_BYTES = 8 << 20
-"""No line of a .jsonl file may be longer than this."""
+"""The maximum length of a line of a .jsonl file."""
 
 
 def read_table(file: Path | Callable[[], bytes], *, columns: TableColumns, name: str, where: str = "") -> ImageTable:
-    """The table in a file of this machine, or in the bytes of one elsewhere; the ending of its `name` tells the format.
+    """The table in a local file, or in the bytes that `file` returns; the extension of `name` gives the format.
 
-    where: goes on from the name in messages.
+    where: follows the name in messages.
 
-    Raises DataError where it cannot be read, lacks a column (naming those it has), or holds other things than texts and
-    numbers in them.
+    Raises DataError if it cannot be read, a column is missing (naming the existing ones), or a column has the wrong
+    type.
     """
     import pyarrow as pa
 
@@ -63,7 +63,7 @@ def _parquet_batches(content: Path | bytes, wanted: Sequence[str], place: str) -
 
 
 def _json_batches(content: Path | bytes, wanted: Sequence[str], place: str) -> "Iterator[pyarrow.RecordBatch]":
-    """Batches of a file with a JSON object in each line; the first lines tell the kinds of the columns."""
+    """Batches of a file with a JSON object per line; the first lines determine the types of the columns."""
     import pyarrow as pa
     from pyarrow.json import ParseOptions, ReadOptions, open_json
 
@@ -73,9 +73,10 @@ def _json_batches(content: Path | bytes, wanted: Sequence[str], place: str) -> "
         try:
             first = [json.loads(line) for line in lines if line.strip()]
         except ValueError as error:
-            raise DataError(f"the table {place} is no .jsonl: its first lines are not JSON, one object each") from error
+            message = f"the table {place} is not a .jsonl file: its first lines are not one JSON object each"
+            raise DataError(message) from error
         if not all(isinstance(row, dict) for row in first):
-            raise DataError(f"the table {place} is no .jsonl: its lines are not JSON objects")
+            raise DataError(f"the table {place} is not a .jsonl file: its lines are not JSON objects")
         check_columns(wanted, list(dict.fromkeys(name for row in first for name in row)), place=place)
         schema = pa.schema([(name, _kind([row.get(name) for row in first])) for name in dict.fromkeys(wanted)])
         file.seek(0)
@@ -86,16 +87,16 @@ def _json_batches(content: Path | bytes, wanted: Sequence[str], place: str) -> "
 def _kind(values: Sequence[Any]) -> "pyarrow.DataType":
     import pyarrow as pa
 
-    said = [value for value in values if value is not None]
-    if any(isinstance(value, list) for value in said):
+    present = [value for value in values if value is not None]
+    if any(isinstance(value, list) for value in present):
         return pa.list_(pa.string())
-    if said and all(isinstance(value, int) for value in said):
+    if present and all(isinstance(value, int) for value in present):
         return pa.int64()
-    return pa.float64() if said and all(isinstance(value, int | float) for value in said) else pa.string()
+    return pa.float64() if present and all(isinstance(value, int | float) for value in present) else pa.string()
 
 
 def check_columns(wanted: Sequence[str], there: Sequence[str], *, place: str) -> None:
-    """Raise DataError where a wanted column is not there, naming those that are."""
+    """Raise DataError if a wanted column is missing, naming the existing columns."""
     missing = [name for name in dict.fromkeys(wanted) if name not in there]
     if missing:
         names = ", ".join(missing)
@@ -103,7 +104,7 @@ def check_columns(wanted: Sequence[str], there: Sequence[str], *, place: str) ->
 
 
 def _texts(batch: "pyarrow.RecordBatch", name: str, place: str) -> "pyarrow.Array":
-    """A column of texts, or of whole numbers as texts; empty where null."""
+    """A column of strings, or of integers as strings; empty where null."""
     import pyarrow as pa
 
     pc = compute()
@@ -111,7 +112,7 @@ def _texts(batch: "pyarrow.RecordBatch", name: str, place: str) -> "pyarrow.Arra
     if pa.types.is_dictionary(column.type):
         column = column.dictionary_decode()
     if not (_is_text(column.type) or pa.types.is_integer(column.type) or pa.types.is_null(column.type)):
-        raise DataError(f"the table {place} has no texts in its column {name}, but {column.type}")
+        raise DataError(f"the column {name} of the table {place} must hold text, but holds {column.type}")
     return pc.fill_null(column.cast(pa.large_string()), "")
 
 
@@ -122,7 +123,7 @@ def _is_text(kind: "pyarrow.DataType") -> bool:
 
 
 def _captions(batch: "pyarrow.RecordBatch", columns: TableColumns, place: str) -> "pyarrow.Array":
-    """A row's captions in lines: those of the caption column, else those of the one to fall back on."""
+    """The captions of each row, in lines: from the caption column, or the fallback column if that is empty."""
     pc = compute()
     assert columns.caption_column
     captions = caption_lines(batch, columns.caption_column, place=place)
@@ -133,9 +134,9 @@ def _captions(batch: "pyarrow.RecordBatch", columns: TableColumns, place: str) -
 
 
 def caption_lines(batch: "pyarrow.RecordBatch", name: str, *, place: str) -> "pyarrow.Array":
-    """The captions in a column of texts, or of lists of texts, as one text a row with a caption in each line.
+    """The captions in a column of strings, or of lists of strings, as one string per row with a caption per line.
 
-    A caption's own line breaks become spaces; empty ones are left out.
+    Line breaks within a caption become spaces; empty captions are left out.
     """
     import pyarrow as pa
 
@@ -143,13 +144,13 @@ def caption_lines(batch: "pyarrow.RecordBatch", name: str, *, place: str) -> "py
     column = batch.column(name)
     if not (pa.types.is_list(column.type) or pa.types.is_large_list(column.type)):
         return in_one_line(_texts(batch, name, place))
-    said = pa.RecordBatch.from_arrays([column.flatten()], [name])
-    each = in_one_line(_texts(said, name, place))
-    spoken = pc.not_equal(each, "")
-    parents = pc.list_parent_indices(column).filter(spoken).to_numpy(zero_copy_only=False).astype(np.int64)
+    flat = pa.RecordBatch.from_arrays([column.flatten()], [name])
+    each = in_one_line(_texts(flat, name, place))
+    filled = pc.not_equal(each, "")
+    parents = pc.list_parent_indices(column).filter(filled).to_numpy(zero_copy_only=False).astype(np.int64)
     offsets = np.zeros(len(column) + 1, np.int64)
     np.cumsum(np.bincount(parents, minlength=len(column)), out=offsets[1:])
-    return pc.binary_join(pa.LargeListArray.from_arrays(offsets, each.filter(spoken)), pa.scalar("\n", each.type))
+    return pc.binary_join(pa.LargeListArray.from_arrays(offsets, each.filter(filled)), pa.scalar("\n", each.type))
 
 
 def in_one_line(texts: "pyarrow.Array") -> "pyarrow.Array":
@@ -160,13 +161,13 @@ def in_one_line(texts: "pyarrow.Array") -> "pyarrow.Array":
 
 
 def _edges(batch: "pyarrow.RecordBatch", name: str, place: str) -> np.ndarray:
-    """A column of widths or heights in pixels [rows]; 0 where there is none, or no whole number."""
+    """A column of widths or heights in pixels [rows]; 0 if missing or not a positive integer."""
     import pyarrow as pa
 
     pc = compute()
     column = batch.column(name)
     if not (pa.types.is_integer(column.type) or pa.types.is_floating(column.type) or pa.types.is_null(column.type)):
-        raise DataError(f"the table {place} has no numbers in its column {name}, but {column.type}")
+        raise DataError(f"the column {name} of the table {place} must hold numbers, but holds {column.type}")
     edges = pc.fill_null(column.cast(pa.float64()), 0.0).to_numpy(zero_copy_only=False)
     whole = (edges == np.floor(edges)) & (edges > 0) & (edges < 2**31)
     return np.where(whole, edges, 0).astype(np.int32)

@@ -1,4 +1,4 @@
-"""Reads a table of addresses and captions, a block of lines at a time, whatever stands between its columns."""
+"""Reads a table of URLs and captions with any delimiter, one block of lines at a time."""
 
 import csv
 import gzip
@@ -30,10 +30,10 @@ GZIP_MAGIC = b"\x1f\x8b"
 
 
 def read_urls(path: Path, *, url_column: str, caption_column: str | None) -> tuple[TextColumn, ImageTable]:
-    """The addresses of a table, each once, in the order of their names; and the table by name, with its captions.
+    """The unique URLs of a table, ordered by name, and the table by name, with its captions.
 
-    What is said of one address in several rows are several captions of it. Raises DataError where the file cannot be
-    read, or lacks a column (naming those it has).
+    If several rows have the same URL, all their captions belong to it. Raises DataError if the file cannot be read or
+    a column is missing (naming the existing ones).
     """
     urls, names, captions = [], [], []
     for rows in _blocks(path, [name for name in (url_column, caption_column) if name]):
@@ -52,7 +52,7 @@ def read_urls(path: Path, *, url_column: str, caption_column: str | None) -> tup
 
 
 def _blocks(path: Path, wanted: Sequence[str]) -> Iterator[list[list[str]]]:
-    """The cells of the wanted columns, the first of which says something, by rows."""
+    """The cells of the wanted columns, by row, in blocks; rows whose first cell is empty are skipped."""
     reader = None
     try:
         with _open(path) as file:
@@ -63,16 +63,16 @@ def _blocks(path: Path, wanted: Sequence[str]) -> Iterator[list[list[str]]]:
                 there = ", ".join(names)
                 raise DataError(f"the table {path} has no column {', '.join(missing)}; its columns are: {there}")
             places = [names.index(name) for name in wanted]
-            reader, silent = csv.reader(file, delimiter=delimiter), 0
+            reader, skipped = csv.reader(file, delimiter=delimiter), 0
             while rows := list(islice(reader, ROWS_AT_ONCE)):
                 found = [[row[place].strip() for place in places] for row in rows if len(row) > max(places)]
                 found = [cells for cells in found if cells[0]]
-                silent += len(rows) - len(found)
+                skipped += len(rows) - len(found)
                 yield found
-            if silent:
-                logger.warning("the table %s has %d rows without an address, which are passed over", path, silent)
+            if skipped:
+                logger.warning("the table %s has %d rows without a URL, which are skipped", path, skipped)
     except UnicodeDecodeError as error:
-        raise DataError(f"the table {path} is not UTF-8 text; save it as that") from error
+        raise DataError(f"the table {path} is not UTF-8 text; save it as UTF-8") from error
     except csv.Error as error:
         raise DataError(
             f"the table {path} cannot be read: {error} (line {reader.line_num + 1 if reader else 1})"
@@ -90,10 +90,10 @@ def _open(path: Path) -> TextIO:
 
 
 def _delimiter(header: str, url_column: str) -> str:
-    """What separates columns: what makes the column of addresses one of the most; any character beside its name may."""
+    """The delimiter that gives the most columns, one of them the URL column; may be any character next to its name."""
     place = header.find(url_column)
-    beside = header[place + len(url_column) :].lstrip('"')[:1] + header[:place].rstrip('"')[-1:] if place >= 0 else ""
-    odd = "".join(character for character in beside if not character.isalnum() and character not in '_- "\r\n')
+    adjacent = header[place + len(url_column) :].lstrip('"')[:1] + header[:place].rstrip('"')[-1:] if place >= 0 else ""
+    odd = "".join(character for character in adjacent if not character.isalnum() and character not in '_- "\r\n')
 
     def columns(delimiter: str) -> tuple[bool, int]:
         names = next(csv.reader([header], delimiter=delimiter), [])
@@ -103,7 +103,7 @@ def _delimiter(header: str, url_column: str) -> str:
 
 
 def _sorted(names: TextColumn) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """The order of the names [N], equal ones as they stand; and the places in it at which another name begins."""
+    """The stable sort order of the names [N], and the positions in it where a new name begins."""
     pc = compute()
     column = as_arrow(names)
     order = pc.array_sort_indices(column).to_numpy().astype(np.int64)
@@ -115,25 +115,25 @@ def _sorted(names: TextColumn) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
 
 
 def _joined(captions: TextColumn, order: NDArray[np.int64], firsts: NDArray[np.int64]) -> TextColumn:
-    """The captions of each name, in lines, less those that say nothing."""
+    """The captions of each name, in lines, without empty ones."""
     import pyarrow as pa
 
     pc = compute()
     each = in_one_line(as_arrow(captions).cast(pa.large_string())).take(order)
-    spoken = pc.not_equal(each, "").to_numpy(zero_copy_only=False)
-    counts = np.add.reduceat(spoken, firsts, dtype=np.int64) if len(firsts) else np.zeros(0, np.int64)
+    filled = pc.not_equal(each, "").to_numpy(zero_copy_only=False)
+    counts = np.add.reduceat(filled, firsts, dtype=np.int64) if len(firsts) else np.zeros(0, np.int64)
     offsets = np.concatenate([[0], np.cumsum(counts)])
-    lists = pa.LargeListArray.from_arrays(offsets, each.filter(pa.array(spoken)))
+    lists = pa.LargeListArray.from_arrays(offsets, each.filter(pa.array(filled)))
     return from_arrow([pc.binary_join(lists, pa.scalar("\n", each.type))])
 
 
 def open_downloaded(
     dataset: CsvDataset, *, ask: bool, at_once: int, reporter: Reporter, limits: FetchLimits | None = None
 ) -> tuple[SourceStore, ImageTable]:
-    """The images behind a table's addresses, and the table.
+    """The images at a table's URLs, and the table.
 
-    ask: whether to download what is missing, `at_once` at a time; else things are taken as they are.
-    Raises DataError where the table cannot be read or the network is gone, CacheError where nothing can be written.
+    ask: whether to download missing images, `at_once` at a time; otherwise only existing files are used.
+    Raises DataError if the table cannot be read or the network is down, CacheError if a file cannot be written.
     """
     caption_column = dataset.csv_caption_column if dataset.caption_strategy == "csv" else None
     urls, table = read_urls(dataset.csv_file, url_column=dataset.csv_url_column, caption_column=caption_column)

@@ -59,7 +59,7 @@ def test_the_fallback_is_the_file_name(note: bytes | None) -> None:
 
 
 def test_a_name_that_says_nothing_is_a_reason() -> None:
-    with pytest.raises(MissingCaption, match="says nothing"):
+    with pytest.raises(MissingCaption, match="no words in its file name"):
         captions_for("_.png", None, rules=NAMES)
 
 

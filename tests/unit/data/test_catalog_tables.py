@@ -51,7 +51,7 @@ def test_no_image_is_opened_to_plan_a_run(folder: Folder) -> None:
         "d": "has no width or height in the table",
     }
     said = [event.text for event in folder.listener.heard if isinstance(event, Notice)]
-    assert "dataset pets: 1 row of the table t.parquet without a file there" in said
+    assert "dataset pets: 1 row of the table t.parquet without a matching file" in said
     assert same(catalog, folder.open(table=table(ROWS), **SIZES, **CAPTIONS))
 
 

@@ -121,7 +121,7 @@ def test_images_without_a_face_are_cut_at_their_middle_and_told(folder: Folder) 
     catalog = folder.open(crop=True, crop_style="face")
     said = [event.text for event in folder.listener.heard if isinstance(event, Notice)]
     assert any(
-        "no face was found in 6 of 7 images, cut at their middle (a.jpg, b.jpg, broken.jpg, …)" in t for t in said
+        "no face was found in 6 of 7 images, cropped at the center (a.jpg, b.jpg, broken.jpg, …)" in t for t in said
     )
     centred = folder.open(crop=True).geometries
     assert (catalog.geometries[:-1] == centred[:-1]).all() and (catalog.geometries[-1] != centred[-1]).any()

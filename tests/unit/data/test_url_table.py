@@ -39,7 +39,7 @@ def test_an_address_in_several_rows_has_several_captions(tmp_path: Path) -> None
 def test_rows_without_an_address_are_passed_over_and_counted(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     content = f"caption,url\none,{B}\ntwo,\nthree\n\n"
     assert captions(tmp_path / "t", content) == {B: "one"}
-    assert "3 rows without an address" in caplog.text
+    assert "3 rows without a URL" in caplog.text
 
 
 def test_many_blocks_are_one_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

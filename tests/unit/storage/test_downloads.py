@@ -66,10 +66,10 @@ def test_what_came_is_read_and_asked_for_once(tmp_path: Path, site: Site) -> Non
         ("/slow", "it took more than 0.6 seconds", 1),
         ("/huge", "it is larger than 0.0953674 MiB", 1),
         ("/endless", "it is larger than 0.0953674 MiB", 1),
-        ("/cut", "it was cut off", 3),
+        ("/cut", "the connection was lost", 3),
         ("/loop", "it is redirected more than 3 times", 4),
-        ("/astray", "it leads to what is no http or https address", 1),
-        ("/packed", "it is sent compressed, though it was asked for as it is", 1),
+        ("/astray", "it redirects to something that is not an http or https URL", 1),
+        ("/packed", "the server sends it compressed, although an uncompressed file was requested", 1),
     ],
 )
 def test_a_dead_address_is_known_with_its_reason(
@@ -99,7 +99,7 @@ def test_what_is_busy_or_elsewhere_is_waited_for_and_followed(tmp_path: Path, si
 )
 def test_what_is_no_address_is_not_asked_for(url: str, tmp_path: Path, site: Site) -> None:
     source = download(tmp_path, url, site.url("/a.png"))
-    assert reason(source, url) == "cannot be downloaded: it is no http or https address"
+    assert reason(source, url) == "cannot be downloaded: it is not an http or https URL"
 
 
 def test_hostile_addresses_stay_in_their_folder(tmp_path: Path, site: Site) -> None:

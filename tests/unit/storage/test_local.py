@@ -108,7 +108,7 @@ def test_a_place_without_room_is_named_and_left_clean(tmp_path: Path) -> None:
     result = write_too_much(tmp_path, "refused")
     assert "CacheError: cannot write big.bin (1.0 MB)" in result.stderr
     assert str(tmp_path) in result.stderr
-    assert "Free some space" in result.stderr
+    assert "Free up space" in result.stderr
     assert list(tmp_path.iterdir()) == []
 
 
