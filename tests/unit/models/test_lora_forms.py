@@ -143,7 +143,7 @@ def test_the_file_s_settings_are_taken_unless_others_are_given(
 @pytest.mark.parametrize(
     ("given", "told"),
     [
-        ({"lora_rank": 8}, "its rank is 3 at .*, and the settings say 8.*leave LORA_RANK"),
+        ({"lora_rank": 8}, "its rank is 3 at .*, but the settings ask for 8.*leave LORA_RANK"),
         ({"lora_target": "image-attention"}, "the file has .*add_k_proj.*leave LORA_TARGET out"),
         ({"lora_target": "to_w"}, "LORA_TARGET names `to_w`"),
         ({"use_dora": True}, "it is no DoRA, and USE_DORA=true"),
@@ -289,5 +289,5 @@ def test_its_own_dora_for_comfyui_is_not_taken_for_another_program_s(
 ) -> None:
     file = FORMS["diffusers"](tmp_path / "dora.safetensors", pairs_on(base, names=(), is_dora=True))
     to_comfyui_lora(file, tmp_path / "comfyui.safetensors", base=parts, family=sd3_family())
-    with pytest.raises(ModelError, match="cannot be turned back: use the file"):
+    with pytest.raises(ModelError, match="cannot be converted back: use the original"):
         read_lora(tmp_path / "comfyui.safetensors")

@@ -67,7 +67,7 @@ def weight_files(folder: Path, variant: str | None, *, part: str = "") -> tuple[
             f"there is {there}. Download them, or name the variant that is there with --variant."
         )
     if missing := sorted(set(found) - set(names)):
-        raise ModelError(f"{folder} lacks {', '.join(missing)}; is the download whole?")
+        raise ModelError(f"{folder} lacks {', '.join(missing)}; is the download complete?")
     return tuple(folder / name for name in found)
 
 

@@ -33,10 +33,11 @@ def config_in_file(path: Path, part: str) -> dict[str, Any]:
             open_facts = json.loads(said.get(HEADER_ENTRY, "{}")).get(part, {})
             config = config_of(tensors, part) | open_facts
         except KeyError as error:
-            raise ModelError(f"{path}: The {part} lacks the tensor {error.args[0]}; is the download whole?") from error
+            reason = f"The {part} lacks the tensor {error.args[0]}; is the download complete?"
+            raise ModelError(f"{path}: {reason}") from error
         except (IndexError, ValueError, ZeroDivisionError, TypeError, AttributeError) as error:
             raise ModelError(
-                f"{path}: The {part} has shapes or a header that no SD3 has; is the download whole?"
+                f"{path}: The {part} has shapes or a header that no SD3 has; is the download complete?"
             ) from error
     try:
         if part == TRANSFORMER:
@@ -82,7 +83,7 @@ def _check_transformer(tensors: Mapping[str, LazyTensor], config: Mapping[str, A
     """Raise ModelError where a tensor is not there, or is one that no layer of such a model has."""
     wanted = {POSITIONS[1], *_names(transformer_of(config))}
     if lacking := sorted(wanted - tensors.keys()):
-        raise ModelError(f"The transformer lacks the tensor {lacking[0]}; is the download whole?")
+        raise ModelError(f"The transformer lacks the tensor {lacking[0]}; is the download complete?")
     if odd := sorted(tensors.keys() - wanted):
         raise ModelError(f"The transformer has a tensor {odd[0]}, which an SD3 with its other tensors has not.")
 

@@ -65,7 +65,7 @@ def text_to_diffusers(tensors: Mapping[str, LazyTensor], part: str) -> dict[str,
         if part == "text_encoder" and PROJECTION not in found and norm is not None:
             found[PROJECTION] = _identity(norm)
     if lacking := sorted(wanted - found.keys()):
-        raise ModelError(f"The {part} lacks the tensor {lacking[0]}; is the download whole?")
+        raise ModelError(f"The {part} lacks the tensor {lacking[0]}; is the download complete?")
     if odd := sorted(found.keys() - wanted):
         raise ModelError(f"The {part} has a tensor {odd[0]}, which none of SD3's has that this program knows.")
     return found

@@ -117,7 +117,7 @@ def _nothing_lacks(found: Mapping[str, LazyTensor]) -> None:
     blocks, resnets = _blocks(found, of=DIFFUSERS_BLOCKS), resnets_in(found)
     for original, ours in _names(blocks):
         if ours not in found and not _may_lack(ours, blocks=blocks, resnets=resnets):
-            raise ModelError(f"The VAE lacks the tensor {original}; is the download whole?")
+            raise ModelError(f"The VAE lacks the tensor {original}; is the download complete?")
 
 
 def _may_lack(name: str, *, blocks: int, resnets: int) -> bool:
