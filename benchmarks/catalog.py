@@ -76,6 +76,7 @@ def open_and_plan(source: SourceStore, metadata: Path, *, table: ImageTable | No
         seed=0,
         workers=os.cpu_count() or 1,
         reporter=Reporter([]),
+        longest_edge_px=3072,
         table=table,
     )
     order = SampleOrder(catalog.buckets, seed=0, batch_size=4, world_size=1)

@@ -9,7 +9,6 @@ from pathlib import Path
 
 from helpers.errors import ModelError, UserError
 
-FAMILY = "sd3"
 LORA_FORMS = ("lora", "comfyui")
 FORMS = {
     "lora": "a LoRA with diffusers' names",
@@ -52,12 +51,12 @@ def convert(wanted: Conversion) -> None:
     from helpers.config.options.model import ModelOptions
     from helpers.files import atomic_folder, atomic_write
     from helpers.models import conversions
-    from helpers.models.registry import families
+    from helpers.models.registry import default_family
 
     _check_source(wanted)
     if wanted.target.exists():
         raise ModelError(f"{wanted.target} is there already: name another place, or move it away.")
-    family, all_of_it = families()[FAMILY], wanted.with_text_encoders
+    family, all_of_it = default_family(), wanted.with_text_encoders
     named = ModelOptions(
         pretrained_model_name_or_path=wanted.base, pretrained_parts_model_name_or_path=wanted.parts or None
     )

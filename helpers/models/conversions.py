@@ -7,7 +7,7 @@ from pathlib import Path
 
 from helpers.config.options.model import ModelOptions
 from helpers.errors import ModelError
-from helpers.models.family import ModelComponents, ModelFamily
+from helpers.models.family import FamilyFacts, ModelComponents, ModelFamily
 from helpers.models.formats.lora import (
     COMFYUI_SCALE,
     EXPORT_PREFIX,
@@ -20,7 +20,7 @@ from helpers.models.formats.lora import (
 )
 from helpers.models.formats.lora_file import is_lora
 from helpers.models.formats.lycoris import is_lycoris, read_lycoris
-from helpers.models.formats.modelspec import DIFFUSERS, ORIGINAL, carried_over
+from helpers.models.formats.modelspec import DIFFUSERS, carried_over
 from helpers.models.formats.safetensors import (
     LazyTensor,
     open_all,
@@ -45,15 +45,23 @@ class ConvertibleModel:
 
     def write_pipeline(self, folder: Path, *, family: ModelFamily) -> None:
         """Write a folder that diffusers opens; `folder` must exist and be empty."""
-        header = carried_over(self.header, implementation=DIFFUSERS, is_adapter=False)
+        header = _header_for(self.header, facts=family.facts, is_adapter=False)
         family.write_pipeline(self.weights, self.parts, folder, text=self.text, metadata=header)
 
     def write_single_file(self, path: Path, *, family: ModelFamily, with_text_encoders: bool = False) -> None:
         """Write one file in the original layout."""
-        header = carried_over(self.header, implementation=ORIGINAL, is_adapter=False)
+        header = _header_for(self.header, facts=family.facts, is_adapter=False, original=True)
         family.formats.write_single_file(
             self.weights, self.parts, path, text=self.text, metadata=header, with_text_encoders=with_text_encoders
         )
+
+
+def _header_for(
+    header: Mapping[str, str], *, facts: FamilyFacts, is_adapter: bool, original: bool = False
+) -> dict[str, str]:
+    """See `carried_over`; original: whether the file has the family's original layout."""
+    implementation = facts.original_implementation if original else DIFFUSERS
+    return carried_over(header, architecture=facts.architecture, implementation=implementation, is_adapter=is_adapter)
 
 
 @contextmanager
@@ -95,7 +103,7 @@ def opened_model(source: Path, *, base: ModelComponents | None, family: ModelFam
 def to_diffusers_lora(source: Path, path: Path, *, base: ModelComponents | None, family: ModelFamily) -> None:
     """Write a LoRA for diffusers; with a base, a DoRA opens in ComfyUI too."""
     pairs = _plain(source, family.formats.read_lora(source))
-    metadata = carried_over(_header(source), implementation=DIFFUSERS, is_adapter=True)
+    metadata = _header_for(_header(source), facts=family.facts, is_adapter=True)
     write_diffusers_lora(path, pairs, metadata=metadata)
     if base:
         add_comfyui_scales(path, base=base, family=family)
@@ -105,11 +113,11 @@ def to_comfyui_lora(source: Path, path: Path, *, base: ModelComponents | None, f
     """Write a LoRA for ComfyUI and kohya's programs; a DoRA needs its base. Raises ModelError."""
     if is_lycoris(_names(source)):
         with open_all([source]) as (tensors, header):
-            metadata = carried_over(header, implementation=DIFFUSERS, is_adapter=True)
+            metadata = _header_for(header, facts=family.facts, is_adapter=True)
             write_tensors(path, family.formats.to_comfyui_lycoris(tensors), metadata=metadata)
         return
     pairs = _plain(source, family.formats.read_lora(source))
-    metadata = carried_over(_header(source), implementation=ORIGINAL, is_adapter=True)
+    metadata = _header_for(_header(source), facts=family.facts, is_adapter=True, original=True)
     with family.formats.open_base(base) if base else nullcontext(({}, {})) as (weights, _):
         if base:
             merged(weights, of_transformer(pairs))  # raises for a LoRA of another model

@@ -117,7 +117,7 @@ class VaeSpec:
 
 @dataclass(frozen=True, kw_only=True)
 class ModelComponents:
-    """Where a base model's parts are on this machine, read from its folder without loading weights.
+    """Where a base model's components are on this machine, read from its folder without loading weights.
 
     variant: such as `SD3 medium` or `SD3.5 large`, by the transformer's config.
     identity: a hash of the transformer's config and weights. flow_shift: of its own scheduler.
@@ -228,8 +228,8 @@ class FamilyFormats:
     open_base, open_single_file: contexts with a denoiser's tensors by diffusers' names, and its header: of a base's own
     parts, or of one file in the original layout. is_single_file: by the names of a file's tensors.
     with_own_parts: a base's parts, but the VAE and text encoders of such a file where it holds them.
-    write_single_file: tensors by diffusers' names and the parts whose VAE goes with them, as one such file; text: as in
-    `write_pipeline`, which brings the text encoders into it, as does `with_text_encoders`.
+    write_single_file: tensors by diffusers' names and the components whose VAE goes with them, as one such file; text:
+    as in `write_pipeline`, which brings the text encoders into it, as does `with_text_encoders`.
     read_lora: the LoRA in a file of any known form, by the layers' names in diffusers; raises ModelError for any other.
     what_it_is: what a file is whose tensors have these names, in words.
     write_comfyui_lora: by the layers' names in diffusers; base: a denoiser's tensors, for a DoRA.
@@ -262,34 +262,54 @@ class AdapterLayers:
 
 
 @dataclass(frozen=True, kw_only=True)
+class FamilyFacts:
+    """What other programs and sites call a family of models.
+
+    title: for messages. pipeline_class: diffusers' class. hub_tag: of model cards.
+    architecture: ModelSpec's name; variant_architectures: more exact ones, by `ModelComponents.variant`.
+    original_implementation: ModelSpec's name of the layout that `FamilyFormats.write_single_file` writes.
+    licenses: by hub id, the license entries of a model card's metadata, for models without a card of their own.
+    """
+
+    title: str
+    pipeline_class: str
+    hub_tag: str
+    architecture: str
+    original_implementation: str
+    variant_architectures: Mapping[str, str] = field(default_factory=dict)
+    licenses: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
 class ModelFamily:
     """Everything the trainer asks of a family of models.
 
-    locate: find the parts (downloading from the hub where a hub id is given) and open the config and header of each;
-    raises ModelError, where files are not what they should be BrokenModelError.
+    locate: find the components (downloading from the hub where a hub id is given) and open each one's config and
+    header; raises ModelError, where files are not what they should be BrokenModelError.
     component_files: the files that each component is read from, by its name in a folder; raises ModelError.
-    wrong_settings: the settings of a run that ask for what the model does not have, by its configs (ModelComponents,
+    check_settings: the settings of a run that ask for what the model does not have, by its configs (ModelComponents,
     RunConfig).
     text_parts: the text encoders, in the order in which `assemble_text` wants their outputs.
     assemble_text: one caption's outputs of every part that is cached -> TextEmbedding, bf16.
     learning_text: the text encoders that learn, as `text_parts` says, loaded with the same arguments.
     latent_part: the VAE (ModelComponents, PrecisionOptions, device; vae_batch_size: images at once on an accelerator).
-    estimate_memory: the peaks that the workload will need, from the parts' configs alone.
+    estimate_memory: the peaks that the workload will need, from the components' configs alone.
     load_denoiser: the frozen base on a device, quantized as set, in eval mode (ModelComponents, PrecisionOptions,
         device; offloaded: blocks at its end that stay in the processor's memory).
     blocks: its transformer blocks, first to last.
     enable_checkpointing: recompute the activations of every `interval`-th block (denoiser; interval).
-    adapter_layers: see `AdapterLayers`, of the parts' denoiser.
+    adapter_layers: see `AdapterLayers`, of the components' denoiser.
     lora_modules: the names of the denoiser's layers that a `lora_target` means; raises ModelError for unknown ones.
     render: raw latents [1, C, h, w] of an image, from the denoiser as it is (see SampleRequest); the same
     image as the family's diffusers pipeline draws from the same seed.
-    write_pipeline: fill an empty folder with a denoiser's tensors and the base's other parts (tensors by diffusers'
-    names, ModelComponents, folder; text: a text encoder LoRA to merge; metadata), from which the family's
+    write_pipeline: fill an empty folder with a denoiser's tensors and the base's other components (tensors by
+    diffusers' names, ModelComponents, folder; text: a text encoder LoRA to merge; metadata), from which the family's
     diffusers pipeline opens.
-    files: see `FamilyFormats`.
+    formats: see `FamilyFormats`. facts: see `FamilyFacts`.
     """
 
     name: str
+    facts: FamilyFacts
     locate: Callable[[ModelOptions], ModelComponents]
     component_files: Callable[[ModelComponents], dict[str, tuple[Path, ...]]]
     check_settings: Callable[..., Iterable[Problem]]

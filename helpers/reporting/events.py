@@ -1,7 +1,7 @@
 """Everything that happens in a run and is worth telling, as frozen values."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -66,6 +66,7 @@ class RunStarted:
     model_type: what is trained, `lora` or `full`, with so many numbers that move. settings: every setting by group and
     name. datasets: images by dataset id. first_step: the optimizer steps done before, 0 in a new run. changes: those
     since the checkpoint that is continued. base_variant: such as `SD3 medium`; base_folder: where the base's files are.
+    pipeline_class: diffusers' class of the base; hub_tag: of its family; known_licenses: see `license_of`.
     trained: what moves, in words. result: the file or folder in output_dir that a finished run leaves.
     """
 
@@ -80,6 +81,9 @@ class RunStarted:
     changes: tuple[Change, ...] = ()
     base_variant: str = ""
     base_folder: Path | None = None
+    pipeline_class: str = "DiffusionPipeline"
+    hub_tag: str = ""
+    known_licenses: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     trained: str = ""
     result: str = ""
 

@@ -15,7 +15,7 @@ from helpers.config.option import recorded, written
 from helpers.config.train_config import RunConfig, all_options
 from helpers.errors import ConfigError, ModelError, Problem
 from helpers.models.adapters.init_lora import options_from_file
-from helpers.models.registry import families
+from helpers.models.registry import default_family
 from helpers.reporting.events import Change, Notice, RunFinished, RunStarted
 from helpers.reporting.reporter import Reporter
 from helpers.training.checkpoint.checkpoint import Checkpoint
@@ -65,7 +65,6 @@ from helpers.training.signals import StopSignal
 from helpers.training.validation.images import validation_prompts
 from helpers.training.validation.split import split_validation, training_split
 
-FAMILY = "sd3"
 PREFETCHED_BATCHES = 4
 
 
@@ -77,12 +76,12 @@ def with_init_lora(config: RunConfig, reporter: Reporter, *, given: Collection[s
     path = config.lora.init_file
     if path is None or config.model.model_type != "lora":
         return config
-    family = families()[FAMILY]
+    family = default_family()
     components = checked_parts(config, family=family)
     try:
         pairs = family.formats.read_lora(path)
     except ModelError as error:
-        fix = "name a LoRA for SD3 or SD3.5, or remove the setting"
+        fix = f"name a LoRA for {family.facts.title}, or remove the setting"
         raise ConfigError([Problem(option="INIT_LORA", value=str(path), reason=str(error), fix=fix)]) from error
     lora = options_from_file(
         config.lora,
@@ -121,7 +120,7 @@ def open_run(config: RunConfig, files: DatasetFile, reporter: Reporter) -> RunCo
     runtime = open_runtime(config.precision, config.run)
     check_attention(config.speed, runtime=runtime)
     check_optimizer_on(runtime.device, config.optimizer)
-    family = families()[FAMILY]
+    family = default_family()
     components = checked_parts(config, family=family)
     compare_with_last_run(config, files, ranks=runtime, reporter=reporter)
     if sources := components.describe_sources():
@@ -284,6 +283,9 @@ def _run_started(
         total_steps=plan.total_steps,
         changes=changes,
         base_variant=prepared.parts.variant,
+        pipeline_class=prepared.family.facts.pipeline_class,
+        hub_tag=prepared.family.facts.hub_tag,
+        known_licenses=prepared.family.facts.licenses,
         base_folder=prepared.parts.transformer.parent,
         trained=model.trained.summary,
         result=model.trained.output_name,
@@ -328,6 +330,7 @@ def _export(
     metadata = provenance_of_result(
         config,
         parts=prepared.parts,
+        family=prepared.family.facts,
         trained=model.trained,
         foundations=run_inputs(prepared),
         step=step,

@@ -199,9 +199,9 @@ def test_the_keys_of_a_data_set_are_told_with_their_defaults() -> None:
 @pytest.mark.parametrize(
     ("heading", "kind"),
     [
-        ("A table of addresses", CsvDataset),
+        ("Images by URL", CsvDataset),
         ("Images in parquet files", HuggingFaceDataset),
-        ("A table about images", TableFile),
+        ("A metadata table", TableFile),
     ],
 )
 def test_the_keys_of_one_kind_are_told_with_their_defaults(heading: str, kind: type[BaseModel]) -> None:
@@ -244,20 +244,20 @@ def test_what_is_not_supported_yet_is_listed() -> None:
     assert not missing
 
 
-@pytest.mark.parametrize("row", table(DATALOADER, "How an image is cut", number=1), ids=lambda row: row[0])
+@pytest.mark.parametrize("row", table(DATALOADER, "Cropping and aspect buckets", number=1), ids=lambda row: row[0])
 def test_the_examples_of_cuts_are_true(row: list[str]) -> None:
     sizes = [(3000, 2000), (4000, 3000), (1920, 1080), (800, 600)]
     cuts = _cuts(row[0].strip("`"), sizes=sizes)
     assert [f"{cut[4] - cut[2]}×{cut[5] - cut[3]}" for cut in cuts] == row[1:]
 
 
-@pytest.mark.parametrize("row", table(DATALOADER, "How an image is cut", number=0), ids=lambda row: row[0])
+@pytest.mark.parametrize("row", table(DATALOADER, "Cropping and aspect buckets", number=0), ids=lambda row: row[0])
 def test_the_edges_of_squares_are_true(row: list[str]) -> None:
     (cut,) = _cuts(f'"crop": true, "resolution": {row[0]}', sizes=[(5000, 4000)])
     assert (cut[4] - cut[2], cut[5] - cut[3]) == (int(row[1]), int(row[1]))
 
 
-@pytest.mark.parametrize("row", table(DATALOADER, "Cropping out of a larger image"), ids=lambda row: row[0])
+@pytest.mark.parametrize("row", table(DATALOADER, "Crop from a larger image"), ids=lambda row: row[0])
 def test_the_examples_of_shrinking_are_true(row: list[str]) -> None:
     more = "" if row[0] == "nothing more" else ", " + row[0].strip("`")
     cuts = _cuts('"crop": true' + more, sizes=[(3000, 2000), (1920, 1080)])
@@ -281,7 +281,7 @@ def test_the_example_of_small_buckets_is_true() -> None:
 
 
 def test_what_must_agree_on_resume_is_told() -> None:
-    (refused,) = (row[1] for row in table(CHECKPOINTS, "What may change") if row[0].startswith("refused"))
+    (refused,) = (row[1] for row in table(CHECKPOINTS, "Settings you can change") if row[0].startswith("refused"))
     assert [name.strip("`") for name in refused.replace("base model's weights", "base model").split(", ")] == [
         *must_agree()
     ]

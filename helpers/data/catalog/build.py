@@ -33,8 +33,6 @@ from helpers.reporting.format import format_count
 from helpers.reporting.reporter import Reporter
 from helpers.storage.protocols import CacheStore, SourceStore
 
-# Stable Diffusion 3's table of positions: 192 patches of 2 latent pixels of 8 pixels.
-LONGEST_EDGE_PX = 3072
 FROM_TABLES = ("parquet", "csv", "huggingface")
 """Strategies whose captions stand in a table."""
 UNITS = {"area": "megapixels", "pixel": "pixels (shorter edge)", "pixel_area": "pixels (edge of a square of that area)"}
@@ -48,7 +46,7 @@ def open_catalog(
     seed: int,
     workers: int,
     reporter: Reporter,
-    longest_edge_px: int = LONGEST_EDGE_PX,
+    longest_edge_px: int,
     filters: Sequence[str] = (),
     table: ImageTable | None = None,
 ) -> Catalog:

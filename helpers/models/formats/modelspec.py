@@ -12,20 +12,14 @@ from helpers.models.formats.safetensors import HASH_TO_COME
 PREFIX = "modelspec."
 DIFFUSERS = "diffusers"
 ORIGINAL = "https://github.com/Stability-AI/sd3.5"
-FAMILY = "stable-diffusion-v3"
-ARCHITECTURES = {
-    "SD3 medium": f"{FAMILY}-medium",
-    "SD3.5 medium": f"{FAMILY}.5-medium",
-    "SD3.5 large": f"{FAMILY}.5-large",
-}
 ADAPTER = "/lora"
 
 
-def modelspec(*, variant: str, title: str, is_adapter: bool, made: datetime, edge_px: int) -> dict[str, str]:
-    """The entries of a file in diffusers' names. variant: see `ModelComponents`. edge_px: of its training square."""
+def modelspec(*, architecture: str, title: str, is_adapter: bool, made: datetime, edge_px: int) -> dict[str, str]:
+    """The entries of a file in diffusers' names. architecture: see `FamilyFacts`. edge_px: of its training square."""
     said = {
         "sai_model_spec": "1.0.1",
-        "architecture": ARCHITECTURES.get(variant, FAMILY) + (ADAPTER if is_adapter else ""),
+        "architecture": architecture + (ADAPTER if is_adapter else ""),
         "implementation": DIFFUSERS,
         "title": title,
         "date": made.isoformat(timespec="seconds"),
@@ -36,10 +30,12 @@ def modelspec(*, variant: str, title: str, is_adapter: bool, made: datetime, edg
     return {PREFIX + name: value for name, value in said.items()}
 
 
-def carried_over(header: Mapping[str, str], *, implementation: str, is_adapter: bool) -> dict[str, str]:
-    """The header of a file that is made from another with this `header`."""
+def carried_over(
+    header: Mapping[str, str], *, architecture: str, implementation: str, is_adapter: bool
+) -> dict[str, str]:
+    """The header of a file that is made from another with this `header`; architecture: where that names none."""
     said = {name: value for name, value in header.items() if name not in (DIFFUSERS_ENTRY, "format")}
-    architecture = said.get(f"{PREFIX}architecture", FAMILY).removesuffix(ADAPTER)
+    architecture = said.get(f"{PREFIX}architecture", architecture).removesuffix(ADAPTER)
     return {
         **said,
         f"{PREFIX}sai_model_spec": "1.0.1",

@@ -2,6 +2,7 @@
 
 from helpers.models.family import AdapterLayers, FamilyFormats, ModelComponents, ModelFamily
 from helpers.models.memory import MemoryEstimate, Workload
+from helpers.models.sd3.facts import SD3_FACTS
 from helpers.models.sd3.lora_targets import SETS, modules_in_set
 from helpers.models.sd3.memory.architecture import Architecture, text_encoder_of, transformer_of, vae_of
 from helpers.models.sd3.memory.estimate import estimate_memory
@@ -26,6 +27,7 @@ def sd3_family() -> ModelFamily:
     """The family's functions; each imports the libraries it needs when it is called."""
     return ModelFamily(
         name="sd3",
+        facts=SD3_FACTS,
         locate=locate,
         component_files=component_files,
         check_settings=wrong_settings,

@@ -114,6 +114,7 @@ def _metadata(card: CardContext) -> str:
     from huggingface_hub import ModelCardData
 
     relation = "adapter" if card.is_lora else "finetune"
+    tags = ("text-to-image", "diffusers", card.run.hub_tag, "simpletuner", card.run.model_type)
     metadata = ModelCardData(
         license=card.license.identifier,
         license_name=card.license.name or None,
@@ -122,7 +123,7 @@ def _metadata(card: CardContext) -> str:
         base_model_relation=None if card.base_is_here else relation,
         library_name="diffusers",
         pipeline_tag="text-to-image",
-        tags=["text-to-image", "diffusers", "stable-diffusion-3", "simpletuner", card.run.model_type],
+        tags=[tag for tag in tags if tag],
     )
     return f"---\n{metadata.to_yaml()}\n---"
 
@@ -159,7 +160,7 @@ def _in_diffusers(card: CardContext) -> str:
     length = card.run.settings.get("text", {}).get("tokenizer_max_length", 256)
     lines = (
         "import torch",
-        "from diffusers import StableDiffusion3Pipeline",
+        f"from diffusers import {card.run.pipeline_class}",
         *_imports(card),
         "",
         'device = "cuda" if torch.cuda.is_available() else "cpu"',
@@ -206,7 +207,7 @@ def _loading(card: CardContext) -> Iterator[str]:
         yield "# Replace this with the path of the base model."
     without = "text_encoder_3=None, tokenizer_3=None, " if card.is_without_t5 else ""
     arguments = f"{model!r}, {without}torch_dtype=torch.bfloat16"
-    yield f"pipeline = StableDiffusion3Pipeline.from_pretrained({arguments}).to(device)"
+    yield f"pipeline = {card.run.pipeline_class}.from_pretrained({arguments}).to(device)"
     if card.is_lycoris:
         downloaded = f"hf_hub_download({card.repository!r}, {card.run.result!r})"
         yield f"weights = {downloaded if card.repository else repr(card.run.result)}"

@@ -23,32 +23,18 @@ class License:
     link: str = ""
 
 
-COMMUNITY = "stabilityai-ai-community"
-STABILITY = "https://huggingface.co/stabilityai"
-
-
-def _community(repository: str) -> License:
-    return License(identifier="other", name=COMMUNITY, link=f"{STABILITY}/{repository}/blob/main/LICENSE.md")
-
-
-# From the models' cards on the hub, for models whose card was not downloaded with them.
-KNOWN: Mapping[str, License] = {
-    "stabilityai/stable-diffusion-3-medium-diffusers": _community("stable-diffusion-3-medium"),
-    "stabilityai/stable-diffusion-3.5-medium": _community("stable-diffusion-3.5-medium"),
-    "stabilityai/stable-diffusion-3.5-large": _community("stable-diffusion-3.5-large"),
-    "stabilityai/stable-diffusion-3.5-large-turbo": _community("stable-diffusion-3.5-large-turbo"),
-}
-
-
-def license_of(base_model: str, *, folder: Path | None) -> License:
+def license_of(base_model: str, *, folder: Path | None, known: Mapping[str, Mapping[str, str]]) -> License:
     """The license of a base model: from its own card, else by its hub id; `unknown` if neither states one.
 
     base_model: a hub id, or the path of a folder or file. folder: where its files are.
+    known: the license entries of cards by hub id, for a base whose card was not downloaded with it.
     """
     on_hub = not Path(base_model).expanduser().exists()
     stated = _in_card(folder / CARD) if folder is not None else {}
     if "license" not in stated:
-        return KNOWN.get(base_model, License()) if on_hub else License()
+        stated = known.get(base_model, {}) if on_hub else {}
+    if "license" not in stated:
+        return License()
     link = stated.get("license_link", "")
     if link and "://" not in link:
         link = f"https://huggingface.co/{base_model}/blob/main/{link}" if on_hub else ""

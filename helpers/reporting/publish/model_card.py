@@ -47,7 +47,7 @@ class ModelCard:
     def _write(self, run: RunStarted, *, step: int, complete: bool) -> None:
         context = CardContext(
             run=run,
-            license=license_of(run.base_model, folder=run.base_folder),
+            license=license_of(run.base_model, folder=run.base_folder, known=run.known_licenses),
             step=step,
             complete=complete,
             images=last_images(run.output_dir, step=step),

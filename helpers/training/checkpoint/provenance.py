@@ -13,7 +13,7 @@ from helpers.config.options.model import TextOptions
 from helpers.config.recipe import DATASETS, PROCESSES, SETTINGS, published_settings
 from helpers.config.train_config import RunConfig
 from helpers.models.adapters.trainable import Trainable
-from helpers.models.family import ModelComponents
+from helpers.models.family import FamilyFacts, ModelComponents
 from helpers.models.formats.modelspec import PREFIX, modelspec
 from helpers.reporting.publish.license import License, license_of
 from helpers.training.checkpoint.manifest import RunInputs
@@ -43,6 +43,7 @@ def provenance_of_result(
     config: RunConfig,
     *,
     parts: ModelComponents,
+    family: FamilyFacts,
     trained: Trainable,
     foundations: RunInputs,
     step: int,
@@ -53,13 +54,13 @@ def provenance_of_result(
     Datasets are told by their fingerprints, and never by where they are.
     """
     spec = modelspec(
-        variant=parts.variant,
+        architecture=family.variant_architectures.get(parts.variant, family.architecture),
         title=clean(config.run.output_folder.name),
         is_adapter=bool(Path(trained.output_name).suffix),
         made=datetime.now(UTC),
         edge_px=edge_of(config.data),
     )
-    license = license_of(parts.name, folder=parts.transformer.parent)
+    license = license_of(parts.name, folder=parts.transformer.parent, known=family.licenses)
     if license != License():
         spec |= {f"{PREFIX}license": license.name or license.identifier}
     return {

@@ -16,7 +16,7 @@ from helpers.data.sources.open import open_cache
 from helpers.data.types import Catalog
 from helpers.dataloader.loader import EMPTY_CAPTION
 from helpers.models.family import TextEncoderSpec, VaeSpec
-from helpers.models.registry import families
+from helpers.models.registry import default_family
 from helpers.ranks import SingleProcess
 from helpers.reporting.events import Notice
 from helpers.reporting.format import format_bytes
@@ -27,7 +27,6 @@ from helpers.training.preparation.early_check import checked_parts
 from helpers.training.preparation.prepare import open_catalogs, sides_of, workers_for
 from helpers.training.validation.images import validation_prompts
 
-FAMILY = "sd3"
 WHAT_COUNTS = (
     "Used is what the datasets, captions and encoders of these settings need (here with mixed_precision={dtype}). "
     "Entries of other settings count as not used: of another VAE or text encoder, another dtype or resolution, a "
@@ -79,7 +78,7 @@ def report_caches(config: RunConfig, files: DatasetFile, *, prunes: bool, report
 
 def read_inputs(config: RunConfig, files: DatasetFile, *, reporter: Reporter) -> RunInputs:
     """Open the datasets and the model's files as a run does; no weights are loaded."""
-    family = families()[FAMILY]
+    family = default_family()
     parts = checked_parts(config, family=family)
     device = find_device(config.run)
     precision = resolve_precision(config.precision, device)

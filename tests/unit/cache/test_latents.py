@@ -191,7 +191,7 @@ def test_ranks_divide_the_images_and_agree_on_the_unreadable(store: LocalCache, 
     meeting = threading.Barrier(2)
 
     class Rank(SingleProcess):
-        def wait(self) -> None:
+        def barrier(self) -> None:
             meeting.wait(timeout=30)
 
     vaes, found = [Convolution(), Convolution()], {}

@@ -124,7 +124,7 @@ def test_ranks_divide_the_captions(store: LocalCache) -> None:
     meeting = threading.Barrier(2)
 
     class Rank(SingleProcess):
-        def wait(self) -> None:
+        def barrier(self) -> None:
             meeting.wait(timeout=30)
 
     encoders = [Words("clip"), Words("clip")]

@@ -107,7 +107,8 @@ from helpers.storage.local import LocalCache, LocalSource
 images, cache = Path({str(folder.images)!r}), Path({str(folder.metadata)!r})
 dataset = LocalDataset(id="pets", instance_data_dir=images, cache_dir_vae=cache)
 source, metadata = LocalSource(images), LocalCache(cache)
-assert len(open_catalog(dataset, source=source, metadata=metadata, seed=0, workers=1, reporter=Reporter()))
+assert len(open_catalog(dataset, source=source, metadata=metadata, seed=0, workers=1, reporter=Reporter(),
+    longest_edge_px=3072))
 print(sorted({{"PIL", "pyarrow", "torch"}} & set(sys.modules)))
 """
     done = subprocess.run([sys.executable, "-c", script], cwd=REPOSITORY, capture_output=True, text=True, check=False)

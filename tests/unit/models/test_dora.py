@@ -98,7 +98,7 @@ def test_a_row_has_the_learnt_length_and_the_sum_s_direction(denoiser: nn.Module
         LoraOptions(lora_rank=4, lora_alpha=3.0, use_rslora=True),
         LoraOptions(lora_rank=4, use_rslora=True, use_dora=True),
     ],
-    ids=lambda lora: lora.kind,
+    ids=lambda lora: lora.adapter_name,
 )
 def test_plain_diffusers_applies_each_kind_as_it_was_trained(
     lora: LoraOptions, portable: bool, denoiser: nn.Module, inputs: Inputs, diffusers_pipeline: Any, tmp_path: Path

@@ -12,6 +12,7 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from helpers.config.train_config import all_options
+from helpers.models.sd3.facts import SD3_FACTS
 from helpers.reporting.events import CheckpointSaved, RunFinished, RunStarted
 from helpers.reporting.publish.card_text import PNG_ENTRY, SETTINGS_SHOWN
 from helpers.reporting.publish.license import License, license_of
@@ -45,6 +46,9 @@ def started(output: Path, **more: object) -> RunStarted:
         first_step=0,
         total_steps=40,
         base_variant="SD3.5 medium",
+        pipeline_class=SD3_FACTS.pipeline_class,
+        hub_tag=SD3_FACTS.hub_tag,
+        known_licenses=SD3_FACTS.licenses,
         trained="a LoRA of rank 16 on 96 layers",
         result="pytorch_lora_weights.safetensors",
     )
@@ -193,14 +197,14 @@ FRONT = "---\nlanguage: en\n{}\n---\n# A model\nlicense: wrong\n"
 )
 def test_the_license_is_the_base_models(tmp_path: Path, stated: str, license: License) -> None:
     (tmp_path / "README.md").write_text(FRONT.format(stated))
-    assert license_of("me/sd3", folder=tmp_path) == license
+    assert license_of("me/sd3", folder=tmp_path, known=SD3_FACTS.licenses) == license
 
 
 def test_a_license_is_never_guessed(tmp_path: Path) -> None:
-    assert license_of("me/sd3", folder=tmp_path).identifier == "unknown"
+    assert license_of("me/sd3", folder=tmp_path, known=SD3_FACTS.licenses).identifier == "unknown"
     here = tmp_path / "stabilityai" / "stable-diffusion-3.5-medium"
     here.mkdir(parents=True)
-    assert license_of(str(here), folder=here).identifier == "unknown"
+    assert license_of(str(here), folder=here, known=SD3_FACTS.licenses).identifier == "unknown"
     text = card(tmp_path, base_model=str(here), base_folder=here)
     assert text.data.to_dict()["license"] == "unknown"
     assert "look it up before you share this model" in text.text

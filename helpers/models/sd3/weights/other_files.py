@@ -2,8 +2,8 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 
-from helpers.models.formats.modelspec import FAMILY
 from helpers.models.formats.modelspec import PREFIX as MODELSPEC
+from helpers.models.sd3.facts import ARCHITECTURE
 
 KOHYA_S_FAMILY = "stable-diffusion-3"
 """How sd-scripts spells it in a header."""
@@ -42,7 +42,7 @@ KINDS = (
 def model_of_lora(names: Iterable[str], header: Mapping[str, str]) -> str:
     """The model that a LoRA is for, by its header or its layers; empty where that is SD3, or nothing tells."""
     said = header.get(f"{MODELSPEC}architecture", "")
-    if said and not said.startswith((FAMILY, KOHYA_S_FAMILY)):
+    if said and not said.startswith((ARCHITECTURE, KOHYA_S_FAMILY)):
         return said.partition("/")[0]
     return _first(LORA_MODELS, names)
 

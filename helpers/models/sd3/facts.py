@@ -1,0 +1,33 @@
+"""What other programs and sites call Stable Diffusion 3 and 3.5: diffusers' class, ModelSpec's names, licenses."""
+
+from helpers.models.family import FamilyFacts
+from helpers.models.formats.modelspec import ORIGINAL
+
+HUB = "https://huggingface.co/stabilityai"
+ARCHITECTURE = "stable-diffusion-v3"
+
+
+def _community(repository: str) -> dict[str, str]:
+    link = f"{HUB}/{repository}/blob/main/LICENSE.md"
+    return {"license": "other", "license_name": "stabilityai-ai-community", "license_link": link}
+
+
+SD3_FACTS = FamilyFacts(
+    title="SD3 or SD3.5",
+    pipeline_class="StableDiffusion3Pipeline",
+    hub_tag="stable-diffusion-3",
+    architecture=ARCHITECTURE,
+    variant_architectures={
+        "SD3 medium": f"{ARCHITECTURE}-medium",
+        "SD3.5 medium": f"{ARCHITECTURE}.5-medium",
+        "SD3.5 large": f"{ARCHITECTURE}.5-large",
+    },
+    original_implementation=ORIGINAL,
+    # From the models' cards on the hub.
+    licenses={
+        "stabilityai/stable-diffusion-3-medium-diffusers": _community("stable-diffusion-3-medium"),
+        "stabilityai/stable-diffusion-3.5-medium": _community("stable-diffusion-3.5-medium"),
+        "stabilityai/stable-diffusion-3.5-large": _community("stable-diffusion-3.5-large"),
+        "stabilityai/stable-diffusion-3.5-large-turbo": _community("stable-diffusion-3.5-large-turbo"),
+    },
+)
