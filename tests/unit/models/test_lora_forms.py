@@ -146,7 +146,7 @@ def test_the_file_s_settings_are_taken_unless_others_are_given(
         ({"lora_rank": 8}, "its rank is 3 at .*, but the settings ask for 8.*leave LORA_RANK"),
         ({"lora_target": "image-attention"}, "the file has .*add_k_proj.*leave LORA_TARGET out"),
         ({"lora_target": "to_w"}, "LORA_TARGET names `to_w`"),
-        ({"use_dora": True}, "it is no DoRA, and USE_DORA=true"),
+        ({"use_dora": True}, "it is not a DoRA, but USE_DORA=true"),
     ],
 )
 def test_settings_that_differ_from_the_file_are_refused(
