@@ -172,7 +172,7 @@ def test_text_encoders_that_would_be_lost_are_told_of(base: nn.Module, parts: Mo
         begun(base, parts, onetrainer_legacy(tmp_path / "lora.safetensors", pairs), given={})
 
 
-@pytest.mark.parametrize(("rank", "dora", "told"), [(2, None, "its rank is 2"), (3, torch.ones(24), "not a plain one")])
+@pytest.mark.parametrize(("rank", "dora", "told"), [(2, None, "its rank is 2"), (3, torch.ones(24), "not a plain LoRA")])
 def test_a_lora_on_text_encoders_that_is_not_trained_so_is_refused(
     rank: int, dora: Tensor | None, told: str, base: nn.Module, parts: ModelComponents
 ) -> None:
@@ -280,7 +280,7 @@ def test_a_header_that_names_another_model_is_believed(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="a LoRA for flux-1-dev,"):
         read_lora(file)
     save_file({name: torch.ones(2, 2)}, file, metadata={"modelspec.architecture": "stable-diffusion-3-m/lora"})
-    with pytest.raises(ModelError, match="a layer that no SD3 has"):
+    with pytest.raises(ModelError, match="which SD3 does not have"):
         read_lora(file)
 
 

@@ -266,7 +266,7 @@ def test_shards_as_diffusers_named_them_before(variant: str | None, tiny_pipelin
     middle = ".fp16" if variant else ""
     assert names == [f"diffusion_pytorch_model-0000{number}-of-00002{middle}.safetensors" for number in (1, 2)]
     (folder / "transformer" / names[1]).unlink()
-    with pytest.raises(ModelError, match=f"lacks {names[1]}; is the download whole"):
+    with pytest.raises(ModelError, match=f"lacks {names[1]}; is the download complete"):
         found(folder, variant=variant)
 
 
