@@ -172,7 +172,9 @@ def test_text_encoders_that_would_be_lost_are_told_of(base: nn.Module, parts: Mo
         begun(base, parts, onetrainer_legacy(tmp_path / "lora.safetensors", pairs), given={})
 
 
-@pytest.mark.parametrize(("rank", "dora", "told"), [(2, None, "its rank is 2"), (3, torch.ones(24), "not a plain LoRA")])
+@pytest.mark.parametrize(
+    ("rank", "dora", "told"), [(2, None, "its rank is 2"), (3, torch.ones(24), "not a plain LoRA")]
+)
 def test_a_lora_on_text_encoders_that_is_not_trained_so_is_refused(
     rank: int, dora: Tensor | None, told: str, base: nn.Module, parts: ModelComponents
 ) -> None:
