@@ -1,4 +1,4 @@
-"""From the files that one program writes to those that another opens, numbers and provenance carried over."""
+"""Converts models and adapters between the file formats of different programs, and keeps their provenance."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
@@ -33,9 +33,9 @@ from helpers.models.formats.safetensors import (
 
 @dataclass(frozen=True, kw_only=True)
 class ConvertibleModel:
-    """A whole model that is open: a denoiser's tensors by diffusers' names, the other parts, and its header.
+    """An opened model: the denoiser's tensors by diffusers' names, the other components, and its header.
 
-    text: a LoRA that is still to be merged into the text encoders.
+    text: a LoRA to merge into the text encoders.
     """
 
     weights: Mapping[str, LazyTensor]
@@ -44,12 +44,12 @@ class ConvertibleModel:
     text: Mapping[str, Pair] = field(default_factory=dict)
 
     def write_pipeline(self, folder: Path, *, family: ModelFamily) -> None:
-        """As a folder that diffusers opens; `folder` is there and empty."""
+        """Write a folder that diffusers opens; `folder` must exist and be empty."""
         header = _header_for(self.header, facts=family.facts, is_adapter=False)
         family.write_pipeline(self.weights, self.parts, folder, text=self.text, metadata=header)
 
     def write_single_file(self, path: Path, *, family: ModelFamily, with_text_encoders: bool = False) -> None:
-        """As one file in the original layout."""
+        """Write one file in the original layout."""
         header = _header_for(self.header, facts=family.facts, is_adapter=False, original=True)
         family.formats.write_single_file(
             self.weights, self.parts, path, text=self.text, metadata=header, with_text_encoders=with_text_encoders
@@ -59,16 +59,16 @@ class ConvertibleModel:
 def _header_for(
     header: Mapping[str, str], *, facts: FamilyFacts, is_adapter: bool, original: bool = False
 ) -> dict[str, str]:
-    """See `carried_over`; original: of a file in the family's original layout."""
+    """See `carried_over`; original: whether the file has the family's original layout."""
     implementation = facts.original_implementation if original else DIFFUSERS
     return carried_over(header, architecture=facts.architecture, implementation=implementation, is_adapter=is_adapter)
 
 
 @contextmanager
 def opened_model(source: Path, *, base: ModelComponents | None, family: ModelFamily) -> Iterator[ConvertibleModel]:
-    """A folder in diffusers layout; a file in the original one, `base` lending what it lacks; or a LoRA and its base.
+    """Open a folder in diffusers layout, a file in the original layout (missing components from `base`), or a LoRA.
 
-    Raises ModelError for anything else, and where a base is needed or does not fit.
+    Raises ModelError for anything else, or if a base is needed or does not fit.
     """
     if source.is_dir():
         parts = family.locate(ModelOptions(pretrained_model_name_or_path=str(source)))
@@ -83,7 +83,7 @@ def opened_model(source: Path, *, base: ModelComponents | None, family: ModelFam
             f" {family.formats.what_it_is(names)}."
         )
     if base is None:
-        raise ModelError(f"{source} is not a whole model: name the base model that goes with it.")
+        raise ModelError(f"{source} is not a complete model: name its base model.")
     if is_model:
         with family.formats.open_single_file(source) as (weights, header), family.formats.open_base(base) as (own, _):
             _same_shapes(source, weights, own, base=base)
@@ -101,7 +101,7 @@ def opened_model(source: Path, *, base: ModelComponents | None, family: ModelFam
 
 
 def to_diffusers_lora(source: Path, path: Path, *, base: ModelComponents | None, family: ModelFamily) -> None:
-    """Write a LoRA as diffusers opens it; a DoRA as ComfyUI does as well, where its base is given."""
+    """Write a LoRA for diffusers; with a base, a DoRA opens in ComfyUI too."""
     pairs = _plain(source, family.formats.read_lora(source))
     metadata = _header_for(_header(source), facts=family.facts, is_adapter=True)
     write_diffusers_lora(path, pairs, metadata=metadata)
@@ -110,51 +110,50 @@ def to_diffusers_lora(source: Path, path: Path, *, base: ModelComponents | None,
 
 
 def to_comfyui_lora(source: Path, path: Path, *, base: ModelComponents | None, family: ModelFamily) -> None:
-    """Write a LoRA as ComfyUI and kohya's programs open it; of a DoRA the base is needed. Raises ModelError."""
+    """Write a LoRA for ComfyUI and kohya's programs; a DoRA needs its base. Raises ModelError."""
     if is_lycoris(_names(source)):
-        with open_all([source]) as (tensors, said):
-            metadata = _header_for(said, facts=family.facts, is_adapter=True)
+        with open_all([source]) as (tensors, header):
+            metadata = _header_for(header, facts=family.facts, is_adapter=True)
             write_tensors(path, family.formats.to_comfyui_lycoris(tensors), metadata=metadata)
         return
     pairs = _plain(source, family.formats.read_lora(source))
     metadata = _header_for(_header(source), facts=family.facts, is_adapter=True, original=True)
     with family.formats.open_base(base) if base else nullcontext(({}, {})) as (weights, _):
         if base:
-            merged(weights, of_transformer(pairs))  # which refuses a LoRA for another model
+            merged(weights, of_transformer(pairs))  # raises for a LoRA of another model
         family.formats.write_comfyui_lora(path, pairs, base=weights, metadata=metadata)
 
 
 def add_comfyui_scales(path: Path, *, base: ModelComponents, family: ModelFamily) -> None:
-    """Put into a DoRA in diffusers' names what ComfyUI needs of it, so that the one file opens whole in both.
+    """Add ComfyUI's tensors to a DoRA with diffusers' names, so that one file works in both programs.
 
-    ComfyUI knows diffusers' names, but not its magnitudes; diffusers leaves `.dora_scale` out. Any other file stays as
-    it is.
+    ComfyUI reads diffusers' names, but not its magnitudes; diffusers ignores `.dora_scale`. Other files are unchanged.
     """
     if not any(name.endswith(MAGNITUDE) for name in _names(path)):
         return
     pairs = family.formats.read_lora(path)
     with family.formats.open_base(base) as (weights, _):
-        merged(weights, of_transformer(pairs))  # which refuses a LoRA for another model
+        merged(weights, of_transformer(pairs))  # raises for a LoRA of another model
         scales = family.formats.comfyui_scales(of_transformer(pairs), base=weights)
     more = {f"{EXPORT_PREFIX}{layer}{COMFYUI_SCALE}": scale for layer, scale in scales.items()}
     with opened(path) as file:
-        # Copies, as what is read is a map of the file, which is about to be written.
+        # Copies, because the tensors map the file that is about to be overwritten.
         tensors = {name: each.make().clone() for name, each in planned_from(file).items()}
         metadata = with_hash_to_come(file.metadata() or {})
     write_tensors(path, tensors | more, metadata=metadata)
 
 
 def loses_differences(path: Path, *, family: ModelFamily) -> bool:
-    """Whether ComfyUI reads a finished adapter whole only once it has gone through `to_comfyui_lora`."""
+    """Whether ComfyUI can read all of a finished adapter only after `to_comfyui_lora`."""
     return family.formats.has_full_differences(_names(path))
 
 
 def _plain(source: Path, pairs: dict[str, Pair]) -> dict[str, Pair]:
-    """The pairs; raises ModelError where no file of a LoRA can hold what one of them does."""
+    """The pairs; raises ModelError if no LoRA format can store one of them."""
     if odd := [layer for layer, pair in pairs.items() if pair.input_magnitude is not None]:
         raise ModelError(
             f"{source} is a DoRA that normalizes inputs ({odd[0]}), as OneTrainer's are by default, and diffusers "
-            "knows only those that normalize outputs. Merge it: --to pipeline or --to single-file, with --base."
+            "supports only those that normalize outputs. Merge it: --to pipeline or --to single-file, with --base."
         )
     return pairs
 
@@ -172,7 +171,7 @@ def _names(path: Path) -> list[str]:
 def _same_shapes(
     source: Path, weights: Mapping[str, LazyTensor], own: Mapping[str, LazyTensor], *, base: ModelComponents
 ) -> None:
-    """Raise ModelError where a file is of another kind of model than the base whose configuration it would be given."""
+    """Raise ModelError if a file is a different model than the base that provides its configuration."""
     odd = sorted(weights.keys() ^ own.keys()) or [name for name in weights if weights[name].shape != own[name].shape]
     if odd:
-        raise ModelError(f"{source} is another kind of model than {base.name}, {base.variant}: see its {odd[0]}.")
+        raise ModelError(f"{source} is a different model than {base.name} ({base.variant}): its {odd[0]} differs.")

@@ -1,4 +1,4 @@
-"""Fills a model block by block, each quantized before the next is read, so that it is never in memory at full size."""
+"""Loads a model block by block, each quantized before the next is read, so that it is never in memory at full size."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
@@ -12,15 +12,15 @@ from helpers.models.formats.safetensors import LazyTensor, Opened
 from helpers.models.quantization import UNQUANTIZED, layers_to_quantize, quantize
 
 Weights = Callable[[], AbstractContextManager[Mapping[str, LazyTensor]]]
-"""Opens a part's files: its tensors by name, mapped into memory until they are closed again."""
+"""Opens a component's files: its tensors by name, memory-mapped until the context ends."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class WeightFormat:
-    """How a part is held: its dtype, quantized to `level` except for the layers in `keep` (shell patterns).
+    """How a component is stored: its dtype, quantized to `precision` except for the layers in `keep` (shell patterns).
 
-    device: where the part is to be, and computes. quantize_via: `cpu`, or `accelerator` for that device.
-    waiting: blocks that stay in the processor's memory, see visiting.py.
+    device: where the component is stored and computes. quantize_via: `cpu`, or `accelerator` for that device.
+    offloaded: blocks that stay in CPU memory, see performance/offload.py.
     """
 
     dtype: torch.dtype
@@ -37,7 +37,7 @@ class WeightFormat:
 
 
 def weights_of(open_part: Callable[[], AbstractContextManager[Opened]]) -> Weights:
-    """The tensors of what `open_part` opens, without what its header says."""
+    """The tensors that `open_part` opens, without the headers."""
 
     @contextmanager
     def weights() -> Iterator[Mapping[str, LazyTensor]]:
@@ -48,13 +48,13 @@ def weights_of(open_part: Callable[[], AbstractContextManager[Opened]]) -> Weigh
 
 
 def load_weights(model: nn.Module, weights: Weights, form: WeightFormat, *, name: str) -> nn.Module:
-    """Fill a model on the meta device, frozen, in eval mode; raises ModelError for a tensor that is not there.
+    """Load weights into a model on the meta device, frozen, in eval mode; raises ModelError for a missing tensor.
 
-    The files are opened again for each block: what was read of a mapped file counts as the process's memory until it is
-    closed. The numbers are those of the whole model quantized at once.
+    The files are reopened for each block, because pages of a mapped file count as the process's memory until it is
+    closed. The result is the same as quantizing the whole model at once.
     """
     unkept = [each for each, buffer in model.named_buffers() if buffer.is_meta and each not in model.state_dict()]
-    assert not unkept, f"{unkept[0]} of the {name} is kept in no file"
+    assert not unkept, f"{unkept[0]} of the {name} is not stored in any file"
     quantized = set(layers_to_quantize(model, form.precision, keep=form.keep))
     for block, tensors in _blocks(model).items():
         home = torch.device("cpu") if block in form.offloaded else form.device
@@ -72,9 +72,9 @@ def load_weights(model: nn.Module, weights: Weights, form: WeightFormat, *, name
 
 
 def _blocks(model: nn.Module) -> dict[str, list[tuple[str, ...]]]:
-    """The names of every tensor that is kept in files (several where layers share it), by the block they lie in.
+    """The names of every stored tensor (several if layers share it), by block.
 
-    A block is all up to the first number in a name, else the layer itself.
+    A block is the name up to its first number, else the layer itself.
     """
     shared: dict[int, list[str]] = {}
     for name, tensor in model.state_dict(keep_vars=True).items():
@@ -94,18 +94,18 @@ def _layer_of(name: str) -> str:
 def _read(found: Mapping[str, LazyTensor], names: Sequence[str], *, part: str) -> Tensor:
     stored = next((found[name] for name in names if name in found), None)
     if stored is None:
-        raise ModelError(f"The weights of the {part} lack the tensor {names[0]}; is the download whole?")
+        raise ModelError(f"The weights of the {part} lack the tensor {names[0]}; is the download complete?")
     return stored.make()
 
 
 def _put(model: nn.Module, names: Sequence[str], tensor: Tensor) -> None:
-    """Set a parameter or buffer under all its names."""
+    """Set a parameter or buffer under each of its names."""
     parameter = nn.Parameter(tensor, requires_grad=False)
     for name in names:
         owner, _, leaf = name.rpartition(".")
         module = model.get_submodule(owner)
         before = getattr(module, leaf)
         if before.shape != tensor.shape:
-            shapes = f"{list(tensor.shape)}, but by its config {list(before.shape)}"
-            raise ModelError(f"The tensor {name} is of the shape {shapes}; the two do not belong together.")
+            shapes = f"{list(tensor.shape)}, but its config requires {list(before.shape)}"
+            raise ModelError(f"The tensor {name} has the shape {shapes}; weights and config do not match.")
         setattr(module, leaf, parameter if isinstance(before, nn.Parameter) else tensor)

@@ -1,4 +1,4 @@
-"""Which dtype each component is held in, and which of its frozen weights are quantized to eight bits and fewer."""
+"""Chooses each component's dtype, and quantizes frozen weights to 8 bits or fewer."""
 
 from collections.abc import Sequence
 from fnmatch import fnmatch
@@ -16,29 +16,29 @@ DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
 
 
 def encoder_dtype(precision: PrecisionOptions) -> torch.dtype:
-    """The text encoders' format: bf16 where `mixed_precision` (resolved for the device) is."""
+    """The text encoders' dtype: bf16 if `mixed_precision` (resolved for the device) is bf16, else fp32."""
     return torch.bfloat16 if precision.mixed_precision == "bf16" else torch.float32
 
 
 def vae_dtype(precision: PrecisionOptions) -> torch.dtype:
-    """The VAE's format: as asked, else as the text encoders'."""
+    """The VAE's dtype: `vae_dtype` if set, else the text encoders'."""
     return DTYPES[precision.vae_dtype] if precision.vae_dtype else encoder_dtype(precision)
 
 
 def base_dtype(precision: PrecisionOptions) -> torch.dtype:
-    """The format of the base's weights that are not quantized: as asked, else bf16 beside quantized ones."""
+    """The dtype of unquantized base weights: `base_model_default_dtype` if set, else bf16 in a quantized model."""
     if precision.base_model_default_dtype:
         return DTYPES[precision.base_model_default_dtype]
     return torch.bfloat16 if precision.base_model_precision != UNQUANTIZED else encoder_dtype(precision)
 
 
 def check_device_support(device: torch.device, precision: PrecisionOptions) -> list[Problem]:
-    """What of `precision` (with `mixed_precision` resolved) cannot be computed on `device`."""
+    """The settings in `precision` (with `mixed_precision` resolved) that `device` does not support."""
     problems: list[Problem] = []
     encoders = tuple(f"text_encoder_{number}_precision" for number in (1, 2, 3))
     for name in ("base_model_precision", *encoders):
         if getattr(precision, name) == "fp8-quanto" and device.type == "mps":
-            reason, fix = "Apple's GPUs have no 8-bit floating point numbers", "say int8-quanto, which is as small"
+            reason, fix = "Apple's GPUs do not support 8-bit floating point", "set int8-quanto, which is as small"
             problems.append(Problem(option=name.upper(), value="fp8-quanto", reason=reason, fix=fix))
     return problems
 
@@ -46,7 +46,7 @@ def check_device_support(device: torch.device, precision: PrecisionOptions) -> l
 def layers_to_quantize(module: nn.Module, level: str, *, keep: Sequence[str] = ()) -> list[str]:
     """The names of `module`'s linear layers that `level` quantizes.
 
-    keep: names of layers (shell patterns) that stay as they are.
+    keep: names of layers (shell patterns) that are not quantized.
     """
     if level == UNQUANTIZED:
         return []
@@ -55,7 +55,7 @@ def layers_to_quantize(module: nn.Module, level: str, *, keep: Sequence[str] = (
 
 
 def quantize(module: nn.Module, level: str, *, layers: Sequence[str]) -> None:
-    """Quantize the weights of some of `module`'s linear layers in place, for good, on the device where they are.
+    """Quantize the weights of some of `module`'s linear layers in place, on their device.
 
     level: `int8-quanto`, `int4-quanto`, `int2-quanto` or `fp8-quanto`. See `check_device_support`.
     """
@@ -65,11 +65,11 @@ def quantize(module: nn.Module, level: str, *, layers: Sequence[str]) -> None:
 
 
 def dequantize(layer: nn.Module) -> Tensor:
-    """The weights [outputs, inputs] that a linear layer computes with, quantized or not, in fp32."""
+    """The weights [outputs, inputs] of a linear layer, quantized or not, in fp32."""
     weight: Any = layer.weight
     return (weight.dequantize() if is_quantized(layer) else weight).detach().float()
 
 
 def is_quantized(layer: nn.Module) -> bool:
-    """Whether a layer's weights are held in fewer bits than they had."""
+    """Whether a layer's weights are quantized."""
     return isinstance(layer.weight, QuantizedWeight)

@@ -1,12 +1,12 @@
-"""Weights in 8, 4 or 2 bits that compute the same on every device, without a compiler.
+"""Weights in 8, 4 or 2 bits that work the same on every device, without a compiler.
 
-The numbers are optimum-quanto's: the same scales and codes to the bit (a test compares them). Its tensors are not used.
-On CUDA they change into classes of compiled kernels as soon as they are moved there: nvcc is needed, fp8 loses its
-biases (optimum-quanto 0.2.7), int4 is multiplied in another arithmetic than on a processor. Keeping to its plain
-classes would take replacing functions inside quanto, which its next release may rename; this layer needs nothing of
-quanto's at run time, and the test says where a new release rounds otherwise.
+Scales and codes equal optimum-quanto's bit for bit (a test compares them), but its tensor classes are not used. On
+CUDA they become classes with compiled kernels: nvcc is needed, fp8 loses its biases (optimum-quanto 0.2.7), and int4
+is multiplied in a different arithmetic than on a CPU. Keeping its plain classes would mean to patch functions inside
+quanto, which its next release may rename. This module does not need quanto at run time, and the test shows when a new
+release rounds differently.
 
-Each product dequantizes the weight, in the forward pass and again in the backward pass, and is then PyTorch's own.
+Each product dequantizes the weight, in the forward pass and again in the backward pass, and uses PyTorch's matmul.
 """
 
 from collections.abc import Callable, Mapping
@@ -18,14 +18,14 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_map_only
 
 ARITHMETIC = "products with dequantized weights"
-"""How quantized layers compute; a checkpoint keeps it, so that a run that continues one says where it is another."""
+"""How quantized layers compute; stored in checkpoints, so that a resumed run can report a change."""
 
 GROUPS = (128, 96, 64, 32)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Kind:
-    """How a level holds a weight: `bits` of each, as numbers of the 8-bit type `codes`."""
+    """How a level stores a weight: `bits` per value, in the 8-bit dtype `codes`."""
 
     bits: int
     codes: torch.dtype
@@ -40,10 +40,10 @@ LEVELS: Mapping[str, Kind] = {
 
 
 class QuantizedWeight(Tensor):
-    """A frozen weight [outputs, inputs], whose dtype is its scales'. Every operation but a move sees it dequantized.
+    """A frozen weight [outputs, inputs] with the dtype of its scales. Every operation but a move dequantizes it.
 
-    bits: of a weight. codes: of 8 bits [outputs, inputs], with one `scale` a row [outputs, 1]. Below, uint8
-    [groups / (8 / bits), group]: the first of the groups are in the lowest bits; `scale` and `shift` are [groups, 1].
+    bits: per value. codes: at 8 bits [outputs, inputs], with one `scale` per row [outputs, 1]. Below 8 bits, uint8
+    [groups / (8 / bits), group], the first groups in the lowest bits; `scale` and `shift` are [groups, 1].
     """
 
     bits: int
@@ -59,7 +59,7 @@ class QuantizedWeight(Tensor):
         self.codes, self.scale, self.shift, self.bits = codes, scale, shift, bits
 
     def dequantize(self) -> Tensor:
-        """The weight [outputs, inputs] as a plain tensor: code times scale, below 8 bits less the shift."""
+        """The weight [outputs, inputs] as a plain tensor: code times scale, minus the shift below 8 bits."""
         if self.shift is not None:
             codes = _unpacked(self.codes, bits=self.bits)[: len(self.scale)]
             return (self.scale * codes).sub_(self.shift).view(self.shape)
@@ -68,18 +68,18 @@ class QuantizedWeight(Tensor):
         return self.scale * self.codes
 
     def __repr__(self, *, tensor_contents: object = None) -> str:
-        """Without the numbers: the compiler prints weights that have none."""
+        """Without values: the compiler prints weights that have none."""
         return f"QuantizedWeight({list(self.shape)}, bits={self.bits}, dtype={self.dtype}, device={self.device})"
 
     def __tensor_flatten__(self) -> tuple[list[str], tuple[int, torch.Size]]:
-        """The names of the plain tensors that it consists of, for PyTorch."""
+        """The names of its plain tensors, for PyTorch."""
         return ["codes", "scale", *([] if self.shift is None else ["shift"])], (self.bits, self.shape)
 
     @staticmethod
     def __tensor_unflatten__(
         inner: Mapping[str, Tensor], context: tuple[int, torch.Size], outer_size: object, outer_stride: object
     ) -> "QuantizedWeight":
-        """The weight that consists of these tensors."""
+        """The weight made of these tensors."""
         bits, shape = context
         return QuantizedWeight(inner["codes"], inner["scale"], inner.get("shift"), bits=bits, shape=shape)
 
@@ -111,7 +111,7 @@ _MOVES = (torch.ops.aten.detach.default, torch.ops.aten._to_copy.default, torch.
 
 
 def quantized(weight: Tensor, *, level: str) -> QuantizedWeight:
-    """A plain weight [outputs, inputs] at one of `LEVELS`, on its device; its scales have its dtype."""
+    """Quantize a plain weight [outputs, inputs] to one of `LEVELS`, on its device; scales have its dtype."""
     kind, weight = LEVELS[level], weight.detach()
     if kind.bits == 8:
         codes, scale = _symmetric(weight, codes=kind.codes)
@@ -124,13 +124,13 @@ def quantized(weight: Tensor, *, level: str) -> QuantizedWeight:
 
 
 def group_size(inputs: int) -> int:
-    """How many weights of a row share a scale below 8 bits: of long rows the largest of `GROUPS` that divides it."""
+    """How many values share a scale below 8 bits: for long rows, the largest of `GROUPS` that divides `inputs`."""
     is_long = inputs > max(GROUPS)
     return next((size for size in GROUPS if is_long and inputs % size == 0), inputs)
 
 
 def _symmetric(weight: Tensor, *, codes: torch.dtype) -> tuple[Tensor, Tensor]:
-    """Codes as near to zero as they can be, and the scales [outputs, 1] that bring each row's largest to the end."""
+    """Codes, and scales [outputs, 1] that map each row's largest value to the end of the range."""
     limits = torch.finfo(codes) if codes.is_floating_point else torch.iinfo(codes)
     scale = _nonzero(weight.abs().amax(dim=1, keepdim=True) / limits.max)
     divided = weight / scale
@@ -139,12 +139,12 @@ def _symmetric(weight: Tensor, *, codes: torch.dtype) -> tuple[Tensor, Tensor]:
 
 
 def _nonzero(scale: Tensor) -> Tensor:
-    """Rows of equal weights have no scale; dividing by it would make NaN of them."""
+    """Replace zero scales (groups of equal weights) by 1, to avoid NaN."""
     return scale.masked_fill(scale == 0, 1)
 
 
 def _packed(codes: Tensor, *, bits: int) -> Tensor:
-    """Codes of fewer than 8 bits, uint8 [groups, group], several of them in a byte; missing groups are zeros."""
+    """Pack codes of fewer than 8 bits, uint8 [groups, group], several per byte; missing groups are zeros."""
     per_byte = 8 // bits
     rows = -(-len(codes) // per_byte)
     codes = nn.functional.pad(codes, (0, 0, 0, rows * per_byte - len(codes)))
@@ -159,8 +159,8 @@ def _unpacked(packed: Tensor, *, bits: int) -> Tensor:
 
 
 def _linear(x: Tensor, weight: QuantizedWeight, bias: Tensor | None = None) -> Tensor:
-    """What `linear` gives of the dequantized weight, under autocast too; weight and bias are frozen."""
-    assert bias is None or not bias.requires_grad, "beside a quantized weight the bias is frozen, too"
+    """`linear` with the dequantized weight, also under autocast; weight and bias are frozen."""
+    assert bias is None or not bias.requires_grad, "the bias of a quantized layer must be frozen"
     if torch.is_autocast_enabled(x.device.type):
         x = x.to(torch.get_autocast_dtype(x.device.type))
     product: Tensor = _FrozenLinear.apply(x, weight, bias)  # type: ignore[assignment]
@@ -168,7 +168,7 @@ def _linear(x: Tensor, weight: QuantizedWeight, bias: Tensor | None = None) -> T
 
 
 class _FrozenLinear(torch.autograd.Function):
-    """Keeps neither its input nor the dequantized weight, which the backward pass makes again."""
+    """Saves neither its input nor the dequantized weight, which the backward pass computes again."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: QuantizedWeight, bias: Tensor | None) -> Tensor:

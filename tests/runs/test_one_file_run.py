@@ -98,9 +98,9 @@ def test_a_file_alone_is_refused_before_anything_is_loaded(
     save_file({"something": torch.ones(1)}, tmp_path / "sd3_medium.safetensors")
     run = run_of(tmp_path / "run", tmp_path / "sd3_medium.safetensors")
     assert run.start() != 0
-    assert "holds no SD3 in the original layout" in capsys.readouterr().err
+    assert "is not an SD3 in the original layout" in capsys.readouterr().err
     assert run.start(pretrained_parts_model_name_or_path=tiny_pipeline) != 0
-    assert "holds no SD3 in the original layout" in capsys.readouterr().err
+    assert "is not an SD3 in the original layout" in capsys.readouterr().err
     assert convert.main([str(tiny_pipeline), str(tmp_path / "sd3.safetensors"), "--to", "single-file"]) == 0
     assert run.start(pretrained_model_name_or_path=tmp_path / "sd3.safetensors") != 0
     assert "PRETRAINED_T5_MODEL_NAME_OR_PATH" in capsys.readouterr().err

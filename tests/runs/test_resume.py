@@ -256,5 +256,5 @@ def test_the_latest_checkpoints_are_kept(cached: SmallRun, tmp_path: Path) -> No
 def test_nothing_to_train_is_an_error(cached: SmallRun, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run = copied(cached, tmp_path, lora_target="to_qq")
     assert run.start() == 1
-    assert "lora_target names `to_qq`, which the model has no layer of: did you mean to_q" in capsys.readouterr().err
+    assert "lora_target names `to_qq`, but the model has no such layer: did you mean to_q" in capsys.readouterr().err
     assert run.saved_steps() == []

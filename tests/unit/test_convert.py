@@ -102,7 +102,7 @@ def test_a_lora_for_another_base_is_refused(
     for form in ("pipeline", "single-file", "comfyui"):
         arguments = [str(tmp_path / "wide.safetensors"), str(tmp_path / "out"), "--to", form]
         assert main([*arguments, "--base", str(tiny_pipeline)]) == 1
-        assert "[64, 64], and the base model has [32, 32] there" in capsys.readouterr().err
+        assert "[64, 64], but the base model has [32, 32] there" in capsys.readouterr().err
         assert not (tmp_path / "out").exists()
 
 

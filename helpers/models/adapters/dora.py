@@ -1,4 +1,4 @@
-"""DoRA on frozen layers of every precision: peft's own arithmetic needs weights that are not quantized."""
+"""DoRA on frozen layers of any precision; peft's own implementation needs unquantized weights."""
 
 import torch
 from torch import Tensor, nn
@@ -7,10 +7,11 @@ from helpers.models.quantization import dequantize
 
 
 class Magnitude(nn.Module):
-    """The length of each of a layer's rows, learned apart from their direction; stands where peft has its own.
+    """The trained norm of each row of a layer's weight, apart from its direction; replaces peft's module.
 
-    y = m / |W + s B A| (W + s B A) x + b, the norm taken of each row and held constant on the way back (Liu et al.
-    2024, equations 5 and 11). `weight` is m [outputs] in fp32, and begins as |W + s B A|, so that nothing changes yet.
+    y = m / |W + s B A| (W + s B A) x + b, with the norm of each row, treated as a constant in the backward pass (Liu
+    et al. 2024, equations 5 and 11). `weight` is m [outputs] in fp32, initialized to |W + s B A|, so that the output is
+    unchanged at first.
     """
 
     def __init__(self, base_layer: nn.Module, *, lora_A: nn.Module, lora_B: nn.Module, scaling: float) -> None:
@@ -30,9 +31,9 @@ class Magnitude(nn.Module):
         base_result: Tensor | None = None,
         adapter_name: str = "",
     ) -> Tensor:
-        """What is added to the frozen layer's output; peft's names and order.
+        """What is added to the frozen layer's output; argument names and order are peft's.
 
-        base_result: that output, where nothing of `x` was dropped out.
+        base_result: that output, if no dropout was applied to `x`.
         """
         if base_result is None:
             base_result = base_layer(x.to(base_layer.weight.dtype))  # type: ignore[arg-type]
@@ -44,9 +45,9 @@ class Magnitude(nn.Module):
 
     @torch.no_grad()
     def _norms(self, base_layer: nn.Module, *, down: nn.Module, up: nn.Module, scaling: float) -> Tensor:
-        """|W + s B A| of each row [outputs], in fp32.
+        """The norm |W + s B A| of each row [outputs], in fp32.
 
-        Of its square, |W|² is known and the rest a matter of [outputs, rank]: 2 s (W Aᵀ) · B + s² (B A Aᵀ) · B.
+        In its square, |W|² is precomputed and the rest needs only [outputs, rank]: 2 s (W Aᵀ) · B + s² (B A Aᵀ) · B.
         """
         a, b = down.weight, up.weight
         assert isinstance(a, Tensor) and isinstance(b, Tensor)
@@ -57,7 +58,7 @@ class Magnitude(nn.Module):
 
 
 def learn_magnitudes(denoiser: nn.Module, *, adapter: str) -> None:
-    """Give each layer of the adapter a `Magnitude` that fits what the layer is now, in the place of peft's."""
+    """Replace peft's magnitude in each layer of the adapter by a `Magnitude` initialized from the layer's weights."""
     from peft.tuners.lora import Linear
 
     for layer in [module for module in denoiser.modules() if isinstance(module, Linear)]:

@@ -1,4 +1,4 @@
-"""Trains the transformer's own weights: all of them, its biases, or the modules that were named."""
+"""Full finetuning: trains the transformer's own weights, all of them, its biases only, or the named modules."""
 
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
@@ -13,7 +13,7 @@ from helpers.models.adapters.trainable import Trainable
 from helpers.models.family import ModelComponents
 from helpers.models.formats.safetensors import copy_tensors, write_tensors
 
-# In a checkpoint; with only what moves in it, so that biases do not take the room of all weights.
+# In a checkpoint; holds the trained weights only, so that training the biases saves small files.
 TRAINED_WEIGHTS_FILE = "transformer.safetensors"
 PIPELINE = "pipeline"
 WritePipeline = Callable[..., None]
@@ -22,39 +22,39 @@ WritePipeline = Callable[..., None]
 def make_full_finetune(
     denoiser: nn.Module, *, options: FullOptions, parts: ModelComponents, write_pipeline: WritePipeline
 ) -> Trainable:
-    """Let the chosen weights of a loaded `denoiser` move, in the dtype that it was loaded in.
+    """Make the selected weights of a loaded `denoiser` trainable, in the dtype they were loaded in.
 
-    write_pipeline: see `ModelFamily`. Raises ModelError where no weight is left, or a module is not there.
+    write_pipeline: see `ModelFamily`. Raises ModelError if no weight is left, or a module does not exist.
     """
     weights = dict(denoiser.named_parameters())
     chosen = set(_chosen(list(weights), options))
     if not chosen:
         raise ModelError(
-            "No weight is left to train: freeze_modules, train_modules and layer_freeze_strategy together leave none."
+            "No weights are left to train with this freeze_modules, train_modules and layer_freeze_strategy."
         )
     for name, weight in weights.items():
         weight.requires_grad_(name in chosen)
-    moving = [name for name in weights if name in chosen]
+    trained = [name for name in weights if name in chosen]
     kept = list(denoiser.state_dict())
 
-    def standing(names: list[str]) -> dict[str, Tensor]:
-        """By name, as the model has them now: where it is divided among processes, its parameters are others."""
+    def current(names: list[str]) -> dict[str, Tensor]:
+        """The model's current tensors by name; when it is sharded among processes, its parameters were replaced."""
         now = {**dict(denoiser.named_parameters()), **dict(denoiser.named_buffers())}
         return {name: now[name] for name in names}
 
     def save(folder: Path, *, metadata: Mapping[str, str]) -> None:
-        write_tensors(folder / TRAINED_WEIGHTS_FILE, standing(moving), metadata=metadata)
+        write_tensors(folder / TRAINED_WEIGHTS_FILE, current(trained), metadata=metadata)
 
     def load(folder: Path) -> None:
         fix = "Set model_type, optimizer, base_model_default_dtype and the modules back to what it was saved with."
-        copy_tensors(folder / TRAINED_WEIGHTS_FILE, into=standing(moving), fix=fix)
+        copy_tensors(folder / TRAINED_WEIGHTS_FILE, into=current(trained), fix=fix)
 
     def export(folder: Path, *, metadata: Mapping[str, str]) -> None:
-        write_pipeline(standing(kept), parts, folder, text={}, metadata=metadata)
+        write_pipeline(current(kept), parts, folder, text={}, metadata=metadata)
 
     return Trainable(
         summary=_in_words(options),
-        weights={name: weights[name] for name in moving},
+        weights={name: weights[name] for name in trained},
         metadata={name: str(value) for name, value in vars(options).items() if value},
         save=save,
         load=load,
@@ -65,11 +65,11 @@ def make_full_finetune(
 
 
 def _no_base(denoiser: nn.Module) -> AbstractContextManager[None]:
-    raise AssertionError("the base is what moves; regularization data is refused where the settings are checked")
+    raise AssertionError("full finetuning keeps no base; the settings checks refuse regularization data")
 
 
 def _chosen(names: list[str], options: FullOptions) -> list[str]:
-    """The weights among `names` that move."""
+    """The weights among `names` that are trained."""
     chosen = names
     if options.train_modules:
         chosen = match_modules(names, split_names(options.train_modules), option="train_modules")

@@ -1,4 +1,4 @@
-"""What a run takes from the file that INIT_LORA names: rank, alpha, target and kind, unless they are set."""
+"""Takes rank, alpha, target and kind from the file in INIT_LORA, unless they are set."""
 
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping
@@ -23,10 +23,10 @@ def options_from_file(
     base: str,
     trains_text: bool,
 ) -> LoraOptions:
-    """The options with the file's rank, alpha, target and kind, where these are not among the `given` ones.
+    """The options with the file's rank, alpha, target and kind, except for those in `given`.
 
-    An alpha that is given may be another than the file's: the layers begin as strong as they are there all the same.
-    base: the base model, for messages. Raises ConfigError with everything that does not fit.
+    A given alpha may differ from the file's; the layers start with the file's strength in any case.
+    base: the base model, for messages. Raises ConfigError with all problems.
     """
     mine = of_transformer(pairs)
     problems = [*_misfits(mine, layers=layers, base=base)]
@@ -45,9 +45,9 @@ Misfit = tuple[str, str, str]
 
 
 def _misfits(pairs: Mapping[str, Pair], *, layers: AdapterLayers, base: str) -> Iterator[Misfit]:
-    """What makes a file no LoRA for the base model, or none that can be trained."""
+    """Reasons why a file is not a LoRA for the base model, or cannot be trained further."""
     if not pairs:
-        yield "INIT_LORA", "it has no LoRA on the transformer", "name another file, or leave it out"
+        yield "INIT_LORA", "it contains no LoRA on the transformer", "name another file, or leave it out"
     for name, pair in pairs.items():
         if len(pair.shape) > 2:
             yield "INIT_LORA", f"it has a LoRA on the convolution {name}, which is not trained here", MERGE
@@ -65,7 +65,7 @@ def _misfits(pairs: Mapping[str, Pair], *, layers: AdapterLayers, base: str) -> 
 def _with_places(
     lora: LoraOptions, pairs: Mapping[str, Pair], *, given: Collection[str], layers: AdapterLayers
 ) -> LoraOptions:
-    """The options with what the file decides of those that are not given."""
+    """The options with the file's values for those that are not given."""
     rank, _ = Counter(pair.rank for pair in pairs.values()).most_common(1)[0]
     by_rank: dict[int, list[str]] = {}
     for name, pair in pairs.items():
@@ -88,7 +88,7 @@ def _with_places(
 def _differences(
     lora: LoraOptions, pairs: Mapping[str, Pair], *, given: Collection[str], layers: AdapterLayers
 ) -> Iterator[Misfit]:
-    """Where an option that is given says otherwise than the file."""
+    """Given options that contradict the file."""
     try:
         target = layers.sets.get(lora.lora_target) or match_modules(
             list(layers.shapes), split_names(lora.lora_target), option="LORA_TARGET"
@@ -99,43 +99,43 @@ def _differences(
         return
     if odd := sorted(set(target) ^ pairs.keys()):
         has, lacks = ("the file", "LORA_TARGET") if odd[0] in pairs else (f"LORA_TARGET={lora.lora_target}", "the file")
-        yield "INIT_LORA", f"{has} has {odd[0]}, and {lacks} has not", "leave LORA_TARGET out: the file decides"
+        yield "INIT_LORA", f"{has} has {odd[0]}, but {lacks} does not", "leave LORA_TARGET out: the file decides"
     wrong = {name: pair.rank for name, pair in pairs.items() if ranks.get(name, lora.lora_rank) != pair.rank}
     for name, rank in [*wrong.items()][:1]:
-        reason = f"its rank is {rank} at {name}, and the settings say {ranks.get(name, lora.lora_rank)}"
+        reason = f"its rank is {rank} at {name}, but the settings ask for {ranks.get(name, lora.lora_rank)}"
         yield "INIT_LORA", reason, "leave LORA_RANK and LORA_RANKS out: the file decides"
     is_dora = all(pair.is_dora for pair in pairs.values())
     if "use_dora" in given and lora.use_dora != is_dora:
-        reason = f"it is {'a' if is_dora else 'no'} DoRA, and USE_DORA={str(lora.use_dora).lower()}"
+        reason = f"it is {'a' if is_dora else 'not a'} DoRA, but USE_DORA={str(lora.use_dora).lower()}"
         yield "INIT_LORA", reason, "leave USE_DORA out: the file decides"
 
 
 def _of_text(pairs: Mapping[str, Pair], *, lora: LoraOptions, trains_text: bool) -> Iterator[Misfit]:
-    """What does not fit of a LoRA on text encoders."""
+    """Problems with the file's LoRA on text encoders."""
     text = {name: pair for name, pair in pairs.items() if name.startswith(TEXT_PREFIXES)}
     if text and not trains_text:
-        reason = "it has a LoRA on the text encoders, too, which would be lost"
+        reason = "it also has a LoRA on the text encoders, which would be lost"
         yield "INIT_LORA", reason, "set TRAIN_TEXT_ENCODER=true, or name a file without one"
         return
     for name, pair in text.items():
         if pair.is_dora or len(pair.shape) > 2:
-            yield "INIT_LORA", f"its LoRA on {name} is not a plain one, and only those are trained there", MERGE
+            yield "INIT_LORA", f"its LoRA on {name} is not a plain LoRA, the only kind that is trained there", MERGE
             return
         if pair.rank != lora.lora_rank:
-            reason = f"its rank is {pair.rank} at {name} and {lora.lora_rank} on the transformer, and here it is one"
+            reason = f"its rank is {pair.rank} at {name} and {lora.lora_rank} on the transformer; they must be equal"
             yield "INIT_LORA", reason, MERGE
             return
 
 
 def target_of(names: Collection[str], *, layers: AdapterLayers) -> str:
-    """A `lora_target` that means exactly these layers, as short as it can be."""
+    """The shortest `lora_target` that selects exactly these layers."""
     wanted = set(names)
     word = next((word for word, meant in layers.sets.items() if set(meant) == wanted), None)
     return word or ",".join(_short(names, everything=layers.shapes))
 
 
 def _short(names: Collection[str], *, everything: Collection[str]) -> list[str]:
-    """Names for exactly these layers: without the blocks' numbers where all blocks have them, else one by one."""
+    """Names for exactly these layers: without block numbers if all blocks have them, else one by one."""
     ends = list(dict.fromkeys(_without_block(name) for name in names))
     meant = match_modules(list(everything), ends, option="lora_target")
     return ends if set(meant) == set(names) else list(names)

@@ -1,4 +1,4 @@
-"""Attaches a LoRA to any denoiser, and writes and reads it as the file that other programs open."""
+"""Attaches a LoRA to any denoiser, and saves and loads it as the file that other programs open."""
 
 import difflib
 import math
@@ -32,7 +32,7 @@ from helpers.models.formats.safetensors import copy_tensors, write_tensors
 
 ADAPTER = "default"
 LORA_FILE = "pytorch_lora_weights.safetensors"
-# In a checkpoint, beside an adapter that began at numbers of the base's: those numbers.
+# In a checkpoint, the initial values of an adapter that was initialized from the base's weights.
 START_FILE = "lora_start.safetensors"
 
 
@@ -42,10 +42,10 @@ def split_names(text: str) -> list[str]:
 
 
 def match_modules(names: Sequence[str], wanted: Iterable[str], *, option: str) -> list[str]:
-    """The layers or weights among `names` that lie at or under a wanted name or shell pattern, of whole segments.
+    """The layers or weights among `names` that are at or below a wanted name or shell pattern of name segments.
 
-    `to_q` is every layer called so; `transformer_blocks.0.attn` all of one attention; `transformer_blocks.1?` ten
-    blocks. Raises ModelError for one that is nowhere, naming `option` and near names.
+    `to_q` matches every layer of that name, `transformer_blocks.0.attn` one attention, `transformer_blocks.1?` ten
+    blocks. Raises ModelError for a name without a match, with `option` and similar names.
     """
     chosen: set[str] = set()
     for name in wanted:
@@ -54,7 +54,7 @@ def match_modules(names: Sequence[str], wanted: Iterable[str], *, option: str) -
             segments = {segment for each in names for segment in each.split(".")}
             near = difflib.get_close_matches(name, sorted({*segments, *names}), n=3)
             hint = f"did you mean {' or '.join(near)}?" if near else f"there are {', '.join(sorted(segments)[:20])} …"
-            raise ModelError(f"{option} names `{name}`, which the model has no layer of: {hint}")
+            raise ModelError(f"{option} names `{name}`, but the model has no such layer: {hint}")
         chosen |= hits
     return [each for each in names if each in chosen]
 
@@ -68,14 +68,13 @@ def make_lora(
     base: OpenBase | None = None,
     pairs: Mapping[str, Pair] | None = None,
 ) -> Trainable:
-    """Attach a LoRA to the named layers of a frozen denoiser, see `attach_lora`; it alone is trained.
+    """Attach a LoRA to the named layers of a frozen denoiser, see `attach_lora`; only the LoRA is trained.
 
-    base: the denoiser's files, for a LoRA that begins at what quantizing took from them. pairs: of the file
-    `init_lora`, which it begins at.
+    base: the denoiser's files, for LoftQ. pairs: the matrices of the file `init_lora`, to start from.
     """
     weights = attach_lora(denoiser, lora=lora, modules=modules, seed=seed)
     if pairs:
-        assert lora.init_file is not None, "the pairs are those of a file"
+        assert lora.init_file is not None, "pairs come from init_lora"
         load_initial_weights(lora.init_file, pairs, weights=weights, lora=lora)
     start = init_from_base(denoiser, kind=lora.lora_init_type, base=base, adapter=ADAPTER, seed=seed)
 
@@ -92,8 +91,8 @@ def make_lora(
     def export(file: Path, *, metadata: Mapping[str, str]) -> None:
         if start:
             twice = replace(lora, lora_rank=2 * lora.lora_rank, lora_alpha=2.0 * lora.lora_rank, use_rslora=False)
-            learned = _with_start_taken_away(weights, start, strength=lora.scaling)
-            save_lora(file, learned, lora=twice, metadata=metadata, portable=True)
+            difference = _without_start(weights, start, strength=lora.scaling)
+            save_lora(file, difference, lora=twice, metadata=metadata, portable=True)
         else:
             save_lora(file, weights, lora=lora, metadata=metadata, portable=True)
 
@@ -120,19 +119,19 @@ def _facts(lora: LoraOptions) -> dict[str, str]:
 
 
 def linear_modules(denoiser: nn.Module) -> list[str]:
-    """The names of all layers that a LoRA can sit on, quantized ones included."""
+    """The names of all layers that can have a LoRA, including quantized ones."""
     return [name for name, module in denoiser.named_modules() if isinstance(module, nn.Linear)]
 
 
 def attach_lora(
     denoiser: nn.Module, *, lora: LoraOptions, modules: Sequence[str], seed: int
 ) -> dict[str, nn.Parameter]:
-    """Put a LoRA on the named layers of a frozen denoiser, in place; its tensors by the names of the exported file.
+    """Add a LoRA to the named layers of a frozen denoiser, in place; returns its tensors by their exported names.
 
     h = W x + s B A x, s = alpha / rank (Hu et al. 2021, section 4.1) or alpha / sqrt(rank) (rsLoRA: Kalajdzievski 2023,
-    theorem 3.2), with A drawn as a linear layer's weights are and B zero, both fp32 whatever the base is: the draw
-    depends on `seed` and the modules' order alone. DoRA learns the rows' lengths too, see `Magnitude`. Only these
-    tensors require gradients afterwards. Raises ModelError where there is no layer to train.
+    theorem 3.2), with A initialized as a linear layer's weights and B zero, both fp32 for every base; A depends only
+    on `seed` and the order of modules. DoRA also trains the norms of the rows, see `Magnitude`. Only these tensors
+    require gradients afterwards. Raises ModelError if there is no layer to train.
     """
     if not modules:
         raise ModelError("lora_target leaves no layer to train; choose `attention`, or name layers that the model has.")
@@ -144,7 +143,7 @@ def attach_lora(
         rank_pattern=ranks,
         alpha_pattern={name: alpha_of(rank, lora) for name, rank in ranks.items()},
         r=lora.lora_rank,
-        lora_alpha=lora.alpha,  # type: ignore[arg-type]  # peft says int and divides
+        lora_alpha=lora.alpha,  # type: ignore[arg-type]  # peft's annotation is int, but it divides
         lora_dropout=lora.lora_dropout,
         use_rslora=lora.use_rslora,
         use_dora=lora.use_dora,
@@ -153,16 +152,16 @@ def attach_lora(
     with torch.random.fork_rng(devices=[]), hide_bitsandbytes():
         inject_adapter_in_model(config, denoiser, adapter_name=ADAPTER)
     _leave_casting_to_autocast(denoiser)
-    _draw_start(denoiser, kind=lora.lora_init_type, seed=seed)
+    _init_weights(denoiser, kind=lora.lora_init_type, seed=seed)
     if lora.use_dora:
         learn_magnitudes(denoiser, adapter=ADAPTER)
     return _adapter_weights(denoiser)
 
 
 def _leave_casting_to_autocast(denoiser: nn.Module) -> None:
-    """Keep peft from making an fp32 copy of each layer's bf16 input, of which autocast makes a bf16 copy again.
+    """Keep peft from copying each layer's bf16 input to fp32, only for autocast to copy it back to bf16.
 
-    To the same numbers, but for two copies of all that goes in, one of which the backward pass would keep.
+    The result is the same, without two copies of every input, one of which autograd would save.
     """
     from peft.tuners.tuners_utils import BaseTunerLayer
 
@@ -171,11 +170,11 @@ def _leave_casting_to_autocast(denoiser: nn.Module) -> None:
         return hidden if fits else hidden.to(dtype)
 
     for layer in [module for module in denoiser.modules() if isinstance(module, BaseTunerLayer)]:
-        layer._cast_input_dtype = cast  # type: ignore[method-assign]  # its own switch knows nothing of autocast
+        layer._cast_input_dtype = cast  # type: ignore[method-assign]  # peft's own switch ignores autocast
 
 
-def _draw_start(denoiser: nn.Module, *, kind: str, seed: int) -> None:
-    """Put numbers that depend on `seed` alone in the place of those that peft drew."""
+def _init_weights(denoiser: nn.Module, *, kind: str, seed: int) -> None:
+    """Replace peft's random initialization by one that depends only on `seed`."""
     generator = torch.Generator().manual_seed(seed)
     for name, parameter in denoiser.named_parameters():
         if f".lora_A.{ADAPTER}." in name or f".lora_B.{ADAPTER}." in name:
@@ -188,7 +187,7 @@ def _draw_start(denoiser: nn.Module, *, kind: str, seed: int) -> None:
 
 
 def _adapter_weights(denoiser: nn.Module) -> dict[str, nn.Parameter]:
-    """The adapter's tensors by the names of the exported file, each of which learns."""
+    """The adapter's tensors by their exported names, all made trainable."""
     weights = {}
     for name, parameter in denoiser.named_parameters():
         layer, mark, part = name.partition(".lora_")
@@ -199,12 +198,12 @@ def _adapter_weights(denoiser: nn.Module) -> dict[str, nn.Parameter]:
 
 
 def layer_ranks(modules: Sequence[str], lora: LoraOptions) -> dict[str, int]:
-    """The ranks of those layers that have one of their own; raises ModelError where a name fits none."""
+    """The ranks of layers in `lora_ranks`; raises ModelError for a name that matches no layer."""
     return {layer: rank for name, rank in lora.ranks for layer in match_modules(modules, [name], option="lora_ranks")}
 
 
 def alpha_of(rank: int, lora: LoraOptions) -> float:
-    """The alpha with which a layer of this rank has the run's strength."""
+    """The alpha that gives a layer of this rank the run's scaling."""
     if rank == lora.lora_rank:
         return lora.alpha
     return lora.scaling * (math.sqrt(rank) if lora.use_rslora else rank)
@@ -212,12 +211,12 @@ def alpha_of(rank: int, lora: LoraOptions) -> float:
 
 @contextmanager
 def lora_disabled(denoiser: nn.Module) -> Iterator[None]:
-    """Within it `denoiser`, or what wraps it, predicts what its frozen base alone does."""
+    """A context in which `denoiser`, or its wrapper, predicts without the adapter."""
     from peft.tuners.tuners_utils import BaseTunerLayer
 
     layers = [module for module in denoiser.modules() if isinstance(module, BaseTunerLayer)]
-    assert layers, "there is no adapter to leave out"
-    # The public switch would also freeze the adapter and thaw it again, of which its gradients know nothing.
+    assert layers, "there is no adapter to disable"
+    # peft's public switch would also toggle requires_grad, and lose gradients.
     for layer in layers:
         layer._disable_adapters = True
     try:
@@ -237,10 +236,10 @@ def save_lora(
 ) -> None:
     """Write an adapter as one safetensors file that diffusers loads, in fp32, with `metadata` in its header.
 
-    Alpha is in the header, where diffusers looks. Other programs (ComfyUI) look for a tensor that diffusers refuses,
-    and without it take alpha for the rank: `portable` multiplies the strength into B instead, sets alpha = rank, and
-    pads all layers to one rank, so that every program and every version of diffusers generates the same. Not for a file
-    that training continues from, because the product is rounded.
+    Alpha is in the header, where diffusers looks. Other programs (ComfyUI) look for a tensor that diffusers rejects,
+    and without it assume alpha = rank. `portable` multiplies the scaling into B instead, sets alpha = rank, and pads
+    all layers to one rank, so that every program and every version of diffusers generates the same. Do not use it for
+    a file that training continues from, because the product is rounded.
     """
     scale = lora.scaling if portable else 1.0
     content = {
@@ -263,10 +262,8 @@ def save_lora(
     write_tensors(path, content, metadata={**metadata, DIFFUSERS_ENTRY: entry})
 
 
-def _with_start_taken_away(
-    weights: Mapping[str, Tensor], start: Mapping[str, Tensor], *, strength: float
-) -> dict[str, Tensor]:
-    """s (B A - B0 A0) as one adapter of twice the rank and strength 1, for the base that nothing was taken from."""
+def _without_start(weights: Mapping[str, Tensor], start: Mapping[str, Tensor], *, strength: float) -> dict[str, Tensor]:
+    """s (B A - B0 A0) as one adapter of twice the rank and scaling 1, for the unchanged base."""
     content = {}
     for name, tensor in weights.items():
         began = start[name.removeprefix(EXPORT_PREFIX)]
@@ -285,19 +282,19 @@ def load_initial_weights(
     lora: LoraOptions,
     option: str = "lora_target",
 ) -> None:
-    """Let a new adapter begin at a file's pairs, each as strong as it was; raises ModelError if they do not fit."""
+    """Initialize an adapter from a file's pairs with their original strength; raises ModelError if they do not fit."""
     saved: dict[str, Tensor] = {}
     for layer, pair in pairs.items():
-        whole = layer if layer.startswith(TEXT_PREFIXES) else EXPORT_PREFIX + layer
-        saved[whole + DOWN] = pair.down
-        saved[whole + UP] = pair.up.float() * (pair.alpha / pair.rank / lora.scaling)
+        name = layer if layer.startswith(TEXT_PREFIXES) else EXPORT_PREFIX + layer
+        saved[name + DOWN] = pair.down
+        saved[name + UP] = pair.up.float() * (pair.alpha / pair.rank / lora.scaling)
         if pair.magnitude is not None:
-            saved[whole + MAGNITUDE] = pair.magnitude
+            saved[name + MAGNITUDE] = pair.magnitude
     _copy_into(weights, saved, path=path, option=option)
 
 
 def load_lora(path: Path, *, into: Mapping[str, nn.Parameter]) -> None:
-    """Copy a saved adapter's tensors by name into those of an attached one; raises ModelError where they differ."""
+    """Copy a saved adapter's tensors by name into an attached adapter; raises ModelError if they do not match."""
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
@@ -316,13 +313,13 @@ def _copy_into(
         has, lacks = ("the file", "the run's adapter") if odd[0] in saved else ("the run's adapter", "the file")
         option = "use_dora" if odd[0].endswith(MAGNITUDE) else option
         raise ModelError(
-            f"{path} belongs to another adapter: {has} has {odd[0]}, {lacks} has not. Set {option} to what the file "
-            "was trained with."
+            f"{path} belongs to another adapter: {has} has {odd[0]}, {lacks} does not. Set {option} to the value "
+            "that the file was trained with."
         )
     for name, parameter in into.items():
         if saved[name].shape != parameter.shape:
             raise ModelError(
                 f"{path} holds {name} as {list(saved[name].shape)}, but the run's is {list(parameter.shape)}: set "
-                "lora_rank, or lora_ranks for some layers, to what the file was trained with."
+                "lora_rank, or lora_ranks for some layers, to the values that the file was trained with."
             )
         parameter.data.copy_(saved[name])

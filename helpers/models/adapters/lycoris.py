@@ -1,4 +1,4 @@
-"""Attaches LyCORIS's adapters (LoKr, LoHa, full differences) and writes them as the file that `lycoris` opens."""
+"""Attaches LyCORIS adapters (LoKr, LoHa, full differences) and saves them in the library's file format."""
 
 import fnmatch
 import logging
@@ -26,7 +26,7 @@ NAME = "lycoris"
 
 
 def make_lycoris(denoiser: nn.Module, *, config: LycorisConfig, seed: int) -> Trainable:
-    """Attach what `config` asks for to a frozen denoiser, see `attach_lycoris`; it alone is trained."""
+    """Attach the adapter in `config` to a frozen denoiser, see `attach_lycoris`; only the adapter is trained."""
     network = attach_lycoris(denoiser, config=config, seed=seed)
     weights = dict(network.named_parameters())
     facts = {"adapter": f"LyCORIS {config.algo}", CONFIG_ENTRY: config.text}
@@ -36,7 +36,7 @@ def make_lycoris(denoiser: nn.Module, *, config: LycorisConfig, seed: int) -> Tr
 
     def load(folder: Path) -> None:
         file = folder / CHECKPOINT_FILE
-        fix = "Set lora_type and what lycoris_config says back to what it was saved with."
+        fix = "Set lora_type and the content of lycoris_config back to what it was saved with."
         with opened(file) as saved:
             before = (saved.metadata() or {}).get(CONFIG_ENTRY, "")
         if before != config.text:
@@ -59,11 +59,11 @@ def make_lycoris(denoiser: nn.Module, *, config: LycorisConfig, seed: int) -> Tr
 
 
 def attach_lycoris(denoiser: nn.Module, *, config: LycorisConfig, seed: int) -> Any:
-    """Put LyCORIS's modules on the layers that the preset chooses, in place; the network of them, a part of `denoiser`.
+    """Add LyCORIS modules to the layers that the preset selects, in place; returns their network.
 
-    Their numbers are fp32 whatever the base is, and depend on `seed` and the order of layers alone. What they add is
-    estimated apart from the frozen weights (`bypass_mode`), since a sum in bf16 would round most of it away. Raises
-    ModelError where nothing is left to train, a name is nowhere, or `full` is asked of quantized layers.
+    Their weights are fp32 for every base, and depend only on `seed` and the order of layers. Their output is computed
+    separately from the frozen weights (`bypass_mode`), because a sum in bf16 would round most of it away. Raises
+    ModelError if nothing is left to train, a name does not exist, or `full` is used on quantized layers.
     """
     denoiser.requires_grad_(False)
     refuse_unknown_targets(denoiser, config.preset)
@@ -95,7 +95,7 @@ def attach_lycoris(denoiser: nn.Module, *, config: LycorisConfig, seed: int) -> 
 
 
 def exported(network: Any) -> dict[str, Tensor]:
-    """The adapter's tensors by the names under which `lycoris` and ComfyUI look for them, in fp32."""
+    """The adapter's tensors in fp32, by the names that `lycoris` and ComfyUI use."""
     return {
         f"{lora.lora_name}.{name}": tensor.detach().float().cpu()
         for lora in network.loras
@@ -105,11 +105,11 @@ def exported(network: Any) -> dict[str, Tensor]:
 
 @contextmanager
 def without_lycoris(denoiser: nn.Module) -> Iterator[None]:
-    """Within it `denoiser`, or what wraps it, predicts what its frozen base alone does."""
+    """A context in which `denoiser`, or its wrapper, predicts without the adapter."""
     from lycoris.wrapper import LycorisNetwork
 
     networks = [module for module in denoiser.modules() if isinstance(module, LycorisNetwork)]
-    assert networks, "there is no adapter to leave out"
+    assert networks, "there is no adapter to disable"
     try:
         for network in networks:
             network.set_multiplier(0)
@@ -120,9 +120,9 @@ def without_lycoris(denoiser: nn.Module) -> Iterator[None]:
 
 
 def _compute_apart(network: Any) -> None:
-    """Have each module add to its layer's output instead of its weights.
+    """Make each module add to its layer's output instead of its weights.
 
-    `full` takes the place of the weights, in fp32, and computes in the format of its input as its layer did.
+    `full` replaces the weights, in fp32, and computes in the dtype of its input, as its layer did.
     """
     from lycoris.modules.full import FullModule
     from lycoris.modules.loha import LohaModule
@@ -138,7 +138,7 @@ def _compute_apart(network: Any) -> None:
 
 
 def _loha_difference(lora: Any, hidden: Tensor, scale: float = 1) -> Tensor:
-    """What a LoHa adds to its layer's output; its own method uploads the scale, for which each layer waits once."""
+    """What a LoHa adds to its layer's output; the library's method copies the scale to the device, a sync per layer."""
     from lycoris.functional.loha import bypass_forward_diff
 
     gamma: Any = torch.full((), lora.scale * scale, dtype=hidden.dtype, device=hidden.device)
@@ -151,7 +151,7 @@ def _loha_difference(lora: Any, hidden: Tensor, scale: float = 1) -> Tensor:
 
 
 def _refuse_full_on_quantized(network: Any) -> None:
-    """Raise ModelError where `full` would change a quantized weight."""
+    """Raise ModelError if `full` would change a quantized weight."""
     from lycoris.modules.full import FullModule
 
     for lora in network.loras:
@@ -166,7 +166,7 @@ def _linear_in_format_of_input(x: Tensor, weight: Tensor, bias: Tensor | None) -
 
 @contextmanager
 def _preset(preset: Mapping[str, Any]) -> Iterator[Any]:
-    """The library's network, which keeps its preset in the class: as `preset` says in here, as it was afterwards."""
+    """The library's network class with `preset` applied; its own preset, which is kept in the class, is restored."""
     from lycoris.wrapper import LycorisNetwork
 
     nothing = {"target_module": [], "target_name": [], "module_algo_map": {}, "name_algo_map": {}, "exclude_name": []}
@@ -182,7 +182,7 @@ def _preset(preset: Mapping[str, Any]) -> Iterator[Any]:
 
 @contextmanager
 def _quietly() -> Iterator[None]:
-    """The library tells each module that it makes, and colors it."""
+    """Silence the library, which logs every module that it makes."""
     import lycoris  # noqa: F401  # sets its own level
 
     logger = logging.getLogger("LyCORIS")
@@ -195,20 +195,20 @@ def _quietly() -> Iterator[None]:
 
 
 def refuse_unknown_targets(denoiser: nn.Module, preset: Mapping[str, Any]) -> None:
-    """Raise ModelError where a class or name is nowhere in the model, which the library passes over."""
+    """Raise ModelError if a class or name does not exist in the model; the library would ignore it."""
     classes = {type(module).__name__ for module in denoiser.modules()}
     for key in ("target_module", "module_algo_map"):
         for name in preset.get(key, ()):
             if name not in classes:
                 hint = did_you_mean(name, classes, otherwise=f"there are {', '.join(sorted(classes))}")
-                raise ModelError(f"lycoris_config names `{name}` in {key}, which the model has no module of: {hint}")
+                raise ModelError(f"lycoris_config names `{name}` in {key}, but the model has no such module: {hint}")
     names = [name for name, _ in denoiser.named_modules() if name]
     matches: Callable[[str, str], object] = fnmatch.fnmatch if preset.get("use_fnmatch") else _begins_with
     for key in ("target_name", "name_algo_map", "exclude_name"):
         for pattern in preset.get(key, ()):
             if not any(matches(name, pattern) for name in names):
                 hint = did_you_mean(pattern, names, otherwise=f"there are {', '.join(names[:12])} …")
-                raise ModelError(f"lycoris_config names `{pattern}` in {key}, which no module is called: {hint}")
+                raise ModelError(f"lycoris_config names `{pattern}` in {key}, but no module has that name: {hint}")
 
 
 def _begins_with(name: str, pattern: str) -> object:

@@ -1,4 +1,4 @@
-"""Every kind of training by its name: the one place that knows them all."""
+"""Builds the trainable weights for each `model_type`."""
 
 from functools import partial
 from pathlib import Path
@@ -26,9 +26,9 @@ def build_trainable(
     parts: ModelComponents,
     seed: int,
 ) -> Trainable:
-    """What `model_type` trains of the loaded, frozen `denoiser`, which is changed in place.
+    """The trainable weights that `model_type` selects or adds in the loaded, frozen `denoiser`, changed in place.
 
-    Raises ModelError where nothing is left to train, or a module is named that the model lacks.
+    Raises ModelError if nothing is left to train, or if a named module does not exist.
     """
     match model_type:
         case "lora" if lora.lora_type == "lycoris":
@@ -41,9 +41,9 @@ def build_trainable(
         case "full":
             return make_full_finetune(denoiser, options=full, write_pipeline=family.write_pipeline, parts=parts)
         case unknown:
-            raise AssertionError(f"model_type {unknown} is declared and not built")
+            raise AssertionError(f"model_type {unknown} is declared but not implemented")
 
 
 def describe(trained: Trainable) -> str:
-    """What is trained and how many numbers that is, for the person."""
+    """A description of what is trained, with the number of parameters."""
     return f"trains {trained.summary}: {sum(weight.numel() for weight in trained.weights.values()):,} parameters"

@@ -1,4 +1,4 @@
-"""Lets text encoders learn a LoRA beside what the denoiser learns, and puts both into the one file that is left."""
+"""Trains a LoRA on the text encoders together with the denoiser, and exports both to one file."""
 
 import json
 from collections.abc import Iterator, Mapping
@@ -14,7 +14,7 @@ from helpers.models.family import TrainableTextEncoders
 from helpers.models.formats.lora import DIFFUSERS_ENTRY, DOWN, EXPORT_PREFIX, UP, Pair, header_entry
 from helpers.models.formats.safetensors import copy_tensors, opened, with_hash_to_come, write_tensors
 
-# In a checkpoint, beside what is trained of the denoiser.
+# In a checkpoint, next to the denoiser's trained weights.
 TEXT_ENCODERS_FILE = "text_encoders.safetensors"
 
 
@@ -26,9 +26,9 @@ def with_text_encoders(
     seed: int,
     pairs: Mapping[str, Pair] | None = None,
 ) -> Trainable:
-    """`trained` and a plain LoRA of the same rank, alpha and dropout on each of the text encoders, as one.
+    """`trained` plus a plain LoRA of the same rank, alpha and dropout on each text encoder.
 
-    pairs: of the file `init_lora`, which they begin at. Raises ModelError where they do not fit.
+    pairs: the matrices of the file `init_lora`, to start from. Raises ModelError if they do not fit.
     """
     plain = LoraOptions(lora_rank=lora.lora_rank, lora_alpha=lora.lora_alpha, lora_dropout=lora.lora_dropout)
     weights: dict[str, nn.Parameter] = {}
@@ -36,7 +36,7 @@ def with_text_encoders(
         attached = attach_lora(encoder, lora=plain, modules=text.lora_modules(encoder), seed=seed)
         weights |= {f"{prefix}.{name.removeprefix(EXPORT_PREFIX)}": weight for name, weight in attached.items()}
     if pairs:
-        assert lora.init_file is not None, "the pairs are those of a file"
+        assert lora.init_file is not None, "pairs come from init_lora"
         load_initial_weights(lora.init_file, pairs, weights=weights, lora=plain, option="TRAIN_TEXT_ENCODER")
 
     def save(folder: Path, *, metadata: Mapping[str, str]) -> None:
@@ -70,19 +70,19 @@ def with_text_encoders(
 
 
 def _add_to_file(file: Path, weights: Mapping[str, Tensor], *, lora: LoraOptions) -> None:
-    """Put the text encoders' LoRA into a file that diffusers opens, in fp32, alpha / rank multiplied in."""
+    """Add the text encoders' LoRA to a file for diffusers, in fp32, with alpha / rank multiplied in."""
     with opened(file) as before:
-        # Copies, as what is read is a map of the file, which is about to be written.
-        tensors = {name: before.get_tensor(name).clone() for name in before.keys()}  # noqa: SIM118  # it is no mapping
+        # Copies, because the tensors map the file that is about to be overwritten.
+        tensors = {name: before.get_tensor(name).clone() for name in before.keys()}  # noqa: SIM118  # not a mapping
         metadata = with_hash_to_come(before.metadata())
-    said = json.loads(metadata[DIFFUSERS_ENTRY])
+    entries = json.loads(metadata[DIFFUSERS_ENTRY])
     for name, weight in weights.items():
         scale = lora.alpha / lora.lora_rank if name.endswith(UP) else 1.0
         tensors[name] = weight.detach().float().cpu() * scale
     for prefix in dict.fromkeys(name.partition(".")[0] for name in weights):
         layers = [name.removeprefix(f"{prefix}.").removesuffix(DOWN) for name in weights if _is_down(name, prefix)]
-        said |= json.loads(header_entry(dict.fromkeys(layers, lora.lora_rank), prefix=f"{prefix}."))
-    write_tensors(file, tensors, metadata=metadata | {DIFFUSERS_ENTRY: json.dumps(said, sort_keys=True)})
+        entries |= json.loads(header_entry(dict.fromkeys(layers, lora.lora_rank), prefix=f"{prefix}."))
+    write_tensors(file, tensors, metadata=metadata | {DIFFUSERS_ENTRY: json.dumps(entries, sort_keys=True)})
 
 
 def _is_down(name: str, prefix: str) -> bool:

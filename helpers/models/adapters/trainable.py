@@ -1,4 +1,4 @@
-"""What of a model is trained, as one value: whoever trains, saves, restores or exports it asks nothing of its kind."""
+"""The trained weights of a model as one value, so that training, saving and export need not know the adapter's kind."""
 
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
@@ -10,25 +10,25 @@ from torch import nn
 
 
 class Write(Protocol):
-    """Writes what is trained, as it stands, to a file or into an empty folder that is there."""
+    """Writes the current trained weights to a file, or into an existing empty folder."""
 
     def __call__(self, path: Path, /, *, metadata: Mapping[str, str]) -> None:
-        """metadata: for the header of each file of tensors."""
+        """metadata: entries for the header of each safetensors file."""
         ...
 
 
 @dataclass(frozen=True, kw_only=True)
 class Trainable:
-    """What moves in a loaded model, and how it is written down; see `kinds.build_trainable`.
+    """The trainable weights of a loaded model, and how to save and export them; see `registry.build_trainable`.
 
-    what: in words, such as `a LoRA of rank 16 on 96 layers`.
-    weights: by the names they have in their file; each requires gradients, and nothing else in the model does.
-    facts: of it, for the headers of files.
-    save, load: fill a checkpoint's folder, and copy back from there what `save` wrote, bit for bit; load raises
-    ModelError where the folder holds something else.
-    as_base: a context in which the denoiser, or what wraps it, predicts as the base did before it was trained.
-    result: the name in OUTPUT_DIR of what a finished run leaves; without a suffix it is a folder.
-    export: write it, as other programs open it.
+    summary: a description, such as `a LoRA of rank 16 on 96 layers`.
+    weights: by their names in the saved file; only these require gradients.
+    metadata: entries that describe it, for the headers of files.
+    save, load: write into a checkpoint's folder, and copy back from it, bit for bit; load raises ModelError if the
+    folder's content does not match.
+    as_base: a context in which the denoiser, or its wrapper, predicts as the untrained base does.
+    output_name: the name of the finished run's result in OUTPUT_DIR; without a suffix it is a folder.
+    export: writes the result in a form that other programs open.
     """
 
     summary: str

@@ -1,4 +1,4 @@
-"""What a cached tensor depends on, as a hash of a model's files, cheap enough to compute at every start."""
+"""Hashes of a model's files, for cache keys; cheap enough to compute at every start."""
 
 import hashlib
 import json
@@ -19,7 +19,7 @@ TENSOR_SAMPLE_BYTES = 16 << 10
 
 
 def fingerprint(*facts: str) -> str:
-    """A hash, 32 hex digits, of words in their order."""
+    """A hash, 32 hex digits, of a sequence of strings."""
     digest = hashlib.blake2b(digest_size=HASH_BYTES)
     for fact in facts:
         digest.update(f"{len(fact)}:{fact};".encode())
@@ -27,24 +27,24 @@ def fingerprint(*facts: str) -> str:
 
 
 def config_fingerprint(config: dict[str, Any]) -> str:
-    """The hash of what a model's config.json says of the model; who saved it, where and when is left out."""
-    said = {key: value for key, value in config.items() if not key.startswith("_") and key != "transformers_version"}
-    return fingerprint(json.dumps(said, sort_keys=True))
+    """The hash of a model's config.json, without the entries about who saved it, where and when."""
+    kept = {key: value for key, value in config.items() if not key.startswith("_") and key != "transformers_version"}
+    return fingerprint(json.dumps(kept, sort_keys=True))
 
 
 def files_fingerprint(files: Iterable[Path]) -> str:
-    """The hash of files' names, sizes and content; neither their folder nor their dates count.
+    """The hash of files' names, sizes and content; their folders and dates do not matter.
 
-    Of a file over 32 MiB the first and last 64 KiB (safetensors' header is the first) and 62 pieces spread evenly
-    between them are read: training moves all of a model's weights, so any piece would tell.
+    From a file over 32 MiB it reads the first and last 64 KiB (the safetensors header is at the start) and 62 evenly
+    spaced pieces between them: training changes all of a model's weights, so any piece shows a change.
     """
     return fingerprint(*(fact for file in sorted(files, key=lambda file: file.name) for fact in _facts(file)))
 
 
 def tensors_fingerprint(file: Path, names: Mapping[str, str]) -> str:
-    """The hash of some tensors of a safetensors file, `names` to hash them by; neither where they lie in it counts.
+    """The hash of some tensors of a safetensors file, hashed by their new `names`; file positions do not matter.
 
-    Of more than 32 MiB in all, the first and last 16 KiB of each tensor are read.
+    If they exceed 32 MiB in total, only the first and last 16 KiB of each tensor are read.
     """
     digest = hashlib.blake2b(digest_size=HASH_BYTES)
     with _Stored(file) as stored:
@@ -57,9 +57,9 @@ def tensors_fingerprint(file: Path, names: Mapping[str, str]) -> str:
 
 
 def content_fingerprint(tensors: Mapping[str, LazyTensor]) -> str:
-    """The hash of tensors' names, shapes, dtypes and content, whatever files they lie in, and however they are split.
+    """The hash of tensors' names, shapes, dtypes and content, independent of how they are split into files.
 
-    Of more than 32 MiB in all, the first and last 16 KiB of each tensor are read.
+    If they exceed 32 MiB in total, only the first and last 16 KiB of each tensor are read.
     """
     digest = hashlib.blake2b(digest_size=HASH_BYTES)
     is_small = sum(each.size_bytes for each in tensors.values()) <= WHOLE_BELOW_BYTES
@@ -81,11 +81,11 @@ def content_fingerprint(tensors: Mapping[str, LazyTensor]) -> str:
 
 
 class _Stored:
-    """A safetensors file of which pieces are read."""
+    """A safetensors file opened to read pieces of its tensors."""
 
     def __init__(self, path: Path) -> None:
         self._stream = path.open("rb")
-        if hasattr(os, "posix_fadvise"):  # else the system reads on after each piece, in all most of the file
+        if hasattr(os, "posix_fadvise"):  # else readahead after each piece would read most of the file
             os.posix_fadvise(self._stream.fileno(), 0, 0, os.POSIX_FADV_RANDOM)
         self._start = int.from_bytes(self._stream.read(8), "little")
         self.header: dict[str, Any] = json.loads(self._stream.read(self._start))
@@ -101,7 +101,7 @@ class _Stored:
         return end - start
 
     def pieces(self, name: str, *, whole: bool) -> Iterator[bytes]:
-        """All of a tensor's bytes, or the first and the last 16 KiB, which may overlap."""
+        """All bytes of a tensor, or the first and last 16 KiB, which may overlap."""
         start, end = (8 + self._start + offset for offset in self.header[name]["data_offsets"])
         at_once = end - start if whole else min(TENSOR_SAMPLE_BYTES, end - start)
         for place in (start,) if whole else (start, end - at_once):
@@ -110,7 +110,7 @@ class _Stored:
 
 
 def _made(planned: LazyTensor, *, whole: bool) -> bytes:
-    """The same of a tensor that lies in no file."""
+    """The same for a tensor that is not in a file."""
     content = planned.make().detach().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
     return content if whole else content[:TENSOR_SAMPLE_BYTES] + content[-TENSOR_SAMPLE_BYTES:]
 

@@ -1,4 +1,4 @@
-"""A LoRA apart from any model: its pairs of matrices, the file that diffusers opens, and what it adds to weights."""
+"""A LoRA without a model: its pairs of matrices, diffusers' file format, and merging into weights."""
 
 import json
 from collections import Counter
@@ -13,24 +13,24 @@ from torch import Tensor
 from helpers.errors import ModelError
 from helpers.models.formats.safetensors import LazyTensor, write_tensors
 
-# Diffusers reads the adapter's configuration from this entry of the file's header; keys of tensors it does not know,
-# such as `.alpha`, make it refuse the file.
+# Diffusers reads the adapter's configuration from this entry of the file's header; it rejects files with unknown
+# tensors, such as `.alpha`.
 DIFFUSERS_ENTRY = "lora_adapter_metadata"
 EXPORT_PREFIX = "transformer."
 TEXT_PREFIXES = ("text_encoder.", "text_encoder_2.")
 PREFIXES = (EXPORT_PREFIX, *TEXT_PREFIXES)
 DOWN, UP, MAGNITUDE = ".lora_A.weight", ".lora_B.weight", ".lora_magnitude_vector"
-# Of a DoRA, beside the magnitude, for ComfyUI: see `conversions.add_comfyui_scales`. Diffusers leaves it out itself.
+# A DoRA's scale for ComfyUI, next to the magnitude: see `conversions.add_comfyui_scales`. Diffusers ignores it.
 COMFYUI_SCALE = ".dora_scale"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Pair:
-    """What a LoRA adds to one layer: (alpha / rank) up @ down, of down [rank, inputs] and up [outputs, rank].
+    """A LoRA on one layer: it adds (alpha / rank) up @ down, with down [rank, inputs] and up [outputs, rank].
 
-    Of a convolution down is [rank, inputs, height, width] and up [outputs, rank, 1, 1].
-    magnitude: of a DoRA the length [outputs] that each row of the sum has in the end.
-    input_magnitude: of a DoRA that OneTrainer normalizes the other way, the length [inputs] of each column.
+    For a convolution, down is [rank, inputs, height, width] and up [outputs, rank, 1, 1].
+    magnitude: for a DoRA, the norm [outputs] of each row of the merged weight.
+    input_magnitude: for OneTrainer's DoRA, which normalizes columns, the norm [inputs] of each column.
     """
 
     down: Tensor
@@ -45,12 +45,12 @@ class Pair:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Of the layer's weight: outputs, inputs, and the kernel of a convolution."""
+        """The shape of the layer's weight: outputs, inputs, and the kernel of a convolution."""
         return (self.up.shape[0], *self.down.shape[1:])
 
     @property
     def is_dora(self) -> bool:
-        """Whether it brings rows or columns to lengths of their own."""
+        """Whether it has magnitudes for rows or columns."""
         return self.magnitude is not None or self.input_magnitude is not None
 
     def multiplied(self) -> "Pair":
@@ -63,10 +63,10 @@ class Pair:
         return product.reshape(self.shape)
 
     def merged_into(self, weight: Tensor) -> Tensor:
-        """The layer's weight [outputs, inputs, ...] with this in it, in fp32.
+        """The layer's weight [outputs, inputs, ...] with the LoRA merged in, in fp32.
 
-        W + (alpha / rank) B A (Hu et al. 2021, section 4.1); its rows, or columns, brought to their lengths (Liu et al.
-        2024, equation 5) where there are any.
+        W + (alpha / rank) B A (Hu et al. 2021, section 4.1), rows or columns scaled to any magnitudes (Liu et al. 2024,
+        equation 5).
         """
         total = weight.float() + self.delta()
         if self.input_magnitude is not None:
@@ -78,23 +78,23 @@ class Pair:
 
 
 def lengths(weight: Tensor) -> Tensor:
-    """Of each row of a weight [outputs, ...], in fp32."""
+    """The norm of each row of a weight [outputs, ...], in fp32."""
     return torch.linalg.vector_norm(weight.float().flatten(1), dim=1)
 
 
 def _per_row(factors: Tensor, weight: Tensor) -> Tensor:
-    """`factors` [outputs] in a shape that multiplies the rows of `weight` [outputs, ...]."""
+    """`factors` [outputs], reshaped to multiply the rows of `weight` [outputs, ...]."""
     return factors.reshape(-1, *(1 for _ in weight.shape[1:]))
 
 
 def _parted(name: str) -> tuple[str, str]:
-    """The prefix of a tensor or layer, with its dot, and the rest."""
+    """Split a name into its first segment, with the dot, and the rest."""
     prefix, dot, layer = name.partition(".")
     return prefix + dot, layer
 
 
 def write_diffusers_lora(path: Path, pairs: Mapping[str, Pair], *, metadata: Mapping[str, str]) -> None:
-    """Write the file that diffusers opens, in fp32, alpha multiplied in for programs that do not read its header."""
+    """Write a file for diffusers, in fp32, with alpha multiplied in for programs that do not read its header."""
     plain = {layer: pair.multiplied() for layer, pair in pairs.items()}
     tensors, entries = {}, {}
     for prefix, mine in (
@@ -116,8 +116,8 @@ def write_diffusers_lora(path: Path, pairs: Mapping[str, Pair], *, metadata: Map
 def of_one_rank(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """A LoRA's tensors by diffusers' keys, every layer padded with zeros to the largest rank of its component.
 
-    What is added to the weights stays exactly the same, if alpha is the rank everywhere. Diffusers before 0.34 does not
-    read the header, and takes the most common rank as the alpha of every layer.
+    The merged weights stay exactly the same if alpha equals the rank everywhere. Diffusers before 0.34 does not read
+    the header, and uses the most common rank as the alpha of every layer.
     """
     ranks: dict[str, int] = {}
     for name, tensor in tensors.items():
@@ -137,12 +137,12 @@ def of_one_rank(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def of_transformer(pairs: Mapping[str, Pair]) -> dict[str, Pair]:
-    """Those of the transformer's layers."""
+    """The pairs on the transformer's layers."""
     return {layer: pair for layer, pair in pairs.items() if not layer.startswith(TEXT_PREFIXES)}
 
 
 def of_text_encoder(pairs: Mapping[str, Pair], prefix: str) -> dict[str, Pair]:
-    """Those of the text encoder with that prefix, by its own names of its layers."""
+    """The pairs on the text encoder with that prefix, by layer names without the prefix."""
     return {layer.removeprefix(prefix): pair for layer, pair in pairs.items() if layer.startswith(prefix)}
 
 
@@ -154,7 +154,7 @@ def header_entry(
     use_rslora: bool = False,
     prefix: str = EXPORT_PREFIX,
 ) -> str:
-    """What the header tells diffusers of an adapter by the ranks of its layers; alphas are the ranks unless said."""
+    """The header entry that describes an adapter for diffusers, by its layers' ranks; alphas default to the ranks."""
     alphas = alphas or ranks
     rank, _ = Counter(ranks.values()).most_common(1)[0]
     odd = {layer: each for layer, each in ranks.items() if each != rank}
@@ -172,32 +172,32 @@ def header_entry(
 
 
 class WeightDelta(Protocol):
-    """What an adapter of any kind adds to one tensor, of `shape`."""
+    """The addition of any kind of adapter to one tensor of `shape`."""
 
     @property
     def shape(self) -> tuple[int, ...]: ...
 
     def merged_into(self, weight: Tensor) -> Tensor:
-        """The tensor with it in it, in fp32."""
+        """The tensor with the addition merged in, in fp32."""
         ...
 
 
 def merged(base: Mapping[str, LazyTensor], pairs: Mapping[str, Pair]) -> dict[str, LazyTensor]:
-    """The base's tensors with a LoRA in them, see `apply_deltas`."""
+    """The base's tensors with a LoRA merged in, see `apply_deltas`."""
     return apply_deltas(base, {f"{layer}.weight": pair for layer, pair in pairs.items()})
 
 
 def apply_deltas(base: Mapping[str, LazyTensor], additions: Mapping[str, WeightDelta]) -> dict[str, LazyTensor]:
-    """The base's tensors with what is added to some of them, estimated in fp32 and rounded once, to each one's format.
+    """The base's tensors with the additions merged in, computed in fp32 and rounded once to each tensor's dtype.
 
-    Raises ModelError where the base has no such tensor.
+    Raises ModelError if the base has no such tensor.
     """
     found = dict(base)
     for name, addition in additions.items():
         if name not in found or found[name].shape != addition.shape:
             there = f"{list(found[name].shape)}" if name in found else "no such tensor"
             raise ModelError(
-                f"The LoRA is for another model: it changes {name} {list(addition.shape)}, and the base model has "
+                f"The LoRA is for another model: it changes {name} {list(addition.shape)}, but the base model has "
                 f"{there} there. Name the base model that it was trained on."
             )
         found[name] = _merged_into(found[name], addition)
@@ -212,5 +212,5 @@ def _merged_into(weight: LazyTensor, pair: WeightDelta) -> LazyTensor:
 
 
 def columns_in_use(pieces: tuple[Tensor, ...]) -> Iterator[Tensor]:
-    """Of each piece [outputs, rank, ...] the columns that are not all zero, as a mask [rank]."""
+    """For each piece [outputs, rank, ...], a mask [rank] of the columns that are not all zero."""
     return ((piece != 0).transpose(0, 1).flatten(1).any(dim=1) for piece in pieces)

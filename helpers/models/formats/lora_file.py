@@ -1,6 +1,6 @@
-"""Reads a LoRA from a file, whichever program wrote it: what each tensor is, and whether they fit one another.
+"""Reads LoRA files of any program: identifies each tensor, and checks that they fit together.
 
-Programs differ in how they name a layer, which is a `LoraForm`, and in the word for each matrix, which is in `WORDS`.
+Programs differ in how they name layers (`LoraForm`) and matrices (`WORDS`).
 """
 
 import json
@@ -26,7 +26,7 @@ WORDS = {
     "scale": r"dora_scale",
     "alpha": r"alpha",
 }
-"""What follows a layer's name in the name of a tensor; peft puts the name of the adapter in between."""
+"""The part of a tensor's name after the layer's name; peft puts the adapter's name in between."""
 
 NAME = re.compile(rf"(?P<layer>.+)\.(?:{'|'.join(f'(?P<{word}>{pattern})' for word, pattern in WORDS.items())})")
 MATRICES = ("down", "up")
@@ -37,8 +37,8 @@ PEFT_CONFIG = "adapter_config.json"
 class LoraForm:
     """How a program names the layers of a LoRA.
 
-    name: for messages. starts: how the names begin, and diffusers' prefix of the component that each stands for, such
-    as `transformer.`; the rest of a name is the layer's.
+    name: for messages. starts: maps a prefix of names to diffusers' prefix of the component, such as `transformer.`;
+    the rest of a name is the layer's.
     """
 
     name: str
@@ -47,7 +47,7 @@ class LoraForm:
 
 @dataclass(frozen=True, kw_only=True)
 class LayerName:
-    """A layer as a file names it: the `component` in diffusers' words, and the `layer` below the prefix."""
+    """A layer's name in a file: diffusers' prefix of the `component`, and the `layer` after the file's prefix."""
 
     form: LoraForm
     component: str
@@ -55,31 +55,31 @@ class LayerName:
 
 
 def part_of(name: str) -> tuple[str, str] | None:
-    """The layer that a tensor belongs to, and its word in `WORDS`; None for a tensor that is no part of a LoRA."""
+    """The layer that a tensor belongs to, and its key in `WORDS`; None for a tensor that is not part of a LoRA."""
     found = NAME.fullmatch(name)
     return (found["layer"], str(found.lastgroup)) if found else None
 
 
 def is_lora(names: Iterable[str]) -> bool:
-    """Whether tensors with these names are a LoRA: one of its matrices is there."""
+    """Whether tensors with these names include a LoRA matrix."""
     return any((part := part_of(name)) is not None and part[1] in MATRICES for name in names)
 
 
-def layer_name(whole: str, forms: Sequence[LoraForm]) -> LayerName | None:
-    """A layer's name by the longest beginning that some form has; None where none fits."""
+def layer_name(full_name: str, forms: Sequence[LoraForm]) -> LayerName | None:
+    """A layer's name by the longest matching prefix of any form; None if none matches."""
     starts = [(start, component, form) for form in forms for start, component in form.starts.items()]
-    fitting = [each for each in starts if whole.startswith(each[0])]
+    fitting = [each for each in starts if full_name.startswith(each[0])]
     if not fitting:
         return None
     start, component, form = max(fitting, key=lambda each: len(each[0]))
-    return LayerName(form=form, component=component, layer=whole.removeprefix(start))
+    return LayerName(form=form, component=component, layer=full_name.removeprefix(start))
 
 
 def read_pairs(path: Path, forms: Sequence[LoraForm], *, original: str) -> list[tuple[LayerName, Pair]]:
-    """The pairs of a file whose tensors are all parts of a LoRA in one of the `forms`.
+    """The pairs of a file whose tensors all belong to a LoRA in one of the `forms`.
 
     original: the family's `FamilyFacts.original_implementation`, which this program's own files for ComfyUI name.
-    Raises ModelError for any other tensor, for halves, and for shapes, dtypes or numbers that no LoRA has.
+    Raises ModelError for other tensors, incomplete pairs, and invalid shapes, dtypes or values.
     """
     with opened(path) as file:
         header = file.metadata() or {}
@@ -96,14 +96,16 @@ def read_pairs(path: Path, forms: Sequence[LoraForm], *, original: str) -> list[
     config = _config(path, header)
     is_original = header.get(f"{MODELSPEC}implementation") == original
     found = []
-    for whole, parts in by_layer.items():
-        name = layer_name(whole, forms)
+    for full_name, parts in by_layer.items():
+        name = layer_name(full_name, forms)
         if name is None:
-            raise ModelError(f"{path} holds a LoRA on {whole}, in names that are not known here.")
-        matrices = _matrices(path, whole, parts)
-        alpha = _alpha(path, whole, parts, rank=len(matrices[0]), name=name, config=config)
+            raise ModelError(f"{path} holds a LoRA on {full_name}, with unknown names.")
+        matrices = _matrices(path, full_name, parts)
+        alpha = _alpha(path, full_name, parts, rank=len(matrices[0]), name=name, config=config)
         pair = Pair(down=matrices[0], up=matrices[1], alpha=alpha)
-        found.append((name, _without_padding(_with_lengths(path, whole, parts, pair=pair, is_original=is_original))))
+        found.append(
+            (name, _without_padding(_with_lengths(path, full_name, parts, pair=pair, is_original=is_original)))
+        )
     return found
 
 
@@ -116,32 +118,32 @@ def _matrices(path: Path, layer: str, parts: Mapping[str, Tensor]) -> tuple[Tens
     shapes = f"{list(down.shape)} and {list(up.shape)}"
     fits = down.dim() in (2, 4) and up.dim() == down.dim() and down.shape[0] == up.shape[1]
     if not fits or any(edge != 1 for edge in up.shape[2:]):
-        raise ModelError(f"{path} holds matrices of {shapes} for {layer}, which are no LoRA on one layer.")
+        raise ModelError(f"{path} holds matrices of {shapes} for {layer}, which do not form a LoRA.")
     return down, up
 
 
 def _floats(path: Path, layer: str, tensor: Tensor) -> Tensor:
-    """The tensor in fp32; raises ModelError where it has no numbers, or others than finite floating point ones."""
+    """The tensor in fp32; raises ModelError if it is empty, not floating point, or not finite."""
     if not tensor.dtype.is_floating_point:
-        raise ModelError(f"{path} holds numbers of dtype {tensor.dtype} for {layer}: a LoRA has floating point ones.")
+        raise ModelError(f"{path} holds values of dtype {tensor.dtype} for {layer}: a LoRA has floating point values.")
     values = tensor.float()
     if not values.numel():
         raise ModelError(f"{path} holds an empty tensor {list(values.shape)} for {layer}.")
     if not bool(torch.isfinite(values).all()):
-        raise ModelError(f"{path} holds NaN or infinite numbers for {layer}: its training went wrong, use another.")
+        raise ModelError(f"{path} holds NaN or infinite values for {layer}: its training failed, use another file.")
     return values
 
 
 def _with_lengths(path: Path, layer: str, parts: Mapping[str, Tensor], *, pair: Pair, is_original: bool) -> Pair:
-    """The pair with the lengths of a DoRA, of which programs keep the rows' or the columns'."""
+    """The pair with a DoRA's magnitudes, which programs store for rows or for columns."""
     word = next((each for each in ("magnitude", "scale") if each in parts), None)
     if word is None:
         return pair
-    # This program's own file for ComfyUI; beside a magnitude, its scale is the same in ComfyUI's terms.
+    # This program's own file for ComfyUI; next to a magnitude, the scale has the same information in ComfyUI's form.
     if word == "scale" and is_original:
         raise ModelError(
-            f"{path} is a DoRA that was written for ComfyUI, whose scales cannot be turned back: use the file that it "
-            "was made of, such as pytorch_lora_weights.safetensors."
+            f"{path} is a DoRA that was converted for ComfyUI and cannot be converted back: use the original file, "
+            "such as pytorch_lora_weights.safetensors."
         )
     lengths = _floats(path, layer, parts[word])
     outputs, inputs = pair.shape[:2]
@@ -150,13 +152,13 @@ def _with_lengths(path: Path, layer: str, parts: Mapping[str, Tensor], *, pair: 
     if word == "scale" and lengths.shape[:2] == (1, inputs) and lengths.numel() == inputs:
         return replace(pair, input_magnitude=lengths.flatten())
     raise ModelError(
-        f"{path} holds lengths {list(lengths.shape)} of a DoRA for {layer}, which has {outputs} outputs and {inputs} "
+        f"{path} holds DoRA magnitudes {list(lengths.shape)} for {layer}, which has {outputs} outputs and {inputs} "
         "inputs."
     )
 
 
 def _without_padding(pair: Pair) -> Pair:
-    """The pair without the last ranks that are zero in both matrices: equally strong, and of its own rank."""
+    """The pair without trailing ranks that are zero in both matrices, at the same strength."""
     used = torch.nonzero(pair.down.flatten(1).any(dim=1) | pair.up.transpose(0, 1).flatten(1).any(dim=1))
     rank = int(used.max()) + 1 if len(used) else pair.rank
     if rank == pair.rank:
@@ -167,10 +169,10 @@ def _without_padding(pair: Pair) -> Pair:
 def _alpha(
     path: Path, layer: str, parts: Mapping[str, Tensor], *, rank: int, name: LayerName, config: Mapping[str, Any]
 ) -> float:
-    """The layer's alpha: a tensor of its own, else what the header or peft's config says, else the rank."""
+    """The layer's alpha: its own tensor, else from the header or peft's config, else the rank."""
     if "alpha" in parts:
         if parts["alpha"].numel() != 1:
-            raise ModelError(f"{path} holds an alpha {list(parts['alpha'].shape)} for {layer}, which is one number.")
+            raise ModelError(f"{path} holds an alpha {list(parts['alpha'].shape)} for {layer}: it must be one number.")
         return _number(path, f"the alpha of {layer}", parts["alpha"].item())
     patterns = config.get(f"{name.component}alpha_pattern") or {}
     if not isinstance(patterns, dict):
@@ -182,7 +184,7 @@ def _alpha(
 
 
 def _names(pattern: str, layer: str) -> bool:
-    """Whether one of peft's patterns means a layer: its whole name or the end of it, as a regular expression."""
+    """Whether one of peft's patterns matches a layer: a regular expression for the name or its end."""
     try:
         return re.fullmatch(rf"(.*\.)?({pattern})", layer) is not None
     except re.error:
@@ -192,11 +194,11 @@ def _names(pattern: str, layer: str) -> bool:
 def _number(path: Path, what: str, value: Any) -> float:
     if isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value):
         return float(value)
-    raise ModelError(f"{path} says that {what} is {value!r}, which is no number.")
+    raise ModelError(f"{path} has {value!r} as {what}, which is not a number.")
 
 
 def _config(path: Path, header: Mapping[str, str]) -> dict[str, Any]:
-    """The adapter's configuration by diffusers' keys: of the header, or of the file that peft writes beside it."""
+    """The adapter's configuration by diffusers' keys, from the header or from peft's adapter_config.json."""
     beside = path.with_name(PEFT_CONFIG)
     try:
         if DIFFUSERS_ENTRY in header:
@@ -206,7 +208,7 @@ def _config(path: Path, header: Mapping[str, str]) -> dict[str, Any]:
         else:
             config = {}
     except (ValueError, AttributeError, RecursionError) as error:
-        raise ModelError(f"{path} has a damaged configuration of its adapter: {error}; download it again.") from error
+        raise ModelError(f"{path} has a damaged adapter configuration: {error}; download it again.") from error
     if not isinstance(config, dict):
-        raise ModelError(f"{path} has a damaged configuration of its adapter: {config!r}; download it again.")
+        raise ModelError(f"{path} has a damaged adapter configuration: {config!r}; download it again.")
     return config

@@ -1,7 +1,7 @@
-"""Writes and reads tensors by name without ever holding them twice: safetensors' own writer gathers all of them first.
+"""Writes and reads tensors one at a time; the safetensors library's writer collects all of them in memory first.
 
-A transformer of 8 billion weights with its optimizer's memory is 96 GB on an accelerator. Written one tensor after the
-other it passes through the machine's memory, which need not be so large; the file is one that every program opens.
+A transformer with 8 billion parameters and its optimizer state take 96 GB on an accelerator. Written one tensor at a
+time, they do not need to fit into the machine's memory. The files are standard safetensors files.
 """
 
 import hashlib
@@ -37,15 +37,15 @@ FORMATS = {
 DTYPES = {name: dtype for dtype, name in FORMATS.items()}
 ALIGNMENT = 8
 HASH_TO_COME = f"0x{'-' * 64}"
-"""Where a header's metadata says this, `write_tensors` puts the SHA-256 of all that follows the header, as `0x…`."""
+"""A placeholder in a header's metadata; `write_tensors` replaces it by the SHA-256 of the tensor data, as `0x…`."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class LazyTensor:
-    """A tensor of which shape and dtype are known, and which is made only when its turn has come.
+    """A tensor with known shape and dtype, loaded or computed only when `make` is called.
 
-    origin: the file in which its content lies as it is, and its name there. stored: the tensors that `make` computes it
-    from, where it does.
+    origin: the file that holds its unchanged content, and its name there. stored: the tensors that `make` computes it
+    from, if any.
     """
 
     dtype: torch.dtype
@@ -60,11 +60,11 @@ class LazyTensor:
 
 
 Opened = tuple[dict[str, LazyTensor], dict[str, str]]
-"""The tensors of files by name, none of them read yet, and what the files' headers say."""
+"""The lazy tensors of files by name, and the metadata of their headers."""
 
 
 def lazy(tensors: Mapping[str, Tensor]) -> dict[str, LazyTensor]:
-    """Tensors that are there already, as they stand when they are written."""
+    """Existing tensors as lazy ones, with the values they have when they are written."""
     return {
         name: LazyTensor(dtype=tensor.dtype, shape=tuple(tensor.shape), make=tensor.detach)
         for name, tensor in tensors.items()
@@ -72,16 +72,16 @@ def lazy(tensors: Mapping[str, Tensor]) -> dict[str, LazyTensor]:
 
 
 def planned_from(file: Any, *, prefix: str = "", path: Path | None = None) -> dict[str, LazyTensor]:
-    """The tensors of an `opened` file whose names begin with `prefix`, by the rest of the name; none is read yet.
+    """The lazy tensors of an `opened` file whose names start with `prefix`, by the rest of the name.
 
-    path: where the file is, for tensors that are to know their origin.
+    path: the file's path, to set the tensors' `origin`.
     """
     found = {}
     for name in tuple(file.keys()):
         if name.startswith(prefix):
             view = file.get_slice(name)
             if view.get_dtype() not in DTYPES:
-                raise ModelError(f"The tensor {name} is of the dtype {view.get_dtype()}, which is not known here.")
+                raise ModelError(f"The tensor {name} has the dtype {view.get_dtype()}, which is not supported.")
             found[name.removeprefix(prefix)] = LazyTensor(
                 dtype=DTYPES[view.get_dtype()],
                 shape=tuple(view.get_shape()),
@@ -93,21 +93,21 @@ def planned_from(file: Any, *, prefix: str = "", path: Path | None = None) -> di
 
 @contextmanager
 def open_all(files: Iterable[Path], *, prefix: str = "") -> Iterator[Opened]:
-    """The tensors of several files whose names begin with `prefix`, see `planned_from`, and what their headers say."""
+    """The tensors of several files whose names start with `prefix`, see `planned_from`, and their headers' metadata."""
     with ExitStack() as stack:
         tensors: dict[str, LazyTensor] = {}
-        said: dict[str, str] = {}
+        metadata: dict[str, str] = {}
         for path in files:
             file = stack.enter_context(opened(path))
             tensors |= planned_from(file, prefix=prefix, path=path)
-            said |= file.metadata() or {}
-        yield tensors, said
+            metadata |= file.metadata() or {}
+        yield tensors, metadata
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor | LazyTensor], *, metadata: Mapping[str, str]) -> None:
-    """Write one safetensors file, holding one tensor at a time on the processor.
+    """Write one safetensors file, with one tensor at a time in CPU memory.
 
-    Wide formats come first, so that each tensor begins at a multiple of its numbers' size; then by name.
+    Tensors are sorted by element size, largest first, so that each is aligned to its element size; then by name.
     """
     plans = lazy({name: tensor for name, tensor in tensors.items() if isinstance(tensor, Tensor)})
     plans |= {name: tensor for name, tensor in tensors.items() if isinstance(tensor, LazyTensor)}
@@ -126,29 +126,29 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor | LazyTensor], *, met
         file.write(text)
         for _, plan in ordered:
             copy = plan.make().to("cpu", copy=True)  # a storage that NumPy has seen can never be freed by FSDP
-            numbers = copy.contiguous().reshape(-1).view(torch.uint8).numpy().data
-            file.write(numbers)
+            content = copy.contiguous().reshape(-1).view(torch.uint8).numpy().data
+            file.write(content)
             if place >= 0:
-                digest.update(numbers)
+                digest.update(content)
         if place >= 0:
             file.seek(LENGTH_BYTES + place)
             file.write(f"0x{digest.hexdigest()}".encode())
 
 
 def with_hash_to_come(metadata: Mapping[str, str]) -> dict[str, str]:
-    """A header's metadata for a file whose tensors have changed: where it has a hash, another is due."""
+    """A header's metadata for a file with changed tensors: hashes become placeholders for new ones."""
     return {name: HASH_TO_COME if name.endswith("hash_sha256") else value for name, value in metadata.items()}
 
 
 def copy_tensors(path: Path, *, into: Mapping[str, Tensor], fix: str) -> None:
-    """Copy the file's tensors by name, one at a time; raises ModelError, ending in `fix`, unless all are the same.
+    """Copy the file's tensors by name, one at a time; raises ModelError, ending in `fix`, if they do not match.
 
-    The names, shapes and dtypes must agree, so that the copy is bit for bit what was written.
+    Names, shapes and dtypes must agree, so that the copy is exact bit for bit.
     """
     with opened(path) as file:
         odd = sorted(set(file.keys()) ^ into.keys())
         if odd:
-            raise ModelError(f"{path} holds other tensors than the run's: {odd[0]} is only in one of the two. {fix}")
+            raise ModelError(f"{path} does not match the run: only one of them has the tensor {odd[0]}. {fix}")
         for name, tensor in into.items():
             saved = file.get_tensor(name)
             if saved.shape != tensor.shape or saved.dtype != tensor.dtype:
@@ -159,12 +159,12 @@ def copy_tensors(path: Path, *, into: Mapping[str, Tensor], fix: str) -> None:
 
 @contextmanager
 def opened(path: Path) -> Iterator[Any]:
-    """A safetensors file, mapped into memory; raises ModelError where it is none."""
+    """A memory-mapped safetensors file; raises ModelError for any other file."""
     from safetensors import SafetensorError, safe_open
 
     try:
         with safe_open(path, framework="pt") as file:
             yield file
     except (OSError, SafetensorError) as error:
-        read_header(path)  # which knows better what is wrong
-        raise ModelError(f"{path} cannot be read as a safetensors file: {error}; is it whole?") from error
+        read_header(path)  # raises with a clearer reason, if it finds one
+        raise ModelError(f"{path} cannot be read as a safetensors file: {error}; is it complete?") from error

@@ -1,4 +1,4 @@
-"""Lets a person choose which of PyTorch's attention kernels computes a denoiser's attention, and only that."""
+"""Selects the PyTorch attention kernel of a denoiser."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -16,14 +16,14 @@ KERNELS = {
     "math": SDPBackend.MATH,
 }
 HEAD_WIDTH = 64
-"""That of every SD3."""
+"""The head width of every SD3."""
 HOPPER = (9, 0)
-"""H100 and H200, by compute capability."""
+"""The compute capability of H100 and H200."""
 
 
 @dataclass(frozen=True)
 class _ByKernel:
-    """A processor of diffusers' attention, held to one kernel wherever it is called: when recomputing, too."""
+    """A diffusers attention processor that always uses one kernel, also when checkpointing recomputes it."""
 
     processor: Any
     kernel: SDPBackend
@@ -34,19 +34,19 @@ class _ByKernel:
 
 
 def leave_out_cudnn(device: torch.device) -> None:
-    """On Hopper, have PyTorch choose among its other kernels, flash first, where nobody asks for cuDNN's by name.
+    """On Hopper, make PyTorch choose among its other kernels, flash first, unless cuDNN's is set by name.
 
-    PyTorch 2.13 takes cuDNN's first there, whose gradients are not numbers for some inputs (NVIDIA/cudnn-frontend
-    issues 160 and 1072, pytorch/pytorch issue 196678). It holds for the whole process: text encoders, too.
+    PyTorch 2.13 prefers cuDNN's there, whose gradients are NaN for some inputs (NVIDIA/cudnn-frontend issues 160 and
+    1072, pytorch/pytorch issue 196678). This applies to the whole process, including text encoders.
     """
     if device.type == "cuda" and torch.cuda.get_device_capability(device) == HOPPER:
         torch.backends.cuda.enable_cudnn_sdp(False)
 
 
 def use_attention(denoiser: nn.Module, attention: str) -> None:
-    """Have every attention of `denoiser` computed by the kernel of that name; `auto` leaves the choice to PyTorch.
+    """Compute every attention of `denoiser` with the named kernel; `auto` leaves the choice to PyTorch.
 
-    A kernel asked for by name is used although `leave_out_cudnn` has left it out.
+    A named kernel is used even if `leave_out_cudnn` has disabled it.
     """
     if attention == AUTO:
         return
@@ -58,7 +58,7 @@ def use_attention(denoiser: nn.Module, attention: str) -> None:
 
 
 def can_attend(attention: str, *, device: torch.device, dtype: torch.dtype) -> bool:
-    """Whether `device` has the kernel of that name for numbers of `dtype`, found by trying it, backward pass included.
+    """Whether `device` supports the named kernel with `dtype`, found by running it, including the backward pass.
 
     `auto` always works.
     """

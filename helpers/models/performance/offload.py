@@ -27,9 +27,9 @@ Offloaded = tuple[torch.device, Tensor]
 
 
 def next_block(index: int, *, previous: int | None, count: int, learning: bool) -> int:
-    """Which of `count` blocks is likely to follow `index`, the one before having been `previous`.
+    """The block out of `count` that probably runs after `index`, which followed `previous`.
 
-    learning: whether a backward pass follows the forward pass; else the next forward pass does.
+    learning: whether a backward pass follows the forward pass; otherwise the next forward pass follows.
     """
     goes_back = learning and previous is not None and index <= previous
     if goes_back and index > 0:
@@ -41,84 +41,85 @@ def next_block(index: int, *, previous: int | None, count: int, learning: bool) 
 
 @dataclass(frozen=True, kw_only=True)
 class _Slot:
-    """Where a frozen parameter hangs, and what hangs there: in turn its own at home, and one in each room."""
+    """A frozen parameter's place in its module: its tensor in CPU memory, and one in each device buffer."""
 
     module: nn.Module
     name: str
     home: nn.Parameter
-    visiting: tuple[nn.Parameter, ...]
+    on_device: tuple[nn.Parameter, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
 class _OffloadedBlock:
-    """A block: its numbers at home in one piece, uint8 [bytes], and its parameters' places."""
+    """A block: its parameters in CPU memory in one piece, uint8 [bytes], and their places in the modules."""
 
     home: Tensor
     places: tuple[_Slot, ...]
 
 
 class BlockOffloader:
-    """Blocks of a denoiser whose frozen parameters are on `device` only while they visit; adapters stay there.
+    """Keeps the frozen parameters of a denoiser's blocks in CPU memory, and copies them to `device` for their passes.
 
-    Each comes before its forward pass by itself. residents: the blocks in the rooms, for whoever looks.
+    A hook copies each block before its forward pass; adapters stay on the device.
+    resident_blocks: the blocks in the buffers.
     """
 
     def __init__(self, blocks: Sequence[nn.Module], *, device: torch.device) -> None:
         count = min(BUFFERS, len(blocks))
         size = max(_bytes_of(block) for block in blocks)
-        self._rooms = [torch.empty(size, dtype=torch.uint8, device=device) for _ in range(count)]
-        self._guests = [_guest(block, rooms=self._rooms, device=device) for block in blocks]
+        self._buffers = [torch.empty(size, dtype=torch.uint8, device=device) for _ in range(count)]
+        self._blocks = [_offloaded_block(block, buffers=self._buffers, device=device) for block in blocks]
         self.resident_blocks: list[int | None] = [None] * count
         self._previous: int | None = None
-        self._traffic = _CopyStream(device, rooms=count)
+        self._copies = _CopyStream(device, buffers=count)
         for index, block in enumerate(blocks):
             block.register_forward_pre_hook(partial(self._enter, index))
 
     def _enter(self, index: int, *_: Any) -> None:
         learning = torch.is_grad_enabled()
-        following = next_block(index, previous=self._previous, count=len(self._guests), learning=learning)
+        following = next_block(index, previous=self._previous, count=len(self._blocks), learning=learning)
         if index not in self.resident_blocks:
             self._bring(index, besides=following)
-        self._traffic.wait_for(self.resident_blocks.index(index))
+        self._copies.wait_for(self.resident_blocks.index(index))
         if following not in self.resident_blocks:
             self._bring(following, besides=index)
         self._previous = index
 
     def _bring(self, index: int, *, besides: int) -> None:
-        """Copy a block into a room, in which `besides` is not."""
-        room = next(room for room, resident in enumerate(self.resident_blocks) if resident != besides)
-        if (leaving := self.resident_blocks[room]) is not None:
-            for place in self._guests[leaving].places:
+        """Copy a block into a buffer that does not hold the block `besides`."""
+        buffer = next(buffer for buffer, resident in enumerate(self.resident_blocks) if resident != besides)
+        if (leaving := self.resident_blocks[buffer]) is not None:
+            for place in self._blocks[leaving].places:
                 place.module._parameters[place.name] = place.home
-        guest = self._guests[index]
-        self._traffic.copy(guest.home, self._rooms[room], room=room)
-        for place in guest.places:
-            place.module._parameters[place.name] = place.visiting[room]
-        self.resident_blocks[room] = index
+        offloaded = self._blocks[index]
+        self._copies.copy(offloaded.home, self._buffers[buffer], buffer=buffer)
+        for place in offloaded.places:
+            place.module._parameters[place.name] = place.on_device[buffer]
+        self.resident_blocks[buffer] = index
 
 
 class _CopyStream:
-    """Copies beside the device's other work, neither overtaking what still computes nor being overtaken."""
+    """A CUDA stream for copies, synchronized with the device's computation."""
 
-    def __init__(self, device: torch.device, *, rooms: int) -> None:
+    def __init__(self, device: torch.device, *, buffers: int) -> None:
         self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None
-        self._arrived = [torch.cuda.Event() for _ in range(rooms)] if self._stream else []
+        self._arrived = [torch.cuda.Event() for _ in range(buffers)] if self._stream else []
 
-    def copy(self, home: Tensor, room_bytes: Tensor, *, room: int) -> None:
-        """Begin to fill a room, once all that was asked of the device so far, by its last guest too, is done."""
-        to = room_bytes[: len(home)]
+    def copy(self, home: Tensor, buffer_bytes: Tensor, *, buffer: int) -> None:
+        """Start to fill a buffer, after all work queued so far, which may use its previous block."""
+        to = buffer_bytes[: len(home)]
         if self._stream is None:
             to.copy_(home)
             return
-        self._stream.wait_stream(torch.cuda.current_stream(room_bytes.device))
+        self._stream.wait_stream(torch.cuda.current_stream(buffer_bytes.device))
         with torch.cuda.stream(self._stream):
             to.copy_(home, non_blocking=True)
-            self._arrived[room].record()
+            self._arrived[buffer].record()
 
-    def wait_for(self, room: int) -> None:
-        """Have what is asked of the device from here on wait until the room is filled."""
+    def wait_for(self, buffer: int) -> None:
+        """Make work queued from here on wait until the buffer is filled."""
         if self._stream is not None:
-            torch.cuda.current_stream(self._stream.device).wait_event(self._arrived[room])
+            torch.cuda.current_stream(self._stream.device).wait_event(self._arrived[buffer])
 
 
 def _frozen(block: nn.Module) -> list[tuple[nn.Module, str, nn.Parameter]]:
@@ -137,23 +138,23 @@ def _bytes_of(block: nn.Module) -> int:
     return sum(sizes)
 
 
-def _guest(block: nn.Module, *, rooms: Sequence[Tensor], device: torch.device) -> _OffloadedBlock:
-    """Take the frozen parameters of `block` home, laid out as they are on the device; the block's others go there."""
+def _offloaded_block(block: nn.Module, *, buffers: Sequence[Tensor], device: torch.device) -> _OffloadedBlock:
+    """Move the frozen parameters of `block` to CPU memory, in the layout of the device; the others go to the device."""
     block.to(device)
     home = torch.empty(_bytes_of(block), dtype=torch.uint8, pin_memory=device.type == "cuda")
     places, start = [], 0
     for module, name, parameter in _frozen(block):
         at_home = _Layout(home, start=start)
         own = _parameter(parameter, lambda tensor, at=at_home: at.take(tensor).copy_(tensor))
-        visiting = [_parameter(parameter, _Layout(room, start=start).take) for room in rooms]
-        places.append(_Slot(module=module, name=name, home=own, visiting=tuple(visiting)))
+        on_device = [_parameter(parameter, _Layout(buffer, start=start).take) for buffer in buffers]
+        places.append(_Slot(module=module, name=name, home=own, on_device=tuple(on_device)))
         module._parameters[name] = own
         start = at_home.end
     return _OffloadedBlock(home=home, places=tuple(places))
 
 
 class _Layout:
-    """Gives out parts of a piece of memory, uint8 [bytes], one after the other."""
+    """Allocates consecutive parts of a piece of memory, uint8 [bytes]."""
 
     def __init__(self, memory: Tensor, *, start: int) -> None:
         self._memory = memory
@@ -175,7 +176,7 @@ def _parameter(tensor: Tensor, change: Callable[[Tensor], Tensor]) -> nn.Paramet
 
 
 def _rebuilt(tensor: Tensor, change: Callable[[Tensor], Tensor]) -> Tensor:
-    """`tensor` with each of the plain tensors that it consists of replaced; quantized ones consist of several."""
+    """`tensor` with each of its plain tensors replaced by `change`; quantized weights have several."""
     if is_traceable_wrapper_subclass(tensor):
         return transform_subclass(tensor, lambda _, inner: _rebuilt(inner, change))
     return change(tensor)

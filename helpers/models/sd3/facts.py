@@ -1,4 +1,4 @@
-"""What other programs and sites call Stable Diffusion 3 and 3.5: diffusers' class, ModelSpec's names, licenses."""
+"""Names of Stable Diffusion 3 and 3.5 elsewhere: diffusers' class, ModelSpec's architectures, licenses."""
 
 from helpers.models.family import FamilyFacts
 
@@ -24,7 +24,7 @@ SD3_FACTS = FamilyFacts(
     },
     original_implementation=ORIGINAL,
     text_options=("tokenizer_max_length", "sd3_t5_mask_behaviour"),
-    # From the models' cards on the hub.
+    # From the model cards on the hub.
     licenses={
         "stabilityai/stable-diffusion-3-medium-diffusers": _community("stable-diffusion-3-medium"),
         "stabilityai/stable-diffusion-3.5-medium": _community("stable-diffusion-3.5-medium"),

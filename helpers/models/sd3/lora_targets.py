@@ -1,4 +1,4 @@
-"""Which layers of an SD3 the words of `lora_target` mean, by their names alone, so that no model has to be there."""
+"""The layers of SD3 in each preset of `lora_target`, by name only, so that no model needs to be loaded."""
 
 from collections.abc import Iterable
 
@@ -14,12 +14,12 @@ SETS = {
 
 
 def without_effect(layers: int) -> str:
-    """The last block computes queries for the text stream and throws away what they bring."""
+    """The last block's text queries, whose result is discarded."""
     return f"transformer_blocks.{layers - 1}.attn.add_q_proj"
 
 
 def modules_in_set(names: Iterable[str], target: str, *, layers: int) -> list[str]:
-    """The linear layers among `names` that one of the words of `SETS` means."""
+    """The linear layers among `names` in one of the `SETS`."""
     wanted = SETS[target]
     return [
         name for name in names if name != without_effect(layers) and any(f".{each}." in f".{name}." for each in wanted)

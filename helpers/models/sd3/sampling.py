@@ -1,4 +1,4 @@
-"""Draws validation images from the denoiser as it stands in training, and leaves no trace in it."""
+"""Generates validation images from the denoiser in training, without any effect on it."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -16,10 +16,10 @@ from helpers.models.sd3.weights.component_files import read_config
 def render(denoiser: nn.Module, parts: ModelComponents, request: SampleRequest) -> Tensor:
     """Raw latents [1, C, h, w] in fp32 on the denoiser's device, for the VAE to decode.
 
-    Diffusers' StableDiffusion3Pipeline, given the same embeddings in the denoiser's dtype and a processor's
-    generator of the same seed, draws the same; its loop is here because the pipeline class brings in every encoder's
-    code. `denoiser`: the bare module, not one wrapped for several processes. Under autocast the predictions are bf16,
-    and latents and guidance stay in the denoiser's dtype.
+    Equals diffusers' StableDiffusion3Pipeline with the same embeddings in the denoiser's dtype and a CPU generator of
+    the same seed; the loop is here because the pipeline class imports every encoder's code. `denoiser`: the module
+    without a distributed wrapper. Under autocast predictions are bf16, and latents and guidance stay in the
+    denoiser's dtype.
     """
     from diffusers.schedulers.scheduling_flow_match_euler_discrete import FlowMatchEulerDiscreteScheduler
 
@@ -64,7 +64,7 @@ def render(denoiser: nn.Module, parts: ModelComponents, request: SampleRequest) 
 
 
 def _skips(number: int, request: SampleRequest) -> bool:
-    """Whether skip-layer guidance is on in denoising step `number`, from 0."""
+    """Whether skip-layer guidance applies in denoising step `number`, counted from 0."""
     return request.steps * request.skip_start < number < request.steps * request.skip_stop
 
 
@@ -72,6 +72,6 @@ def _check_blocks(denoiser: nn.Module, wanted: Sequence[int]) -> None:
     blocks = len(denoiser.transformer_blocks)  # type: ignore[arg-type]
     if missing := [str(block) for block in wanted if not 0 <= block < blocks]:
         raise ModelError(
-            f"validation_skip_layers names block {', '.join(missing)}, and the transformer has {blocks}, from 0 to"
+            f"validation_skip_layers names block {', '.join(missing)}, but the transformer has {blocks}: 0 to"
             f" {blocks - 1}."
         )

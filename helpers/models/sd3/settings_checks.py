@@ -1,4 +1,4 @@
-"""Which settings ask for what this model does not have, by its config alone, before anything is encoded or loaded."""
+"""Checks settings against the model's config, before anything is encoded or loaded."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,7 +20,7 @@ NAMES = "name layers that the model has"
 
 
 def wrong_settings(parts: ModelComponents, config: RunConfig) -> Iterator[Problem]:
-    """Every setting that does not go with the model."""
+    """Every setting that does not fit the model."""
     transformer = transformer_of(read_config(parts.transformer))
     yield from _validation(config.validation, transformer=transformer, longest_edge_px=parts.longest_edge_px)
     if config.model.model_type == "full":
@@ -36,7 +36,7 @@ def _validation(options: ValidationOptions, *, transformer: Transformer, longest
         return
     missing = [str(layer) for layer in options.skip_layers if not 0 <= layer < transformer.layers]
     if missing:
-        reason = f"the model has no block {', '.join(missing)}: its {transformer.layers} count from 0"
+        reason = f"the model has no block {', '.join(missing)}: it has {transformer.layers}, counted from 0"
         fix = f"name blocks from 0 to {transformer.layers - 1}, or leave it empty"
         yield Problem(option="VALIDATION_SKIP_LAYERS", value=options.validation_skip_layers, reason=reason, fix=fix)
     fix = f"at most {longest_edge_px} a side"
@@ -48,7 +48,7 @@ def _validation(options: ValidationOptions, *, transformer: Transformer, longest
 
 
 def _resolutions(options: ValidationOptions) -> Iterator[tuple[str, str]]:
-    """Where sizes are set, and to what."""
+    """The options that set image sizes, and their values."""
     yield "VALIDATION_RESOLUTION", options.validation_resolution
     prompts = dict(BUILT_IN) if options.validation_prompt_library else {}
     if options.user_prompt_library:

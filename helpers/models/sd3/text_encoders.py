@@ -1,4 +1,4 @@
-"""SD3's three text encoders, one at a time, with outputs that are those of diffusers' own pipeline."""
+"""SD3's three text encoders, loaded one at a time, with the outputs of diffusers' pipeline."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -27,14 +27,14 @@ from helpers.models.sd3.weights.component_files import (
 from helpers.models.sd3.weights.original.text import T5
 
 NAMES = ("clip_l", "clip_g", "t5")
-# To be raised whenever the same settings begin to give other numbers.
+# Increase it whenever the same settings give different embeddings.
 ENCODING_VERSION = "1"
 BATCH_SIZE = 32
 
 
 @dataclass(frozen=True, kw_only=True)
 class TextEncoderConfig:
-    """All that a text encoder's outputs depend on, besides the caption."""
+    """Everything that a text encoder's outputs depend on, except the caption."""
 
     name: str
     folder: Path
@@ -91,11 +91,11 @@ def encoders_of(
 
 
 def assemble_text(outputs: Sequence[Mapping[str, Tensor]]) -> TextEmbedding:
-    """The conditioning of CLIP-L's, CLIP-G's and T5's outputs: prompt_embeds [..., 77 + L, D], pooled [..., P].
+    """Combine CLIP-L's, CLIP-G's and T5's outputs: prompt_embeds [..., 77 + L, D], pooled [..., P].
 
-    Both CLIPs side by side on the channels, zeros up to T5's width D, then T5's positions (Esser et al. 2024,
-    section 4 and figure 2a); pooled: both CLIPs' projections side by side. Of T5's outputs alone, where the CLIPs learn
-    and are put beside it again at each step: [..., L, D] and [..., 0].
+    Both CLIPs concatenated on the channels, zero-padded to T5's width D, then T5's positions (Esser et al. 2024,
+    section 4 and figure 2a); pooled: both CLIPs' projections concatenated. With T5's outputs only, as the CLIPs are
+    trained and added at each step: [..., L, D] and [..., 0].
     """
     *clips, t5 = outputs
     if not clips:
@@ -109,20 +109,20 @@ def assemble_text(outputs: Sequence[Mapping[str, Tensor]]) -> TextEmbedding:
 
 
 def load_clip(wanted: TextEncoderConfig) -> Any:
-    """The model alone, frozen, in eval mode, on its device."""
+    """The model without its tokenizer, frozen, in eval mode, on its device."""
     from transformers import CLIPTextModelWithProjection
 
     return _load_model(CLIPTextModelWithProjection, wanted)
 
 
 def clip_outputs(model: Any, ids: Tensor) -> dict[str, Tensor]:
-    """What SD3 takes of a CLIP given token ids [B, 77]: see `ClipEncoder`."""
+    """A CLIP's outputs for token ids [B, 77], as SD3 uses them: see `ClipEncoder`."""
     output = model(ids, output_hidden_states=True)
     return {"hidden": output.hidden_states[-2], "pooled": output.text_embeds}
 
 
 class ClipEncoder:
-    """A CLIP text encoder: `hidden` [B, 77, D] before its last layer, and its projection `pooled` [B, D]."""
+    """A CLIP text encoder: `hidden` [B, 77, D], the input of its last layer, and its projection `pooled` [B, D]."""
 
     def __init__(self, wanted: TextEncoderConfig) -> None:
         self._tokenizer = load_tokenizer(wanted)
@@ -139,7 +139,7 @@ class ClipEncoder:
 
 
 class T5Encoder:
-    """A T5 encoder: `hidden` [B, L, D] of its last layer; padding is attended to, as SD3 was trained."""
+    """A T5 encoder: `hidden` [B, L, D] of its last layer; it attends to padding, as in SD3's training."""
 
     def __init__(self, wanted: TextEncoderConfig) -> None:
         from transformers import T5EncoderModel
@@ -152,7 +152,7 @@ class T5Encoder:
 
     @torch.no_grad()
     def encode(self, captions: Sequence[str]) -> dict[str, Tensor]:
-        """See `TextEncoder`; with masking, zeros at padding's positions."""
+        """See `TextEncoder`; with masking, zeros at padding positions."""
         assert len(captions) <= BATCH_SIZE
         tokens = _tokens(self._tokenizer, captions, length=self._length)
         hidden = self._model(tokens.input_ids.to(self._device)).last_hidden_state
@@ -162,7 +162,7 @@ class T5Encoder:
 
 
 class NoT5:
-    """Zeros [B, L, D] where T5's outputs would be, as diffusers' pipeline has them without its third text encoder."""
+    """Zeros [B, L, D] instead of T5's outputs, as in diffusers' pipeline without its third text encoder."""
 
     def __init__(self, *, length: int, width: int) -> None:
         self._zeros = torch.zeros(1, length, width, dtype=torch.bfloat16)
@@ -189,14 +189,14 @@ def _load(wanted: TextEncoderConfig) -> ClipEncoder | T5Encoder:
 
 
 def _load_model(model_class: Any, wanted: TextEncoderConfig) -> Any:
-    """The frozen model on its device, read block by block, each of them quantized before the next is read."""
+    """The frozen model on its device, read block by block, each quantized before the next is read."""
     kind = model_class.config_class
     inside = is_in_file(wanted.folder)
     config = kind.from_dict(read_config(wanted.folder)) if inside else kind.from_pretrained(wanted.folder)
     with torch.device("meta"):
         model = model_class(config)
     for name, buffer in tuple(model.named_buffers()):
-        if name.endswith("position_ids"):  # CLIP's, which are in no file
+        if name.endswith("position_ids"):  # CLIP's, which are not in any file
             owner = model.get_submodule(name.rpartition(".")[0])
             owner.position_ids = torch.arange(buffer.shape[-1], device=wanted.device).expand(buffer.shape)
     form = WeightFormat(
@@ -206,14 +206,14 @@ def _load_model(model_class: Any, wanted: TextEncoderConfig) -> Any:
 
 
 def _tokens(tokenizer: Any, captions: Sequence[str], *, length: int) -> Any:
-    """Ids of a full batch, filled up with empty captions: matrix products of another shape may round otherwise, and a
-    caption's numbers must not depend on how many others were missing from the cache."""
+    """Ids of a full batch, padded with empty captions: matrix products of another shape may round differently, and a
+    caption's embedding must not depend on how many others were missing from the cache."""
     filled = [*captions, *[""] * (BATCH_SIZE - len(captions))]
     return tokenizer(filled, padding="max_length", max_length=length, truncation=True, return_tensors="pt")
 
 
 def _limit(wanted: TextEncoderConfig) -> TokenLimit:
-    """CLIP's length is its tokenizer's own, the same for both CLIPs; T5's is an option."""
+    """CLIP's length comes from its tokenizer, the same for both CLIPs; T5's is an option."""
     name = "T5" if wanted.name == "t5" else "CLIP"
     identity = tokenizer_identity(wanted.tokenizer)
     return TokenLimit(name=name, tokens=_length(wanted), identity=identity, load=partial(_load_counter, wanted))
@@ -231,15 +231,15 @@ def _load_counter(wanted: TextEncoderConfig) -> Callable[[Sequence[str]], list[i
 
 
 def load_tokenizer(wanted: TextEncoderConfig) -> Any:
-    """Its own tokenizer."""
+    """The encoder's tokenizer."""
     from transformers import CLIPTokenizer, T5Tokenizer
 
-    # Built from their vocabulary files instead, transformers 5 gives other ids without a word.
+    # Built from their vocabulary files instead, transformers 5 silently gives different ids.
     return (T5Tokenizer if wanted.name == "t5" else CLIPTokenizer).from_pretrained(wanted.tokenizer)
 
 
 def _bytes_per_caption(wanted: TextEncoderConfig) -> int:
-    """Of the outputs in 16 bits: a state for each token, and CLIP's projection."""
+    """The size of the outputs in 16 bits: a state for each token, and CLIP's projection."""
     shape = text_encoder_of(read_config(wanted.folder))
     return 2 * (_length(wanted) * shape.width + shape.projection)
 
@@ -263,7 +263,7 @@ def _earlier_identities(wanted: TextEncoderConfig) -> tuple[str, ...]:
 
 def _identity_of(wanted: TextEncoderConfig, *, component: str, tokenizer: str) -> str:
     reading = f"length {wanted.t5_length}, mask {wanted.mask_padding}" if wanted.name == "t5" else ""
-    # An accelerator may round the scales otherwise.
+    # An accelerator may round the scales differently.
     on_accelerator = wanted.quantize_via == "accelerator" and wanted.device.type != "cpu"
     return fingerprint(
         ENCODING_VERSION,
@@ -273,6 +273,6 @@ def _identity_of(wanted: TextEncoderConfig, *, component: str, tokenizer: str) -
         wanted.level,
         str(wanted.dtype),
         reading,
-        # Spelled as in the caches that people have: another spelling would be another key.
+        # The spelling is part of the key of existing caches.
         *((f"quantised on {wanted.device.type}",) if on_accelerator and wanted.level != UNQUANTIZED else ()),
     )

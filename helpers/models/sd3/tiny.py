@@ -1,6 +1,6 @@
 """A small random SD3 pipeline in diffusers layout: tests, benchmarks and the demo need a model without a download.
 
-`python -m helpers.models.sd3.tiny FOLDER [SIZE]` makes one, or leaves the one that is there.
+`python -m helpers.models.sd3.tiny FOLDER [SIZE]` makes one, or keeps an existing one.
 """
 
 import json
@@ -25,10 +25,10 @@ LATENT_CHANNELS = 16
 
 @dataclass(frozen=True, kw_only=True)
 class Shape:
-    """How large each part is; `t5_width` exceeds both CLIP widths together, as SD3's does.
+    """The size of each component; `t5_width` exceeds the sum of both CLIP widths, as in SD3.
 
-    sample_size: latent pixels of an edge that the pipeline draws unasked, for which positions are scaled.
-    positions: patches along an edge that position embeddings reach, so 16 * positions pixels.
+    sample_size: the pipeline's default edge in latent pixels, for which positions are scaled.
+    positions: the longest edge of position embeddings in patches, 16 * positions pixels.
     """
 
     layers: int
@@ -66,11 +66,11 @@ SHAPES = {
 def make_tiny_pipeline(
     folder: Path, *, seed: int = 0, size: str = "tiny", dual_attention: bool = False, qk_norm: str | None = None
 ) -> Path:
-    """Write a random SD3 of one of the sizes in `SHAPES` to `folder`, whole or not at all, and return the folder.
+    """Write a random SD3 of one of the sizes in `SHAPES` to `folder`, atomically, and return the folder.
 
-    One made earlier by the same recipe is left as it is, one made by another is replaced.
+    A pipeline of the same recipe is kept, one of a different recipe is replaced.
     dual_attention: a second image attention in the first layers, as SD3.5 medium has. qk_norm: None or `rms_norm`.
-    Raises ModelError for a size that is not there, and for a folder that holds something else.
+    Raises ModelError for an unknown size, or a folder with other content.
     """
     if size not in SHAPES:
         raise ModelError(f"There is no small pipeline of size `{size}`: choose one of {', '.join(SHAPES)}.")
@@ -85,7 +85,7 @@ def make_tiny_pipeline(
         if _recipe_of(folder) == recipe:
             return folder
         if any(folder.iterdir()) and _recipe_of(folder) is None:
-            raise ModelError(f"{folder} holds something else; name an empty folder for the small pipeline.")
+            raise ModelError(f"{folder} has other content; name an empty folder for the small pipeline.")
     folder.parent.mkdir(parents=True, exist_ok=True)
     work = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
     try:
@@ -125,11 +125,11 @@ def _write_models(folder: Path, *, shape: Shape, seed: int, dual_attention: bool
         _t5(shape).save_pretrained(folder / "text_encoder_3")
 
 
-def _draw_weights(module: Any) -> None:
-    """Give every matrix and convolution a normal draw that keeps the variance of what it is given, and no bias.
+def _init_weights(module: Any) -> None:
+    """Initialize every matrix and convolution from a normal distribution that keeps the variance, with zero biases.
 
-    The libraries' own start is meant for training: some layers begin at zero, so that nothing of a caption or of an
-    adapter would reach the output.
+    The libraries' own initialization sets some layers to zero, so that captions and adapters would not affect the
+    output.
     """
     from torch import nn
 
@@ -162,14 +162,14 @@ def _transformer(shape: Shape, *, dual_attention: bool, qk_norm: str | None) -> 
         dual_attention_layers=tuple(range(shape.layers - 1)) if dual_attention else (),
         qk_norm=qk_norm,
     )
-    _draw_weights(model)
+    _init_weights(model)
     return model
 
 
 def _vae(shape: Shape) -> Any:
     from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 
-    # The library annotates these three as tuples of one.
+    # The library annotates these three as tuples of length one.
     blocks: dict[str, Any] = {
         "down_block_types": ("DownEncoderBlock2D",) * 4,
         "up_block_types": ("UpDecoderBlock2D",) * 4,
@@ -186,7 +186,7 @@ def _vae(shape: Shape) -> Any:
         use_quant_conv=False,
         use_post_quant_conv=False,
     )
-    _draw_weights(model)
+    _init_weights(model)
     return model
 
 
@@ -201,12 +201,12 @@ def _clip(width: int, layers: int, *, activation: str) -> Any:
         num_hidden_layers=layers,
         num_attention_heads=width // 8,
         hidden_act=activation,
-        # SD3's own configs say 2, by which transformers knows to pool at the highest token.
+        # SD3's own configs have 2, which makes transformers pool at the highest token.
         bos_token_id=0,
         eos_token_id=2,
     )
     model = CLIPTextModelWithProjection(config)
-    _draw_weights(model)
+    _init_weights(model)
     return model
 
 
@@ -226,9 +226,9 @@ def _t5(shape: Shape) -> Any:
 
 
 def main(arguments: list[str]) -> None:
-    """Make the pipeline that the words FOLDER [SIZE] ask for."""
+    """Make a pipeline from the arguments FOLDER [SIZE]."""
     if not 1 <= len(arguments) <= 2:
-        raise ModelError(f"Say the folder to make, and if you like its size: FOLDER [{'|'.join(SHAPES)}]")
+        raise ModelError(f"Name the folder to make and, optionally, its size: FOLDER [{'|'.join(SHAPES)}]")
     make_tiny_pipeline(Path(arguments[0]), size=arguments[1] if len(arguments) == 2 else "demo")
 
 

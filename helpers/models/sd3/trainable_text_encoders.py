@@ -1,4 +1,4 @@
-"""CLIP-L and CLIP-G kept beside the transformer, to learn with it; T5's outputs come from the cache as ever."""
+"""CLIP-L and CLIP-G trained together with the transformer; T5's outputs come from the cache."""
 
 from collections.abc import Sequence
 from threading import Lock
@@ -28,7 +28,7 @@ ATTENTION = ("q_proj", "k_proj", "v_proj", "out_proj")
 def learning_text(
     parts: ModelComponents, options: TextOptions, precision: PrecisionOptions, device: torch.device
 ) -> "LearningClips":
-    """Both CLIPs, frozen and in eval mode, as they would be loaded to fill the cache."""
+    """Both CLIPs, frozen and in eval mode, loaded as for caching."""
     return LearningClips(encoders_of(parts, options, precision, device)[: len(CLIPS)])
 
 
@@ -40,10 +40,10 @@ class LearningClips:
             {name: load_clip(each) for name, each in zip(CLIPS, wanted, strict=True)}
         )
         self._tokenizers = [load_tokenizer(each) for each in wanted]
-        self._lock = Lock()  # a tokenizer that two threads call at once fails
+        self._lock = Lock()  # tokenizers are not thread-safe
 
     def tokens(self, caption: str) -> Tensor:
-        """See `TrainableTextEncoders`; longer captions are cut."""
+        """See `TrainableTextEncoders`; longer captions are truncated."""
         with self._lock:
             rows = [
                 each([caption], padding="max_length", truncation=True, return_tensors="pt").input_ids
@@ -56,11 +56,11 @@ class LearningClips:
         return _embeddings(self.module, tokens, cached)
 
     def lora_modules(self, encoder: nn.Module) -> list[str]:
-        """The four projections of each attention."""
+        """The four projections of each attention layer."""
         return [name for name in linear_modules(encoder) if name.rpartition(".")[2] in ATTENTION]
 
     def wrap(self, denoiser: nn.Module) -> nn.Module:
-        """See `TrainableTextEncoders`; it is called as the transformer is, with `tokens` besides."""
+        """See `TrainableTextEncoders`; called like the transformer, plus `tokens`."""
         return _WithClips(denoiser, self.module)
 
     def enable_checkpointing(self) -> None:
@@ -71,7 +71,7 @@ class LearningClips:
 
 
 class _WithClips(nn.Module):
-    """Encodes captions and predicts in one forward pass, so that what shares gradients among ranks sees all of them."""
+    """Encodes captions and predicts in one forward pass, so that distributed wrappers see all gradients."""
 
     def __init__(self, denoiser: nn.Module, clips: nn.Module) -> None:
         super().__init__()
@@ -81,7 +81,7 @@ class _WithClips(nn.Module):
     def forward(
         self, *, encoder_hidden_states: Tensor, pooled_projections: Tensor, tokens: Tensor, **more: Any
     ) -> tuple[Tensor]:
-        """The transformer's own arguments, of which the text's are T5's alone [B, L, D], and tokens [B, 2, 77]."""
+        """The transformer's arguments, with only T5's text embeddings [B, L, D], and tokens [B, 2, 77]."""
         text = _embeddings(self.clips, tokens, encoder_hidden_states)
         like = encoder_hidden_states.dtype
         return self.denoiser(
@@ -90,7 +90,7 @@ class _WithClips(nn.Module):
 
 
 def _embeddings(clips: nn.Module, tokens: Tensor, cached: Tensor) -> TextEmbedding:
-    """Without autocast, as the cache is filled, so that training and drawing see the same numbers."""
+    """Without autocast, as in caching, so that training and validation get the same embeddings."""
     with torch.autocast(tokens.device.type, enabled=False):
         outputs = [clip_outputs(clip, ids) for clip, ids in zip(clips.children(), tokens.unbind(1), strict=True)]
     return assemble_text([*outputs, {"hidden": cached}])

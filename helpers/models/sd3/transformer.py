@@ -1,4 +1,4 @@
-"""SD3's transformer: loading it frozen, one prediction, and where a LoRA sits on it."""
+"""SD3's transformer: loading, prediction, checkpointing and LoRA targets."""
 
 from typing import Any
 
@@ -15,7 +15,7 @@ from helpers.models.quantization import base_dtype
 from helpers.models.sd3.lora_targets import SETS, modules_in_set
 from helpers.models.sd3.weights.component_files import part_weights, read_config
 
-# The network's two ends and its modulation of time: a small share of the weights, through which everything passes.
+# The network's input, output and timestep layers: few weights, with a large effect on the result.
 NEVER_QUANTIZED = ("pos_embed.*", "time_text_embed.*", "context_embedder", "norm_out.*", "proj_out")
 
 
@@ -24,8 +24,8 @@ def load_denoiser(
 ) -> nn.Module:
     """The transformer, frozen, in eval mode, on `device`; `precision` with its `mixed_precision` resolved.
 
-    Read block by block, each of them quantized before the next is read, so that nothing ever holds it whole.
-    waiting: so many of its last blocks stay in the processor's memory.
+    Read block by block, each quantized before the next is read, so that the unquantized model is never in memory.
+    waiting: how many of its last blocks stay in CPU memory.
     """
     denoiser = skeleton(parts)
     count = len(denoiser.transformer_blocks)
@@ -41,7 +41,7 @@ def load_denoiser(
 
 
 def skeleton(parts: ModelComponents) -> Any:
-    """The transformer on the meta device: all its modules, and no numbers."""
+    """The transformer on the meta device: all its modules, without values."""
     with hide_bitsandbytes():
         from diffusers.models.transformers.transformer_sd3 import SD3Transformer2DModel
 
@@ -55,17 +55,17 @@ def blocks(denoiser: nn.Module) -> list[nn.Module]:
 
 
 def enable_checkpointing(denoiser: nn.Module, *, interval: int = 1) -> None:
-    """Compute the activations of every `interval`-th block again on the way back instead of keeping them."""
-    again = frozenset(blocks(denoiser)[::interval])
+    """Recompute the activations of every `interval`-th block in the backward pass instead of saving them."""
+    recomputed = frozenset(blocks(denoiser)[::interval])
 
-    def through(block: nn.Module, *inputs: Any) -> Any:
-        return checkpoint(block, *inputs, use_reentrant=False) if block in again else block(*inputs)
+    def run_block(block: nn.Module, *inputs: Any) -> Any:
+        return checkpoint(block, *inputs, use_reentrant=False) if block in recomputed else block(*inputs)
 
-    denoiser.enable_gradient_checkpointing(through)  # type: ignore[operator]
+    denoiser.enable_gradient_checkpointing(run_block)  # type: ignore[operator]
 
 
 def target_modules(denoiser: nn.Module, target: str) -> list[str]:
-    """The layers that a `lora_target` means; raises ModelError for a name that the model lacks."""
+    """The layers that a `lora_target` selects; raises ModelError for a name that does not exist."""
     linear = linear_modules(denoiser)
     if target in SETS:
         return modules_in_set(linear, target, layers=len(denoiser.transformer_blocks))  # type: ignore[arg-type]
@@ -82,7 +82,7 @@ def predict(
 ) -> Tensor:
     """The velocity [B, C, h, w], in the denoiser's own dtype, of `noisy` [B, C, h, w] at `sigmas` [B].
 
-    sigmas in (0, 1], prompt_embeds [B, L, D], pooled [B, P]; the model counts time in thousandths: 1000 * sigma.
+    sigmas in (0, 1], prompt_embeds [B, L, D], pooled [B, P]; the model's timestep is 1000 * sigma.
     tokens: see `Predict`.
     """
     dtype = next(denoiser.parameters()).dtype

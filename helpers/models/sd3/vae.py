@@ -25,9 +25,9 @@ from helpers.models.sd3.weights.component_files import (
     read_config,
 )
 
-# To be raised whenever the same settings begin to give other numbers.
+# Increase it whenever the same settings give different latents.
 ENCODING_VERSION = "1"
-# Beyond 1024 x 1024 pixels a decoder needs more memory than the transformer leaves on a common GPU.
+# Above 1024 x 1024 pixels a decoder needs more memory than the transformer leaves free on a common GPU.
 TILE_LATENT_PIXELS = 128
 SMALL_TILE_LATENT_PIXELS = 64
 
@@ -47,19 +47,19 @@ def latent_part(
 ) -> VaeSpec:
     """The VAE; `precision` with its `mixed_precision` resolved for `device`.
 
-    A convolution rounds otherwise when its batch is of another size, on processors too, so every call of the model is
-    handed the same number of images: `vae_batch_size` on an accelerator, a short batch being filled up. On the
-    processor it is one, which costs no time there.
+    A convolution's rounding depends on the batch size, on CPUs too, so every call of the model gets the same number of
+    images: `vae_batch_size` on an accelerator, where short batches are padded, and one on a CPU, where that is not
+    slower.
     """
     config = read_config(parts.vae)
     dtype = vae_dtype(precision)
-    on_processor = device.type == "cpu"
+    on_cpu = device.type == "cpu"
     wanted = _Wanted(
         folder=parts.vae,
         variant=parts.weights_variant,
         dtype=dtype,
         device=device,
-        images_at_once=1 if on_processor else vae_batch_size,
+        images_at_once=1 if on_cpu else vae_batch_size,
         downscale=2 ** (len(config["block_out_channels"]) - 1),
     )
     return VaeSpec(
@@ -69,7 +69,7 @@ def latent_part(
         scale=float(config["scaling_factor"]),
         channels=int(config["latent_channels"]),
         downscale=wanted.downscale,
-        parallel_encodes=torch.get_num_threads() if on_processor else 1,
+        parallel_encodes=torch.get_num_threads() if on_cpu else 1,
         load=partial(KlEncoder, wanted),
     )
 
@@ -107,7 +107,7 @@ class KlEncoder:
     def decode(self, latents: Tensor, *, tiled: bool = False) -> Tensor:
         """See `LatentEncoder`: [B, C, h, w] -> uint8 [B, H, W, 3].
 
-        Images over a megapixel in tiles; others where they are asked for, or the device's memory is too short.
+        Images over a megapixel are decoded in tiles; others if `tiled` is set, or the device runs out of memory.
         """
         latents = latents.to(self._wanted.device, self._wanted.dtype)
         images = [self._decode_one(one, tiled=tiled) for one in latents.split(1)]

@@ -266,7 +266,7 @@ NO_LORAS: dict[str, tuple[dict[str, Tensor], str]] = {
     "integers": ({name: torch.ones(2, 2, dtype=torch.int8) for name in (DOWN, UP)}, "dtype torch.int8"),
     "no numbers": ({name: torch.full((2, 2), torch.nan) for name in (DOWN, UP)}, "NaN"),
     "no ranks": ({DOWN: torch.ones(0, 32), UP: torch.ones(32, 0)}, "an empty tensor"),
-    "two ranks": ({DOWN: torch.ones(2, 32), UP: torch.ones(32, 3)}, "no LoRA on one layer"),
+    "two ranks": ({DOWN: torch.ones(2, 32), UP: torch.ones(32, 3)}, "do not form a LoRA"),
 }
 
 

@@ -187,7 +187,7 @@ def test_what_cannot_be_converted_is_refused_and_not_left_out(tmp_path: Path) ->
     with pytest.raises(ModelError, match="lora_te1_text_model"):
         read_lora(tmp_path / "more.safetensors")
     dora = {layer: replace(pair[layer], magnitude=torch.ones(32))}
-    with pytest.raises(ModelError, match="depends on the base: name that"):
+    with pytest.raises(ModelError, match="depends on the base: name the base"):
         write_comfyui_lora(tmp_path / "dora.safetensors", dora, base={}, metadata={})
     with pytest.raises(ModelError, match="Name the base model"):
         merged(lazy({f"{layer}.weight": torch.ones(64, 64)}), pair)

@@ -95,7 +95,7 @@ def test_what_does_not_go_together_is_refused(tiny_pipeline: Path, tmp_path: Pat
         model.write_single_file(tmp_path / "large.safetensors", family=family)
     save_file({"something": torch.ones(1)}, tmp_path / "something.safetensors")
     for name, base, told in (
-        ("large.safetensors", parts, "another kind of model than .* see its .*norm"),
+        ("large.safetensors", parts, "a different model than .* its .*norm"),
         ("large.safetensors", None, "name the base model"),
         ("something.safetensors", parts, "neither an adapter nor an SD3"),
     ):

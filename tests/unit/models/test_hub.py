@@ -144,7 +144,7 @@ def test_a_vae_may_come_from_a_repository_of_its_own(hub: Hub, tiny_pipeline: Pa
     ("refusal", "said"),
     [
         ((403, "GatedRepo"), r"accept its license at https://huggingface.co/me/sd3 .*`hf auth login`"),
-        ((401, "RepoNotFound"), r"neither a folder here nor a model you may see.*`huggingface-cli login`"),
+        ((401, "RepoNotFound"), r"neither a local folder nor a model you can access.*`huggingface-cli login`"),
         ((503, ""), r"could not be reached.*name a folder"),
     ],
 )
@@ -197,5 +197,5 @@ def test_a_data_set_that_cannot_be_had_says_why(hub: Hub) -> None:
     with pytest.raises(ModelError, match=r"refs/convert/parquet.*datasets/me/paintings/tree"):
         download_dataset("me/paintings", split=None, revision=None)
     hub.refusal = (401, "RepoNotFound")
-    with pytest.raises(ModelError, match="neither a folder here nor a dataset you may see"):
+    with pytest.raises(ModelError, match="neither a local folder nor a dataset you can access"):
         download_dataset("me/paintings", split=None, revision=None)

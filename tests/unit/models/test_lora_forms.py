@@ -143,10 +143,10 @@ def test_the_file_s_settings_are_taken_unless_others_are_given(
 @pytest.mark.parametrize(
     ("given", "told"),
     [
-        ({"lora_rank": 8}, "its rank is 3 at .*, and the settings say 8.*leave LORA_RANK"),
+        ({"lora_rank": 8}, "its rank is 3 at .*, but the settings ask for 8.*leave LORA_RANK"),
         ({"lora_target": "image-attention"}, "the file has .*add_k_proj.*leave LORA_TARGET out"),
         ({"lora_target": "to_w"}, "LORA_TARGET names `to_w`"),
-        ({"use_dora": True}, "it is no DoRA, and USE_DORA=true"),
+        ({"use_dora": True}, "it is not a DoRA, but USE_DORA=true"),
     ],
 )
 def test_settings_that_differ_from_the_file_are_refused(
@@ -172,7 +172,9 @@ def test_text_encoders_that_would_be_lost_are_told_of(base: nn.Module, parts: Mo
         begun(base, parts, onetrainer_legacy(tmp_path / "lora.safetensors", pairs), given={})
 
 
-@pytest.mark.parametrize(("rank", "dora", "told"), [(2, None, "its rank is 2"), (3, torch.ones(24), "not a plain one")])
+@pytest.mark.parametrize(
+    ("rank", "dora", "told"), [(2, None, "its rank is 2"), (3, torch.ones(24), "not a plain LoRA")]
+)
 def test_a_lora_on_text_encoders_that_is_not_trained_so_is_refused(
     rank: int, dora: Tensor | None, told: str, base: nn.Module, parts: ModelComponents
 ) -> None:
@@ -280,7 +282,7 @@ def test_a_header_that_names_another_model_is_believed(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="a LoRA for flux-1-dev,"):
         read_lora(file)
     save_file({name: torch.ones(2, 2)}, file, metadata={"modelspec.architecture": "stable-diffusion-3-m/lora"})
-    with pytest.raises(ModelError, match="a layer that no SD3 has"):
+    with pytest.raises(ModelError, match="which SD3 does not have"):
         read_lora(file)
 
 
@@ -289,5 +291,5 @@ def test_its_own_dora_for_comfyui_is_not_taken_for_another_program_s(
 ) -> None:
     file = FORMS["diffusers"](tmp_path / "dora.safetensors", pairs_on(base, names=(), is_dora=True))
     to_comfyui_lora(file, tmp_path / "comfyui.safetensors", base=parts, family=sd3_family())
-    with pytest.raises(ModelError, match="cannot be turned back: use the file"):
+    with pytest.raises(ModelError, match="cannot be converted back: use the original"):
         read_lora(tmp_path / "comfyui.safetensors")

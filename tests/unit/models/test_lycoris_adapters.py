@@ -133,7 +133,7 @@ def test_a_checkpoint_comes_back_and_another_file_s_is_refused(base: nn.Module, 
     ("preset", "hint"),
     [
         ({"target_module": ["Atention"]}, "did you mean Attention"),
-        ({"target_name": ["transformer_blocks.9.*"]}, "no module is called"),
+        ({"target_name": ["transformer_blocks.9.*"]}, "no module has that name"),
         ({"target_module": ["RMSNorm"]}, "names `RMSNorm`"),
         ({"target_module": ["AdaLayerNormZero"], "exclude_name": ["transformer_blocks"]}, "leaves no layer to train"),
     ],

@@ -125,12 +125,12 @@ def take_another_t5(folder: Path) -> None:
         (be_flux, "is a FluxPipeline; this program trains Stable Diffusion 3"),
         (be_flux_inside, "is a FluxTransformer2DModel"),
         (remove_t5, "lacks text_encoder_3.*\n.*PRETRAINED_T5_MODEL_NAME_OR_PATH.* none .*\n.*PRETRAINED_PARTS_MODEL"),
-        (remove_vae_weights, "vae has no safetensors weights.*there is diffusion_pytorch_model.bin"),
+        (remove_vae_weights, "vae has no safetensors weights.*it has diffusion_pytorch_model.bin"),
         (keep_one_shard, "lacks diffusion_pytorch_model-00002-of-00002.safetensors"),
         (break_config, "config.json cannot be read"),
         (keep_half_of_a_shard, "cut short: .* bytes are there"),
-        (name_other_layers, r"norm1_context.* holds 2,048 numbers, and by its config.json 6,144"),
-        (name_other_width, "holds .* numbers, and by its config.json"),
+        (name_other_layers, r"norm1_context.* has 2,048 values, but 6,144 by its config.json"),
+        (name_other_width, "has .* values, but .* by its config.json"),
         (take_another_vae, "makes 4 latent channels, but the transformer takes 16"),
         (take_another_t5, "is 768 wide, but the transformer takes 48"),
     ],
@@ -172,12 +172,12 @@ def test_a_weights_variant_is_taken_where_a_part_has_it(parts: ModelComponents, 
     assert wanted.identity != parts.identity
     assert replace(wanted, identity="", weights_variant=None) == replace(found(folder), identity="")
     plain.unlink()
-    with pytest.raises(ModelError, match=r"there is diffusion_pytorch_model\.fp16\.safetensors.*--variant"):
+    with pytest.raises(ModelError, match=r"it has diffusion_pytorch_model\.fp16\.safetensors.*--variant"):
         found(folder)
 
 
 def test_a_path_that_is_not_there_and_a_single_file_are_told_apart(tmp_path: Path) -> None:
-    with pytest.raises(ModelError, match="no folder on this machine"):
+    with pytest.raises(ModelError, match="not a folder on this machine"):
         found(tmp_path / "nowhere")
     (tmp_path / "sd3.safetensors").touch()
     with pytest.raises(ModelError, match="cannot be read as tensors"):

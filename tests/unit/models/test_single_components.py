@@ -182,12 +182,12 @@ def of_another_vocabulary(tensors: Tensors) -> None:
 @pytest.mark.parametrize(
     ("part", "source", "edit", "said"),
     [
-        ("text_encoder_3", "text_encoder", None, r"holds no T5 that this program knows, but CLIP-L and CLIP-G"),
-        ("vae", "text_encoder_3", None, r"holds no VAE that this program knows, but T5"),
-        ("text_encoder", "vae", None, r"holds no CLIP-L that this program knows, but VAE"),
+        ("text_encoder_3", "text_encoder", None, r"contains no T5 of a known kind, but CLIP-L and CLIP-G"),
+        ("vae", "text_encoder_3", None, r"contains no VAE of a known kind, but T5"),
+        ("text_encoder", "vae", None, r"contains no CLIP-L of a known kind, but VAE"),
         ("text_encoder_2", "text_encoder", None, r"are 16 and 16 wide"),
         ("text_encoder_3", "text_encoder_3", of_int8, r"wo\.weight is quantized to torch\.int8.*fp16 or fp8"),
-        ("text_encoder_3", "text_encoder_3", of_another_vocabulary, r"64,256 words, which are not those"),
+        ("text_encoder_3", "text_encoder_3", of_another_vocabulary, r"64,256 words and does not fit"),
     ],
 )
 def test_a_file_that_does_not_fit_is_told(
@@ -211,7 +211,7 @@ def test_a_file_that_does_not_fit_is_told(
 def test_clips_in_each_other_s_place_are_told(base: Path, named: dict[str, str], tiny_pipeline: Path) -> None:
     swapped = {OPTIONS["text_encoder"]: str(tiny_pipeline / "text_encoder_2")}
     swapped |= {OPTIONS["text_encoder_2"]: str(tiny_pipeline / "text_encoder")}
-    with pytest.raises(ModelError, match=r"are 24 and 16 wide.*in their own places"):
+    with pytest.raises(ModelError, match=r"are 24 and 16 wide.*not swapped"):
         found(base, **named | swapped)
 
 
@@ -224,7 +224,7 @@ def test_what_a_file_lacks_is_listed_with_its_settings(base: Path, named: dict[s
         "  text_encoder (CLIP-L): set PRETRAINED_CLIP_L_MODEL_NAME_OR_PATH to clip_l.safetensors"
     )
     assert lines[2].startswith("  text_encoder_3 (T5): set PRETRAINED_T5_MODEL_NAME_OR_PATH to")
-    assert lines[2].endswith("or to none to train without it")
+    assert lines[2].endswith("or set it to none to train without T5")
     assert "PRETRAINED_PARTS_MODEL_NAME_OR_PATH" in lines[3]
 
 
@@ -266,7 +266,7 @@ def test_shards_as_diffusers_named_them_before(variant: str | None, tiny_pipelin
     middle = ".fp16" if variant else ""
     assert names == [f"diffusion_pytorch_model-0000{number}-of-00002{middle}.safetensors" for number in (1, 2)]
     (folder / "transformer" / names[1]).unlink()
-    with pytest.raises(ModelError, match=f"lacks {names[1]}; is the download whole"):
+    with pytest.raises(ModelError, match=f"lacks {names[1]}; is the download complete"):
         found(folder, variant=variant)
 
 

@@ -75,7 +75,7 @@ def test_one_that_is_there_is_left_and_one_of_another_recipe_replaced(tmp_path: 
 
 def test_a_folder_that_holds_something_else_is_never_touched(tmp_path: Path) -> None:
     (tmp_path / "diary.txt").write_text("mine")
-    with pytest.raises(ModelError, match="holds something else"):
+    with pytest.raises(ModelError, match="has other content"):
         make_tiny_pipeline(tmp_path)
     assert contents(tmp_path) == {"diary.txt": b"mine"}
 

@@ -122,7 +122,7 @@ def test_weights_of_another_shape_or_too_few_are_refused(tmp_path: Path, cpu: to
     with pytest.raises(ModelError, match=r"of the deep lack the tensor blocks\.7\.weight"):
         load_weights(model, weights_of(partial(open_all, [file])), form, name="deep")
     save_file({**tensors, "blocks.7.weight": torch.zeros(2, 1024)}, file)
-    with pytest.raises(ModelError, match=r"blocks\.7\.weight is of the shape \[2, 1024\], but by its config"):
+    with pytest.raises(ModelError, match=r"blocks\.7\.weight has the shape \[2, 1024\], but its config requires"):
         load_weights(model, weights_of(partial(open_all, [file])), form, name="deep")
 
 

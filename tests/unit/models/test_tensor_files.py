@@ -44,7 +44,7 @@ def test_they_are_copied_back_by_name_where_everything_agrees(tmp_path: Path) ->
         with pytest.raises(ModelError, match=r"holds odd as torch\.bfloat16 \[3\], but the run's.* Do this\."):
             copy_tensors(file, into=into | wrong, fix="Do this.")
     del into["odd"]
-    with pytest.raises(ModelError, match="odd is only in one of the two"):
+    with pytest.raises(ModelError, match="only one of them has the tensor odd"):
         copy_tensors(file, into=into, fix="")
     file.write_bytes(file.read_bytes()[:40])
     with pytest.raises(ModelError, match="cannot be read as tensors"):

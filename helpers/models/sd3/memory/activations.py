@@ -1,7 +1,7 @@
-"""How many bytes one pass through the transformer, a text encoder or the VAE holds at its highest.
+"""Peak activation memory of one pass through the transformer, a text encoder or the VAE, in bytes.
 
-What autograd keeps is counted tensor by tensor, as diffusers' JointTransformerBlock and peft's LoRA layers compute them
-(PyTorch's own attention keeps queries, keys, values and its output, never the matrix of scores).
+Tensors that autograd saves are counted one by one, for diffusers' JointTransformerBlock and peft's LoRA layers
+(PyTorch's attention saves queries, keys, values and its output, never the matrix of scores).
 """
 
 from dataclasses import dataclass
@@ -10,17 +10,17 @@ from helpers.models.sd3.memory.architecture import MLP_RATIO, TextEncoder, Trans
 
 BF16, FP32 = 2, 4
 TEXT_ROWS = 32
-"""Captions that a text encoder is handed at once."""
+"""A text encoder's batch size in captions."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ForwardShape:
     """One forward pass of the transformer.
 
-    image_tokens, text_tokens: of one image. base: bytes of a number of the base. autocast: whether matrices are
-    multiplied in bf16 whatever they are held in. norms_in_fp32: as autocast has it on CUDA. full: whether all weights
-    move. adapted: names of the layers with an adapter. lengths: whether it learns the lengths of rows, as a DoRA.
-    quantized: whether the blocks' linear layers are.
+    image_tokens, text_tokens: per image. base: bytes per value of the base's dtype. autocast: whether matrices are
+    multiplied in bf16 for any dtype. norms_in_fp32: whether layer norms run in fp32, as with autocast on CUDA. full:
+    whether all weights are trained. adapted: names of the layers with an adapter. lengths: whether the adapter trains
+    row norms, as DoRA does. quantized: whether the blocks' linear layers are quantized.
     """
 
     image_tokens: int
@@ -36,22 +36,22 @@ class ForwardShape:
 
     @property
     def number(self) -> int:
-        """Bytes of a number that a layer gives."""
+        """Bytes per value of a layer's output."""
         return BF16 if self.autocast else self.base
 
     @property
     def norm_bytes(self) -> int:
-        """Bytes of a number in a layer norm."""
+        """Bytes per value in a layer norm."""
         return FP32 if self.autocast and self.norms_in_fp32 else self.number
 
     @property
     def weight_bytes(self) -> int:
-        """Bytes of a number as the matrix product of a trained weight wants it; adapters are fp32."""
+        """Bytes per value in the matrix product of a trained weight; adapters are fp32."""
         return self.number if self.autocast or self.full else FP32
 
     @property
     def casts_weights(self) -> bool:
-        """Whether autocast makes a bf16 copy of each weight, which the way back needs too; not of quantized ones."""
+        """Whether autocast makes a bf16 copy of each unquantized weight, which the backward pass needs too."""
         return self.autocast and self.base == FP32 and not self.quantized
 
     @property
@@ -60,7 +60,7 @@ class ForwardShape:
 
 
 def saved_activation_bytes(transformer: Transformer, run: ForwardShape, *, block: int) -> int:
-    """Bytes that autograd keeps of one block."""
+    """Bytes that autograd saves for one block."""
     last = block == transformer.layers - 1
     image = _attention(run, at=f"transformer_blocks.{block}.attn", names=("to_q", "to_k", "to_v", "to_out.0"))
     image += _query_norms(run) if transformer.qk_norm else 0
@@ -79,7 +79,7 @@ def saved_activation_bytes(transformer: Transformer, run: ForwardShape, *, block
 
 
 def _measured(transformer: Transformer, run: ForwardShape, block: int) -> int:
-    """Bytes of what a DoRA's factors multiply: of each of its layers the output, and its matrices' own."""
+    """Bytes of what a DoRA's factors multiply: the outputs of its layers and of its matrices."""
     outputs = 0
     for layer in transformer.block(block):
         if layer.name in run.adapted:
@@ -89,31 +89,29 @@ def _measured(transformer: Transformer, run: ForwardShape, block: int) -> int:
 
 
 def _cast_weights(transformer: Transformer, run: ForwardShape, block: int) -> int:
-    """Bytes of the bf16 copies of a frozen block's weights; no gradient goes through its modulation by the time."""
+    """Bytes of the bf16 copies of a frozen block's weights; no gradient goes through its timestep modulation."""
     if not run.casts_weights:
         return 0
     return BF16 * sum(layer.weights for layer in transformer.block(block) if ".norm1" not in layer.name)
 
 
 def _attention(run: ForwardShape, *, at: str, names: tuple[str, str, str, str]) -> int:
-    """Bytes kept for each channel of each token, from the norm before an attention to its output."""
+    """Bytes saved per channel and token, from the norm before an attention to its output."""
     adapted = sum(f"{at}.{name}" in run.adapted for name in names[:3])
     kept = run.norm_bytes + _inputs(run, held=run.norm_bytes, adapted=adapted, layers=3)
     kept += 4 * run.number
     if run.full or f"{at}.{names[3]}" in run.adapted:
-        kept += (
-            run.weight_bytes
-        )  # both streams' outputs lie in one tensor, of which a layer wants its own part in one piece
+        kept += run.weight_bytes  # both streams' outputs are in one tensor; a layer makes its part contiguous
     if run.full:
         kept += run.norm_bytes + run.number  # for the gradients of scale and gate
     return kept
 
 
 def _inputs(run: ForwardShape, *, held: int, adapted: int, layers: int) -> int:
-    """Bytes kept of the input, `held` bytes a number, that some linear layers share, `adapted` of them with a LoRA."""
-    weighed = layers if run.full else adapted
-    copies = weighed * run.weight_bytes if held != run.weight_bytes else 0
-    shared = held if weighed and not copies else 0
+    """Bytes saved of the input, `held` per value, that some linear layers share, `adapted` of them with a LoRA."""
+    copied = layers if run.full else adapted
+    copies = copied * run.weight_bytes if held != run.weight_bytes else 0
+    shared = held if copied and not copies else 0
     return copies + shared
 
 
@@ -123,7 +121,7 @@ def _query_norms(run: ForwardShape) -> int:
 
 
 def _mlp(run: ForwardShape, *, at: str) -> int:
-    """Bytes kept for each channel of each token, from the norm before the MLP to its output."""
+    """Bytes saved per channel and token, from the norm before the MLP to its output."""
     first, second = (f"{at}.{name}" in run.adapted for name in ("net.0.proj", "net.2"))
     kept = run.norm_bytes + _inputs(run, held=run.norm_bytes, adapted=int(first), layers=1)
     kept += MLP_RATIO * (run.number + _inputs(run, held=run.number, adapted=int(second), layers=1))
@@ -133,18 +131,18 @@ def _mlp(run: ForwardShape, *, at: str) -> int:
 
 
 def block_inputs(transformer: Transformer, run: ForwardShape) -> int:
-    """Bytes of what goes into one block, which is all that checkpointing keeps of it."""
+    """Bytes of one block's inputs, the only tensors that checkpointing saves."""
     return run.tokens * transformer.width * run.number
 
 
 def backward_transient(transformer: Transformer, run: ForwardShape) -> int:
-    """Bytes of gradients under way in the MLP, whose four-fold width makes it the highest place of a block."""
+    """Bytes of temporary gradients in the MLP, where a block peaks because of its fourfold width."""
     across = 2 * run.tokens * run.number
     return (across + 2 * MLP_RATIO * run.images * run.image_tokens * run.number) * transformer.width
 
 
 def forward_transient(transformer: Transformer, run: ForwardShape) -> int:
-    """Bytes that a block holds at its highest when nothing is kept for a way back: before and after the activation."""
+    """Peak bytes of a block without a backward pass: before and after the MLP's activation."""
     dual = 2 if transformer.dual_attention_layers else 0
     image = run.number + run.norm_bytes + run.number * (1 + dual + 2 * MLP_RATIO)
     text = run.number + run.norm_bytes + run.number
@@ -152,9 +150,9 @@ def forward_transient(transformer: Transformer, run: ForwardShape) -> int:
 
 
 def text_encoding(encoder: TextEncoder, *, tokens: int, number: int) -> int:
-    """Bytes that a text encoder's pass over a batch of captions holds, in the MLP of a layer; number: bytes of one.
+    """Peak bytes of a text encoder's pass over a batch of captions, in the MLP of a layer; number: bytes per value.
 
-    T5's gated activation is computed in several steps; CLIP gives the hidden states of all layers.
+    T5's gated activation is computed in several steps; CLIP returns the hidden states of all layers.
     """
     if encoder.is_t5:
         return TEXT_ROWS * tokens * (4 * encoder.width + 4 * encoder.mlp) * number
@@ -162,19 +160,19 @@ def text_encoding(encoder: TextEncoder, *, tokens: int, number: int) -> int:
 
 
 def vae_encoding(vae: Vae, *, width: int, height: int, images: int, number: int) -> int:
-    """Bytes that encoding images holds: the second resnet, at full resolution, is the highest place.
+    """Peak bytes of encoding images, in the second resnet at full resolution.
 
-    There are the first's input, which its caller holds, its output, what the second makes of that, their sum, and the
-    sum divided by its scale. Processors copy what a convolution is given into another order, when there are four maps.
+    It holds the first resnet's input, held by its caller, its output, the second's result, their sum, and the sum
+    divided by its scale. CPUs copy a convolution's input to another memory layout, while there are four maps.
     """
     channels = 5 * vae.widths[0]
     return images * width * height * (channels * number + 3 * (FP32 + number))
 
 
 def vae_decoding(vae: Vae, *, width: int, height: int, number: int, reorders: bool) -> int:
-    """Bytes that decoding an image holds: the first resnet at full resolution still has the width of the one before.
+    """Peak bytes of decoding an image: the first resnet at full resolution has the previous block's input width.
 
-    Beyond a megapixel the image is decoded in tiles of one.
+    Images over a megapixel are decoded in tiles of one megapixel.
     """
     channels = 3 * vae.widths[1] + (vae.widths[0] if reorders else 0)
     at_once = min(width * height, 1024**2)

@@ -1,6 +1,6 @@
-"""An SD3's parts by their shapes alone, read from its config files, so that its size is known before it is loaded.
+"""The shapes of an SD3's components, read from its config files, so that its size is known before it is loaded.
 
-Standard library only: the wizard and the dry run estimate with it in milliseconds. Parameter counts are exact.
+Standard library only: the wizard and the dry run estimate memory with it in milliseconds. Parameter counts are exact.
 """
 
 import json
@@ -15,7 +15,7 @@ MLP_RATIO = 4
 
 @dataclass(frozen=True, slots=True)
 class Linear:
-    """A linear layer of some part, by the name it has there."""
+    """A linear layer of a component, by its name there."""
 
     name: str
     inputs: int
@@ -35,7 +35,7 @@ class Linear:
 class Transformer:
     """The transformer of Esser et al. 2024, by the fields of its config.
 
-    positions: numbers in its table of positions, a buffer and no parameter.
+    positions: the size of its table of positions, a buffer rather than a parameter.
     """
 
     layers: int
@@ -58,7 +58,7 @@ class Transformer:
         return self.positions_per_edge**2 * self.width
 
     def block(self, index: int) -> Iterator[Linear]:
-        """The linear layers of one block; the last one throws its text stream away and has less of it."""
+        """The linear layers of one block; the last block discards its text stream, and has fewer layers for it."""
         width, at = self.width, f"transformer_blocks.{index}"
         dual, last = index in self.dual_attention_layers, index == self.layers - 1
         yield Linear(f"{at}.norm1.linear", width, (9 if dual else 6) * width)
@@ -89,7 +89,7 @@ class Transformer:
             yield from self.block(index)
 
     def weights(self) -> Iterator[tuple[str, int]]:
-        """Every parameter by name, and how many numbers it has."""
+        """Every parameter's name and size."""
         yield "pos_embed.proj.weight", self.patch**2 * self.channels * self.width
         yield "pos_embed.proj.bias", self.width
         for layer in self.linears():
@@ -105,14 +105,14 @@ class Transformer:
 
     @property
     def parameters(self) -> int:
-        return sum(numbers for _, numbers in self.weights())
+        return sum(size for _, size in self.weights())
 
 
 @dataclass(frozen=True, kw_only=True)
 class TextEncoder:
     """CLIP's text model with its projection, or (`is_t5`) the encoder of T5 v1.1, whose heads may be wider.
 
-    inner: all heads together. positions: tokens that CLIP reads; T5's length is a setting.
+    inner: the width of all heads together. positions: CLIP's token limit; T5's is a setting.
     """
 
     is_t5: bool
@@ -128,13 +128,13 @@ class TextEncoder:
 
     @property
     def linear_weights(self) -> int:
-        """The weights of linear layers, which are what quantizing shrinks."""
+        """The number of weights in linear layers, which quantizing shrinks."""
         attention, mlp = 4 * self.width * self.inner, (3 if self.is_t5 else 2) * self.width * self.mlp
         return self.layers * (attention + mlp) + self.width * self.projection
 
     @property
     def linear_rows(self) -> int:
-        """The outputs of all linear layers together."""
+        """The total outputs of all linear layers."""
         mlp = 2 * self.mlp if self.is_t5 else self.mlp
         return self.layers * (3 * self.inner + self.width + mlp + self.width) + self.projection
 
@@ -150,7 +150,7 @@ class TextEncoder:
 
 @dataclass(frozen=True, kw_only=True)
 class Vae:
-    """A diffusers AutoencoderKL; widths: channels from the image inwards."""
+    """A diffusers AutoencoderKL; widths: channels of the blocks, from the image to the latents."""
 
     widths: tuple[int, ...]
     resnets: int
@@ -197,7 +197,7 @@ class Vae:
 
 @dataclass(frozen=True, kw_only=True)
 class Architecture:
-    """All components of a model; text_encoders: CLIP-L, CLIP-G and T5, where it is not trained without."""
+    """All components of a model; text_encoders: CLIP-L, CLIP-G and, unless it is left out, T5."""
 
     transformer: Transformer
     text_encoders: tuple[TextEncoder, ...]
@@ -205,7 +205,7 @@ class Architecture:
 
 
 def read_architecture(*, transformer: Path, text_encoders: tuple[Path, ...], vae: Path) -> Architecture:
-    """The architecture of a model by the folders of its parts, each with a config.json that has been checked."""
+    """The architecture of a model from its components' folders, each with a checked config.json."""
     return Architecture(
         transformer=transformer_of(_read(transformer)),
         text_encoders=tuple(text_encoder_of(_read(folder)) for folder in text_encoders),
@@ -230,7 +230,7 @@ def transformer_of(config: Mapping[str, Any]) -> Transformer:
 
 
 def text_encoder_of(config: Mapping[str, Any]) -> TextEncoder:
-    """The text encoder that a config.json describes; what it leaves out is as the library fills it in."""
+    """The text encoder that a config.json describes; missing entries get the library's defaults."""
     if "d_model" in config:
         return TextEncoder(
             is_t5=True,
@@ -275,9 +275,9 @@ def _convolution(inputs: int, outputs: int, *, edge: int = 3) -> int:
 
 
 def _resnet(inputs: int, outputs: int) -> int:
-    """Two normalized convolutions, and one past them where the width changes."""
-    past = _convolution(inputs, outputs, edge=1) if inputs != outputs else 0
-    return 2 * inputs + _convolution(inputs, outputs) + 2 * outputs + _convolution(outputs, outputs) + past
+    """Two normalized convolutions, and a shortcut convolution if the width changes."""
+    shortcut = _convolution(inputs, outputs, edge=1) if inputs != outputs else 0
+    return 2 * inputs + _convolution(inputs, outputs) + 2 * outputs + _convolution(outputs, outputs) + shortcut
 
 
 def _clip(width: int, layers: int, heads: int) -> TextEncoder:
@@ -319,4 +319,4 @@ KNOWN: Mapping[str, Architecture] = {
         Transformer(layers=38, heads=38, head_width=64, text_width=4096, pooled_width=2048, qk_norm=True)
     ),
 }
-"""The published models, by the names that `ModelComponents.variant` has for them."""
+"""The published models, by their names in `ModelComponents.variant`."""

@@ -1,6 +1,6 @@
-"""How much memory a run will need, from shapes and settings alone, before anything is loaded.
+"""Estimates a run's memory from shapes and settings, before anything is loaded.
 
-Standard library only. What is counted is what PyTorch asks for; benchmarks/memory.py holds it against measured peaks.
+Standard library only. It counts what PyTorch allocates; benchmarks/memory.py compares it with measured peaks.
 """
 
 from collections.abc import Iterable, Sequence
@@ -15,40 +15,40 @@ from helpers.models.sd3.memory.trainable_parameters import adapted_layers, adapt
 BYTES = {"bf16": activations.BF16, "fp32": activations.FP32}
 QUANTO_BITS = {"int8-quanto": 8, "fp8-quanto": 8, "int4-quanto": 4, "int2-quanto": 2}
 QUANTO_GROUP = 128
-"""Weights that share a scale and a zero point below 8 bits; at 8 bits a row shares a scale."""
+"""Values that share a scale and a zero point below 8 bits; at 8 bits a row shares a scale."""
 
 STOCHASTIC_NUMBER_BYTES = 6 * 4
 STOCHASTIC_NUMBERS = 2**24
-"""Weights that stochastic_adamw.py moves at once: gradient, moments, weight, and what rounding draws, in fp32."""
+"""Parameters that stochastic_adamw.py updates at once: gradient, moments, weight and random values, in fp32."""
 
 CUDA_CONTEXT_BYTES = 600 * 10**6
-"""What CUDA, its libraries and their kernels take of a device before the first number is stored there."""
+"""Memory that CUDA, its libraries and kernels use on a device before the first tensor."""
 
 LIBRARIES_BYTES = 700 * 10**6
-"""What Python, PyTorch, diffusers and transformers take of a processor's memory before the first number is stored."""
+"""CPU memory that Python, PyTorch, diffusers and transformers use before the first tensor."""
 
 TOKENIZER_BYTES = 30 * 10**6
-"""What the library takes to hold the words of a tokenizer."""
+"""Memory of a tokenizer's vocabulary in the library."""
 
 BATCHES_HELD = 6
 
 
 def estimate_memory(architecture: Architecture, workload: Workload) -> MemoryEstimate:
-    """The peaks of caching, training and validation; validation is 0 where no image is drawn."""
+    """The peaks of caching, training and validation; validation is 0 if no images are generated."""
     overhead = LIBRARIES_BYTES if workload.device == "cpu" else CUDA_CONTEXT_BYTES
     training = training_memory(architecture, workload)
-    drawing = validation_memory(architecture, workload)
+    generating = validation_memory(architecture, workload)
     return MemoryEstimate(
         caching_bytes=caching_memory(architecture, workload) + overhead,
         training_bytes=training.total + overhead,
-        validation_bytes=drawing + overhead if workload.validation else 0,
+        validation_bytes=generating + overhead if workload.validation else 0,
         overhead_bytes=overhead,
         training=training,
     )
 
 
 def _beside_adapter(transformer: Transformer, workload: Workload) -> int:
-    """Bytes that stay, frozen, with an adapter: the numbers it began at, and of a DoRA the squares of rows' lengths."""
+    """Bytes of an adapter's frozen tensors: its initial values, and the squared row norms of a DoRA."""
     if workload.model_type == "full":
         return 0
     start = pairs(transformer, workload) if workload.keeps_start else 0
@@ -57,7 +57,7 @@ def _beside_adapter(transformer: Transformer, workload: Workload) -> int:
 
 
 def _directions(transformer: Transformer, workload: Workload) -> int:
-    """Bytes of what SOAP remembers besides: for each side that is not too long, its statistics and directions."""
+    """Bytes of SOAP's additional state: statistics and eigenvectors for each dimension that is not too large."""
     if workload.optimizer != "soap":
         return 0
     if workload.model_type == "full":
@@ -70,40 +70,40 @@ def _directions(transformer: Transformer, workload: Workload) -> int:
 
 
 def transformer_bytes(transformer: Transformer, precision: PrecisionOptions) -> int:
-    """The frozen transformer and its table of positions, as they are held."""
+    """Bytes of the frozen transformer and its table of positions, as stored."""
     number = _base_bytes(precision)
-    whole = (transformer.parameters + transformer.positions) * number
+    unquantized = (transformer.parameters + transformer.positions) * number
     blocks = [layer for index in range(transformer.layers) for layer in transformer.block(index)]
     weights, rows = sum(layer.weights for layer in blocks), sum(layer.outputs for layer in blocks)
-    return whole - _saved_by_quantizing(weights, rows=rows, level=precision.base_model_precision, number=number)
+    return unquantized - _saved_by_quantizing(weights, rows=rows, level=precision.base_model_precision, number=number)
 
 
 def frozen_bytes(transformer: Transformer, workload: Workload) -> int:
-    """The frozen transformer on the device; blocks that wait elsewhere share two rooms there, see visiting.py.
+    """Bytes of the frozen transformer on the device; offloaded blocks share two buffers, see performance/offload.py.
 
-    A processor holds both the blocks and the rooms.
+    On a CPU, both the blocks and the buffers are in its memory.
     """
-    whole = transformer_bytes(transformer, workload.precision)
+    total = transformer_bytes(transformer, workload.precision)
     away = range(transformer.layers)[-workload.offload_blocks :] if workload.offload_blocks else ()
     sizes = [_block_bytes(transformer, workload.precision, block) for block in away]
-    rooms = min(2, len(sizes)) * max(sizes, default=0)
-    return whole + rooms - (sum(sizes) if workload.device != "cpu" else 0)
+    buffers = min(2, len(sizes)) * max(sizes, default=0)
+    return total + buffers - (sum(sizes) if workload.device != "cpu" else 0)
 
 
 def _still_bytes(transformer: Transformer, workload: Workload) -> int:
-    """What does not move of a transformer that is trained in full."""
+    """Bytes of the frozen weights in full finetuning."""
     still = transformer.parameters - trained_parameters(transformer, workload)
     return (transformer.positions + still) * _base_bytes(workload.precision)
 
 
 def text_encoder_bytes(encoder: TextEncoder, *, level: str, number: int) -> int:
-    """A text encoder as it is held; number: bytes of one that is not quantized."""
+    """Bytes of a text encoder as stored; number: bytes per unquantized value."""
     saved = _saved_by_quantizing(encoder.linear_weights, rows=encoder.linear_rows, level=level, number=number)
     return encoder.parameters * number - saved
 
 
 def caching_memory(architecture: Architecture, workload: Workload) -> int:
-    """The largest of the encoders, one of which is there at a time, with what its work needs."""
+    """The largest encoder with its activations; only one encoder is loaded at a time."""
     precision = workload.precision
     number = _encoder_bytes(precision)
     needs = []
@@ -113,12 +113,12 @@ def caching_memory(architecture: Architecture, workload: Workload) -> int:
         level = precision.text_encoder_precision(place)
         held = text_encoder_bytes(encoder, level=level, number=number)
         if workload.device == "cpu" and level not in QUANTO_BITS and number == activations.FP32:
-            held -= encoder.vocabulary * number * encoder.width  # mapped from its file, of which few rows are read
+            held -= encoder.vocabulary * number * encoder.width  # memory-mapped, and few rows are read
         tokens = workload.t5_tokens if encoder.is_t5 else encoder.positions
         widest = encoder.mlp * encoder.width
-        whole = _made_whole(widest, level=level, number=number)
+        dequantized = _dequantized(widest, level=level, number=number)
         held += TOKENIZER_BYTES if workload.device == "cpu" else 0
-        needs.append(held + whole + activations.text_encoding(encoder, tokens=tokens, number=number))
+        needs.append(held + dequantized + activations.text_encoding(encoder, tokens=tokens, number=number))
     number = _vae_bytes(precision)
     working = activations.vae_encoding(
         architecture.vae,
@@ -132,9 +132,9 @@ def caching_memory(architecture: Architecture, workload: Workload) -> int:
 
 
 def training_memory(architecture: Architecture, workload: Workload) -> TrainingMemory:
-    """What training needs at its highest, from the second step on, when the optimizer remembers.
+    """The peak of training, from the second step on, when the optimizer has its state.
 
-    That is at the end of the forward pass, at the end of the backward pass, or in the optimizer's step.
+    The peak is at the end of the forward pass, at the end of the backward pass, or in the optimizer step.
     """
     transformer, precision = architecture.transformer, workload.precision
     full = workload.model_type == "full"
@@ -165,86 +165,87 @@ def training_memory(architecture: Architecture, workload: Workload) -> TrainingM
 
 
 def validation_memory(architecture: Architecture, workload: Workload) -> int:
-    """What drawing an image between two steps needs: all of training but its gradients and activations stays."""
+    """The peak of generating an image between two steps; all but gradients and activations stays in memory."""
     if workload.validation is None:
         return 0
     training = training_memory(architecture, workload)
     width, height = workload.validation
-    drawn = _pass(architecture, workload, width=width, height=height, images=2 if workload.guided else 1)
+    sampled = _pass(architecture, workload, width=width, height=height, images=2 if workload.guided else 1)
     number = _vae_bytes(workload.precision)
     decoding = activations.vae_decoding(
         architecture.vae, width=width, height=height, number=number, reorders=workload.device == "cpu"
     )
     stays = training.weights + training.trained + training.optimizer
     if workload.keeps_average and workload.device == "cpu":
-        stays += training.trained  # drawn from the average, while the weights as they are wait
+        stays += training.trained  # images use the average, while the current weights are kept
     loaded = 0 if workload.keeps_vae else architecture.vae.parameters * number
-    working = activations.forward_transient(architecture.transformer, drawn)
+    working = activations.forward_transient(architecture.transformer, sampled)
     level = workload.precision.base_model_precision
-    working += _made_whole(_largest_layer(architecture.transformer), level=level, number=drawn.base)
+    working += _dequantized(_largest_layer(architecture.transformer), level=level, number=sampled.base)
     return stays + max(working, loaded + decoding)
 
 
 def _learning_clips(architecture: Architecture, workload: Workload) -> dict[int, TextEncoder]:
-    """Text encoders that stay loaded and learn, by number."""
+    """The text encoders that are trained, and so stay loaded, by number."""
     if not workload.trains_text:
         return {}
     return {place: each for place, each in enumerate(architecture.text_encoders, 1) if not each.is_t5}
 
 
 def _adapter_parameters(clip: TextEncoder, *, rank: int) -> int:
-    """Of a LoRA on a CLIP's four projections of each attention."""
+    """Parameters of a LoRA on the four projections of each attention of a CLIP."""
     return clip.layers * 4 * rank * (clip.width + clip.inner)
 
 
 def _clip_activations(clips: Iterable[TextEncoder], workload: Workload) -> int:
-    """What is kept of the CLIPs' forward pass: of a layer its input, what its norms, attention and MLP were given, and
-    the LoRA's inputs in fp32; with checkpointing of one layer at a time, of the others their input alone."""
+    """Bytes saved in the CLIPs' forward pass: each layer's input, the inputs of its norms, attention and MLP, and the
+    LoRA's inputs in fp32; with checkpointing, all this for one layer, and only the inputs of the others."""
     total, number = 0, _encoder_bytes(workload.precision)
     for clip in clips:
         tokens = workload.batch_size * clip.positions
-        whole = tokens * (8 * clip.width + 3 * clip.mlp) * number + tokens * 4 * clip.width * activations.FP32
+        per_layer = tokens * (8 * clip.width + 3 * clip.mlp) * number + tokens * 4 * clip.width * activations.FP32
         given = tokens * clip.width * number
-        total += clip.layers * given + whole if workload.gradient_checkpointing else clip.layers * (given + whole)
+        whole_layers = 1 if workload.gradient_checkpointing else clip.layers
+        total += clip.layers * given + whole_layers * per_layer
     return total
 
 
 def _activations(architecture: Architecture, workload: Workload) -> tuple[int, int]:
-    """Bytes that are held at the end of the forward pass, and at that of the backward pass."""
+    """Bytes of activations at the end of the forward pass, and at the end of the backward pass."""
     transformer = architecture.transformer
     run = _pass(architecture, workload, width=workload.width, height=workload.height, images=workload.batch_size)
     kept = [activations.saved_activation_bytes(transformer, run, block=index) for index in range(transformer.layers)]
-    under_way = activations.backward_transient(transformer, run)
+    transient = activations.backward_transient(transformer, run)
     batches = BATCHES_HELD if workload.device == "cpu" else 1
     read = batches * workload.batch_size * run.text_tokens * transformer.text_width * activations.BF16
     cast = activations.BF16 * transformer.parameters if run.full and run.casts_weights else 0
     level = workload.precision.base_model_precision
-    under_way += _made_whole(_largest_layer(transformer), level=level, number=run.base)
+    transient += _dequantized(_largest_layer(transformer), level=level, number=run.base)
     if workload.use_dora and run.adapted and _base_bytes(workload.precision) != activations.FP32:
-        # Rows are measured in fp32, one layer after the other.
-        under_way += activations.FP32 * _largest_layer(transformer)
+        # Row norms are computed in fp32, one layer at a time.
+        transient += activations.FP32 * _largest_layer(transformer)
     away = workload.offload_activations and workload.device != "cpu"
-    one_block = read + max(kept) + under_way
+    one_block = read + max(kept) + transient
     if workload.gradient_checkpointing and not away:
         interval, given = workload.checkpointing_interval, activations.block_inputs(transformer, run)
         stay, highest = _recomputing(kept, given=given, interval=interval)
-        return max(read + cast + stay, read + highest + under_way), one_block
+        return max(read + cast + stay, read + highest + transient), one_block
     if workload.gradient_checkpointing:
         return max(read + cast, one_block), one_block
-    return read + cast + (max(kept) if away else sum(kept)) + under_way, one_block
+    return read + cast + (max(kept) if away else sum(kept)) + transient, one_block
 
 
 def _recomputing(kept: Sequence[int], *, given: int, interval: int) -> tuple[int, int]:
-    """Bytes that wait for the backward pass, and the most there are on the way back, when it computes a block again.
+    """Bytes saved for the backward pass, and the peak of the backward pass, when it recomputes a block.
 
-    kept: of each block. given: its input, which is all that waits of every `interval`-th block. On the way back nothing
-    is left of the blocks that follow.
+    kept: bytes of each block. given: bytes of its input, all that is saved of every `interval`-th block. The backward
+    pass has already freed the blocks after the current one.
     """
     stay = highest = 0
     for block, size in enumerate(kept):
-        again = block % interval == 0
-        stay += given if again else size
-        highest = max(highest, stay + (size if again else 0))
+        recomputed = block % interval == 0
+        stay += given if recomputed else size
+        highest = max(highest, stay + (size if recomputed else 0))
     return stay, highest
 
 
@@ -277,7 +278,7 @@ def _block_bytes(transformer: Transformer, precision: PrecisionOptions, block: i
 
 
 def _saved_by_quantizing(weights: int, *, rows: int, level: str, number: int) -> int:
-    """Bytes that quantizing `weights` weights in `rows` rows, of `number` bytes each, saves."""
+    """Bytes saved by quantizing `weights` values in `rows` rows, of `number` bytes each."""
     bits = QUANTO_BITS.get(level)
     if bits is None:
         return 0
@@ -285,8 +286,8 @@ def _saved_by_quantizing(weights: int, *, rows: int, level: str, number: int) ->
     return weights * number - weights * bits // 8 - scales
 
 
-def _made_whole(weights: int, *, level: str, number: int) -> int:
-    """What computing with the largest quantized layer needs: its dequantized weight, and what that is made of."""
+def _dequantized(weights: int, *, level: str, number: int) -> int:
+    """Bytes for computing with the largest quantized layer: its dequantized weight, and a temporary copy."""
     return 2 * number * weights if level in QUANTO_BITS else 0
 
 
@@ -295,7 +296,7 @@ def _largest_layer(transformer: Transformer) -> int:
 
 
 def _step_bytes(workload: Workload, *, moving: int) -> int:
-    """What a step of the optimizer works with, besides what it remembers."""
+    """Bytes of temporary tensors in an optimizer step, besides its state."""
     return STOCHASTIC_NUMBER_BYTES * min(STOCHASTIC_NUMBERS, moving) if workload.optimizer == "adamw_bf16" else 0
 
 

@@ -1,4 +1,4 @@
-"""Which numbers of the transformer move, from its shape and the settings alone, before anything is loaded."""
+"""Counts the transformer's trainable parameters from its shape and the settings, before anything is loaded."""
 
 from fnmatch import fnmatchcase
 
@@ -8,7 +8,7 @@ from helpers.models.sd3.memory.architecture import Linear, Transformer
 
 
 def adapted_layers(transformer: Transformer, target: str) -> list[Linear]:
-    """The linear layers that `lora_target` means; names that the model lacks are passed over."""
+    """The linear layers that `lora_target` selects; unknown names are ignored."""
     layers = {layer.name: layer for layer in transformer.linears()}
     if target in SETS:
         return [layers[name] for name in modules_in_set(layers, target, layers=transformer.layers)]
@@ -16,7 +16,7 @@ def adapted_layers(transformer: Transformer, target: str) -> list[Linear]:
 
 
 def _lies_at_one(layer: str, names: str) -> bool:
-    """Whether a layer or weight lies at or under one of a comma list of names."""
+    """Whether a layer or weight is at or below one of a comma list of names."""
     return any(_lies_at(layer, name.strip()) for name in names.split(",") if name.strip())
 
 
@@ -25,7 +25,7 @@ def _lies_at(layer: str, name: str) -> bool:
 
 
 def adapter_ranks(transformer: Transformer, workload: Workload) -> list[tuple[Linear, int]]:
-    """The layers that a LoRA sits on, each with its rank."""
+    """The layers with a LoRA, each with its rank."""
     return [
         (
             layer,
@@ -38,15 +38,15 @@ def adapter_ranks(transformer: Transformer, workload: Workload) -> list[tuple[Li
 
 
 def trained_parameters(transformer: Transformer, workload: Workload) -> int:
-    """Numbers that move."""
+    """The number of trainable parameters."""
     if workload.model_type == "full":
-        return sum(numbers for name, numbers in transformer.weights() if _moves(name, workload))
+        return sum(count for name, count in transformer.weights() if _moves(name, workload))
     lengths = sum(layer.outputs for layer, _ in adapter_ranks(transformer, workload)) if workload.use_dora else 0
     return pairs(transformer, workload) + lengths
 
 
 def _moves(weight: str, workload: Workload) -> bool:
-    """Whether a weight of a model that is trained in full does."""
+    """Whether a weight is trained in full finetuning."""
     full = workload.full
     if full.train_modules and not _lies_at_one(weight, full.train_modules):
         return False
@@ -56,5 +56,5 @@ def _moves(weight: str, workload: Workload) -> bool:
 
 
 def pairs(transformer: Transformer, workload: Workload) -> int:
-    """Numbers of a LoRA's pairs of matrices."""
+    """The number of parameters in a LoRA's pairs of matrices."""
     return sum(rank * (layer.inputs + layer.outputs) for layer, rank in adapter_ranks(transformer, workload))

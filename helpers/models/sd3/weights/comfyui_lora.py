@@ -1,7 +1,7 @@
-"""A LoRA in the original layout's names, as ComfyUI and kohya's programs read it; `lora_forms` reads them.
+"""Writes a LoRA with the original layout's names for ComfyUI and kohya's programs; `lora_forms` reads them.
 
-ComfyUI takes `lora_unet_` and the original layer's name with underscores, then `.lora_down.weight`, `.lora_up.weight`
-and `.alpha`. Where the original has one layer for queries, keys and values, its LoRA is the three side by side.
+ComfyUI reads `lora_unet_` and the original layer's name with underscores, then `.lora_down.weight`, `.lora_up.weight`
+and `.alpha`. For the original's joint layer of queries, keys and values, the three LoRAs are concatenated.
 Text encoders are `lora_te1_` (CLIP-L) and `lora_te2_` (CLIP-G), with transformers' names. A DoRA has a `.dora_scale`.
 """
 
@@ -27,9 +27,9 @@ LAST = "context_block.adaLN_modulation.1"
 def write_comfyui_lora(
     path: Path, pairs: Mapping[str, Pair], *, base: Mapping[str, LazyTensor], metadata: Mapping[str, str]
 ) -> None:
-    """Write the LoRA on diffusers' layers as a file with the original names, in fp32.
+    """Write a LoRA on diffusers' layers to a file with the original names, in fp32.
 
-    base: of a DoRA, the transformer's tensors by diffusers' names. Raises ModelError where they are needed and missing.
+    base: for a DoRA, the transformer's tensors by diffusers' names. Raises ModelError if they are missing.
     """
     tensors: dict[str, Tensor] = {}
     for prefix, mine in _by_prefix(pairs).items():
@@ -48,19 +48,19 @@ def _by_prefix(pairs: Mapping[str, Pair]) -> dict[str, dict[str, Pair]]:
 
 
 def _dora_scale(layer: Layer, pairs: Mapping[str, Pair], *, base: Mapping[str, LazyTensor]) -> Tensor:
-    """What ComfyUI multiplies the rows [outputs, 1] of W + B A with, after it has divided them by those of W.
+    """ComfyUI's scale [outputs, 1] for the rows of W + B A, which it first divides by the row norms of W.
 
-    DoRA divides by the rows of W + B A (Liu et al. 2024, equation 5), so both lengths are in this: m |W| / |W + B A|. A
-    row that has no DoRA gets |W|, which leaves it as it is.
+    DoRA divides by the row norms of W + B A (Liu et al. 2024, equation 5), so the scale is m |W| / |W + B A|. A row
+    without DoRA gets |W|, which does not change it.
     """
     columns = [_row_lengths(name, pairs.get(name), base=base) for name in layer.diffusers]
     inputs = base[f"{layer.diffusers[0]}.weight"].shape[1]
-    return _turned(layer, torch.cat(columns).unsqueeze(1), inputs=inputs)
+    return _reordered(layer, torch.cat(columns).unsqueeze(1), inputs=inputs)
 
 
 def _row_lengths(name: str, pair: Pair | None, *, base: Mapping[str, LazyTensor]) -> Tensor:
     if f"{name}.weight" not in base:
-        raise ModelError(f"The LoRA is a DoRA, and what ComfyUI needs of {name} depends on the base: name that, too.")
+        raise ModelError(f"The LoRA is a DoRA, and ComfyUI's scale of {name} depends on the base: name the base, too.")
     weight = base[f"{name}.weight"].make()
     if pair is None or pair.magnitude is None:
         return lengths(weight)
@@ -68,39 +68,39 @@ def _row_lengths(name: str, pair: Pair | None, *, base: Mapping[str, LazyTensor]
 
 
 def comfyui_scales(pairs: Mapping[str, Pair], *, base: Mapping[str, LazyTensor]) -> dict[str, Tensor]:
-    """What ComfyUI needs beside each magnitude of a DoRA in diffusers' names, [outputs, 1] by layer.
+    """ComfyUI's scale [outputs, 1] for each magnitude of a DoRA in diffusers' names, by layer.
 
-    See `_dora_scale`. ComfyUI takes queries, keys and values apart itself, but not the two halves that it swaps.
+    See `_dora_scale`. ComfyUI itself splits queries, keys and values, but not the two halves that it swaps.
     """
     found = {}
     for layer in _layers_of(pairs):
         for name in layer.diffusers:
             if (pair := pairs.get(name)) is not None and pair.magnitude is not None:
                 column = _row_lengths(name, pair, base=base).unsqueeze(1)
-                found[name] = _turned(layer, column, inputs=pair.shape[1])
+                found[name] = _reordered(layer, column, inputs=pair.shape[1])
     return found
 
 
 def to_original_pairs(pairs: Mapping[str, Pair]) -> dict[str, Pair]:
-    """A LoRA on diffusers' layers as one on the original's."""
+    """Convert a LoRA on diffusers' layers to the original's layers."""
     return {layer.original: _joined(layer, pairs) for layer in _layers_of(pairs)}
 
 
 def _layers_of(pairs: Mapping[str, Pair]) -> Iterator[Layer]:
-    """The original's layers that the LoRA is on."""
+    """The original's layers that have the LoRA."""
     for layer in layers(count=max(MOST_BLOCKS, count_of(pairs))):
         if any(name in pairs for name in layer.diffusers):
             yield layer
 
 
 def _joined(layer: Layer, pairs: Mapping[str, Pair]) -> Pair:
-    """One pair for all of a layer: downs one below the other, ups in blocks along the diagonal."""
+    """One pair for a layer: downs concatenated along rows, ups block-diagonal."""
     if len(layer.diffusers) == 1:
         pair = pairs[layer.diffusers[0]]
-        return replace(pair, down=pair.down.float(), up=_turned(layer, pair.up.float(), inputs=pair.shape[1]))
+        return replace(pair, down=pair.down.float(), up=_reordered(layer, pair.up.float(), inputs=pair.shape[1]))
     there = {place: pairs[name] for place, name in enumerate(layer.diffusers) if name in pairs}
     if len(shapes := {pair.shape for pair in there.values()}) > 1 or len(next(iter(shapes))) > 2:
-        raise ModelError(f"The LoRA is on no SD3: its {', '.join(layer.diffusers)} are not of one shape.")
+        raise ModelError(f"The LoRA is not for SD3: {', '.join(layer.diffusers)} differ in shape.")
     strengths = {pair.alpha / pair.rank for pair in there.values()}
     if len(strengths) > 1:
         there, strengths = {place: pair.multiplied() for place, pair in there.items()}, {1.0}
@@ -116,17 +116,17 @@ def _joined(layer: Layer, pairs: Mapping[str, Pair]) -> Pair:
 
 
 def split_pair(layer: Layer, pair: Pair) -> dict[str, Pair]:
-    """The pairs of diffusers' layers; each with its own columns where no two share one, else with all of them.
+    """Split a pair into those of diffusers' layers; each with its own columns if none are shared, else with all.
 
-    A piece that changes nothing is left out. Raises ModelError where the pair cannot be taken apart.
+    Pieces without effect are left out. Raises ModelError if the pair cannot be split.
     """
     if len(layer.diffusers) > 1 and (pair.input_magnitude is not None or pair.up.shape[0] % len(layer.diffusers)):
-        raise ModelError(f"the LoRA on {layer.original} cannot be divided into {', '.join(layer.diffusers)}.")
+        raise ModelError(f"the LoRA on {layer.original} cannot be split into {', '.join(layer.diffusers)}.")
     inputs = pair.down.shape[1]
-    pieces = _turned(layer, pair.up, inputs=inputs).chunk(len(layer.diffusers))
+    pieces = _reordered(layer, pair.up, inputs=inputs).chunk(len(layer.diffusers))
     lengths_of: tuple[Tensor | None, ...] = tuple(None for _ in pieces)
     if pair.magnitude is not None:
-        lengths_of = _turned(layer, pair.magnitude, inputs=inputs).chunk(len(pieces))
+        lengths_of = _reordered(layer, pair.magnitude, inputs=inputs).chunk(len(pieces))
     masks = list(columns_in_use(pieces))
     own = len(masks) > 1 and any(mask.any() for mask in masks) and bool((torch.stack(masks).sum(dim=0) <= 1).all())
     found = {}
@@ -138,15 +138,15 @@ def split_pair(layer: Layer, pair: Pair) -> dict[str, Pair]:
     return found
 
 
-def _turned(layer: Layer, up: Tensor, *, inputs: int) -> Tensor:
-    """`up` [outputs, …] with shift and scale changed about where the original has them so."""
+def _reordered(layer: Layer, up: Tensor, *, inputs: int) -> Tensor:
+    """`up` [outputs, …] with shift and scale swapped, if the original has them in the other order."""
     return with_halves_swapped(up) if is_swapped(layer, outputs=up.shape[0], inputs=inputs) else up
 
 
 def is_swapped(layer: Layer, *, outputs: int, inputs: int) -> bool:
-    """Whether the original has a layer's two halves the other way round.
+    """Whether the original has a layer's two halves in the other order.
 
-    In the last block of the text its size tells, since nothing else in an adapter tells how many blocks the model has.
+    The text stream's last block is recognized by its size, since an adapter does not show the number of blocks.
     """
     is_last = layer.original.endswith(LAST) and outputs == 2 * inputs
     return is_last or layer.original.startswith("final_layer.ada")

@@ -1,7 +1,7 @@
-"""A LyCORIS as ComfyUI reads all of it: full differences by the original's layers, every other kind as it is.
+"""Converts LyCORIS full differences to the original layout's names for ComfyUI; other kinds are unchanged.
 
-ComfyUI knows diffusers' names of the weights of LoKr, LoHa and LoRA. Of a full difference it reads `.diff` and, for the
-bias, `.diff_b`, and both only where a name stands for one whole layer of the original.
+ComfyUI reads diffusers' names for the weights of LoKr, LoHa and LoRA. It reads a full difference, `.diff` and `.diff_b`
+for the bias, only under the name of one complete layer of the original.
 """
 
 from collections.abc import Iterable, Mapping
@@ -19,33 +19,33 @@ ALPHA = "alpha"
 
 
 def has_full_differences(names: Iterable[str]) -> bool:
-    """Whether tensors with these names are a LyCORIS with a part that `to_comfyui_lycoris` gives other names."""
+    """Whether tensors with these names are a LyCORIS with full differences, which `to_comfyui_lycoris` renames."""
     return any(name.startswith(LYCORIS) and name.endswith(f".{WEIGHT}") for name in names)
 
 
 def to_comfyui_lycoris(tensors: Mapping[str, LazyTensor]) -> dict[str, LazyTensor]:
-    """The tensors of a LyCORIS on diffusers' layers by ComfyUI's names.
+    """Rename the tensors of a LyCORIS on diffusers' layers for ComfyUI.
 
-    Where the original has queries, keys and values in one layer, those that have no full difference get zeros.
+    If the original has queries, keys and values in one layer, those without a full difference get zeros.
     """
     left, found = dict(tensors), {}
     for layer in layers(count=MOST_BLOCKS):
         pieces = [_taken(left, name) for name in layer.diffusers]
         weights, biases = ([piece.get(part) for piece in pieces] for part in (WEIGHT, BIAS))
-        whole = next((each for each in weights if each), None)
-        if whole is None:
+        first = next((each for each in weights if each), None)
+        if first is None:
             continue
-        rows, inputs = whole.shape[0], whole.shape[1]
+        rows, inputs = first.shape[0], first.shape[1]
         swapped = is_swapped(layer, outputs=rows, inputs=inputs)
         flat = PREFIX + layer.original.replace(".", "_")
-        found[f"{flat}.{WEIGHT}"] = joined([each or _zeros(whole) for each in weights], swapped=swapped)
+        found[f"{flat}.{WEIGHT}"] = joined([each or _zeros(first) for each in weights], swapped=swapped)
         if (bias := next((each for each in biases if each), None)) is not None:
             found[f"{flat}.{BIAS}"] = joined([each or _zeros(bias) for each in biases], swapped=swapped)
     return left | found
 
 
 def _taken(left: dict[str, LazyTensor], name: str) -> dict[str, LazyTensor]:
-    """The full difference of a layer by its parts, which are taken away from what is left."""
+    """Remove a layer's full difference from `left`, and return its tensors by their suffixes."""
     flat = LYCORIS + name.replace(".", "_")
     if f"{flat}.{WEIGHT}" not in left:
         return {}

@@ -1,4 +1,4 @@
-"""What is wrong with the files of a model's components: every config and header is opened, and no tensor is read."""
+"""Checks the files of a model's components: reads every config and header, but no tensors."""
 
 import json
 import math
@@ -19,18 +19,18 @@ from helpers.models.sd3.weights.original.keys import POSITIONS
 from helpers.wrong_files import again, wrong_content
 
 PARTS = PARTS_OPTION.upper()
-FIX = f"set {PARTS} to a folder or hub id of a whole SD3, or download this one again"
+FIX = f"set {PARTS} to a folder or hub id of a complete SD3, or download this one again"
 SCHEDULER, SCHEDULER_CONFIG = "scheduler", "scheduler_config.json"
 VOCABULARIES = (("tokenizer.json",), ("vocab.json", "merges.txt"), ("spiece.model",))
-"""The files of which a tokenizer needs one group."""
+"""A tokenizer needs the files of one of these groups."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Components:
-    """Where the components are that a run will need.
+    """The places of a run's components.
 
-    weights: of each component with weights its folder, or in one file its name below that file. small: the folders of
-    tokenizers and scheduler. option_of: the setting that names the place of a component.
+    weights: the folder of each component with weights, or its name appended to its file. small: the folders of
+    tokenizers and scheduler. option_of: returns the option that sets the place of a component.
     """
 
     weights: Mapping[str, Path]
@@ -40,11 +40,11 @@ class Components:
 
 
 Wrong = tuple[Path, str, str]
-"""A file or folder, why it is wrong, and the fix."""
+"""A file or folder, the problem, and the fix."""
 
 
 def wrong_with_components(components: Components) -> list[Problem]:
-    """All that is wrong with the files, of every component."""
+    """All problems with the files of all components."""
     found = [
         Problem(option=components.option_of(part), value=str(path), reason=reason, fix=fix)
         for part, place in components.weights.items()
@@ -60,7 +60,7 @@ def wrong_with_components(components: Components) -> list[Problem]:
 
 
 def option_of(part: str, options: ModelOptions, *, is_in_base: bool) -> str:
-    """The setting that names the place of a component; is_in_base: it lies in the base model, which is one file."""
+    """The option that sets the place of a component; is_in_base: it is in the base model's single file."""
     if part in NAMED and getattr(options, NAMED[part]):
         return NAMED[part].upper()
     elsewhere = options.pretrained_parts_model_name_or_path and part != TRANSFORMER and not is_in_base
@@ -68,7 +68,7 @@ def option_of(part: str, options: ModelOptions, *, is_in_base: bool) -> str:
 
 
 def _of_component(place: Path, variant: str | None, *, part: str) -> Iterator[Wrong]:
-    """What is wrong with the config and the weight files of one component."""
+    """Problems with the config and weight files of one component."""
     try:
         if is_in_file(place):
             read_header(place.parent)
@@ -82,44 +82,44 @@ def _of_component(place: Path, variant: str | None, *, part: str) -> Iterator[Wr
     except ModelError as error:
         yield place, str(error), FIX
         return
-    whole, tensors = True, {}
+    complete, tensors = True, {}
     if wrong := _wrong_json(place / "config.json"):
         yield place / "config.json", *wrong
-        whole = False
+        complete = False
     for file in files:
         try:
             tensors |= read_header(file).tensors
         except BrokenFileError as error:
             yield error.path, error.reason, error.fix
-            whole = False
-    if whole and (reason := _wrong_tensors(place, tensors, part=part)):
+            complete = False
+    if complete and (reason := _wrong_tensors(place, tensors, part=part)):
         yield place, reason, "download it again, config and weights"
 
 
 def _wrong_tensors(folder: Path, tensors: Mapping[str, TensorEntry], *, part: str) -> str:
-    """Why the tensors of a component cannot be loaded; empty where nothing tells."""
+    """Why the tensors of a component cannot be loaded; empty if no problem is found."""
     for name, entry in tensors.items():
         if entry.dtype not in DTYPES:
-            return f"its tensor {name} has the dtype {entry.dtype}, which is not known here"
+            return f"its tensor {name} has the dtype {entry.dtype}, which is not supported"
     if part != TRANSFORMER:
         return ""
     try:
         transformer = transformer_of(read_config(folder))
     except KeyError as error:
-        return f"its config.json does not say {error.args[0]}"
+        return f"its config.json has no {error.args[0]}"
     wanted = {**dict(transformer.weights()), POSITIONS[1]: transformer.positions}
-    for name, numbers in wanted.items():
+    for name, size in wanted.items():
         if name not in tensors:
             return f"its weights lack the tensor {name}"
-        if (has := math.prod(tensors[name].shape)) != numbers:
-            return f"its tensor {name} holds {has:,} numbers, and by its config.json {numbers:,}"
+        if (has := math.prod(tensors[name].shape)) != size:
+            return f"its tensor {name} has {has:,} values, but {size:,} by its config.json"
     return ""
 
 
 def _of_small_files(folder: Path) -> Iterator[Wrong]:
-    """What is wrong with a tokenizer or the scheduler."""
+    """Problems with a tokenizer or the scheduler."""
     if not folder.is_dir():
-        yield folder, f"there is no folder `{folder.name}`; a whole SD3 in diffusers layout has one", FIX
+        yield folder, f"there is no folder `{folder.name}`; a complete SD3 in diffusers layout has one", FIX
         return
     names = {file.name for file in folder.iterdir()}
     if folder.name == SCHEDULER:
@@ -136,7 +136,7 @@ def _of_small_files(folder: Path) -> Iterator[Wrong]:
 
 
 def _wrong_json(file: Path) -> tuple[str, str] | None:
-    """Why a file is no JSON, and the fix."""
+    """Why a file is not valid JSON, and the fix; None if it is."""
     if found := wrong_content(file):
         return found
     try:

@@ -1,6 +1,6 @@
-"""Reads a model's component wherever it lies: in a folder in diffusers layout, or in a file, by itself or with others.
+"""Reads a model's component from a folder in diffusers layout, or from a file with one or more components.
 
-A component's place is its folder; in a file it is its name below the file, `sd3.safetensors/vae`.
+A component's place is its folder, or its name appended to the file, `sd3.safetensors/vae`.
 """
 
 import json
@@ -31,13 +31,13 @@ SHARD = re.compile(r"-(\d+)-of-(\d+)(?=\.)")
 
 
 def is_in_file(place: Path) -> bool:
-    """Whether a part's place is in one file with others."""
+    """Whether a component's place is in a file."""
     return place.parent.is_file()
 
 
 @contextmanager
 def open_part(place: Path, variant: str | None) -> Iterator[Opened]:
-    """A part's tensors by diffusers' names, none of them read yet, and what the files' headers say."""
+    """A component's lazy tensors by diffusers' names, and the metadata of the files' headers."""
     with (
         open_in_file(place.parent, place.name) if is_in_file(place) else open_all(weight_files(place, variant)) as found
     ):
@@ -45,42 +45,42 @@ def open_part(place: Path, variant: str | None) -> Iterator[Opened]:
 
 
 def part_weights(place: Path, variant: str | None) -> Weights:
-    """A part's tensors, to be read block by block."""
+    """A component's tensors, to be read block by block."""
     return weights_of(partial(open_part, place, variant))
 
 
 def files_of_component(place: Path, variant: str | None) -> tuple[Path, ...]:
-    """The files that a component is read from: its config.json and weights, or the one file it lies in."""
+    """The files that a component is read from: its config.json and weights, or the file that contains it."""
     return (place.parent,) if is_in_file(place) else (place / "config.json", *weight_files(place, variant))
 
 
 def weight_files(folder: Path, variant: str | None, *, part: str = "") -> tuple[Path, ...]:
-    """A part's safetensors files: of the variant where it has one, else the plain ones; raises ModelError."""
+    """A component's safetensors files, of the variant if it has one, else without variant; raises ModelError."""
     if not (folder / "config.json").is_file():
-        raise ModelError(f"{folder} has no config.json, so the model's `{part or folder.name}` is missing.")
+        raise ModelError(f"{folder} has no config.json: the model's `{part or folder.name}` is missing.")
     names = sorted(file.name for file in folder.iterdir())
     found = _one_set(_matching(names, variant) or _matching(names, None))
     if not found:
         there = ", ".join(name for name in names if name != "config.json") or "nothing else"
         raise ModelError(
-            f"{folder} has no safetensors weights (`{weight_patterns(variant)[0]}` or similar); beside config.json "
-            f"there is {there}. Download them, or name the variant that is there with --variant."
+            f"{folder} has no safetensors weights (`{weight_patterns(variant)[0]}` or similar); besides config.json "
+            f"it has {there}. Download them, or set --variant to an existing variant."
         )
     if missing := sorted(set(found) - set(names)):
-        raise ModelError(f"{folder} lacks {', '.join(missing)}; is the download whole?")
+        raise ModelError(f"{folder} lacks {', '.join(missing)}; is the download complete?")
     return tuple(folder / name for name in found)
 
 
 def loading_variant(folder: Path, variant: str | None) -> str | None:
-    """What to give `from_pretrained` as variant, for a part that may have only plain weights."""
+    """The `variant` for `from_pretrained`, None for a component that only has weights without a variant."""
     return variant if _matching([file.name for file in folder.iterdir()], variant) else None
 
 
 def part_identity(place: Path, variant: str | None) -> str:
-    """A hash of all in a component's config and weights that its outputs depend on.
+    """A hash of everything in a component's config and weights that its outputs depend on.
 
-    Of a VAE and a text encoder it is the same in a folder and in a file, whole or in shards, as both hold the same
-    numbers: caches are addressed by it. Of a transformer in a file only its own tensors count.
+    For a VAE or text encoder it is the same in a folder, in shards and in a file, if the tensors are equal: it is part
+    of cache keys. For a transformer in a file, only its own tensors matter.
     """
     facts = facts_for_identity(read_config(place))
     if facts is not None:
@@ -99,7 +99,7 @@ def folder_identity(folder: Path, variant: str | None) -> str:
 
 
 def read_config(place: Path, file_name: str = "config.json") -> dict[str, Any]:
-    """A part's config, of one file by its tensors; raises ModelError naming a file that is not there or not JSON."""
+    """A component's config, derived from the tensors in a file; raises ModelError for an invalid or missing file."""
     if is_in_file(place):
         return config_in_file(place.parent, place.name)
     try:
@@ -113,7 +113,7 @@ def _matching(names: Sequence[str], variant: str | None) -> list[str]:
 
 
 def _one_set(names: Sequence[str]) -> list[str]:
-    """The file that holds all, else every shard of the set that the first name belongs to, there or not."""
+    """The unsharded file, else every shard of the first name's set, including missing ones."""
     for name in names:
         if SHARD.search(name) is None:
             return [name]

@@ -1,6 +1,6 @@
-"""What tells a VAE or text encoder from another: the facts of its config by which it computes, and its own tensors.
+"""The identity of a VAE or text encoder: the config entries that affect its outputs, and its tensors.
 
-A folder's config.json says more than that, and a file has none; what both come to is the same.
+It is the same for a folder, whose config.json has more entries, and for a file, which has no config.
 """
 
 from collections.abc import Mapping
@@ -28,18 +28,18 @@ VAE_FACTS: Mapping[str, Any] = {
     "mid_block_add_attention": True,
     "use_quant_conv": True,
 }
-"""The facts that shapes do not tell, with what the library takes where a config leaves them out."""
+"""Config entries that shapes do not show, with the library's defaults."""
 
 
 def facts_for_identity(config: Mapping[str, Any]) -> dict[str, Any] | None:
-    """What the outputs of a VAE or text encoder depend on besides its tensors; None for a transformer's config."""
-    for sign, facts in (("d_model", T5_FACTS), ("block_out_channels", VAE_FACTS), ("hidden_size", CLIP_FACTS)):
-        if sign in config:
-            return {name: config.get(name, usual) for name, usual in facts.items()}
+    """The config entries that a VAE's or text encoder's outputs depend on; None for a transformer's config."""
+    for key, facts in (("d_model", T5_FACTS), ("block_out_channels", VAE_FACTS), ("hidden_size", CLIP_FACTS)):
+        if key in config:
+            return {name: config.get(name, default) for name, default in facts.items()}
     return None
 
 
 def without_copies(tensors: Mapping[str, LazyTensor]) -> dict[str, LazyTensor]:
-    """The tensors without those that are in some files only, and say nothing."""
+    """The tensors without the redundant ones that only some files have."""
     copies = {POSITIONS} | ({ALSO_SHARED} if SHARED in tensors else set())
     return {name: each for name, each in tensors.items() if name not in copies}

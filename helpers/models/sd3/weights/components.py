@@ -1,4 +1,4 @@
-"""Finds a base model's components on this machine, and refuses what is not a whole SD3 before anything is loaded."""
+"""Finds a base model's components, and refuses an incomplete SD3 before anything is loaded."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -30,7 +30,7 @@ OURS = "this program"
 
 
 def locate(options: ModelOptions) -> ModelComponents:
-    """Where the model's components are, downloaded first where a hub id is given; raises ModelError."""
+    """Locate the model's components, and download them for a hub id; raises ModelError."""
     name = options.pretrained_model_name_or_path
     found = _Found(absent=(T5,) if options.without_t5 else ())
     _add_named(found, options)
@@ -67,9 +67,9 @@ def locate(options: ModelOptions) -> ModelComponents:
 
 
 def component_files(parts: ModelComponents) -> dict[str, tuple[Path, ...]]:
-    """The files that each component is read from, by its name in a folder of diffusers layout; raises ModelError.
+    """The files that each component is read from, by its name in diffusers layout; raises ModelError.
 
-    Of those in one file that file; none is opened.
+    For a component in a single file, that file. No file is opened.
     """
     places = {
         TRANSFORMER: parts.transformer,
@@ -85,7 +85,7 @@ def component_files(parts: ModelComponents) -> dict[str, tuple[Path, ...]]:
 
 @dataclass(kw_only=True)
 class _Found:
-    """Where components are, and what the user set that they are taken from; who comes first is asked first."""
+    """The places of components, and the user's settings that they come from; components found first have priority."""
 
     absent: tuple[str, ...]
     places: dict[str, Path] = field(default_factory=dict)
@@ -100,7 +100,7 @@ class _Found:
 
 
 def _add_named(found: _Found, options: ModelOptions) -> None:
-    """The components that have an option of their own."""
+    """Add the components that have their own option."""
     for part in found.lacking():
         source = getattr(options, NAMED[part]) if part in NAMED else None
         if source:
@@ -109,7 +109,7 @@ def _add_named(found: _Found, options: ModelOptions) -> None:
 
 
 def _add_file_and_the_rest(found: _Found, file: Path, options: ModelOptions) -> Path | None:
-    """What the one file holds, and from elsewhere what it lacks; the folder of tokenizers and scheduler, if any."""
+    """Add the file's components, and missing ones from elsewhere; returns the other model's folder, if any."""
     inside = parts_in(file)
     for part in found.lacking():
         if part in inside:
@@ -119,7 +119,7 @@ def _add_file_and_the_rest(found: _Found, file: Path, options: ModelOptions) -> 
 
 
 def _add_folder(found: _Found, options: ModelOptions) -> Path:
-    """What one folder or hub id has, or the transformer of one and all else of another."""
+    """Add the components of one folder or hub id, or the transformer of one and everything else from another."""
     name, others = options.pretrained_model_name_or_path, options.pretrained_parts_model_name_or_path
     if others is None:
         return _add_from(found, name, found.lacking(), options, option=BASE)
@@ -140,7 +140,7 @@ def _add_from(found: _Found, name: str, parts: Sequence[str], options: ModelOpti
 
 
 def _small_parts(found: _Found, root: Path | None, *, name: str) -> Mapping[str, Path]:
-    """The folders of tokenizers and scheduler: those of `root`, and where it has none, those that come with us."""
+    """The folders of tokenizers and scheduler: those in `root`, else the ones included in this program."""
     wanted = [part for part in SMALL_PARTS if part != TOKENIZERS[-1] or T5 not in found.absent]
     own = [part for part in wanted if root is not None and (root / part).is_dir()]
     by_source = {name: own, OURS: [part for part in wanted if part not in own]}
@@ -159,7 +159,7 @@ def _root(name: str, folders: Sequence[str], *, revision: str | None, variant: s
     if folder.is_file():
         raise ModelError(f"{option} is the file {folder}; name a folder in diffusers layout, or a hub id, instead.")
     if not is_hub_id(name):
-        raise ModelError(f"{option} names {name}, which is no folder on this machine.")
+        raise ModelError(f"{option} names {name}, which is not a folder on this machine.")
     root = download(name, folders=(*folders, *SMALL_PARTS), revision=revision, variant=variant)
     plain = [part for part in folders if (root / part).is_dir() and not loading_variant(root / part, variant)]
     if variant and plain:
@@ -168,7 +168,7 @@ def _root(name: str, folders: Sequence[str], *, revision: str | None, variant: s
 
 
 def _part_elsewhere(source: str, part: str, *, variant: str | None) -> Path:
-    """The place of a component that is taken from elsewhere: in a file, a folder, or the folder of another model."""
+    """The place of a component from elsewhere: in a file, in its own folder, or in the folder of another model."""
     path = Path(source).expanduser()
     if path.is_file():
         return path / part

@@ -1,7 +1,7 @@
-"""Which programs' LoRAs are known, and which of SD3's layers each of their names means: the one place that decides it.
+"""The LoRA formats that are supported, and the SD3 layers that their names mean.
 
-A new form is one line in `FORMS`. Whatever the form, a layer is called as diffusers calls it or as the original does,
-with dots or with underscores in their place.
+A new form is one entry in `FORMS`. In every form, layers have the names of diffusers or of the original layout, with
+dots or underscores.
 """
 
 import re
@@ -46,16 +46,16 @@ FORMS = (
     LoraForm(name="LyCORIS", starts={"lycoris_": EXPORT_PREFIX}),
     LoraForm(name="names without a prefix", starts={"": EXPORT_PREFIX}),
 )
-"""Each program's beginnings of names; `transformer.` stands before the original's layers in OneTrainer's OMI files."""
+"""Each program's prefixes; in OneTrainer's OMI files, `transformer.` precedes the original layout's names."""
 
 TEXT_LAYER = re.compile(r"text_model[._]encoder[._]layers[._](\d+)[._](self_attn|mlp)[._](\w+)")
 TEXT_PROJECTION = "text_projection"
 
 
 def read_lora(path: Path) -> dict[str, Pair]:
-    """The LoRA in a file of any known form, by diffusers' layers; a text encoder's have its name before them.
+    """The LoRA in a file of any known form, by diffusers' layers; text encoder layers start with the encoder's name.
 
-    Raises ModelError for any other file, which says what the file is.
+    Raises ModelError for any other file, with a description of the file.
     """
     with opened(path) as file:
         names, header = list(file.keys()), file.metadata() or {}
@@ -66,37 +66,37 @@ def read_lora(path: Path) -> dict[str, Pair]:
     found: dict[str, Pair] = {}
     for name, pair in read_pairs(path, FORMS, original=ORIGINAL):
         layer = _layer(name)
-        assert layer is not None, "names were looked at above"
+        assert layer is not None, "names were checked above"
         try:
             pieces = split_pair(layer, pair)
         except ModelError as error:
             raise ModelError(f"{path}: {error}") from error
         if twice := sorted(pieces.keys() & found.keys()):
-            raise ModelError(f"{path} holds two LoRAs on {twice[0]}, under different names.")
+            raise ModelError(f"{path} contains two LoRAs on {twice[0]}, under different names.")
         found |= pieces
     return found
 
 
 def _refuse_unknown(path: Path, name: str, *, names: list[str], header: Mapping[str, str]) -> None:
-    """Raise ModelError for a tensor that is no part of a LoRA on a layer of SD3's that can be trained or merged."""
+    """Raise ModelError for a tensor that is not part of a LoRA on a trainable or mergeable layer of SD3."""
     part = part_of(name)
-    whole = layer_name(part[0], FORMS) if part else None
-    if whole is not None and whole.component == T5:
+    known = layer_name(part[0], FORMS) if part else None
+    if known is not None and known.component == T5:
         raise ModelError(
-            f"{path} holds a LoRA on T5 ({name}), which is neither trained nor merged here: use one that was trained "
-            "without T5."
+            f"{path} holds a LoRA on T5 ({name}), which is not supported for training or merging: use one that "
+            "was trained without T5."
         )
-    if whole is not None and _layer(whole) is not None:
+    if known is not None and _layer(known) is not None:
         return
     if model := model_of_lora(names, header):
-        raise ModelError(f"{path} is a LoRA for {model}, and this program trains SD3 and SD3.5 only: it holds {name}.")
+        raise ModelError(f"{path} is a LoRA for {model}, but this program trains only SD3 and SD3.5: it holds {name}.")
     if part is None:
-        raise ModelError(f"{path} holds {name}, which no LoRA that can be read has: it is {what_it_is([name])}.")
-    raise ModelError(f"{path} holds a LoRA on {part[0]}, a layer that no SD3 has: it was trained on another model.")
+        raise ModelError(f"{path} holds {name}, which is not part of any supported LoRA: it is {what_it_is([name])}.")
+    raise ModelError(f"{path} holds a LoRA on {part[0]}, which SD3 does not have: it was trained on another model.")
 
 
 def _layer(name: LayerName) -> Layer | None:
-    """The layer that a name means: one of diffusers', or the original's with all that lie in it; None if unknown."""
+    """The layer of a name: one of diffusers', or one of the original with diffusers' layers in it; None if unknown."""
     if name.component == EXPORT_PREFIX:
         return _layers_by_name().get(name.layer)
     found = TEXT_LAYER.fullmatch(name.layer)
@@ -111,7 +111,7 @@ def _of_diffusers(layer: str) -> Layer:
 
 @cache
 def _layers_by_name() -> dict[str, Layer]:
-    """The transformer's layers by every name that some program has for them."""
+    """The transformer's layers by all of their known names."""
     found: dict[str, Layer] = {}
     for layer in layers(count=MOST_BLOCKS):
         found[layer.original] = layer

@@ -1,4 +1,4 @@
-"""What a base lacks, and where each component can come from: the settings to use, in one list."""
+"""Reports all missing components of a base model, with the settings that provide them."""
 
 from collections.abc import Sequence
 
@@ -23,12 +23,12 @@ FILES = {
 
 
 def refuse_missing(name: str, missing: Sequence[str], *, others: str | None) -> None:
-    """Raise ModelError where components are missing from the base and from `others`, its whole SD3 beside it."""
+    """Raise ModelError if components are missing from both the base and `others`, a complete SD3."""
     if not missing:
         return
     lines = [f"  {part} ({CALLED[part]}): {_from(part)}" for part in missing]
     if others is None and missing != [TRANSFORMER]:
-        lines.append(f"  all but the transformer: set {PARTS_OPTION.upper()} to a folder or hub id of a whole SD3")
+        lines.append(f"  all but the transformer: set {PARTS_OPTION.upper()} to a folder or hub id of a complete SD3")
     subject = f"{name} with {others} lacks" if others else f"{name} lacks"
     raise ModelError(f"{subject} {', '.join(missing)}. Where they can come from:\n" + "\n".join(lines))
 
@@ -36,5 +36,5 @@ def refuse_missing(name: str, missing: Sequence[str], *, others: str | None) -> 
 def _from(part: str) -> str:
     if part == TRANSFORMER:
         return f"name a base in {BASE} that has one"
-    without = ", or to none to train without it" if part == T5 else ""
+    without = ", or set it to none to train without T5" if part == T5 else ""
     return f"set {NAMED[part].upper()} to {FILES[part]}, a folder or a hub id{without}"

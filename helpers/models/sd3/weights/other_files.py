@@ -1,4 +1,4 @@
-"""What a file of tensors is where it is not what was asked for, by the names in it: so that a message can say it."""
+"""Identifies unexpected files by their tensors' names, for error messages."""
 
 from collections.abc import Iterable, Mapping, Sequence
 
@@ -6,7 +6,7 @@ from helpers.models.formats.modelspec import PREFIX as MODELSPEC
 from helpers.models.sd3.facts import ARCHITECTURE
 
 KOHYA_S_FAMILY = "stable-diffusion-3"
-"""How sd-scripts spells it in a header."""
+"""The architecture in sd-scripts' headers."""
 
 LORA_MODELS = (
     (("single_transformer_blocks", "single_blocks", "double_blocks"), "Flux or HunyuanVideo"),
@@ -17,7 +17,7 @@ LORA_MODELS = (
     (("attn1", "caption_projection"), "PixArt, LTX-Video or Sana"),
     (("feed_forward", "noise_refiner"), "Lumina or Z-Image"),
 )
-"""What the names of a LoRA's layers hold, and the model that has them."""
+"""Parts of layer names in a LoRA, and the model that has them."""
 
 KINDS = (
     (("lokr_",), "a LyCORIS adapter (LoKr)"),
@@ -36,11 +36,11 @@ KINDS = (
     (("text_model.", "encoder.block."), "a text encoder"),
     (("decoder.", "first_stage_model."), "a VAE"),
 )
-"""What the names of tensors, with a dot behind them, hold, and what a file with them is."""
+"""Parts of tensor names (with a dot appended), and a description of the file."""
 
 
 def model_of_lora(names: Iterable[str], header: Mapping[str, str]) -> str:
-    """The model that a LoRA is for, by its header or its layers; empty where that is SD3, or nothing tells."""
+    """The model that a LoRA was trained on, by its header or layers; empty for SD3 or if unknown."""
     said = header.get(f"{MODELSPEC}architecture", "")
     if said and not said.startswith((ARCHITECTURE, KOHYA_S_FAMILY)):
         return said.partition("/")[0]
@@ -48,7 +48,7 @@ def model_of_lora(names: Iterable[str], header: Mapping[str, str]) -> str:
 
 
 def what_it_is(names: Sequence[str]) -> str:
-    """What a file with tensors of these names is, in words."""
+    """A description of a file with these tensor names."""
     if not names:
         return "a file without any tensors"
     return _first(KINDS, names) or f"something else, with tensors such as {min(names)}"

@@ -1,4 +1,4 @@
-"""The folder that a whole trained SD3 is handed on in: diffusers' layout, with the base's other parts copied in."""
+"""Writes a trained SD3 as a folder in diffusers layout, with the base's other components copied."""
 
 import json
 import shutil
@@ -26,7 +26,7 @@ def write_pipeline(
     text: Mapping[str, Pair],
     metadata: Mapping[str, str],
 ) -> None:
-    """See `ModelFamily`. Weights are in the dtype that they have; `from_pretrained` needs no variant.
+    """See `ModelFamily`. Weights keep their dtypes; `from_pretrained` needs no variant.
 
     Files of the base are copied, not linked: a program that saves in place would write through a link into the base.
     """
@@ -48,7 +48,7 @@ def write_pipeline(
 
 
 def _copy_model(source: Path, to: Path, *, variant: str | None) -> None:
-    """A part's config and the weights that were used, under the names that weights without a variant have."""
+    """Copy a component's config and the weights in use, renamed to have no variant."""
     to.mkdir()
     for file in (source / "config.json", *weight_files(source, variant)):
         shutil.copyfile(file, to / _plain(file.name, variant))
@@ -57,7 +57,7 @@ def _copy_model(source: Path, to: Path, *, variant: str | None) -> None:
 
 
 def _write_model(source: Path, to: Path, pairs: Mapping[str, Pair], *, variant: str | None) -> None:
-    """A part's config, and its weights with a LoRA merged in."""
+    """Write a component's config, and its weights with a LoRA merged in."""
     to.mkdir()
     _copy_config(source, to)
     name = "diffusion_pytorch_model" if to.name == VAE else "model"
@@ -66,7 +66,7 @@ def _write_model(source: Path, to: Path, pairs: Mapping[str, Pair], *, variant: 
 
 
 def _copy_config(source: Path, to: Path) -> None:
-    """A part's config.json, as the one file tells it where it has none."""
+    """Write a component's config.json, derived from the tensors for a single file."""
     if is_in_file(source):
         (to / "config.json").write_text(json.dumps(read_config(source), indent=2) + "\n", encoding="utf-8")
     else:
@@ -81,7 +81,7 @@ def _plain(text: str, variant: str | None) -> str:
 
 
 def model_index(*, without_t5: bool = False) -> dict[str, Any]:
-    """What `model_index.json` says of any SD3 in diffusers layout."""
+    """The content of `model_index.json` for an SD3 in diffusers layout."""
     nothing = [None, None]
     return {
         "_class_name": "StableDiffusion3Pipeline",

@@ -1,7 +1,7 @@
-"""The configs of a file's parts, which has none: by their tensors' names and shapes, and what the header adds.
+"""Derives the configs of a single file's components from tensor names and shapes, and from the file's header.
 
-Shapes do not tell everything. What they leave open is as in every published SD3; a model that is otherwise, as small
-ones for tests are, says so in the header of the file that this program makes of it.
+What shapes do not show is assumed as in every published SD3. For other models, such as small ones for tests, this
+program writes the difference into the header of their files.
 """
 
 import json
@@ -19,7 +19,7 @@ from helpers.models.sd3.weights.original.text import CLIP_LAYERS, T5, T5_LAYERS,
 from helpers.models.sd3.weights.original.vae import resnets_in
 
 HEAD_WIDTH = 64
-"""Of every published SD3 and its text encoders, whose width is a number of such heads."""
+"""The head width of every published SD3 and its CLIPs."""
 
 HEADER_ENTRY = "shapes_leave_open"
 
@@ -27,16 +27,17 @@ Shapes = Mapping[str, tuple[int, ...]]
 
 
 def config_in_file(path: Path, part: str) -> dict[str, Any]:
-    """What config.json would say of a part; raises ModelError where the part is not whole, or is none of SD3's."""
-    with open_in_file(path, part) as (tensors, said):
+    """A component's config; raises ModelError if the component is incomplete, or not one of SD3's."""
+    with open_in_file(path, part) as (tensors, metadata):
         try:
-            open_facts = json.loads(said.get(HEADER_ENTRY, "{}")).get(part, {})
+            open_facts = json.loads(metadata.get(HEADER_ENTRY, "{}")).get(part, {})
             config = config_of(tensors, part) | open_facts
         except KeyError as error:
-            raise ModelError(f"{path}: The {part} lacks the tensor {error.args[0]}; is the download whole?") from error
+            reason = f"The {part} lacks the tensor {error.args[0]}; is the download complete?"
+            raise ModelError(f"{path}: {reason}") from error
         except (IndexError, ValueError, ZeroDivisionError, TypeError, AttributeError) as error:
             raise ModelError(
-                f"{path}: The {part} has shapes or a header that no SD3 has; is the download whole?"
+                f"{path}: The {part} has shapes or a header that no SD3 has; is the download complete?"
             ) from error
     try:
         if part == TRANSFORMER:
@@ -45,8 +46,8 @@ def config_in_file(path: Path, part: str) -> dict[str, Any]:
         width = config.get("hidden_size", heads * int(config.get("attention_head_dim", 1)))
         if part != T5 and part != VAE and (heads < 1 or width % heads or width != _width(tensors, part)):
             raise ModelError(
-                f"The {part} is {_width(tensors, part)} wide, which is no number of heads of {HEAD_WIDTH}, as every "
-                "published SD3 has. Name its folder in diffusers layout, whose config.json says how many there are."
+                f"The {part} is {_width(tensors, part)} wide, which is not a multiple of {HEAD_WIDTH}, the head "
+                "width of every published SD3. Name its folder in diffusers layout, whose config.json has the heads."
             )
     except ModelError as error:
         raise ModelError(f"{path}: {error}") from error
@@ -54,7 +55,7 @@ def config_in_file(path: Path, part: str) -> dict[str, Any]:
 
 
 def config_of(tensors: Mapping[str, LazyTensor], part: str) -> dict[str, Any]:
-    """What the shapes of a part's tensors, by diffusers' names, tell of its config; the rest as published."""
+    """A component's config from its tensors' shapes, by diffusers' names; other entries as published."""
     shapes = {name: each.shape for name, each in tensors.items()}
     if part == TRANSFORMER:
         return _transformer(shapes)
@@ -64,9 +65,9 @@ def config_of(tensors: Mapping[str, LazyTensor], part: str) -> dict[str, Any]:
 
 
 def left_open(tensors: Mapping[str, LazyTensor], config: Mapping[str, Any], part: str) -> dict[str, Any]:
-    """The facts of a part's config that its tensors do not tell; empty for what is published."""
-    told = config_of(tensors, part)
-    return {key: config[key] for key in told if key in config and _plain(config[key]) != _plain(told[key])}
+    """A component's config entries that differ from `config_of`; empty for published models."""
+    derived = config_of(tensors, part)
+    return {key: config[key] for key in derived if key in config and _plain(config[key]) != _plain(derived[key])}
 
 
 def _plain(value: Any) -> Any:
@@ -79,16 +80,16 @@ def _width(tensors: Mapping[str, LazyTensor], part: str) -> int:
 
 
 def _check_transformer(tensors: Mapping[str, LazyTensor], config: Mapping[str, Any]) -> None:
-    """Raise ModelError where a tensor is not there, or is one that no layer of such a model has."""
+    """Raise ModelError for missing or additional tensors."""
     wanted = {POSITIONS[1], *_names(transformer_of(config))}
     if lacking := sorted(wanted - tensors.keys()):
-        raise ModelError(f"The transformer lacks the tensor {lacking[0]}; is the download whole?")
+        raise ModelError(f"The transformer lacks the tensor {lacking[0]}; is the download complete?")
     if odd := sorted(tensors.keys() - wanted):
-        raise ModelError(f"The transformer has a tensor {odd[0]}, which an SD3 with its other tensors has not.")
+        raise ModelError(f"The transformer has a tensor {odd[0]}, which does not fit its other tensors.")
 
 
 def _names(transformer: Transformer) -> Iterator[str]:
-    """Of every parameter, as diffusers calls it."""
+    """The names of all parameters in diffusers."""
     for layer in ("pos_embed.proj", *(linear.name for linear in transformer.linears())):
         yield from (f"{layer}.weight", f"{layer}.bias")
     for block in range(transformer.layers) if transformer.qk_norm else ():

@@ -1,7 +1,7 @@
-"""One file as the components in it: which it holds, and each one's tensors by diffusers' names.
+"""The components in one file, and their tensors by diffusers' names.
 
-A whole SD3 in the original layout, with a prefix before each component's names, or a component by itself, as text
-encoders and VAEs are passed on. A component in a file has a place below it, `FILE/vae`, as it would have in a folder.
+A file is a complete SD3 in the original layout, with a prefix for each component, or a single component, as text
+encoders and VAEs are often distributed. A component's place is `FILE/vae`, as in a folder.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
@@ -24,53 +24,53 @@ TELLING = "joint_blocks.0."
 EIGHT_BITS = (torch.float8_e4m3fn, torch.float8_e5m2)
 SCALES = ("scale_weight", "weight_scale")
 ABOUT_EIGHT_BITS = (*SCALES, "scale_input", "input_scale", "scaled_fp8", "comfy_quant")
-"""What ComfyUI writes beside weights of 8 bits: the names until 2025, and those since."""
+"""What ComfyUI writes next to 8-bit weights: the names until 2025 and the current ones."""
 
 CALLED = {TRANSFORMER: "transformer", VAE: "VAE", **original_text.CALLED}
 
 OTHERS = {
-    "lora_": "a LoRA, which MODEL_NAME cannot be: name the base that it was trained on, and it with --init_lora",
-    "transformer.": "a LoRA or a part in diffusers' names, not a whole model: name its base, or its folder",
+    "lora_": "a LoRA, not a model: set MODEL_NAME to its base, and --init_lora to this file",
+    "transformer.": "a LoRA or a component in diffusers' names, not a complete model: name its base, or its folder",
     "model.diffusion_model.input_blocks.": "a Stable Diffusion 1, 2 or XL; this program trains SD3 and SD3.5 only",
     "double_blocks.": "a Flux model; this program trains SD3 and SD3.5 only",
     "model.diffusion_model.double_blocks.": "a Flux model; this program trains SD3 and SD3.5 only",
-    "transformer_blocks.": "the transformer of a folder in diffusers layout: name the folder above the one it lies in",
+    "transformer_blocks.": "the transformer of a folder in diffusers layout: name the parent of its folder",
 }
-"""What else a file may be, by how the name of one of its tensors begins."""
+"""Descriptions of other files, by the prefix of a tensor's name."""
 
 
 def is_single_file(names: Iterable[str]) -> bool:
-    """Whether tensors with these names are an SD3 in the original layout, its prefix there or not."""
+    """Whether tensors with these names are an SD3 in the original layout, with or without its prefix."""
     return any(name.removeprefix(original_keys.PREFIX).startswith(TELLING) for name in names)
 
 
 def parts_in(path: Path) -> tuple[str, ...]:
-    """The parts that a file holds; raises ModelError where it holds no SD3, or what no SD3 has."""
+    """The components in a file; raises ModelError for a file without an SD3, or with unknown tensors."""
     with open_all([path]) as (tensors, _):
         names = sorted(tensors)
     if not is_single_file(names):
-        raise ModelError(f"{path} holds no SD3 in the original layout{_what_else(names)}.")
+        raise ModelError(f"{path} is not an SD3 in the original layout{_what_else(names)}.")
     if not any(name.startswith(original_keys.PREFIX) for name in names):
         return (TRANSFORMER,)
     odd = [name for name in names if not name.startswith((*PREFIXES.values(), *original_text.SAY_NOTHING))]
     if odd:
-        raise ModelError(f"{path} holds {odd[0]}, which no file of SD3 has that this program knows.")
+        raise ModelError(f"{path} holds {odd[0]}, which is unknown in files of SD3.")
     return tuple(part for part, prefix in PREFIXES.items() if any(name.startswith(prefix) for name in names))
 
 
 def check_component(path: Path, part: str) -> None:
-    """Raise ModelError where a file does not hold that component, with what it holds instead."""
+    """Raise ModelError if a file does not contain that component, with what it contains instead."""
     with open_all([path]) as (tensors, _):
         shapes = {name: each.shape for name, each in tensors.items()}
     inside = _components(shapes)
     if part in inside:
         return
     held = " and ".join(CALLED[each] for each in inside) or f"tensors such as {min(shapes, default='none')}"
-    raise ModelError(f"{path} holds no {CALLED[part]} that this program knows, but {held}.")
+    raise ModelError(f"{path} contains no {CALLED[part]} of a known kind, but {held}.")
 
 
 def _components(shapes: Mapping[str, tuple[int, ...]]) -> tuple[str, ...]:
-    """Which components a file holds: by the prefixes of a whole SD3, or the one that it is without any."""
+    """The components in a file: by the prefixes of a complete SD3, or a single component without prefix."""
     prefixed = tuple(part for part, prefix in PREFIXES.items() if any(name.startswith(prefix) for name in shapes))
     if prefixed:
         return prefixed
@@ -83,22 +83,22 @@ def _components(shapes: Mapping[str, tuple[int, ...]]) -> tuple[str, ...]:
 
 @contextmanager
 def open_in_file(path: Path, part: str) -> Iterator[Opened]:
-    """A part's tensors by diffusers' names, and the file's header; raises ModelError for what is none of SD3.
+    """A component's tensors by diffusers' names, and the file's metadata; raises ModelError for unknown tensors.
 
-    Weights of 8 bits are there in bfloat16, which holds them exactly; a scale is multiplied in, rounding once.
+    8-bit weights become bfloat16, which holds them exactly; a scale is multiplied in, rounded once.
     """
-    with open_all([path]) as (tensors, said):
+    with open_all([path]) as (tensors, metadata):
         names = names_of_part(tensors, part)
         try:
             mine = in_sixteen_bits({ours: tensors[theirs] for theirs, ours in names.items()})
             found = _to_diffusers(mine, part)
         except ModelError as error:
             raise ModelError(f"{path}: {error}") from error
-        yield found, said
+        yield found, metadata
 
 
 def names_of_part(names: Iterable[str], part: str) -> dict[str, str]:
-    """A file's names of a part's tensors, and the same without prefix; a file of nothing else has none."""
+    """Maps the names of a component's tensors in a file to names without prefix; single components have no prefix."""
     names = tuple(names)
     prefix = PREFIXES[part]
     if not any(name.startswith(prefix) for name in names):
@@ -107,12 +107,12 @@ def names_of_part(names: Iterable[str], part: str) -> dict[str, str]:
 
 
 def in_sixteen_bits(tensors: Mapping[str, LazyTensor]) -> dict[str, LazyTensor]:
-    """The same tensors, those of 8 bits in bfloat16 with their scales in them; raises ModelError for other formats."""
+    """The tensors with 8-bit ones in bfloat16, scales multiplied in; raises ModelError for other quantized dtypes."""
     found = {}
     for name, each in tensors.items():
         layer, _, leaf = name.rpartition(".")
         if leaf == "weight" and not each.dtype.is_floating_point:
-            raise ModelError(f"{name} is quantized to {each.dtype}, which is not read: take the fp16 or fp8 file.")
+            raise ModelError(f"{name} is quantized to {each.dtype}, which is not supported: use the fp16 or fp8 file.")
         if leaf not in ABOUT_EIGHT_BITS:
             scales = [tensors[f"{layer}.{scale}"] for scale in SCALES if f"{layer}.{scale}" in tensors]
             found[name] = _widened(each, *scales[:1]) if each.dtype in EIGHT_BITS else each

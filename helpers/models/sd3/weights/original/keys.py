@@ -1,7 +1,7 @@
-"""The names of an SD3's tensors in the original layout, and in diffusers': both ways, one tensor at a time.
+"""Renames an SD3 transformer's tensors between the original layout and diffusers', one tensor at a time.
 
-The original joins queries, keys and values into one layer, and where the last layers are modulated it says shift before
-scale. Names as in the published files; what is checked against is diffusers' own converter.
+The original joins queries, keys and values into one layer, and in the modulation of the last layers it has shift before
+scale. Names are those of the published files; tests compare with diffusers' own converter.
 """
 
 from collections.abc import Iterator, Mapping
@@ -20,9 +20,9 @@ KINDS = (".weight", ".bias")
 
 @dataclass(frozen=True, kw_only=True)
 class Layer:
-    """A layer of the original, and the layers of diffusers that lie in it, one below the other.
+    """A layer of the original, and the diffusers layers that it concatenates along rows.
 
-    swapped: with its two halves the other way round.
+    swapped: whether its two halves are in reverse order.
     """
 
     original: str
@@ -31,7 +31,7 @@ class Layer:
 
 
 def layers(*, count: int) -> Iterator[Layer]:
-    """Every layer that a transformer of `count` blocks may have; which of them it has, its tensors tell."""
+    """Every layer that a transformer of `count` blocks may have; some are optional."""
     yield Layer(original="x_embedder.proj", diffusers=("pos_embed.proj",))
     for original, ours in (("t_embedder", "timestep_embedder"), ("y_embedder", "text_embedder")):
         yield Layer(original=f"{original}.mlp.0", diffusers=(f"time_text_embed.{ours}.linear_1",))
@@ -72,7 +72,7 @@ def count_of(names: Mapping[str, object]) -> int:
 
 
 def to_original(tensors: Mapping[str, LazyTensor]) -> dict[str, LazyTensor]:
-    """A transformer's tensors by the original names, without prefix; raises ModelError for what is none of SD3."""
+    """A transformer's tensors by the original names, without prefix; raises ModelError for unknown tensors."""
     left, found = dict(tensors), {}
     for kind in KINDS:
         for layer in layers(count=count_of(tensors)):
@@ -101,7 +101,7 @@ def to_diffusers(tensors: Mapping[str, LazyTensor]) -> dict[str, LazyTensor]:
 
 
 def joined(pieces: list[LazyTensor], *, swapped: bool) -> LazyTensor:
-    """One tensor of several, one below the other, its halves changed about if `swapped`."""
+    """Concatenate tensors along rows, with the halves of the result swapped if `swapped`."""
     if len(pieces) == 1 and not swapped:
         return pieces[0]
     rows = sum(piece.shape[0] for piece in pieces)
@@ -114,7 +114,7 @@ def joined(pieces: list[LazyTensor], *, swapped: bool) -> LazyTensor:
 
 
 def split(whole: LazyTensor, *, count: int, swapped: bool) -> list[LazyTensor]:
-    """The tensors that `joined` would make it of, all of one size."""
+    """The inverse of `joined`: `count` tensors of equal size."""
     if count == 1 and not swapped:
         return [whole]
 
@@ -129,7 +129,7 @@ def split(whole: LazyTensor, *, count: int, swapped: bool) -> list[LazyTensor]:
 
 
 def with_halves_swapped(tensor: Tensor) -> Tensor:
-    """Shift before scale for scale before shift, or the other way round."""
+    """Swap shift and scale, in either direction."""
     return torch.cat(tensor.chunk(2)[::-1])
 
 
@@ -141,4 +141,4 @@ def _taken(left: dict[str, LazyTensor], name: str) -> LazyTensor:
 
 def _nothing_left(left: Mapping[str, LazyTensor]) -> None:
     if left:
-        raise ModelError(f"The transformer has a tensor {min(left)}, which no SD3 has that this program knows.")
+        raise ModelError(f"The transformer has a tensor {min(left)}, which is unknown in SD3.")

@@ -1,4 +1,4 @@
-"""A whole SD3 as one file in the original layout, as Stability publishes its models: opened, and written."""
+"""Reads and writes a complete SD3 as one file in the original layout, as published by Stability AI."""
 
 import json
 from collections.abc import Mapping
@@ -25,7 +25,7 @@ def open_base(parts: ModelComponents) -> AbstractContextManager[Opened]:
 
 
 def open_single_file(path: Path) -> AbstractContextManager[Opened]:
-    """See `FamilyFormats`. Some files hold nothing but the transformer, without a prefix."""
+    """See `FamilyFormats`. Some files contain only the transformer, without a prefix."""
     return open_in_file(path, TRANSFORMER)
 
 
@@ -49,10 +49,10 @@ def write_single_file(
     metadata: Mapping[str, str],
     with_text_encoders: bool = False,
 ) -> None:
-    """See `FamilyFormats`; each tensor in the dtype that it has, of 8 bits in bfloat16.
+    """See `FamilyFormats`; tensors keep their dtypes, except 8-bit ones, which become bfloat16.
 
-    The text encoders are in it only where they are asked for, or a LoRA is merged into the CLIPs: else they are the
-    same for every SD3.
+    Text encoders are written only if requested, or if a LoRA is merged into the CLIPs; otherwise they are the same for
+    every SD3.
     """
     with ExitStack() as stack:
         written = {TRANSFORMER: (parts.transformer, dict(weights))}
@@ -68,9 +68,9 @@ def write_single_file(
 
 
 def _with_facts(metadata: Mapping[str, str], facts: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
-    """The header with what the shapes leave open, where that is anything."""
-    said = {name: value for name, value in metadata.items() if name != HEADER_ENTRY}
-    return {**said, HEADER_ENTRY: json.dumps(facts)} if any(facts.values()) else said
+    """The header plus the config entries that shapes do not show, if any."""
+    header = {name: value for name, value in metadata.items() if name != HEADER_ENTRY}
+    return {**header, HEADER_ENTRY: json.dumps(facts)} if any(facts.values()) else header
 
 
 def _original(part: str, tensors: Mapping[str, LazyTensor]) -> Mapping[str, LazyTensor]:

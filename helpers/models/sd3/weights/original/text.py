@@ -1,7 +1,6 @@
-"""The text encoders in a file in the original layout: their tensors' names are the library's own, below a prefix.
+"""Text encoders in a file in the original layout, whose tensors have transformers' names after a prefix.
 
-Every name that an encoder of so many layers has is known, so that a file that lacks one, or has one more, is refused
-before anything is encoded.
+All names for a number of layers are known, so that missing or additional tensors are refused before encoding.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
@@ -19,7 +18,7 @@ PREFIXES = {
 }
 CALLED = {"text_encoder": "CLIP-L", "text_encoder_2": "CLIP-G", T5: "T5"}
 SAY_NOTHING = tuple(f"{prefix.removesuffix('transformer.')}logit_scale" for prefix in PREFIXES.values())
-"""What ComfyUI writes beside each of them, for no use."""
+"""Unused tensors that ComfyUI writes."""
 
 LOGIT_SCALE = "logit_scale"
 POSITIONS = "text_model.embeddings.position_ids"
@@ -30,15 +29,15 @@ CLIP_LAYERS, T5_LAYERS = "text_model.encoder.layers.", "encoder.block."
 
 
 def layers_of(names: Iterable[str], start: str) -> int:
-    """How many layers there are, by names that begin with `start` and a layer's number."""
+    """The number of layers, by names that start with `start` and a layer's number."""
     numbers = (name.removeprefix(start).split(".")[0] for name in names if name.startswith(start))
     return 1 + max((int(number) for number in numbers if number.isdigit()), default=-1)
 
 
 def encoders_in(shapes: Mapping[str, tuple[int, ...]]) -> tuple[str, ...]:
-    """Which text encoder the tensors of a file without prefixes are; empty where they are none of SD3's.
+    """The text encoders that a file without prefixes may contain; empty if it is not one of SD3's.
 
-    SD3's CLIPs differ in their width alone: 768 and 1280. One of another width may be either.
+    SD3's CLIPs differ only in width: 768 and 1280. A CLIP of another width may be either.
     """
     if any(name.startswith(T5_LAYERS) for name in shapes):
         return (T5,)
@@ -48,10 +47,10 @@ def encoders_in(shapes: Mapping[str, tuple[int, ...]]) -> tuple[str, ...]:
 
 
 def text_to_diffusers(tensors: Mapping[str, LazyTensor], part: str) -> dict[str, LazyTensor]:
-    """An encoder's tensors, `tensors` without prefix; raises ModelError where one lacks, or is one too many.
+    """An encoder's tensors, from `tensors` without prefix; raises ModelError for missing or additional ones.
 
-    SD3 takes CLIP-L's state as it is, and its published files leave out the projection that the library wants: then it
-    is the identity.
+    SD3 uses CLIP-L's pooled state without a projection, and its published files omit the projection that the library
+    needs: it becomes the identity.
     """
     found = {name: each for name, each in tensors.items() if name not in (POSITIONS, LOGIT_SCALE)}
     if part == T5:
@@ -65,14 +64,14 @@ def text_to_diffusers(tensors: Mapping[str, LazyTensor], part: str) -> dict[str,
         if part == "text_encoder" and PROJECTION not in found and norm is not None:
             found[PROJECTION] = _identity(norm)
     if lacking := sorted(wanted - found.keys()):
-        raise ModelError(f"The {part} lacks the tensor {lacking[0]}; is the download whole?")
+        raise ModelError(f"The {part} lacks the tensor {lacking[0]}; is the download complete?")
     if odd := sorted(found.keys() - wanted):
-        raise ModelError(f"The {part} has a tensor {odd[0]}, which none of SD3's has that this program knows.")
+        raise ModelError(f"The {part} has a tensor {odd[0]}, which is unknown in SD3's.")
     return found
 
 
 def _identity(norm: LazyTensor) -> LazyTensor:
-    """The matrix [D, D] that changes nothing, for a CLIP whose last norm has the weights `norm` [D]."""
+    """The identity matrix [D, D], for a CLIP whose last norm has the weights `norm` [D]."""
     (width,) = norm.shape
     return LazyTensor(dtype=norm.dtype, shape=(width, width), make=lambda: torch.eye(width, dtype=norm.dtype))
 

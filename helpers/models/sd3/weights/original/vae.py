@@ -1,6 +1,6 @@
-"""The names of a VAE's tensors in the original layout, and in diffusers': both ways, one tensor at a time.
+"""Renames a VAE's tensors between the original layout and diffusers', one tensor at a time.
 
-The original counts the decoder's blocks from the image, and its attention is written as convolutions of one pixel.
+The original numbers the decoder's blocks from the image, and stores attention as 1x1 convolutions.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
@@ -23,7 +23,7 @@ KINDS = (".weight", ".bias")
 
 
 def vae_to_original(tensors: Mapping[str, LazyTensor]) -> dict[str, LazyTensor]:
-    """A VAE's tensors by the original names, without prefix; raises ModelError for what is none of SD3's."""
+    """A VAE's tensors by the original names, without prefix; raises ModelError for unknown tensors."""
     left, found = dict(tensors), {}
     for original, ours in _names(_blocks(tensors, of=DIFFUSERS_BLOCKS)):
         if ours in left:
@@ -35,7 +35,7 @@ def vae_to_original(tensors: Mapping[str, LazyTensor]) -> dict[str, LazyTensor]:
 def vae_to_diffusers(tensors: Mapping[str, LazyTensor]) -> dict[str, LazyTensor]:
     """A VAE's tensors by diffusers' names; `tensors` without prefix, by the original names or diffusers' own.
 
-    Raises ModelError as `vae_to_original`, and where one is not there that every such VAE has.
+    Raises ModelError for unknown or missing tensors.
     """
     if any(name.startswith(DIFFUSERS_BLOCKS) for name in tensors):
         vae_to_original(tensors)
@@ -51,7 +51,7 @@ def vae_to_diffusers(tensors: Mapping[str, LazyTensor]) -> dict[str, LazyTensor]
 
 
 def resnets_in(names: Iterable[str]) -> int:
-    """How many each block of the encoder has, by diffusers' names; a block of the decoder has one more."""
+    """The number of resnets in each encoder block, by diffusers' names; decoder blocks have one more."""
     return sum(name.startswith("encoder.down_blocks.0.resnets.") and name.endswith(".conv1.weight") for name in names)
 
 
@@ -60,7 +60,7 @@ def _blocks(names: Mapping[str, object], *, of: str) -> int:
 
 
 def _names(blocks: int) -> Iterator[tuple[str, str]]:
-    """The original name and diffusers' of every tensor that such a VAE may have."""
+    """The original and diffusers' name of every tensor that a VAE with `blocks` blocks may have."""
     return ((original + kind, ours + kind) for (original, ours), kind in product(_layers(blocks), KINDS))
 
 
@@ -97,7 +97,7 @@ def _as_convolution(tensor: LazyTensor) -> LazyTensor:
 
 
 def _as_matrix(tensor: LazyTensor) -> LazyTensor:
-    """[C, C, 1, 1] as a matrix, which some files have already."""
+    """[C, C, 1, 1] as a matrix [C, C]; some files already have a matrix."""
     return _reshaped(tensor, tensor.shape[:2])
 
 
@@ -110,18 +110,18 @@ def _reshaped(tensor: LazyTensor, shape: tuple[int, ...]) -> LazyTensor:
 
 def _nothing_left(left: Mapping[str, LazyTensor]) -> None:
     if left:
-        raise ModelError(f"The VAE has a tensor {min(left)}, which no SD3's has that this program knows.")
+        raise ModelError(f"The VAE has a tensor {min(left)}, which is unknown in SD3's.")
 
 
 def _nothing_lacks(found: Mapping[str, LazyTensor]) -> None:
     blocks, resnets = _blocks(found, of=DIFFUSERS_BLOCKS), resnets_in(found)
     for original, ours in _names(blocks):
         if ours not in found and not _may_lack(ours, blocks=blocks, resnets=resnets):
-            raise ModelError(f"The VAE lacks the tensor {original}; is the download whole?")
+            raise ModelError(f"The VAE lacks the tensor {original}; is the download complete?")
 
 
 def _may_lack(name: str, *, blocks: int, resnets: int) -> bool:
-    """Whether a VAE of so many blocks and resnets (the decoder's blocks have one more) may be without that tensor."""
+    """Whether a tensor is optional in a VAE with `blocks` blocks of `resnets` resnets (one more in the decoder)."""
     words = name.split(".")
     if "conv_shortcut" in words or (f"{blocks - 1}" == words[2] and "samplers" in words[3]):
         return True
