@@ -71,7 +71,7 @@ def test_memory_that_is_not_there_is_explained_and_other_errors_are_themselves()
     with pytest.raises(TrainingError, match="while encoding"), explain_out_of_memory(ENCODING, lambda: needs):
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB.")
     for said in ("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate`", "MPS backend out of memory"):
-        with pytest.raises(TrainingError, match="while drawing"), explain_out_of_memory(VALIDATING, lambda: needs):
+        with pytest.raises(TrainingError, match="while generating"), explain_out_of_memory(VALIDATING, lambda: needs):
             raise RuntimeError(said)
     with pytest.raises(RuntimeError, match="shapes"), explain_out_of_memory(TRAINING, lambda: needs):
         raise RuntimeError("shapes do not agree")
