@@ -24,8 +24,18 @@ from helpers.data.catalog.face_crops import face_centers
 from helpers.data.catalog.from_table import TableMatch, match_table
 from helpers.data.catalog.known_files import FileMetadataCache, file_keys
 from helpers.data.catalog.scan import HEADERS, FileListing, FileReader, find_files, header
+from helpers.data.columns import TextColumn, printable
+from helpers.data.images.color import Profile
 from helpers.data.images.geometry import crop_around, cut_rules, draw_of_epoch, geometries, random_draws, size_metric
-from helpers.data.rejections import NOTHING_LEFT_TO_SAY, TOO_LONG, TOO_SMALL, describe_rejected, empty_dataset_error
+from helpers.data.rejections import (
+    NAMES_SHOWN,
+    NOTHING_LEFT_TO_SAY,
+    TOO_LONG,
+    TOO_SMALL,
+    describe_rejected,
+    empty_dataset_error,
+    some_names,
+)
 from helpers.data.sources.image_table import ImageTable
 from helpers.data.types import Catalog, Rejected
 from helpers.reporting.events import Notice
@@ -35,6 +45,8 @@ from helpers.storage.protocols import CacheStore, SourceStore
 
 FROM_TABLES = ("parquet", "csv", "huggingface")
 """Strategies whose captions stand in a table."""
+CONVERTED_MARK = "+srgb-1"
+"""Ends the tag of an image that is converted to sRGB; another one when these are converted differently."""
 UNITS = {"area": "megapixels", "pixel": "pixels (shorter edge)", "pixel_area": "pixels (edge of a square of that area)"}
 
 
@@ -62,7 +74,7 @@ def open_catalog(
         dataset_id=dataset.id, found=found, source=source, metadata=metadata, workers=workers, reporter=reporter
     )
     told = match_table(table, reader) if table is not None else None
-    sizes, rejected, ignored = _sizes(dataset, reader, told)
+    sizes, profiles, rejected, ignored = _sizes(dataset, reader, told)
     cuts = _cut(dataset, found, sizes, seed=seed)
     rejected |= _of_unfit_size(dataset, sizes, cuts, longest_edge_px=longest_edge_px)
     not_chosen = _choose(dataset, found, sizes, rejected, seed=seed)
@@ -77,7 +89,7 @@ def open_catalog(
         ignore_epochs=dataset.ignore_epochs,
         is_regularisation_data=dataset.is_regularisation_data,
         paths=found.paths.take(rows),
-        tags=found.tags.take(rows),
+        tags=_marked(found.tags.take(rows), profiles[rows]),
         size_bytes=found.size_bytes[rows],
         sizes=sizes[rows],
         geometries=cuts[rows],
@@ -86,7 +98,7 @@ def open_catalog(
         ignored=ignored,
         not_chosen=not_chosen,
     )
-    _tell(catalog, reporter, told)
+    _tell(catalog, profiles[rows], reporter, told)
     return catalog
 
 
@@ -106,11 +118,31 @@ def remember_rejected(metadata: CacheStore, catalog: Catalog, rejected: Sequence
         return
     rows = [row for row, path in enumerate(catalog.paths) if path in reasons]
     paths = [catalog.paths[row] for row in rows]
-    keys = file_keys(paths, catalog.size_bytes[rows].tolist(), [catalog.tags[row] for row in rows])
+    keys = file_keys(
+        paths, catalog.size_bytes[rows].tolist(), [catalog.tags[row].removesuffix(CONVERTED_MARK) for row in rows]
+    )
     remembered = FileMetadataCache(metadata, name=HEADERS)
     for key, path in zip(keys, paths, strict=True):
         remembered.add(key, header((0, 0), reason=reasons[path]))
     remembered.flush()
+
+
+def _marked(tags: TextColumn, profiles: NDArray[np.uint8]) -> TextColumn:
+    """The tags [N], marked where the pixels are converted, so that latents of unconverted ones are not found."""
+    if not (profiles == Profile.CONVERTED).any():
+        return tags
+    converted = (profiles == Profile.CONVERTED).tolist()
+    return TextColumn.of(tag + CONVERTED_MARK if marked else tag for tag, marked in zip(tags, converted, strict=True))
+
+
+def _warn_of_profiles(catalog: Catalog, profiles: NDArray[np.uint8], reporter: Reporter) -> None:
+    """Name images [N] whose color profile cannot be used; they are trained on all the same."""
+    rows = np.flatnonzero(profiles == Profile.UNUSABLE)
+    if len(rows):
+        names = some_names([printable(catalog.paths[row]) for row in map(int, rows[: NAMES_SHOWN + 1])])
+        count = format_count(len(rows), "images")
+        text = f"dataset {catalog.dataset_id}: unusable color profiles in {count} ({names}); they are read as sRGB"
+        reporter.handle(Notice(text=text, level="warning"))
 
 
 def _rows_left(sizes: NDArray[np.int32], rejected: dict[int, str]) -> NDArray[np.int64]:
@@ -173,17 +205,18 @@ def _of_unfit_size(
 
 def _sizes(
     dataset: ImageDataset, reader: FileReader, told: TableMatch | None
-) -> tuple[NDArray[np.int32], dict[int, str], int]:
-    """The upright size of each file [N, 2], 0 x 0 where it has none, why some are rejected, by row, and how many others
-    are no images.
+) -> tuple[NDArray[np.int32], NDArray[np.uint8], dict[int, str], int]:
+    """The upright size of each file [N, 2], 0 x 0 where it has none, its color profile [N] as far as it was opened, why
+    some are rejected, by row, and how many others are no images.
     """
     if told is not None and dataset.metadata_backend == "parquet":
         sizes, rejected = told.sizes(reader)
+        profiles = np.zeros(len(sizes), np.uint8)
     else:
-        sizes, rejected = reader.read_headers()
+        sizes, profiles, rejected = reader.read_headers()
         rejected |= told.no_images(sizes, rejected) if told is not None else {}
     images = int((sizes[:, 0] > 0).sum()) + len(rejected)
-    return sizes, rejected, reader.found.ignored + len(sizes) - images
+    return sizes, profiles, rejected, reader.found.ignored + len(sizes) - images
 
 
 def _captions(
@@ -217,7 +250,7 @@ def _captions(
     return caption_column(captions, rules=rules), speechless
 
 
-def _tell(catalog: Catalog, reporter: Reporter, told: TableMatch | None) -> None:
+def _tell(catalog: Catalog, profiles: NDArray[np.uint8], reporter: Reporter, told: TableMatch | None) -> None:
     """Say in a line what a dataset holds, and in another for each reason what is left out.
 
     Raises DataError where that is all.
@@ -229,6 +262,7 @@ def _tell(catalog: Catalog, reporter: Reporter, told: TableMatch | None) -> None
     others += f"; {catalog.ignored} other files ignored" if catalog.ignored else ""
     shapes = "1 size" if len(catalog.buckets) == 1 else f"{len(catalog.buckets)} sizes"
     reporter.handle(Notice(text=f"dataset {catalog.dataset_id}: {len(catalog)} images in {shapes}{others}"))
+    _warn_of_profiles(catalog, profiles, reporter)
     if catalog.rejected:
         lines = "\n".join(f"  {line}" for line in describe_rejected(catalog.rejected))
         text = f"dataset {catalog.dataset_id}: {len(catalog.rejected)} images left out\n{lines}"
