@@ -25,8 +25,18 @@ from helpers.data.catalog.face_crops import face_centers
 from helpers.data.catalog.from_table import TableMatch, match_table
 from helpers.data.catalog.known_files import FileMetadataCache, file_keys
 from helpers.data.catalog.scan import HEADERS, FileListing, FileReader, find_files, header
+from helpers.data.columns import TextColumn, printable
+from helpers.data.images.color import Profile
 from helpers.data.images.geometry import crop_around, cut_rules, draw_of_epoch, geometries, random_draws, size_metric
-from helpers.data.rejections import NOTHING_LEFT_TO_SAY, TOO_LONG, TOO_SMALL, describe_rejected, empty_dataset_error
+from helpers.data.rejections import (
+    NAMES_SHOWN,
+    NOTHING_LEFT_TO_SAY,
+    TOO_LONG,
+    TOO_SMALL,
+    describe_rejected,
+    empty_dataset_error,
+    some_names,
+)
 from helpers.data.sources.image_table import ImageTable
 from helpers.data.types import Catalog, Rejected
 from helpers.reporting.events import Notice
@@ -36,6 +46,8 @@ from helpers.storage.protocols import CacheStore, SourceStore
 
 FROM_TABLES = ("parquet", "csv", "huggingface")
 """Caption strategies that read a table."""
+CONVERTED_MARK = "+srgb-1"
+"""Ends the tag of an image that is converted to sRGB; change it if the conversion changes."""
 UNITS = {"area": "megapixels", "pixel": "pixels (shorter edge)", "pixel_area": "pixels (edge of a square of that area)"}
 
 
@@ -63,7 +75,7 @@ def open_catalog(
         dataset_id=dataset.id, found=found, source=source, metadata=metadata, workers=workers, reporter=reporter
     )
     match = match_table(table, reader) if table is not None else None
-    sizes, rejected, ignored = _sizes(dataset, reader, match)
+    sizes, profiles, rejected, ignored = _sizes(dataset, reader, match)
     crops = _crops(dataset, found, sizes, seed=seed)
     rejected |= _of_unfit_size(dataset, sizes, crops, longest_edge_px=longest_edge_px)
     not_chosen = _choose(dataset, found, sizes, rejected, seed=seed)
@@ -78,7 +90,7 @@ def open_catalog(
         ignore_epochs=dataset.ignore_epochs,
         is_regularisation_data=dataset.is_regularisation_data,
         paths=found.paths.take(rows),
-        tags=found.tags.take(rows),
+        tags=_marked(found.tags.take(rows), profiles[rows]),
         size_bytes=found.size_bytes[rows],
         sizes=sizes[rows],
         geometries=crops[rows],
@@ -87,7 +99,7 @@ def open_catalog(
         ignored=ignored,
         not_chosen=not_chosen,
     )
-    _report(catalog, reporter, match)
+    _report(catalog, profiles[rows], reporter, match)
     return catalog
 
 
@@ -107,11 +119,30 @@ def remember_rejected(metadata: CacheStore, catalog: Catalog, rejected: Sequence
         return
     rows = [row for row, path in enumerate(catalog.paths) if path in reasons]
     paths = [catalog.paths[row] for row in rows]
-    keys = file_keys(paths, catalog.size_bytes[rows].tolist(), [catalog.tags[row] for row in rows])
+    tags = [catalog.tags[row].removesuffix(CONVERTED_MARK) for row in rows]
+    keys = file_keys(paths, catalog.size_bytes[rows].tolist(), tags)
     cache = FileMetadataCache(metadata, name=HEADERS)
     for key, path in zip(keys, paths, strict=True):
         cache.add(key, header((0, 0), reason=reasons[path]))
     cache.flush()
+
+
+def _marked(tags: TextColumn, profiles: NDArray[np.uint8]) -> TextColumn:
+    """The tags [N], marked where the pixels are converted, so that latents of unconverted ones are not found."""
+    if not (profiles == Profile.CONVERTED).any():
+        return tags
+    converted = (profiles == Profile.CONVERTED).tolist()
+    return TextColumn.of(tag + CONVERTED_MARK if marked else tag for tag, marked in zip(tags, converted, strict=True))
+
+
+def _warn_of_profiles(catalog: Catalog, profiles: NDArray[np.uint8], reporter: Reporter) -> None:
+    """Name images [N] whose color profile cannot be used; they are trained on all the same."""
+    rows = np.flatnonzero(profiles == Profile.UNUSABLE)
+    if len(rows):
+        names = some_names([printable(catalog.paths[row]) for row in map(int, rows[: NAMES_SHOWN + 1])])
+        count = format_count(len(rows), "images")
+        text = f"dataset {catalog.dataset_id}: unusable color profiles in {count} ({names}); they are read as sRGB"
+        reporter.handle(Notice(text=text, level="warning"))
 
 
 def _rows_left(sizes: NDArray[np.int32], rejected: dict[int, str]) -> NDArray[np.int64]:
@@ -174,17 +205,18 @@ def _of_unfit_size(
 
 def _sizes(
     dataset: ImageDataset, reader: FileReader, match: TableMatch | None
-) -> tuple[NDArray[np.int32], dict[int, str], int]:
-    """The upright size of each file [N, 2], 0 x 0 if it has none; the reasons of rejected files, by row; and how many
-    of the other files are not images.
+) -> tuple[NDArray[np.int32], NDArray[np.uint8], dict[int, str], int]:
+    """The upright size of each file [N, 2], 0 x 0 if it has none; its color profile [N], if it was opened; the reasons
+    of rejected files, by row; and how many of the other files are not images.
     """
     if match is not None and dataset.metadata_backend == "parquet":
         sizes, rejected = match.sizes(reader)
+        profiles = np.zeros(len(sizes), np.uint8)
     else:
-        sizes, rejected = reader.read_headers()
+        sizes, profiles, rejected = reader.read_headers()
         rejected |= match.no_images(sizes, rejected) if match is not None else {}
     images = int((sizes[:, 0] > 0).sum()) + len(rejected)
-    return sizes, rejected, reader.found.ignored + len(sizes) - images
+    return sizes, profiles, rejected, reader.found.ignored + len(sizes) - images
 
 
 def _captions(
@@ -218,8 +250,8 @@ def _captions(
     return caption_column(captions, rules=rules), captionless
 
 
-def _report(catalog: Catalog, reporter: Reporter, match: TableMatch | None) -> None:
-    """Report the number of images, and the rejected images by reason.
+def _report(catalog: Catalog, profiles: NDArray[np.uint8], reporter: Reporter, match: TableMatch | None) -> None:
+    """Report the number of images, unusable color profiles, and the rejected images by reason.
 
     Raises DataError if no image is left.
     """
@@ -230,6 +262,7 @@ def _report(catalog: Catalog, reporter: Reporter, match: TableMatch | None) -> N
     others += f"; {catalog.ignored} other files ignored" if catalog.ignored else ""
     shapes = "1 size" if len(catalog.buckets) == 1 else f"{len(catalog.buckets)} sizes"
     reporter.handle(Notice(text=f"dataset {catalog.dataset_id}: {len(catalog)} images in {shapes}{others}"))
+    _warn_of_profiles(catalog, profiles, reporter)
     if catalog.rejected:
         lines = "\n".join(f"  {line}" for line in describe_rejected(catalog.rejected))
         text = f"dataset {catalog.dataset_id}: {len(catalog.rejected)} images left out\n{lines}"

@@ -19,9 +19,10 @@ from helpers.storage.protocols import CacheStore, FileMissing, Listed, SourceSto
 
 LISTED_AT_ONCE = 65_536
 READ_AT_ONCE = 256
-HEADERS = "headers-1"
+HEADERS = "headers-2"  # headers-1 knew no color profiles, and refused good PNGs
 CAPTIONS = "captions-1"
-HEADER = struct.Struct("<ii")
+HEADER = struct.Struct("<iiB")
+SIZE_BYTES = 8
 
 # Extensions that are never images; files with any other extension are opened.
 # fmt: off
@@ -88,9 +89,9 @@ def _columns(files: Sequence[Listed]) -> tuple[TextColumn, NDArray[np.int64], Te
     return TextColumn.of(paths), np.array(sizes, np.int64), TextColumn.of(tags), file_keys(paths, sizes, tags)
 
 
-def header(size: tuple[int, int], *, reason: str = "") -> bytes:
-    """The cache entry of a file: the upright size; 0 x 0 if it is not an image, with a reason if it is rejected."""
-    return HEADER.pack(*size) + reason.encode()
+def header(size: tuple[int, int], *, profile: int = 0, reason: str = "") -> bytes:
+    """The cache entry of a file: its upright size and `Profile`; 0 x 0 if it is not an image, with any reason."""
+    return HEADER.pack(*size, profile) + reason.encode()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,18 +105,21 @@ class FileReader:
     workers: int
     reporter: Reporter
 
-    def read_headers(self) -> tuple[NDArray[np.int32], dict[int, str]]:
-        """The upright sizes [N, 2] of all files found, 0 x 0 if not known, and why some are rejected, by row."""
+    def read_headers(self) -> tuple[NDArray[np.int32], NDArray[np.uint8], dict[int, str]]:
+        """The upright sizes [N, 2] of all files found, 0 x 0 if not known; their color profiles [N]; and why some are
+        rejected, by row.
+        """
         known, values, rejected = self.read_missing(
             self.found.keys, read=self._read_header, table=HEADERS, what="read image sizes", unit="images"
         )
-        sizes = np.zeros((len(self.found.paths), 2), np.int32)
+        sizes, profiles = np.zeros((len(self.found.paths), 2), np.int32), np.zeros(len(self.found.paths), np.uint8)
         bytes_of_sizes = values.block[values.offsets[:-1, None] + np.arange(HEADER.size)]
-        sizes[known] = np.ascontiguousarray(bytes_of_sizes).view("<i4").reshape(-1, 2)
+        sizes[known] = np.ascontiguousarray(bytes_of_sizes[:, :SIZE_BYTES]).view("<i4").reshape(-1, 2)
+        profiles[known] = bytes_of_sizes[:, SIZE_BYTES]
         for position in np.flatnonzero(values.lengths > HEADER.size).tolist():
             rejected[int(known[position])] = values[position][HEADER.size :].decode()
             sizes[known[position]] = 0
-        return sizes, rejected
+        return sizes, profiles, rejected
 
     def known_rejections(self) -> dict[int, str]:
         """The rejections that earlier runs cached, by row; no file is opened."""
@@ -127,13 +131,14 @@ class FileReader:
         return {int(known[place]): values[place][HEADER.size :].decode() for place in rejected}
 
     def _read_header(self, row: int) -> bytes:
-        from helpers.data.images.decode import START_BYTES, NotAImage, UnreadableImage, read_size
+        from helpers.data.images.decode import START_BYTES, NotAImage, UnreadableImage, read_header
 
         path = self.found.paths[row]
         start = self.source.read_start(path, START_BYTES)
         whole = (lambda: self.source.read(path)) if len(start) == START_BYTES else None
         try:
-            return header(read_size(start, path=path, whole=whole))
+            found = read_header(start, path=path, whole=whole)
+            return header(found.size, profile=found.profile)
         except UnreadableImage as error:
             return header((0, 0), reason=error.reason)
         except NotAImage:

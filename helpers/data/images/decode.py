@@ -8,11 +8,13 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from helpers.data.images.color import Conversion, Profile, conversion_of, profile_use
+from helpers.data.images.png import allow_long_texts, without_damaged_extras
 from helpers.data.rejections import NO_IMAGE, OTHER_SIZE
 from helpers.data.types import Geometry, Size
 from helpers.errors import DataError
@@ -40,7 +42,9 @@ MIRRORED_DOWN = frozenset({3, 4, 7, 8})
 TURNED = frozenset({5, 6, 7, 8})
 
 WEBP_HEADER_BYTES = 30
+WEBP_CHUNK = 30
 WEBP_EXIF_OR_XMP = 0x08 | 0x04
+WEBP_PROFILE = 0x20
 
 
 class UnreadableImage(DataError):
@@ -55,8 +59,20 @@ class NotAImage(Exception):
     """A file that is not an image, by its content and its extension."""
 
 
+class ImageHeader(NamedTuple):
+    """What is known of an image before its pixels are decoded: its upright size, and how its colors are read."""
+
+    size: Size
+    profile: Profile
+
+
 def read_size(start: bytes, *, path: str, whole: Callable[[], bytes] | None = None) -> Size:
-    """The size in pixels of the upright image, from the first bytes of its file.
+    """The size in pixels of the upright image; see `read_header`."""
+    return read_header(start, path=path, whole=whole).size
+
+
+def read_header(start: bytes, *, path: str, whole: Callable[[], bytes] | None = None) -> ImageHeader:
+    """The size in pixels of the upright image and its color profile, from the first bytes of its file.
 
     start: the first START_BYTES of the file, or the whole file if it is shorter; whole: reads the whole file, for
     formats whose header is longer or elsewhere; None if `start` is the whole file. The pixels are not decoded.
@@ -70,17 +86,18 @@ def read_size(start: bytes, *, path: str, whole: Callable[[], bytes] | None = No
     formats = _formats(ending)
     if whole is not None:
         if size := _webp_size(start):
-            return _checked(size)
+            profile = _webp_profile(start)
+            return ImageHeader(_checked(size), profile_use(profile, "RGB") if profile else Profile.SRGB)
         try:
             with _opened(start, formats) as image:
-                if image.format in SIZE_IN_START:
-                    return _checked(_upright(image))
+                if image.format in SIZE_IN_START:  # Pillow has read on to the pixels, so past any profile
+                    return _header(image)
         except UnreadableImage:
             pass  # the header may be longer than `start`: read the whole file
         start = whole()
     try:
         with _opened(start, formats) as image:
-            return _checked(_upright(image))
+            return _header(image)
     except UnreadableImage as error:
         if error.reason == NO_IMAGE and not _promises_image(ending):
             raise NotAImage(path) from error
@@ -88,7 +105,7 @@ def read_size(start: bytes, *, path: str, whole: Callable[[], bytes] | None = No
 
 
 def decode(content: bytes, *, size: Size, geometry: Geometry) -> NDArray[np.uint8]:
-    """The training pixels: RGB [H, W, 3], upright, alpha flattened on white; may be read-only.
+    """The training pixels: sRGB [H, W, 3], upright, alpha flattened on white; may be read-only.
 
     size: the upright size that `geometry` was made for. Resizing uses Lanczos, in one step with the crop.
     A JPEG is decoded at 1/2, 1/4 or 1/8 of its size if each edge then still has at least twice the pixels that the
@@ -105,13 +122,15 @@ def decode(content: bytes, *, size: Size, geometry: Geometry) -> NDArray[np.uint
         box = _stored_box(geometry, size, orientation)
         scale = _draft(image, _across(geometry.resize, turned))
         box = tuple(edge / scale for edge in box)
-        pixels = _resizable(image)
+        conversion = conversion_of(image)
+        pixels = _resizable(image, conversion)
         box = (box[0], box[1], min(box[2], pixels.width), min(box[3], pixels.height))
         target = _across(geometry.target, turned)
         if (box[2] - box[0], box[3] - box[1]) == target and all(edge.is_integer() for edge in box):
             pixels = pixels.crop(tuple(int(edge) for edge in box))  # type: ignore[arg-type]
         else:
             pixels = pixels.resize(target, Image.Resampling.LANCZOS, box=box)
+        pixels = conversion.apply(pixels)
         return _turned_upright(np.asarray(pixels if pixels.mode == "RGB" else pixels.convert("RGB")), orientation)
 
 
@@ -121,7 +140,8 @@ def _opened(content: bytes, formats: tuple[str, ...]) -> Iterator["ImageFile.Ima
     from PIL import Image, UnidentifiedImageError
 
     try:
-        with Image.open(io.BytesIO(content), formats=formats) as image:
+        allow_long_texts()
+        with Image.open(io.BytesIO(without_damaged_extras(content)), formats=formats) as image:
             yield image
     except (UnreadableImage, MemoryError):
         raise
@@ -177,6 +197,10 @@ def _orientation(image: "Image.Image") -> int:
     return orientation if orientation in range(1, 9) else 1
 
 
+def _header(image: "Image.Image") -> ImageHeader:
+    return ImageHeader(_checked(_upright(image)), conversion_of(image).profile)
+
+
 def _upright(image: "Image.Image") -> Size:
     return _across(Size(*image.size), _orientation(image) in TURNED)
 
@@ -210,8 +234,8 @@ def _draft(image: "ImageFile.ImageFile", resize: tuple[int, int]) -> float:
     return width / drafted[1][2] if drafted else 1.0
 
 
-def _resizable(image: "Image.Image") -> "Image.Image":
-    """The image in a mode that can be resized without changing its colors: RGB, or L for gray."""
+def _resizable(image: "Image.Image", conversion: Conversion) -> "Image.Image":
+    """The image in a mode that can be resized without changing its colors: RGB, L for gray, CMYK with a profile."""
     from PIL import Image
 
     if image.mode.startswith("I"):
@@ -223,7 +247,7 @@ def _resizable(image: "Image.Image") -> "Image.Image":
         flat = Image.new("RGB", image.size, "white")
         flat.paste(transparent, mask=transparent)
         return flat
-    if image.mode not in ("RGB", "L"):
+    if image.mode not in ("RGB", "L", conversion.source):
         return image.convert("RGB")
     image.load()
     return image
@@ -246,14 +270,14 @@ def _turned_upright(pixels: NDArray[np.uint8], orientation: int) -> NDArray[np.u
 
 
 def _webp_size(start: bytes) -> Size | None:
-    """A WebP's size from its first 30 bytes; None if it is not a WebP, or if metadata after the pixels may rotate it.
+    """A WebP's size from its first 30 bytes; None if it is not a WebP, or if `start` lacks its profile or its rotation.
 
     Pillow would need the whole file. Layout: RFC 9649 (WebP container, lossy and lossless bitstream headers).
     """
     if len(start) < WEBP_HEADER_BYTES or start[:4] != b"RIFF" or start[8:12] != b"WEBP":
         return None
     kind = start[12:16]
-    if kind == b"VP8X" and not start[20] & WEBP_EXIF_OR_XMP:
+    if kind == b"VP8X" and not start[20] & WEBP_EXIF_OR_XMP and _webp_profile(start) is not None:
         return Size(int.from_bytes(start[24:27], "little") + 1, int.from_bytes(start[27:30], "little") + 1)
     if kind == b"VP8 " and start[23:26] == b"\x9d\x01\x2a":
         return Size(int.from_bytes(start[26:28], "little") & 0x3FFF, int.from_bytes(start[28:30], "little") & 0x3FFF)
@@ -261,3 +285,11 @@ def _webp_size(start: bytes) -> Size | None:
         edges = int.from_bytes(start[21:25], "little")
         return Size((edges & 0x3FFF) + 1, (edges >> 14 & 0x3FFF) + 1)
     return None
+
+
+def _webp_profile(start: bytes) -> bytes | None:
+    """The color profile of a WebP, which stands before its pixels; b"" if it has none, None if it is not all there."""
+    if start[12:16] != b"VP8X" or not start[20] & WEBP_PROFILE:
+        return b""
+    end = WEBP_CHUNK + 8 + int.from_bytes(start[WEBP_CHUNK + 4 : WEBP_CHUNK + 8], "little")
+    return start[WEBP_CHUNK + 8 : end] if start[WEBP_CHUNK:].startswith(b"ICCP") and end <= len(start) else None
