@@ -1,1 +1,1 @@
-"""What the loop eats: which samples come when, and the tensors they become."""
+"""The order of the samples, and the batches of tensors made of them."""

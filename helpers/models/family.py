@@ -75,7 +75,7 @@ class TextEncoderSpec:
     bytes_per_caption: of its outputs.
     load: loads it on the device; the caller drops it again before loading another.
     limit: where it cuts captions; None where that is said by another that cuts alike.
-    learns: it stays loaded and is trained, so that nothing of it is cached.
+    trains: it stays loaded and is trained, so that nothing of it is cached.
     is_constant: its outputs are the same for every caption, so that nothing of it is cached either.
     """
 

@@ -1,1 +1,1 @@
-"""The run itself: engine, state, step, loop, checkpoints, validation, export."""
+"""A training run: phases, preparation, step, loop, optimizers, checkpoints with export, validation."""

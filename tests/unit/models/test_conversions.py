@@ -96,7 +96,7 @@ def test_what_does_not_go_together_is_refused(tiny_pipeline: Path, tmp_path: Pat
     save_file({"something": torch.ones(1)}, tmp_path / "something.safetensors")
     for name, base, told in (
         ("large.safetensors", parts, "a different model than .* its .*norm"),
-        ("large.safetensors", None, "name the base model"),
+        ("large.safetensors", None, "name its base model"),
         ("something.safetensors", parts, "neither an adapter nor an SD3"),
     ):
         with pytest.raises(ModelError, match=told), opened_model(tmp_path / name, base=base, family=family):

@@ -261,7 +261,7 @@ OTHERS = {
     "transformer.single_transformer_blocks.0.attn.to_q": "Flux",
     "lora_unet_input_blocks_4_1_transformer_blocks_0_attn1_to_q": "Stable Diffusion 1, 2 or XL",
     "unet.down_blocks.0.attentions.0.proj_in": "Stable Diffusion 1, 2 or XL",
-    "diffusion_model.blocks.0.self_attn.q": "no SD3 has",
+    "diffusion_model.blocks.0.self_attn.q": "which SD3 does not have",
     "lora_unet_blocks_0_cross_attn_q": "Wan",
     "transformer.transformer_blocks.0.img_mlp.net.2": "Qwen-Image",
     "lora_te3_encoder_block_0_layer_0_SelfAttention_q": "T5",
