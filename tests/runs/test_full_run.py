@@ -196,7 +196,7 @@ def test_a_disk_without_room_costs_nothing_that_was_learnt(
     with monkeypatch.context() as patched:
         patched.setattr("helpers.models.sd3.weights.pipeline.shutil.copytree", full)
         assert run.start() == 1
-    assert "Nothing is lost: the last checkpoint stands" in capsys.readouterr().err
+    assert "Nothing is lost: the last checkpoint is complete" in capsys.readouterr().err
     assert run.saved_steps() == [1]
     assert not list(run.output.glob("*pipeline*"))
     leftover = run.output / ".pipeline.partial-killed"

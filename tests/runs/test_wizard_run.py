@@ -15,8 +15,8 @@ from tests.runs.harness import REPOSITORY, draw_set
 ENTER, ESCAPE, DOWN, UP, CLEAR = "\r", "\x1b", "\x1b[B", "\x1b[A", "\x15"
 CTRL_C, CTRL_D = "\x03", "\x04"
 ROWS, COLUMNS = 24, 80
-READY = "ctrl-c leave"
-TYPED_INSTEAD = "   enter take"
+READY = "ctrl-c quit"
+TYPED_INSTEAD = "   enter accept"
 """The keys of a text that is typed in the place of a list, under the same title."""
 
 SECONDS = 120
@@ -95,7 +95,7 @@ def test_answers_by_keys_become_a_run_of_two_steps(clone: Path, keyboard: Keyboa
     for title in (
         "How should images be cropped?",
         "Where do the captions come from?",
-        "How often more than once",
+        "How many repeats per epoch?",
         "encoded images",
     ):
         keyboard.press(title, ENTER)
@@ -168,7 +168,7 @@ def test_plain_lines_are_answers(clone: Path) -> None:
     assert (clone / "output" / "plain" / "multidatabackend.json").is_file()
     with (clone / "config" / "plain" / "config.env").open("a") as file:
         file.write('export VALIDATION_PROMPT="a red square"\n')
-    answers = {"Which prompt shall be drawn": "-"}
+    answers = {"Which validation prompt?": "-"}
     again = plain(clone, *answered(finished.stdout, answers), *[""] * 60)
     assert again.returncode == 0
     assert "VALIDATION_PROMPT" not in (clone / "config" / "plain" / "config.env").read_text()

@@ -76,7 +76,7 @@ def test_nothing_that_is_there_is_replaced(lora: Path, tmp_path: Path, capsys: p
 
 @pytest.mark.parametrize(
     ("name", "form", "told"),
-    [("lora", "pipeline", "name the base model"), ("nothing", "lora", "there is no such file")],
+    [("lora", "pipeline", "name its base model"), ("nothing", "lora", "there is no such file")],
 )
 def test_what_cannot_be_made_is_told(
     name: str, form: str, told: str, lora: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]

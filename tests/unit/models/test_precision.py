@@ -79,5 +79,5 @@ def test_what_a_device_cannot_compute_is_told_with_what_to_take_instead() -> Non
     fp8 = PrecisionOptions(base_model_precision="fp8-quanto", text_encoder_3_precision="fp8-quanto")
     told = check_device_support(apple, fp8)
     assert [problem.option for problem in told] == ["BASE_MODEL_PRECISION", "TEXT_ENCODER_3_PRECISION"]
-    assert all("use int8-quanto" in problem.fix for problem in told)
+    assert all("int8-quanto" in problem.fix for problem in told)
     assert not check_device_support(processor, fp8)
