@@ -121,7 +121,7 @@ def pairs_joined(pairs: dict[str, Pair]) -> dict[str, Pair]:
     [
         ({"lora_rank": 8}, "its rank is 3"),
         ({"lora_rank": None, "lora_target": "attention"}, "leave LORA_TARGET out"),
-        ({"lora_rank": None, "use_dora": True}, "it is no DoRA"),
+        ({"lora_rank": None, "use_dora": True}, "it is not a DoRA"),
     ],
 )
 def test_a_dry_run_tells_of_settings_that_do_not_fit(
