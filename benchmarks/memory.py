@@ -90,7 +90,7 @@ def kind_of(stage: str) -> str:
     """What a stage belongs to."""
     if stage.startswith("encode"):
         return "caching"
-    return "validation" if stage.startswith("draw") else stage.split()[0]
+    return "validation" if stage.startswith("generate") else stage.split()[0]
 
 
 def measure(folder: Path, settings: Mapping[str, Any]) -> dict[str, int]:
