@@ -41,8 +41,6 @@ RULES = CropRules(
     crop_aspect="square",
     crop_style="center",
     aspect_buckets=(),
-    maximum=None,
-    downsample=None,
 )
 
 
