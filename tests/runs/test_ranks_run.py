@@ -106,7 +106,7 @@ def test_one_process_goes_on_with_what_two_began(
     resumed = at_step(2, two, tmp_path)
     assert resumed.start(max_train_steps=0, num_train_epochs=3) == 0
     said = capsys.readouterr().out
-    assert "the number of processes: 2 in the checkpoint, 1 now" in said
+    assert "the number of processes: 2 before, 1 now" in said
     assert "so that no image is skipped" in said
     assert resumed.saved_steps()[-1] == 9
 
