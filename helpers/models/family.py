@@ -89,6 +89,11 @@ class TextEncoderSpec:
     trains: bool = False
     is_constant: bool = False
 
+    @property
+    def is_cached(self) -> bool:
+        """Whether its outputs are cached."""
+        return not self.trains and not self.is_constant
+
 
 @dataclass(frozen=True, kw_only=True)
 class VaeSpec:

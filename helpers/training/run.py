@@ -230,7 +230,7 @@ def _train(config: RunConfig, prepared: PreparedRun, stop: StopSignal, reporter:
     if state.step >= plan.total_steps:
         text = f"all {plan.total_steps} steps of this run are done; to continue, raise max_train_steps"
         reporter.handle(Notice(text=text))
-    model = load_model(config, prepared_run=prepared, checkpoint=checkpoint, reporter=reporter)
+    model = load_model(config, prepared_run=prepared, order=sampler, checkpoint=checkpoint, reporter=reporter)
     reporter.handle(_run_started(config, prepared=prepared, model=model, checkpoint=checkpoint, state=state, plan=plan))
     if prepared.runtime.rank == 0:
         check_space_for_checkpoints(config, model=model, saves=plan.remaining_saves(state.step))

@@ -118,7 +118,12 @@ def batch_source(
 
 
 def load_model(
-    config: RunConfig, *, prepared_run: PreparedRun, checkpoint: Checkpoint | None, reporter: Reporter
+    config: RunConfig,
+    *,
+    prepared_run: PreparedRun,
+    order: SampleOrder,
+    checkpoint: Checkpoint | None,
+    reporter: Reporter,
 ) -> TrainingSetup:
     """Load the base model, add what is trained, and restore the checkpoint, if any."""
     started = time.monotonic()
@@ -145,7 +150,7 @@ def load_model(
     if checkpoint is not None:
         average.load(checkpoint.folder)
     return TrainingSetup(
-        step_context=_learner(config, prepared_run=prepared_run, denoiser=ready, trained=trained),
+        step_context=_step_context(config, prepared_run=prepared_run, order=order, denoiser=ready, trained=trained),
         trained=trained,
         denoiser=denoiser,
         text=text,
@@ -179,8 +184,9 @@ def _build_trainable(
     return trained, text
 
 
-def _learner(config: RunConfig, *, prepared_run: PreparedRun, denoiser: nn.Module, trained: Trainable) -> StepContext:
-    order = make_sampler(prepared_run.catalogs.values(), run=config.run, world_size=prepared_run.runtime.world_size)
+def _step_context(
+    config: RunConfig, *, prepared_run: PreparedRun, order: SampleOrder, denoiser: nn.Module, trained: Trainable
+) -> StepContext:
     return StepContext(
         runtime=prepared_run.runtime,
         denoiser=denoiser,

@@ -36,7 +36,7 @@ HINT = "Nothing was removed. To remove what is not used: python -m helpers.cache
 
 
 @dataclass(frozen=True, kw_only=True)
-class RunInputs:
+class CacheInputs:
     """What the cache keys of a run are made from. captions: of each text cache, by its id."""
 
     catalogs: tuple[Catalog, ...]
@@ -76,7 +76,7 @@ def report_caches(config: RunConfig, files: DatasetFile, *, prunes: bool, report
         yield HINT
 
 
-def read_inputs(config: RunConfig, files: DatasetFile, *, reporter: Reporter) -> RunInputs:
+def read_inputs(config: RunConfig, files: DatasetFile, *, reporter: Reporter) -> CacheInputs:
     """Open the datasets and the model's files as a run does; no weights are loaded."""
     family = family_of(config.model.pretrained_model_name_or_path)
     parts = checked_parts(config, family=family)
@@ -85,11 +85,11 @@ def read_inputs(config: RunConfig, files: DatasetFile, *, reporter: Reporter) ->
     workers = workers_for(config.data, ranks=SingleProcess(), reporter=reporter)
     catalogs = open_catalogs(files, parts=parts, seed=config.run.seed, workers=workers)
     encoders = family.text_parts(parts, config.text, precision, device)
-    return RunInputs(
+    return CacheInputs(
         catalogs=catalogs,
         captions=_captions(files, catalogs=catalogs, default=(EMPTY_CAPTION, *validation_prompts(config.validation))),
         vae=family.latent_part(parts, precision, device, vae_batch_size=1),
-        text_encoders=tuple(each for each in encoders if not each.trains and not each.is_constant),
+        text_encoders=tuple(each for each in encoders if each.is_cached),
         mixed_precision=precision.mixed_precision or "no",
     )
 
@@ -104,7 +104,7 @@ def _captions(files: DatasetFile, *, catalogs: Sequence[Catalog], default: Seque
     return {store: list(theirs) for store, theirs in captions.items()}
 
 
-def used_caches(files: DatasetFile, inputs: RunInputs) -> tuple[UsedCache, ...]:
+def used_caches(files: DatasetFile, inputs: CacheInputs) -> tuple[UsedCache, ...]:
     """Every cache that a dataset uses, once, with the keys of its used entries."""
     caches: dict[str, UsedCache] = {}
     for dataset, catalog in zip(files.all_images, inputs.catalogs, strict=True):

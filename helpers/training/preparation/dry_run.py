@@ -11,7 +11,7 @@ from helpers.cache.text import token_counts
 from helpers.config.datasets.file import DatasetFile
 from helpers.data.columns import printable
 from helpers.data.rejections import NAMES_SHOWN
-from helpers.data.sources import open as places
+from helpers.data.sources.open import open_cache
 from helpers.data.types import Catalog
 from helpers.dataloader.epoch_plan import first_epoch, mix
 from helpers.dataloader.sampler import SampleOrder
@@ -41,7 +41,7 @@ class TruncatedCaptions:
 
 def truncated_captions(files: DatasetFile, *, context: RunContext) -> tuple[TruncatedCaptions, ...]:
     """The captions that each tokenizer truncates; loads only tokenizers, and those only for new captions."""
-    store = places.open_cache(files.text_embeds)
+    store = open_cache(files.text_embeds)
     found = []
     for limit in (part.limit for part in context.text_parts if part.limit is not None):
         counts = token_counts(context.captions, limit=limit, store=store).tolist()

@@ -8,7 +8,7 @@ from contextlib import closing
 from dataclasses import replace
 
 from helpers.data.catalog.build import recrop
-from helpers.data.sources import open as places
+from helpers.data.sources.open import epoch_crop_store
 from helpers.dataloader.loader import BatchBuilder, prefetch
 from helpers.dataloader.types import Position, TrainBatch
 from helpers.errors import CacheError
@@ -58,7 +58,7 @@ def _with_crops_of(
 
 def _cropped(prepared: PreparedDataset, *, epoch: int, seed: int, prepared_run: PreparedRun) -> PreparedDataset:
     dataset, latent_store = prepared.dataset, prepared.latent_store
-    store = places.epoch_crop_store(dataset, latents=latent_store, seed=seed, epoch=epoch)
+    store = epoch_crop_store(dataset, latents=latent_store, seed=seed, epoch=epoch)
     catalog = recrop(prepared.catalog, dataset=dataset, seed=seed, epoch=epoch)
     rejected = encode_flips(
         dataset,
@@ -79,7 +79,7 @@ def _cropped(prepared: PreparedDataset, *, epoch: int, seed: int, prepared_run: 
 def _remove_before(epoch: int, *, prepared: PreparedDataset, seed: int) -> None:
     """Delete the crops of the epochs before `epoch`, back to the first epoch without any."""
     for over in range(epoch - 1, 0, -1):
-        store = places.epoch_crop_store(prepared.dataset, latents=prepared.latent_store, seed=seed, epoch=over)
+        store = epoch_crop_store(prepared.dataset, latents=prepared.latent_store, seed=seed, epoch=over)
         names = list(store.sizes())
         for name in names:
             store.remove(name)

@@ -13,8 +13,8 @@ from helpers.config.datasets.types import EmbedsStore, ImageDataset, S3Dataset, 
 from helpers.config.options.data import CacheOptions, DataOptions
 from helpers.data.catalog.build import open_catalog, remember_rejected
 from helpers.data.catalog.known_files import CachedListing, clear_listing
-from helpers.data.sources import open as places
 from helpers.data.sources.image_table import ImageTable
+from helpers.data.sources.open import LEAST_AT_ONCE, metadata_store, open_cache, open_images
 from helpers.data.types import Catalog, Rejected
 from helpers.dataloader.loader import EMPTY_CAPTION
 from helpers.models.family import ModelComponents, ModelFamily, TextEncoderSpec, VaeSpec
@@ -72,7 +72,7 @@ class RunContext:
     @property
     def cached_text_parts(self) -> tuple[TextEncoderSpec, ...]:
         """The text encoders whose outputs are cached."""
-        return tuple(part for part in self.frozen_text_parts if not part.is_constant)
+        return tuple(part for part in self.text_parts if part.is_cached)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -126,7 +126,7 @@ class PreparedRun:
 def workers_for(options: DataOptions, *, ranks: Ranks, reporter: Reporter) -> CacheWorkers:
     """The number of threads that is set, otherwise one per CPU core."""
     threads = options.max_workers or os.cpu_count() or 1
-    connections = options.aws_max_pool_connections or max(places.LEAST_AT_ONCE, threads)
+    connections = options.aws_max_pool_connections or max(LEAST_AT_ONCE, threads)
     return CacheWorkers(ranks=ranks, threads=threads, connections=connections, reporter=reporter)
 
 
@@ -144,7 +144,7 @@ def open_catalogs(
             dataset,
             source=source,
             table=table,
-            metadata=places.metadata_store(dataset, latents=files.latents_of(dataset)),
+            metadata=metadata_store(dataset, latents=files.latents_of(dataset)),
             seed=seed,
             workers=workers.threads_for(dataset),
             reporter=workers.reporter,
@@ -164,8 +164,8 @@ def _images(
 ) -> tuple[SourceStore, ImageTable | None]:
     """The store of the images, listed again unless that is to be skipped, and their table, if any."""
     is_first = workers.ranks.rank == 0
-    source, table = places.open_images(dataset, ask=is_first, threads=workers.threads, reporter=workers.reporter)
-    metadata = places.metadata_store(dataset, latents=files.latents_of(dataset))
+    source, table = open_images(dataset, ask=is_first, threads=workers.threads, reporter=workers.reporter)
+    metadata = metadata_store(dataset, latents=files.latents_of(dataset))
     if not dataset.trusted.isdisjoint(("aspect", "metadata")):
         return CachedListing(source, metadata=metadata), table
     if is_first:
@@ -190,7 +190,7 @@ def all_captions(files: DatasetFile, *, catalogs: Sequence[Catalog]) -> tuple[st
 def warn_long_captions(files: DatasetFile, *, context: RunContext) -> None:
     """Warn on the first rank about truncated captions (see `warn_truncated_captions`)."""
     if context.workers.ranks.rank == 0:
-        store = places.open_cache(files.text_embeds)
+        store = open_cache(files.text_embeds)
         warn_truncated_captions(
             context.captions,
             catalogs=context.catalogs,
@@ -202,7 +202,7 @@ def warn_long_captions(files: DatasetFile, *, context: RunContext) -> None:
 
 def lengths_of_captions(files: DatasetFile, *, context: RunContext) -> Callable[[Catalog], tuple[CaptionLengths, ...]]:
     """A function that returns a dataset's caption lengths; a tokenizer is loaded only if counts are missing."""
-    return partial(lengths_by_tokenizer, parts=context.text_parts, store=places.open_cache(files.text_embeds))
+    return partial(lengths_by_tokenizer, parts=context.text_parts, store=open_cache(files.text_embeds))
 
 
 def captions_for_store(store: TextEmbedsStore, *, files: DatasetFile, context: RunContext) -> Iterator[str]:
@@ -223,10 +223,10 @@ def cache_needs(
     for text_store in files.text_stores:
         captions = captions_for_store(text_store, files=files, context=context)
         needs += captions_needed(
-            captions, parts=context.cached_text_parts, store=places.open_cache(text_store), options=options, look=look
+            captions, parts=context.cached_text_parts, store=open_cache(text_store), options=options, look=look
         )
     for dataset, catalog in zip(files.all_images, context.catalogs, strict=True):
-        store = places.open_cache(files.latents_of(dataset))
+        store = open_cache(files.latents_of(dataset))
         if "vae" not in dataset.trusted:
             sides = sides_of(dataset, catalog)
             needs += [latents_needed(side, part=context.latent_part, store=store, look=look) for side in sides]
@@ -238,7 +238,7 @@ def prepare_text(files: DatasetFile, *, context: RunContext, options: CacheOptio
     wanted = [
         CaptionJob(
             captions=tuple(dict.fromkeys(captions_for_store(text_store, files=files, context=context))),
-            store=places.open_cache(text_store),
+            store=open_cache(text_store),
             write_batch_size=text_store.write_batch_size,
         )
         for text_store in files.text_stores
@@ -263,7 +263,7 @@ def prepare_latents(
     A trusted cache is used as it is. Raises DataError if no image is left.
     """
     latent_store = files.latents_of(dataset)
-    store = places.open_cache(latent_store)
+    store = open_cache(latent_store)
     if "vae" in dataset.trusted:
         return open_flips(dataset, catalog=catalog, latent_store=latent_store, store=store, part=part)
     rejected = encode_flips(
@@ -273,7 +273,7 @@ def prepare_latents(
         text = f"{dataset.id}: {image.path} is left out: {image.reason}"
         workers.reporter.handle(Notice(level="warning", text=text))
     if workers.ranks.rank == 0:
-        remember_rejected(places.metadata_store(dataset, latents=latent_store), catalog, rejected)
+        remember_rejected(metadata_store(dataset, latents=latent_store), catalog, rejected)
     return open_flips(dataset, catalog=catalog.without(rejected), latent_store=latent_store, store=store, part=part)
 
 

@@ -7,7 +7,7 @@ from operator import itemgetter
 import numpy as np
 from numpy.typing import NDArray
 
-from helpers.data.sources import open as places
+from helpers.data.sources.open import open_cache
 from helpers.data.types import Catalog
 from helpers.dataloader.rng import seeded_int
 from helpers.errors import DataError
@@ -76,7 +76,7 @@ def _smallest(catalog: Catalog, *, count: int, seed: int) -> list[Image]:
 
 def _only(each: PreparedDataset, these: NDArray[np.bool_], *, part: VaeSpec) -> PreparedDataset:
     catalog = each.catalog.only(np.flatnonzero(these))
-    store = places.open_cache(each.latent_store)
+    store = open_cache(each.latent_store)
     return open_flips(each.dataset, catalog=catalog, latent_store=each.latent_store, store=store, part=part)
 
 
