@@ -18,7 +18,7 @@ class Problem:
 
     def __str__(self) -> str:
         value = f" = {self.value}" if self.value else ""
-        return f"{self.option}{value}\n    why:  {self.reason}\n    fix: {self.fix}"
+        return f"{self.option}{value}\n    why: {self.reason}\n    fix: {self.fix}"
 
 
 class UserError(Exception):
