@@ -106,13 +106,13 @@ def free_bytes(folder: Path) -> int:
 
 
 def check_cache_space(
-    needs_of: Callable[..., Sequence[CacheNeed]], *, free: Callable[[Path], int] = free_bytes
+    cache_needs: Callable[..., Sequence[CacheNeed]], *, free: Callable[[Path], int] = free_bytes
 ) -> None:
     """Raise CacheError, with the sizes and the fix, if the caches on one disk need more than is `free` there.
 
-    needs_of: returns the needs for a value of `look`. If the upper bound fits, the caches are not read.
+    cache_needs: returns the needs for a value of `look`. If the upper bound fits, the caches are not read.
     """
-    if _shortage(needs_of(look=False), free=free) and (short := _shortage(needs_of(look=True), free=free)):
+    if _shortage(cache_needs(look=False), free=free) and (short := _shortage(cache_needs(look=True), free=free)):
         raise CacheError(short)
 
 

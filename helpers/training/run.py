@@ -141,7 +141,7 @@ def open_run(config: RunConfig, files: DatasetFile, reporter: Reporter) -> RunCo
         vae_batch_size=vae_batch_size,
         catalogs=catalogs,
         captions=all_captions(files, catalogs=catalogs),
-        drawn_captions=validation_prompts(config.validation),
+        validation_captions=validation_prompts(config.validation),
     )
 
 
@@ -201,7 +201,7 @@ def fill_caches(config: RunConfig, files: DatasetFile, context: RunContext) -> P
         datasets=trained,
         text=text,
         lengths_of_captions=lengths_of_captions(files, context=context),
-        kept_back=(*encoded[len(files.images) :], *held_out),
+        held_out=(*encoded[len(files.images) :], *held_out),
     )
 
 

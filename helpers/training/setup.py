@@ -270,7 +270,7 @@ def _loss_validator(
     keeps_base = config.model.model_type != "full"
     return LossValidator(
         when=Interval(steps=config.held_out.eval_steps_interval or _validation_steps(config)),
-        datasets=prepared_run.kept_back,
+        datasets=prepared_run.held_out,
         text=model.text.lookup,
         step_context=model.step_context,
         denoiser=model.denoiser,

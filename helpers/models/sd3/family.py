@@ -7,7 +7,7 @@ from helpers.models.sd3.lora_targets import SETS, modules_in_set
 from helpers.models.sd3.memory.architecture import Architecture, text_encoder_of, transformer_of, vae_of
 from helpers.models.sd3.memory.estimate import estimate_memory
 from helpers.models.sd3.sampling import render
-from helpers.models.sd3.settings_checks import wrong_settings
+from helpers.models.sd3.settings_checks import check_settings
 from helpers.models.sd3.text_encoders import assemble_text, text_parts
 from helpers.models.sd3.trainable_text_encoders import learning_text
 from helpers.models.sd3.transformer import blocks, enable_checkpointing, load_denoiser, predict, target_modules
@@ -35,7 +35,7 @@ def sd3_family() -> ModelFamily:
         facts=SD3_FACTS,
         locate=locate,
         component_files=component_files,
-        check_settings=wrong_settings,
+        check_settings=check_settings,
         text_parts=text_parts,
         assemble_text=assemble_text,
         learning_text=learning_text,

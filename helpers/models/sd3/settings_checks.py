@@ -19,7 +19,7 @@ from helpers.models.sd3.weights.component_files import read_config
 NAMES = "name layers that the model has"
 
 
-def wrong_settings(parts: ModelComponents, config: RunConfig) -> Iterator[Problem]:
+def check_settings(parts: ModelComponents, config: RunConfig) -> Iterator[Problem]:
     """Every setting that does not fit the model."""
     transformer = transformer_of(read_config(parts.transformer))
     yield from _validation(config.validation, transformer=transformer, longest_edge_px=parts.longest_edge_px)

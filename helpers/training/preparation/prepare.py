@@ -49,7 +49,7 @@ class CacheWorkers:
 class RunContext:
     """What a run opens before it encodes anything: the runtime, the model's components, all images and captions.
 
-    catalogs: of every dataset, eval datasets included. captions: of all of them, each once. drawn_captions: of
+    catalogs: of every dataset, eval datasets included. captions: of all of them, each once. validation_captions: of
     validation images. vae_batch_size: images encoded at once on an accelerator.
     """
 
@@ -62,7 +62,7 @@ class RunContext:
     vae_batch_size: int
     catalogs: tuple[Catalog, ...]
     captions: tuple[str, ...]
-    drawn_captions: tuple[str, ...]
+    validation_captions: tuple[str, ...]
 
     @property
     def frozen_text_parts(self) -> tuple[TextEncoderSpec, ...]:
@@ -93,7 +93,7 @@ class PreparedDataset:
 class PreparedRun:
     """What a run has before its model is loaded: the runtime, the model's components and filled caches.
 
-    files: the dataset file. datasets: what is trained on. kept_back: the held-out images, for the validation loss.
+    files: the dataset file. datasets: what is trained on. held_out: the held-out images, for the validation loss.
     """
 
     runtime: Runtime
@@ -105,7 +105,7 @@ class PreparedRun:
     datasets: tuple[PreparedDataset, ...]
     text: TextCache
     lengths_of_captions: Callable[[Catalog], tuple[CaptionLengths, ...]]
-    kept_back: tuple[PreparedDataset, ...] = ()
+    held_out: tuple[PreparedDataset, ...] = ()
 
     @property
     def catalogs(self) -> dict[str, Catalog]:
@@ -211,7 +211,7 @@ def captions_for_store(store: TextEmbedsStore, *, files: DatasetFile, context: R
     The default store also holds the prompts of validation images and the empty caption of caption dropout.
     """
     if store is files.text_embeds:
-        yield from (EMPTY_CAPTION, *context.drawn_captions)
+        yield from (EMPTY_CAPTION, *context.validation_captions)
     yield from captions_of(files, catalogs=context.catalogs, store=store)
 
 
